@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""itx: instruction tuning in JAX. Start reading at README.md, then itx/train.py."""

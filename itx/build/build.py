@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`itx data build`: from a config to a complete cache and the lock that names it.
+
+    1  resolve the mixture's members (light), the vocabulary, the evaluation rows
+    2  worker processes make one cache folder per job; meanwhile this process imports SeqIO
+    3  SeqIO's registries give names and rates
+    4  further renderings where the run's epochs need them; leaks and misfits are left out; the lock
+
+A folder that exists is right (its name holds the hash of what shapes it), so a killed build resumes.
+"""
+
+import concurrent.futures
+import dataclasses
+import hashlib
+import json
+import math
+import multiprocessing
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from itx import storage
+from itx.build import evaluation, jobs, leaks, vocab
+from itx.build.jobs import Job, Settings
+from itx.config import RunConfig
+from itx.data import cache, lock as locks
+from itx.data.order import ORDER_VERSION, Order
+from itx.errors import UserError, did_you_mean
+from itx.tasks import names, registry
+
+Progress = Callable[[str, int, int], None]  # what, done, of
+
+
+def settings_of(config: RunConfig, vocab_file: str) -> Settings:
+    d = config.data
+    return Settings(d.modules, d.root, d.cache_dir, vocab_file, d.render_seed, d.suite_seed, d.eval_examples, d.skip_bad)
+
+
+def vocabulary_file(config: RunConfig, members: list[str]) -> str:
+    """The given vocabulary (relative ones stand under data.root), or one trained on the mixture.
+
+    Either way a file of the cache, so that the cache can travel alone to where training happens.
+    """
+    d = config.data
+    if d.vocab:
+        file = Path(d.vocab)
+        if not file.is_file() and d.root:
+            file = Path(d.root) / d.vocab
+        if not file.is_file():
+            raise UserError(f"data.vocab: no file {d.vocab!r} here or under data.root={d.root!r}")
+        return str(vocab.keep_vocabulary(file.read_bytes(), cache.Vocabulary(file).hash, d.cache_dir))
+    return str(vocab.train(members, d.vocab_size, d.root, d.suite_seed, d.render_seed, d.cache_dir))
+
+
+def members_of(config: RunConfig) -> list[str]:
+    """Every variant the mixture trains on, nested mixtures opened; [] where only SeqIO knows the name."""
+    name, root = config.data.mixture, config.data.root
+    registry.load_modules(config.data.modules)
+    if not name:
+        raise UserError("data.mixture is not set" + did_you_mean("", registry.MIXTURES))
+    if name in registry.MIXTURES:
+        out: dict[str, None] = {}
+        waiting = [name]
+        while waiting:
+            for member in registry.members(registry.MIXTURES[waiting.pop()], root):
+                if member in registry.MIXTURES:
+                    waiting.append(member)
+                else:
+                    out[member] = None
+        return list(out)
+    try:
+        spec = registry.task(name, root)
+    except UserError:
+        return []
+    if spec.evaluation_only:
+        raise UserError(f"task {name!r} is for evaluation only and must not be trained on")
+    return [str(names.parse(name))]
+
+
+def build(config: RunConfig, progress: Progress = lambda *_: None) -> Path:
+    """Make the cache complete; returns the file of the lock that names it."""
+    d = config.data
+    if d.root and not Path(d.root).is_dir():
+        raise UserError(f"data.root: no folder {d.root!r}")
+    Path(d.cache_dir).mkdir(parents=True, exist_ok=True)
+    storage.clean_parts(d.cache_dir)
+    members = members_of(config)
+    if not members:
+        return _build_foreign(config, progress)
+    progress("vocabulary", 0, 1)
+    settings = settings_of(config, vocabulary_file(config, members))
+    vocabulary = cache.Vocabulary(settings.vocab)
+    rows = evaluation.rows(config, members)
+    todo = [Job(m, "train") for m in members] + [r.job for r in rows]
+    _check_sources(todo, settings)
+    known = _lock_file(config, settings, vocabulary.hash, todo)
+    if known.is_file() and _complete(locks.read(known), d.cache_dir):
+        return known
+    with _pool(d.workers) as pool:
+        waiting = {pool.submit(jobs.run, j, settings): j for j in dict.fromkeys(todo)}
+        mixture = _register(config, members, settings)
+        made = _collect(waiting, progress)
+        shares = _rates(mixture, members, made)
+        lock = _lock(config, settings, vocabulary, shares, made)
+        more = [Job(m, "train", rendering=r) for m in shares for r in range(1, _renderings(config, lock, m))]
+        if more:
+            made |= _collect({pool.submit(jobs.run, j, settings): j for j in more}, progress)
+    lock = _lock(config, settings, vocabulary, shares, made)
+    lock["evaluation"] = evaluation.lock_rows(rows, made, settings)
+    leaks.exclude(lock, d.cache_dir)
+    storage.write_json(known, lock)
+    return known
+
+
+def _check_sources(todo: list[Job], settings: Settings) -> None:
+    """Missing files and folders are found before any work starts."""
+    for job in todo:
+        jobs.key(job, settings, "")
+
+
+def _lock_file(config: RunConfig, settings: Settings, vocab_hash: str, todo: list[Job]) -> Path:
+    """Where the lock of this very build is kept: a second run needs neither SeqIO nor the sources."""
+    shape = {k: v for k, v in dataclasses.asdict(config.data).items() if k not in ("cache_dir", "workers", "root")}
+    spec = registry.MIXTURES.get(config.data.mixture)
+    parts = [
+        locks.LOCK_VERSION, ORDER_VERSION, shape, config.model.architecture, config.model.prefix_lm,
+        config.train.steps, config.eval.tasks, config.eval.split, config.eval.instructions,
+        repr(spec), [jobs.folder(j, settings, vocab_hash) for j in todo],
+    ]  # fmt: skip
+    name = f"{jobs.render.draw(json.dumps(parts, sort_keys=True, default=str)):016x}.json"
+    return Path(config.data.cache_dir) / "locks" / name
+
+
+def _complete(lock: dict, cache_dir: str) -> bool:
+    folders = [f for t in lock["tasks"] for f in t["folders"]] + [r["folder"] for r in lock["evaluation"]]
+    return all((Path(cache_dir) / f / "manifest.json").is_file() for f in folders)
+
+
+def _pool(workers: int) -> concurrent.futures.ProcessPoolExecutor:
+    """Spawned, so that workers start clean: no TensorFlow, no threads of this process."""
+    context = multiprocessing.get_context("spawn")
+    return concurrent.futures.ProcessPoolExecutor(workers or os.cpu_count(), mp_context=context)
+
+
+def _register(config: RunConfig, members: list[str], settings: Settings):
+    """The mixture (or task) in SeqIO; importing SeqIO takes the time of a small build, hence in parallel."""
+    from itx.build import seqio_bridge
+
+    more = (settings.vocab, settings.root, settings.suite_seed, settings.render_seed)
+    if config.data.mixture in registry.MIXTURES:
+        seqio_bridge.register_mixture(registry.MIXTURES[config.data.mixture], *more)
+    else:
+        seqio_bridge.register(members[0], *more)
+        return seqio_bridge.resolve(members[0])
+    return seqio_bridge.resolve(config.data.mixture)
+
+
+def _collect(waiting: dict, progress: Progress) -> dict[Job, tuple[str, dict]]:
+    made = {}
+    try:
+        for i, future in enumerate(concurrent.futures.as_completed(waiting)):
+            made[waiting[future]] = future.result()
+            progress("cache", i + 1, len(waiting))
+    except BaseException:
+        for future in waiting:
+            future.cancel()
+        raise
+    return made
+
+
+def _rates(mixture, members: list[str], made: dict[Job, tuple[str, dict]]) -> dict[str, float]:
+    from itx.build import seqio_bridge
+
+    for m in members:
+        spec_name = made[Job(m, "train")][1]["task"]
+        seqio_bridge.SpecSource.counted[(spec_name, "train")] = made[Job(m, "train")][1]["examples"]
+    return seqio_bridge.rates(mixture)
+
+
+def _renderings(config: RunConfig, lock: dict, name: str) -> int:
+    """How many renderings the run's epochs need: ceil(epochs), at most data.renderings."""
+    i, task = next((i, t) for i, t in enumerate(lock["tasks"]) if t["name"] == name)
+    data = locks.LockedData(lock, config.data.cache_dir)
+    order = Order(lock, data.usable, data.sizes)
+    examples = _examples_in(config, order)
+    # one more epoch than the estimate, where it is close: windows vary
+    epochs = math.ceil(examples * task["rate"] / max(1, len(data.usable[i][0])) + 0.05)
+    return max(1, min(epochs, config.data.renderings))
+
+
+def _examples_in(config: RunConfig, order: Order) -> float:
+    """Examples that the run's steps hold, from the first window's examples per row."""
+    per_row = config.data.window_examples / len(order.window(0))
+    return per_row * config.data.global_batch * config.train.steps + config.data.window_examples
+
+
+def _lock(config: RunConfig, settings: Settings, vocabulary: cache.Vocabulary, shares: dict[str, float],
+          made: dict[Job, tuple[str, dict]]) -> dict:  # fmt: skip
+    d = config.data
+    lock = {
+        "version": locks.LOCK_VERSION, "order_version": ORDER_VERSION,
+        "architecture": config.model.architecture, "prefix_lm": config.model.prefix_lm,
+        "pad_id": vocabulary.pad_id, "bos_id": vocabulary.bos_id, "eos_id": vocabulary.eos_id,
+        "vocabulary": {"file": str(Path(settings.vocab).relative_to(d.cache_dir)), "hash": vocabulary.hash, "size": vocabulary.size},
+        "mixture": d.mixture, "sequence_length": d.sequence_length, "target_length": d.target_length,
+        "global_batch": d.global_batch, "window_examples": d.window_examples, "seed": d.seed,
+        "renderings": d.renderings, "weighting": d.weighting, "too_long": d.too_long,
+        "tasks": [], "evaluation": [], "holdout": [],
+    }  # fmt: skip
+    for name, rate in shares.items():
+        if rate > 0:
+            folders = [made[j] for r in range(d.renderings) if (j := Job(name, "train", rendering=r)) in made]
+            lock["tasks"].append(task_entry(name, rate, folders, lock, d))
+    spec = registry.MIXTURES.get(d.mixture)
+    if spec:
+        lock["holdout"] = [{"task": t, "reason": why} for t, why in registry.removed(spec, d.root)]
+    return lock
+
+
+def task_entry(name: str, rate: float, folders: list[tuple[str, dict]], lock: dict, data) -> dict:
+    """One task of the lock: where it lies, its rate, what of it is left out and why."""
+    manifest = folders[0][1]
+    if not manifest["records"]:
+        raise UserError(f"task {name}: no training example is left; skipped: {manifest['audit']['skipped']}")
+    spec = registry.MIXTURES.get(data.mixture)
+    excluded, skipped = [], dict(manifest["audit"]["skipped"])
+    for r, (folder, _) in enumerate(folders):
+        records = cache.Records(Path(data.cache_dir) / folder)
+        out, reasons = locks.check_fit(name, locks.sizes(records.lengths, lock["architecture"]), lock)
+        if spec and spec.max_examples and (~out).sum() > spec.max_examples:
+            ranked = np.argsort(np.where(out, np.uint64(2**64 - 1), records.content), kind="stable")
+            beyond = np.zeros(len(out), bool)
+            beyond[ranked[spec.max_examples :]] = True
+            reasons["beyond max_examples"] = int((beyond & ~out).sum())
+            out |= beyond
+        if r == 0:
+            skipped |= reasons
+        excluded.append(np.flatnonzero(out).tolist())
+    n = manifest["records"] - len(excluded[0])
+    if n == 0:
+        raise UserError(f"task {name}: no training example is left; skipped: {skipped}")
+    return {
+        "name": name, "task": manifest["task"], "cluster": manifest["cluster"], "rate": rate, "examples": n,
+        "target_tokens": manifest["target_tokens"], "input_tokens": manifest["input_tokens"],
+        "folders": [f for f, _ in folders],
+        "sha256": [cache.manifest_hash(Path(data.cache_dir) / f) for f, _ in folders], "excluded": excluded,
+        "audit": {"read": manifest["audit"]["read"], "skipped": skipped, "kept": n},
+    }  # fmt: skip
+
+
+def _build_foreign(config: RunConfig, progress: Progress) -> Path:
+    """A Task or Mixture that `data.modules` registered straight in SeqIO: one rendering, its own tokens."""
+    from itx.build import seqio_bridge
+
+    mixture = seqio_bridge.resolve(config.data.mixture)
+    shares = seqio_bridge.rates(mixture)
+    tasks = {name: seqio_bridge.resolve(name) for name in shares}
+    file = seqio_bridge.foreign_vocabulary(tasks, config.data.cache_dir)
+    settings, vocabulary = settings_of(config, file), cache.Vocabulary(file)
+    made = {}
+    for i, (name, task) in enumerate(tasks.items()):
+        progress("cache", i, len(tasks))
+        made[Job(name, "train")] = seqio_bridge.build_foreign(task, "train", settings, vocabulary)
+    lock = _lock(config, settings, vocabulary, shares, made)
+    digest = hashlib.sha256(json.dumps(lock, sort_keys=True).encode()).hexdigest()[:16]
+    known = Path(config.data.cache_dir) / "locks" / f"{digest}.json"
+    storage.write_json(known, lock)
+    return known

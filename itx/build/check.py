@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Self-checks of a task on its own examples (`itx tasks check`), and its renderings (`itx tasks show`)."""
+
+import itertools
+from collections import Counter
+
+from itx.build import render
+from itx.errors import UserError
+from itx.eval import metrics
+from itx.tasks import names, templates
+from itx.tasks.spec import TaskSpec
+
+EXAMPLES = 50
+
+
+def _items(spec: TaskSpec, root: str, most: int) -> list[render.Item]:
+    for split in ("train", "validation", "test"):
+        if render.source_splits(spec.source, split):
+            found = list(itertools.islice(render.items(spec, split, root, 0, Counter()), most))
+            if found:
+                return found
+    raise UserError(f"task {spec.name!r} has no examples")
+
+
+def variants(spec: TaskSpec) -> list[tuple[str, str]]:
+    """(variant name, which templates) of everything the task can render."""
+    out = [(spec.name, "train"), (spec.name, "heldout")]
+    out += [(f"{spec.name}:cot", "train"), (f"{spec.name}:cot", "heldout")] if spec.cot else []
+    out += [(f"{spec.name}:inv", "train")] if spec.inverted else []
+    return [(n, w) for n, w in out if render.choices(spec, names.parse(n), w)]
+
+
+def show(spec: TaskSpec, name: str, root: str) -> dict:
+    """What a task is, and its first example in every template of the variant named."""
+    item = _items(spec, root, 1)[0]
+    shown = [(n, w) for n, w in variants(spec) if name == spec.name or n == name]
+    renderings = []
+    for variant, which in shown:
+        for t in render.choices(spec, names.parse(variant), which):
+            r = render.render(spec, names.parse(variant), item, 0, 0, [t])
+            kind = ("held out" if which == "heldout" else "training") + variant[len(spec.name) :].replace(":", ", ")
+            renderings.append({"template": r.template, "kind": kind, "prompt": r.prompt, "target": r.target})
+    facts = {"name": spec.name, "version": spec.version, "cluster": spec.cluster, "metrics": list(map(str, spec.metrics)),
+             "options": spec.options, "origin": spec.origin, "neighbours": spec.neighbours, "tags": dict(spec.tags),
+             "module": spec.module}  # fmt: skip
+    return {"task": facts, "renderings": renderings}
+
+
+def check(spec: TaskSpec, root: str) -> list[str]:
+    """Problems found on the first examples: holes, targets that do not score 1, answers not extracted."""
+    problems = []
+    try:
+        items = _items(spec, root, EXAMPLES)
+        for name, which in variants(spec):
+            variant = names.parse(name)
+            for template in render.choices(spec, variant, which):
+                for item in items:
+                    problems += _check_one(spec, render.render(spec, variant, item, 0, 0, [template]), item)
+    except UserError as e:
+        problems.append(str(e))
+    return sorted(set(problems))[:10]
+
+
+def _check_one(spec: TaskSpec, r: render.Rendered, item: render.Item) -> list[str]:
+    where = f"template {r.template}, example {item.id}"
+    answer = metrics.extract(r.extractor, r.target)
+    if answer is None:
+        return [f"{where}: the gold answer is not found in the target {r.target!r}"]
+    bad = [m for m in spec.metrics if isinstance(m, str) and metrics.SCORES[m](list(r.references), answer) < 1]
+    out = [f"{where}: the gold target scores below 1 under {m}" for m in bad]
+    if r.prompt != r.prompt.rstrip():
+        out.append(f"{where}: the prompt ends in white space")
+    if templates.template_id((r.prompt, r.target)) == r.template:
+        out.append(f"{where}: the template has no slot")
+    return out

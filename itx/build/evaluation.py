@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run is scored on: the four groups that a mixture implies, and what the config adds.
+
+    instances   trained tasks, examples not trained on, training templates
+    templates   the same examples in held-out templates
+    tasks       held-out tasks of clusters that are trained
+    clusters    held-out clusters and their neighbours
+    instruction tasks that share their inputs: instruction kept, removed, swapped (an ablation)
+    extra       config.eval.tasks
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from itx.build.jobs import Job, Settings
+from itx.config import RunConfig
+from itx.data import cache
+from itx.errors import UserError, did_you_mean
+from itx.tasks import names, registry
+from itx.tasks.spec import TaskSpec
+
+
+@dataclass(frozen=True)
+class Row:
+    name: str
+    group: str
+    relation: str
+    job: Job
+    spec: TaskSpec
+
+
+def relation(spec: TaskSpec, trained: list[TaskSpec]) -> str:
+    """How a task relates to training: same task, same origin, same cluster or none."""
+    if any(t.name == spec.name for t in trained):
+        return "same task"
+    if any(set(t.origin) & set(spec.origin) for t in trained):
+        return "same origin"
+    return "same cluster" if any(t.cluster == spec.cluster for t in trained) else "none"
+
+
+def rows(config: RunConfig, members: list[str]) -> list[Row]:
+    """Every evaluation row of a run, in a fixed order."""
+    root, split = config.data.root, config.eval.split
+    trained = list({(t := registry.task(m, root)).name: t for m in members}.values())
+    out = []
+    for m in members:
+        spec, variant = registry.task(m, root), names.parse(m)
+        if variant.inverted or not _has(spec, split):
+            continue
+        out.append(Row(m, "instances", "same task", Job(m, split), spec))
+        held = spec.cot.heldout_templates if variant.cot and spec.cot else spec.heldout_templates
+        if held:
+            out.append(Row(f"{m}@heldout", "templates", "same task", Job(m, split, "heldout"), spec))
+    out += _held_out(config, trained, split)
+    for pattern in config.eval.tasks:
+        for name in registry.expand(pattern, root):
+            spec = registry.task(name, root)
+            if not _has(spec, split):
+                raise UserError(f"eval.tasks: {name!r} has no {split} split")
+            out.append(Row(f"{name}@eval", "extra", relation(spec, trained), Job(name, split), spec))
+    if config.eval.instructions:
+        out += _ablations(trained, split)
+    return out
+
+
+def _has(spec: TaskSpec, split: str) -> bool:
+    from itx.build import render
+
+    return bool(render.source_splits(spec.source, split))
+
+
+def _held_out(config: RunConfig, trained: list[TaskSpec], split: str) -> list[Row]:
+    mixture = registry.MIXTURES.get(config.data.mixture)
+    out = []
+    seen = {t.cluster for t in trained}
+    for name, _ in registry.removed(mixture, config.data.root) if mixture else ():
+        spec = registry.task(name, config.data.root)
+        group = "tasks" if spec.cluster in seen else "clusters"
+        out.append(Row(name, group, relation(spec, trained), Job(name, split, "all"), spec))
+    return out
+
+
+def _ablations(trained: list[TaskSpec], split: str) -> list[Row]:
+    """Trained tasks that share their inputs with two others: with, without and with a wrong instruction."""
+    families: dict[str, list[TaskSpec]] = {}
+    for spec in sorted(trained, key=lambda t: t.name):
+        if "inputs" in spec.tags:
+            families.setdefault(spec.tags["inputs"], []).append(spec)
+    out = []
+    for family in families.values():
+        if len(family) < 3:
+            continue
+        for i, spec in enumerate(family):
+            other = family[(i + 1) % len(family)].name
+            for ablation in ("none", "removed", "swapped"):
+                job = Job(spec.name, split, "train", ablation, other if ablation == "swapped" else "")
+                out.append(Row(f"{spec.name}@{ablation}", "instruction", "same task", job, spec))
+    return out
+
+
+def lock_rows(found: list[Row], made: dict[Job, tuple[str, dict]], settings: Settings) -> list[dict]:
+    """The lock's evaluation entries: all that scoring needs, so that it needs no task module."""
+    out = []
+    for row in found:
+        folder, manifest = made[row.job]
+        spec, variant = row.spec, names.parse(row.job.variant)
+        options = spec.options if "options" not in manifest["templates"] else None
+        out.append({
+            "name": row.name, "task": spec.name, "variant": str(variant), "cluster": spec.cluster,
+            "group": row.group, "grade": spec.tags.get("grade"), "relation": row.relation,
+            "split": row.job.split, "folder": folder,
+            "sha256": cache.manifest_hash(Path(settings.cache_dir) / folder),
+            "examples": manifest["examples"], "records": manifest["records"],
+            "metrics": [_metric_name(m) for m in spec.metrics], "primary": spec.primary,
+            "max_target_tokens": manifest["max_target_tokens"], "templates": manifest["templates"],
+            "tags": dict(spec.tags), "inputs": spec.tags.get("inputs"), "ablation": row.job.ablation or None,
+            "audit": manifest["audit"], "options": None if options is None else list(options),
+        })  # fmt: skip
+    names_ = [r["name"] for r in out]
+    for name in names_:
+        if names_.count(name) > 1:
+            raise UserError(f"evaluation row {name!r} is named twice" + did_you_mean(name, set(names_) - {name}))
+    return out
+
+
+def _metric_name(metric) -> str:
+    """A metric as the lock holds it: a name, or `module:function`."""
+    return metric if isinstance(metric, str) else f"{metric.__module__}:{metric.__qualname__}"

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One cache folder's work: read, render, encode, write. Runs in worker processes without TensorFlow."""
+
+import hashlib
+import itertools
+import json
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from itx import text
+from itx.build import fingerprint, render, sources
+from itx.data import cache
+from itx.errors import UserError
+from itx.tasks import names, registry, templates
+from itx.tasks.spec import TaskSpec, Template
+
+SAMPLE = 2000  # texts kept beside a training split, for the audit and the neighbour baseline
+LONG_WORDS = 13  # inputs of this many words or more are kept whole, for the n-gram leak test
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one cache folder holds: a variant's split, in one rendering or crossed with templates."""
+
+    variant: str
+    split: str
+    templates: str = "train"  # train | heldout | all: what is drawn from, or crossed
+    ablation: str = ""  # "" | none | removed | swapped: see `ablated`
+    other: str = ""  # swapped: the task whose instruction stands in
+    rendering: int = 0
+
+    @property
+    def crossed(self) -> bool:
+        """Evaluation splits: every example in every template (in one, for an ablation)."""
+        return self.split != "train"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all jobs of a build share; plain values, so that workers can receive it."""
+
+    modules: tuple[str, ...]
+    root: str
+    cache_dir: str
+    vocab: str
+    render_seed: int
+    suite_seed: int
+    eval_examples: int
+    skip_bad: bool
+
+
+def key(job: Job, settings: Settings, vocab_hash: str) -> str:
+    """Hash of all that shapes the folder's content; never the git commit."""
+    spec = registry.task(job.variant, settings.root)
+    parts = [
+        render.RENDER_VERSION, json.dumps(asdict(job), sort_keys=True), fingerprint.of_task(spec),
+        *(sources.source_hash(spec.source, s, settings.root, settings.suite_seed)
+          for s, _, _ in render.source_splits(spec.source, job.split)),
+        vocab_hash, settings.render_seed, settings.suite_seed, settings.skip_bad,
+        settings.eval_examples if job.crossed else 0,
+        fingerprint.of_task(registry.task(job.other, settings.root)) if job.other else "",
+    ]  # fmt: skip
+    return hashlib.sha256("\x1f".join(map(str, parts)).encode()).hexdigest()[:16]
+
+
+def folder(job: Job, settings: Settings, vocab_hash: str) -> str:
+    """Relative to the cache."""
+    row = "-".join(p for p in (job.split, job.templates if job.crossed else "", job.ablation) if p)
+    return f"{cache.folder_name(job.variant)}/{row}/r{job.rendering}-{key(job, settings, vocab_hash)}"
+
+
+def ablated(template: Template, ablation: str, others: list[Template], h: int) -> Template:
+    """The template whose instruction is kept, removed, or swapped for another task's.
+
+    Removed: the slots alone, a line each. Swapped: a template of `others`, which ask something else
+    about the same inputs.
+    """
+    if ablation == "removed":
+        return "\n".join(f"{{{slot}}}" for slot in dict.fromkeys(templates.slots(template[0]))), template[1]
+    if ablation == "swapped":
+        return others[h % len(others)][0], template[1]
+    return template
+
+
+def plans(job: Job, spec: TaskSpec, item: render.Item, settings: Settings) -> list[list[Template]]:
+    """The template sets to render an item with: one each for a crossed job."""
+    variant = names.parse(job.variant)
+    which = ("train", "heldout") if job.templates == "all" else (job.templates,)
+    among = [t for w in which for t in render.choices(spec, variant, w)]
+    if not job.crossed:
+        return [among]
+    if not job.ablation:
+        return [[t] for t in among]
+    h = render.draw(settings.render_seed, "ablation", spec.name, item.id)
+    others = []
+    if job.other:
+        known = {*item.values, "options"} if spec.options or "options" in item.values else set(item.values)
+        swap = registry.task(job.other, settings.root)
+        others = [t for t in swap.templates if set(templates.slots(t[0])) <= known]
+        if not others:
+            raise UserError(f"task {spec.name!r}: no template of {job.other!r} fits its inputs")
+    return [[ablated(among[h % len(among)], job.ablation, others, h)]]
+
+
+def run(job: Job, settings: Settings) -> tuple[str, dict]:
+    """Make the job's folder unless it is there. Returns (relative folder, manifest)."""
+    registry.load_modules(settings.modules)
+    vocabulary = cache.Vocabulary(settings.vocab)
+    where = folder(job, settings, vocabulary.hash)
+    path = Path(settings.cache_dir) / where
+    if path.is_dir():
+        return where, cache.read_manifest(path)
+    spec, variant = registry.task(job.variant, settings.root), names.parse(job.variant)
+    counts: Counter = Counter()
+    items = list(render.items(spec, job.split, settings.root, settings.suite_seed, counts, settings.skip_bad))
+    if job.crossed:
+        items.sort(key=lambda item: item.hash)
+        counts["beyond data.eval_examples"] += max(0, len(items) - settings.eval_examples)
+        items = items[: settings.eval_examples]
+    rendered, owners = [], []
+    for item in items:
+        for among in plans(job, spec, item, settings):
+            rendered.append(render.render(spec, variant, item, job.rendering, settings.render_seed, among))
+            owners.append(item)
+    ids = list(dict.fromkeys(r.template for r in rendered))
+    read = counts.pop("read", 0)
+    manifest = {
+        "task": spec.name, "variant": job.variant, **asdict(job), "key": where.rsplit("-", 1)[1],
+        "vocabulary": vocabulary.hash, "cluster": spec.cluster, "origin": list(spec.origin),
+        "templates": ids, "examples": len(items),
+        "audit": {"read": read, "kept": len(items), "skipped": {k: v for k, v in sorted(counts.items()) if v}},
+    }  # fmt: skip
+    records = render.encode(rendered, vocabulary)
+    empty = next((i for i, r in enumerate(records) if not r[-1][0]), None)
+    if empty is not None:
+        raise UserError(f"task {spec.name!r}, example {owners[empty].id}: the target {rendered[empty].target!r} has no tokens")
+    manifest["target_tokens"] = sum(len(r[-1][0]) + 1 for r in records)
+    manifest["input_tokens"] = sum(len(ids) for r in records for ids, _ in r[:-1])
+    manifest["max_target_tokens"] = max((len(r[-1][0]) + 1 for r in records), default=0)
+    keep = len(rendered) if job.crossed else SAMPLE
+    sample = [_example(o, r) for o, r in itertools.islice(zip(owners, rendered, strict=True), keep)]
+    long = [] if job.crossed else [{"record": i, "input": o.content} for i, o in enumerate(owners)
+                                   if len(text.words(o.content)) >= LONG_WORDS]  # fmt: skip
+    cache.write(path, records, [o.hash for o in owners], [ids.index(r.template) for r in rendered],
+                manifest, sample, vocabulary.size, long)  # fmt: skip
+    return where, cache.read_manifest(path)
+
+
+def _example(item: render.Item, r: render.Rendered) -> dict:
+    return {
+        "id": item.id, "content": f"{item.hash:016x}", "input_content": item.content, "template": r.template,
+        "prompt": r.prompt, "target": r.target, "references": list(r.references),
+        "options": None if r.options is None else list(r.options), "answer_index": r.answer_index,
+        "extractor": r.extractor,
+    }  # fmt: skip

@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From an example to its rendering: pure functions of (render_seed, task, example, rendering).
+
+    example --fields()--> values --render()--> Rendered(prompt, target, …) --encode()--> record
+
+Rendering r of an example uses template (h + r) mod T, h = hash(render_seed, task, example id): epoch 0
+already mixes all T templates, and T epochs show an example in each of them once.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from itx import text
+from itx.build import sources
+from itx.data.cache import Vocabulary
+from itx.errors import UserError, did_you_mean
+from itx.tasks import names, templates
+from itx.tasks.spec import Skip, Source, TaskSpec, Template
+
+# Raise it when a change here alters a rendering: it is part of every cache key.
+RENDER_VERSION = 1
+# Where a set ships no dev or test part: this share of train, by content hash (EVALUATION.md, Splits)
+DEV_SHARE = 0.05
+NOT_CONTENT = ("answer", "options", "rationale")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One example of a task's split: its values, and the identity that its content gives it."""
+
+    id: str
+    values: dict[str, Any]
+    content: str  # the canonical input text
+    hash: int  # of the content, 64 bits
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A prompt, its gold target, and what scoring needs."""
+
+    template: str
+    prompt: str
+    target: str
+    references: tuple[str, ...]
+    options: tuple[str, ...] | None
+    answer_index: int | None
+    extractor: str | None
+
+
+def draw(*parts: Any) -> int:
+    """64 bits that depend on the parts alone, on any machine."""
+    return int.from_bytes(hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest(), "big")
+
+
+def content_of(spec: TaskSpec, values: dict[str, Any]) -> str:
+    """The canonical input: the content fields' normalised texts, a line each."""
+    keys = spec.content or [k for k in values if k not in NOT_CONTENT]
+    return "\n".join(text.normalise(v if isinstance(v, str) else json.dumps(v, ensure_ascii=False))
+                     for v in (values[k] for k in keys))  # fmt: skip
+
+
+def source_splits(source: Source, split: str) -> list[tuple[str, float, float]]:
+    """Which rows make a split: [(source split, from, to)], from <= hash / 2^64 < to.
+
+    A set with train alone gives 5 % of it each to validation and test; with train and test, 5 % of
+    train to validation; with one evaluation split only, validation and test are its halves.
+    """
+    if source.split_by_hash:
+        at, out = 0.0, []
+        for name, share in source.split_by_hash.items():
+            if name == split:
+                out.append(("", at, at + share))
+            at += share
+        return out
+    have = set(source.files) or set(source.options.get("splits", ()))
+    evaluation = have - {"train"}
+    if split == "train":
+        cut = DEV_SHARE * (2 if not evaluation else 1) if "validation" not in have else 0.0
+        if evaluation == {"validation"}:
+            cut = 0.0
+        return [("train", 0.0, 1.0 - cut)] if "train" in have else []
+    if split in have and evaluation != {split}:
+        return [(split, 0.0, 1.0)]
+    if "train" in have and not evaluation:
+        low = 1 - DEV_SHARE * (1 if split == "test" else 2)
+        return [("train", low, low + DEV_SHARE)]
+    if "train" in have and evaluation == {"test"}:
+        return [("test", 0.0, 1.0)] if split == "test" else [("train", 1 - DEV_SHARE, 1.0)]
+    only = next(iter(evaluation), "")
+    return [(only, 0.0, 0.5) if split == "validation" else (only, 0.5, 1.0)] if only else []
+
+
+def items(spec: TaskSpec, split: str, root: str, seed: int, counts: Counter, skip_bad: bool = False) -> Iterator[Item]:
+    """The split's examples in source order, once per content; every record read is yielded or counted.
+
+    counts["read"] counts records; the reasons beside it add up to what was not yielded. A record whose
+    `fields` gives several value dicts counts the further ones as "read" too.
+    """
+    seen: set[int] = set()
+    for source_split, low, high in source_splits(spec.source, split):
+        for example_id, example in sources.open_source(spec.source, source_split, root, seed, counts, skip_bad):
+            try:
+                found = spec.fields(example)
+            except (KeyError, IndexError, TypeError, ValueError, AttributeError) as e:
+                what = f"needs the field {e.args[0]!r}{did_you_mean(str(e.args[0]), example)}" if isinstance(e, KeyError) else str(e)
+                if not skip_bad:
+                    raise UserError(f"task {spec.name!r}, example {example_id}: fields() {what}") from e
+                found = Skip("unusable fields")
+            if isinstance(found, list):
+                counts["read"] += len(found) - 1
+            for n, values in enumerate(found if isinstance(found, list) else [found]):
+                if isinstance(values, Skip):
+                    counts[values.reason] += 1
+                    continue
+                content = content_of(spec, values)
+                key = draw("content", content)
+                if not low <= key / 2.0**64 < high:
+                    counts["another split"] += 1
+                elif key in seen:
+                    counts["repeated input"] += 1
+                else:
+                    seen.add(key)
+                    yield Item(f"{example_id}.{n}" if n else example_id, values, content, key)
+
+
+def answers(spec: TaskSpec, values: dict[str, Any], where: str) -> tuple[tuple[str, ...], tuple[str, ...] | None, int | None]:
+    """(references, options, index of the right option) of an example; a label outside the options is an error."""
+    options = values.get("options", spec.options)
+    options = None if options is None else tuple(map(str, options))
+    if "answer" not in values:
+        raise UserError(f"{where}: fields() gave no 'answer'" + did_you_mean("answer", values))
+    answer = values["answer"]
+    if isinstance(answer, bool) or answer is None:
+        raise UserError(f"{where}: answer {answer!r} is neither an option's index, a text nor a list of texts")
+    if isinstance(answer, int):
+        if options is None or not 0 <= answer < len(options):
+            raise UserError(f"{where}: label {answer} is outside the options {options}")
+        return (options[answer],), options, answer
+    references = (answer,) if isinstance(answer, str) else tuple(map(str, answer))
+    if not references or not all(r.strip() for r in references):
+        raise UserError(f"{where}: an empty answer")
+    index = options.index(references[0]) if options and references[0] in options else None
+    if options and index is None:
+        raise UserError(f"{where}: answer {references[0]!r} is not among the options {options}")
+    return references, options, index
+
+
+def choices(spec: TaskSpec, variant: names.Variant, which: str = "train") -> Sequence[Template]:
+    """The templates a variant may use: the training ones or ("heldout") the held-out ones."""
+    held = which == "heldout"
+    if variant.inverted:
+        found = () if held else spec.inverted
+    elif variant.cot:
+        found = () if spec.cot is None else spec.cot.heldout_templates if held else spec.cot.templates
+    else:
+        found = spec.heldout_templates if held else spec.templates
+    if variant.template:
+        found = [t for t in found if templates.template_id(t) == variant.template]
+    if variant.no_options:
+        found = [t for t in found if "options" not in templates.slots(t[0])]
+    return [tuple(t) for t in found]
+
+
+def render(spec: TaskSpec, variant: names.Variant, item: Item, rendering: int, render_seed: int,
+           among: Sequence[Template] | None = None) -> Rendered:  # fmt: skip
+    """Render one example; `among` (default: the variant's training templates) are what is drawn from."""
+    among = choices(spec, variant) if among is None else among
+    where = f"task {spec.name!r}, example {item.id}"
+    if not among:
+        raise UserError(f"{variant}: the task has no template for this variant")
+    h = draw(render_seed, spec.name, item.id)
+    prompt_text, target_text = template = among[(h + rendering) % len(among)]
+    references, options, index = answers(spec, item.values, where)
+    values = {**item.values, "answer": references[0]}
+    shown = options
+    if options is not None:
+        order = sorted(range(len(options)), key=lambda i: draw(h, "option", i))
+        shown = tuple(options[i] for i in order)
+        index = order.index(index) if index is not None else None
+        style = templates.OPTION_STYLES[draw(h, "style", rendering) % len(templates.OPTION_STYLES)]
+        values["options"] = style(shown)
+    prompt = templates.fill(prompt_text, values, where)
+    target = templates.fill(target_text, values, where)
+    if variant.inverted:
+        references, shown, index = (target,), None, None
+    pattern = None if variant.inverted else templates.answer_pattern(target_text)
+    return Rendered(templates.template_id(template), prompt, target, references, shown, index, pattern)
+
+
+def encode(rendered: Sequence[Rendered], vocabulary: Vocabulary) -> list[list[tuple[list[int], bool]]]:
+    """Records of two pieces: the prompt, and the trained target, each encoded alone.
+
+    With SentencePiece's leading `▁` the two stand as if joined by one space, so the prompt's ids are
+    exactly those of inference.
+    """
+    prompts = vocabulary.encode_batch([r.prompt for r in rendered])
+    targets = vocabulary.encode_batch([r.target for r in rendered])
+    return [[(p, False), (t, True)] for p, t in zip(prompts, targets, strict=True)]

@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one file that imports SeqIO: our specs as genuine seqio Tasks and Mixtures, and the way back.
+
+Task      source yields {id, raw}; one `tf.numpy_function` map calls the record function that the build
+          calls directly; then cache placeholder, then EOS. Same tokens either way (tested).
+Mixture   rates are SeqIO's own (`mixing_rate_num_examples` with its cap and temperature), read back by
+          `rates`; any Mixture or Task that a user registered straight in SeqIO resolves the same way.
+"""
+
+import functools
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import seqio
+import tensorflow as tf
+
+from itx.build import render
+from itx.build.jobs import SAMPLE, Settings
+from itx.build.vocab import keep_vocabulary
+from itx.data.cache import Vocabulary, read_manifest, write
+from itx.errors import UserError, did_you_mean
+from itx.tasks import names, registry
+from itx.tasks.spec import SPLITS, MixtureSpec, TaskSpec
+
+tf.config.set_visible_devices([], "GPU")  # SeqIO hides nothing itself: keep TensorFlow off the accelerator
+
+
+class SpecSource(seqio.DataSource):
+    """A task's examples as {id, raw}, raw a JSON text of the item. `counted` holds what the build counted."""
+
+    counted: dict[tuple[str, str], int] = {}
+
+    def __init__(self, spec: TaskSpec, root: str, suite_seed: int):
+        self.spec, self.root, self.suite_seed = spec, root, suite_seed
+        splits = [s for s in SPLITS if render.source_splits(spec.source, s)]
+        super().__init__(splits=splits, caching_permitted=True)
+
+    @property
+    def supports_arbitrary_sharding(self) -> bool:
+        return False
+
+    def num_input_examples(self, split: str) -> int:
+        key = (self.spec.name, split)
+        if key not in self.counted:
+            self.counted[key] = sum(1 for _ in self.items(split))
+        return self.counted[key]
+
+    def list_shards(self, split: str) -> list[str]:
+        return [split]
+
+    def items(self, split: str) -> Iterator[render.Item]:
+        return render.items(self.spec, split, self.root, self.suite_seed, Counter())
+
+    def get_dataset(self, split="train", shuffle=True, seed=None, shard_info=None, **kwargs):
+        del kwargs
+
+        def rows():
+            for i in self.items(split):
+                raw = json.dumps([i.id, i.values, i.content, i.hash], ensure_ascii=False)
+                yield {"id": i.id, "raw": raw}
+
+        signature = {k: tf.TensorSpec([], tf.string) for k in ("id", "raw")}
+        ds = tf.data.Dataset.from_generator(rows, output_signature=signature)
+        if shard_info and shard_info.num_shards > 1:
+            ds = ds.shard(shard_info.num_shards, shard_info.index)
+        return ds.shuffle(10_000, seed=seed) if shuffle else ds
+
+
+def register(name: str, vocabulary_file: str, root: str = "", suite_seed: int = 0, render_seed: int = 0) -> seqio.Task:
+    """The seqio Task of a variant name, registered on first use; a name holds one vocabulary."""
+    spec, variant = registry.task(name, root), names.parse(name)
+    vocabulary = _vocabulary(vocabulary_file)
+    if name in seqio.TaskRegistry.names():
+        task = seqio.TaskRegistry.get(name)
+        if task.output_features["targets"].vocabulary != vocabulary:
+            raise UserError(f"{name!r} is registered in SeqIO with another vocabulary")
+        return task
+    encoder = Vocabulary(vocabulary_file)
+
+    def record(raw: bytes) -> tuple[np.ndarray, np.ndarray]:
+        item = render.Item(*json.loads(raw))
+        r = render.render(spec, variant, item, variant.rendering, render_seed)
+        ((prompt, _), (target, _)) = render.encode([r], encoder)[0]
+        return np.array(prompt, np.int32), np.array(target, np.int32)
+
+    @seqio.map_over_dataset
+    def tokenise(example):
+        inputs, targets = tf.numpy_function(record, [example["raw"]], (tf.int32, tf.int32), stateful=False)
+        return {"id": example["id"], "inputs": tf.ensure_shape(inputs, [None]),
+                "targets": tf.ensure_shape(targets, [None])}  # fmt: skip
+
+    features = {
+        "inputs": seqio.Feature(vocabulary, add_eos=False, dtype=tf.int32),
+        "targets": seqio.Feature(vocabulary, add_eos=True, dtype=tf.int32),
+    }
+    steps = [tokenise, seqio.CacheDatasetPlaceholder(), seqio.preprocessors.append_eos_after_trim]
+    source = SpecSource(spec, root, suite_seed)
+    return seqio.TaskRegistry.add(name, source=source, preprocessors=steps, output_features=features)
+
+
+@functools.cache
+def _vocabulary(file: str) -> seqio.SentencePieceVocabulary:
+    return seqio.SentencePieceVocabulary(file)
+
+
+def register_mixture(spec: MixtureSpec, vocabulary_file: str, root: str, suite_seed: int, render_seed: int):
+    """A MixtureSpec as a seqio Mixture of its variants (nested mixtures stay mixtures)."""
+    if spec.name in seqio.MixtureRegistry.names():
+        return seqio.MixtureRegistry.get(spec.name)
+    explicit = isinstance(spec.members, dict)
+    parts = []
+    for name, share in registry.members(spec, root).items():
+        if name in registry.MIXTURES:
+            nested = registry.MIXTURES[name]
+            register_mixture(nested, vocabulary_file, root, suite_seed, render_seed)
+            parts.append((name, share if explicit else 1.0))
+            continue
+        register(name, vocabulary_file, root, suite_seed, render_seed)
+        parts.append((name, share if explicit else _proportional(spec, share)))
+    return seqio.MixtureRegistry.add(spec.name, parts)
+
+
+def _proportional(spec: MixtureSpec, share: float):
+    rate = functools.partial(
+        seqio.mixing_rate_num_examples, maximum=spec.maximum, temperature=spec.temperature, scale=spec.scale
+    )
+
+    def capped(task: seqio.Task) -> float:
+        if spec.max_examples is None:
+            return share * rate(task)
+        n = min(task.num_input_examples("train"), spec.max_examples)
+        return share * min(n * spec.scale, spec.maximum or float("inf")) ** (1.0 / spec.temperature)
+
+    return capped
+
+
+def resolve(name: str):
+    """A Task or Mixture by name from SeqIO's registries."""
+    known = [*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()]
+    if name not in known:
+        raise UserError(f"unknown mixture or task {name!r}" + did_you_mean(name, [*known, *registry.MIXTURES, *registry.TASKS]))
+    return seqio.get_mixture_or_task(name)
+
+
+def rates(mixture_or_task) -> dict[str, float]:
+    """Task name -> share of the examples, as SeqIO mixes them; sums to 1."""
+    if isinstance(mixture_or_task, seqio.Task):
+        return {mixture_or_task.name: 1.0}
+    found = {t.name: float(mixture_or_task.get_rate(t)) for t in mixture_or_task.tasks}
+    total = sum(found.values())
+    if total <= 0:
+        raise UserError(f"mixture {mixture_or_task.name!r} has no examples")
+    return {n: r / total for n, r in sorted(found.items())}
+
+
+def foreign_records(task: seqio.Task, split: str) -> list[list[tuple[list[int], bool]]]:
+    """Records of a Task that a user registered straight in SeqIO: its own tokens, one rendering."""
+    eos = task.output_features["targets"].vocabulary.eos_id
+    out = []
+    for example in task.get_dataset(None, split, shuffle=False).as_numpy_iterator():
+        pieces = [(np.asarray(example.get(k, ())).tolist(), k == "targets") for k in ("inputs", "targets")]
+        out.append([(ids[:-1] if ids and ids[-1] == eos else ids, trained) for ids, trained in pieces])
+    return out
+
+
+def foreign_vocabulary(tasks: dict[str, seqio.Task], cache_dir: str) -> str:
+    """The one SentencePiece model that SeqIO tasks share, as a file (with the sentinels that it adds)."""
+    found = {name: t.output_features["targets"].vocabulary for name, t in tasks.items()}
+    first_name, first = next(iter(found.items()))
+    for name, v in found.items():
+        if v != first:
+            raise UserError(f"tasks {first_name!r} and {name!r} have different vocabularies")
+        if not isinstance(v, seqio.SentencePieceVocabulary):
+            raise UserError(f"task {name!r}: its vocabulary is {type(v).__name__}, not SentencePiece")
+    data = first.sp_model
+    return str(keep_vocabulary(data, hashlib.sha256(data).hexdigest()[:16], cache_dir))
+
+
+def build_foreign(task: seqio.Task, split: str, settings: Settings, vocabulary: Vocabulary) -> tuple[str, dict]:
+    """Cache a Task that a user registered straight in SeqIO. Its tokens are its key: SeqIO has no other."""
+    records = foreign_records(task, split)
+    content = [render.draw("content", r[0][0]) for r in records]
+    key = f"{render.draw(task.name, split, vocabulary.hash, *(map(repr, records))):016x}"
+    where = f"{task.name.replace(':', '_')}/{split}/r0-{key}"
+    path = Path(settings.cache_dir) / where
+    if not path.is_dir():
+        manifest = {
+            "task": task.name, "variant": task.name, "split": split, "rendering": 0, "key": key,
+            "vocabulary": vocabulary.hash, "cluster": "seqio", "origin": [], "templates": [""],
+            "examples": len(records), "audit": {"read": len(records), "kept": len(records), "skipped": {}},
+            "target_tokens": sum(len(r[-1][0]) + 1 for r in records),
+            "input_tokens": sum(len(r[0][0]) for r in records),
+            "max_target_tokens": max(len(r[-1][0]) + 1 for r in records),
+        }  # fmt: skip
+        sample = [{"id": str(i), "content": f"{c:016x}", "input_content": p, "template": "", "prompt": p, "target": t,
+                   "references": [t], "options": None, "answer_index": None, "extractor": None}
+                  for i, (c, r) in enumerate(zip(content, records, strict=True))
+                  for p, t in [[vocabulary.decode(ids) for ids, _ in r]]]  # fmt: skip
+        write(path, records, content, [0] * len(records), manifest, sample[:SAMPLE], vocabulary.size)
+    return where, read_manifest(path)

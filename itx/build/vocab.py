@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Train a SentencePiece vocabulary on a mixture's training splits (byte fallback, digits split).
+
+It is an artefact of its own: its key is the tasks' names and versions and the size, so an edited
+template does not retrain it. One thread, hence the same file from the same texts.
+"""
+
+import io
+from collections import Counter
+from pathlib import Path
+
+from itx import storage
+from itx.build import render
+from itx.tasks import names, registry
+
+VOCAB_VERSION = 1
+EXAMPLES_PER_TASK = 400
+# A newline becomes a private-use piece and a space, so that a word is the same piece after a newline as
+# after a space; decoding undoes it. (A user-defined "\n" would bypass normalisation.)
+_NEWLINE = "A\tE000 20\n"
+_NEWLINE_BACK = "E000 20\tA\n"
+
+
+def keep_vocabulary(model: bytes, name: str, cache_dir: str) -> Path:
+    """A vocabulary file's copy in the cache."""
+    to = Path(cache_dir) / "vocab" / name / "sentencepiece.model"
+    if not to.exists():
+        with storage.whole_file(to) as part:
+            part.write_bytes(model)
+    return to
+
+
+def vocab_key(members: list[str], size: int, root: str, suite_seed: int) -> str:
+    tasks = sorted({f"{(t := registry.task(m, root)).name}.{t.version}" for m in members})
+    return f"{render.draw(VOCAB_VERSION, size, suite_seed, *tasks):016x}"
+
+
+def texts(members: list[str], root: str, suite_seed: int, render_seed: int) -> list[str]:
+    """Prompts and targets of the first training examples of every member, in a fixed order."""
+    out = []
+    for name in sorted(members):
+        variant, spec = names.parse(name), registry.task(name, root)
+        found = render.items(spec, "train", root, suite_seed, Counter(), skip_bad=True)
+        for item, _ in zip(found, range(EXAMPLES_PER_TASK), strict=False):
+            r = render.render(spec, variant, item, 0, render_seed)
+            out += [r.prompt, r.target]
+    return out
+
+
+def train(members: list[str], size: int, root: str, suite_seed: int, render_seed: int, cache_dir: str) -> Path:
+    """The vocabulary's file under the cache, trained if it is not there."""
+    file = Path(cache_dir) / "vocab" / vocab_key(members, size, root, suite_seed) / "sentencepiece.model"
+    if file.exists():
+        return file
+    import tempfile
+
+    import sentencepiece
+
+    model = io.BytesIO()
+    with tempfile.TemporaryDirectory() as folder:
+        rules = {"normalization": _NEWLINE, "denormalization": _NEWLINE_BACK}
+        for name, rule in rules.items():
+            Path(folder, name).write_text(rule)
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(texts(members, root, suite_seed, render_seed)),
+            model_writer=model, vocab_size=size, model_type="unigram", num_threads=1, minloglevel=2,
+            pad_id=0, eos_id=1, unk_id=2, bos_id=-1, byte_fallback=True, split_digits=True,
+            character_coverage=1.0, hard_vocab_limit=False, required_chars="\ue000",
+            remove_extra_whitespaces=False, input_sentence_size=0, shuffle_input_sentence=False,
+            normalization_rule_tsv=f"{folder}/normalization",
+            denormalization_rule_tsv=f"{folder}/denormalization",
+        )  # fmt: skip
+    with storage.whole_file(file) as part:
+        part.write_bytes(model.getvalue())
+    return file

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The `itx` command: parses, imports what one command needs, and turns a UserError into one line.
+
+Exit codes: 0 done, 1 a check failed, 2 a mistake in usage, config or data.
+"""
+
+import argparse
+import os
+import sys
+
+# Before any import of etils or JAX: remote paths without TensorFlow
+os.environ.setdefault("EPATH_USE_TF", "false")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="itx", description="Instruction tuning in JAX.", allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(to, name: str, help: str, *, config: bool = False) -> argparse.ArgumentParser:
+        p = to.add_parser(name, help=help, description=help, allow_abbrev=False)
+        p.add_argument("--json", metavar="FILE", help="also write the same facts as JSON")
+        if config:
+            p.add_argument("config", help="a recipe, e.g. configs/quickstart.py; override its values with --a.b=c")
+            p.add_argument("--quick", action="store_true", help="the recipe's quick variant")
+        return p
+
+    train = add(commands, "train", "build, audit, tune, evaluate, report; the same command again resumes", config=True)
+    train.add_argument("--run_dir", help="default: runs/<config>[-quick]")
+    train.add_argument("--lock", help="train from this data lock and its cache; nothing is built")
+    train.add_argument("--restarts", type=int, default=0, metavar="N", help="start again up to N times after a crash")
+
+    data = commands.add_parser("data", help="build, audit and print training data").add_subparsers(
+        dest="subcommand", required=True, metavar="COMMAND"
+    )
+    add(data, "build", "tokenise everything a run needs; prints the lock's path", config=True)
+    add(data, "audit", "what is trained on, what was skipped and why; exit 1 where it must not be", config=True)
+    show = add(data, "show", "rendered examples, the tokens under the loss marked", config=True)
+    show.add_argument("--task", help="only this task")
+    show.add_argument("--examples", type=int, default=1, metavar="N", help="of each task")
+    batch = add(data, "batch", "the batch of one step", config=True)
+    batch.add_argument("--step", type=int, default=0)
+    batch.add_argument("--rows", type=int, default=4, metavar="N", help="print the first N rows")
+
+    tasks = commands.add_parser("tasks", help="list, show and check registered tasks").add_subparsers(
+        dest="subcommand", required=True, metavar="COMMAND"
+    )
+    for name, help in (("ls", "every task and mixture"), ("show", "one task and its renderings"),
+                       ("check", "self-checks of templates, options and metrics")):  # fmt: skip
+        p = add(tasks, name, help)
+        p.add_argument("name", nargs="?" if name != "show" else None, help="a task, variant or mixture")
+        p.add_argument("--modules", default="tasks", help="comma-separated modules that register tasks")
+        p.add_argument("--root", default="", help="folder that relative source files stand under (data.root)")
+
+    evaluate = add(commands, "eval", "score a run's checkpoint")
+    evaluate.add_argument("run", help="a run folder")
+    evaluate.add_argument("--step", type=int, help="default: the newest checkpoint")
+    evaluate.add_argument("--tasks", help="comma-separated evaluation rows or tasks; default: all")
+    evaluate.add_argument("--max_examples", type=int, help="default: the run's eval.max_examples")
+
+    generate = add(commands, "generate", "continue a prompt; interactive without --prompt")
+    generate.add_argument("run", help="a run folder")
+    generate.add_argument("--prompt", action="append", help="may be given several times")
+    generate.add_argument("--max_new_tokens", type=int, default=64)
+    generate.add_argument("--step", type=int, help="default: the newest checkpoint")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = _parser()
+    args, rest = parser.parse_known_args(argv)
+    takes_overrides = hasattr(args, "quick")
+    args.overrides = [a for a in rest if a.startswith("--") and "." in a.split("=")[0]] if takes_overrides else []
+    unknown = [a for a in rest if a not in args.overrides]
+    if unknown:
+        print(f"itx: {_unknown(unknown[0], takes_overrides)}", file=sys.stderr)
+        return 2
+    from itx.errors import UserError
+
+    sys.path.insert(0, os.getcwd())  # tasks/ and data.modules of the folder one stands in
+    try:
+        from itx import commands
+
+        return commands.COMMANDS[args.command, getattr(args, "subcommand", None)](args)
+    except UserError as e:
+        print(f"itx: {e}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("itx: interrupted; the same command resumes", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 0
+
+
+def _unknown(word: str, takes_overrides: bool) -> str:
+    if takes_overrides and word.startswith("--"):
+        from itx.config import fields_by_name
+        from itx.errors import did_you_mean
+
+        known = [f"--{n}" for n in fields_by_name()] + ["--quick", "--json", "--run_dir", "--lock"]
+        return f"unknown option {word!r}" + did_you_mean(word.split("=")[0], known)
+    return f"unknown argument {word!r} (itx COMMAND --help lists what there is)"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

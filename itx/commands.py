@@ -1,0 +1,441 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What each command does, in order. cli.py parses; the parts below do the work.
+
+`train` is the main job: build -> audit -> score before -> tune -> score after -> report. Each stage
+leaves whole files in the run folder and is skipped when they are there, so that the same command
+resumes after a kill at any moment.
+"""
+
+import dataclasses
+import json
+import shlex
+import subprocess
+import sys
+import time
+from argparse import Namespace
+from importlib import metadata
+from pathlib import Path
+
+from itx import config as configs
+from itx import storage
+from itx.errors import UserError, did_you_mean
+from itx.runs import RunFolder, default_run, open_run
+
+VERSIONED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "sentencepiece")
+
+
+# ---- train ---------------------------------------------------------------------------------------
+
+
+def train(args: Namespace) -> int:
+    """The main job; with --restarts it runs in a child process that is started again after a crash."""
+    if args.restarts:
+        return _restarting(args.restarts)
+    config, origin = configs.load(args.config, args.overrides, args.quick)
+    run = RunFolder(Path(args.run_dir) if args.run_dir else default_run(args.config, args.quick))
+    notes = check_same_run(run, config)
+    lock_file = Path(args.lock) if args.lock else build_in_subprocess(args)
+    from itx.data import lock as locks
+
+    lock = locks.read(lock_file)
+    begin_run(run, config, origin, lock, args, notes)
+    from itx.data.audit import audit, print_audit
+
+    facts = audit(lock, config.data.cache_dir, config)
+    storage.write_json(run.audit_json, facts)
+    print_audit(facts)
+    if facts.get("errors"):
+        raise UserError(f"the audit fails: {facts['errors'][0]}")
+    from itx.eval.evaluate import evaluate
+    from itx.train import load_model, train_model
+
+    score = lambda step: evaluate(  # noqa: E731
+        lambda: load_model(run, config, lock, step), lock, config, run, step
+    )
+    if config.eval.before:
+        score(0)
+    train_model(config, lock, run)
+    score(config.train.steps)
+    from itx.analysis.report import report
+
+    report(run)
+    print(f"report: {run.report_html}")
+    if args.json:
+        storage.write_json(args.json, storage.read_json(run.report_json))
+    return 0
+
+
+def _restarting(times: int) -> int:
+    words = sys.argv[1:]
+    at = next(i for i, w in enumerate(words) if w.startswith("--restarts"))
+    words = words[:at] + words[at + (1 if "=" in words[at] else 2) :]
+    for attempt in range(times + 1):
+        code = subprocess.run([sys.executable, "-m", "itx.cli", *words]).returncode
+        if code in (0, 1, 2, 130):
+            return code
+        print(f"itx: exit {code}; start {attempt + 2} of {times + 1}", file=sys.stderr)
+        time.sleep(1)
+    return code
+
+
+def check_same_run(run: RunFolder, config: configs.RunConfig) -> list[str]:
+    """A run folder belongs to one config: data fields never change, maths fields only where allowed.
+
+    Returns a note for every allowed change; raises UserError naming the first field that may not differ.
+    """
+    if not run.path.exists() or not any(run.path.iterdir()):
+        return []
+    if not run.config_json.is_file():
+        raise UserError(f"{run.path} is not empty and not a run folder (no config.json); give another --run_dir")
+    old = configs.flatten(storage.read_json(run.config_json)["config"])
+    new = configs.flatten(configs.to_dict(config))
+    kinds = {name: f.metadata["kind"] for name, f in configs.fields_by_name().items()}
+    unknown = [n for n in config.resume.allow if n not in kinds]
+    if unknown:
+        raise UserError(f"resume.allow: unknown field {unknown[0]!r}" + did_you_mean(unknown[0], kinds))
+    notes = []
+    for name, value in new.items():
+        if name not in old or old[name] == value or kinds[name] == "free":
+            continue
+        change = f"{name} was {old[name]!r}, is {value!r}"
+        if kinds[name] == "maths" and name in config.resume.allow:
+            notes.append(change)
+            continue
+        way = f", or allow it: --resume.allow={name}" if kinds[name] == "maths" else ""
+        raise UserError(f"{run.path} belongs to another config: {change}; give another --run_dir{way}")
+    return notes
+
+
+def begin_run(run: RunFolder, config, origin: dict, lock: dict, args: Namespace, notes: list[str]) -> None:
+    """Write (or check) the run's lock, vocabulary and config."""
+    from itx.data import lock as locks
+
+    if run.lock_json.is_file():
+        old = locks.read(run.lock_json)
+        if locks.shape_hash(old) != locks.shape_hash(lock):
+            raise UserError(f"{run.path} was begun on other data: {locks.difference(old, lock)}; give another --run_dir")
+    model = Path(config.data.cache_dir) / lock["vocabulary"]["file"]
+    if not run.vocab_model.is_file():
+        if not model.is_file():
+            raise UserError(f"the lock's vocabulary is not in the cache: {model}")
+        with storage.whole_file(run.vocab_model) as part:
+            part.write_bytes(model.read_bytes())
+    storage.write_json(run.lock_json, lock)
+    old_notes = storage.read_json(run.config_json).get("notes", []) if run.config_json.is_file() else []
+    storage.write_json(run.config_json, {
+        "file": args.config, "quick": args.quick, "overrides": args.overrides,
+        "command": shlex.join(["itx", *sys.argv[1:]]), "config": configs.to_dict(config), "origin": origin,
+        "versions": {"python": sys.version.split()[0], **{v: metadata.version(v) for v in VERSIONED}},
+        "code": _code_version(), "data_hash": locks.shape_hash(lock), "notes": old_notes + notes,
+    })  # fmt: skip
+
+
+def _code_version() -> str:
+    """The git commit of the code, `+` where it was changed; the package version outside a checkout."""
+    here = Path(__file__).parent
+    git = ["git", "-C", str(here)]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
+        dirty = subprocess.run([*git, "status", "--porcelain", "--", "."], capture_output=True, text=True, check=True)
+        return commit.stdout.strip() + ("+" if dirty.stdout.strip() else "")
+    except (OSError, subprocess.CalledProcessError):
+        return metadata.version("itx")
+
+
+def build_in_subprocess(args: Namespace) -> Path:
+    """Build (or find) the cache in a process of its own: the build may import SeqIO, training never does."""
+    words = [sys.executable, "-m", "itx.cli", "data", "build", args.config, *args.overrides]
+    words += ["--quick"] if args.quick else []
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "build.json"
+        code = subprocess.run([*words, "--json", str(out)]).returncode
+        if code:
+            raise SystemExit(code)
+        return Path(storage.read_json(out)["lock"])
+
+
+# ---- data ----------------------------------------------------------------------------------------
+
+
+def _load(args: Namespace) -> configs.RunConfig:
+    return configs.load(args.config, args.overrides, args.quick)[0]
+
+
+def data_build(args: Namespace) -> int:
+    config = _load(args)
+    from itx.build.build import build
+    from itx.data import lock as locks
+
+    started = time.monotonic()
+    file = build(config, _build_progress)
+    lock = locks.read(file)
+    records = sum(t["examples"] for t in lock["tasks"])
+    print(f"data: {len(lock['tasks'])} task variants, {records:,} training examples, "
+          f"{len(lock['evaluation'])} evaluation rows, {time.monotonic() - started:.0f} s; lock {file}")  # fmt: skip
+    if args.json:
+        storage.write_json(args.json, {"lock": str(file), "tasks": len(lock["tasks"]), "examples": records})
+    return 0
+
+
+def _build_progress(what: str, done: int, of: int) -> None:
+    if sys.stderr.isatty():
+        print(f"\rbuild: {what} {done}/{of}   ", end="\n" if done == of else "", file=sys.stderr, flush=True)
+    elif done == of:
+        print(f"build: {what} {done}/{of}", file=sys.stderr)
+
+
+def _locked(args: Namespace):
+    """(config, lock, vocabulary) of a config's data, built where it is not."""
+    config = _load(args)
+    from itx.data import cache
+    from itx.data import lock as locks
+
+    lock = locks.read(build_in_subprocess(args))
+    return config, lock, cache.Vocabulary(Path(config.data.cache_dir) / lock["vocabulary"]["file"])
+
+
+def data_audit(args: Namespace) -> int:
+    config, lock, _ = _locked(args)
+    from itx.data.audit import audit, print_audit
+
+    facts = audit(lock, config.data.cache_dir, config)
+    print_audit(facts)
+    if args.json:
+        storage.write_json(args.json, facts)
+    return 1 if facts.get("errors") else 0
+
+
+def marked(vocabulary, tokens, weights) -> str:
+    """Text of a segment, the tokens under the loss between ⟦ ⟧."""
+    out, run = [], []
+    flags = [bool(w > 0) for w in weights]
+    for i, token in enumerate(tokens):
+        run.append(int(token))
+        if i + 1 == len(tokens) or flags[i + 1] != flags[i]:
+            ended = run[-1] == vocabulary.eos_id
+            words = vocabulary.decode(run[:-1] if ended else run) + ("⟨eos⟩" if ended else "")
+            out.append(f"⟦{words}⟧" if flags[i] else words)
+            run = []
+    return " ".join(out)
+
+
+def data_show(args: Namespace) -> int:
+    config, lock, vocabulary = _locked(args)
+    from itx.data.loader import Batches
+
+    batches = Batches(lock, config.data.cache_dir)
+    names = [t["name"] for t in lock["tasks"]]
+    if args.task and args.task not in names:
+        raise UserError(f"--task {args.task!r} is not in the mixture" + did_you_mean(args.task, names))
+    out = []
+    for i, name in enumerate(names):
+        if args.task in (None, name):
+            for record in batches.data.usable[i][0][: args.examples]:
+                prompt, target, weight = batches.segment(i, int(record), 0)
+                text = marked(vocabulary, [*prompt, *target], [*(0 * prompt), *weight])
+                out.append({"task": name, "record": int(record), "text": text, "loss_tokens": len(target)})
+                print(f"--- {name}, record {record}: {len(prompt)} + {len(target)} tokens\n{text}")
+    if args.json:
+        storage.write_json(args.json, out)
+    return 0
+
+
+def data_batch(args: Namespace) -> int:
+    config, lock, vocabulary = _locked(args)
+    from itx.data.loader import Batches
+
+    batches = Batches(lock, config.data.cache_dir)
+    batch = batches.batch(args.step)
+    size = lock["global_batch"]
+    filled = float((batch["decoder_segment_ids"] > 0).mean())
+    print(f"step {args.step}: {size} rows, {filled:.1%} of decoder places filled, "
+          f"{int((batch['decoder_loss_weights'] > 0).sum())} loss tokens; data {lock_hash(lock)}")  # fmt: skip
+    out = []
+    for b in range(min(args.rows, size)):
+        segments = []
+        for s, (task, record, rendering) in enumerate(batches.order.row(args.step * size + b), 1):
+            at = batch["decoder_segment_ids"][b] == s
+            tokens, weights = batch["decoder_target_tokens"][b][at], batch["decoder_loss_weights"][b][at]
+            text = marked(vocabulary, tokens, weights)
+            if "encoder_input_tokens" in batch:
+                inside = batch["encoder_segment_ids"][b] == s
+                text = vocabulary.decode(batch["encoder_input_tokens"][b][inside]) + " → " + text
+            segments.append({"task": lock["tasks"][task]["name"], "record": record, "rendering": rendering, "text": text})
+        print(f"--- row {b}")
+        for s in segments:
+            print(f"[{s['task']} {s['record']}#{s['rendering']}] {s['text']}")
+        out.append(segments)
+    if args.json:
+        arrays = {k: v.tolist() for k, v in batch.items()}
+        storage.write_json(args.json, {"step": args.step, "rows": out, "batch": arrays})
+    return 0
+
+
+def lock_hash(lock: dict) -> str:
+    from itx.data import lock as locks
+
+    return locks.shape_hash(lock)
+
+
+# ---- eval, generate --------------------------------------------------------------------------------
+
+
+def _run_config(run: RunFolder, **evaluation) -> configs.RunConfig:
+    """The config a run folder holds, with evaluation settings replaced."""
+    config = configs.from_dict(storage.read_json(run.config_json)["config"])
+    given = {k: v for k, v in evaluation.items() if v is not None}
+    return dataclasses.replace(config, eval=dataclasses.replace(config.eval, **given))
+
+
+def evaluate_run(args: Namespace) -> int:
+    run = open_run(args.run)
+    config = _run_config(run, max_examples=args.max_examples)
+    from itx.data import lock as locks
+    from itx.eval.evaluate import evaluate, print_scores
+    from itx.train import load_model, newest_step
+
+    lock = locks.read(run.lock_json)
+    if args.tasks:
+        wanted = args.tasks.split(",")
+        known = {n for r in lock["evaluation"] for n in (r["name"], r["task"])}
+        for name in wanted:
+            if name not in known:
+                raise UserError(f"--tasks: no evaluation row {name!r} in this run" + did_you_mean(name, known))
+        lock["evaluation"] = [r for r in lock["evaluation"] if {r["name"], r["task"]} & set(wanted)]
+    step = newest_step(run) if args.step is None else args.step
+    scores = evaluate(lambda: load_model(run, config, lock, step), lock, config, run, step)
+    print_scores(scores)
+    if args.json:
+        storage.write_json(args.json, scores)
+    return 0
+
+
+def generate(args: Namespace) -> int:
+    run = open_run(args.run)
+    config = _run_config(run)
+    from itx.data import cache
+    from itx.data import lock as locks
+    from itx.train import load_model, newest_step
+
+    lock = locks.read(run.lock_json)
+    vocabulary = cache.Vocabulary(run.vocab_model)
+    runner = load_model(run, config, lock, newest_step(run) if args.step is None else args.step)
+    prompts = args.prompt or iter(lambda: _ask(), None)
+    out = []
+    for prompt in prompts:
+        if not prompt.strip():
+            continue
+        answer = runner.generate([vocabulary.encode(prompt)], args.max_new_tokens)[0]
+        out.append({"prompt": prompt, "answer": vocabulary.decode(answer["tokens"]), "finished": answer["finished"]})
+        print(out[-1]["answer"] + ("" if answer["finished"] else " …"))
+    if args.json:
+        storage.write_json(args.json, out)
+    return 0
+
+
+def _ask() -> str | None:
+    try:
+        return input("> ").replace("\\n", "\n")
+    except EOFError:
+        return None
+
+
+# ---- tasks -----------------------------------------------------------------------------------------
+
+
+def _registered(args: Namespace):
+    from itx.tasks import registry
+
+    registry.load_modules(args.modules.split(","))
+    return registry
+
+
+def tasks_ls(args: Namespace) -> int:
+    registry = _registered(args)
+    rows = [
+        {"task": t.name, "cluster": t.cluster, "version": t.version, "templates": len(t.templates),
+         "heldout_templates": len(t.heldout_templates), "metrics": [str(m) for m in t.metrics],
+         "cot": t.cot is not None, "inverted": bool(t.inverted), "evaluation_only": t.evaluation_only,
+         "language": t.tags.get("language", "")}
+        for t in _all_tasks(registry, args.root) if not args.name or args.name in (t.name, t.cluster)
+    ]  # fmt: skip
+    if args.name and not rows:
+        raise UserError(f"no task or cluster {args.name!r}" + did_you_mean(args.name, registry.TASKS))
+    for r in sorted(rows, key=lambda r: (r["cluster"], r["task"])):
+        marks = [k for k in ("cot", "inverted", "evaluation_only") if r[k]]
+        print(f"{r['cluster']:<20} {r['task']:<28} v{r['version']}  {r['templates']}+{r['heldout_templates']} templates  "
+              f"{','.join(r['metrics'])}  {r['language']} {' '.join(marks)}".rstrip())  # fmt: skip
+    mixtures = [{"mixture": m, "members": "holdout" if hasattr(s.members, "clusters") else len(s.members)}
+                for m, s in sorted(registry.MIXTURES.items())]  # fmt: skip
+    for m in [] if args.name else mixtures:
+        print(f"mixture              {m['mixture']:<28} {m['members']}")
+    for f in [] if args.root or args.name else sorted(registry.FAMILIES):
+        print(f"family               {f}.*  (its members need --root)")
+    if args.json:
+        storage.write_json(args.json, {"tasks": rows, "mixtures": mixtures})
+    return 0
+
+
+def _all_tasks(registry, root: str) -> list:
+    members = [registry.task(n, root) for f in registry.FAMILIES for n in registry.expand(f"{f}.*", root)] if root else []
+    return [*registry.TASKS.values(), *members]
+
+
+def tasks_show(args: Namespace) -> int:
+    registry = _registered(args)
+    if args.name in registry.MIXTURES:
+        return _show_mixture(registry, args)
+    from itx.build import check
+
+    facts = check.show(registry.task(args.name, args.root), args.name, args.root)
+    for key, value in facts["task"].items():
+        print(f"{key:<12} {value}")
+    for r in facts["renderings"]:
+        print(f"--- {r['template']} ({r['kind']})\n{r['prompt']}\n⟦{r['target']}⟧")
+    if args.json:
+        storage.write_json(args.json, facts)
+    return 0
+
+
+def _show_mixture(registry, args: Namespace) -> int:
+    spec = registry.MIXTURES[args.name]
+    facts = {"mixture": args.name, "members": registry.members(spec, args.root),
+             "held out": dict(registry.removed(spec, args.root))}  # fmt: skip
+    for name, share in facts["members"].items():
+        print(f"{name:<32} {'' if share is None else share}")
+    for name, why in facts["held out"].items():
+        print(f"held out: {name:<22} {why}")
+    if args.json:
+        storage.write_json(args.json, facts)
+    return 0
+
+
+def tasks_check(args: Namespace) -> int:
+    registry = _registered(args)
+    from itx.build import check
+
+    specs = [registry.task(args.name, args.root)] if args.name else _all_tasks(registry, args.root)
+    rows = []
+    for spec in specs:
+        problems = check.check(spec, args.root)
+        rows.append({"task": spec.name, "problems": problems})
+        print(f"{'ok  ' if not problems else 'FAIL'} {spec.name}" + "".join(f"\n     {p}" for p in problems))
+    if args.json:
+        storage.write_json(args.json, rows)
+    return 1 if any(r["problems"] for r in rows) else 0
+
+
+COMMANDS = {
+    ("train", None): train,
+    ("data", "build"): data_build,
+    ("data", "audit"): data_audit,
+    ("data", "show"): data_show,
+    ("data", "batch"): data_batch,
+    ("tasks", "ls"): tasks_ls,
+    ("tasks", "show"): tasks_show,
+    ("tasks", "check"): tasks_check,
+    ("eval", None): evaluate_run,
+    ("generate", None): generate,
+}

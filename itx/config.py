@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The whole configuration of a run: frozen dataclasses, a Python file that fills them, overrides.
+
+A recipe is a Python file with `get_config(quick=False) -> RunConfig`; `--a.b=c` overrides a field.
+Every field says what a change of it means on resume, as `kind`:
+    data    shapes the batches: refused on resume
+    maths   shapes the update: refused on resume unless named in `resume.allow`, then logged
+    free    changes neither (mesh, periods, number of steps, folders)
+Derived values are functions of the config, never written back into it.
+"""
+
+import dataclasses
+import importlib.util
+import json
+import os
+import sys
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from itx.errors import UserError, did_you_mean
+
+KINDS = ("data", "maths", "free")
+
+
+def _f(kind: str, default: Any, doc: str) -> Any:
+    assert kind in KINDS
+    return field(default=default, metadata={"kind": kind, "doc": doc})
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """One `Transformer`; both architectures are settings of it (itx/models/transformer.py)."""
+
+    architecture: Literal["decoder", "encoder_decoder"] = _f("data", "decoder", "stack(s)")
+    vocab_size: int = _f("maths", 0, "embedding rows; 0: the vocabulary's size, up to a multiple of 128")
+    embed_dim: int = _f("maths", 128, "width of the residual stream")
+    num_layers: int = _f("maths", 4, "blocks in the decoder (and in the encoder, where there is one)")
+    num_heads: int = _f("maths", 4, "query heads")
+    num_kv_heads: int = _f("maths", 4, "key/value heads; divides num_heads")
+    head_dim: int = _f("maths", 32, "width of a head")
+    mlp_dim: int = _f("maths", 384, "hidden width of the MLP")
+    mlp_activation: Literal["silu", "gelu", "relu"] = _f("maths", "silu", "activation of the MLP")
+    mlp_gated: bool = _f("maths", True, "act(x W_gate) * (x W_up), as in GLU variants")
+    position: Literal["rope", "t5_relative"] = _f("maths", "rope", "position encoding")
+    rope_theta: float = _f("maths", 10_000.0, "RoPE base")
+    relative_buckets: int = _f("maths", 32, "T5 relative-bias buckets")
+    relative_max_distance: int = _f("maths", 128, "T5 relative-bias farthest distance")
+    qk_norm: bool = _f("maths", False, "RMS norm of each head's queries and keys")
+    scale_attention: bool = _f("maths", True, "divide scores by sqrt(head_dim); T5 does not")
+    tie_embeddings: bool = _f("maths", True, "the output layer is the embedding table")
+    norm_eps: float = _f("maths", 1e-6, "RMS norm epsilon")
+    dropout: float = _f("maths", 0.0, "on each block's two outputs and the embeddings")
+    prefix_lm: bool = _f("data", False, "decoder-only: prompt positions see the whole prompt")
+    dtype: Literal["float32", "bfloat16"] = _f("maths", "float32", "of activations")
+    remat: Literal["none", "full"] = _f("free", "none", "recompute activations in the backward pass")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    mixture: str = _f("data", "", "a mixture or task: a name in SeqIO's registries or ours")
+    modules: tuple[str, ...] = _f("data", ("tasks",), "modules to import; they register tasks")
+    root: str = _f("free", "", "folder that relative source files stand under")
+    cache_dir: str = _f("free", "cache", "where tokenised data are kept")
+    vocab: str = _f("data", "", "a SentencePiece model file; empty: one is trained on the mixture")
+    vocab_size: int = _f("data", 1024, "pieces of a vocabulary trained here")
+    render_seed: int = _f("data", 0, "draws templates and option order (part of the cache)")
+    suite_seed: int = _f("data", 0, "given to procedural sources (tasks/toy)")
+    seed: int = _f("data", 0, "draws the order of examples")
+    renderings: int = _f("data", 8, "most different renderings of an example; epoch e uses e mod this")
+    sequence_length: int = _f("data", 256, "tokens of a row (decoder) or of an encoder row")
+    target_length: int = _f("data", 96, "loss positions of a row (decoder) or tokens of a decoder row")
+    global_batch: int = _f("data", 32, "rows of a step, over all hosts")
+    window_examples: int = _f("data", 4096, "examples mixed, packed and permuted together")
+    weighting: Literal["token", "example", "task"] = _f("data", "token", "what counts alike in the loss")
+    too_long: Literal["error", "drop", "cut_input"] = _f("data", "error", "an example longer than a row")
+    skip_bad: bool = _f("data", False, "count and skip unreadable records rather than stop")
+    max_epochs: float = _f("free", 1000.0, "the audit fails above this many passes over a task")
+    eval_examples: int = _f("data", 200, "evaluation examples kept per task and split, by content hash")
+    workers: int = _f("free", 0, "build processes; 0: one per core")
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    name: str = _f("maths", "adamw", "an entry of optim.OPTIMIZERS")
+    kwargs: dict[str, float] = _f("maths", None, "passed to the optimizer as they are")
+    learning_rate: float = _f("maths", 1e-3, "peak")
+    schedule: Literal["constant", "cosine", "linear", "rsqrt"] = _f("maths", "cosine", "after warm-up")
+    warmup_steps: int = _f("maths", 100, "linear from 0")
+    decay_steps: int = _f("maths", 0, "where the schedule ends; 0: train.steps")
+    final_share: float = _f("maths", 0.1, "learning rate at the end, as a share of the peak")
+    clip_norm: float = _f("maths", 1.0, "global gradient norm; 0: no clipping")
+    weight_decay: float = _f("maths", 0.0, "on parameters that `decay` matches")
+    decay: tuple[str, ...] = _f("maths", (r".*/(kernel|w\w*)$",), "regexes of decayed parameters")
+    lr_multipliers: tuple[tuple[str, float], ...] = _f("maths", (), "(regex, factor), first match wins")
+    freeze: tuple[str, ...] = _f("maths", (), "regexes of parameters that stay as they are")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    steps: int = _f("free", 1000, "optimizer steps in all")
+    seed: int = _f("maths", 0, "initialisation and dropout")
+    microbatches: int = _f("free", 1, "gradient accumulation: parts a batch is split into")
+    checkpoint_every: int = _f("free", 500, "steps")
+    keep_checkpoints: int = _f("free", 2, "newest kept")
+    log_every: int = _f("free", 10, "steps between lines of metrics.jsonl")
+    z_loss: float = _f("maths", 0.0, "weight of log(Z)^2")
+    label_smoothing: float = _f("maths", 0.0, "share of the target spread over the vocabulary")
+    deterministic: bool = _f("maths", False, "GPU: only kernels that repeat bit for bit")
+    tensorboard: bool = _f("free", False, "also write tensorboard/")
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """Sizes of the mesh axes; -1 takes the devices that are left. itx/mesh.py has the table."""
+
+    replica: int = _f("free", 1, "slices, over the slow network")
+    data: int = _f("free", -1, "batch only")
+    fsdp: int = _f("free", 1, "batch and parameters")
+    tensor: int = _f("free", 1, "heads, MLP and vocabulary")
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    tasks: tuple[str, ...] = _f("free", (), "evaluated besides what the mixture holds out")
+    split: Literal["validation", "test"] = _f("free", "test", "scored by `itx train` at the end")
+    max_examples: int = _f("free", 24, "examples per task, times every template; the report says so")
+    batch_size: int = _f("free", 256, "sequences generated or scored together")
+    max_new_tokens: int = _f("free", 64, "generation limit; the count of answers that hit it is reported")
+    before: bool = _f("free", True, "also score the model before tuning")
+    instructions: bool = _f("free", True, "also score tasks that share inputs without and with a swapped instruction")
+
+
+@dataclass(frozen=True)
+class ResumeConfig:
+    allow: tuple[str, ...] = _f("free", (), "maths fields that may differ from the run's, by dotted name")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig = TrainConfig()
+    mesh: MeshConfig = MeshConfig()
+    eval: EvalConfig = EvalConfig()
+    resume: ResumeConfig = ResumeConfig()
+
+
+def fields_by_name(config: Any = None) -> dict[str, dataclasses.Field]:
+    """Dotted name -> field, for every leaf: {"train.steps": Field(...), ...}."""
+    out = {}
+    for section in dataclasses.fields(RunConfig):
+        for f in dataclasses.fields(section.type):
+            out[f"{section.name}.{f.name}"] = f
+    return out
+
+
+def to_dict(config: RunConfig) -> dict:
+    """Nested plain values, as config.json holds them (tuples become lists)."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def flatten(values: dict) -> dict[str, Any]:
+    """{"train": {"steps": 5}} -> {"train.steps": 5}; one level, as RunConfig is."""
+    return {f"{s}.{k}": v for s, group in values.items() for k, v in group.items()}
+
+
+def load(file: str, overrides: list[str] = (), quick: bool = False) -> tuple[RunConfig, dict[str, str]]:
+    """The config of a recipe file with `--a.b=c` overrides, and where each value comes from.
+
+    Returns (config, origin), origin: dotted name -> "default" | the file | "command line".
+    """
+    if not os.path.isfile(file):
+        folder = os.path.dirname(file) or "."
+        names = [os.path.join(folder, n) for n in os.listdir(folder)] if os.path.isdir(folder) else []
+        raise UserError(f"config file {file!r} is not there" + did_you_mean(file, [n for n in names if n.endswith(".py")]))
+    spec = importlib.util.spec_from_file_location(f"itx_config_{os.path.basename(file)[:-3]}", file)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    try:
+        spec.loader.exec_module(module)
+        config = module.get_config(quick=quick)
+    except UserError:
+        raise
+    except TypeError as e:  # an unknown keyword of a dataclass
+        name = str(e).split("unexpected keyword argument ")[-1].strip("'")
+        near = did_you_mean(name, [k.split(".")[1] for k in fields_by_name()]) if "unexpected" in str(e) else ""
+        raise UserError(f"{file}: {e}{near}") from e
+    except AttributeError as e:
+        raise UserError(f"{file}: {e}") from e
+    if not isinstance(config, RunConfig):
+        raise UserError(f"{file}: get_config() returned {type(config).__name__}, not RunConfig")
+    default = flatten(to_dict(RunConfig()))
+    origin = {k: "default" if v == default[k] else file for k, v in flatten(to_dict(config)).items()}
+    for text in overrides:
+        config, name = override(config, text)
+        origin[name] = "command line"
+    return config, origin
+
+
+def override(config: RunConfig, text: str) -> tuple[RunConfig, str]:
+    """Apply one `--a.b=c`; the key is checked here, the value by its type (tyro)."""
+    key, equals, value = text.partition("=")
+    name = key.removeprefix("--").replace("-", "_")
+    known = fields_by_name()
+    if not key.startswith("--") or name not in known:
+        raise UserError(f"unknown setting {key!r}" + did_you_mean(name, known))
+    if not equals:
+        raise UserError(f"{key} needs a value: {key}=…")
+    section, leaf = name.split(".")
+    import tyro  # only where there is something to parse
+
+    kind = known[name].type
+    args = value.split(",") if str(kind).startswith("tuple") and value else [value] if value else []
+    if kind is str:
+        parsed = value
+    elif str(kind).startswith("dict"):
+        try:
+            parsed = json.loads(value)
+        except json.JSONDecodeError as e:
+            raise UserError(f"{key}={value}: not a JSON object ({e})") from e
+    else:
+        try:
+            parsed = tyro.cli(kind, args=["--", *args] if args else [], console_outputs=False)
+        except SystemExit as e:
+            raise UserError(f"{key}={value}: not a valid {getattr(kind, '__name__', kind)}") from e
+    group = dataclasses.replace(getattr(config, section), **{leaf: parsed})
+    return dataclasses.replace(config, **{section: group}), name
+
+
+def from_dict(values: dict) -> RunConfig:
+    """The config that `to_dict` wrote; keys that this version does not know are errors."""
+    sections = {}
+    for section in dataclasses.fields(RunConfig):
+        known = {f.name: f for f in dataclasses.fields(section.type)}
+        given = values.get(section.name, {})
+        for key in given:
+            if key not in known:
+                raise UserError(f"config.json: unknown setting {section.name}.{key}" + did_you_mean(key, known))
+        plain = {k: _tuples(v) if isinstance(v, list) else v for k, v in given.items()}
+        sections[section.name] = section.type(**plain)
+    return RunConfig(**sections)
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value

@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The cache: tokenised renderings, one folder per (task variant, split, rendering).
+
+    <cache_dir>/<variant>/<split>/r<k>-<key>/
+        tokens.npy          every token of every piece, end to end, in the smallest unsigned type
+        piece_lengths.npy   int32, tokens of each piece
+        piece_trained.npy   bool, whether the loss is taken on the piece
+        record_pieces.npy   int64 [n + 1], record i holds pieces record_pieces[i]:record_pieces[i + 1]
+        content.npy         uint64 [n], hash of the canonical input content
+        template.npy        int16 [n], index into manifest["templates"]
+        examples.jsonl.gz   the texts: all records of an evaluation split, the first ones of a training split
+        long_inputs.jsonl.gz the inputs of 13 words and more of a training split, for the leak test
+        manifest.json       what this is, what was read and skipped, and the hash of each file
+
+A Record is a list of pieces (token ids, trained?). A key is the hash of all that shapes the folder's
+content, so a folder that exists is complete and right.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from itx import storage
+from itx.errors import UserError
+
+ARRAYS = ("tokens", "piece_lengths", "piece_trained", "record_pieces", "content", "template")
+Piece = tuple[np.ndarray, bool]
+
+
+class Vocabulary:
+    """A SentencePiece model file. Pieces of a text are encoded as at inference: each alone."""
+
+    def __init__(self, file: str | Path):
+        import hashlib
+
+        import sentencepiece
+
+        try:
+            data = Path(file).read_bytes()
+        except OSError as e:
+            raise UserError(f"vocabulary {file}: {e.strerror or e}") from e
+        self.sp = sentencepiece.SentencePieceProcessor()
+        try:
+            self.sp.LoadFromSerializedProto(data)
+            self.size = self.sp.GetPieceSize()
+        except (RuntimeError, TypeError, ValueError) as e:
+            raise UserError(f"vocabulary {file} is not a SentencePiece model file") from e
+        if not data or self.size == 0:
+            raise UserError(f"vocabulary {file} is not a SentencePiece model file")
+        self.file = str(file)
+        self.hash = hashlib.sha256(data).hexdigest()[:16]
+        self.pad_id = max(self.sp.pad_id(), 0)
+        self.eos_id = self.sp.eos_id()
+        self.bos_id = self.sp.bos_id() if self.sp.bos_id() >= 0 else self.pad_id
+        if self.eos_id < 0:
+            raise UserError(f"vocabulary {file} has no end-of-sequence piece")
+
+    def encode(self, text: str) -> list[int]:
+        return self.sp.EncodeAsIds(text)
+
+    def encode_batch(self, texts: list[str]) -> list[list[int]]:
+        return self.sp.Encode(texts)
+
+    def decode(self, ids: Any) -> str:
+        """Text of ids; ids outside the model (padding rows of the embedding) read as unknown."""
+        unk = self.sp.unk_id()
+        return self.sp.DecodeIds([int(i) if 0 <= int(i) < self.size else unk for i in ids])
+
+    def pieces(self, ids: Any) -> list[str]:
+        return [self.sp.IdToPiece(int(i)) if 0 <= int(i) < self.size else "<?>" for i in ids]
+
+
+def folder_name(variant: str) -> str:
+    """A variant name as a folder name: `a:cot` -> `a_cot` (`#r` stands in r<k>)."""
+    return variant.split("#")[0].replace(":", "_")
+
+
+def write(folder: Path, records: list[list[tuple[list[int], bool]]], content: list[int], template: list[int],
+          manifest: dict, examples: list[dict], vocab_size: int, long_inputs: list[dict] = ()) -> None:  # fmt: skip
+    """Write one folder whole; a kill leaves none."""
+    dtype = np.uint16 if vocab_size <= 1 << 16 else np.uint32
+    pieces = [p for r in records for p in r]
+    counts = np.array([0, *(len(r) for r in records)], np.int64)
+    flat = [t for ids, _ in pieces for t in ids]
+    arrays = {
+        "tokens": np.array(flat, dtype),
+        "piece_lengths": np.array([len(ids) for ids, _ in pieces], np.int32),
+        "piece_trained": np.array([trained for _, trained in pieces], bool),
+        "record_pieces": np.cumsum(counts),
+        "content": np.array(content, np.uint64),
+        "template": np.array(template, np.int16),
+    }
+    with storage.whole_folder(folder) as part:
+        for name, array in arrays.items():
+            np.save(part / f"{name}.npy", array)
+        storage.write_jsonl_gz(part / "examples.jsonl.gz", examples)
+        storage.write_jsonl_gz(part / "long_inputs.jsonl.gz", long_inputs)
+        files = {p.name: storage.sha256(p) for p in sorted(part.iterdir())}
+        storage.write_json(part / "manifest.json", {**manifest, "records": len(records), "files": files})
+
+
+def manifest_hash(folder: Path) -> str:
+    """The hash that a lock names: of the manifest, which holds the hash of every file."""
+    return storage.sha256(folder / "manifest.json")
+
+
+def read_manifest(folder: Path | str) -> dict:
+    try:
+        return storage.read_json(Path(folder) / "manifest.json")
+    except (OSError, ValueError) as e:
+        raise UserError(f"cache folder {folder} is missing or broken; build it again (itx data build CONFIG)") from e
+
+
+def read_examples(folder: Path | str) -> list[dict]:
+    return storage.read_jsonl_gz(Path(folder) / "examples.jsonl.gz")
+
+
+def read_long_inputs(folder: Path | str) -> list[dict]:
+    """[{"record", "input"}] of a training folder."""
+    return storage.read_jsonl_gz(Path(folder) / "long_inputs.jsonl.gz")
+
+
+@dataclass(frozen=True)
+class Records:
+    """Random access to one folder's records; arrays are memory-mapped."""
+
+    folder: Path
+
+    def _array(self, name: str) -> np.ndarray:
+        return np.load(self.folder / f"{name}.npy", mmap_mode="r")
+
+    @cached_property
+    def tokens(self) -> np.ndarray:
+        return self._array("tokens")
+
+    @cached_property
+    def piece_lengths(self) -> np.ndarray:
+        return np.asarray(self._array("piece_lengths"))
+
+    @cached_property
+    def piece_trained(self) -> np.ndarray:
+        return np.asarray(self._array("piece_trained"))
+
+    @cached_property
+    def record_pieces(self) -> np.ndarray:
+        return np.asarray(self._array("record_pieces"))
+
+    @cached_property
+    def piece_starts(self) -> np.ndarray:
+        return np.concatenate([[0], np.cumsum(self.piece_lengths, dtype=np.int64)])
+
+    @cached_property
+    def content(self) -> np.ndarray:
+        return np.asarray(self._array("content"))
+
+    @cached_property
+    def template(self) -> np.ndarray:
+        return np.asarray(self._array("template"))
+
+    def __len__(self) -> int:
+        return len(self.record_pieces) - 1
+
+    def __getitem__(self, i: int) -> list[Piece]:
+        out = []
+        for p in range(self.record_pieces[i], self.record_pieces[i + 1]):
+            start = self.piece_starts[p]
+            out.append((np.asarray(self.tokens[start : start + self.piece_lengths[p]]), bool(self.piece_trained[p])))
+        return out
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """int32 [n, 3]: tokens before the last trained piece, tokens of that piece, trained pieces.
+
+        Neither BOS nor EOS is counted: they belong to the architecture, not to the record.
+        """
+        ends = self.record_pieces[1:]
+        if not len(self):
+            return np.zeros((0, 3), np.int32)
+        last_trained = self.piece_trained[ends - 1]
+        if not last_trained.all():
+            bad = int(np.flatnonzero(~last_trained)[0])
+            raise UserError(f"{self.folder}: record {bad} does not end in a trained piece")
+        target = self.piece_lengths[ends - 1]
+        total = self.piece_starts[ends] - self.piece_starts[self.record_pieces[:-1]]
+        trained = np.add.reduceat(self.piece_trained.astype(np.int32), self.record_pieces[:-1])
+        return np.stack([total - target, target, trained], 1).astype(np.int32)

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The run folder: the names of its files stand here and nowhere else."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from itx.errors import UserError
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    path: Path
+
+    @property
+    def config_json(self) -> Path:
+        """{"file", "overrides", "config", "origin", "versions", "command"}"""
+        return self.path / "config.json"
+
+    @property
+    def lock_json(self) -> Path:
+        return self.path / "data.lock.json"
+
+    @property
+    def vocab_model(self) -> Path:
+        return self.path / "vocab" / "sentencepiece.model"
+
+    @property
+    def metrics_jsonl(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def audit_json(self) -> Path:
+        return self.path / "audit.json"
+
+    def eval_dir(self, step: int) -> Path:
+        """scores.json, predictions/<row>.jsonl"""
+        return self.path / "eval" / str(step)
+
+    def scores_json(self, step: int) -> Path:
+        return self.eval_dir(step) / "scores.json"
+
+    @property
+    def test_log(self) -> Path:
+        """One line per look at the test split."""
+        return self.path / "eval" / "test_looks.jsonl"
+
+    @property
+    def fixed_json(self) -> Path:
+        """Loss on fixed training examples per task, before and after."""
+        return self.path / "eval" / "fixed_examples.json"
+
+    @property
+    def report_json(self) -> Path:
+        return self.path / "report.json"
+
+    @property
+    def report_html(self) -> Path:
+        return self.path / "report.html"
+
+    @property
+    def report_png(self) -> Path:
+        return self.path / "report.png"
+
+
+def default_run(config_file: str, quick: bool) -> Path:
+    return Path("runs") / (Path(config_file).stem + ("-quick" if quick else ""))
+
+
+def open_run(path: str) -> RunFolder:
+    """An existing run folder; UserError where it is none."""
+    run = RunFolder(Path(path))
+    if not run.config_json.is_file():
+        from itx.errors import did_you_mean
+
+        parent = run.path.parent if run.path.parent.is_dir() else Path("runs")
+        others = [str(p) for p in parent.iterdir() if (p / "config.json").is_file()] if parent.is_dir() else []
+        raise UserError(f"{path} is not a run folder (no config.json there)" + did_you_mean(str(path), others))
+    return run

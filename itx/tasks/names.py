@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The grammar of names: `task[:zs|:fsK][:cot][:inv][:noopt][:tID][#r]`, in this order.
+
+`rte` is `rte:zs#0`; `:tID` fixes the template whose id is `tID`; `#r` is rendering r. Names satisfy
+SeqIO's `[\\w\\d\\.\\:_#]+`, ASCII only and to the end (SeqIO's own check admits a trailing newline).
+"""
+
+import re
+from dataclasses import dataclass, replace
+
+from itx.errors import UserError
+
+_VARIANT = re.compile(
+    r"(?P<task>[A-Za-z0-9_.]+)(?::(?:zs|fs(?P<shots>[1-9]\d?)))?(?P<cot>:cot)?(?P<inv>:inv)?(?P<noopt>:noopt)?"
+    r"(?::(?P<template>t[0-9a-f]{6}))?(?:#(?P<rendering>\d+))?"
+)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A parsed name. `str(Variant("rte"))` is "rte"."""
+
+    task: str
+    shots: int = 0
+    cot: bool = False
+    inverted: bool = False
+    no_options: bool = False
+    template: str = ""
+    rendering: int = 0
+
+    def __str__(self) -> str:
+        shots = f":fs{self.shots}" if self.shots else ""
+        flags = (":cot" * self.cot) + (":inv" * self.inverted) + (":noopt" * self.no_options)
+        template = f":{self.template}" if self.template else ""
+        return f"{self.task}{shots}{flags}{template}" + (f"#{self.rendering}" if self.rendering else "")
+
+    @property
+    def base(self) -> "Variant":
+        """The same variant at rendering 0."""
+        return replace(self, rendering=0)
+
+
+def parse(name: str) -> Variant:
+    m = _VARIANT.fullmatch(name)
+    if m is None:
+        raise UserError(f"name {name!r} is not task[:zs|:fsK][:cot][:inv][:noopt][:tID][#r] (in this order, ASCII)")
+    return Variant(
+        m["task"],
+        int(m["shots"] or 0),
+        bool(m["cot"]),
+        bool(m["inv"]),
+        bool(m["noopt"]),
+        m["template"] or "",
+        int(m["rendering"] or 0),
+    )
+
+
+def check_name(name: str, what: str) -> str:
+    """A task's or mixture's own name: ASCII letters, digits, `_` and `.`."""
+    if not re.fullmatch(r"[A-Za-z0-9_.]+", name):
+        raise UserError(f"{what} name {name!r}: only ASCII letters, digits, '_' and '.' are allowed")
+    return name

@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where tasks and mixtures are registered and resolved, before SeqIO is imported.
+
+`instruction_task` and `mixture` are what a task module calls. `members(mixture)` lists what a mixture
+trains on, `removed(mixture)` what it holds out and why. The build registers the outcome in SeqIO's own
+registries and reads names and rates back from there (itx/build/seqio_bridge.py).
+"""
+
+import importlib
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from itx.errors import UserError, did_you_mean
+from itx.tasks import names, templates
+from itx.tasks.spec import SPLITS, Holdout, MixtureSpec, Source, TaskSpec
+
+TASKS: dict[str, TaskSpec] = {}
+MIXTURES: dict[str, MixtureSpec] = {}
+FAMILIES: dict[str, Callable[[str], Sequence[TaskSpec]]] = {}
+_FAMILY_CACHE: dict[tuple[str, str], dict[str, TaskSpec]] = {}
+
+
+def _caller() -> str:
+    return inspect.stack()[2].frame.f_globals.get("__name__", "")
+
+
+def instruction_task(name: str, *, version: int, cluster: str, source: Any, fields: Callable, **rest: Any) -> TaskSpec:
+    """Register one task; see TaskSpec for the fields. Returns the spec."""
+    spec = make_task(name, version=version, cluster=cluster, source=source, fields=fields, module=_caller(), **rest)
+    if name in TASKS:
+        raise UserError(f"task {name!r} of {spec.module} is already registered by {TASKS[name].module}")
+    if name in MIXTURES:
+        raise UserError(f"task {name!r}: a mixture has this name (SeqIO would silently prefer the mixture)")
+    TASKS[name] = spec
+    return spec
+
+
+def make_task(name: str, **rest: Any) -> TaskSpec:
+    """A checked TaskSpec that is not registered (families return these)."""
+    for key in ("templates", "heldout_templates", "inverted"):
+        rest[key] = tuple(tuple(t) for t in rest.get(key, ()))
+    for key in ("metrics", "origin", "neighbours"):
+        rest[key] = tuple(rest.get(key, ("exact_match",) if key == "metrics" else ()))
+    for key in ("options", "content"):
+        rest[key] = None if rest.get(key) is None else tuple(rest[key])
+    try:
+        spec = TaskSpec(names.check_name(name, "task"), **rest)
+    except TypeError as e:
+        raise UserError(f"task {name!r}: {e}") from e
+    _check(spec)
+    return spec
+
+
+def _check(spec: TaskSpec) -> None:
+    where = f"task {spec.name!r}"
+    if isinstance(spec.source, Source):
+        shares = spec.source.split_by_hash
+        bad = [s for s in (shares or spec.source.files) if s not in (*SPLITS, "")]
+        if bad:
+            raise UserError(f"{where}: split {bad[0]!r}" + did_you_mean(bad[0], SPLITS))
+        if shares and abs(sum(shares.values()) - 1) > 1e-6:
+            raise UserError(f"{where}: split_by_hash sums to {sum(shares.values())}, not 1")
+    if not spec.templates and not spec.cot:
+        raise UserError(f"{where} has no templates")
+    if spec.primary not in ("generate", "rank"):
+        raise UserError(f"{where}: primary={spec.primary!r}; valid: 'generate', 'rank'")
+    for key in ("templates", "heldout_templates", "inverted"):
+        for template in getattr(spec, key):
+            if len(template) != 2 or not all(isinstance(t, str) for t in template):
+                raise UserError(f"{where}: {key} holds {template!r}, not an (input, target) pair of texts")
+            for text in template:
+                templates.slots(text)
+            if template[0].endswith((" ", "\t")):
+                raise UserError(f"{where}: a prompt must not end in a space (a token would straddle it): {template[0]!r}")
+    both = set(spec.templates) & set(spec.heldout_templates)
+    if both:
+        raise UserError(f"{where}: a held-out template is also a training template: {both.pop()!r}")
+    for metric in spec.metrics:
+        if callable(metric) and getattr(metric, "__name__", "<lambda>") == "<lambda>":
+            raise UserError(f"{where}: a metric is a name or a module-level function, not a lambda")
+
+
+def mixture(name: str, members: Any, **rest: Any) -> MixtureSpec:
+    """Register a mixture: a list of names (rates proportional to examples), a dict of weights, or `holdout(…)`."""
+    names.check_name(name, "mixture")
+    if name in MIXTURES or name in TASKS:
+        raise UserError(f"mixture {name!r}: a {'mixture' if name in MIXTURES else 'task'} has this name already")
+    if isinstance(members, dict) and rest.get("maximum") is not None:
+        raise UserError(f"mixture {name!r}: explicit weights and maximum= exclude each other")
+    if not isinstance(members, (dict, Holdout)):
+        members = tuple(members)
+    variants = rest.get("variants", {"zs": 1.0})
+    for v in variants:
+        names.parse(f"x:{v}")
+    if abs(sum(variants.values()) - 1) > 1e-6:
+        raise UserError(f"mixture {name!r}: variants sum to {sum(variants.values())}, not 1")
+    try:
+        MIXTURES[name] = MixtureSpec(name, members, module=_caller(), **rest)
+    except TypeError as e:
+        raise UserError(f"mixture {name!r}: {e}") from e
+    return MIXTURES[name]
+
+
+def family(name: str, members: Callable[[str], Sequence[TaskSpec]]) -> None:
+    """Register many tasks `name.xyz` that `members(root)` lists when first asked for under a data root."""
+    if name in FAMILIES:
+        raise UserError(f"family {name!r} is already registered")
+    FAMILIES[name] = members
+
+
+def _family(name: str, root: str) -> dict[str, TaskSpec]:
+    key = (name, root)
+    if key not in _FAMILY_CACHE:
+        specs = FAMILIES[name](root)
+        found = {s.name: s for s in specs}
+        if len(found) < len(specs):
+            raise UserError(f"family {name!r}: two members share a name")
+        _FAMILY_CACHE[key] = found
+    return _FAMILY_CACHE[key]
+
+
+def load_modules(modules: Sequence[str]) -> None:
+    """Import the modules that register tasks (`data.modules`)."""
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as e:
+            if e.name and module.startswith(e.name):
+                raise UserError(f"data.modules: no module named {module!r} (is it on the path or in this folder?)") from e
+            raise
+
+
+def task(name: str, root: str = "") -> TaskSpec:
+    """The spec behind a name or variant name; `ni.task123` is looked up in its family under `root`."""
+    base = names.parse(name).task
+    if base in TASKS:
+        return TASKS[base]
+    prefix = base.split(".")[0]
+    valid = list(TASKS)
+    if prefix in FAMILIES:
+        found = _family(prefix, root)
+        if base in found:
+            return found[base]
+        valid = list(found)
+    raise UserError(f"unknown task {base!r}" + did_you_mean(base, [*valid, *(f"{f}.…" for f in FAMILIES)]))
+
+
+def expand(name: str, root: str = "") -> list[str]:
+    """`ni.*` becomes the family's members, any other name itself."""
+    if name.endswith(".*"):
+        prefix = name[:-2]
+        if prefix not in FAMILIES:
+            raise UserError(f"unknown family {name!r}" + did_you_mean(name, [f"{f}.*" for f in FAMILIES]))
+        return sorted(_family(prefix, root))
+    return [name]
+
+
+def supports(spec: TaskSpec, variant: names.Variant) -> bool:
+    """Whether a task has what a variant needs (inverted templates, chain of thought, options)."""
+    if variant.inverted and not spec.inverted:
+        return False
+    if variant.cot and spec.cot is None:
+        return False
+    return variant.inverted or variant.cot or bool(spec.templates)
+
+
+def removed(spec: MixtureSpec, root: str = "") -> list[tuple[str, str]]:
+    """(task, reason) for every task that the mixture's `holdout` takes out of training."""
+    if not isinstance(spec.members, Holdout):
+        return []
+    hold = spec.members
+    pool = _pool(spec, root)
+    clusters = {t.cluster for t in pool.values()}
+    for cluster in hold.clusters:
+        if cluster not in clusters:
+            raise UserError(f"mixture {spec.name!r}: unknown cluster {cluster!r}" + did_you_mean(cluster, clusters))
+    out: dict[str, str] = {}
+    for name in hold.tasks:
+        if name not in pool:
+            raise UserError(f"mixture {spec.name!r}: unknown held-out task {name!r}" + did_you_mean(name, pool))
+    for t in pool.values():
+        if t.cluster in hold.clusters:
+            out[t.name] = f"cluster {t.cluster} is held out"
+        elif t.name in hold.tasks:
+            out[t.name] = "held out by name"
+    beside = {n: t.cluster for t in pool.values() if t.cluster in hold.clusters for n in t.neighbours}
+    kin = {o: t.name for t in pool.values() if t.name in out for o in t.origin}
+    for t in pool.values():
+        if t.name in out:
+            continue
+        if t.cluster in beside:
+            out[t.name] = f"cluster {t.cluster} is a neighbour of {beside[t.cluster]}"
+        elif any(o in kin for o in t.origin):
+            shared = next(o for o in t.origin if o in kin)
+            out[t.name] = f"made from {shared}, as is {kin[shared]}"
+    return sorted(out.items())
+
+
+def _pool(spec: MixtureSpec, root: str) -> dict[str, TaskSpec]:
+    if spec.members.among is not None:
+        listed = [n for name in spec.members.among for n in expand(name, root)]
+        return {n: task(n, root) for n in listed}
+    return dict(TASKS)
+
+
+def members(spec: MixtureSpec, root: str = "") -> dict[str, float | None]:
+    """Variant name -> its part: a weight (dict members) or its share of its task's proportional rate.
+
+    With a dict the values are weights; otherwise each task's `variants` shares, which sum to 1 per task.
+    A nested mixture name stays itself, with None.
+    """
+    explicit = isinstance(spec.members, dict)
+    if isinstance(spec.members, Holdout):
+        gone = dict(removed(spec, root))
+        listed = [n for n, t in _pool(spec, root).items() if n not in gone and not t.evaluation_only]
+    else:
+        listed = [n for name in spec.members for n in expand(name, root)]
+    out: dict[str, float | None] = {}
+    for name in listed:
+        weight = spec.members.get(name, 1.0) if explicit else 1.0
+        if name in MIXTURES:
+            out[name] = weight if explicit else None
+            continue
+        t = task(name, root)
+        if t.evaluation_only:
+            raise UserError(f"mixture {spec.name!r}: {name!r} is for evaluation only and must not be trained on")
+        if name != t.name:  # a variant named outright
+            out[name] = weight
+            continue
+        usable = {v: s for v, s in spec.variants.items() if supports(t, names.parse(f"{name}:{v}"))}
+        if not usable:
+            raise UserError(f"mixture {spec.name!r}: task {name!r} has none of the variants {list(spec.variants)}")
+        for v, share in usable.items():
+            out[str(names.parse(f"{name}:{v}"))] = weight * share / sum(usable.values())
+    return out

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a user writes about a task (`instruction_task`) and a mixture (`mixture`).
+
+Definitions
+    example   what a source yields: a plain dict.
+    fields    `fields(example)`: the named values that templates speak of, or `Skip(reason)`.
+    answer    an index into the options, a text, or a list of reference texts.
+    template  an (input, target) pair of format strings with named `{fields}`. Its id is a hash of its text.
+    variant   a way to render a task: `zs` (bare), `cot`, `inv`, … (names.py has the grammar).
+    split     train | validation | test, decided by the hash of the canonical input content.
+
+Nothing here reads data: a source is a description that itx/build/sources.py opens.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+SPLITS = ("train", "validation", "test")
+Template = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Skip:
+    """Returned by `fields` for an example that is not wanted; counted under `reason` in the audit."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class CoT:
+    """Chain of thought: a second kind of target. The answer extractor comes from the target pattern."""
+
+    templates: Sequence[Template]
+    heldout_templates: Sequence[Template] = ()
+
+
+@dataclass(frozen=True)
+class Source:
+    """A plain description of where examples come from; `kind` names a reader in build/sources.py."""
+
+    kind: str
+    # split -> file(s), relative to `data.root`; "" is the file whose rows are split by hash
+    files: Mapping[str, Any] = field(default_factory=dict)
+    split_by_hash: Mapping[str, float] | None = None  # split -> share; None: the files are the splits
+    # kind "function": (split, root, seed) -> iterable of example dicts (split "" where split_by_hash is set)
+    make: Callable[[str, str, int], Iterable[dict]] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)  # what the reader of this kind needs
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """One task. Everything about it stands in this one place."""
+
+    name: str
+    version: int
+    cluster: str
+    source: Any  # Source, or a zero-argument callable that returns a seqio.DataSource
+    fields: Callable[[dict], Any]
+    templates: tuple[Template, ...]
+    heldout_templates: tuple[Template, ...] = ()
+    options: tuple[str, ...] | None = None
+    metrics: tuple[Any, ...] = ("exact_match",)
+    primary: str = "generate"  # or "rank": which score stands for the task in every average
+    origin: tuple[str, ...] = ()  # names of the data sets it was made from
+    neighbours: tuple[str, ...] = ()  # clusters that leave training when this task's cluster is held out
+    cot: CoT | None = None
+    inverted: tuple[Template, ...] = ()  # templates that ask for the input, given the answer
+    # the fields whose content decides split and identity; default: all but answer, options, rationale
+    content: tuple[str, ...] | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)  # e.g. language, inputs (shared family), grade
+    evaluation_only: bool = False  # refused in any training mixture (BBH, GSM8K test, …)
+    module: str = ""  # where it was registered
+
+
+@dataclass(frozen=True)
+class Holdout:
+    """Every registered task but these; `resolve` in registry.py says what leaves and why."""
+
+    clusters: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = ()
+    among: tuple[str, ...] | None = None  # the tasks to start from; default: all in the same module package
+
+
+@dataclass(frozen=True)
+class MixtureSpec:
+    name: str
+    members: Any  # tuple of names (examples-proportional), dict name -> weight, or Holdout
+    variants: Mapping[str, float] = field(default_factory=lambda: {"zs": 1.0})
+    maximum: int | None = None
+    temperature: float = 1.0
+    scale: float = 1.0
+    max_examples: int | None = None  # cuts each task's training data, by content hash
+    module: str = ""
+
+
+def holdout(
+    clusters: Sequence[str] = (), tasks: Sequence[str] = (), among: Sequence[str] | None = None
+) -> Holdout:
+    """All tasks but the named clusters and tasks, their neighbours and their kin by origin."""
+    return Holdout(tuple(clusters), tuple(tasks), None if among is None else tuple(among))
+
+
+def jsonl(files: str | Mapping[str, str], split_by_hash: Mapping[str, float] | None = None) -> Source:
+    """JSON lines, plain or .gz: one file (with `split_by_hash`) or one per split."""
+    return Source("jsonl", {"": files} if isinstance(files, str) else dict(files), split_by_hash)
+
+
+def function(
+    make: Callable[[str, str, int], Iterable[dict]], split_by_hash: Mapping[str, float] | None = None
+) -> Source:
+    """Examples from `make(split, root, seed)`: root is `data.root`, seed is `data.suite_seed`."""
+    return Source("function", {}, split_by_hash, make)

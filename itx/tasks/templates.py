@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Templates: (input, target) pairs of format strings with named `{fields}`; filled strictly.
+
+`{options}` is the list of options in a style drawn per rendering. A template's id is a hash of its
+text, so adding or moving templates changes no other's id.
+"""
+
+import hashlib
+import re
+import string
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from itx.errors import UserError, did_you_mean
+from itx.tasks.spec import Template
+
+# The ways a list of options can stand in a prompt; the answer is an option's text in all of them.
+OPTION_STYLES = (
+    lambda options: "Options: " + ", ".join(options),
+    lambda options: "- " + "\n- ".join(options),
+    lambda options: "(" + " / ".join(options) + ")",
+)
+
+
+@cache
+def template_id(template: Template) -> str:
+    """`t` and six hex digits of the hash of both texts."""
+    return "t" + hashlib.blake2b("\x1f".join(template).encode(), digest_size=3).hexdigest()
+
+
+@cache
+def slots(text: str) -> tuple[str, ...]:
+    """The field names of a format string, in order; {{ and }} are literal braces."""
+    try:
+        parts = list(string.Formatter().parse(text))
+    except ValueError as e:
+        raise UserError(f"template {text!r}: {e}") from e
+    for _, name, spec, conversion in parts:
+        if name is not None and (not re.fullmatch(r"[^\W\d]\w*", name) or spec or conversion):
+            raise UserError(f"template {text!r}: a slot is {{name}}, without format or index; found {name!r}")
+    return tuple(name for _, name, _, _ in parts if name is not None)
+
+
+@cache
+def _parts(text: str) -> tuple[tuple[str, str | None], ...]:
+    return tuple((literal, name) for literal, name, _, _ in string.Formatter().parse(text))
+
+
+def fill(text: str, values: Mapping[str, Any], where: str = "") -> str:
+    """The text with every slot replaced; an unknown or empty slot is an error that names it."""
+    out = []
+    for literal, name in _parts(text):
+        out.append(literal)
+        if name is None:
+            continue
+        if name not in values:
+            raise UserError(f"{where}: template {text!r} needs the field {name!r}" + did_you_mean(name, values))
+        value = values[name] if isinstance(values[name], str) else str(values[name])
+        if not value.strip():
+            raise UserError(f"{where}: the field {name!r} is empty; template {text!r} would have a hole")
+        out.append(value)
+    return "".join(out)
+
+
+def answer_pattern(target: str) -> str | None:
+    """The regex that reads `answer` back from a target such as `{rationale}\\nThe answer is {answer}.`
+
+    Made of the literal words around `{answer}` on its line; None where nothing stands before it, for
+    then the whole text is the answer.
+    """
+    literals = _parts(target)
+    for i, (literal, name) in enumerate(literals):
+        if name != "answer":
+            continue
+        before = literal.rsplit("\n", 1)[-1].lstrip() if i else literal
+        if i == 0 and not literal.strip():
+            return None
+        after = literals[i + 1][0].split("\n", 1)[0].strip() if i + 1 < len(literals) else ""
+        end = rf"{re.escape(after)}(?=\s|$)" if after else r"(?:\n|$)"  # "3.5." is 3.5
+        loose = r"\s+".join(re.escape(word) for word in before.split())
+        return rf"{loose}\s*(.+?)\s*{end}"
+    return None

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Batches from a small cache written here: every token accounted for, for both architectures."""
+
+import numpy as np
+import pytest
+
+from itx.data import cache, lock as locks
+from itx.data.loader import Batches
+from itx.errors import UserError
+
+
+def make_lock(tmp_path, architecture="decoder", **changes):
+    """Two tasks of 40 and 15 records; tokens name their task and record. Token 1 is EOS and also pad (0 is not)."""
+    lock = {
+        "version": 1, "architecture": architecture, "prefix_lm": False, "bos_id": 0, "eos_id": 1, "pad_id": 0,
+        "sequence_length": 40, "target_length": 16, "global_batch": 4, "window_examples": 64, "seed": 0,
+        "renderings": 1, "weighting": "token", "too_long": "error", "tasks": [], "evaluation": [],
+        "vocabulary": {"hash": "v", "size": 1000},
+    } | changes  # fmt: skip
+    draw = np.random.default_rng(0)
+    for task, n in enumerate((40, 15)):
+        records = [
+            [(draw.integers(2, 9, draw.integers(3, 20)).tolist() + [100 * (task + 1) + i], False),
+             (draw.integers(10, 19, draw.integers(1, 8)).tolist(), True)]
+            for i in range(n)
+        ]  # fmt: skip
+        folder = tmp_path / f"t{task}"
+        cache.write(folder, records, list(range(n)), [0] * n, {"templates": ["t0"]}, [], 1000)
+        lock["tasks"].append({
+            "name": f"t{task}", "rate": (0.7, 0.3)[task], "examples": n, "folders": [f"t{task}"],
+            "target_tokens": sum(len(r[1][0]) + 1 for r in records),
+            "sha256": [cache.manifest_hash(folder)], "excluded": [[]],
+        })  # fmt: skip
+    return lock
+
+
+def segments(batch, b):
+    """[(task, input side, targets, weights)] of a row, read back through the segment ids."""
+    for s in range(1, batch["decoder_segment_ids"][b].max() + 1):
+        at = batch["decoder_segment_ids"][b] == s
+        yield at, {k: v[b][at] for k, v in batch.items() if k.startswith("decoder") or k == "task_ids"}
+
+
+@pytest.mark.parametrize("architecture", ["decoder", "encoder_decoder"])
+def test_rows_hold_their_records_token_for_token(tmp_path, architecture):
+    lock = make_lock(tmp_path, architecture)
+    batches = Batches(lock, tmp_path)
+    packed = 0
+    for step in range(5):
+        batch = batches.batch(step)
+        for b in range(4):
+            row = batches.order.row(step * 4 + b)
+            packed += len(row) > 1
+            found = list(segments(batch, b))
+            assert len(found) == len(row)
+            for s, ((task, record, _), (_, f)) in enumerate(zip(row, found, strict=True), 1):
+                (prompt, _), (target, _) = batches.data.records[task][0][record]
+                want = [*target, 1]
+                if architecture == "encoder_decoder":
+                    inside = batch["encoder_segment_ids"][b] == s
+                    assert batch["encoder_input_tokens"][b][inside].tolist() == [*prompt, 1]
+                    assert batch["encoder_positions"][b][inside].tolist() == list(range(len(prompt) + 1))
+                else:
+                    want = [*prompt, *want]
+                assert f["decoder_target_tokens"].tolist() == want
+                assert f["decoder_input_tokens"].tolist() == [0, *want[:-1]]
+                assert f["decoder_positions"].tolist() == list(range(len(want)))
+                assert f["decoder_loss_weights"].tolist() == [0.0] * (len(want) - len(target) - 1) + [1.0] * (len(target) + 1)
+                assert set(f["task_ids"]) == {task}
+            loss = batch["loss_positions"][b]
+            assert loss[loss >= 0].tolist() == np.flatnonzero(batch["decoder_loss_weights"][b]).tolist()
+    assert packed > 5  # the rows above really shared
+
+
+def test_prefix_lm_marks_the_prompt_as_inputs_see_it(tmp_path):
+    batch = Batches(make_lock(tmp_path, prefix_lm=True), tmp_path).batch(0)
+    for _, f in segments(batch, 0):
+        prompt = int((f["decoder_loss_weights"] == 0).sum())
+        # BOS and the prompt's tokens: one place more than the prompt, as SeqIO's PrefixLM converter has it
+        assert f["decoder_causal_attention"].tolist() == [1] * (prompt + 1) + [0] * (len(f["task_ids"]) - prompt - 1)
+    assert "decoder_causal_attention" not in Batches(make_lock(tmp_path / "b"), tmp_path / "b").batch(0)
+
+
+def test_batches_do_not_depend_on_where_reading_starts(tmp_path):
+    lock = make_lock(tmp_path)
+    steps = [b["decoder_target_tokens"] for b in Batches(lock, tmp_path).iterate(0, 12)]
+    later = [b["decoder_target_tokens"] for b in Batches(lock, tmp_path).iterate(7, 12)]
+    assert len(steps) == 12 and (steps[0] != steps[1]).any()
+    assert all((a == b).all() for a, b in zip(steps[7:], later, strict=True))
+    halves = [Batches(lock, tmp_path).batch(7, rows)["decoder_target_tokens"] for rows in (range(0, 2), range(2, 4))]
+    assert (np.concatenate(halves) == steps[7]).all()
+
+
+@pytest.mark.parametrize("weighting", ["example", "task"])
+def test_weighting_changes_weights_and_nothing_else(tmp_path, weighting):
+    plain = Batches(make_lock(tmp_path), tmp_path).batch(0)
+    other = Batches(make_lock(tmp_path / "b", weighting=weighting), tmp_path / "b").batch(0)
+    assert (plain["decoder_target_tokens"] == other["decoder_target_tokens"]).all()
+    assert (plain["decoder_loss_weights"] != other["decoder_loss_weights"]).any()
+    if weighting == "example":
+        for _, f in segments(other, 0):
+            assert f["decoder_loss_weights"].sum() == pytest.approx(1.0)
+
+
+def test_a_changed_cache_is_refused(tmp_path):
+    lock = make_lock(tmp_path)
+    lock["tasks"][1]["sha256"] = ["0" * 64]
+    with pytest.raises(UserError, match="t1.*not what the lock names"):
+        Batches(lock, tmp_path)
+
+
+def test_long_examples_are_refused_dropped_or_cut_but_never_their_targets(tmp_path):
+    lock = make_lock(tmp_path, sequence_length=20)
+    size = locks.sizes(cache.Records(tmp_path / "t0").lengths, "decoder")
+    with pytest.raises(UserError, match=r"task t0: \d+ of 40 examples are longer than a row"):
+        locks.check_fit("t0", size, lock)
+    out, counts = locks.check_fit("t0", size, lock | {"too_long": "drop"})
+    assert 0 < out.sum() == counts["longer than a row"] < 40
+    lock |= {"too_long": "cut_input"}
+    out, counts = locks.check_fit("t0", size, lock)
+    assert not out.any() and counts == {}
+    batches = Batches(lock, tmp_path)
+    cut = 0
+    for r in range(20):
+        for task, record, rendering in batches.order.row(r):
+            prompt, target, _ = batches.segment(task, record, rendering)
+            (whole, _), (answer, _) = batches.data.records[task][rendering][record]
+            assert target.tolist() == [*answer, 1]
+            assert prompt.tolist() == whole[len(whole) - len(prompt) :].tolist()
+            cut += len(prompt) < len(whole)
+    assert cut > 0
