@@ -11,6 +11,7 @@ import sys
 # Before any import of etils or JAX: remote paths without TensorFlow
 os.environ.setdefault("EPATH_USE_TF", "false")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # its notice ignores the level above
 
 
 def _parser() -> argparse.ArgumentParser:

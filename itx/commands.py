@@ -7,7 +7,6 @@ resumes after a kill at any moment.
 """
 
 import dataclasses
-import json
 import shlex
 import subprocess
 import sys
@@ -46,15 +45,17 @@ def train(args: Namespace) -> int:
     print_audit(facts)
     if facts.get("errors"):
         raise UserError(f"the audit fails: {facts['errors'][0]}")
+    from itx.data.loader import Batches
     from itx.eval.evaluate import evaluate
-    from itx.train import load_model, train_model
+    from itx.train import load_model
+    from itx.train import train as tune
 
     score = lambda step: evaluate(  # noqa: E731
         lambda: load_model(run, config, lock, step), lock, config, run, step
     )
     if config.eval.before:
         score(0)
-    train_model(config, lock, run)
+    tune(config, lock, Batches(lock, config.data.cache_dir), run)
     score(config.train.steps)
     from itx.analysis.report import report
 
@@ -294,7 +295,7 @@ def evaluate_run(args: Namespace) -> int:
     config = _run_config(run, max_examples=args.max_examples)
     from itx.data import lock as locks
     from itx.eval.evaluate import evaluate, print_scores
-    from itx.train import load_model, newest_step
+    from itx.train import latest_step, load_model
 
     lock = locks.read(run.lock_json)
     if args.tasks:
@@ -304,7 +305,7 @@ def evaluate_run(args: Namespace) -> int:
             if name not in known:
                 raise UserError(f"--tasks: no evaluation row {name!r} in this run" + did_you_mean(name, known))
         lock["evaluation"] = [r for r in lock["evaluation"] if {r["name"], r["task"]} & set(wanted)]
-    step = newest_step(run) if args.step is None else args.step
+    step = latest_step(run) if args.step is None else args.step
     scores = evaluate(lambda: load_model(run, config, lock, step), lock, config, run, step)
     print_scores(scores)
     if args.json:
@@ -317,11 +318,11 @@ def generate(args: Namespace) -> int:
     config = _run_config(run)
     from itx.data import cache
     from itx.data import lock as locks
-    from itx.train import load_model, newest_step
+    from itx.train import latest_step, load_model
 
     lock = locks.read(run.lock_json)
     vocabulary = cache.Vocabulary(run.vocab_model)
-    runner = load_model(run, config, lock, newest_step(run) if args.step is None else args.step)
+    runner = load_model(run, config, lock, latest_step(run) if args.step is None else args.step)
     prompts = args.prompt or iter(lambda: _ask(), None)
     out = []
     for prompt in prompts:

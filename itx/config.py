@@ -9,13 +9,15 @@ Every field says what a change of it means on resume, as `kind`:
 Derived values are functions of the config, never written back into it.
 """
 
+import contextlib
 import dataclasses
 import importlib.util
+import io
 import json
 import os
 import sys
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin
 
 from itx.errors import UserError, did_you_mean
 
@@ -184,7 +186,8 @@ def load(file: str, overrides: list[str] = (), quick: bool = False) -> tuple[Run
         raise
     except TypeError as e:  # an unknown keyword of a dataclass
         name = str(e).split("unexpected keyword argument ")[-1].strip("'")
-        near = did_you_mean(name, [k.split(".")[1] for k in fields_by_name()]) if "unexpected" in str(e) else ""
+        valid = {part for k in fields_by_name() for part in k.split(".")}
+        near = did_you_mean(name, valid) if "unexpected" in str(e) else ""
         raise UserError(f"{file}: {e}{near}") from e
     except AttributeError as e:
         raise UserError(f"{file}: {e}") from e
@@ -208,24 +211,35 @@ def override(config: RunConfig, text: str) -> tuple[RunConfig, str]:
     if not equals:
         raise UserError(f"{key} needs a value: {key}=…")
     section, leaf = name.split(".")
-    import tyro  # only where there is something to parse
-
-    kind = known[name].type
-    args = value.split(",") if str(kind).startswith("tuple") and value else [value] if value else []
-    if kind is str:
-        parsed = value
-    elif str(kind).startswith("dict"):
-        try:
-            parsed = json.loads(value)
-        except json.JSONDecodeError as e:
-            raise UserError(f"{key}={value}: not a JSON object ({e})") from e
-    else:
-        try:
-            parsed = tyro.cli(kind, args=["--", *args] if args else [], console_outputs=False)
-        except SystemExit as e:
-            raise UserError(f"{key}={value}: not a valid {getattr(kind, '__name__', kind)}") from e
+    parsed = _parse(key, value, known[name].type)
     group = dataclasses.replace(getattr(config, section), **{leaf: parsed})
     return dataclasses.replace(config, **{section: group}), name
+
+
+def _parse(key: str, text: str, kind: Any) -> Any:
+    """The value of an override, by its field's type."""
+    if kind is str:
+        return text
+    if get_origin(kind) is dict:
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError as e:
+            raise UserError(f"{key}={text}: not a JSON object ({e})") from e
+    if get_origin(kind) is Literal and text not in get_args(kind):
+        raise UserError(f"{key}={text}: no such choice" + did_you_mean(text, get_args(kind)))
+    if kind is bool:
+        text = text.capitalize()
+    many = get_origin(kind) is tuple
+    args = text.split(",") if many and text else [] if many else [text]
+    import tyro  # only where there is something to parse
+
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            parsed = tyro.cli(kind, args=["--", *args], console_outputs=False)
+    except SystemExit as e:
+        article = "an" if kind is int else "a"
+        raise UserError(f"{key}={text}: {text!r} is not {article} {getattr(kind, '__name__', kind)}") from e
+    return _tuples(parsed) if many else parsed
 
 
 def from_dict(values: dict) -> RunConfig:
@@ -243,4 +257,4 @@ def from_dict(values: dict) -> RunConfig:
 
 
 def _tuples(value: Any) -> Any:
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value

@@ -21,3 +21,24 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("../shared/data is absent")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def sample_cache(tmp_path_factory) -> Path:
+    """A cache with the locks of `sample_held` and `sample_mix`, built once (importing SeqIO takes 13 s)."""
+    from itx.data import lock as locks
+    from tests.samples import itx, write_recipe
+
+    folder = tmp_path_factory.mktemp("samples")
+    for mixture in ("sample_held", "sample_mix"):
+        itx("data", "build", write_recipe(folder, folder / "cache", mixture=mixture))
+    assert {locks.read(f)["mixture"] for f in (folder / "cache" / "locks").iterdir()} == {"sample_held", "sample_mix"}
+    return folder / "cache"
+
+
+@pytest.fixture(scope="session")
+def sample_locks(sample_cache) -> dict[str, dict]:
+    from itx.data import lock as locks
+
+    found = [locks.read(f) for f in (sample_cache / "locks").iterdir()]
+    return {lock["mixture"]: lock for lock in found}

@@ -25,7 +25,8 @@ from itx import storage
 from itx.build import evaluation, jobs, leaks, vocab
 from itx.build.jobs import Job, Settings
 from itx.config import RunConfig
-from itx.data import cache, lock as locks
+from itx.data import cache
+from itx.data import lock as locks
 from itx.data.order import ORDER_VERSION, Order
 from itx.errors import UserError, did_you_mean
 from itx.tasks import names, registry
@@ -103,8 +104,7 @@ def build(config: RunConfig, progress: Progress = lambda *_: None) -> Path:
         mixture = _register(config, members, settings)
         made = _collect(waiting, progress)
         shares = _rates(mixture, members, made)
-        lock = _lock(config, settings, vocabulary, shares, made)
-        more = [Job(m, "train", rendering=r) for m in shares for r in range(1, _renderings(config, lock, m))]
+        more = _more_renderings(config, _lock(config, settings, vocabulary, shares, made))
         if more:
             made |= _collect({pool.submit(jobs.run, j, settings): j for j in more}, progress)
     lock = _lock(config, settings, vocabulary, shares, made)
@@ -179,21 +179,18 @@ def _rates(mixture, members: list[str], made: dict[Job, tuple[str, dict]]) -> di
     return seqio_bridge.rates(mixture)
 
 
-def _renderings(config: RunConfig, lock: dict, name: str) -> int:
-    """How many renderings the run's epochs need: ceil(epochs), at most data.renderings."""
-    i, task = next((i, t) for i, t in enumerate(lock["tasks"]) if t["name"] == name)
+def _more_renderings(config: RunConfig, lock: dict) -> list[Job]:
+    """The renderings beyond the first that the run's epochs need: ceil(epochs), at most data.renderings."""
     data = locks.LockedData(lock, config.data.cache_dir)
     order = Order(lock, data.usable, data.sizes)
-    examples = _examples_in(config, order)
-    # one more epoch than the estimate, where it is close: windows vary
-    epochs = math.ceil(examples * task["rate"] / max(1, len(data.usable[i][0])) + 0.05)
-    return max(1, min(epochs, config.data.renderings))
-
-
-def _examples_in(config: RunConfig, order: Order) -> float:
-    """Examples that the run's steps hold, from the first window's examples per row."""
     per_row = config.data.window_examples / len(order.window(0))
-    return per_row * config.data.global_batch * config.train.steps + config.data.window_examples
+    # windows vary: one window and 5 % of an epoch to spare
+    examples = per_row * config.data.global_batch * config.train.steps + config.data.window_examples
+    out = []
+    for i, task in enumerate(lock["tasks"]):
+        epochs = math.ceil(examples * task["rate"] / max(1, len(data.usable[i][0])) + 0.05)
+        out += [Job(task["name"], "train", rendering=r) for r in range(1, min(epochs, config.data.renderings))]
+    return out
 
 
 def _lock(config: RunConfig, settings: Settings, vocabulary: cache.Vocabulary, shares: dict[str, float],

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import absl.logging
 import numpy as np
 import seqio
 import tensorflow as tf
@@ -27,6 +28,7 @@ from itx.tasks import names, registry
 from itx.tasks.spec import SPLITS, MixtureSpec, TaskSpec
 
 tf.config.set_visible_devices([], "GPU")  # SeqIO hides nothing itself: keep TensorFlow off the accelerator
+absl.logging.set_verbosity(absl.logging.ERROR)  # it warns that rates come from counts; ours are exact
 
 
 class SpecSource(seqio.DataSource):

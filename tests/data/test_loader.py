@@ -4,7 +4,8 @@
 import numpy as np
 import pytest
 
-from itx.data import cache, lock as locks
+from itx.data import cache
+from itx.data import lock as locks
 from itx.data.loader import Batches
 from itx.errors import UserError
 

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Log-probabilities of given answers: sum of log p(option + EOS | prompt).
+
+All options of a prompt stand in one row behind a single copy of the prompt, as branches that do not
+see each other (itx/models/attention.py), and several prompts share a row as packed segments. So
+there is one shape to compile, little padding, and a prompt is read once.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from itx import mesh as meshes
+
+ROW, SCORES = 256, 128  # tokens and scored positions of a row, where the longest prompt fits
+MULTIPLE = 64  # longer rows are a multiple of this
+
+
+def rank(
+    runner: Any, prompts: list[list[int]], options: list[list[list[int]]], eos: bool = True
+) -> list[list[dict[str, Any]]]:
+    """For each prompt, for each of its options {"logprob": sum, "tokens": number of them}.
+
+    Prompts and options are token ids without BOS and EOS; `eos` scores the EOS behind an option.
+    """
+    both = runner.model.architecture == "encoder_decoder"
+    targets = [[[*o, runner.eos_id] if eos else list(o) for o in group] for group in options]
+    heads = [[runner.bos_id] if both else [runner.bos_id, *p] for p in prompts]
+    sizes = np.array(
+        [
+            (len(p) + 1, len(h) + sum(len(t) - 1 for t in ts), sum(map(len, ts)))
+            for p, h, ts in zip(prompts, heads, targets, strict=True)
+        ],
+        np.int64,
+    ).reshape(-1, 3)  # encoder tokens, decoder tokens, scored positions
+    longest = sizes.max(axis=0, initial=1)
+    room = [max(r, -(-n // MULTIPLE) * MULTIPLE) for r, n in zip((ROW, ROW, SCORES), longest, strict=True)]
+    if not both:
+        room[0] = 1 << 60
+    rows = first_fit(sizes, room)
+    count = int(-(-max(1, runner.batch_size // 8) // meshes.batch_parts(runner.mesh)))
+    count *= meshes.batch_parts(runner.mesh)
+    out: list[list[dict]] = [[{} for _ in group] for group in options]
+    for i in range(0, len(rows), count):
+        batch, wanted, where = _batch(
+            runner, rows[i : i + count], prompts, heads, targets, count, room
+        )
+        placed = meshes.put({**batch, "wanted": wanted}, runner.mesh)
+        with jax.set_mesh(runner.mesh):
+            scores = _scores(runner.params, placed, graphdef=runner.graphdef)
+        scores = np.asarray(scores, np.float64)
+        for prompt, option, row, begin, end in where:
+            total = float(scores[row, begin:end].sum())
+            out[prompt][option] = {"logprob": total, "tokens": end - begin}
+    return out
+
+
+def first_fit(sizes: np.ndarray, room: list[int]) -> list[list[int]]:
+    """Rows as lists of prompts, longest first, none over `room` in any of the three sizes."""
+    rows: list[list[int]] = []
+    left: list[np.ndarray] = []
+    open_from = 0
+    for i in np.argsort(-sizes[:, 1], kind="stable"):
+        for r in range(open_from, len(rows)):
+            if np.all(left[r] >= sizes[i]):
+                break
+        else:
+            r = len(rows)
+            rows.append([])
+            left.append(np.asarray(room, np.int64))
+            open_from = max(0, r - 32)  # a bounded search: older rows are nearly full
+        rows[r].append(int(i))
+        left[r] = left[r] - sizes[i]
+    return rows
+
+
+def _batch(
+    runner: Any, rows: list[list[int]], prompts: list, heads: list, targets: list,
+    count: int, room: list[int],
+) -> tuple[dict[str, np.ndarray], np.ndarray, list[tuple]]:  # fmt: skip
+    """Model inputs, wanted ids [b, t] and where each option's scores lie."""
+    both = runner.model.architecture == "encoder_decoder"
+
+    def zeros(n: int) -> np.ndarray:
+        return np.zeros((count, n), np.int32)
+
+    d = {f"decoder_{k}": zeros(room[1]) for k in ("input_tokens", "segment_ids", "positions", "branches")}
+    if runner.model.prefix_lm and not both:
+        d["decoder_causal_attention"] = zeros(room[1])
+    e = {f"encoder_{k}": zeros(room[0]) for k in ("input_tokens", "segment_ids", "positions")} if both else {}
+    at, wanted = np.full((count, room[2]), -1, np.int32), zeros(room[2])
+    where = []
+    for r, members in enumerate(rows):
+        p = q = s = 0  # next free decoder place, encoder place, scored place
+        for segment, i in enumerate(members, 1):
+
+            def place(ids: list[int], position: int, branch: int, begin: int, r=r, segment=segment):
+                end = begin + len(ids)
+                d["decoder_input_tokens"][r, begin:end] = ids
+                d["decoder_segment_ids"][r, begin:end] = segment
+                d["decoder_positions"][r, begin:end] = np.arange(position, position + len(ids))
+                d["decoder_branches"][r, begin:end] = branch
+                return end
+
+            if both:
+                ids = [*prompts[i], runner.eos_id]
+                e["encoder_input_tokens"][r, q : q + len(ids)] = ids
+                e["encoder_segment_ids"][r, q : q + len(ids)] = segment
+                e["encoder_positions"][r, q : q + len(ids)] = np.arange(len(ids))
+                q += len(ids)
+            begin, p = p, place(heads[i], 0, 0, p)
+            if "decoder_causal_attention" in d:
+                d["decoder_causal_attention"][r, begin:p] = 1
+            head_end = p - 1
+            for o, target in enumerate(targets[i]):
+                n, begin = len(target), p
+                p = place(target[:-1], len(heads[i]), o + 1, p)
+                # the first token is predicted behind the prompt, the others inside the branch
+                at[r, s : s + n] = [head_end, *range(begin, p)][:n]
+                wanted[r, s : s + n] = target
+                where.append((i, o, r, s, s + n))
+                s += n
+    return {**d, **e, "loss_positions": at}, wanted, where
+
+
+@partial(jax.jit, static_argnames=("graphdef",))
+def _scores(params: dict, batch: dict, *, graphdef: nnx.GraphDef) -> jax.Array:
+    """log p of the wanted id at each loss position [b, t]."""
+    from itx.train import merge
+
+    batch = dict(batch)
+    wanted = batch.pop("wanted")
+    logits = merge(graphdef, params)(batch)
+    gold = jnp.take_along_axis(logits, wanted[..., None], axis=-1)[..., 0]
+    return gold - jax.nn.logsumexp(logits, axis=-1)

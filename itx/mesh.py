@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Devices: the mesh, the table from logical names to mesh axes, and putting arrays on them.
+
+A parameter names its axes logically (`("embed", "mlp")`); `PARAMETERS` and `ACTIVATIONS` say which
+mesh axes split each. A layout (data parallel, FSDP, tensor, mixes) is the sizes in `MeshConfig`:
+data=8 is data parallel, fsdp=8 also splits parameters, tensor=2 splits heads, MLP and vocabulary.
+"""
+
+import math
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from itx.config import MeshConfig
+from itx.errors import UserError
+
+AXES = ("replica", "data", "fsdp", "tensor")
+BATCH_AXES = ("replica", "data", "fsdp")
+
+# logical name -> mesh axes; names that are not here (layers, head_dim, relpos, …) stay whole
+PARAMETERS = {"vocab": ("tensor",), "embed": ("fsdp",), "mlp": ("tensor",),
+              "heads": ("tensor",), "kv_heads": ("tensor",)}  # fmt: skip
+ACTIVATIONS = {"batch": BATCH_AXES, "vocab": ("tensor",), "mlp": ("tensor",),
+               "heads": ("tensor",), "kv_heads": ("tensor",)}  # fmt: skip
+
+
+def make_mesh(config: MeshConfig, devices: list | None = None) -> Mesh:
+    """A mesh with the axes of `AXES`; one size may be -1 and takes the devices that are left."""
+    devices = devices if devices is not None else jax.devices()
+    sizes = {a: getattr(config, a) for a in AXES}
+    free = [a for a, n in sizes.items() if n == -1]
+    fixed = math.prod(n for n in sizes.values() if n != -1)
+    if len(free) > 1 or any(n == 0 or n < -1 for n in sizes.values()):
+        raise UserError(f"mesh: sizes {sizes}; each is positive, and at most one of them -1")
+    if free and len(devices) % fixed == 0:
+        sizes[free[0]] = len(devices) // fixed
+    if math.prod(sizes.values()) != len(devices):
+        raise UserError(f"mesh: sizes {sizes} do not make {len(devices)} device(s)")
+    shape = tuple(sizes.values())
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+
+
+def spec(
+    names: tuple[str | None, ...], shape: tuple[int, ...], mesh: Any, table: dict
+) -> PartitionSpec:
+    """The PartitionSpec of an array with these logical names.
+
+    A mesh axis splits one dimension of an array at most, and only one that it divides: a dimension
+    that cannot be split stays whole (4 heads on tensor=8), which changes memory, never values.
+    """
+    used, out = set(), []
+    for name, size in zip(names, shape, strict=True):
+        axes = tuple(a for a in table.get(name, ()) if mesh.shape[a] > 1 and a not in used)
+        if not axes or size % math.prod(mesh.shape[a] for a in axes):
+            out.append(None)
+            continue
+        used.update(axes)
+        out.append(axes if len(axes) > 1 else axes[0])
+    return PartitionSpec(*out)
+
+
+def parameter_shardings(shapes: dict, names: dict, mesh: Mesh) -> dict:
+    """{path: ShapeDtypeStruct}, {path: logical names} -> {path: NamedSharding}."""
+    return {p: NamedSharding(mesh, spec(names[p], s.shape, mesh, PARAMETERS)) for p, s in shapes.items()}
+
+
+def like_parameters(tree: Any, shapes: dict, names: dict, mesh: Mesh) -> Any:
+    """Shardings of a tree that holds values per parameter (an optimizer's state).
+
+    A leaf under a parameter's path is split as the parameter is where the shapes agree; where one
+    dimension is missing (Adafactor's row and column averages) it keeps the names of the others.
+    """
+
+    def one(path: tuple, leaf: Any) -> NamedSharding:
+        name = next((k.key for k in reversed(path) if getattr(k, "key", None) in shapes), None)
+        axes = (None,) * len(leaf.shape)
+        if name is not None:
+            full = shapes[name].shape
+            without = [i for i in range(len(full)) if full[:i] + full[i + 1 :] == leaf.shape]
+            if full == leaf.shape:
+                axes = names[name]
+            elif without:
+                axes = names[name][: without[0]] + names[name][without[0] + 1 :]
+        return NamedSharding(mesh, spec(axes, leaf.shape, mesh, PARAMETERS))
+
+    return jax.tree_util.tree_map_with_path(one, tree)
+
+
+def constrain(x: jax.Array, *names: str | None) -> jax.Array:
+    """Ask for an activation's layout; nothing where no mesh is set (a plain call of the model)."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or math.prod(mesh.shape.values()) == 1:
+        return x
+    return jax.lax.with_sharding_constraint(x, spec(names, x.shape, mesh, ACTIVATIONS))
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Rows of a batch over all axes that split the batch."""
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_parts(mesh: Mesh) -> int:
+    """Into how many parts the rows of a batch are split."""
+    return math.prod(mesh.shape[a] for a in BATCH_AXES)
+
+
+def local_rows(mesh: Mesh, global_batch: int) -> np.ndarray | None:
+    """The global rows that this process's devices hold, ascending; None: all of them."""
+    if jax.process_count() == 1:
+        return None
+    where = batch_sharding(mesh).addressable_devices_indices_map((global_batch,))
+    return np.unique(np.concatenate([np.arange(global_batch)[i] for i in where.values()]))
+
+
+def put(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """This process's rows of a batch -> global arrays."""
+    where = batch_sharding(mesh)
+    return {k: jax.make_array_from_process_local_data(where, np.asarray(v)) for k, v in batch.items()}

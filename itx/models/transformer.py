@@ -1,0 +1,321 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One Transformer for both architectures: a decoder, or an encoder and a decoder (T5).
+
+Read `Transformer.__call__`, then `Stack`, then `Block`. A batch is a dict with SeqIO's names
+(itx/data/loader.py). The layers of a stack are one `Block` with a leading axis `layers` on every
+parameter. Logits are computed at `loss_positions` alone, and so is what the last layer does
+behind its keys and values.
+
+Generation: `prefill` reads prompts that are padded on the left, so that all rows write the next
+token at the same slot; `decode` adds one token per row to the cache.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int, Key
+
+from itx.config import ModelConfig
+from itx.mesh import constrain
+from itx.models import attention
+from itx.models.attention import Attention, relative_bucket
+from itx.models.layers import MLP, RMSNorm, dropout, normal, project, rope_tables
+
+# A loop over few layers is unrolled on a CPU, where each turn of a scan costs copies of weights,
+# activations and gradients; elsewhere the scan keeps compilation short. Same sums either way.
+UNROLL_LAYERS_ON_CPU = 12
+
+
+class Context(NamedTuple):
+    """What all layers of a stack share in one forward pass."""
+
+    bias: Array  # of self attention [b, 1|n, q, k]
+    ordered: bool = False  # no query sees a key behind it in the row
+    rope: tuple[Array, Array] | None = None
+    memory: Array | None = None  # the encoder's output [b, k, e]
+    memory_bias: Array | None = None
+    rows: Array | None = None  # one dropout key per global row
+
+
+class Block(nnx.Module):
+    """Pre-norm self attention, cross attention where there is an encoder, and an MLP."""
+
+    def __init__(self, cfg: ModelConfig, cross: bool, rngs: nnx.Rngs):
+        self.attention_norm = RMSNorm(cfg.embed_dim, "embed", cfg.norm_eps)
+        self.attention = Attention(cfg, rngs)
+        self.cross_norm = RMSNorm(cfg.embed_dim, "embed", cfg.norm_eps) if cross else None
+        self.cross = Attention(cfg, rngs) if cross else None
+        self.mlp_norm = RMSNorm(cfg.embed_dim, "embed", cfg.norm_eps)
+        self.mlp = MLP(cfg, rngs)
+        self.rate = cfg.dropout
+
+    def __call__(
+        self,
+        x: Float[Array, "b l e"],
+        ctx: Context,
+        layer: Array | int = 0,
+        at: Int[Array, "b t"] | None = None,
+        cache: dict | None = None,
+        slot: Array | None = None,
+    ) -> tuple[Float[Array, "b l e"], dict]:
+        """Returns the new stream (at positions `at` where given) and this layer's keys and values.
+
+        With `cache` the new keys and values are written into it at `slot` and all of it is seen.
+        """
+        h = self.attention_norm(x)
+        k, v = self.attention.keys_values(h, ctx.rope)
+        new = {"k": k, "v": v}
+        if cache is not None:
+            new = {n: jax.lax.dynamic_update_slice_in_dim(cache[n], new[n], slot, 2) for n in new}
+        bias, rope = ctx.bias, ctx.rope
+        if at is not None:
+            bias = pick_queries(bias, at)
+            x, h = pick(x, at), pick(h, at)
+            rope = None if rope is None else tuple(pick_queries(r, at) for r in rope)
+        q = self.attention.queries(h, rope)
+        out = self.attention(q, new["k"], new["v"], bias, ctx.ordered and at is None)
+        x = x + self._drop(out, ctx, layer, 0)
+        if self.cross is not None:
+            if cache is not None and "cross_k" in cache:
+                ck, cv = cache["cross_k"], cache["cross_v"]
+            else:
+                ck, cv = self.cross.keys_values(ctx.memory, None)
+            q = self.cross.queries(self.cross_norm(x), None)
+            x = x + self._drop(self.cross(q, ck, cv, ctx.memory_bias), ctx, layer, 1)
+            new |= {"cross_k": ck, "cross_v": cv}
+        return x + self._drop(self.mlp(self.mlp_norm(x)), ctx, layer, 2), new
+
+    def _drop(self, x: Array, ctx: Context, layer: Array | int, site: int) -> Array:
+        return dropout(x, ctx.rows, 3 * layer + site + 1, self.rate)
+
+
+def pick(x: Array, at: Int[Array, "b t"]) -> Array:
+    """x[b, at[b, t]] for x [b, l, …]."""
+    return jax.vmap(lambda row, i: row[i])(x, at)
+
+
+def fold(rows: Key[Array, "b"], n: int) -> Key[Array, "b"]:
+    return jax.vmap(lambda key: jax.random.fold_in(key, n))(rows)
+
+
+def pick_queries(x: Array, at: Int[Array, "b t"]) -> Array:
+    """x[b, :, at[b, t]] for x [b, n, q, …]."""
+    return pick(x.swapaxes(1, 2), at).swapaxes(1, 2)
+
+
+class Stack(nnx.Module):
+    """Layers with a final norm, and the relative bias that they share."""
+
+    def __init__(self, cfg: ModelConfig, encoder: bool, rngs: nnx.Rngs):
+        self.cfg, self.encoder = cfg, encoder
+        cross = cfg.architecture == "encoder_decoder" and not encoder
+
+        @nnx.split_rngs(splits=cfg.num_layers)
+        @nnx.vmap(in_axes=0, out_axes=0, transform_metadata={nnx.PARTITION_NAME: "layers"})
+        def create(rngs: nnx.Rngs) -> Block:
+            return Block(cfg, cross, rngs)
+
+        self.blocks = create(rngs)
+        self.final_norm = RMSNorm(cfg.embed_dim, "embed", cfg.norm_eps)
+        shape = (cfg.relative_buckets, cfg.num_heads)
+        relative = cfg.position == "t5_relative"
+        self.relative_bias = normal(rngs, shape, 0.1, ("relpos", "heads")) if relative else None
+
+    def bias(
+        self, q_segments, k_segments, q_positions, k_positions, prefix=None, branches=None
+    ) -> Float[Array, "b h q k"]:
+        """The additive attention bias of this stack's self attention (itx/models/attention.py)."""
+        relative = None
+        if self.relative_bias is not None:
+            distance = k_positions[:, None, :] - q_positions[:, :, None]
+            bucket = relative_bucket(
+                distance, self.cfg.relative_buckets, self.cfg.relative_max_distance, self.encoder
+            )
+            # one-hot product: the gradient of a gather would be a slow scatter of b*q*k values
+            onehot = jax.nn.one_hot(bucket, self.cfg.relative_buckets, dtype=jnp.float32)
+            relative = jnp.einsum("bqkr,rn->bnqk", onehot, self.relative_bias[...])
+        return attention.bias(
+            q_segments, k_segments, q_positions, k_positions, prefix, branches, relative,
+            causal=not self.encoder,
+        )  # fmt: skip
+
+    def __call__(
+        self,
+        x: Float[Array, "b l e"],
+        ctx: Context,
+        at: Int[Array, "b t"] | None = None,
+        unroll: bool | None = None,
+    ) -> Float[Array, "b l e"]:
+        """All layers and the final norm; the result stands at positions `at` where given."""
+        graphdef, state = nnx.split(self.blocks)
+
+        def layer(x: Array, params: nnx.State, i: Array | int, at=None) -> Array:
+            return nnx.merge(graphdef, params)(x, ctx, i, at)[0]
+
+        if self.cfg.remat == "full":
+            layer = jax.checkpoint(layer, prevent_cse=False)
+        n = self.cfg.num_layers
+        if unroll is None:
+            unroll = jax.default_backend() == "cpu" and n <= UNROLL_LAYERS_ON_CPU
+        if not unroll:
+            x, _ = jax.lax.scan(
+                lambda x, p: (layer(x, *p), None), x, (state, jnp.arange(n, dtype=jnp.int32))
+            )
+            x = x if at is None else pick(x, at)
+        else:
+            early = at is not None and (ctx.rows is None or self.cfg.dropout == 0.0)
+            for i in range(n):
+                params = jax.tree.map(lambda a, i=i: a[i], state)
+                last = early and i == n - 1
+                x = layer(x, params, i, at if last else None)
+            x = pick(x, at) if at is not None and not early else x
+        return self.final_norm(x)
+
+    def cached(
+        self, x: Array, ctx: Context, cache: list | None, slot: Array | None, at=None
+    ) -> tuple[Array, list]:
+        """As `__call__`, and the keys and values of every layer: a list, so that the loop over
+        generated tokens can update each in place."""
+        graphdef, state = nnx.split(self.blocks)
+        out = []
+        for i in range(self.cfg.num_layers):
+            block = nnx.merge(graphdef, jax.tree.map(lambda a, i=i: a[i], state))
+            last = at is not None and i == self.cfg.num_layers - 1
+            old = None if cache is None else cache[i]
+            x, new = block(x, ctx, i, at if last else None, old, slot)
+            out.append(new)
+        return self.final_norm(x), out
+
+
+class Transformer(nnx.Module):
+    """Embedding, encoder where there is one, decoder, output layer."""
+
+    def __init__(self, cfg: ModelConfig, vocab_size: int, rngs: nnx.Rngs):
+        self.cfg = cfg
+        e = cfg.embed_dim
+        # Tied: rows of norm 1 give logits of variance 1. Untied (T5 1.1): embeddings of variance 1.
+        std = e**-0.5 if cfg.tie_embeddings else 1.0
+        self.embedding = normal(rngs, (vocab_size, e), std, ("vocab", "embed"))
+        both = cfg.architecture == "encoder_decoder"
+        self.encoder = Stack(cfg, True, rngs) if both else None
+        self.decoder = Stack(cfg, False, rngs)
+        tied, shape = cfg.tie_embeddings, (e, vocab_size)
+        self.head = None if tied else normal(rngs, shape, e**-0.5, ("embed", "vocab"))
+
+    def __call__(
+        self,
+        batch: dict[str, Array],
+        rows: Key[Array, "b"] | None = None,
+        unroll: bool | None = None,
+    ) -> Float[Array, "b t v"]:
+        """Logits at `loss_positions` (-1 stands for none: any logits), or at all where not given.
+
+        `rows` turns dropout on: one random key per row of the batch.
+        """
+        memory = memory_bias = None
+        e_rows, d_rows = (None, None) if rows is None else (fold(rows, 1), fold(rows, 2))
+        d_segments, d_positions = batch["decoder_segment_ids"], batch["decoder_positions"]
+        if self.encoder is not None:
+            e_segments = batch["encoder_segment_ids"]
+            memory = self.encode(
+                batch["encoder_input_tokens"], e_segments, batch["encoder_positions"], e_rows, unroll
+            )
+            memory_bias = attention.bias(d_segments, e_segments, causal=False)
+        x = self.embed(batch["decoder_input_tokens"], d_rows)
+        prefix = batch["decoder_causal_attention"] if self.cfg.prefix_lm else None
+        branches = batch.get("decoder_branches")  # itx/eval/rank.py: options of one prompt
+        bias = self.decoder.bias(
+            d_segments, d_segments, d_positions, d_positions, prefix, branches
+        )
+        ctx = Context(bias, prefix is None, self.rope(d_positions), memory, memory_bias, d_rows)
+        at = batch.get("loss_positions")
+        if self.encoder is not None:
+            # nearly every position of an encoder-decoder's target row is a loss position
+            x = self.decoder(x, ctx, None, unroll)
+            x = x if at is None else pick(x, jnp.maximum(at, 0))
+        else:
+            x = self.decoder(x, ctx, None if at is None else jnp.maximum(at, 0), unroll)
+        return self.logits(x)
+
+    def embed(self, tokens: Int[Array, "b l"], rows: Array | None = None) -> Array:
+        x = self.embedding[...].astype(self.cfg.dtype)[tokens]
+        return dropout(constrain(x, "batch", "length", None), rows, 0, self.cfg.dropout)
+
+    def rope(self, positions: Int[Array, "b l"]) -> tuple[Array, Array] | None:
+        if self.cfg.position != "rope":
+            return None
+        return rope_tables(positions, self.cfg.head_dim, self.cfg.rope_theta)
+
+    def encode(
+        self, tokens, segments, positions, rows=None, unroll: bool | None = None
+    ) -> Float[Array, "b l e"]:
+        """The encoder's output."""
+        bias = self.encoder.bias(segments, segments, positions, positions)
+        ctx = Context(bias, rope=self.rope(positions), rows=rows)
+        return self.encoder(self.embed(tokens, rows), ctx, None, unroll)
+
+    def logits(self, x: Float[Array, "b t e"]) -> Float[Array, "b t v"]:
+        if self.head is None:
+            out = project(x, self.embedding[...].T)
+        else:
+            out = project(x, self.head[...])
+        return constrain(out.astype(jnp.float32), "batch", "length", "vocab")
+
+    def prefill(
+        self,
+        tokens: Int[Array, "b l"],
+        starts: Int[Array, "b"],
+        slots: int,
+        memory: Array | None = None,
+        memory_segments: Array | None = None,
+    ) -> tuple[Float[Array, "b v"], list]:
+        """Read prompts that stand in [start, l) of their row; logits behind the last token.
+
+        Returns the cache too: for each layer keys and values with room for `slots` tokens.
+        """
+        l = tokens.shape[1]
+        index = jnp.arange(l, dtype=jnp.int32)[None]
+        positions = index - starts[:, None]
+        segments = (positions >= 0).astype(jnp.int32)
+        positions = jnp.maximum(positions, 0)
+        # prefix language model: the prompt sees all of itself, as in training
+        prefix = segments if self.cfg.prefix_lm and self.encoder is None else None
+        bias = self.decoder.bias(segments, segments, positions, positions, prefix)
+        ctx = self._decoder_context(bias, positions, memory, memory_segments)
+        ctx = ctx._replace(ordered=prefix is None)
+        at = jnp.full((tokens.shape[0], 1), l - 1, jnp.int32)
+        x, cache = self.decoder.cached(self.embed(tokens), ctx, None, None, at)
+        pad = ((0, 0), (0, 0), (0, slots - l), (0, 0))
+        cache = [
+            {n: a if n.startswith("cross") else jnp.pad(a, pad) for n, a in layer.items()}
+            for layer in cache
+        ]
+        return self.logits(x)[:, 0], cache
+
+    def decode(
+        self,
+        tokens: Int[Array, "b"],
+        slot: Int[Array, ""],
+        starts: Int[Array, "b"],
+        cache: list,
+        memory_segments: Array | None = None,
+    ) -> tuple[Float[Array, "b v"], list]:
+        """Add one token per row at `slot`; logits behind it and the cache with it."""
+        slots = cache[0]["k"].shape[2]
+        index = jnp.arange(slots, dtype=jnp.int32)[None]
+        positions = jnp.maximum(index - starts[:, None], 0)
+        seen = ((index >= starts[:, None]) & (index <= slot)).astype(jnp.int32)
+        q_positions = (slot - starts)[:, None]
+        bias = self.decoder.bias(jnp.ones_like(q_positions), seen, q_positions, positions)
+        ctx = self._decoder_context(bias, q_positions, None, memory_segments)
+        x, cache = self.decoder.cached(self.embed(tokens[:, None]), ctx, cache, slot)
+        return self.logits(x)[:, 0], cache
+
+    def _decoder_context(self, bias, positions, memory, memory_segments) -> Context:
+        memory_bias = None
+        if memory_segments is not None:
+            ones = jnp.ones(positions.shape, jnp.int32)
+            memory_bias = attention.bias(ones, memory_segments, causal=False)
+        return Context(bias, False, self.rope(positions), memory, memory_bias)

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Optimizers and schedules by name from optax; regex tables say which parameters they treat how.
+
+`make` gives a transformation from gradients to a *direction*: clipped, preconditioned, decayed,
+multiplied per parameter. The train step subtracts schedule(step) times it, so the rate depends on
+the step alone and is the same number that is logged.
+
+Parameters are a flat dict {path: array}, e.g. "decoder/blocks/mlp/w_in" [layers, embed, mlp].
+"""
+
+import inspect
+import math
+import re
+from collections.abc import Callable, Iterable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from itx.config import OptimConfig
+from itx.errors import UserError, did_you_mean
+
+Names = dict[str, tuple[str, ...]]  # path -> logical axis names
+
+
+def adamw(names: Names, b1=0.9, b2=0.999, eps=1e-8, nesterov=False) -> optax.GradientTransformation:
+    return optax.scale_by_adam(b1=b1, b2=b2, eps=eps, nesterov=bool(nesterov))
+
+
+def sgd(names: Names, momentum=0.0, nesterov=False) -> optax.GradientTransformation:
+    return optax.trace(decay=momentum, nesterov=bool(nesterov)) if momentum else optax.identity()
+
+
+def lion(names: Names, b1=0.9, b2=0.99) -> optax.GradientTransformation:
+    return optax.scale_by_lion(b1=b1, b2=b2)
+
+
+def adafactor(
+    names: Names, decay_rate=0.8, clip_threshold=1.0, multiply_by_parameter_scale=True,
+    min_dim_size_to_factor=128,
+) -> optax.GradientTransformation:  # fmt: skip
+    """optax.adafactor's chain without its learning rate; block statistics span stacked layers."""
+    parts = [
+        optax.scale_by_factored_rms(
+            decay_rate=decay_rate, min_dim_size_to_factor=int(min_dim_size_to_factor)
+        ),
+        optax.clip_by_block_rms(clip_threshold),
+    ]
+    if multiply_by_parameter_scale:
+        parts.append(optax.scale_by_param_block_rms())
+    return optax.chain(*parts)
+
+
+def muon(
+    names: Names, beta=0.95, ns_steps=5, nesterov=True, consistent_rms=0.2,
+    adam_b1=0.9, adam_b2=0.95, eps=1e-8,
+) -> optax.GradientTransformation:  # fmt: skip
+    """Muon on the matrices of the layers, Adam on embeddings, output layer, norms and biases.
+
+    consistent_rms=0.2 gives its updates the root mean square of Adam's, so that one learning rate
+    suits both (Liu et al. 2025, arXiv:2502.16982).
+    """
+    from optax import contrib
+
+    dims = {p: d for p, axes in names.items() if (d := matrix_axes(axes)) is not None}
+
+    def of(params: dict) -> dict:  # the tree that optax.partition hands on: others are masked
+        return {p: dims.get(p, optax.MaskedNode()) for p in params}
+
+    def same_rms(update: jax.Array, dim: contrib.MuonDimensionNumbers) -> jax.Array:
+        inputs, outputs = (math.prod(update.shape[i] for i in axes) for axes in dim)
+        return update * (max(inputs, outputs) ** 0.5 * consistent_rms)
+
+    matrices = optax.chain(
+        contrib.scale_by_muon(
+            ns_steps=int(ns_steps), beta=beta, eps=eps, nesterov=bool(nesterov),
+            weight_dimension_numbers=of,
+        ),
+        optax.stateless(
+            lambda updates, _: {
+                p: same_rms(u, dims[p]) if p in dims else u for p, u in updates.items()
+            }
+        ),
+    )  # fmt: skip
+    others = optax.scale_by_adam(b1=adam_b1, b2=adam_b2, eps=eps)
+    return optax.partition(
+        {"muon": matrices, "adam": others},
+        lambda params: {p: "muon" if p in dims else "adam" for p in params},
+    )
+
+
+def matrix_axes(axes: tuple[str, ...]) -> object | None:
+    """Muon's dimension numbers of a parameter with these logical names; None: not a matrix.
+
+    Input dimensions and output dimensions are flattened; stacked layers are matrices of their own.
+    """
+    from optax.contrib import MuonDimensionNumbers
+
+    inner = [i for i, a in enumerate(axes) if a != "layers"]
+    if len(inner) < 2 or "vocab" in axes or "relpos" in axes or "embed" not in axes:
+        return None
+    embed = axes.index("embed")
+    others = tuple(i for i in inner if i != embed)
+    if embed == inner[0]:  # from the stream: wq, wk, wv, w_in, w_gate
+        return MuonDimensionNumbers((embed,), others)
+    return MuonDimensionNumbers(others, (embed,))  # to the stream: wo, w_out
+
+
+# A new optimizer is one entry: (names, **kwargs) -> direction of the step, learning rate left out.
+OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
+    "adamw": adamw, "adafactor": adafactor, "sgd": sgd, "lion": lion, "muon": muon,
+}  # fmt: skip
+
+
+def make(config: OptimConfig, names: Names) -> optax.GradientTransformation:
+    """Gradient -> direction for trainable parameters with these names (frozen ones left out)."""
+    if config.name not in OPTIMIZERS:
+        raise UserError(f"optim.name={config.name!r}" + did_you_mean(config.name, OPTIMIZERS))
+    build, kwargs = OPTIMIZERS[config.name], dict(config.kwargs or {})
+    known = list(inspect.signature(build).parameters)[1:]
+    for key in kwargs:
+        if key not in known:
+            raise UserError(f"optim.kwargs: {config.name} has no {key!r}" + did_you_mean(key, known))
+    parts = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
+    parts.append(build(names, **kwargs))
+    if config.weight_decay:
+        decayed = matching("optim.decay", config.decay, names)
+        mask = {p: p in decayed for p in names}
+        parts.append(optax.add_decayed_weights(config.weight_decay, mask=mask))
+    if config.lr_multipliers:
+        factors = first_match("optim.lr_multipliers", config.lr_multipliers, names, 1.0)
+        parts.append(
+            optax.stateless(lambda u, _: jax.tree.map(lambda x, f: x * f, u, factors))
+        )
+    return optax.chain(*parts)
+
+
+def schedule(config: OptimConfig, steps: int) -> Callable[[jax.Array], jax.Array]:
+    """Learning rate by step: linear warm-up, then `config.schedule` until `decay_steps`."""
+    peak, end = config.learning_rate, config.learning_rate * config.final_share
+    warmup = config.warmup_steps
+    decay = max((config.decay_steps or steps) - warmup, 1)
+    after = {
+        "constant": lambda: optax.constant_schedule(peak),
+        "cosine": lambda: optax.cosine_decay_schedule(peak, decay, config.final_share),
+        "linear": lambda: optax.linear_schedule(peak, end, decay),
+        "rsqrt": lambda: lambda t: peak * (max(warmup, 1) / (t + max(warmup, 1))) ** 0.5,
+    }
+    if config.schedule not in after:
+        raise UserError(f"optim.schedule={config.schedule!r}" + did_you_mean(config.schedule, after))
+    rest = after[config.schedule]()
+    if not warmup:
+        return rest
+    # step 0 already moves: rate peak/warmup, and the peak at step warmup - 1
+    return lambda t: jnp.where(t < warmup, peak * (t + 1) / warmup, rest(t - warmup))
+
+
+def matching(key: str, patterns: Iterable[str], paths: Iterable[str]) -> set[str]:
+    """Paths that some pattern matches in full; a pattern that matches none is a UserError."""
+    paths, out = list(paths), set()
+    for pattern in patterns:
+        try:
+            hits = [p for p in paths if re.fullmatch(pattern, p)]
+        except re.error as e:
+            raise UserError(f"{key}: {pattern!r} is not a regular expression ({e})") from e
+        if not hits:
+            raise UserError(f"{key}: {pattern!r} matches no parameter" + did_you_mean(pattern, paths))
+        out.update(hits)
+    return out
+
+
+def first_match(
+    key: str, table: Iterable[tuple[str, float]], paths: Iterable[str], default: float
+) -> dict[str, float]:
+    """{path: value of the first pattern that matches it}, `default` where none does."""
+    out = dict.fromkeys(paths, default)
+    for pattern, value in reversed(list(table)):
+        out.update(dict.fromkeys(matching(key, [pattern], out), float(value)))
+    return out

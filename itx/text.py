@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Unicode text in one place: for splits, leaks, scores and answer extraction.
+
+    normalise   what counts as the same text: NFKC, case, white space; for answers also outer punctuation
+    words       letters, digits and marks between anything else; one character each in scripts that put
+                no spaces between words (Chinese, Japanese, Thai, Lao, Burmese, Khmer)
+    numbers     the numbers of a text: decimal comma, thousands spaces, U+2212, units behind them
+"""
+
+import hashlib
+import re
+import sys
+import unicodedata
+from collections.abc import Sequence
+from functools import cache
+
+# Han and its radicals, kana, Thai, Lao, Burmese, Khmer
+UNSPACED = (
+    "\u2e80-\u2fdf\u3005-\u3007\u3021-\u3029\u3041-\u3096\u3099-\u309f\u30a1-\u30fa\u30fc-\u30ff"
+    "\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"
+    "\u0e01-\u0e3a\u0e40-\u0e4e\u0e81-\u0ece\u1000-\u1049\u1780-\u17d3"
+)
+# Runs this long that training and evaluation share are a leak (EVALUATION.md, Leaks)
+LEAK_WORDS, LEAK_CHARACTERS = 13, 26
+QUOTES = "\"'`«»„“”‟‘’‚‛‹›"
+ENDS = ".,;:!?…。、，．！？；：।"
+BRACKETS = {"(": ")", "[": "]", "{": "}", "<": ">", "（": "）", "「": "」", "《": "》"}
+
+
+def normalise(text: str, answer: bool = False) -> str:
+    """The form in which texts are compared; `answer` also takes off outer punctuation.
+
+    >>> normalise("«Париж».", answer=True), normalise("(A)", answer=True), normalise("−5 ", answer=True)
+    ('париж', 'a', '-5')
+    """
+    text = " ".join(unicodedata.normalize("NFKC", text).casefold().replace("\u2212", "-").split())
+    # casefold can undo NFKC (U+0345 and its like)
+    text = unicodedata.normalize("NFKC", text)
+    return _bare(text) if answer else text
+
+
+def exact(text: str) -> str:
+    """For answers whose case and punctuation matter: NFKC and white space alone."""
+    return " ".join(unicodedata.normalize("NFKC", text).split())
+
+
+def _bare(text: str) -> str:
+    """Without the quotes, the closing marks and the one pair of brackets around an answer."""
+    whole = text
+    while text:
+        before = text
+        text = text.strip(QUOTES + " ").rstrip(ENDS + " ").lstrip("¿¡ ")
+        if len(text) > 1 and BRACKETS.get(text[0]) == text[-1] and text[-1] not in text[1:-1]:
+            text = text[1:-1]
+        if text == before:
+            return text
+    return whole  # nothing but punctuation: then that is the answer
+
+
+@cache
+def _word_pattern() -> re.Pattern:
+    """Marks belong to the letter before; Python's \\w leaves most of them out."""
+    marks = "".join(c for c in map(chr, range(sys.maxunicode + 1)) if unicodedata.category(c)[0] == "M")
+    marks = "[" + marks + "\u200c\u200d]*"
+    return re.compile(f"[{UNSPACED}]{marks}|(?:[^\\W_{UNSPACED}]{marks})+")
+
+
+def words(text: str) -> list[str]:
+    """The words of a text, normalised.
+
+    >>> words("Don't: 3 яблока, 東京")
+    ['don', 't', '3', 'яблока', '東', '京']
+    """
+    text = normalise(text)
+    return re.findall("[a-z0-9]+", text) if text.isascii() else _word_pattern().findall(text)
+
+
+def ngrams(items: Sequence, n: int) -> list[tuple]:
+    """Every run of n items, in order; [] where there are fewer."""
+    return [tuple(items[i : i + n]) for i in range(len(items) - n + 1)]
+
+
+def leak_ngrams(content: str) -> set[str]:
+    """The runs by which a long input is known again: of 13 words, or 26 characters without spaces."""
+    found = words(content)
+    unspaced = sum(bool(re.match(f"[{UNSPACED}]", w)) for w in found) if not content.isascii() else 0
+    n = LEAK_CHARACTERS if 2 * unspaced > len(found) else LEAK_WORDS
+    return {" ".join(run) for run in ngrams(found, n)}
+
+
+def content_key(text: str) -> int:
+    """64 bits that equal inputs share."""
+    return int.from_bytes(hashlib.blake2b(normalise(text).encode(), digest_size=8).digest(), "big")
+
+
+def contains(text: str, part: str) -> bool:
+    """Whether the words of `part` stand in `text` side by side.
+
+    >>> contains("Столица Франции - Париж.", "Париж"), contains("Парижский", "Париж")
+    (True, False)
+    """
+    wanted, found = words(part), words(text)
+    if not wanted:
+        return normalise(part) in normalise(text)
+    return any(found[i : i + len(wanted)] == wanted for i in range(len(found) - len(wanted) + 1))
+
+
+_NUMBER = re.compile(
+    r"""
+    (?<![^\W_%s])                                         # not inside a word
+    (?P<sign>(?<![\d)])[-\u2212][$€£¥₽]?)?
+    (?:
+      (?P<grouped>
+          [1-9]\d{0,2} (?: (?:,\d{3})+ | (?:[\u00a0\u2009\u202f]\d{3})+ | (?:'\d{3})+ | (?:\.\d{3}){2,} )
+        | (?<!\d[ ]) [1-9]\d{0,2} (?:[ \u00a0\u2009\u202f]\d{3})+    # 1 234; "10 20 300" is a list
+      ) (?P<rest>[.,]\d+)? (?!\d)
+    | (?P<dots>[1-9]\d{0,2}(?:\.\d{3})+) , (?P<comma>\d+)          # 1.234,5
+    | (?P<over>\d+/\d+) (?![\d/])
+    | (?P<plain>\d+ (?:[.,]\d+(?![.,]?\d))? (?:[eE][-+]?\d+)?) (?!\d)
+    | (?<!\d) (?P<point>\.\d+)
+    )
+    """
+    % UNSPACED,
+    re.VERBOSE,
+)
+
+
+def numbers(text: str) -> list[float]:
+    """Every number of a text, in order.
+
+    A comma before exactly three digits separates thousands (1,234), any other is a decimal comma;
+    spaces between groups of three separate thousands. Units and percent signs are passed over.
+
+    >>> numbers("60 км/ч, −1 234,5 кг, $3,000.25, 0,125 and 3/4")
+    [60.0, -1234.5, 3000.25, 0.125, 0.75]
+    """
+    out = []
+    for m in _NUMBER.finditer(text):
+        if m["grouped"]:
+            value = float(re.sub(r"\D", "", m["grouped"]) + (m["rest"] or "").replace(",", "."))
+        elif m["dots"]:
+            value = float(m["dots"].replace(".", "") + "." + m["comma"])
+        elif m["over"]:
+            over, under = map(int, m["over"].split("/"))
+            value = over / under if under else float(over)
+        else:
+            value = float((m["plain"] or m["point"]).replace(",", "."))
+        out.append(-value if m["sign"] else value)
+    return out

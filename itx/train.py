@@ -1,0 +1,434 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training: the state, the step, the loop. Read `train` first; it is the whole run, top to bottom.
+
+The state is a dict {"params": {path: array}, "opt_state": …, "step": int32}. Parameters that do not
+train stand apart in `frozen` {path: array}. `make_step` gives (state, frozen, batch) ->
+(state, metrics); loss = sum(nll * w) / sum(w) over the global batch, divided once.
+"""
+
+import signal
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+
+from itx import checkpoint, loss, optim
+from itx import mesh as meshes
+from itx.checkpoint import Checkpoints
+from itx.config import RunConfig
+from itx.errors import UserError
+from itx.log import MetricsLog, Progress
+from itx.models.transformer import Transformer
+
+State = dict[str, Any]
+Metrics = dict[str, jax.Array]
+Params = dict[str, jax.Array]
+
+# That many steps without a finite loss end the run: the state does not move, so none will come.
+MOST_SKIPPED_IN_A_ROW = 50
+
+
+class Setup(NamedTuple):
+    """What a run has besides its state; a function of (config, lock, mesh)."""
+
+    graphdef: nnx.GraphDef
+    names: optim.Names  # path -> logical axes, of all parameters
+    trainable: list[str]
+    mesh: Mesh
+    init: Callable[[], tuple[State, Params]]
+    step: Callable[[State, Params, dict], tuple[State, Metrics]]
+    targets: tuple[State, Params]  # ShapeDtypeStructs with shardings
+
+
+# ---------------------------------------------------------------- parameters and modules
+
+
+def parameters(model: nnx.Module) -> Params:
+    """{path: value} of all parameters, e.g. "decoder/blocks/mlp/w_in"."""
+    state = nnx.state(model, nnx.Param)
+    return {"/".join(map(str, p)): v.get_value() for p, v in state.flat_state()}
+
+
+def logical_names(model: nnx.Module) -> optim.Names:
+    """{path: logical axis names} of all parameters."""
+    state = nnx.state(model, nnx.Param)
+    return {"/".join(map(str, p)): v.get_metadata()["out_sharding"] for p, v in state.flat_state()}
+
+
+def merge(graphdef: nnx.GraphDef, params: Params) -> Transformer:
+    """The module with these parameters."""
+    return nnx.merge(
+        graphdef, nnx.State.from_flat_path({tuple(p.split("/")): v for p, v in params.items()})
+    )
+
+
+def vocab_rows(config: RunConfig, lock: dict) -> int:
+    """Rows of the embedding: as configured, or the vocabulary's size up to a multiple of 128."""
+    size, rows = lock["vocabulary"]["size"], config.model.vocab_size
+    if rows and rows < size:
+        raise UserError(f"model.vocab_size={rows} is below the vocabulary's {size} pieces")
+    return rows or -(-size // 128) * 128
+
+
+# ---------------------------------------------------------------- the step
+
+
+def make_step(
+    graphdef: nnx.GraphDef,
+    tx: optax.GradientTransformation,
+    rate: Callable[[jax.Array], jax.Array],
+    config: RunConfig,
+    num_tasks: int,
+) -> Callable[[State, Params, dict], tuple[State, Metrics]]:
+    """The train step, not yet compiled: (state, frozen, batch) -> (state, metrics).
+
+    metrics: sums over the batch {"loss", "weight", "correct", "task_loss" [k], "task_weight" [k],
+    "tokens", "cells"} and {"grad_norm", "learning_rate", "skipped"}.
+    """
+
+    def objective(params: Params, frozen: Params, batch: dict) -> tuple[jax.Array, loss.Sums]:
+        batch = dict(batch)
+        rows = batch.pop("rows", None)
+        logits = merge(graphdef, {**frozen, **params})(batch, rows)
+        targets, weights, tasks = loss.at_loss_positions(batch)
+        sums = loss.sums(
+            logits, targets, weights, tasks, num_tasks,
+            config.train.z_loss, config.train.label_smoothing,
+        )  # fmt: skip
+        return sums["objective"], sums
+
+    def step(state: State, frozen: Params, batch: dict) -> tuple[State, Metrics]:
+        params = state["params"]
+        if config.model.dropout:
+            key = jax.random.fold_in(jax.random.key(config.train.seed), state["step"])
+            row = jnp.arange(len(batch["task_ids"]), dtype=jnp.int32)
+            batch = {**batch, "rows": jax.vmap(lambda r: jax.random.fold_in(key, r))(row)}
+        grads, sums = summed_gradients(objective, params, frozen, batch, config.train.microbatches)
+        grads = jax.tree.map(lambda g: loss.mean(g, sums["weight"]), grads)
+        grad_norm = optax.tree.norm(grads)
+        ok = jnp.isfinite(grad_norm) & jnp.isfinite(loss.mean(sums["objective"], sums["weight"]))
+        direction, opt_state = tx.update(grads, state["opt_state"], params)
+        lr = jnp.asarray(rate(state["step"]), jnp.float32)
+        moved = jax.tree.map(lambda p, u: p - lr * u, params, direction)
+        # a step without a finite loss and gradient changes nothing but the count of steps
+        new = jax.tree.map(
+            lambda n, o: jnp.where(ok, n, o),
+            {"params": moved, "opt_state": opt_state},
+            {"params": params, "opt_state": state["opt_state"]},
+        )
+        segments = [v for k, v in batch.items() if k.endswith("segment_ids")]
+        metrics = {
+            **sums,
+            "grad_norm": grad_norm,
+            "learning_rate": lr,
+            "skipped": ~ok,
+            "tokens": sum(jnp.sum(s > 0, dtype=jnp.int32) for s in segments),
+        }
+        return {**new, "step": state["step"] + 1}, metrics
+
+    return step
+
+
+def summed_gradients(
+    objective: Callable, params: Params, frozen: Params, batch: dict, microbatches: int
+) -> tuple[Params, loss.Sums]:
+    """Gradient of the summed objective and the sums, over `microbatches` parts of the batch."""
+    gradient = jax.grad(objective, has_aux=True)
+    if microbatches == 1:
+        return gradient(params, frozen, batch)
+    # part i holds rows i, i + m, i + 2m, …: every device keeps the rows it has
+    parts = jax.tree.map(
+        lambda x: x.reshape(-1, microbatches, *x.shape[1:]).swapaxes(0, 1), batch
+    )
+    first = jax.tree.map(lambda x: x[0], parts)
+    shapes = jax.eval_shape(gradient, params, frozen, first)
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+
+    def add(total: Any, part: dict) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, gradient(params, frozen, part)), None
+
+    return jax.lax.scan(add, zeros, parts)[0]
+
+
+# ---------------------------------------------------------------- the state
+
+
+def abstract_model(config: RunConfig, lock: dict) -> tuple[Callable[[], Transformer], nnx.Module]:
+    """How the model is made from the seed, and its shapes."""
+    rows, seed = vocab_rows(config, lock), config.train.seed
+
+    def create() -> Transformer:
+        return Transformer(config.model, rows, nnx.Rngs(seed))
+
+    return create, nnx.eval_shape(create)
+
+
+def setup(config: RunConfig, lock: dict, mesh: Mesh) -> Setup:
+    """Everything a run needs but its state; checks what the config says about parameters."""
+    parts = meshes.batch_parts(mesh) * config.train.microbatches
+    if config.data.global_batch % parts:
+        raise UserError(
+            f"data.global_batch={config.data.global_batch} is not divisible by {parts} "
+            f"(batch shards × train.microbatches)"
+        )
+    create, abstract = abstract_model(config, lock)
+    graphdef = nnx.graphdef(abstract)
+    names = logical_names(abstract)
+    frozen_paths = optim.matching("optim.freeze", config.optim.freeze, names)
+    trainable = [p for p in names if p not in frozen_paths]
+    if not trainable:
+        raise UserError("optim.freeze leaves no parameter to train")
+    tx = optim.make(config.optim, {p: names[p] for p in trainable})
+    rate = optim.schedule(config.optim, config.train.steps)
+
+    def init() -> tuple[State, Params]:
+        everything = parameters(create())
+        params = {p: everything[p] for p in trainable}
+        state = {"params": params, "opt_state": tx.init(params), "step": jnp.zeros((), jnp.int32)}
+        return state, {p: everything[p] for p in frozen_paths}
+
+    shapes = jax.eval_shape(init)
+    where = shardings(shapes, names, mesh)
+    targets = jax.tree.map(
+        lambda s, w: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=w), shapes, where
+    )
+    step = make_step(graphdef, tx, rate, config, len(lock["tasks"]))
+    return Setup(
+        graphdef, names, trainable, mesh,
+        jax.jit(init, out_shardings=where),
+        jax.jit(step, donate_argnums=0, out_shardings=(where[0], meshes.replicated(mesh))),
+        targets,
+    )  # fmt: skip
+
+
+def shardings(shapes: tuple[State, Params], names: optim.Names, mesh: Mesh) -> tuple[dict, dict]:
+    """NamedShardings of (state, frozen), from the parameters' logical names."""
+    state, frozen = shapes
+    everything = {**state["params"], **frozen}
+    place = meshes.parameter_shardings(everything, names, mesh)
+    return {
+        "params": {p: place[p] for p in state["params"]},
+        "opt_state": meshes.like_parameters(state["opt_state"], everything, names, mesh),
+        "step": meshes.replicated(mesh),
+    }, {p: place[p] for p in frozen}
+
+
+def init_state(config: RunConfig, lock: dict, mesh: Mesh) -> tuple[State, Params, Setup]:
+    """A fresh state, the frozen parameters, and the rest of the run's set-up."""
+    made = setup(config, lock, mesh)
+    with jax.set_mesh(mesh):
+        state, frozen = made.init()
+    return state, frozen, made
+
+
+def restore(checkpoints: Checkpoints, step: int, made: Setup) -> tuple[State, Params]:
+    """State and frozen parameters of a checkpoint, on this run's mesh."""
+    state, frozen = made.targets
+    params = checkpoints.params(step, {**state["params"], **frozen})
+    counter = jax.device_put(np.int32(step), state["step"].sharding)
+    return {
+        "params": {p: params[p] for p in state["params"]},
+        "opt_state": checkpoints.opt_state(step, state["opt_state"]),
+        "step": counter,
+    }, {p: params[p] for p in frozen}
+
+
+# ---------------------------------------------------------------- the loop
+
+
+def train(
+    config: RunConfig, lock: dict, batches: Any, run: Any, progress: Progress | None = None
+) -> State:
+    """Train until `train.steps`, from the newest checkpoint of the run folder or from the start.
+
+    `batches.iterate(start, stop, rows)` yields numpy batches; `run` names the folder's files.
+    """
+    mesh = meshes.make_mesh(config.mesh)
+    made = setup(config, lock, mesh)
+    checkpoints = Checkpoints(run.checkpoints, config.train.keep_checkpoints)
+    begin = checkpoints.latest() or 0
+    book = Book(config, lock, begin, checkpoints.meta(begin) if begin else {})
+    stop = config.train.steps
+    progress = progress or Progress(begin, stop)
+    log = MetricsLog(run.metrics_jsonl, begin, run.tensorboard if config.train.tensorboard else None)
+    here = checkpoint.environment(mesh)
+    with jax.set_mesh(mesh), Interrupts() as interrupts:
+        if begin:
+            warning = checkpoint.differences(checkpoints.meta(begin)["environment"], here)
+            progress.say(warning or f"resumed at step {begin}")
+            state, frozen = restore(checkpoints, begin, made)
+        else:
+            state, frozen = made.init()
+        pending = None  # metrics of the step before: fetched while the next one runs
+        rows = meshes.local_rows(mesh, config.data.global_batch)
+        for step, batch in enumerate(batches.iterate(begin, stop, rows), begin + 1):
+            placed = meshes.put(batch, mesh)
+            with jax.transfer_guard("disallow"):
+                state, metrics = made.step(state, frozen, placed)
+            book.add(pending, log, progress)
+            pending = (step, metrics, cells(batch))
+            if step % config.train.checkpoint_every == 0 or step == stop or interrupts.seen:
+                book.add(pending, log, progress)
+                pending = None
+                log.sync()  # before the checkpoint commits: a line may be cut back, never missing
+                meta = {"step": step, "environment": here, **book.meta()}
+                checkpoints.save(step, {**state["params"], **frozen}, state["opt_state"], meta)
+                if interrupts.seen and step < stop:
+                    break
+        checkpoints.close()
+        log.close()
+        progress.close()
+    if interrupts.seen:
+        raise SystemExit(interrupts.exit_code)
+    return state
+
+
+def cells(batch: dict[str, np.ndarray]) -> int:
+    """Token places of a batch on this process, padding included."""
+    return sum(v.size for k, v in batch.items() if k.endswith("segment_ids"))
+
+
+class Book:
+    """Sums of metrics over a log interval, the list of skipped steps, and the log lines.
+
+    Sums are Python floats and travel in a checkpoint's meta, so that a run stopped between two log
+    lines goes on to write the same ones.
+    """
+
+    def __init__(self, config: RunConfig, lock: dict, step: int, meta: dict):
+        self.every, self.last = config.train.log_every, config.train.steps
+        self.tasks = [t["name"] for t in lock["tasks"]]
+        self.sums: dict[str, Any] = meta.get("interval", {})
+        self.skipped: list[int] = meta.get("skipped", [])
+        self.in_a_row = 0
+        self.clock, self.timed_tokens = None, 0.0
+
+    def meta(self) -> dict:
+        return {"interval": self.sums, "skipped": self.skipped}
+
+    def add(self, pending: tuple | None, log: MetricsLog, progress: Progress) -> None:
+        """Take in one step's metrics; write a line where an interval ends."""
+        if pending is None:
+            return
+        step, metrics, places = pending
+        values = {k: np.asarray(v).tolist() for k, v in jax.device_get(metrics).items()}
+        now = time.monotonic()
+        if self.clock is None:  # the first step of a process is compilation
+            self.clock = now
+        else:
+            self.timed_tokens += values["tokens"]
+        skipped = values.pop("skipped")
+        self.in_a_row = self.in_a_row + 1 if skipped else 0
+        if skipped:
+            self.skipped.append(step)
+            progress.say(f"step {step}: loss or gradient is not finite; skipped")
+            if self.in_a_row >= MOST_SKIPPED_IN_A_ROW:
+                raise UserError(f"{self.in_a_row} steps in a row without a finite loss, last {step}")
+        else:
+            self._sum({**values, "steps": 1, "cells": places * jax.process_count()})
+        if step % self.every == 0 or step == self.last:
+            self._write(step, now, log, progress)
+        else:
+            progress.update(step)
+
+    def _sum(self, values: dict) -> None:
+        for k, v in values.items():
+            old = self.sums.get(k)
+            if isinstance(v, list):
+                self.sums[k] = [a + b for a, b in zip(old or [0.0] * len(v), v, strict=True)]
+            else:
+                self.sums[k] = v + (old or 0)
+
+    def _write(self, step: int, now: float, log: MetricsLog, progress: Progress) -> None:
+        s, line = self.sums, {}
+        if s.get("steps"):
+            line = {
+                "train/loss": s["loss"] / s["weight"],
+                "train/accuracy": s["correct"] / s["weight"],
+                "train/grad_norm": s["grad_norm"] / s["steps"],
+                "train/learning_rate": s["learning_rate"] / s["steps"],
+                "train/tokens": s["tokens"],
+                "data/non_padding_fraction": s["tokens"] / s["cells"],
+            }
+            for name, total, weight in zip(self.tasks, s["task_loss"], s["task_weight"], strict=True):
+                if weight:
+                    line[f"train/loss/{name}"] = total / weight
+        line["train/skipped"] = len(self.skipped)
+        seconds = now - self.clock
+        speed = self.timed_tokens / seconds if seconds else 0.0
+        line |= {"train/tokens_per_second": speed, "train/seconds": seconds}
+        log.write(step, line)
+        progress.update(step, line.get("train/loss", float("nan")), speed)
+        self.sums, self.clock, self.timed_tokens = {}, now, 0.0
+
+
+class Interrupts:
+    """SIGTERM or Ctrl-C: finish the step, save, leave. A second Ctrl-C stops at once."""
+
+    def __enter__(self) -> "Interrupts":
+        self.seen, self.old = 0, {}
+        for number in (signal.SIGTERM, signal.SIGINT):
+            try:
+                self.old[number] = signal.signal(number, self._note)
+            except ValueError:  # not the main thread: the caller handles signals
+                break
+        return self
+
+    def _note(self, number: int, frame: Any) -> None:
+        if self.seen and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.seen = number
+
+    @property
+    def exit_code(self) -> int:
+        return 128 + self.seen  # as a shell reports a process ended by that signal
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self.old.items():
+            signal.signal(number, handler)
+
+
+# ---------------------------------------------------------------- after training
+
+
+def load_model(run: Any, config: RunConfig, lock: dict, step: int | None = None):
+    """A Runner (itx/eval/generate.py) with the parameters of a checkpoint: the newest, or `step`.
+
+    Step 0 is the model before tuning, made anew from the seed.
+    """
+    from itx.eval.generate import Runner
+
+    mesh = meshes.make_mesh(config.mesh)
+    create, abstract = abstract_model(config, lock)
+    names = logical_names(abstract)
+    shapes = parameters(abstract)
+    place = meshes.parameter_shardings(shapes, names, mesh)
+    if step is None:
+        step = latest_step(run)
+    if step == 0:
+        with jax.set_mesh(mesh):
+            params = jax.jit(lambda: parameters(create()), out_shardings=place)()
+    else:
+        checkpoints = Checkpoints(run.checkpoints, config.train.keep_checkpoints)
+        targets = {
+            p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place[p]) for p, s in shapes.items()
+        }
+        params = checkpoints.params(step, targets)
+        checkpoints.close()
+    return Runner(
+        graphdef=nnx.graphdef(abstract), params=params, mesh=mesh, model=config.model,
+        bos_id=lock["bos_id"], eos_id=lock["eos_id"], pad_id=lock["pad_id"],
+        batch_size=config.eval.batch_size, step=step,
+    )  # fmt: skip
+
+
+def latest_step(run: Any) -> int:
+    """The newest checkpoint's step; 0 where there is none."""
+    steps = [int(p.name) for p in run.checkpoints.glob("[0-9]*") if p.name.isdigit()]
+    return max(steps, default=0)

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run in a process of its own (SeqIO and TensorFlow stay out of the tests' process): prints JSON facts.
+
+    python -m tests.build.seqio_probe VOCABULARY NAME…    tokens of tasks through seqio.Task.get_dataset,
+                                                          and a task in SeqIO's own style
+"""
+
+import json
+import sys
+
+from itx.build import seqio_bridge
+from itx.tasks import registry
+from tests import sample_tasks  # noqa: F401  (registers)
+
+
+def register_native(vocabulary_file: str) -> None:
+    """`native`: the task sample_first's first template, written with SeqIO's own preprocessors and tokeniser."""
+    import seqio
+    import tensorflow as tf
+
+    vocabulary = seqio.SentencePieceVocabulary(vocabulary_file)
+    spec = registry.task("sample_first")
+    items = list(seqio_bridge.SpecSource(spec, "", 0).items("train"))
+    rows = {"words": [i.values["words"] for i in items], "answer": [i.values["answer"] for i in items]}
+
+    def dataset(split, shuffle_files, seed=None):
+        return tf.data.Dataset.from_tensor_slices(rows)
+
+    @seqio.map_over_dataset
+    def prompt(e):
+        return {"inputs": tf.strings.join(["Give the first word: ", e["words"]]), "targets": e["answer"]}
+
+    seqio.TaskRegistry.add(
+        "native",
+        source=seqio.FunctionDataSource(dataset, splits=["train"], num_input_examples={"train": len(items)}),
+        preprocessors=[prompt, seqio.preprocessors.tokenize, seqio.preprocessors.append_eos],
+        output_features={k: seqio.Feature(vocabulary, add_eos=k == "targets") for k in ("inputs", "targets")},
+    )
+
+
+def tokens(name: str) -> list:
+    task = seqio_bridge.seqio.get_mixture_or_task(name)
+    rows = task.get_dataset(None, "train", shuffle=False).as_numpy_iterator()
+    return [[e["inputs"].tolist(), e["targets"].tolist()] for e in rows]
+
+
+def main() -> None:
+    vocabulary, *names = sys.argv[1:]
+    for name in names:
+        seqio_bridge.register(name, vocabulary)
+    register_native(vocabulary)
+    mixture = seqio_bridge.register_mixture(registry.MIXTURES["sample_held"], vocabulary, "", 0, 0)
+    print(json.dumps({
+        "tokens": {n: tokens(n) for n in [*names, "native"]},
+        "rates": seqio_bridge.rates(mixture),
+        "registered": [n for n in seqio_bridge.seqio.TaskRegistry.names() if n.startswith("sample")],
+    }))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

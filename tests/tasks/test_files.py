@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The real-data families: nothing lost without a count, every example usable, specs light."""
+
+import gzip
+import json
+import re
+from collections import Counter
+
+import pytest
+
+from itx.build import render, sources
+from itx.data.cache import Vocabulary
+from itx.errors import UserError
+from itx.tasks import names, registry
+from itx.tasks.spec import Skip
+from tasks import bbh, files, induction
+
+
+def counted(name: str, root, splits=("train", "validation", "test")) -> tuple[dict[str, list], Counter]:
+    """Items by split, and one split's counts."""
+    spec, found, total = registry.task(name, str(root)), {}, Counter()
+    for split in splits:
+        counts: Counter = Counter()
+        found[split] = list(render.items(spec, split, str(root), 0, counts))
+        skipped = sum(n for reason, n in counts.items() if reason != "read")
+        assert counts["read"] == len(found[split]) + skipped, (name, split, counts)
+        total[split] = counts
+    return found, total
+
+
+def test_alpaca_counts_its_empty_outputs_and_every_row(shared):
+    found, counts = counted("alpaca", shared)
+    assert counts["train"]["read"] == 12553 and counts["train"]["empty output"] == 5
+    # the three splits share out all rows but the empty ones and inputs that repeat
+    kept = sum(len(items) for items in found.values())
+    repeated = sum(c["repeated input"] for c in counts.values())
+    assert kept + repeated + 5 == 12553 and len(found["train"]) > 11000
+    assert 400 < len(found["validation"]) < 850 and 400 < len(found["test"]) < 850
+    hashes = [i.hash for items in found.values() for i in items]
+    assert len(set(hashes)) == len(hashes)
+
+
+def test_placeholders_are_no_input():
+    def request(text: str) -> dict:
+        return files.request_fields({"instruction": "Do it.", "input": text, "output": "Done."})
+
+    bare = request("")
+    assert bare == {"request": "Do it.", "marked": "Do it.", "answer": "Done."}
+    for text in ("<noinput>", "No input required.", "\\<noinput\\>", "N/A", '"<noinput>"', "none", "< noinput >"):
+        assert request(text) == bare, text
+    for text in ("No inputs were found in the log", "Noah", "He was <noinput>"):
+        assert request(text)["request"] == f"Do it.\n\n{text}"
+        assert request(text)["marked"] == f"Do it.\nInput: {text}"
+    assert files.request_fields({"instruction": "Do it.", "input": "", "output": " \n"}) == Skip("empty output")
+
+
+def test_dolly_keeps_its_category(shared):
+    found, counts = counted("dolly", shared)
+    assert counts["train"]["read"] == 2149
+    assert {i.values["category"] for i in found["train"]} >= {"open_qa", "closed_qa", "summarization"}
+
+
+def test_gsm8k_strips_marks_and_keeps_the_test_part_apart(shared):
+    found, counts = counted("gsm8k", shared)
+    assert counts["train"]["read"] == counts["validation"]["read"] == 7473
+    assert len(found["train"]) + len(found["validation"]) == 7473 and len(found["test"]) == 660
+    assert 0.03 < len(found["validation"]) / 7473 < 0.07
+    raw = [e for _, e in sources.read_jsonl(shared / "gsm8k" / "train.jsonl.gz", {})]
+    assert sum("<<" in e["answer"] for e in raw) > 7000  # there are marks to strip
+    values = [i.values for i in found["train"]]
+    assert not any("<<" in v["rationale"] or "####" in v["rationale"] for v in values)
+    assert all(re.fullmatch(r"-?\d+(\.\d+)?", v["answer"]) for v in values)
+    raw = {"question": "q", "answer": "48/2 = <<48/2=24>>24 clips, 4 < 5.\n#### 1,024"}
+    assert files.gsm8k_fields(raw) == {"question": "q", "rationale": "48/2 = 24 clips, 4 < 5.", "answer": "1024"}
+    assert files.gsm8k_fields({"question": "q", "answer": "no mark"}) == Skip("no number after ####")
+
+
+def test_gsm8k_chain_of_thought_gives_its_answer_back(shared):
+    spec, variant = registry.task("gsm8k"), names.parse("gsm8k:cot")
+    items = list(render.items(spec, "test", str(shared), 0, Counter()))
+    for which in ("train", "heldout"):
+        for template in render.choices(spec, variant, which):
+            for item in items[:50]:
+                r = render.render(spec, variant, item, 0, 0, [template])
+                assert re.findall(r.extractor, r.target)[-1] == item.values["answer"]
+    direct = render.render(spec, names.parse("gsm8k"), items[0], 0, 0)
+    assert direct.target == items[0].values["answer"] != r.target
+
+
+def test_natural_instructions_one_task_per_v2_entry(shared):
+    index = [e for _, e in sources.read_jsonl(shared / "natural_instructions" / "index.jsonl", {})]
+    formats = Counter(e["format"] for e in index)
+    members = registry.expand("ni.*", str(shared))
+    assert len(members) == formats["v2"] > 90 and len(formats) == 4
+    read = 0
+    for name in members:
+        spec = registry.task(name, str(shared))
+        found, counts = counted(name, shared)
+        assert re.fullmatch(r"[a-z0-9_]+", spec.cluster) and spec.origin and all(spec.origin)
+        assert found["train"] and counts["train"]["read"] <= 100
+        read += counts["train"]["read"]
+        item = found["train"][0]
+        first = render.render(spec, names.parse(name), item, 0, 0)
+        assert item.values["definition"] in first.prompt and item.values["input"] in first.prompt
+        assert first.target == item.values["answer"][0] and list(first.references) == item.values["answer"]
+    assert read == 9064
+    assert len({registry.task(n, str(shared)).cluster for n in members}) > 30
+
+
+def test_natural_instructions_metric_follows_the_answers(shared):
+    def spec(answers: list[str]):
+        instances = [{"id": str(i), "input": f"in {i}", "output": [a]} for i, a in enumerate(answers)]
+        entry = {"task": "task1_a-b", "category": "Pos Tagging", "source": ["paws-x"]}
+        return files.ni_task(entry, {"Definition": ["Tag it."], "Instances": instances})
+
+    short, long = spec(["yes", "no"]), spec(["a long answer in many words"] * 2)
+    assert short.metrics[0] == "exact_match" and long.metrics[0] == "rouge_l"
+    assert (short.name, short.cluster, short.origin) == ("ni.task1_a_b", "pos_tagging", ("paws_x",))
+
+
+def test_evaluation_families_yield_input_and_answer_for_every_row(shared):
+    odd = Counter()
+    for name in [*registry.expand("bbh.*", str(shared)), *registry.expand("ii.*", str(shared))]:
+        spec = registry.task(name, str(shared))
+        assert spec.evaluation_only and len(spec.templates) >= 2, name
+        read: Counter = Counter()
+        for where, example in sources.open_source(spec.source, "test", str(shared), 0, read):
+            values = spec.fields(example)
+            if isinstance(values, Skip):
+                odd[name, values.reason] += 1
+                continue
+            references, options, index = render.answers(spec, values, where)
+            assert values["input"].strip() and all(r.strip() for r in references)
+            assert (options is None) == (index is None)
+        found, counts = counted(name, shared, ("validation", "test"))
+        kept = len(found["validation"]) + len(found["test"])
+        repeated = sum(c["repeated input"] for c in counts.values())
+        left_out = sum(n for (task, _), n in odd.items() if task == name)
+        assert kept + repeated + left_out == read["read"]
+        assert 0.2 < len(found["test"]) / kept < 0.8
+        assert not {i.hash for i in found["validation"]} & {i.hash for i in found["test"]}
+    # published rows whose options were broken at commas
+    assert odd == {
+        ("bbh.movie_recommendation", "the target is not among the options"): 1,
+        ("bbh.ruin_names", "the target is not among the options"): 2,
+    }
+
+
+def test_bbh_options():
+    assert bbh.options_in("Which?\n(A) in the text\nOptions:\n(A) x\n(B) y (C) z") == ("(A)", "(B)")
+    assert bbh.options_in("Valid?\nOptions:\n- valid \n- invalid") == ("valid", "invalid")
+    assert bbh.options_in("- a\n- b") == ()
+
+
+def test_induction_inputs_and_references(shared):
+    root = str(shared)
+
+    def examples(name: str) -> list[dict]:
+        spec = registry.task(name, root)
+        return [spec.fields(e) for _, e in sources.open_source(spec.source, "test", root, 0, Counter())]
+
+    for values in examples("ii.cause_and_effect"):
+        first, second = values["input"].removeprefix("Sentence 1: ").split(" Sentence 2: ")
+        assert values["answer"] in (first, second) and first != second
+    places = Counter(v["input"].startswith(f"Sentence 1: {v['answer']}") for v in examples("ii.cause_and_effect"))
+    assert min(places[True], places[False]) >= 5  # the cause is not always first
+    assert all(v["input"] not in v["answer"] for v in examples("ii.rhymes"))
+    assert any(len(v["answer"]) > 5 for v in examples("ii.translation_en_de"))
+    assert {"input": "sewing, wrenches, glue, surgery", "answer": ["can help repair something.",
+            "can be used for repairs."]} in examples("ii.common_concept")  # fmt: skip
+
+
+def test_induction_instructions_are_templates(shared, tmp_path):
+    assert len(registry.expand("ii.*", str(shared))) == 24
+    templates = registry.task("ii.sentiment", str(shared)).templates
+    assert 2 <= len(templates) <= 6 and len(set(templates)) == len(templates)
+    folder = tmp_path / "instruction_induction" / "annotations"
+    folder.mkdir(parents=True)
+    (folder / "sum.json").write_text(json.dumps({"annotations": ["Add {x} ", "Add  {x}", "Sum up"]}))
+    assert induction.instructions("sum", str(tmp_path)) == ["Add {{x}}", "Sum up"]
+    (folder / "sum.json").write_text("{}")
+    with pytest.raises(UserError, match=r"sum\.json: no list 'annotations'"):
+        induction.instructions("sum", str(tmp_path))
+
+
+def alpaca_with(tmp_path, row: bytes) -> str:
+    """A data root whose alpaca file has `row` as its line 2."""
+    good = b'{"instruction": "Name a colour.", "input": "", "output": "Red."}\n'
+    (tmp_path / "alpaca").mkdir()
+    (tmp_path / "alpaca" / "alpaca_sample.jsonl.gz").write_bytes(gzip.compress(good + row + b"\n"))
+    return str(tmp_path)
+
+
+def test_a_missing_field_names_file_and_row(tmp_path):
+    root = alpaca_with(tmp_path, b'{"instruction": "Say yes.", "input": "", "outputs": "Yes."}')
+    with pytest.raises(UserError) as e:
+        list(render.items(registry.task("alpaca"), "train", root, 0, Counter()))
+    for part in ("alpaca_sample.jsonl.gz:2", "'output'", "did you mean 'outputs'"):
+        assert part in str(e.value)
+
+
+def test_a_broken_row_reaches_the_user_through_the_task(tmp_path):
+    root = alpaca_with(tmp_path, b'{"instruction": "Say yes."')
+    with pytest.raises(UserError, match=r"alpaca_sample\.jsonl\.gz:2: broken JSON"):
+        list(render.items(registry.task("alpaca"), "train", root, 0, Counter()))
+    counts: Counter = Counter()
+    list(render.items(registry.task("alpaca"), "train", root, 0, counts, skip_bad=True))
+    assert counts["read"] == 2 and counts["broken JSON"] == 1
+
+
+def test_families_name_a_missing_root_folder_or_task(tmp_path, shared):
+    with pytest.raises(UserError, match="set --data.root=FOLDER"):
+        registry.expand("ni.*", "")
+    with pytest.raises(UserError, match=r"'natural_instructions/index.jsonl' is not in data.root"):
+        registry.expand("ni.*", str(tmp_path))
+    with pytest.raises(UserError, match="did you mean 'ni.task1600_smcalflow_sentence_generation'"):
+        registry.task("ni.task1600_smcalflow_sentence_generatoin", str(shared))
+
+
+def test_the_mixture_trains_on_no_evaluation_task(shared):
+    members = registry.members(registry.MIXTURES["real_mix"], str(shared))
+    assert list(members)[:4] == ["alpaca", "dolly", "gsm8k", "gsm8k:cot"]
+    assert all(m.startswith("ni.") for m in list(members)[4:]) and len(members) > 90
+    assert set(members.values()) == {1.0}
+
+
+@pytest.mark.parametrize("name", ["alpaca", "dolly", "gsm8k", "ni.task1600_smcalflow_sentence_generation"])
+def test_held_out_wordings_are_new(shared, name):
+    """A held-out template shares no run of four words outside slots with a training template."""
+    spec = registry.task(name, str(shared))
+
+    def runs(templates) -> set:
+        out = set()
+        for part in (p for t in templates for p in re.split(r"\{\w+\}", t[0])):
+            w = re.findall(r"\w+", part.lower())
+            out |= {tuple(w[i : i + 4]) for i in range(len(w) - 3)}
+        return out
+
+    pairs = [(spec.templates, spec.heldout_templates)]
+    pairs += [(spec.cot.templates, spec.cot.heldout_templates)] if spec.cot else []
+    for training, held in pairs:
+        assert len(held) >= 2 and len(training) >= 4 and runs(training)
+        assert not runs(training) & runs(held)
+
+
+def test_rows_of_the_config_hold_nearly_everything(shared):
+    """What `too_long="drop"` leaves out of configs/real_mix.py under the T5 vocabulary is a few percent."""
+    vocabulary = Vocabulary(shared / "tokenizers" / "t5_32k" / "sentencepiece.model")
+    for name, most in (("alpaca", 0.02), ("dolly", 0.12), ("ni.task176_break_decompose_questions", 0.0)):
+        spec = registry.task(name, str(shared))
+        items = list(render.items(spec, "train", str(shared), 0, Counter()))[:400]
+        records = render.encode([render.render(spec, names.parse(name), i, 0, 0) for i in items], vocabulary)
+        sizes = [(len(p) + len(t) + 1, len(t) + 1) for (p, _), (t, _) in records]
+        assert sum(a > 768 or b > 256 for a, b in sizes) <= most * len(sizes), name
+        assert not any(a > 32100 for (p, _), _ in records for a in p)
