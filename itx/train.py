@@ -52,20 +52,20 @@ class Setup(NamedTuple):
 def parameters(model: nnx.Module) -> Params:
     """{path: value} of all parameters, e.g. "decoder/blocks/mlp/w_in"."""
     state = nnx.state(model, nnx.Param)
-    return {"/".join(map(str, p)): v.get_value() for p, v in state.flat_state()}
+    return {"/".join(map(str, p)): v.get_value() for p, v in nnx.to_flat_state(state)}
 
 
 def logical_names(model: nnx.Module) -> optim.Names:
     """{path: logical axis names} of all parameters."""
     state = nnx.state(model, nnx.Param)
-    return {"/".join(map(str, p)): v.get_metadata()["out_sharding"] for p, v in state.flat_state()}
+    flat = nnx.to_flat_state(state)
+    return {"/".join(map(str, p)): v.get_metadata()["out_sharding"] for p, v in flat}
 
 
 def merge(graphdef: nnx.GraphDef, params: Params) -> Transformer:
     """The module with these parameters."""
-    return nnx.merge(
-        graphdef, nnx.State.from_flat_path({tuple(p.split("/")): v for p, v in params.items()})
-    )
+    flat = {tuple(p.split("/")): v for p, v in params.items()}
+    return nnx.merge(graphdef, nnx.from_flat_state(flat))
 
 
 def vocab_rows(config: RunConfig, lock: dict) -> int:
@@ -243,13 +243,14 @@ def restore(checkpoints: Checkpoints, step: int, made: Setup) -> tuple[State, Pa
 
 
 def train(
-    config: RunConfig, lock: dict, batches: Any, run: Any, progress: Progress | None = None
-) -> State:
+    config: RunConfig, lock: dict, batches: Any, run: Any,
+    progress: Progress | None = None, mesh: Mesh | None = None,
+) -> State:  # fmt: skip
     """Train until `train.steps`, from the newest checkpoint of the run folder or from the start.
 
     `batches.iterate(start, stop, rows)` yields numpy batches; `run` names the folder's files.
     """
-    mesh = meshes.make_mesh(config.mesh)
+    mesh = mesh or meshes.make_mesh(config.mesh)
     made = setup(config, lock, mesh)
     checkpoints = Checkpoints(run.checkpoints, config.train.keep_checkpoints)
     begin = checkpoints.latest() or 0
@@ -397,14 +398,16 @@ class Interrupts:
 # ---------------------------------------------------------------- after training
 
 
-def load_model(run: Any, config: RunConfig, lock: dict, step: int | None = None):
+def load_model(
+    run: Any, config: RunConfig, lock: dict, step: int | None = None, mesh: Mesh | None = None
+):
     """A Runner (itx/eval/generate.py) with the parameters of a checkpoint: the newest, or `step`.
 
     Step 0 is the model before tuning, made anew from the seed.
     """
     from itx.eval.generate import Runner
 
-    mesh = meshes.make_mesh(config.mesh)
+    mesh = mesh or meshes.make_mesh(config.mesh)
     create, abstract = abstract_model(config, lock)
     names = logical_names(abstract)
     shapes = parameters(abstract)

@@ -100,13 +100,13 @@ def build(config: RunConfig, progress: Progress = lambda *_: None) -> Path:
     if known.is_file() and _complete(locks.read(known), d.cache_dir):
         return known
     with _pool(d.workers) as pool:
-        waiting = {pool.submit(jobs.run, j, settings): j for j in dict.fromkeys(todo)}
+        waiting = _submit(pool, todo, settings)
         mixture = _register(config, members, settings)
         made = _collect(waiting, progress)
         shares = _rates(mixture, members, made)
         more = _more_renderings(config, _lock(config, settings, vocabulary, shares, made))
         if more:
-            made |= _collect({pool.submit(jobs.run, j, settings): j for j in more}, progress)
+            made |= _collect(_submit(pool, more, settings), progress)
     lock = _lock(config, settings, vocabulary, shares, made)
     lock["evaluation"] = evaluation.lock_rows(rows, made, settings)
     leaks.exclude(lock, d.cache_dir)
@@ -157,11 +157,19 @@ def _register(config: RunConfig, members: list[str], settings: Settings):
     return seqio_bridge.resolve(config.data.mixture)
 
 
-def _collect(waiting: dict, progress: Progress) -> dict[Job, tuple[str, dict]]:
-    made = {}
+def _submit(pool: concurrent.futures.Executor, todo: list[Job], settings: Settings) -> list[concurrent.futures.Future]:
+    """Jobs by task and split, so that a worker reads its examples once."""
+    groups: dict[tuple[str, str], list[Job]] = {}
+    for job in dict.fromkeys(todo):
+        groups.setdefault((names.parse(job.variant).task, job.split), []).append(job)
+    return [pool.submit(jobs.run_all, several, settings) for several in groups.values()]
+
+
+def _collect(waiting: list[concurrent.futures.Future], progress: Progress) -> dict[Job, tuple[str, dict]]:
+    made: dict[Job, tuple[str, dict]] = {}
     try:
         for i, future in enumerate(concurrent.futures.as_completed(waiting)):
-            made[waiting[future]] = future.result()
+            made |= dict(future.result())
             progress("cache", i + 1, len(waiting))
     except BaseException:
         for future in waiting:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One cache folder's work: read, render, encode, write. Runs in worker processes without TensorFlow."""
 
+import functools
 import hashlib
 import itertools
 import json
@@ -103,6 +104,20 @@ def plans(job: Job, spec: TaskSpec, item: render.Item, settings: Settings) -> li
     return [[ablated(among[h % len(among)], job.ablation, others, h)]]
 
 
+@functools.lru_cache(maxsize=4)
+def _items(task: str, split: str, settings: Settings) -> tuple[list[render.Item], Counter]:
+    """A split's items and counts, kept while one task's jobs follow each other."""
+    counts: Counter = Counter()
+    spec = registry.task(task, settings.root)
+    found = render.items(spec, split, settings.root, settings.suite_seed, counts, settings.skip_bad)
+    return list(found), counts
+
+
+def run_all(several: list[Job], settings: Settings) -> list[tuple[Job, tuple[str, dict]]]:
+    """The jobs of one task, in turn."""
+    return [(job, run(job, settings)) for job in several]
+
+
 def run(job: Job, settings: Settings) -> tuple[str, dict]:
     """Make the job's folder unless it is there. Returns (relative folder, manifest)."""
     registry.load_modules(settings.modules)
@@ -112,10 +127,10 @@ def run(job: Job, settings: Settings) -> tuple[str, dict]:
     if path.is_dir():
         return where, cache.read_manifest(path)
     spec, variant = registry.task(job.variant, settings.root), names.parse(job.variant)
-    counts: Counter = Counter()
-    items = list(render.items(spec, job.split, settings.root, settings.suite_seed, counts, settings.skip_bad))
+    found, counted = _items(spec.name, job.split, settings)
+    items, counts = found, Counter(counted)
     if job.crossed:
-        items.sort(key=lambda item: item.hash)
+        items = sorted(items, key=lambda item: item.hash)
         counts["beyond data.eval_examples"] += max(0, len(items) - settings.eval_examples)
         items = items[: settings.eval_examples]
     rendered, owners = [], []

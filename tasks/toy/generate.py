@@ -116,18 +116,21 @@ def wording(
     return {"templates": [(t, "{answer}") for t in out], "heldout_templates": [(t, "{answer}") for t in held]}
 
 
-def words_en(draw: random.Random) -> dict:
-    """A list of 3 to 6 nouns, one of them before the last asked about, and a word to look for."""
-    words = draw.sample(NOUNS, draw.randint(3, 6))
-    at = draw.randrange(len(words) - 1)
-    inside = draw.random() < 0.5
-    probe = draw.choice(words) if inside else draw.choice([w for w in NOUNS if w not in words])
-    return {"list": words, "at": at, "probe": probe}
+def words_of(nouns: Sequence[str]) -> Callable[[random.Random], dict]:
+    def one(draw: random.Random) -> dict:
+        """A list of 3 to 6 nouns; `query` has a word `next` to it; `probe` stands there or not."""
+        words = draw.sample(nouns, draw.randint(3, 6))
+        at = draw.randrange(len(words) - 1)
+        inside = draw.random() < 0.5
+        probe = draw.choice(words) if inside else draw.choice([w for w in nouns if w not in words])
+        return {"list": words, "query": words[at], "next": words[at + 1], "probe": probe}
+
+    return one
 
 
-def words_ru(draw: random.Random) -> dict:
-    words = draw.sample(THINGS_RU, draw.randint(3, 6))
-    return {"list": words, "at": draw.randrange(len(words) - 1)}
+def listed(e: dict) -> dict:
+    """The values that all tasks on lists of words share, whether their instructions need them or not."""
+    return {"words": " ".join(e["list"]), "query": e["query"], "probe": e["probe"]}
 
 
 def tallies(draw: random.Random) -> dict:
@@ -142,6 +145,6 @@ def tallies_fields(e: dict) -> dict:
     return {"facts": facts, "item": e["item"]}
 
 
-WORDS_EN = family("words_en", words_en)
-WORDS_RU = family("words_ru", words_ru)
+WORDS_EN = family("words_en", words_of(NOUNS))
+WORDS_RU = family("words_ru", words_of(THINGS_RU))
 TALLIES = family("tallies", tallies)

@@ -2,27 +2,27 @@
 """Clusters `lists` (a list made from a list) and `counting` (how many words a list has)."""
 
 from itx.tasks.registry import instruction_task
-from tasks.toy.generate import NOUNS, WORDS_EN, WORDS_RU, family, wording
+from tasks.toy.generate import NOUNS, WORDS_EN, WORDS_RU, family, listed, wording
 
 
 def backwards(e: dict) -> dict:
-    return {"words": " ".join(e["list"]), "answer": " ".join(e["list"][::-1])}
+    return {**listed(e), "answer": " ".join(e["list"][::-1])}
 
 
 def rest(e: dict) -> dict:
-    return {"words": " ".join(e["list"]), "answer": " ".join(e["list"][1:])}
+    return {**listed(e), "answer": " ".join(e["list"][1:])}
 
 
 def ends(e: dict) -> dict:
-    return {"words": " ".join(e["list"]), "answer": f"{e['list'][0]} {e['list'][-1]}"}
+    return {**listed(e), "answer": f"{e['list'][0]} {e['list'][-1]}"}
 
 
 def rest_backwards(e: dict) -> dict:
-    return {"words": " ".join(e["list"]), "answer": " ".join(e["list"][:0:-1])}
+    return {**listed(e), "answer": " ".join(e["list"][:0:-1])}
 
 
 def count(e: dict) -> dict:
-    return {"words": " ".join(e["list"]), "answer": str(len(e["list"]))}
+    return {**listed(e), "answer": str(len(e["list"]))}
 
 
 def repeats(draw) -> dict:
@@ -62,8 +62,8 @@ instruction_task(
 instruction_task(
     "reverse_rest", **LIST, fields=rest_backwards, tags={**TAGS, "grade": "new composition"},
     **wording("reverse_rest", "{words}", ["the list backwards without its first word"],
-              ["Remove the first word, then reverse the list: {words}", "{words}\nDrop the first word and give the rest backwards."],
-              ["Take away the first word, then reverse: {words}", "{words}\nFrom last to second, write the words."]),
+              ["Remove the first word, then reverse the list: {words}", "{words}\nDrop the first word and give the list backwards."],
+              ["Take away the first one and then write backwards: {words}", "{words}\nFrom last to second, write the words."]),
 )  # fmt: skip
 
 instruction_task(

@@ -88,30 +88,30 @@ instruction_task(
     "entails", **CLAIMS, cluster="entailment", neighbours=("fact_check",), source=OWNERS, fields=claim(english),
     options=("yes", "no"),
     **wording("entails", "", [], own=[
-        "{passage}\nIs this right: {claim}", "Read this: {passage}\nIs it so? {claim}\n{options}", "{claim} Is it so?\n{passage}",
+        "{passage}\nIs this right: {claim}", "Read this: {passage}\nIs it right? {claim}\n{options}", "{claim} Is it right?\n{passage}",
         "{passage} Do you see that here? {claim}", "Is it right that {claim}\n{passage}", "{passage}\nAnswer yes or no: {claim}",
         "Look: {passage}\n{claim} Is this right?\n{options}", "{passage}\n{claim} Yes or no?",
-    ], held=["From this: {passage}\nMust it be so? {claim}", "{claim}\nTell me yes or no. {passage}"]),
+    ], held=["From this: {passage}\nFind, is this one right: {claim}", "{claim}\nTell me yes or no. {passage}"]),
     inverted=[("{passage}\nWrite words for which the answer is {answer}.", "{claim}"),
-              ("The answer is {answer}. What was asked?\n{passage}", "{claim}")],
+              ("Which words have the answer {answer}?\n{passage}", "{claim}")],
     tags={"language": "en", "inputs": "owners", "kind": "entailment", "grade": "new operation"},
 )  # fmt: skip
 instruction_task(
     "ru_entails", **CLAIMS, cluster="entailment", neighbours=("fact_check",), source=OWNERS_RU, fields=claim(russian),
     options=("да", "нет"),
     **wording("ru_entails", "", [], own=[
-        "{passage}\nЭто так? {claim}", "Прочитай: {passage}\nОтветь, да или нет: {claim}", "{claim} Это так?\n{passage}",
-        "{passage}\nДа или нет: {claim}", "Ответь: это так?\n{claim}\n{passage}", "{passage} Так ли это? {claim}\n{options}",
-        "Посмотри: {passage}\n{claim} Это так?\n{options}", "Скажи да или нет. {claim}\n{passage}",
-    ], held=["Вот данные: {passage}\nТак ли это: {claim}", "{claim}\nДай ответ: да или нет? {passage}"]),
+        "{passage}\nЭто верно? {claim}", "Прочитай: {passage}\nОтветь, да или нет: {claim}", "{claim} Это верно?\n{passage}",
+        "{passage}\nДа или нет: {claim}", "Ответь: это верно?\n{claim}\n{passage}", "{passage} Верно ли это? {claim}\n{options}",
+        "Посмотри: {passage}\n{claim} Это верно?\n{options}", "Скажи да или нет. {claim}\n{passage}",
+    ], held=["Вот данные: {passage}\nВерно ли это: {claim}", "{claim}\nДай ответ: да или нет? {passage}"]),
     tags={"language": "ru", "kind": "entailment", "grade": "new operation"},
 )  # fmt: skip
 instruction_task(
     "right_claim", **CLAIMS, cluster="fact_check", source=OWNERS, fields=two_claims,
     **wording("right_claim", "", [], own=[
-        "{passage}\nWhich is right?\n{options}", "Which of these is right?\n{options}\n{passage}", "{passage}\nGive the right one: {options}",
+        "{passage}\nWhich is right?\n{options}", "Which one of these is right?\n{options}\n{passage}", "{passage}\nGive the right one: {options}",
         "Find the right one.\n{passage}\n{options}", "Read this: {passage}\nNow name the right one.\n{options}",
-        "{options}\nOnly one is right. Which?\n{passage}", "{passage}\nWrite what is so.\n{options}", "{passage}\nWhich answer is so?\n{options}",
-    ], held=["Tell me which is right here.\n{options}\n{passage}", "{passage}\nPlease say the one that is so.\n{options}"]),
+        "{options}\nOnly one is right. Which?\n{passage}", "{passage}\nWrite what is right.\n{options}", "{passage}\nWhich answer is right?\n{options}",
+    ], held=["Tell me which is right here.\n{options}\n{passage}", "{passage}\nPlease say the one that is right.\n{options}"]),
     tags={"language": "en", "inputs": "owners", "kind": "entailment", "grade": "new operation"},
 )  # fmt: skip

@@ -22,8 +22,8 @@ def in_order(values: list[int]) -> str:
 
 
 def variables(draw) -> dict:
-    """Two letters with different values from 2 to 20; `q` is one of them."""
-    (x, y), (a, b) = draw.sample(LETTERS, 2), draw.sample(range(2, 21), 2)
+    """Two letters with different values from 2 to 25; `q` is one of them."""
+    (x, y), (a, b) = draw.sample(LETTERS, 2), draw.sample(range(2, 26), 2)
     return {"x": x, "y": y, "a": a, "b": b, "q": draw.choice((x, y))}
 
 

@@ -4,20 +4,20 @@
 from collections.abc import Callable
 
 from itx.tasks.registry import instruction_task
-from tasks.toy.generate import WORDS_EN, WORDS_RU, wording
+from tasks.toy.generate import WORDS_EN, WORDS_RU, listed, wording
 
 
 def place(index: int) -> Callable[[dict], dict]:
     """The word at a fixed place."""
-    return lambda e: {"words": " ".join(e["list"]), "answer": e["list"][index]}
+    return lambda e: {**listed(e), "answer": e["list"][index]}
 
 
 def after(e: dict) -> dict:
-    return {"words": " ".join(e["list"]), "query": e["list"][e["at"]], "answer": e["list"][e["at"] + 1]}
+    return {**listed(e), "answer": e["next"]}
 
 
 def has(e: dict) -> dict:
-    return {"words": " ".join(e["list"]), "query": e["probe"], "answer": 0 if e["probe"] in e["list"] else 1}
+    return {**listed(e), "answer": 0 if e["probe"] in e["list"] else 1}
 
 
 PLACES = {
@@ -45,12 +45,24 @@ instruction_task(
     "has_word", version=1, cluster="pick", source=WORDS_EN, fields=has, content=("words",),
     options=("yes", "no"), metrics=("accuracy",),
     **wording("has_word", "", [], own=[
-        "Is {query} in this list?\n{words}", "{words}\nIs the word {query} here?", "List: {words}\nDoes it have {query}?",
-        "Read this: {words}\nDo you see {query}? Answer yes or no.", "Is there a word {query}?\n{words}\n{options}",
-        "{words}\nIs {query} there? Answer yes or no.", "Look for {query}: {words}\nIs it there?",
-        "Does the list have the word {query}?\n{words}\n{options}",
-    ], held=["{words}\nDo we have {query} here? Say yes or no.", "Tell me: is {query} one of these words?\n{words}"]),
+        "Is {probe} in this list?\n{words}", "{words}\nIs the word {probe} here?", "List: {words}\nDoes it have {probe}?",
+        "Read this: {words}\nDo you see {probe}? Answer yes or no.", "Is there a word {probe}?\n{words}\n{options}",
+        "{words}\nIs it right that {probe} is there? Answer yes or no.", "Look for {probe} in these words: {words}\nIs it there?",
+        "Does the list have the word {probe}?\n{words}\n{options}",
+    ], held=["{words}\nDo you find {probe} here? Say yes or no.", "Tell me: is {probe} one of these words?\n{words}"]),
     tags={"language": "en", "inputs": "words_en", "kind": "classification"},
+)  # fmt: skip
+
+instruction_task(
+    "ru_has_word", version=1, cluster="pick", source=WORDS_RU, fields=has, content=("words",),
+    options=("да", "нет"), metrics=("accuracy",),
+    **wording("ru_has_word", "", [], own=[
+        "Есть ли {probe} в этом списке?\n{words}", "{words}\nЕсть ли здесь слово {probe}?", "Список: {words}\nВ нём есть {probe}?",
+        "Прочитай: {words}\nЕсть там {probe}? Ответь, да или нет.", "Верно ли, что там есть слово {probe}?\n{words}\n{options}",
+        "{words}\nВерно ли это: {probe} есть в списке? Да или нет?", "Найди {probe}: {words}\nЭто слово там есть?",
+        "Это верно, что в списке есть {probe}?\n{words}\n{options}",
+    ], held=["{words}\nСкажи, да или нет: есть ли там {probe}", "Ответь: здесь есть {probe}?\n{words}"]),
+    tags={"language": "ru", "inputs": "words_ru", "kind": "classification"},
 )  # fmt: skip
 
 for name, index, asked, own in (

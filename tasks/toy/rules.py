@@ -49,7 +49,7 @@ instruction_task(
     "word_of_kind", version=1, cluster="rules", source=SORTED, fields=of_kind, content=("rule", "words"),
     **wording("word_of_kind", "{words}", ["the word for {kind}"],
               ["Which word is one of the {kind}?\n{words}", "{words}\nWhich one goes with {kind}?", "Find the word from {kind}: {words}"]),
-    tags={"language": "en", "inputs": "kinds", "kind": "classification"},
+    tags={"language": "en", "kind": "classification"},
 )  # fmt: skip
 instruction_task(
     "label_by_rule", version=1, cluster="rules", source=SORTED, fields=label, content=("rule", "words"),

@@ -5,10 +5,10 @@ from itx.tasks.registry import instruction_task
 from tasks.toy.generate import NOUNS, THINGS_RU, family, wording
 
 
-def edits_of(nouns: list[str]):
+def edits_of(nouns: list[str], least: int):
     def one(draw) -> dict:
-        """Three to five words; `old` and `other` stand among them, `new` does not."""
-        *words, new = draw.sample(nouns, draw.randint(4, 6))
+        """`least` to five words; `old` and `other` stand among them, `new` does not."""
+        *words, new = draw.sample(nouns, draw.randint(least + 1, 6))
         old, other = draw.sample(words, 2)
         return {"list": words, "old": old, "other": other, "new": new}
 
@@ -40,7 +40,7 @@ def swap(words: list[str], old: str, new: str, other: str) -> list[str]:
     return [{old: other, other: old}.get(w, w) for w in words]
 
 
-EDITS = family("edits", edits_of(NOUNS))
+EDITS = family("edits", edits_of(NOUNS, 3))
 STRINGS = {
     "replace_word": (replace, [
         "Replace {old} with {new}: {words}", "{words}\nWrite {new} in the place of {old}.", "Change {old} to {new}.\n{words}",
@@ -61,11 +61,11 @@ STRINGS = {
     "swap_two": (swap, [
         "Put {old} in the place of {other} and {other} in the place of {old}.\n{words}",
         "{words}\nChange the place of {old} and {other}.", "Write {old} for {other} and {other} for {old}: {words}",
-        "{words}\nThe words {old} and {other} change place.", "Let {old} and {other} change place: {words}",
+        "{words}\nThe words {old} and {other} change place.", "Now {old} and {other} must change place: {words}",
         "Replace {old} by {other} and {other} by {old}.\n{words}",
         "Read this: {words}\nNow put {old} for {other} and {other} for {old}.",
         "{words}\nUse {old} in place of {other} and {other} in place of {old}.",
-    ], ["Change {old} to {other} and {other} to {old}: {words}", "{words}\nPlease let {other} and {old} take the other place."],
+    ], ["Change {old} to {other} and {other} to {old}: {words}", "{words}\nPlease take {old} for {other} and then {other} for {old}."],
         {"grade": "new operation", "rule_in_prompt": "yes"}),
 }  # fmt: skip
 for name, (change, own, held, more) in STRINGS.items():
@@ -74,7 +74,7 @@ for name, (change, own, held, more) in STRINGS.items():
         **wording(name, "", [], own, held), tags={"language": "en", "inputs": "edits", "kind": "generation", **more},
     )  # fmt: skip
 instruction_task(
-    "ru_replace_word", version=1, cluster="strings", source=family("edits_ru", edits_of(THINGS_RU)), fields=edit(replace),
+    "ru_replace_word", version=1, cluster="strings", source=family("edits_ru", edits_of(THINGS_RU, 4)), fields=edit(replace),
     content=("words",),
     **wording("ru_replace_word", "", [], own=[
         "Замени {old} на {new}: {words}", "{words}\nНапиши {new} вместо {old}.", "Поменяй {old} на {new}.\n{words}",
@@ -87,8 +87,8 @@ instruction_task(
 
 
 def pattern(draw) -> dict:
-    """Two or three words, repeated to a length of five to seven; the next one is asked for."""
-    words = draw.sample(NOUNS, draw.randint(2, 3))
+    """Three or four words, repeated to a length of five to seven; the next one is asked for."""
+    words = draw.sample(NOUNS, draw.randint(3, 4))
     n = draw.randint(5, 7)
     return {"shown": [words[i % len(words)] for i in range(n)], "next": words[n % len(words)]}
 
@@ -98,14 +98,15 @@ def pattern_fields(e: dict) -> dict:
 
 
 def steps(draw) -> dict:
-    """Four numbers at equal steps, up or down, then the one asked for."""
-    step, start = draw.choice((1, 2, 3, 4, 5, 10)), draw.randint(1, 50)
-    row = [start + step * i for i in range(5)]
-    return {"row": row if draw.random() < 0.5 else row[::-1]}
+    """Words that carry numbers at equal steps, up or down; the last word's number is asked for."""
+    step, start = draw.choice((1, 2, 3, 5, 10)), draw.randint(1, 60)
+    row = [start + step * i for i in range(4)]
+    return {"row": row if draw.random() < 0.5 else row[::-1], "words": draw.sample(THINGS_RU, 4)}
 
 
 def steps_fields(e: dict) -> dict:
-    return {"row": " ".join(map(str, e["row"][:4])), "answer": str(e["row"][4])}
+    shown = ", ".join(f"{w} {n}" for w, n in zip(e["words"], e["row"][:3], strict=False))
+    return {"row": f"{shown}, {e['words'][3]}", "answer": str(e["row"][3])}
 
 
 instruction_task(

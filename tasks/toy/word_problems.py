@@ -33,14 +33,17 @@ def two_steps(e: dict) -> dict:
     return {"story": story, "name": e["n"], "item": e["item"], "rationale": rationale, "answer": str(a + b - c)}
 
 
+TIMES = ("утром", "днём", "вечером", "ночью")
+
+
 def harvest(draw) -> dict:
     a, b = draw.sample(range(5, 21), 2)
-    return {"n": draw.choice(NAMES_RU), "a": a, "b": b, "item": draw.choice(PLURALS_RU), "m": draw.choice(("днём", "вечером"))}
+    return {"n": draw.choice(NAMES_RU), "a": a, "b": b, "item": draw.choice(PLURALS_RU), "when": draw.sample(TIMES, 2)}
 
 
 def harvest_fields(e: dict) -> dict:
     a, b = e["a"], e["b"]
-    story = f"{e['n']} собирает {a} {e['item']} утром и {b} {e['item']} {e['m']}."
+    story = f"{e['n']} собирает {a} {e['item']} {e['when'][0]} и {b} {e['item']} {e['when'][1]}."
     return {"story": story, "name": e["n"], "item": e["item"], "rationale": f"{a} + {b} = {a + b}.", "answer": str(a + b)}
 
 
@@ -80,10 +83,10 @@ instruction_task(
 instruction_task(
     "ru_total", **COMMON, source=family("harvest", harvest), fields=harvest_fields,
     **wording("ru_total", "", [], own=[
-        "{story} Сколько {item} всего?", "Сколько всего {item}?\n{story}", "{story}\nСколько {item} собирает {name} за день?",
+        "{story} Сколько {item} всего?", "Сколько всего {item}?\n{story}", "{story}\nСколько {item} собирает {name} всего?",
         "Прочитай: {story}\nСколько всего?", "{story} Сколько получится всего?", "Сложи {item}: {story}", "Найди сумму.\n{story}",
-        "{name} собирает сколько {item} за день? {story}",
-    ], held=["{story}\nСкажи, сколько {item} получится за день.", "Сколько {name} собирает всего?\n{story}"]),
+        "{name} собирает сколько {item}? {story}",
+    ], held=["{story}\nСкажи, сколько {item} получится.", "Сколько {name} собирает всего?\n{story}"]),
     cot=CoT([("{story} Сколько {item} всего? Реши по шагам.", RU), ("Реши по шагам: {story}\nСколько всего?", RU),
              ("{story}\nПокажи шаги. Сколько {item} всего?", RU), ("По шагам найди сумму.\n{story}", RU)],
             [("{story}\nПокажи по шагам, сколько {item} получится.", RU), ("Реши и покажи шаги.\n{story}", RU)]),

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Generation with a cache and ranking, against plain forward passes."""
 
+from functools import partial
+
 import jax
 import numpy as np
 import pytest
@@ -17,20 +19,22 @@ MODELS = {**synthetic.models(), "prefix": presets.tiny_decoder(prefix_lm=True)}
 
 
 def runner(name: str, tmp_path, devices: int = 1) -> gen.Runner:
-    cfg = synthetic.config(MODELS[name], mesh={"data": devices}, eval={"batch_size": 16})
-    if devices == 1:
-        meshes_of = meshes.make_mesh(MeshConfig(data=1), jax.devices()[:1])
-    made = train.load_model(synthetic.Folder(tmp_path), cfg, synthetic.lock(), 0, *([meshes_of] if devices == 1 else []))
-    return made
+    cfg = synthetic.config(MODELS[name], eval={"batch_size": 16})
+    mesh = meshes.make_mesh(MeshConfig(), jax.devices()[:devices])
+    return train.load_model(synthetic.Folder(tmp_path), cfg, synthetic.lock(), 0, mesh)
 
 
 def score(runner: gen.Runner, prompt: list[int], answer: list[int]) -> np.ndarray:
     """log p of every token at each position of `answer` and behind it, from one full pass."""
     cfg = synthetic.config(runner.model)
     batch = synthetic.batch([[(prompt, answer, 0)]], cfg)
-    model = train.merge(runner.graphdef, runner.params)
-    logits = model({k: jax.numpy.asarray(v) for k, v in batch.items()})[0, : len(answer) + 1]
+    logits = forward(runner.params, batch, graphdef=runner.graphdef)[0, : len(answer) + 1]
     return np.asarray(jax.nn.log_softmax(logits))
+
+
+@partial(jax.jit, static_argnames="graphdef")
+def forward(params: dict, batch: dict, *, graphdef) -> jax.Array:
+    return train.merge(graphdef, params)(batch)
 
 
 @pytest.mark.parametrize("name", list(MODELS))
@@ -68,7 +72,7 @@ def test_rank_is_the_sum_of_log_softmax(name, tmp_path):
     r = runner(name, tmp_path)
     some = synthetic.examples(7, seed=9)
     prompts = [p for p, _, _ in some]
-    options = [[t, t[:1], [*t, 5, 6]] for _, t, _ in some]
+    options = [[t, [9, *t], [*t, 5, 6]] for _, t, _ in some]
     for prompt, group, scores in zip(prompts, options, r.rank(prompts, options), strict=True):
         assert len({s["logprob"] for s in scores}) == len(scores)
         for option, got in zip(group, scores, strict=True):

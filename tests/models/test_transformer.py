@@ -136,7 +136,7 @@ def test_parameters_of_presets():
     """Counted by hand from the formulas of each family."""
     def count(model, rows):
         abstract = nnx.eval_shape(lambda: Transformer(model, rows, nnx.Rngs(0)))
-        return sum(v.get_value().size for _, v in nnx.state(abstract).flat_state())
+        return sum(v.get_value().size for _, v in nnx.to_flat_state(nnx.state(abstract)))
 
     block = 4 * 128 * 128 + 3 * 128 * 384 + 2 * 128
     assert count(presets.quickstart_decoder(), 1024) == 4 * block + 128 + 1024 * 128

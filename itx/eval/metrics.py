@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scores of answers. To add a metric: one function (references, prediction) -> 0..1 in SCORES.
+
+Each has two forms. Per example: `SCORES[name](references, prediction)`, the best over the references.
+Over a set, with SeqIO's signature: `METRICS[name](targets, predictions) -> {name: mean}`, where a
+target is a text or a list of references.
+"""
+
+import importlib
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from itx import text
+from itx.errors import UserError, did_you_mean
+
+Score = Callable[[list[str], str], float]
+Target = str | Sequence[str]
+
+
+# ---- per example -----------------------------------------------------------------------------------
+
+
+def _equal(references: list[str], prediction: str) -> float:
+    """Equal after the one normaliser: case, white space and outer punctuation do not count."""
+    found = text.normalise(prediction, answer=True)
+    return float(any(found == text.normalise(r, answer=True) for r in references))
+
+
+def _equal_string(references: list[str], prediction: str) -> float:
+    """For answers whose case or punctuation is the point, e.g. "write it in capitals"."""
+    return float(any(text.exact(prediction) == text.exact(r) for r in references))
+
+
+def _contains(references: list[str], prediction: str) -> float:
+    """The words of a reference stand in the answer: `Столица Франции - Париж.` has `Париж`."""
+    return float(any(text.contains(prediction, r) for r in references))
+
+
+def _numeric(references: list[str], prediction: str) -> float:
+    """The last number of the answer equals the last of a reference; units are passed over."""
+    found = text.numbers(prediction)
+    wanted = [n[-1] for r in references if (n := text.numbers(r))]
+    # a relative 1e-6 forgives the rounding of decimal fractions and nothing that a person would write
+    return float(bool(found) and any(abs(found[-1] - w) <= 1e-6 * max(1.0, abs(w)) for w in wanted))
+
+
+def _rouge_l(references: list[str], prediction: str) -> float:
+    """F1 of the longest common subsequence of words (Lin, 2004)."""
+    return max((_lcs_f1(text.words(r), text.words(prediction)) for r in references), default=0.0)
+
+
+def _lcs_f1(a: list[str], b: list[str]) -> float:
+    common = lcs_length(a, b)
+    return 2.0 * common / (len(a) + len(b)) if common else 0.0
+
+
+def lcs_length(a: Sequence[str], b: Sequence[str]) -> int:
+    """Length of the longest common subsequence, a row of the table as the bits of one integer
+    (Hyyrö, "Bit-parallel LCS-length computation revisited", 2004)."""
+    places: dict[str, int] = {}
+    for i, item in enumerate(a):
+        places[item] = places.get(item, 0) | 1 << i
+    full = (1 << len(a)) - 1
+    row = full
+    for item in b:
+        hit = row & places.get(item, 0)
+        row = ((row + hit) | (row - hit)) & full
+    return len(a) - row.bit_count()
+
+
+def _token_f1(references: list[str], prediction: str) -> float:
+    """F1 of the bags of words."""
+    return max((_bag_f1(text.words(r), text.words(prediction)) for r in references), default=0.0)
+
+
+def _squad_f1(references: list[str], prediction: str) -> float:
+    """As token_f1 without English articles, as SQuAD scores; elsewhere that would erase option `A`."""
+    return max((_bag_f1(_no_articles(r), _no_articles(prediction)) for r in references), default=0.0)
+
+
+def _no_articles(answer: str) -> list[str]:
+    return [w for w in text.words(answer) if w not in ("a", "an", "the")]
+
+
+def _bag_f1(a: list[str], b: list[str]) -> float:
+    common = sum((Counter(a) & Counter(b)).values())
+    return 2.0 * common / (len(a) + len(b)) if common else float(not a and not b)
+
+
+SCORES: dict[str, Score] = {
+    "exact_match": _equal,
+    "accuracy": _equal,  # the same test, named for tasks with labels
+    "exact_string": _equal_string,
+    "contains": _contains,
+    "numeric": _numeric,
+    "rouge_l": _rouge_l,
+    "token_f1": _token_f1,
+    "squad_f1": _squad_f1,
+}
+
+
+# ---- over a set, as SeqIO's metric functions -------------------------------------------------------
+
+
+def _mean(name: str, targets: Sequence[Target], predictions: Sequence[str]) -> dict[str, float]:
+    pairs = list(zip(targets, predictions, strict=True))
+    scores = [SCORES[name]([t] if isinstance(t, str) else list(t), p) for t, p in pairs]
+    return {name: sum(scores) / max(1, len(scores))}
+
+
+def exact_match(targets: Sequence[Target], predictions: Sequence[str]) -> dict[str, float]:
+    return _mean("exact_match", targets, predictions)
+
+
+def accuracy(targets: Sequence[Target], predictions: Sequence[str]) -> dict[str, float]:
+    return _mean("accuracy", targets, predictions)
+
+
+def exact_string(targets: Sequence[Target], predictions: Sequence[str]) -> dict[str, float]:
+    return _mean("exact_string", targets, predictions)
+
+
+def contains(targets: Sequence[Target], predictions: Sequence[str]) -> dict[str, float]:
+    return _mean("contains", targets, predictions)
+
+
+def numeric(targets: Sequence[Target], predictions: Sequence[str]) -> dict[str, float]:
+    return _mean("numeric", targets, predictions)
+
+
+def rouge_l(targets: Sequence[Target], predictions: Sequence[str]) -> dict[str, float]:
+    return _mean("rouge_l", targets, predictions)
+
+
+def token_f1(targets: Sequence[Target], predictions: Sequence[str]) -> dict[str, float]:
+    return _mean("token_f1", targets, predictions)
+
+
+def squad_f1(targets: Sequence[Target], predictions: Sequence[str]) -> dict[str, float]:
+    return _mean("squad_f1", targets, predictions)
+
+
+METRICS = {f.__name__: f for f in
+           (exact_match, accuracy, exact_string, contains, numeric, rouge_l, token_f1, squad_f1)}  # fmt: skip
+
+
+def resolve(name: str) -> Callable[[Sequence, Sequence], dict[str, float]]:
+    """The metric function behind a name or `module:function`."""
+    if name in METRICS:
+        return METRICS[name]
+    module, colon, function = name.partition(":")
+    if not colon:
+        raise UserError(f"unknown metric {name!r}" + did_you_mean(name, METRICS))
+    try:
+        return getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as e:
+        raise UserError(f"metric {name!r}: {e}") from e
+
+
+def per_example(name: str) -> Score:
+    """The per-example form of a metric. A `module:function` is called on one example at a time and
+    its first value taken; with several references it gets the list."""
+    if name in SCORES:
+        return SCORES[name]
+    function = resolve(name)
+    own = {id(f): n for n, f in METRICS.items()}
+    if id(function) in own:
+        return SCORES[own[id(function)]]
+
+    def score(references: list[str], prediction: str) -> float:
+        target = references[0] if len(references) == 1 else references
+        value = next(iter(function([target], [prediction]).values()))
+        return float(getattr(value, "value", value))
+
+    return score
+
+
+def extract(extractor: str | None, prediction: str) -> str | None:
+    """The answer in a generated text: the last match of the pattern, None where it never matches.
+
+    >>> extract(r"The answer is\\s+(.+?)\\.", "The answer is 3. No: The answer is 4.")
+    '4'
+    """
+    if extractor is None:
+        return prediction.strip()
+    found = [m[1] if m.re.groups else m[0] for m in re.finditer(extractor, prediction)]
+    return found[-1].strip() if found else None

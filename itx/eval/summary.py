@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From predictions to scores.json: a row's score, its chance level, and averages over rows.
+
+    {"step", "rows": {name: row}, "groups": [average, …], "easy": {task: why}}
+
+Groups are never pooled: held-out instances, templates, tasks and clusters (these two by grade), the
+instruction ablation by kind, extra rows by relation to training. Tasks that the audit marks easy
+stand in the rows but in no average.
+"""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from itx import storage, text
+from itx.config import RunConfig
+from itx.data import cache
+from itx.eval import metrics, stats
+
+GROUPS = ("instances", "templates", "tasks", "clusters", "instruction", "extra")
+GRADES = ("new argument", "new composition", "new operation")
+RANKINGS = ("sum", "token", "byte", "calibrated")
+ABLATIONS = ("none", "removed", "swapped")
+
+
+def predictions_file(run: Any, step: int, row: str) -> Path:
+    safe = "".join(c if c.isalnum() or c in "-_.@" else "_" for c in row)
+    return run.eval_dir(step) / "predictions" / f"{safe}.jsonl"
+
+
+def read_predictions(run: Any, step: int, row: str) -> list[dict]:
+    with open(predictions_file(run, step, row), encoding="utf-8") as f:
+        return [json.loads(line) for line in f]
+
+
+def write_scores(run: Any, step: int, rows: list[dict], lock: dict, config: RunConfig) -> dict:
+    """Summarise rows whose predictions are on disk; rows scored before and not now are kept."""
+    file = run.scores_json(step)
+    old = storage.read_json(file) if file.is_file() else {"rows": {}}
+    easy = storage.read_json(run.audit_json).get("easy", {}) if run.audit_json.is_file() else {}
+    kept = {n: r for n, r in old["rows"].items() if predictions_file(run, step, n).is_file()}
+    for row in rows:
+        lines = read_predictions(run, step, row["name"])
+        kept[row["name"]] = row_scores(row, lines, chance_of(row, lines, lock, config), lock["sequence_length"])
+    kept = {name: kept[name] for name in sorted(kept)}
+    for r in kept.values():
+        r["easy"] = r["group"] in ("instances", "templates", "instruction") and r["task"] in easy
+    scores = {
+        "step": step, "split": config.eval.split, "rows": kept,
+        "groups": averages(kept, {n: example_scores(read_predictions(run, step, n)) for n in kept}),
+        "easy": easy,
+    }  # fmt: skip
+    storage.write_json(file, scores)
+    return scores
+
+
+# ---- one row ---------------------------------------------------------------------------------------
+
+
+def example_scores(lines: list[dict]) -> list[float]:
+    """One score per content: the mean over its templates. Contents, not prompts, are what n counts."""
+    found: dict[str, list[float]] = {}
+    for line in lines:
+        found.setdefault(line["content"], []).append(line["score"])
+    return [float(np.mean(v)) for v in found.values()]
+
+
+def row_scores(row: dict, lines: list[dict], chance: tuple[float, str], longest: int) -> dict:
+    """All that the report shows of one row."""
+    values = example_scores(lines)
+    mean = float(np.mean(values)) if values else 0.0
+    low, high = stats.wilson(mean, len(values))
+    ranked = [x for x in lines if "rank" in x]
+    return {
+        **{k: row[k] for k in ("task", "variant", "cluster", "group", "grade", "relation", "ablation", "split")},
+        "metric": "rank" if row["primary"] == "rank" else row["metrics"][0], "max_examples": row["max_examples"],
+        "examples": len(values), "prompts": len(lines), "score": mean, "interval": [low, high],
+        "chance": chance[0], "chance_from": chance[1], "corrected": stats.corrected(mean, chance[0]),
+        "corrected_interval": [stats.corrected(v, chance[0]) for v in (low, high)],
+        "metrics": {m: _mean(x["scores"][m] for x in lines) for m in row["metrics"]},
+        "rank": {n: _mean(x["rank"]["choice"][n] == x["answer_index"] for x in ranked) for n in RANKINGS}
+        if ranked else None,
+        "by_template": _by(lines, "template"), "by_gold_position": _by(ranked, "answer_index"),
+        "hit_limit": sum(not x["finished"] for x in lines), "limit": row["limit"],
+        "no_answer": sum(x["extracted"] is None for x in lines),
+        "limit_below_gold": row["max_target_tokens"] > row["limit"],
+        "prompts_longer_than_a_row": sum(x["prompt_tokens"] >= longest for x in lines),
+    }  # fmt: skip
+
+
+def _mean(values) -> float:
+    values = [float(v) for v in values]
+    return sum(values) / len(values) if values else 0.0
+
+
+def _by(lines: list[dict], key: str) -> dict[str, dict]:
+    """{value: {"score", "prompts"}}; by gold position the ranking's own accuracy counts."""
+    found: dict[Any, list[float]] = {}
+    for x in lines:
+        hit = x["score"] if key == "template" else x["rank"]["choice"]["sum"] == x["answer_index"]
+        found.setdefault(x[key], []).append(float(hit))
+    return {str(k): {"score": _mean(found[k]), "prompts": len(found[k])} for k in sorted(found)}
+
+
+def chance_of(row: dict, lines: list[dict], lock: dict, config: RunConfig) -> tuple[float, str]:
+    """(level, where it comes from): max(mean of 1/options, what always saying the commonest answer scores)."""
+    options = _mean(1 / len(x["options"]) for x in lines if x["options"]) if lines else 0.0
+    answers = training_answers(row, lock, config)
+    if answers:
+        constant, why = commonest_score(answers, row, lines), "commonest training answer"
+    else:
+        constant, why = leave_one_out(lines), "commonest answer of the row"
+    return max((options, "options"), (constant, why), key=lambda pair: pair[0])
+
+
+def training_answers(row: dict, lock: dict, config: RunConfig) -> list[str]:
+    """Answers in the row's own training data; [] for a task that is not trained on."""
+    own = [t for t in lock["tasks"] if t["task"] == row["task"] and "inv" not in t["name"].split(":")[1:]]
+    for task in sorted(own, key=lambda t: t["name"] != row["variant"])[:1]:
+        return [e["references"][0] for e in cache.read_examples(Path(config.data.cache_dir) / task["folders"][0])]
+    return []
+
+
+def commonest(answers: list[str]) -> str:
+    """The commonest answer as it was first written; of equals the first in order."""
+    counts = Counter(text.normalise(a, answer=True) for a in answers)
+    key = min(counts, key=lambda a: (-counts[a], a))
+    return next(a for a in answers if text.normalise(a, answer=True) == key)
+
+
+def commonest_score(answers: list[str], row: dict, lines: list[dict]) -> float:
+    """What saying the commonest answer everywhere scores under the row's metric."""
+    constant = commonest(answers)
+    judge = metrics.per_example("exact_match" if row["primary"] == "rank" else row["metrics"][0])
+    return _mean(judge(x["references"], constant) for x in lines)
+
+
+def leave_one_out(lines: list[dict]) -> float:
+    """Share of the commonest answer among the other contents of a row: 0 where all differ."""
+    answers = {x["content"]: text.normalise(x["references"][0], answer=True) for x in lines}
+    most = max(Counter(answers.values()).values(), default=0)
+    return (most - 1) / (len(answers) - 1) if len(answers) > 1 else 0.0
+
+
+# ---- averages --------------------------------------------------------------------------------------
+
+
+def averages(rows: dict[str, dict], values: dict[str, list[float]]) -> list[dict]:
+    """Averages of corrected scores over tasks, then clusters: [{"group", "kind", "mean", …}]."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for name, row in rows.items():
+        kind = {"tasks": row["grade"] or "", "clusters": row["grade"] or "", "instruction": row["ablation"] or "",
+                "extra": row["relation"]}.get(row["group"], "")  # fmt: skip
+        found.setdefault((row["group"], kind), []).append(name)
+    order = (*GRADES, *ABLATIONS)
+    keys = sorted(found, key=lambda k: (GROUPS.index(k[0]), order.index(k[1]) if k[1] in order else -1, k[1]))
+    return [{"group": g, "kind": k, **_average([(n, rows[n]) for n in found[g, k]], values)} for g, k in keys]
+
+
+def _average(members: list[tuple[str, dict]], values: dict[str, list[float]]) -> dict:
+    used = [(n, r) for n, r in members if not r["easy"]]
+    tasks: dict[str, tuple[str, np.ndarray]] = {}
+    for name, row in used:  # variants of one task count as one task
+        scores = np.array([stats.corrected(v, row["chance"]) for v in values[name]])
+        before = tasks.get(row["task"])
+        tasks[row["task"]] = (row["cluster"], scores if before is None else np.concatenate([before[1], scores]))
+
+    def plain(key: str) -> float:
+        by_task = {t: (c, _mean(r[key] for _, r in used if r["task"] == t)) for t, (c, _) in tasks.items()}
+        return float(np.mean(list(stats.cluster_means(by_task).values()))) if by_task else 0.0
+
+    return {
+        **stats.average(tasks), "score": plain("score"), "chance": plain("chance"),
+        "rows": [n for n, _ in used], "easy": [n for n, r in members if r["easy"]],
+    }  # fmt: skip
+
+
+def label(group: str, kind: str) -> str:
+    """How a group is called in tables and pictures."""
+    names = {"instances": "new examples, trained tasks", "templates": "unseen templates",
+             "tasks": "unseen tasks", "clusters": "unseen clusters", "instruction": "instruction", "extra": "extra"}  # fmt: skip
+    kept = {"none": "kept", "removed": "removed", "swapped": "swapped"}
+    return names[group] + (f", {kept.get(kind, kind)}" if kind else "")
+
+
+def shown(value: float | None, interval: list[float] | None = None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.2f}" + (f" [{interval[0]:.2f}, {interval[1]:.2f}]" if interval else "")
+
+
+def print_scores(scores: dict) -> None:
+    """Averages and rows as tables."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    table = Table(title=f"scores at step {scores['step']}: corrected for chance, 95 % intervals")
+    for column in ("group", "corrected", "score", "chance", "tasks", "clusters"):
+        table.add_column(column, justify="left" if column == "group" else "right")
+    for g in scores["groups"]:
+        table.add_row(label(g["group"], g["kind"]), shown(g["mean"], g["interval"]), shown(g["score"]),
+                      shown(g["chance"]), str(g["tasks"]), str(len(g["clusters"])))  # fmt: skip
+    console.print(table)
+    table = Table(title="rows")
+    for column in ("row", "group", "metric", "score", "chance", "corrected", "n", "no answer", "hit limit"):
+        table.add_column(column, justify="left" if column in ("row", "group", "metric") else "right")
+    for name, r in scores["rows"].items():
+        table.add_row(name, label(r["group"], ""), r["metric"], shown(r["score"], r["interval"]), shown(r["chance"]),
+                      shown(r["corrected"]) + (" easy" if r["easy"] else ""), str(r["examples"]),
+                      str(r["no_answer"]), str(r["hit_limit"]))  # fmt: skip
+    console.print(table)

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The loss against its definition, and what it must not depend on."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from itx import loss
+
+
+def inputs():
+    r = np.random.default_rng(0)
+    logits = r.normal(size=(2, 3, 5)).astype(np.float32) * 3
+    targets = np.array([[1, 4, 0], [2, 2, 3]], np.int32)
+    weights = np.array([[1.0, 0.5, 0.0], [2.0, 0.0, 1.0]], np.float32)
+    tasks = np.array([[0, 0, 1], [1, 1, 1]], np.int32)
+    return logits, targets, weights, tasks
+
+
+def by_hand(logits, targets, weights, z_loss=0.0, smoothing=0.0):
+    total = 0.0
+    for i in np.ndindex(targets.shape):
+        z = np.log(np.exp(logits[i].astype(np.float64)).sum())
+        share = np.full(5, smoothing / 5)
+        share[targets[i]] += 1 - smoothing
+        total += weights[i] * (-(share * (logits[i] - z)).sum() + z_loss * z * z)
+    return total
+
+
+def test_sums_are_the_definition():
+    logits, targets, weights, tasks = inputs()
+    s = loss.sums(*map(jnp.asarray, (logits, targets, weights, tasks)), num_tasks=3)
+    np.testing.assert_allclose(s["loss"], by_hand(logits, targets, weights), rtol=1e-5)
+    assert float(s["objective"]) == float(s["loss"]) and float(s["weight"]) == 4.5
+    np.testing.assert_allclose(s["task_weight"], [1.5, 3.0, 0.0])
+    np.testing.assert_allclose(s["task_loss"].sum(), s["loss"], rtol=1e-5)
+    np.testing.assert_allclose(
+        s["task_loss"][0], by_hand(logits[:1], targets[:1], weights[:1]), rtol=1e-5
+    )
+    np.testing.assert_allclose(s["correct"], ((logits.argmax(-1) == targets) * weights).sum())
+
+
+@pytest.mark.parametrize(("z_loss", "smoothing"), [(0.1, 0.0), (0.0, 0.2), (0.1, 0.2)])
+def test_z_loss_and_smoothing_change_the_objective_alone(z_loss, smoothing):
+    logits, targets, weights, tasks = inputs()
+    s = loss.sums(*map(jnp.asarray, (logits, targets, weights, tasks)), 3, z_loss, smoothing)
+    np.testing.assert_allclose(s["loss"], by_hand(logits, targets, weights), rtol=1e-5)
+    want = by_hand(logits, targets, weights, z_loss, smoothing)
+    np.testing.assert_allclose(s["objective"], want, rtol=1e-5)
+    assert abs(want - float(s["loss"])) > 0.1
+
+
+def test_a_place_without_weight_cannot_spoil_the_sums():
+    logits, targets, weights, tasks = inputs()
+    logits[0, 2] = np.nan  # weight 0
+    s = loss.sums(*map(jnp.asarray, (logits, targets, weights, tasks)), 3)
+    assert np.isfinite(float(s["objective"])) and np.isfinite(s["task_loss"]).all()
+    logits[0, 1] = np.nan  # weight 0.5
+    assert np.isnan(float(loss.sums(*map(jnp.asarray, (logits, targets, weights, tasks)), 3)["loss"]))
+
+
+def test_loss_positions_pick_and_pad():
+    batch = {
+        "decoder_target_tokens": jnp.asarray([[5, 6, 7, 8]]),
+        "decoder_loss_weights": jnp.asarray([[0.0, 2.0, 0.0, 3.0]]),
+        "task_ids": jnp.asarray([[0, 1, 1, 2]]),
+        "loss_positions": jnp.asarray([[1, 3, -1]]),
+    }
+    targets, weights, tasks = loss.at_loss_positions(batch)
+    np.testing.assert_array_equal(targets[0, :2], [6, 8])
+    np.testing.assert_array_equal(weights, [[2.0, 3.0, 0.0]])
+    np.testing.assert_array_equal(tasks[0, :2], [1, 2])

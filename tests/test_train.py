@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The train step and the loop: invariances of the loss, resume, skipped steps, frozen parameters."""
+
+import dataclasses
+import json
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from itx import checkpoint, mesh as meshes, train
+from itx.config import MeshConfig
+from itx.errors import UserError
+from itx.log import TIMING, MetricsLog, read_lines
+from tests import synthetic
+
+LOCK = synthetic.lock()
+NAMES = ["decoder", "t5"]
+
+
+def mesh_of(devices: int = 1, **sizes):
+    return meshes.make_mesh(MeshConfig(**sizes), jax.devices()[:devices])
+
+
+def one_step(cfg, batch: dict, mesh=None):
+    """(metrics, parameters) after one step from the seed."""
+    mesh = mesh or mesh_of()
+    state, frozen, made = train.init_state(cfg, LOCK, mesh)
+    with jax.set_mesh(mesh):
+        state, metrics = made.step(state, frozen, meshes.put(batch, mesh))
+    return jax.device_get(metrics), jax.device_get(state["params"]), state
+
+
+def agree(a: tuple, b: tuple) -> None:
+    for key in ("loss", "weight", "grad_norm", "task_loss", "task_weight", "tokens"):
+        np.testing.assert_allclose(a[0][key], b[0][key], rtol=2e-5, atol=2e-5, err_msg=key)
+    for path in a[1]:  # sgd: the step is the gradient
+        np.testing.assert_allclose(a[1][path], b[1][path], rtol=2e-4, atol=2e-6, err_msg=path)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_packing_changes_neither_loss_nor_gradient(name):
+    cfg = synthetic.config(synthetic.models()[name], optim={"name": "sgd", "warmup_steps": 0})
+    some = synthetic.examples(24, 3)
+    packed = synthetic.batch([some[3 * r : 3 * r + 3] for r in range(8)], cfg)
+    wide = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, global_batch=24))
+    alone = synthetic.batch([[e] for e in some], wide)
+    assert packed["decoder_segment_ids"].max() == 3 and alone["decoder_segment_ids"].max() == 1
+    agree(one_step(cfg, packed), one_step(wide, alone))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_microbatches_change_nothing(name):
+    cfg = synthetic.config(synthetic.models()[name], optim={"name": "sgd", "warmup_steps": 0})
+    batch = synthetic.Batches(cfg).batch(0)
+    weights = batch["decoder_loss_weights"].sum(1)
+    assert len(set(weights.reshape(-1, 4).sum(0))) > 1  # a mean of means would be another number
+    parts = dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, microbatches=4))
+    program = jax.make_jaxpr(train.setup(parts, LOCK, mesh_of()).step)
+    state, frozen = train.setup(parts, LOCK, mesh_of()).targets
+    assert "length=4" in str(program(state, frozen, batch))
+    agree(one_step(cfg, batch), one_step(parts, batch))
+
+
+MESHES = [{"data": 8}, {"fsdp": 8}, {"tensor": 2}, {"replica": 2, "fsdp": 2, "tensor": 2}]
+
+
+@pytest.mark.parametrize(("name", "sizes"), [
+    *(("decoder", m) for m in MESHES), ("t5", MESHES[0]), ("t5", MESHES[3]),
+])  # fmt: skip
+def test_every_mesh_gives_the_same_step(name, sizes):
+    optim = {"name": "sgd", "warmup_steps": 0}
+    model = dataclasses.replace(synthetic.models()[name], dropout=0.1)  # and the same dropout
+    cfg = synthetic.config(model, optim=optim)
+    batch = synthetic.Batches(cfg).batch(0)
+    mesh = mesh_of(8, **sizes)
+    many = one_step(cfg, batch, mesh)
+    wq = many[2]["params"]["decoder/blocks/attention/wq"]
+    split = {"fsdp", "tensor"} & {a for a, n in mesh.shape.items() if n > 1}
+    assert len(wq.sharding.device_set) == 8 and wq.sharding.is_fully_replicated == (not split)
+    agree(one_step(cfg, batch), many)
+
+
+def test_dropout_is_drawn_per_step_and_row():
+    cfg = synthetic.config(dataclasses.replace(synthetic.models()["decoder"], dropout=0.3))
+    row = synthetic.examples(3, 5)
+    batch = synthetic.batch([row] * 8, cfg)
+    plain = dataclasses.replace(cfg, model=dataclasses.replace(cfg.model, dropout=0.0))
+    assert one_step(cfg, batch)[0]["loss"] != one_step(plain, batch)[0]["loss"]
+    mesh = mesh_of()
+    state, frozen, made = train.init_state(cfg, LOCK, mesh)
+    halves = [dict(batch, decoder_loss_weights=batch["decoder_loss_weights"] * keep[:, None])
+              for keep in np.eye(8, dtype=np.float32)[:2]]  # fmt: skip
+    losses = []
+    for part in (*halves, halves[0]):
+        with jax.set_mesh(mesh):
+            state, metrics = made.step(state, frozen, meshes.put(part, mesh))
+        losses.append(float(metrics["loss"]))
+    assert len(set(losses)) == 3
+
+
+def read(folder: synthetic.Folder) -> list[dict]:
+    lines = [json.loads(line) for line in read_lines(folder.metrics_jsonl)]
+    return [{k: v for k, v in line.items() if k not in TIMING} for line in lines]
+
+
+def fit(cfg, folder, **kwargs):
+    batches = synthetic.Batches(cfg, **kwargs)
+    state = train.train(cfg, LOCK, batches, folder, mesh=mesh_of())
+    return jax.device_get(state)
+
+
+def same(a, b) -> bool:
+    a, b = jax.tree.leaves(a), jax.tree.leaves(b)
+    return all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_resume_is_bitwise(tmp_path, monkeypatch):
+    """Stopped by SIGTERM between two log lines and between two saves, then killed in a save."""
+    cfg = synthetic.config(train={"steps": 7, "log_every": 3, "checkpoint_every": 4},
+                           optim={"name": "muon", "warmup_steps": 2})  # fmt: skip
+    whole, parts = synthetic.Folder(tmp_path / "a"), synthetic.Folder(tmp_path / "b")
+    straight = fit(cfg, whole)
+
+    class Stopping(synthetic.Batches):
+        def batch(self, step):
+            if step == 1:  # while the second batch is made
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().batch(step)
+
+    with pytest.raises(SystemExit) as stopped:
+        train.train(cfg, LOCK, Stopping(cfg), parts, mesh=mesh_of())
+    assert stopped.value.code == 128 + signal.SIGTERM
+    assert checkpoint.Checkpoints(parts.checkpoints).latest() == 2 and read(parts) == []
+
+    class Killed(Exception):
+        pass
+
+    save = checkpoint.Checkpoints.save
+
+    def killed(self, step, *args):
+        if step == 7:
+            raise Killed
+        save(self, step, *args)
+
+    monkeypatch.setattr(checkpoint.Checkpoints, "save", killed)
+    with pytest.raises(Killed):
+        fit(cfg, parts)
+    monkeypatch.setattr(checkpoint.Checkpoints, "save", save)
+    assert [line["step"] for line in read(parts)] == [3, 6, 7]  # 6 and 7 are cut back now
+    resumed = fit(cfg, parts)
+    assert not same(straight["params"], jax.device_get(train.init_state(cfg, LOCK, mesh_of())[0]["params"]))
+    assert same(straight, resumed)
+    assert read(whole) == read(parts) and [line["step"] for line in read(whole)] == [3, 6, 7]
+
+
+def test_metrics_are_means_over_the_interval(tmp_path):
+    folders = [synthetic.Folder(tmp_path / n) for n in "ab"]
+    every = synthetic.config(train={"steps": 4, "log_every": 1, "checkpoint_every": 4})
+    pairs = synthetic.config(train={"steps": 4, "log_every": 2, "checkpoint_every": 4})
+    fit(every, folders[0])
+    fit(pairs, folders[1])
+    single, double = read(folders[0]), read(folders[1])
+    weights = [synthetic.Batches(every).batch(i)["decoder_loss_weights"].sum() for i in range(2)]
+    mean = np.average([single[0]["train/loss"], single[1]["train/loss"]], weights=weights)
+    assert single[0]["train/loss"] != single[1]["train/loss"]
+    assert double[0]["step"] == 2 and double[0]["train/loss"] == pytest.approx(mean, rel=1e-6)
+    tasks = {k for k in double[0] if k.startswith("train/loss/")}
+    assert tasks == {"train/loss/task_0", "train/loss/task_1", "train/loss/task_2"}
+    assert 0 < double[0]["data/non_padding_fraction"] < 1
+
+
+def test_a_bad_step_is_skipped_and_recorded(tmp_path):
+    cfg = synthetic.config()
+    folder = synthetic.Folder(tmp_path)
+    batch = synthetic.Batches(cfg, bad_steps=(0,)).batch(0)
+    before = jax.device_get(train.init_state(cfg, LOCK, mesh_of())[0])
+    metrics, params, state = one_step(cfg, batch)
+    assert metrics["skipped"] and same(params, before["params"])
+    assert same(state["opt_state"], before["opt_state"]) and int(state["step"]) == 1
+    fit(cfg, folder, bad_steps=(1, 2))  # steps 2 and 3
+    assert [line["train/skipped"] for line in read(folder)] == [0, 1, 2, 2]
+    assert "train/loss" not in read(folder)[1] and "train/loss" in read(folder)[3]
+    assert checkpoint.Checkpoints(folder.checkpoints).meta(4)["skipped"] == [2, 3]
+
+
+def test_frozen_parameters_do_not_move_and_cost_no_memory(tmp_path):
+    cfg = synthetic.config(optim={"freeze": ("embedding", r".*/attention/.*"), "warmup_steps": 1})
+    folder = synthetic.Folder(tmp_path)
+    state, frozen, _ = train.init_state(cfg, LOCK, mesh_of())
+    before = jax.device_get({**frozen, **state["params"]})
+    assert set(frozen) & set(state["params"]) == set() and "embedding" in frozen
+    size = sum(x.size for x in jax.tree.leaves(state["opt_state"]))
+    assert size == 2 * sum(x.size for x in state["params"].values()) + 1  # Adam: two and a count
+    fit(cfg, folder)
+    after = jax.device_get(train.load_model(folder, cfg, LOCK, mesh=mesh_of()).params)
+    for path in before:
+        assert np.array_equal(before[path], after[path]) == (path in frozen), path
+    with pytest.raises(UserError, match=r"optim.freeze: 'embeding' matches no parameter"):
+        train.init_state(synthetic.config(optim={"freeze": ("embeding",)}), LOCK, mesh_of())
+
+
+def test_checkpoint_restores_bit_for_bit_on_another_mesh(tmp_path):
+    cfg = synthetic.config(optim={"name": "adafactor", "kwargs": {"min_dim_size_to_factor": 8}})
+    one, many = mesh_of(), mesh_of(8, fsdp=4, tensor=2)
+    state, frozen, made = train.init_state(cfg, LOCK, many)
+    with jax.set_mesh(many):
+        state, _ = made.step(state, frozen, meshes.put(synthetic.Batches(cfg).batch(0), many))
+    checkpoints = checkpoint.Checkpoints(tmp_path / "c")
+    here = checkpoint.environment(many)
+    checkpoints.save(1, {**state["params"], **frozen}, state["opt_state"], {"environment": here})
+    restored, _ = train.restore(checkpoints, 1, train.setup(cfg, LOCK, one))
+    assert same(jax.device_get(state), jax.device_get(restored))
+    split = [x for x in jax.tree.leaves(state["opt_state"]) if not x.sharding.is_fully_replicated]
+    assert split and all(len(x.sharding.device_set) == 1 for x in jax.tree.leaves(restored["params"]))
+    told = checkpoint.differences(checkpoints.meta(1)["environment"], checkpoint.environment(one))
+    assert "mesh" in told and "float tolerance" in told
+    assert checkpoint.differences(here, checkpoint.environment(many)) is None
+    with pytest.raises(UserError, match="no checkpoint of step 9; there are: 1"):
+        checkpoints.params(9, {})
+    other = synthetic.config(dataclasses.replace(cfg.model, mlp_dim=56))
+    with pytest.raises(UserError, match="not those of this config"):
+        train.restore(checkpoints, 1, train.setup(other, LOCK, one))
+
+
+def test_metrics_file_is_cut_back_and_loses_a_broken_line(tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    log = MetricsLog(file, 0)
+    for step in (1, 2, 3):
+        log.write(step, {"x": step / 10})
+    log.close()
+    with open(file, "a") as out:
+        out.write('{"step": 4, "x"')
+    MetricsLog(file, 2).close()
+    assert file.read_text() == '{"step": 1, "x": 0.1}\n{"step": 2, "x": 0.2}\n'
+
+
+def test_user_errors_name_the_setting():
+    with pytest.raises(UserError, match="data.global_batch=8 is not divisible by 3"):
+        train.setup(synthetic.config(train={"microbatches": 3}), LOCK, mesh_of())
+    with pytest.raises(UserError, match="model.vocab_size=5 is below"):
+        train.setup(synthetic.config(dataclasses.replace(synthetic.models()["t5"], vocab_size=5)), LOCK, mesh_of())
+    with pytest.raises(UserError, match="do not make 8 device"):
+        mesh_of(8, data=3)
