@@ -91,7 +91,10 @@ class Checkpoints:
     def wait(self) -> None:
         self.manager.wait_until_finished()
 
-    def close(self) -> None:
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *error: object) -> None:
         self.manager.close()
 
 

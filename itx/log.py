@@ -19,7 +19,7 @@ class MetricsLog:
 
     def __init__(self, file: Path, step: int, tensorboard: Path | None = None):
         cut_back(file, step)
-        self.out = open(file, "a", encoding="utf-8")  # noqa: SIM115 (closed in close)
+        self.out = open(file, "a", encoding="utf-8")  # noqa: SIM115 (closed on exit)
         self.board = None
         if tensorboard is not None:
             from tensorboardX import SummaryWriter
@@ -38,7 +38,10 @@ class MetricsLog:
         self.out.flush()
         os.fsync(self.out.fileno())
 
-    def close(self) -> None:
+    def __enter__(self) -> "MetricsLog":
+        return self
+
+    def __exit__(self, *error: object) -> None:
         self.sync()
         self.out.close()
         if self.board is not None:
@@ -101,6 +104,9 @@ class Progress:
             left = (now - self.began) / max(step - self.start, 1) * (self.stop - step)
             self.say(f"train {step}/{self.stop}  loss {loss:.3f}  {speed:,.0f} tokens/s  {left:.0f} s left")
 
-    def close(self) -> None:
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *error: object) -> None:
         if self.bar is not None:
             self.bar.stop()

@@ -9,6 +9,7 @@ train stand apart in `frozen` {path: array}. `make_step` gives (state, frozen, b
 import signal
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import jax
@@ -177,7 +178,7 @@ def setup(config: RunConfig, lock: dict, mesh: Mesh) -> Setup:
             f"data.global_batch={config.data.global_batch} is not divisible by {parts} "
             f"(batch shards × train.microbatches)"
         )
-    create, abstract = abstract_model(config, lock)
+    _, abstract = abstract_model(config, lock)
     graphdef = nnx.graphdef(abstract)
     names = logical_names(abstract)
     frozen_paths = optim.matching("optim.freeze", config.optim.freeze, names)
@@ -187,24 +188,39 @@ def setup(config: RunConfig, lock: dict, mesh: Mesh) -> Setup:
     tx = optim.make(config.optim, {p: names[p] for p in trainable})
     rate = optim.schedule(config.optim, config.train.steps)
 
-    def init() -> tuple[State, Params]:
-        everything = parameters(create())
+    draw = initialiser(config, lock, mesh)
+
+    def state_of(everything: Params) -> tuple[State, Params]:
         params = {p: everything[p] for p in trainable}
         state = {"params": params, "opt_state": tx.init(params), "step": jnp.zeros((), jnp.int32)}
         return state, {p: everything[p] for p in frozen_paths}
 
-    shapes = jax.eval_shape(init)
+    shapes = jax.eval_shape(state_of, parameters(abstract))
     where = shardings(shapes, names, mesh)
+
+    def init() -> tuple[State, Params]:
+        return jax.jit(state_of, out_shardings=where)(draw())
+
     targets = jax.tree.map(
         lambda s, w: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=w), shapes, where
     )
     step = make_step(graphdef, tx, rate, config, len(lock["tasks"]))
     return Setup(
         graphdef, names, trainable, mesh,
-        jax.jit(init, out_shardings=where),
+        init,
         jax.jit(step, donate_argnums=0, out_shardings=(where[0], meshes.replicated(mesh))),
         targets,
     )  # fmt: skip
+
+
+def initialiser(config: RunConfig, lock: dict, mesh: Mesh) -> Callable[[], Params]:
+    """Draws all parameters from the seed, each device making its own part."""
+    create, abstract = abstract_model(config, lock)
+    place = meshes.parameter_shardings(parameters(abstract), logical_names(abstract), mesh)
+    # run once: on a CPU the compiler's optimisation would take longer than it saves
+    cpu = jax.default_backend() == "cpu"
+    options = {"xla_backend_optimization_level": 0} if cpu else None
+    return jax.jit(lambda: parameters(create()), out_shardings=place, compiler_options=options)
 
 
 def shardings(shapes: tuple[State, Params], names: optim.Names, mesh: Mesh) -> tuple[dict, dict]:
@@ -222,8 +238,7 @@ def shardings(shapes: tuple[State, Params], names: optim.Names, mesh: Mesh) -> t
 def init_state(config: RunConfig, lock: dict, mesh: Mesh) -> tuple[State, Params, Setup]:
     """A fresh state, the frozen parameters, and the rest of the run's set-up."""
     made = setup(config, lock, mesh)
-    with jax.set_mesh(mesh):
-        state, frozen = made.init()
+    state, frozen = made.init()
     return state, frozen, made
 
 
@@ -252,41 +267,42 @@ def train(
     """
     mesh = mesh or meshes.make_mesh(config.mesh)
     made = setup(config, lock, mesh)
-    checkpoints = Checkpoints(run.checkpoints, config.train.keep_checkpoints)
-    begin = checkpoints.latest() or 0
-    book = Book(config, lock, begin, checkpoints.meta(begin) if begin else {})
-    stop = config.train.steps
-    progress = progress or Progress(begin, stop)
-    log = MetricsLog(run.metrics_jsonl, begin, run.tensorboard if config.train.tensorboard else None)
+    stop, every = config.train.steps, config.train.checkpoint_every
     here = checkpoint.environment(mesh)
-    with jax.set_mesh(mesh), Interrupts() as interrupts:
+    with ExitStack() as stack:
+        checkpoints = stack.enter_context(Checkpoints(run.checkpoints, config.train.keep_checkpoints))
+        begin = checkpoints.latest() or 0
+        meta = checkpoints.meta(begin) if begin else {}
+        book = Book(config, lock, meta)
+        progress = stack.enter_context(progress or Progress(begin, stop))
+        board = run.tensorboard if config.train.tensorboard else None
+        log = stack.enter_context(MetricsLog(run.metrics_jsonl, begin, board))
+        interrupts = stack.enter_context(Interrupts())
+        stack.enter_context(jax.set_mesh(mesh))
         if begin:
-            warning = checkpoint.differences(checkpoints.meta(begin)["environment"], here)
-            progress.say(warning or f"resumed at step {begin}")
+            changed = checkpoint.differences(meta["environment"], here)
+            progress.say(changed or f"resumed at step {begin}")
             state, frozen = restore(checkpoints, begin, made)
         else:
             state, frozen = made.init()
-        pending = None  # metrics of the step before: fetched while the next one runs
         rows = meshes.local_rows(mesh, config.data.global_batch)
+        pending = None  # metrics of the step before: fetched while the next one runs
         for step, batch in enumerate(batches.iterate(begin, stop, rows), begin + 1):
             placed = meshes.put(batch, mesh)
             with jax.transfer_guard("disallow"):
                 state, metrics = made.step(state, frozen, placed)
             book.add(pending, log, progress)
             pending = (step, metrics, cells(batch))
-            if step % config.train.checkpoint_every == 0 or step == stop or interrupts.seen:
+            if step % every == 0 or step == stop or interrupts.seen:
                 book.add(pending, log, progress)
                 pending = None
                 log.sync()  # before the checkpoint commits: a line may be cut back, never missing
                 meta = {"step": step, "environment": here, **book.meta()}
                 checkpoints.save(step, {**state["params"], **frozen}, state["opt_state"], meta)
-                if interrupts.seen and step < stop:
-                    break
-        checkpoints.close()
-        log.close()
-        progress.close()
-    if interrupts.seen:
-        raise SystemExit(interrupts.exit_code)
+            if interrupts.seen and step < stop:
+                checkpoints.wait()
+                progress.say(f"stopped after step {step}; the same command goes on from there")
+                raise SystemExit(interrupts.exit_code)
     return state
 
 
@@ -302,7 +318,7 @@ class Book:
     lines goes on to write the same ones.
     """
 
-    def __init__(self, config: RunConfig, lock: dict, step: int, meta: dict):
+    def __init__(self, config: RunConfig, lock: dict, meta: dict):
         self.every, self.last = config.train.log_every, config.train.steps
         self.tasks = [t["name"] for t in lock["tasks"]]
         self.sums: dict[str, Any] = meta.get("interval", {})
@@ -408,22 +424,19 @@ def load_model(
     from itx.eval.generate import Runner
 
     mesh = mesh or meshes.make_mesh(config.mesh)
-    create, abstract = abstract_model(config, lock)
-    names = logical_names(abstract)
-    shapes = parameters(abstract)
-    place = meshes.parameter_shardings(shapes, names, mesh)
+    _, abstract = abstract_model(config, lock)
     if step is None:
         step = latest_step(run)
     if step == 0:
-        with jax.set_mesh(mesh):
-            params = jax.jit(lambda: parameters(create()), out_shardings=place)()
+        params = initialiser(config, lock, mesh)()
     else:
-        checkpoints = Checkpoints(run.checkpoints, config.train.keep_checkpoints)
+        shapes = parameters(abstract)
+        place = meshes.parameter_shardings(shapes, logical_names(abstract), mesh)
         targets = {
             p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place[p]) for p, s in shapes.items()
         }
-        params = checkpoints.params(step, targets)
-        checkpoints.close()
+        with Checkpoints(run.checkpoints, config.train.keep_checkpoints) as checkpoints:
+            params = checkpoints.params(step, targets)
     return Runner(
         graphdef=nnx.graphdef(abstract), params=params, mesh=mesh, model=config.model,
         bos_id=lock["bos_id"], eos_id=lock["eos_id"], pad_id=lock["pad_id"],

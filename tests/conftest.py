@@ -5,7 +5,8 @@ import os
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+# level 0: tests compile much and compute little (compilation takes a third of the time)
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 os.environ["EPATH_USE_TF"] = "false"
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
 
@@ -42,3 +43,36 @@ def sample_locks(sample_cache) -> dict[str, dict]:
 
     found = [locks.read(f) for f in (sample_cache / "locks").iterdir()]
     return {lock["mixture"]: lock for lock in found}
+
+
+@pytest.fixture(scope="session")
+def desk(tmp_path_factory) -> Path:
+    """A folder to type the README's commands in: the recipes are there, caches and runs stay in it."""
+    folder = tmp_path_factory.mktemp("desk")
+    (folder / "configs").symlink_to(REPO / "configs")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def quickstart(desk) -> Path:
+    """The run folder of the README's first command in its quick variant, made by a process that then
+    writes which modules it had imported beside it (invariant 7)."""
+    import subprocess
+    import sys
+
+    code = (
+        "import json, sys\n"
+        "from itx.cli import main\n"
+        "code = main(['train', 'configs/quickstart.py', '--quick'])\n"
+        "json.dump(sorted(sys.modules), open('modules.json', 'w'))\n"
+        "sys.exit(code)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=desk, capture_output=True, text=True, env=one_device())
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    (desk / "console.txt").write_text(done.stdout)
+    return desk / "runs" / "quickstart-quick"
+
+
+def one_device() -> dict[str, str]:
+    """The environment of a user's shell: one CPU device."""
+    return {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}

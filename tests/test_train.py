@@ -20,6 +20,19 @@ LOCK = synthetic.lock()
 NAMES = ["decoder", "t5"]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def compile_once(tmp_path_factory):
+    """The same program is compiled once for the whole file."""
+    settings = {"jax_compilation_cache_dir": str(tmp_path_factory.mktemp("xla")),
+                "jax_persistent_cache_min_compile_time_secs": 0.0}  # fmt: skip
+    old = {k: jax.config._read(k) for k in settings}
+    for k, v in settings.items():
+        jax.config.update(k, v)
+    yield
+    for k, v in old.items():
+        jax.config.update(k, v)
+
+
 def mesh_of(devices: int = 1, **sizes):
     return meshes.make_mesh(MeshConfig(**sizes), jax.devices()[:devices])
 
@@ -67,9 +80,9 @@ def test_microbatches_change_nothing(name):
 MESHES = [{"data": 8}, {"fsdp": 8}, {"tensor": 2}, {"replica": 2, "fsdp": 2, "tensor": 2}]
 
 
-@pytest.mark.parametrize(("name", "sizes"), [
-    *(("decoder", m) for m in MESHES), ("t5", MESHES[0]), ("t5", MESHES[3]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "sizes"), [*(("decoder", m) for m in MESHES), ("t5", MESHES[3])]
+)
 def test_every_mesh_gives_the_same_step(name, sizes):
     optim = {"name": "sgd", "warmup_steps": 0}
     model = dataclasses.replace(synthetic.models()[name], dropout=0.1)  # and the same dropout
@@ -87,8 +100,6 @@ def test_dropout_is_drawn_per_step_and_row():
     cfg = synthetic.config(dataclasses.replace(synthetic.models()["decoder"], dropout=0.3))
     row = synthetic.examples(3, 5)
     batch = synthetic.batch([row] * 8, cfg)
-    plain = dataclasses.replace(cfg, model=dataclasses.replace(cfg.model, dropout=0.0))
-    assert one_step(cfg, batch)[0]["loss"] != one_step(plain, batch)[0]["loss"]
     mesh = mesh_of()
     state, frozen, made = train.init_state(cfg, LOCK, mesh)
     halves = [dict(batch, decoder_loss_weights=batch["decoder_loss_weights"] * keep[:, None])
@@ -227,13 +238,13 @@ def test_checkpoint_restores_bit_for_bit_on_another_mesh(tmp_path):
 
 def test_metrics_file_is_cut_back_and_loses_a_broken_line(tmp_path):
     file = tmp_path / "metrics.jsonl"
-    log = MetricsLog(file, 0)
-    for step in (1, 2, 3):
-        log.write(step, {"x": step / 10})
-    log.close()
+    with MetricsLog(file, 0) as log:
+        for step in (1, 2, 3):
+            log.write(step, {"x": step / 10})
     with open(file, "a") as out:
         out.write('{"step": 4, "x"')
-    MetricsLog(file, 2).close()
+    with MetricsLog(file, 2):
+        pass
     assert file.read_text() == '{"step": 1, "x": 0.1}\n{"step": 2, "x": 0.2}\n'
 
 

@@ -134,7 +134,7 @@ class Records:
 
     @cached_property
     def tokens(self) -> np.ndarray:
-        return self._array("tokens")
+        return self._array("tokens").view(np.ndarray)  # still mapped; slices of a plain array are cheaper
 
     @cached_property
     def piece_lengths(self) -> np.ndarray:

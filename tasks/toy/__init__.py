@@ -6,5 +6,14 @@ says what is never trained on. A file holds one cluster or two that use the same
 """
 
 from tasks.toy import (  # noqa: F401
-    compare, dates, lists, lookup, numbers, pick, rules, strings, translation, word_problems,
-)  # fmt: skip
+    compare,
+    dates,
+    lists,
+    lookup,
+    numbers,
+    pick,
+    rules,
+    strings,
+    translation,
+    word_problems,
+)

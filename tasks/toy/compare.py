@@ -24,23 +24,59 @@ def more_ru(e: dict) -> dict:
     return {"facts": facts, "item": e["item"], "answer": e["n"] if e["a"] > e["b"] else e["m"]}
 
 
-ENGLISH = {
-    "who_more": (more, ["who has more"],
-                 ["Who has more {item}?\n{facts}", "{facts}\nWho has more?", "{facts} Which person has the larger number?"]),
-    "who_fewer": (fewer, ["who has fewer"],
-                  ["Who has fewer {item}?\n{facts}", "{facts}\nWho has fewer?", "{facts} Which person has the smaller number?"]),
-}  # fmt: skip
-for name, (fields, asked, own) in ENGLISH.items():
+QUESTIONS = (
+    "Who has {} {item}?\n{facts}",
+    "{facts}\nWho has {}?",
+    "Find who has {} {item}: {facts}",
+    "{facts}\nName the person with {} {item}.",
+    "Read this: {facts}\nNow write who has {}.",
+    "Which person has {} {item}?\n{facts}",
+    "{facts} Which one has {}?",
+    "Tell me who has {}.\n{facts}",
+)
+HELD = ("{facts}\nGive the name: who has {} {item}?", "Please say which of these has {}.\n{facts}")
+for name, fields, asked in (("who_more", more, "more"), ("who_fewer", fewer, "fewer")):
     instruction_task(
-        name, version=1, cluster="compare", source=TALLIES, fields=fields, content=("facts",),
-        **wording(name, "{facts}", asked, own), tags={"language": "en", "inputs": "tallies", "kind": "comparison"},
-    )  # fmt: skip
+        name,
+        version=1,
+        cluster="compare",
+        source=TALLIES,
+        fields=fields,
+        content=("facts",),
+        **wording(
+            name,
+            "",
+            [],
+            own=[q.replace("{}", asked) for q in QUESTIONS],
+            held=[q.replace("{}", asked) for q in HELD],
+        ),
+        tags={"language": "en", "inputs": "tallies", "kind": "comparison"},
+    )
 instruction_task(
-    "ru_who_more", version=1, cluster="compare", source=family("tallies_ru", tallies_ru), fields=more_ru, content=("facts",),
-    **wording("ru_who_more", "", [], own=[
-        "Кто собирает больше {item}?\n{facts}", "{facts}\nКто собирает больше?", "Назови имя: у кого больше {item}?\n{facts}",
-        "{facts}\nУ кого больше?", "Прочитай: {facts}\nКто собирает больше {item}?", "Найди, у кого {item} больше.\n{facts}",
-        "{facts}\nСкажи, кто собирает больше всех.", "Больше {item} - у кого?\n{facts}",
-    ], held=["{facts}\nПокажи того, кто собирает больше.", "Определи имя: больше {item} собирает кто?\n{facts}"]),
+    "ru_who_more",
+    version=1,
+    cluster="compare",
+    source=family("tallies_ru", tallies_ru),
+    fields=more_ru,
+    content=("facts",),
+    **wording(
+        "ru_who_more",
+        "",
+        [],
+        own=[
+            "Кто собирает больше {item}?\n{facts}",
+            "{facts}\nКто собирает больше?",
+            "Назови имя: у кого больше {item}?\n{facts}",
+            "{facts}\nУ кого больше?",
+            "Прочитай: {facts}\nКто собирает больше {item}?",
+            "Найди, у кого {item} больше.\n{facts}",
+            "{facts}\nСкажи, кто собирает больше всех.",
+            "Больше {item} - у кого?\n{facts}",
+        ],
+        held=[
+            "{facts}\nПокажи того, кто собирает больше.",
+            "Определи имя: больше {item} собирает кто?\n{facts}",
+        ],
+    ),
     tags={"language": "ru", "kind": "comparison"},
-)  # fmt: skip
+)

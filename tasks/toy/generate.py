@@ -52,7 +52,7 @@ THINGS_LUMO = (
 ).split()
 ADJECTIVES_LUMO = "rubi azuli verdi blanki nigri flavi rozi grizi grandi eti oldi novi".split()
 # other invented words, for dictionaries that stand in the prompt
-INVENTED = "bim dak fep gol hux jat lom mib nud pex quf rik saz tup vog wem yil zab drin klo shef trum blik plon".split()
+INVENTED = "bim dak fep gol hux jat lom mib nud pex quf rik saz tup vog wem yil zab drin klo shef trum".split()
 
 FRAMES = {
     "en": (
@@ -94,7 +94,12 @@ def family(name: str, one: Callable[[random.Random], dict]) -> Source:
 
 
 def wording(
-    task: str, block: str, asked: Sequence[str], own: Sequence[str] = (), held: Sequence[str] = (), language: str = "en"
+    task: str,
+    block: str,
+    asked: Sequence[str],
+    own: Sequence[str] = (),
+    held: Sequence[str] = (),
+    language: str = "en",
 ) -> dict[str, list[Template]]:
     """Templates from frames: `asked` are names for what is wanted, of at most three words outside slots.
 
@@ -113,7 +118,10 @@ def wording(
 
     out = [*own, *(put(f, i) for i, f in enumerate(frames[1 : 1 + TRAIN_TEMPLATES - len(own)]))] if asked else [*own]
     held = [*held, put(frames[0], 0), put(NEW[language], 1)][:2] if asked else held
-    return {"templates": [(t, "{answer}") for t in out], "heldout_templates": [(t, "{answer}") for t in held]}
+    return {
+        "templates": [(t, "{answer}") for t in out],
+        "heldout_templates": [(t, "{answer}") for t in held],
+    }
 
 
 def words_of(nouns: Sequence[str]) -> Callable[[random.Random], dict]:

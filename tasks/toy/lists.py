@@ -34,58 +34,152 @@ def repeats(draw) -> dict:
 
 
 def times(e: dict) -> dict:
-    return {"words": " ".join(e["list"]), "query": e["query"], "answer": str(e["list"].count(e["query"]))}
+    return {
+        "words": " ".join(e["list"]),
+        "query": e["query"],
+        "answer": str(e["list"].count(e["query"])),
+    }
 
 
 LIST = {"version": 1, "cluster": "lists", "source": WORDS_EN, "content": ("words",)}
 TAGS = {"language": "en", "inputs": "words_en", "kind": "generation"}
 
 instruction_task(
-    "reverse_words", **LIST, fields=backwards, tags=TAGS,
-    **wording("reverse_words", "{words}", ["the reversed list", "the list backwards"],
-              ["Reverse the list: {words}", "{words}\nWrite the words from last to first."]),
-    inverted=[("A list was reversed, now it is: {answer}\nWhat was the list before?", "{words}"),
-              ("{answer}\nThis list is backwards. Give the list as it was.", "{words}")],
-)  # fmt: skip
+    "reverse_words",
+    **LIST,
+    fields=backwards,
+    tags=TAGS,
+    **wording(
+        "reverse_words",
+        "{words}",
+        ["the reversed list", "the list backwards"],
+        ["Reverse the list: {words}", "{words}\nWrite the words from last to first."],
+    ),
+    inverted=[
+        ("A list was reversed, now it is: {answer}\nWhat was the list before?", "{words}"),
+        ("{answer}\nThis list is backwards. Give the list as it was.", "{words}"),
+    ],
+)
 instruction_task(
-    "drop_first", **LIST, fields=rest, tags=TAGS,
-    **wording("drop_first", "{words}", ["the list without its first word"],
-              ["Remove the first word: {words}", "{words}\nDrop the first word.", "Take away the first word.\n{words}"],
-              ["{words}\nLeave out the first word.", "Here: {words}\nNow write it with no first word."]),
-)  # fmt: skip
+    "drop_first",
+    **LIST,
+    fields=rest,
+    tags=TAGS,
+    **wording(
+        "drop_first",
+        "{words}",
+        ["the list without its first word"],
+        [
+            "Remove the first word: {words}",
+            "{words}\nDrop the first word.",
+            "Take away the first word.\n{words}",
+        ],
+        ["{words}\nLeave out the first word.", "Here: {words}\nNow write it with no first word."],
+    ),
+)
 instruction_task(
-    "first_and_last", **LIST, fields=ends, tags=TAGS,
-    **wording("first_and_last", "{words}", ["the first and last word"],
-              ["Which words come first and last?\n{words}", "{words}\nTake the first word, then the last one."],
-              ["Only the first, then the last: {words}", "{words}\nPlease say: which word is first, which is last?"]),
-)  # fmt: skip
+    "first_and_last",
+    **LIST,
+    fields=ends,
+    tags=TAGS,
+    **wording(
+        "first_and_last",
+        "{words}",
+        ["the first and last word"],
+        [
+            "Which words come first and last?\n{words}",
+            "{words}\nTake the first word, then the last one.",
+        ],
+        [
+            "Only the first, then the last: {words}",
+            "{words}\nPlease say: which word is first, which is last?",
+        ],
+    ),
+)
 instruction_task(
-    "reverse_rest", **LIST, fields=rest_backwards, tags={**TAGS, "grade": "new composition"},
-    **wording("reverse_rest", "{words}", ["the list backwards without its first word"],
-              ["Remove the first word, then reverse the list: {words}", "{words}\nDrop the first word and give the list backwards."],
-              ["Take away the first one and then write backwards: {words}", "{words}\nFrom last to second, write the words."]),
-)  # fmt: skip
+    "reverse_rest",
+    **LIST,
+    fields=rest_backwards,
+    tags={**TAGS, "grade": "new composition"},
+    **wording(
+        "reverse_rest",
+        "{words}",
+        ["the list backwards without its first word"],
+        [
+            "Remove the first word, then reverse the list: {words}",
+            "{words}\nDrop the first word and give the list backwards.",
+        ],
+        [
+            "Take away the first one and then write backwards: {words}",
+            "{words}\nFrom last to second, write the words.",
+        ],
+    ),
+)
 
 instruction_task(
-    "count_words", version=1, cluster="counting", source=WORDS_EN, fields=count, content=("words",), metrics=("numeric",),
-    **wording("count_words", "{words}", ["the word count", "the list length"],
-              ["How many words are there?\n{words}", "Count the words: {words}", "{words}\nHow many words do you see?"]),
-    tags={"language": "en", "inputs": "words_en", "kind": "counting"},
-)  # fmt: skip
-instruction_task(
-    "count_times", version=1, cluster="counting", source=family("repeats", repeats), fields=times, content=("words",),
+    "count_words",
+    version=1,
+    cluster="counting",
+    source=WORDS_EN,
+    fields=count,
+    content=("words",),
     metrics=("numeric",),
-    **wording("count_times", "", [], own=[
-        "How many times do you see {query}?\n{words}", "{words}\nCount the word {query}.",
-        "Count how many times {query} is here: {words}", "{words}\nHow many {query}?",
-        "Find the word {query} and count it.\n{words}", "Read this: {words}\nHow many times is {query} there?",
-        "The count of {query}: {words}", "How many words are {query}?\n{words}",
-    ], held=["Tell me how many {query} there are.\n{words}", "{words}\n{query}: how many times?"]),
-    tags={"language": "en", "kind": "counting"},
-)  # fmt: skip
+    **wording(
+        "count_words",
+        "{words}",
+        ["the word count", "the list length"],
+        [
+            "How many words are there?\n{words}",
+            "Count the words: {words}",
+            "{words}\nHow many words do you see?",
+        ],
+    ),
+    tags={"language": "en", "inputs": "words_en", "kind": "counting"},
+)
 instruction_task(
-    "ru_count_words", version=1, cluster="counting", source=WORDS_RU, fields=count, content=("words",), metrics=("numeric",),
-    **wording("ru_count_words", "{words}", ["число слов", "количество слов"],
-              ["Сколько здесь слов?\n{words}", "Сосчитай слова: {words}", "{words}\nСколько слов в списке?"], language="ru"),
+    "count_times",
+    version=1,
+    cluster="counting",
+    source=family("repeats", repeats),
+    fields=times,
+    content=("words",),
+    metrics=("numeric",),
+    **wording(
+        "count_times",
+        "",
+        [],
+        own=[
+            "How many times do you see {query}?\n{words}",
+            "{words}\nCount the word {query}.",
+            "Count how many times {query} is here: {words}",
+            "{words}\nHow many {query}?",
+            "Find the word {query} and count it.\n{words}",
+            "Read this: {words}\nHow many times is {query} there?",
+            "The count of {query}: {words}",
+            "How many of the words are {query}?\n{words}",
+        ],
+        held=["Tell me how many {query} there are.\n{words}", "{words}\n{query}: how many times?"],
+    ),
+    tags={"language": "en", "kind": "counting"},
+)
+instruction_task(
+    "ru_count_words",
+    version=1,
+    cluster="counting",
+    source=WORDS_RU,
+    fields=count,
+    content=("words",),
+    metrics=("numeric",),
+    **wording(
+        "ru_count_words",
+        "{words}",
+        ["число слов", "количество слов"],
+        [
+            "Сколько здесь слов?\n{words}",
+            "Сосчитай слова: {words}",
+            "{words}\nСколько слов в списке?",
+        ],
+        language="ru",
+    ),
     tags={"language": "ru", "inputs": "words_ru", "kind": "counting"},
-)  # fmt: skip
+)

@@ -41,42 +41,106 @@ def value(e: dict) -> int:
 
 NUMBERS = family("numbers", numbers)
 ORDER = {
-    "largest_number": (max, ["the largest number", "the biggest number", "the maximum"], ["Which number is the largest?\n{numbers}"]),
-    "smallest_number": (min, ["the smallest number", "the minimum"], ["Which number is the smallest?\n{numbers}"]),
-    "third_number": (lambda v: v[2], ["the third number", "number three"], ["Which number comes third?\n{numbers}"]),
-    "sort_numbers": (in_order, ["the sorted list"],
-                     ["Sort the numbers: {numbers}", "{numbers}\nSort from smallest to largest.",
-                      "Put the numbers in order: {numbers}"]),
-}  # fmt: skip
+    "largest_number": (
+        max,
+        ["the largest number", "the biggest number", "the maximum"],
+        ["Which number is the largest?\n{numbers}"],
+    ),
+    "smallest_number": (
+        min,
+        ["the smallest number", "the minimum"],
+        ["Which number is the smallest?\n{numbers}"],
+    ),
+    "third_number": (
+        lambda v: v[2],
+        ["the third number", "number three"],
+        ["Which number comes third?\n{numbers}"],
+    ),
+    "sort_numbers": (
+        in_order,
+        ["the sorted list"],
+        [
+            "Sort the numbers: {numbers}",
+            "{numbers}\nSort from smallest to largest.",
+            "Put the numbers in order: {numbers}",
+        ],
+    ),
+}
 for name, (pick, asked, own) in ORDER.items():
     instruction_task(
-        name, version=1, cluster="order", source=NUMBERS, fields=of_numbers(pick), content=("numbers",),
-        **wording(name, "{numbers}", asked, own), tags={"language": "en", "inputs": "numbers", "kind": "ordering"},
-    )  # fmt: skip
+        name,
+        version=1,
+        cluster="order",
+        source=NUMBERS,
+        fields=of_numbers(pick),
+        content=("numbers",),
+        **wording(name, "{numbers}", asked, own),
+        tags={"language": "en", "inputs": "numbers", "kind": "ordering"},
+    )
 instruction_task(
-    "ru_largest_number", version=1, cluster="order", source=NUMBERS, fields=of_numbers(max), content=("numbers",),
-    **wording("ru_largest_number", "{numbers}", ["наибольшее число", "самое большое число", "максимум"],
-              ["Какое число больше всех?\n{numbers}"], language="ru"),
+    "ru_largest_number",
+    version=1,
+    cluster="order",
+    source=NUMBERS,
+    fields=of_numbers(max),
+    content=("numbers",),
+    **wording(
+        "ru_largest_number",
+        "{numbers}",
+        ["наибольшее число", "самое большое число", "максимум"],
+        ["Какое число больше всех?\n{numbers}"],
+        language="ru",
+    ),
     tags={"language": "ru", "inputs": "numbers", "kind": "ordering"},
-)  # fmt: skip
+)
 
 VARIABLES = family("variables", variables)
 ARITHMETIC = {
-    "sum": (lambda e: e["a"] + e["b"], ["{x} plus {y}", "the sum"], ["How much is {x} plus {y}?\n{facts}", "{facts}\nAdd {x} and {y}."]),
-    "difference": (lambda e: abs(e["a"] - e["b"]), ["the difference"],
-                   ["How far apart are {x} and {y}?\n{facts}", "{facts}\nTake the smaller number from the larger."]),
-    "one_more": (lambda e: value(e) + 1, ["{q} plus one", "one more than {q}"], ["How much is {q} plus one?\n{facts}", "{facts}\nAdd one to {q}."]),
-}  # fmt: skip
+    "sum": (
+        lambda e: e["a"] + e["b"],
+        ["{x} plus {y}", "the sum"],
+        ["How much is {x} plus {y}?\n{facts}", "{facts}\nAdd {x} and {y}."],
+    ),
+    "difference": (
+        lambda e: abs(e["a"] - e["b"]),
+        ["the difference"],
+        [
+            "How far apart are {x} and {y}?\n{facts}",
+            "{facts}\nTake the smaller number from the larger.",
+        ],
+    ),
+    "one_more": (
+        lambda e: value(e) + 1,
+        ["{q} plus one", "one more than {q}"],
+        ["How much is {q} plus one?\n{facts}", "{facts}\nAdd one to {q}."],
+    ),
+}
 for name, (result, asked, own) in ARITHMETIC.items():
     instruction_task(
-        name, version=1, cluster="arithmetic", source=VARIABLES, fields=of_variables(result), content=("facts",),
-        metrics=("numeric",), **wording(name, "{facts}", asked, own),
+        name,
+        version=1,
+        cluster="arithmetic",
+        source=VARIABLES,
+        fields=of_variables(result),
+        content=("facts",),
+        metrics=("numeric",),
+        **wording(name, "{facts}", asked, own),
         tags={"language": "en", "inputs": "variables", "kind": "arithmetic"},
-    )  # fmt: skip
+    )
 instruction_task(
-    "ru_sum", version=1, cluster="arithmetic", source=VARIABLES, fields=of_variables(ARITHMETIC["sum"][0]), content=("facts",),
+    "ru_sum",
+    version=1,
+    cluster="arithmetic",
+    source=VARIABLES,
+    fields=of_variables(ARITHMETIC["sum"][0]),
+    content=("facts",),
     metrics=("numeric",),
-    **wording("ru_sum", "{facts}", ["сумму", "{x} плюс {y}"],
-              ["Сколько будет {x} плюс {y}?\n{facts}", "{facts}\nСложи {x} и {y}."], language="ru"),
+    **wording(
+        "ru_sum",
+        "{facts}",
+        ["сумму", "{x} плюс {y}"],
+        ["Сколько будет {x} плюс {y}?\n{facts}", "{facts}\nСложи {x} и {y}."],
+        language="ru",
+    ),
     tags={"language": "ru", "inputs": "variables", "kind": "arithmetic"},
-)  # fmt: skip
+)

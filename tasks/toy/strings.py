@@ -18,7 +18,11 @@ def edits_of(nouns: list[str], least: int):
 def edit(change):
     def fields(e: dict) -> dict:
         shown = {k: e[k] for k in ("old", "new", "other")}
-        return {"words": " ".join(e["list"]), **shown, "answer": " ".join(change(e["list"], e["old"], e["new"], e["other"]))}
+        return {
+            "words": " ".join(e["list"]),
+            **shown,
+            "answer": " ".join(change(e["list"], e["old"], e["new"], e["other"])),
+        }
 
     return fields
 
@@ -42,48 +46,109 @@ def swap(words: list[str], old: str, new: str, other: str) -> list[str]:
 
 EDITS = family("edits", edits_of(NOUNS, 3))
 STRINGS = {
-    "replace_word": (replace, [
-        "Replace {old} with {new}: {words}", "{words}\nWrite {new} in the place of {old}.", "Change {old} to {new}.\n{words}",
-        "{words}\nReplace the word {old} by {new}.", "Read this: {words}\nNow change the word {old} to {new}.",
-        "Please replace {old} by {new}.\n{words}", "{words}\nPut {new} in place of {old}.", "Use {new} for {old}: {words}",
-    ], ["{words}\nNow {new} must replace {old}.", "For the word {old} use {new}: {words}"], {}),
-    "put_after": (put_after, [
-        "Put {new} after {old}: {words}", "{words}\nAdd {new} after {old}.", "Write the list with {new} after {old}.\n{words}",
-        "{words}\nThe word {new} must come after {old}.", "Add {new} right after {old}: {words}",
-        "Please put the word {new} after the word {old}.\n{words}", "After {old} add {new}.\n{words}",
-        "Read this: {words}\nNow put {new} right after {old}.",
-    ], ["{words}\nWrite {new} after {old}.", "Please add: after {old} must come {new}.\n{words}"], {}),
-    "remove_word": (remove, [
-        "Remove {old}: {words}", "{words}\nDrop the word {old}.", "Write the list without {old}.\n{words}", "Leave out {old}: {words}",
-        "{words}\nTake away {old}.", "Please remove the word {old}.\n{words}", "Read this: {words}\nNow drop {old}.",
-        "{words}\nGive the list with no {old}.",
-    ], ["{words}\nPlease leave out the word {old}.", "Without {old} give this list: {words}"], {}),
-    "swap_two": (swap, [
-        "Put {old} in the place of {other} and {other} in the place of {old}.\n{words}",
-        "{words}\nChange the place of {old} and {other}.", "Write {old} for {other} and {other} for {old}: {words}",
-        "{words}\nThe words {old} and {other} change place.", "Now {old} and {other} must change place: {words}",
-        "Replace {old} by {other} and {other} by {old}.\n{words}",
-        "Read this: {words}\nNow put {old} for {other} and {other} for {old}.",
-        "{words}\nUse {old} in place of {other} and {other} in place of {old}.",
-    ], ["Change {old} to {other} and {other} to {old}: {words}", "{words}\nPlease take {old} for {other} and then {other} for {old}."],
-        {"grade": "new operation", "rule_in_prompt": "yes"}),
-}  # fmt: skip
+    "replace_word": (
+        replace,
+        [
+            "Replace {old} with {new}: {words}",
+            "{words}\nWrite {new} in the place of {old}.",
+            "Change {old} to {new}.\n{words}",
+            "{words}\nReplace the word {old} by {new}.",
+            "Read this: {words}\nNow change the word {old} to {new}.",
+            "Please replace {old} by {new}.\n{words}",
+            "{words}\nPut {new} in place of {old}.",
+            "Use {new} for {old}: {words}",
+        ],
+        ["{words}\nNow {new} must replace {old}.", "For the word {old} use {new}: {words}"],
+        {},
+    ),
+    "put_after": (
+        put_after,
+        [
+            "Put {new} after {old}: {words}",
+            "{words}\nAdd {new} after {old}.",
+            "Write the list with {new} after {old}.\n{words}",
+            "{words}\nThe word {new} must come after {old}.",
+            "Add {new} right after {old}: {words}",
+            "Please put the word {new} after the word {old}.\n{words}",
+            "After {old} add {new}.\n{words}",
+            "Read this: {words}\nNow put {new} right after {old}.",
+        ],
+        ["{words}\nWrite {new} after {old}.", "Please add: after {old} must come {new}.\n{words}"],
+        {},
+    ),
+    "remove_word": (
+        remove,
+        [
+            "Remove {old}: {words}",
+            "{words}\nDrop the word {old}.",
+            "Write the list without {old}.\n{words}",
+            "Leave out {old}: {words}",
+            "{words}\nTake away {old}.",
+            "Please remove the word {old}.\n{words}",
+            "Read this: {words}\nNow drop {old}.",
+            "{words}\nGive the list with no {old}.",
+        ],
+        ["{words}\nPlease leave out the word {old}.", "Without {old} give this list: {words}"],
+        {},
+    ),
+    "swap_two": (
+        swap,
+        [
+            "Put {old} in the place of {other} and {other} in the place of {old}.\n{words}",
+            "{words}\nChange the place of {old} and {other}.",
+            "Write {old} for {other} and {other} for {old}: {words}",
+            "{words}\nThe words {old} and {other} change place.",
+            "Now {old} and {other} must change place: {words}",
+            "Replace {old} by {other} and {other} by {old}.\n{words}",
+            "Read this: {words}\nNow put {old} for {other} and {other} for {old}.",
+            "{words}\nUse {old} in place of {other} and {other} in place of {old}.",
+        ],
+        [
+            "Change {old} to {other} and {other} to {old}: {words}",
+            "{words}\nPlease take {old} for {other} and then {other} for {old}.",
+        ],
+        {"grade": "new operation", "rule_in_prompt": "yes"},
+    ),
+}
 for name, (change, own, held, more) in STRINGS.items():
     instruction_task(
-        name, version=1, cluster="strings", source=EDITS, fields=edit(change), content=("words",),
-        **wording(name, "", [], own, held), tags={"language": "en", "inputs": "edits", "kind": "generation", **more},
-    )  # fmt: skip
+        name,
+        version=1,
+        cluster="strings",
+        source=EDITS,
+        fields=edit(change),
+        content=("words",),
+        **wording(name, "", [], own, held),
+        tags={"language": "en", "inputs": "edits", "kind": "generation", **more},
+    )
 instruction_task(
-    "ru_replace_word", version=1, cluster="strings", source=family("edits_ru", edits_of(THINGS_RU, 4)), fields=edit(replace),
+    "ru_replace_word",
+    version=1,
+    cluster="strings",
+    source=family("edits_ru", edits_of(THINGS_RU, 4)),
+    fields=edit(replace),
     content=("words",),
-    **wording("ru_replace_word", "", [], own=[
-        "Замени {old} на {new}: {words}", "{words}\nНапиши {new} вместо {old}.", "Поменяй {old} на {new}.\n{words}",
-        "{words}\nЗамени слово {old} на слово {new}.", "Прочитай: {words}\nТеперь поменяй {old} на {new}.",
-        "Пожалуйста, замени {old} на {new}.\n{words}", "{words}\nПоставь {new} вместо {old}.",
-        "Вместо {old} напиши {new}.\n{words}",
-    ], held=["{words}\nВместо слова {old} поставь {new}.", "Слово {old} поменяй на {new}: {words}"]),
+    **wording(
+        "ru_replace_word",
+        "",
+        [],
+        own=[
+            "Замени {old} на {new}: {words}",
+            "{words}\nНапиши {new} вместо слова {old}.",
+            "Поменяй {old} на {new}.\n{words}",
+            "{words}\nЗамени слово {old} на слово {new}.",
+            "Прочитай: {words}\nТеперь поменяй {old} на {new}.",
+            "Пожалуйста, замени {old} на {new}.\n{words}",
+            "{words}\nПоставь {new} вместо слова {old}.",
+            "Вместо слова {old} напиши {new}.\n{words}",
+        ],
+        held=[
+            "{words}\nВместо слова {old} поставь {new}.",
+            "Слово {old} поменяй на {new}: {words}",
+        ],
+    ),
     tags={"language": "ru", "kind": "generation"},
-)  # fmt: skip
+)
 
 
 def pattern(draw) -> dict:
@@ -110,14 +175,32 @@ def steps_fields(e: dict) -> dict:
 
 
 instruction_task(
-    "next_word", version=1, cluster="patterns", source=family("patterns", pattern), fields=pattern_fields,
-    **wording("next_word", "{words}", ["the next word", "the following word"],
-              ["Which word comes next?\n{words}", "{words}\nWhat comes next?", "Continue: {words}"]),
+    "next_word",
+    version=1,
+    cluster="patterns",
+    source=family("patterns", pattern),
+    fields=pattern_fields,
+    **wording(
+        "next_word",
+        "{words}",
+        ["the next word", "the following word"],
+        ["Which word comes next?\n{words}", "{words}\nWhat comes next?", "Continue: {words}"],
+    ),
     tags={"language": "en", "kind": "generation"},
-)  # fmt: skip
+)
 instruction_task(
-    "ru_next_number", version=1, cluster="patterns", source=family("steps", steps), fields=steps_fields, metrics=("numeric",),
-    **wording("ru_next_number", "{row}", ["следующее число"],
-              ["Какое число идёт дальше?\n{row}", "Продолжи ряд: {row}", "{row}\nЧто дальше?"], language="ru"),
+    "ru_next_number",
+    version=1,
+    cluster="patterns",
+    source=family("steps", steps),
+    fields=steps_fields,
+    metrics=("numeric",),
+    **wording(
+        "ru_next_number",
+        "{row}",
+        ["следующее число"],
+        ["Какое число идёт дальше?\n{row}", "Продолжи ряд: {row}", "{row}\nЧто дальше?"],
+        language="ru",
+    ),
     tags={"language": "ru", "kind": "arithmetic"},
-)  # fmt: skip
+)

@@ -4,9 +4,9 @@
 from collections import Counter
 
 import pytest
-from itx.eval.metrics import SCORES
 
 from itx.build import render
+from itx.eval.metrics import SCORES
 from itx.tasks import names, registry
 from tasks import seeds
 

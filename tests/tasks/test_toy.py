@@ -48,7 +48,12 @@ def families() -> dict[str, list[str]]:
 def test_size():
     assert len(TRAINED) >= 32 and len({SPECS[n].cluster for n in TRAINED}) >= 10
     assert 4 * sum(s.tags["language"] in ("ru", "mixed") for s in SPECS.values()) >= len(SPECS)
-    assert {SPECS[n].tags["kind"] for n in TRAINED} >= {"generation", "counting", "arithmetic", "word problem"}
+    assert {SPECS[n].tags["kind"] for n in TRAINED} >= {
+        "generation",
+        "counting",
+        "arithmetic",
+        "word problem",
+    }
     assert all(s.version == 1 and s.metrics and s.cluster for s in SPECS.values())
     assert sum(bool(s.options) or "options" in items(s, "test", 1)[0].values for s in SPECS.values()) >= 4
 
@@ -78,7 +83,10 @@ def test_templates(name):
 
 
 def test_four_word_runs_are_found():
-    a, b = ("What is the first word?\n{words}", ""), ("Say what is the first: {words} is the first word", "")
+    a, b = (
+        ("What is the first word?\n{words}", ""),
+        ("Say what is the first: {words} is the first word", ""),
+    )
     assert runs(a) & runs(b) == {("what", "is", "the", "first"), ("is", "the", "first", "word")}
     assert not runs(a) & runs(("the first {words} word", ""))
 
@@ -92,7 +100,9 @@ def test_shared_inputs():
         contents = [[i.content for i in f] for f in found]
         assert all(c == contents[0] for c in contents), family
         # the tasks differ in what they ask: no two agree on all answers
-        answers = [[str(render.answers(SPECS[t], i.values, "")[0]) for i in f] for t, f in zip(tasks, found, strict=True)]
+        answers = [
+            [str(render.answers(SPECS[t], i.values, "")[0]) for i in f] for t, f in zip(tasks, found, strict=True)
+        ]
         same = [(a, b) for (a, x), (b, y) in itertools.combinations(zip(tasks, answers, strict=True), 2) if x == y]
         # the same question in two languages is no lesser test of reading it
         assert all("ru" in {SPECS[a].tags["language"], SPECS[b].tags["language"]} for a, b in same), same
@@ -100,7 +110,10 @@ def test_shared_inputs():
         trained = [i for i, t in enumerate(tasks) if t in TRAINED]
         for a, b in itertools.permutations(trained, 2):
             known = set(found[a][0].values)
-            assert any(set(templates.slots(t[0])) <= known for t in SPECS[tasks[b]].templates), (tasks[a], tasks[b])
+            assert any(set(templates.slots(t[0])) <= known for t in SPECS[tasks[b]].templates), (
+                tasks[a],
+                tasks[b],
+            )
 
 
 def test_held_out():
@@ -132,7 +145,11 @@ def test_held_out_words_occur_in_training():
     seen, enough = Counter(), 50 / 3
     for member, share in MEMBERS.items():
         name, _, variant = member.partition(":")
-        for r in rendered(SPECS[name], items(SPECS[name], "train", round(500 * share)), f":{variant}" if variant else ""):
+        for r in rendered(
+            SPECS[name],
+            items(SPECS[name], "train", round(500 * share)),
+            f":{variant}" if variant else "",
+        ):
             seen.update(words(r.prompt))
             seen.update(words(r.target))
     rare = defaultdict(list)
@@ -151,26 +168,27 @@ def test_held_out_words_occur_in_training():
     assert not {w: (seen[w], sorted(set(n))) for w, n in rare.items()}
 
 
-def test_distinct_instances():
+def test_distinct_instances_and_enough_of_them():
     """Birthday estimate of the number of inputs, n² / 2 / collisions, from n draws of each family."""
-    sources = {}
-    for spec in SPECS.values():
-        sources.setdefault(id(spec.source), spec)
-    for spec in sources.values():
-        contents = []
-        for example in spec.source.make("", "", 3):
-            contents.append(render.content_of(spec, spec.fields(example)))
-        n = len(contents)
-        collisions = n - len(set(contents))
-        assert n * n / 2 / max(collisions, 1) >= 1e5, (spec.name, collisions)
+    for spec in {id(s.source): s for s in SPECS.values()}.values():
+        contents = [render.content_of(spec, spec.fields(e)) for e in spec.source.make("", "", 3)]
+        n, distinct = len(contents), set(contents)
+        assert n * n / 2 / max(n - len(distinct), 1) >= 1e5, (spec.name, n - len(distinct))
+        shares = [render.draw("content", c) / 2.0**64 for c in distinct]
+        for split in ("validation", "test"):
+            [(_, low, high)] = render.source_splits(spec.source, split)
+            assert sum(low <= s < high for s in shares) >= 200, (spec.name, split)
 
 
-@pytest.mark.parametrize("name", SPECS)
-def test_enough_examples(name):
-    found = items(SPECS[name], "test", 300)
-    assert len(found) >= 200
-    train = {i.hash for i in items(SPECS[name], "train", 300)}
-    assert not train & {i.hash for i in found}
+@pytest.mark.parametrize("inputs", ["words_en", "owners"])
+def test_splits_of_shared_inputs_are_disjoint(inputs):
+    """Across all tasks of a family and with their inverted variants: the split is the input's."""
+    found = {split: set() for split in ("train", "validation", "test")}
+    for name in families()[inputs][:3]:
+        for split, seen in found.items():
+            seen |= {i.hash for i in items(SPECS[name], split, 300)}
+    assert all(len(seen) >= 150 for seen in found.values())
+    assert not any(a & b for a, b in itertools.combinations(found.values(), 2))
 
 
 HASH = """
@@ -188,8 +206,14 @@ print(hash("salt"), out.hexdigest())
 def test_pure_in_family_seed_and_index():
     def digest(seed: int, salt: str) -> tuple[str, str]:
         environment = {**os.environ, "PYTHONHASHSEED": salt}
-        done = subprocess.run([sys.executable, "-c", HASH.format(seed=seed)], capture_output=True, text=True,
-                              cwd=REPO, env=environment, check=True)  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-c", HASH.format(seed=seed)],
+            capture_output=True,
+            text=True,
+            cwd=REPO,
+            env=environment,
+            check=True,
+        )
         return tuple(done.stdout.split())
 
     first, again, other = digest(0, "1"), digest(0, "2"), digest(1, "1")
@@ -204,4 +228,9 @@ def test_pure_in_family_seed_and_index():
 def test_not_easy():
     hard = [n for n in TRAINED if max((m := measure(SPECS[n]))["majority"], m["neighbour"]) <= 0.5]
     assert len(hard) >= 24
-    assert {SPECS[n].tags["kind"] for n in hard} >= {"generation", "counting", "arithmetic", "word problem"}
+    assert {SPECS[n].tags["kind"] for n in hard} >= {
+        "generation",
+        "counting",
+        "arithmetic",
+        "word problem",
+    }

@@ -37,7 +37,13 @@ def nearest(train: list[set[str]], test: list[set[str]]) -> list[int]:
     out = []
     for words in test:
         shared = Counter(i for w in words for i in having[w])
-        out.append(min(shared, key=lambda i: (-shared[i] / (len(words) + len(train[i]) - shared[i]), i), default=0))
+        out.append(
+            min(
+                shared,
+                key=lambda i: (-shared[i] / (len(words) + len(train[i]) - shared[i]), i),
+                default=0,
+            )
+        )
     return out
 
 
@@ -47,18 +53,23 @@ def measure(spec: TaskSpec) -> dict:
     gold, known = [r.references[0] for r in asked], [r.references[0] for r in shown]
     common = Counter(known).most_common(1)[0][0]
     # the input as the model sees it: every slot of the task's templates, but not the options
-    near = nearest([set(text.words(seen(spec, i))) for i in train], [set(text.words(seen(spec, i))) for i in test])
+    near = nearest(
+        [set(text.words(seen(spec, i))) for i in train],
+        [set(text.words(seen(spec, i))) for i in test],
+    )
     chance = sum(1 / len(r.options) if r.options else 0 for r in asked) / len(asked)
     score = {
         "majority": sum(g == common for g in gold) / len(gold),
         "neighbour": sum(g == known[i] for g, i in zip(gold, near, strict=True)) / len(gold),
     }
     return {
-        "task": spec.name, "cluster": spec.cluster, "tests": len(test),
+        "task": spec.name,
+        "cluster": spec.cluster,
+        "tests": len(test),
         "prompt": sum(len(r.prompt.split()) for r in shown) / len(shown),
         "target": sum(len(r.target.split()) for r in shown) / len(shown),
         **{k: (v - chance) / (1 - chance) for k, v in score.items()},
-    }  # fmt: skip
+    }
 
 
 def seen(spec: TaskSpec, item: render.Item) -> str:
@@ -73,7 +84,9 @@ def main() -> None:
         m = measure(registry.TASKS[name])
         hard += name in trained and max(m["majority"], m["neighbour"]) <= 0.5
         held = "" if name in trained else "yes"
-        print(f"{m['task']:20}{m['cluster']:15}{held:>9}{m['prompt']:8.1f}{m['target']:8.1f}{m['majority']:10.2f}{m['neighbour']:11.2f}")
+        print(
+            f"{m['task']:20}{m['cluster']:15}{held:>9}{m['prompt']:8.1f}{m['target']:8.1f}{m['majority']:10.2f}{m['neighbour']:11.2f}"
+        )
     print(f"{len(TOY)} tasks, {len(trained)} trained, {hard} of them not easy")
 
 

@@ -1,0 +1,258 @@
+# SPDX-License-Identifier: Apache-2.0
+"""report.html: one file, no script, no network. Every text from data passes through `esc`."""
+
+import base64
+import html
+from collections import Counter
+from typing import Any
+
+from itx.eval.summary import RANKINGS, shown
+
+CSS = """
+:root{--ink:#22262b;--quiet:#646a73;--line:#e3e6ea;--blue:#2563a8;--good:#2f7d4f;--bad:#a33b3b}
+body{font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;color:var(--ink);margin:0 auto;
+max-width:1080px;padding:24px 20px 80px;background:#fff}
+h1{font-size:26px;margin:0 0 4px}h2{font-size:19px;margin:40px 0 8px;padding-top:12px;border-top:1px solid var(--line)}
+p,li{max-width:78ch}.quiet{color:var(--quiet)}img{max-width:100%;height:auto}
+.wide{overflow-x:auto}table{border-collapse:collapse;font-size:13px;font-variant-numeric:tabular-nums}
+th{text-align:left;font-weight:600;border-bottom:2px solid var(--line);white-space:nowrap}
+th,td{padding:3px 10px 3px 0;vertical-align:top}td{border-bottom:1px solid var(--line)}
+td.n,th.n{text-align:right;white-space:nowrap}
+pre{background:#f6f7f9;padding:8px 10px;margin:4px 0;white-space:pre-wrap;overflow-wrap:anywhere;font-size:13px}
+.sample{border-left:4px solid var(--line);padding:2px 0 2px 12px;margin:14px 0}
+.good{border-color:var(--good)}.bad{border-color:var(--bad)}summary{cursor:pointer}
+nav a{margin-right:14px;color:var(--blue)}
+"""
+
+
+def esc(value: Any) -> str:
+    return html.escape(str(value), quote=True)
+
+
+def image(png: bytes, alt: str) -> str:
+    return f'<img alt="{esc(alt)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+
+
+def table(head: list[str], rows: list[list], numbers: set[int] = frozenset()) -> str:
+    """A table of escaped cells; columns in `numbers` stand right."""
+    css = lambda i: ' class="n"' if i in numbers else ""  # noqa: E731
+    top = "".join(f"<th{css(i)}>{esc(h)}</th>" for i, h in enumerate(head))
+    body = "".join("<tr>" + "".join(f"<td{css(i)}>{esc(c)}</td>" for i, c in enumerate(r)) + "</tr>" for r in rows)
+    return f'<div class="wide"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def page(found: dict, picture: bytes, task_losses: bytes) -> str:
+    """The whole page from the facts of report.py and two PNGs."""
+    parts = [
+        ("scores", "Before and after", _scores(found) + image(picture, "scores by group and training loss")),
+        ("instruction", "Does it read the instruction?", _instruction(found)),
+        ("shows", "What this model can and cannot show", _shows(found)),
+        ("loss", "Loss", _loss(found) + image(task_losses, "loss per task, a panel per cluster")),
+        ("samples", "Ten outputs", _samples(found)),
+        ("tasks", "Every row", _rows(found)),
+        ("data", "Data audit", _audit(found)),
+        ("heldout", "Held out of training", _holdout(found)),
+        ("repeat", "Repeat it", _repeat(found)),
+    ]
+    parts = [p for p in parts if p[2]]
+    links = "".join(f'<a href="#{key}">{esc(title)}</a>' for key, title, _ in parts)
+    body = "".join(f'<h2 id="{key}">{esc(title)}</h2>{text}' for key, title, text in parts)
+    lead = f"{found['config_file']}, step {found['steps']['after']}; data {found['data_hash']}, code {found['code']}"
+    return (f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{esc(found["config_file"])}: report</title>'
+            f'<meta name="viewport" content="width=device-width,initial-scale=1"><style>{CSS}</style></head><body>'
+            f'<h1>Instruction tuning report</h1><p class="quiet">{esc(lead)}</p><nav>{links}</nav>{body}</body></html>\n')  # fmt: skip
+
+
+# ---- scores ----------------------------------------------------------------------------------------
+
+
+def _scores(found: dict) -> str:
+    e = found["evaluation"]
+    most = ", ".join("all" if v == 0 else str(v) for v in e["max_examples"])
+    text = (f"<p>Scored on the {esc(e['split'])} split: <b>eval.max_examples = {esc(most)}</b> examples per row, each in "
+            f"every template of the row; the test split was looked at {e['looks_at_test']} times. Unless a row says "
+            "otherwise the score is greedy generation, exact match after normalisation. Corrected: (score − chance) / "
+            "(1 − chance), averaged over tasks, then over clusters. Intervals: 95 %, a hierarchical bootstrap over "
+            "clusters, tasks and examples; with fewer than 8 clusters Student's t over the clusters, whose points "
+            "are listed. Groups are never pooled.</p>")  # fmt: skip
+    rows = [_group_row(g) for g in found["groups"] if g["group"] != "instruction"]
+    head = ["group", "before", "after", "plain", "chance", "tasks", "clusters", "reading", "clusters (after)"]
+    return text + table(head, rows, {1, 2, 3, 4, 5, 6})
+
+
+def _group_row(g: dict) -> list:
+    before, after = g.get("before"), g["after"]
+    few = len(after["clusters"]) < 8
+    points = ", ".join(f"{c} {v:.2f}" for c, v in after["clusters"].items()) if few else ""
+    return [g["label"], shown(before["mean"], before["interval"]) if before else "-",
+            shown(after["mean"], after["interval"]), shown(after["score"]), shown(after["chance"]),
+            after["tasks"], len(after["clusters"]), g["says"], points]  # fmt: skip
+
+
+def _instruction(found: dict) -> str:
+    groups = [g for g in found["groups"] if g["group"] == "instruction"]
+    if not groups:
+        return ""
+    text = ("<p>Tasks that share their inputs with others, so that only the instruction tells them apart. Scored against "
+            "the task's own answer with its instruction, without it (the input alone), and with the instruction of "
+            "another task on the same inputs. A model that reads instructions falls in the last two.</p>")  # fmt: skip
+    rows = [_group_row(g)[:7] for g in groups]
+    by_task: dict[str, dict] = {}
+    for r in found["rows"]:
+        if r["group"] == "instruction":
+            by_task.setdefault(r["task"], {})[r["ablation"]] = r["score"]
+    kinds = ("none", "removed", "swapped")
+    each = table(["task", "kept", "removed", "swapped"],
+                 [[t, *(shown(v.get(k)) for k in kinds)] for t, v in by_task.items()], {1, 2, 3})  # fmt: skip
+    head = ["instruction", "before", "after", "plain", "chance", "tasks", "clusters"]
+    return text + table(head, rows, set(range(1, 7))) + f"<details><summary>by task, plain scores</summary>{each}</details>"
+
+
+def _shows(found: dict) -> str:
+    lines = [f"<b>{esc(g['label'])}</b>: {shown(g['after']['mean'], g['after']['interval'])}, {esc(g['says'])}."
+             for g in found["groups"] if g["group"] != "instruction"]  # fmt: skip
+    claims = [
+        "Its weights began random, so “before” is noise and not a base model: the difference says that training "
+        "worked, not how much instruction tuning adds to a model that already knows language.",
+        "New examples of practised tasks show what was learned. Unseen templates show whether it depends on the "
+        "wording it was drilled on. These two may be good here.",
+        "Unseen tasks and unseen clusters are what instruction tuning is for. A small model that knows nothing but "
+        "these tasks is expected to gain little on the former and to stay near chance on the latter; the rows "
+        "stand here because a report that left them out would flatter.",
+        "Published gains on unseen tasks rest on pretraining and on size, so nothing here speaks for or against "
+        "them. To test that claim, tune a pretrained model.",
+        "One training run: the intervals cover the choice of clusters, tasks and examples, not the training seed. "
+        "A claim that one recipe beats another needs at least three seeds of each. “Not resolved” means that "
+        "these data cannot tell, not that there is no effect.",
+    ]
+    return "<ul>" + "".join(f"<li>{x}</li>" for x in lines) + "</ul>" + "".join(f"<p>{esc(c)}</p>" for c in claims)
+
+
+def _loss(found: dict) -> str:
+    loss = found["loss"]
+    if not loss["total"]:
+        return "<p>metrics.jsonl holds no loss.</p>"
+    entropy = loss["unigram_entropy"]
+    said = (f"Loss {loss['total'][0]:.3f} at step {loss['steps'][0]}, {loss['total'][-1]:.3f} at step {loss['steps'][-1]}, "
+            f"in nats per target token. {loss['tokens']:,} tokens read. {loss['skipped_steps']} steps skipped "
+            "because their loss or gradient was not finite.")  # fmt: skip
+    if entropy is not None:
+        side = "below" if loss["total"][-1] < entropy else "not below"
+        said += f" The unigram entropy of the targets is {entropy:.3f}: the loss ends {side} it."
+    if loss["without_loss"]:
+        said += f" No token of these tasks was trained on: {', '.join(loss['without_loss'])}."
+    return f"<p>{esc(said)}</p>" + _fixed(found["fixed_examples"])
+
+
+def _fixed(fixed: dict | None) -> str:
+    """Loss on the same training examples before and after: {"before": {task: loss}, "after": …}."""
+    if not fixed or not isinstance(fixed.get("before"), dict) or not isinstance(fixed.get("after"), dict):
+        return ""
+    both = [t for t in sorted(fixed["before"]) if t in fixed["after"]]
+    fell = sum(fixed["after"][t] < fixed["before"][t] for t in both)
+    rows = [[t, f"{fixed['before'][t]:.3f}", f"{fixed['after'][t]:.3f}"] for t in both]
+    return (f"<p>On fixed examples the mean loss fell on {fell} of {len(both)} tasks.</p><details><summary>by task"
+            f"</summary>{table(['task', 'before', 'after'], rows, {1, 2})}</details>")  # fmt: skip
+
+
+def _samples(found: dict) -> str:
+    out = ["<p>Drawn by hash among right and wrong answers, at most one of each kind per task; not chosen by hand.</p>"]
+    for kind in ("good", "bad"):
+        for s in found["samples"][kind]:
+            extracted = "" if s["extracted"] in (None, s["prediction"].strip()) else f" → {esc(s['extracted'])}"
+            extracted = " → no answer extracted" if s["extracted"] is None else extracted
+            out.append(f'<div class="sample {kind}"><b>{esc(s["task"])}</b> <span class="quiet">{esc(s["label"])}, '
+                       f'score {s["score"]:.2f}</span><pre>{esc(s["prompt"])}</pre>said <pre>{esc(s["prediction"])}</pre>'
+                       f'<span class="quiet">wanted: {esc(" | ".join(s["references"]))}{extracted}</span></div>')  # fmt: skip
+    return "".join(out)
+
+
+def _rows(found: dict) -> str:
+    head = ["row", "cluster", "group", "relation to training", "metric", "before", "score [95 %]", "chance", "corrected",
+            "n", "prompts", "no answer", "hit limit", *(f"rank {r}" for r in RANKINGS), "by template", "by gold position"]  # fmt: skip
+    rows = []
+    for r in found["rows"]:
+        if r["group"] == "instruction":
+            continue
+        grade = f"{r['group']}, {r['grade']}" if r["grade"] and r["group"] in ("tasks", "clusters") else r["group"]
+        by = lambda d: " ".join(f"{k}:{v['score']:.2f}" for k, v in d.items())  # noqa: E731
+        rows.append([r["row"] + (" (easy)" if r["easy"] else ""), r["cluster"], grade, r["relation"], r["metric"],
+                     shown(r["before"]), shown(r["score"], r["interval"]), f"{r['chance']:.2f} ({r['chance_from']})",
+                     shown(r["corrected"]), r["examples"], r["prompts"], r["no_answer"], r["hit_limit"],
+                     *(shown(r["rank"][k]) if r["rank"] else "" for k in RANKINGS),
+                     by(r["by_template"]), by(r["by_gold_position"])])  # fmt: skip
+    text = ("<p>Intervals are Wilson's, with n = examples: an example in several templates counts once. “No answer” "
+            "and “hit limit” count prompts: the answer's pattern did not occur, or generation ended at the row's "
+            "limit. Ranking stands beside generation and is never mixed with it: the right option's share of first "
+            "places by summed log-probability, per token, per byte, and calibrated by a neutral prompt.</p>")  # fmt: skip
+    return text + table(head, rows, {5, 6, 8, 9, 10, 11, 12, 13, 14, 15, 16})
+
+
+# ---- data ------------------------------------------------------------------------------------------
+
+
+def _audit(found: dict) -> str:
+    audit = found["audit"]
+    if not audit:
+        return "<p>No audit.json in the run folder.</p>"
+    m = audit["mixture"]
+    text = (f"<p>Mixture {esc(m['name'])}: {m['steps']:,} steps take about {m['examples']:,} examples, "
+            f"{m['input_tokens']:,} input tokens and {m['target_tokens']:,} target tokens; {m['filled']:.1%} of the "
+            f"places in rows are filled.</p>")  # fmt: skip
+    head = ["task", "cluster", "read", "kept", "skipped", "templates", "epochs", "% examples", "% input tokens",
+            "% target tokens", "input p50/p95/max", "target p50/p95/max"]  # fmt: skip
+    spread = lambda s: f"{s['median']:.0f}/{s['p95']:.0f}/{s['max']}"  # noqa: E731
+    rows = [[n, f["cluster"], f"{f['read']:,}", f"{f['kept']:,}", _reasons(f["skipped"]), f["templates"],
+             f"{f['effective_epochs']:.2f}", f"{f['rate']:.1%}", f"{f['input_share']:.1%}", f"{f['target_share']:.1%}",
+             spread(f["input_length"]), spread(f["target_length"])] for n, f in audit["tasks"].items()]  # fmt: skip
+    text += table(head, rows, {2, 3, 5, 6, 7, 8, 9, 10, 11})
+    read = sum(f["read"] for f in audit["tasks"].values())
+    kept = sum(f["kept"] for f in audit["tasks"].values())
+    skipped: Counter = Counter()
+    for f in audit["tasks"].values():
+        skipped.update(f["skipped"])
+    text += (f"<p>All tasks: {read:,} records read = {kept:,} trained on + {sum(skipped.values()):,} skipped "
+             f"({esc(_reasons(skipped))}).</p>")  # fmt: skip
+    return text + _leaks(audit) + _easy(audit) + _notes(audit)
+
+
+def _reasons(skipped: dict[str, int]) -> str:
+    return ", ".join(f"{reason} {n:,}" for reason, n in sorted(skipped.items())) or "none"
+
+
+def _leaks(audit: dict) -> str:
+    dropped, left = audit["leaks"]["dropped"], audit["leaks"]["left"]
+    out = ("<p>Leaks, tested on canonical inputs and not on prompts: equal inputs of any length, and shared runs of 13 words "
+           f"(26 characters where words have no spaces). {sum(p['dropped'] for p in dropped):,} training records were left "
+           f"out; a second look finds {sum(p['records'] for p in left):,} left.</p>")  # fmt: skip
+    rows = [[p["train"], p["evaluation"], p["how"], p["dropped"]] for p in dropped]
+    return out + (table(["training task", "evaluation task", "how", "left out"], rows, {3}) if rows else "")
+
+
+def _easy(audit: dict) -> str:
+    rows = [[t, shown(b["commonest"]), shown(b["neighbour"]), b["examples"], b["easy"]] for t, b in audit["baselines"].items()]
+    if not rows:
+        return ""
+    each = table(["task", "commonest answer", "nearest neighbour", "n", "easy"], rows, {1, 2, 3})
+    return (f"<p>Answers without a model: {len(audit['easy'])} of {len(rows)} tasks are easy (the commonest training answer, "
+            "or that of the nearest training example, scores above 0.5 corrected) and left out of averages.</p>"
+            f"<details><summary>baselines by task</summary>{each}</details>")  # fmt: skip
+
+
+def _notes(audit: dict) -> str:
+    lines = [f"warning: {x}" for x in audit["warnings"]] + [f"error: {x}" for x in audit["errors"]]
+    return "<ul>" + "".join(f"<li>{esc(x)}</li>" for x in lines) + "</ul>" if lines else ""
+
+
+def _holdout(found: dict) -> str:
+    return table(["task", "why"], [[h["task"], h["reason"]] for h in found["holdout"]]) if found["holdout"] else ""
+
+
+def _repeat(found: dict) -> str:
+    settings = [[k, v["value"], v["from"]] for k, v in found["settings"].items()]
+    versions = ", ".join(f"{k} {v}" for k, v in found["versions"].items())
+    notes = "".join(f"<p>changed on resume: {esc(n)}</p>" for n in found["notes"])
+    v = found["vocabulary"]
+    return (f"<pre>{esc(found['command'])}</pre><p>Code {esc(found['code'])}, data {esc(found['data_hash'])}, vocabulary "
+            f"{esc(v['hash'])} ({v['size']:,} pieces). {esc(versions)}.</p>{notes}<details><summary>settings that differ "
+            f"from their defaults</summary>{table(['setting', 'value', 'from'], settings)}</details>")  # fmt: skip

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The report's pictures, as PNG bytes. No number here that is not in report.json or metrics.jsonl."""
+
+import io
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402  (the backend is chosen first)
+
+BEFORE, AFTER, QUIET, INK = "#b8bdc6", "#2563a8", "#8a8f98", "#22262b"
+LINES = ("#2563a8", "#d1701f", "#3a8f5c", "#a33b5b", "#7a5ca8", "#8a6d3b", "#2a97a5", "#6b7280")
+MOST_PANELS = 24  # clusters drawn apart; with more, all tasks stand in one panel
+STYLE = {
+    "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": QUIET,
+    "axes.labelcolor": INK, "text.color": INK, "xtick.color": INK, "ytick.color": INK,
+    "axes.grid": True, "grid.color": "#e6e8eb", "grid.linewidth": 0.7, "axes.axisbelow": True,
+    "svg.hashsalt": "itx",
+}  # fmt: skip
+
+
+def _png(figure: Any) -> bytes:
+    out = io.BytesIO()
+    # no Software or date in the file: the same numbers give the same bytes
+    figure.savefig(out, format="png", dpi=130, metadata={"Software": None})
+    plt.close(figure)
+    return out.getvalue()
+
+
+def _bars(axes: Any, groups: list[dict]) -> None:
+    """Before and after per group, corrected for chance; 0 is chance, 1 is everything right."""
+    height = 0.36
+    for i, g in enumerate(groups):
+        for shift, key, colour in ((height / 2, "before", BEFORE), (-height / 2, "after", AFTER)):
+            found = g.get(key)
+            if found is None or found["mean"] is None:
+                continue
+            y, mean = len(groups) - 1 - i + shift, found["mean"]
+            axes.barh(y, mean, height * 0.92, color=colour)
+            if found["interval"]:
+                low, high = found["interval"]
+                axes.plot([low, high], [y, y], color=INK, linewidth=0.9)
+            else:
+                points = list(found["clusters"].values())
+                axes.plot(points, [y] * len(points), ".", color=INK, markersize=3)
+            end = max(mean, found["interval"][1] if found["interval"] else mean, 0.0)
+            axes.text(min(end, 1.02) + 0.02, y, f"{mean:.2f}", va="center", fontsize=7.5, color=INK)
+    axes.set_yticks(range(len(groups)), [g["label"] for g in reversed(groups)])
+    axes.axvline(0, color=INK, linewidth=0.9)
+    axes.set_xlim(-0.25, 1.15)
+    axes.set_xlabel("score corrected for chance (0 = chance, 1 = all right), 95 % interval")
+    axes.grid(axis="y", visible=False)
+    handles = [plt.Rectangle((0, 0), 1, 1, color=c) for c in (BEFORE, AFTER)]
+    axes.legend(handles, ["before", "after tuning"], loc="lower right", frameon=False, fontsize=8)
+
+
+def _loss(axes: Any, loss: dict) -> None:
+    """Training loss over steps, with the unigram entropy of the targets for comparison."""
+    axes.plot(loss["steps"], loss["total"], color=AFTER, linewidth=1.6)
+    if loss["unigram_entropy"] is not None:
+        axes.axhline(loss["unigram_entropy"], color=QUIET, linewidth=1, linestyle="--")
+        axes.text(1.0, loss["unigram_entropy"], "unigram entropy of targets ", color=QUIET, fontsize=7.5,
+                  ha="right", va="bottom", transform=axes.get_yaxis_transform())  # fmt: skip
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss, nats per target token")
+    axes.set_ylim(bottom=0)
+
+
+def picture(groups: list[dict], loss: dict) -> bytes:
+    """The one picture of a run: bars before and after per group, and the loss."""
+    with plt.rc_context(STYLE):
+        height = max(3.2, 0.42 * len(groups) + 1.0)
+        figure, (left, right) = plt.subplots(
+            1, 2, figsize=(11, height), width_ratios=(3, 2), layout="constrained"
+        )
+        _bars(left, groups)
+        _loss(right, loss)
+        return _png(figure)
+
+
+def task_losses(loss: dict) -> bytes:
+    """Loss per task, a panel per cluster, all on the same scales."""
+    by_cluster: dict[str, list[str]] = {}
+    for name in sorted(loss["tasks"]):
+        by_cluster.setdefault(loss["clusters"].get(name, ""), []).append(name)
+    if len(by_cluster) > MOST_PANELS:
+        by_cluster = {"all tasks": sorted(loss["tasks"])}
+    columns = min(4, max(1, len(by_cluster)))
+    rows = -(-max(1, len(by_cluster)) // columns)
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(
+            rows, columns, figsize=(11, 2.3 * rows + 0.3), sharex=True, sharey=True, squeeze=False,
+            layout="constrained",
+        )  # fmt: skip
+        for panel in axes.flat[len(by_cluster) :]:
+            panel.set_visible(False)
+        for panel, (cluster, names) in zip(axes.flat, sorted(by_cluster.items()), strict=False):
+            for i, name in enumerate(names):
+                steps, values = loss["tasks"][name]
+                panel.plot(steps, values, color=LINES[i % len(LINES)], linewidth=1, label=name)
+            panel.set_title(cluster, fontsize=9, loc="left")
+            if len(names) <= 12:
+                panel.legend(fontsize=5.5, frameon=False, handlelength=1, labelspacing=0.2, loc="upper right")
+        axes.flat[0].set_ylim(bottom=0)
+        figure.supxlabel("step", fontsize=9)
+        figure.supylabel("loss, nats per target token", fontsize=9)
+        return _png(figure)

@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The report of a run: report.json (every number), report.html, report.png, and a table to read at once.
+
+`facts` gathers from the run folder's files alone; page.py and plots.py only show what it holds.
+No time stamp: the same run folder gives the same report.
+"""
+
+import hashlib
+from typing import Any
+
+from itx import storage
+from itx.config import RunConfig, flatten, to_dict
+from itx.data import lock as locks
+from itx.errors import UserError
+from itx.eval import summary
+from itx.log import TIMING, read_lines
+
+SAMPLES = 5  # good outputs shown, and bad ones
+SAMPLE_GROUPS = ("instances", "templates", "tasks", "clusters")
+
+
+def report(run: Any) -> dict:
+    """Write the run's report.json, report.html and report.png, print the table; returns the facts."""
+    from itx.analysis import page, plots
+
+    found = facts(run)
+    picture = plots.picture(main_groups(found), found["loss"])
+    html = page.page(found, picture, plots.task_losses(found["loss"]))
+    with storage.whole_file(run.report_png) as part:
+        part.write_bytes(picture)
+    with storage.whole_file(run.report_html) as part:
+        part.write_text(html, encoding="utf-8")
+    storage.write_json(run.report_json, found)
+    print_report(found)
+    return found
+
+
+def facts(run: Any) -> dict:
+    """Everything the report says, as plain values."""
+    about = storage.read_json(run.config_json)
+    lock = locks.read(run.lock_json)
+    steps = scored_steps(run)
+    if not steps:
+        raise UserError(f"{run.path}: nothing is scored yet (no eval/<step>/scores.json); run itx eval {run.path}")
+    scores = {key: storage.read_json(run.scores_json(s)) for key, s in _before_and_after(steps).items()}
+    audit = storage.read_json(run.audit_json) if run.audit_json.is_file() else None
+    looks = len(read_lines(run.test_log)) if run.test_log.is_file() else 0
+    default = flatten(to_dict(RunConfig()))
+    return {
+        "steps": {k: s["step"] for k, s in scores.items()},
+        "command": about["command"], "config_file": about["file"], "notes": about.get("notes", []),
+        "settings": {k: {"value": v, "from": about["origin"].get(k, "")}
+                     for k, v in flatten(about["config"]).items() if default.get(k) != v},
+        "versions": about["versions"], "code": about["code"], "data_hash": about["data_hash"],
+        "vocabulary": {k: lock["vocabulary"][k] for k in ("hash", "size")},
+        "evaluation": {
+            "split": scores["after"]["split"], "looks_at_test": looks,
+            "max_examples": sorted({r["max_examples"] for r in scores["after"]["rows"].values()}),
+            "max_new_tokens": flatten(about["config"])["eval.max_new_tokens"],
+        },
+        "groups": _groups(scores), "rows": _rows(scores), "easy": scores["after"]["easy"],
+        "samples": samples(run, scores["after"]),
+        "loss": losses(run, lock, audit), "fixed_examples": _fixed(run),
+        "holdout": lock["holdout"], "audit": audit,
+    }  # fmt: skip
+
+
+def scored_steps(run: Any) -> list[int]:
+    folder = run.eval_dir(0).parent
+    return sorted(int(p.parent.name) for p in folder.glob("*/scores.json") if p.parent.name.isdigit())
+
+
+def _before_and_after(steps: list[int]) -> dict[str, int]:
+    return {"before": 0, "after": steps[-1]} if steps[0] == 0 and steps[-1] > 0 else {"after": steps[-1]}
+
+
+def _groups(scores: dict[str, dict]) -> list[dict]:
+    """The averages, before beside after: [{"group", "kind", "label", "before"?, "after"}]."""
+    by_key = {k: {(g["group"], g["kind"]): g for g in s["groups"]} for k, s in scores.items()}
+    out = []
+    for g in scores["after"]["groups"]:
+        key = (g["group"], g["kind"])
+        both = {k: {n: v for n, v in by_key[k][key].items() if n not in ("group", "kind")}
+                for k in by_key if key in by_key[k]}  # fmt: skip
+        out.append({"group": key[0], "kind": key[1], "label": summary.label(*key), **both, "says": _says(both)})
+    return out
+
+
+def _says(both: dict[str, dict]) -> str:
+    """What a group's numbers allow one to say."""
+    after = both["after"]
+    if after["mean"] is None:
+        return "no task is left to average"
+    if not after["interval"]:
+        return "one cluster: the points, no interval"
+    low, high = after["interval"]
+    if low > 0:
+        return "above chance"
+    return "below chance" if high < 0 else "not resolved from chance"
+
+
+def main_groups(found: dict) -> list[dict]:
+    return [g for g in found["groups"] if g["group"] != "instruction"]
+
+
+def _rows(scores: dict[str, dict]) -> list[dict]:
+    before = scores.get("before", {"rows": {}})["rows"]
+    order = {g: i for i, g in enumerate(summary.GROUPS)}
+    rows = sorted(scores["after"]["rows"].items(), key=lambda x: (order[x[1]["group"]], x[1]["cluster"], x[0]))
+    return [{"row": n, **r, "before": before[n]["score"] if n in before else None} for n, r in rows]
+
+
+def samples(run: Any, scores: dict) -> dict[str, list[dict]]:
+    """Good and bad outputs, drawn by hash: of each task at most one, the same for the same predictions."""
+    found = []
+    for name, row in scores["rows"].items():
+        if row["group"] not in SAMPLE_GROUPS:
+            continue
+        for x in summary.read_predictions(run, scores["step"], name):
+            draw = hashlib.sha256(f"{row['task']}/{x['id']}/{x['template']}".encode()).hexdigest()
+            found.append((draw, row, x))
+    found = found or _any_rows(run, scores)
+    out: dict[str, list[dict]] = {"good": [], "bad": []}
+    for kind, wanted in (("good", lambda s: s >= 0.5), ("bad", lambda s: s < 0.5)):
+        tasks: set[str] = set()
+        for _, row, x in sorted(found, key=lambda f: f[0]):
+            if wanted(x["score"]) and row["task"] not in tasks and len(out[kind]) < SAMPLES:
+                tasks.add(row["task"])
+                shown = {k: x[k] for k in ("id", "template", "prompt", "references", "prediction", "extracted", "score")}
+                out[kind].append({"task": row["task"], "label": summary.label(row["group"], row["grade"] or ""), **shown})
+    return out
+
+
+def _any_rows(run: Any, scores: dict) -> list[tuple[str, dict, dict]]:
+    """Where only extra rows are scored, those."""
+    return [
+        (hashlib.sha256(f"{n}/{x['id']}/{x['template']}".encode()).hexdigest(), r, x)
+        for n, r in scores["rows"].items() for x in summary.read_predictions(run, scores["step"], n)
+    ]  # fmt: skip
+
+
+def losses(run: Any, lock: dict, audit: dict | None) -> dict:
+    """Loss over steps, in total and per task, and what else metrics.jsonl says in one number."""
+    import json
+
+    lines = [json.loads(text) for text in read_lines(run.metrics_jsonl)]
+    tasks: dict[str, tuple[list, list]] = {}
+    for line in lines:
+        for key, value in line.items():
+            if key.startswith("train/loss/"):
+                steps, values = tasks.setdefault(key.removeprefix("train/loss/"), ([], []))
+                steps.append(line["step"])
+                values.append(value)
+    with_loss = [x for x in lines if "train/loss" in x]
+    speeds = sorted(x[TIMING[0]] for x in lines if x.get(TIMING[0]))
+    return {
+        "steps": [x["step"] for x in with_loss], "total": [x["train/loss"] for x in with_loss],
+        "tasks": tasks, "clusters": {t["name"]: t["cluster"] for t in lock["tasks"]},
+        "without_loss": [t["name"] for t in lock["tasks"] if t["name"] not in tasks],
+        "unigram_entropy": audit["mixture"]["unigram_entropy"] if audit else None,
+        "skipped_steps": lines[-1].get("train/skipped", 0) if lines else 0,
+        "tokens": sum(x.get("train/tokens", 0) for x in lines),
+        "tokens_per_second": speeds[len(speeds) // 2] if speeds else None,
+    }  # fmt: skip
+
+
+def _fixed(run: Any) -> dict | None:
+    return storage.read_json(run.fixed_json) if run.fixed_json.is_file() else None
+
+
+# ---- terminal --------------------------------------------------------------------------------------
+
+
+def print_report(found: dict) -> None:
+    """The averages before and after, and where the rest is."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="corrected for chance, averaged over tasks, then clusters; 95 % intervals")
+    for column in ("group", "before", "after", "plain score", "chance", "tasks", "clusters", ""):
+        table.add_column(column, justify="left" if column in ("group", "") else "right")
+    for g in found["groups"]:
+        before, after = g.get("before"), g["after"]
+        table.add_row(
+            g["label"], summary.shown(before["mean"]) if before else "-", summary.shown(after["mean"], after["interval"]),
+            summary.shown(after["score"]), summary.shown(after["chance"]), str(after["tasks"]),
+            str(len(after["clusters"])), g["says"],
+        )  # fmt: skip
+    console, loss, e = Console(), found["loss"], found["evaluation"]
+    console.print(table)
+    if loss["total"]:
+        entropy = f"; unigram entropy of targets {loss['unigram_entropy']:.3f}" if loss["unigram_entropy"] else ""
+        console.print(f"loss {loss['total'][0]:.3f} -> {loss['total'][-1]:.3f}{entropy}; "
+                      f"{loss['skipped_steps']} steps skipped", markup=False)  # fmt: skip
+    console.print(f"scored on {e['split']}, eval.max_examples={_one_or_all(e['max_examples'])} contents per row "
+                  f"in every template; {len(found['easy'])} easy tasks left out", markup=False)  # fmt: skip
+
+
+def _one_or_all(values: list[int]) -> str:
+    return ", ".join("all" if v == 0 else str(v) for v in values)

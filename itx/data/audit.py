@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run will be trained on, measured from the lock and the cache before step 0.
+
+    tasks       records read, kept and skipped by reason; lengths; shares; effective epochs
+    mixture     how many examples and tokens the run's steps take; unigram entropy of the targets
+    leaks       what the build left out because evaluation asks it, and what a second look still finds
+    baselines   what answers without a model score; tasks where they do well are "easy"
+
+`audit` gives plain values; "errors" in them stop a run, "warnings" are printed.
+"""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from itx import text
+from itx.config import RunConfig
+from itx.data import cache
+from itx.data.lock import LockedData, cut, sizes
+from itx.data.order import Order
+
+WINDOWS = 4  # windows laid out to learn how many examples a row holds
+MANY_EPOCHS = 4.0  # from here on repeated data are worth less than new (Muennighoff et al., 2023)
+COMMON = 10  # a run of words in more training inputs than this is a phrase, not a leak (EVALUATION.md)
+BASELINE_EXAMPLES = 200  # per task (EVALUATION.md)
+EASY = 0.5  # corrected score of a baseline from which a task is easy
+
+
+def audit(lock: dict, cache_dir: str | Path, config: RunConfig) -> dict:
+    """Everything above as one dict of plain values."""
+    data = LockedData(lock, cache_dir)
+    examples, fill = mixture_examples(lock, data, config.train.steps)
+    tasks = {t["name"]: task_facts(t, r[0], s[0], u[0]) for t, r, s, u in
+             zip(lock["tasks"], data.records, data.sizes, data.usable, strict=True)}  # fmt: skip
+    _add_shares(tasks, lock, examples)
+    baselines = {t: b for t, b in _baselines(lock, Path(cache_dir)) if b}
+    out = {
+        "mixture": {
+            "name": lock.get("mixture", ""), "steps": config.train.steps, "examples": round(examples),
+            "filled": fill, "unigram_entropy": unigram_entropy(lock, data),
+            "input_tokens": sum(f["input_tokens_seen"] for f in tasks.values()),
+            "target_tokens": sum(f["target_tokens_seen"] for f in tasks.values()),
+        },
+        "tasks": tasks,
+        "evaluation": {r["name"]: {"task": r["task"], "group": r["group"], **r["audit"]} for r in lock["evaluation"]},
+        "holdout": lock["holdout"],
+        "leaks": {"dropped": lock.get("leaks", []), "left": leaks_left(lock, data, Path(cache_dir))},
+        "baselines": baselines,
+        "easy": {t: b["easy"] for t, b in baselines.items() if b["easy"]},
+    }  # fmt: skip
+    return {**out, **judge(out, config)}
+
+
+def judge(facts: dict, config: RunConfig) -> dict[str, list[str]]:
+    """{"errors", "warnings"}: sums that do not add up, leaks, too many epochs."""
+    errors, warnings = [], []
+    for name, f in facts["tasks"].items():
+        counted = f["kept"] + sum(f["skipped"].values())
+        if f["read"] != counted:
+            errors.append(f"task {name}: {f['read']} records read but {counted} kept or skipped")
+        if f["effective_epochs"] > config.data.max_epochs:
+            errors.append(f"task {name}: {f['effective_epochs']:.1f} epochs; data.max_epochs is {config.data.max_epochs:g}")
+        elif f["effective_epochs"] > MANY_EPOCHS:
+            warnings.append(f"task {name}: {f['effective_epochs']:.1f} epochs; above {MANY_EPOCHS:g} little is gained")
+    for pair in facts["leaks"]["left"]:
+        errors.append(f"task {pair['train']}: {pair['records']} training records are in evaluation task "
+                      f"{pair['evaluation']} ({pair['how']}); build the data again")  # fmt: skip
+    return {"errors": errors, "warnings": warnings}
+
+
+# ---- tasks and mixture -----------------------------------------------------------------------------
+
+
+def mixture_examples(lock: dict, data: LockedData, steps: int) -> tuple[float, float]:
+    """(examples that so many steps take, share of a row's places that tokens fill)."""
+    order = Order(lock, data.usable, data.sizes)
+    wanted = steps * lock["global_batch"]
+    rows = examples = tokens = w = 0
+    while rows < max(1, wanted) and w < WINDOWS:
+        for row in order.window(w):
+            if rows >= wanted > 0:
+                break
+            rows += 1
+            examples += len(row)
+            tokens += sum(int(data.sizes[t][r][i].sum()) if lock["architecture"] == "encoder_decoder"
+                          else int(data.sizes[t][r][i][0]) for t, i, r in row)  # fmt: skip
+        w += 1
+    both = lock["architecture"] == "encoder_decoder"
+    places = lock["sequence_length"] + (lock["target_length"] if both else 0)
+    return examples / rows * wanted, tokens / (rows * places)
+
+
+def task_facts(task: dict, records: cache.Records, size: np.ndarray, usable: np.ndarray) -> dict:
+    """One task's records and lengths, of its first rendering."""
+    before, target, _ = records.lengths[usable].T
+    target = target + 1  # EOS
+    return {
+        "task": task["task"], "cluster": task["cluster"], "rate": task["rate"], **task["audit"],
+        "renderings": len(task["folders"]), "templates": len(cache.read_manifest(records.folder)["templates"]),
+        "input_tokens": int(before.sum()), "target_tokens": int(target.sum()),
+        "input_length": _spread(before), "target_length": _spread(target),
+    }  # fmt: skip
+
+
+def _spread(lengths: np.ndarray) -> dict[str, float]:
+    middle, high = np.quantile(lengths, [0.5, 0.95])
+    return {"mean": float(lengths.mean()), "median": float(middle), "p95": float(high), "max": int(lengths.max())}
+
+
+def _add_shares(tasks: dict[str, dict], lock: dict, examples: float) -> None:
+    """Shares of the mixture by examples and by tokens, and passes over each task's data."""
+    for f in tasks.values():
+        seen = examples * f["rate"]
+        f["effective_epochs"] = seen / f["kept"]
+        f["input_tokens_seen"] = round(seen * f["input_length"]["mean"])
+        f["target_tokens_seen"] = round(seen * f["target_length"]["mean"])
+    for kind in ("input", "target"):
+        total = sum(f["rate"] * f[f"{kind}_length"]["mean"] for f in tasks.values())
+        for f in tasks.values():
+            f[f"{kind}_share"] = f["rate"] * f[f"{kind}_length"]["mean"] / total if total else 0.0
+
+
+def unigram_entropy(lock: dict, data: LockedData) -> float:
+    """Nats per token of the targets (with EOS) under their own frequencies, weighted as the loss weighs them.
+
+    A model that has learned nothing but how frequent tokens are has this loss.
+    """
+    counts = np.zeros(lock["vocabulary"]["size"] + 1)
+    for task, records, usable in zip(lock["tasks"], data.records, data.usable, strict=True):
+        own = target_counts(records[0], usable[0], lock)
+        if lock["weighting"] == "task":  # a task counts by its examples, not by their length
+            own *= task["rate"] / own.sum()
+        else:
+            own *= task["rate"] / len(usable[0])
+        counts[: len(own)] += own
+    p = counts[counts > 0] / counts.sum()
+    return float(-(p * np.log(p)).sum())
+
+
+def target_counts(records: cache.Records, usable: np.ndarray, lock: dict) -> np.ndarray:
+    """How often each token stands in the usable targets; by example, an example counts as one token."""
+    last = records.record_pieces[1:][usable] - 1
+    lengths = records.piece_lengths[last]
+    weight = 1.0 / (lengths + 1) if lock["weighting"] == "example" else np.ones(len(lengths))
+    starts = records.piece_starts[last]
+    places = np.repeat(starts - (np.cumsum(lengths) - lengths), lengths) + np.arange(lengths.sum())
+    size = lock["vocabulary"]["size"] + 1
+    counts = np.bincount(np.asarray(records.tokens)[places], np.repeat(weight, lengths), size)
+    counts[lock["eos_id"]] += weight.sum()
+    return counts
+
+
+# ---- leaks -----------------------------------------------------------------------------------------
+
+
+def leaks_left(lock: dict, data: LockedData, cache_dir: Path) -> list[dict]:
+    """Training records that evaluation asks all the same: a second look at what the build left out.
+
+    [{"train", "evaluation", "how", "records"}] per pair of tasks: equal canonical inputs, and runs of
+    13 words (26 characters in scripts without spaces) that are in at most 10 training inputs.
+    """
+    hashes, runs = _asked(lock, cache_dir)
+    known = np.array(sorted(hashes), np.uint64)
+    counts: Counter = Counter()
+    seen: Counter = Counter()  # training inputs a run stands in
+    shared: list[tuple[str, list[str]]] = []
+    for task, records, usable in zip(lock["tasks"], data.records, data.usable, strict=True):
+        for r, of_rendering in zip(records, usable, strict=True):
+            for h in r.content[of_rendering][np.isin(r.content[of_rendering], known)]:
+                counts[task["name"], hashes[int(h)], "equal input"] += 1
+        kept = set(usable[0].tolist())
+        for long in cache.read_long_inputs(records[0].folder):
+            hits = [g for g in text.leak_ngrams(long["input"]) if g in runs]
+            seen.update(hits)
+            if hits and long["record"] in kept:
+                shared.append((task["name"], hits))
+    for name, hits in shared:
+        rare = sorted(g for g in hits if seen[g] <= COMMON)
+        if rare:
+            counts[name, runs[rare[0]], "shared run of words"] += 1
+    return [{"train": t, "evaluation": e, "how": how, "records": n} for (t, e, how), n in sorted(counts.items())]
+
+
+def _asked(lock: dict, cache_dir: Path) -> tuple[dict[int, str], dict[str, str]]:
+    """({content hash: task}, {run of words: task}) of everything that is scored."""
+    hashes: dict[int, str] = {}
+    runs: dict[str, str] = {}
+    for folder, task in {r["folder"]: r["task"] for r in lock["evaluation"]}.items():
+        if all(int(h) in hashes for h in np.unique(cache.Records(cache_dir / folder).content)):
+            continue  # inputs that another row has: same task in other templates, or the same family
+        for content, asked in {e["content"]: e["input_content"] for e in cache.read_examples(cache_dir / folder)}.items():
+            hashes.setdefault(int(content, 16), task)
+            for g in text.leak_ngrams(asked):
+                runs.setdefault(g, task)
+    return hashes, runs
+
+
+# ---- baselines without a model ---------------------------------------------------------------------
+
+
+def _baselines(lock: dict, cache_dir: Path):
+    """(task, baselines) for every trained task that has an evaluation row of its own."""
+    from itx.eval import baselines
+
+    folders = {t["name"]: t["folders"][0] for t in lock["tasks"]}
+    done = set()
+    for row in lock["evaluation"]:
+        if row["group"] != "instances" or row["task"] in done or row["variant"] not in folders:
+            continue
+        done.add(row["task"])
+        train = cache.read_examples(cache_dir / folders[row["variant"]])
+        by_content = {e["content"]: e for e in cache.read_examples(cache_dir / row["folder"])}
+        yield row["task"], baselines.of_task(row, train, list(by_content.values())[:BASELINE_EXAMPLES], EASY)
+
+
+# ---- shown -----------------------------------------------------------------------------------------
+
+
+def print_audit(facts: dict) -> None:
+    """The audit as a table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console, m = Console(), facts["mixture"]
+    table = Table(title=f"data audit: {m['name']}, {m['steps']} steps, about {m['examples']:,} examples, "
+                        f"{m['filled']:.1%} of places filled")  # fmt: skip
+    columns = ("task", "read", "kept", "skipped", "epochs", "% examples", "% input", "% target", "input p95", "target p95")
+    for column in columns:
+        table.add_column(column, justify="left" if column == "task" else "right")
+    for name, f in facts["tasks"].items():
+        table.add_row(
+            name + (" (easy)" if f["task"] in facts["easy"] else ""), f"{f['read']:,}", f"{f['kept']:,}",
+            f"{sum(f['skipped'].values()):,}", f"{f['effective_epochs']:.2f}", f"{f['rate']:.1%}",
+            f"{f['input_share']:.1%}", f"{f['target_share']:.1%}", f"{f['input_length']['p95']:.0f}",
+            f"{f['target_length']['p95']:.0f}",
+        )  # fmt: skip
+    console.print(table)
+    reasons = Counter()
+    for f in facts["tasks"].values():
+        reasons.update(f["skipped"])
+    console.print("skipped: " + (", ".join(f"{r} {n:,}" for r, n in sorted(reasons.items())) or "nothing"))
+    dropped = sum(p["dropped"] for p in facts["leaks"]["dropped"])
+    console.print(f"leaks: {dropped} training records left out, {len(facts['leaks']['left'])} pairs of tasks still touch; "
+                  f"unigram entropy of targets {m['unigram_entropy']:.3f} nats/token")  # fmt: skip
+    for task, why in sorted(facts["easy"].items()):
+        console.print(f"easy: {task} ({why}); left out of averages")
+    for kind in ("warnings", "errors"):
+        for line in facts[kind]:
+            console.print(f"{kind[:-1]}: {line}", markup=False)

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What answers without a model score: the commonest training answer, and the nearest training neighbour's.
+
+A task where either scores above 0.5 (corrected for the number of options) is easy: a model that does
+well on it has not shown that it follows the instruction.
+"""
+
+from functools import lru_cache
+
+import numpy as np
+
+from itx import text
+from itx.eval import metrics, stats, summary
+
+CHARACTERS = 3  # beside words: runs of this many characters, so that numbers and cut words have neighbours
+
+
+def of_task(row: dict, train: list[dict], test: list[dict], easy: float) -> dict | None:
+    """{"commonest", "neighbour": corrected scores, "examples", "easy": why or ""}; None without data."""
+    if not train or not test:
+        return None
+    judge = metrics.per_example("exact_match" if row["primary"] == "rank" else row["metrics"][0])
+    chance = float(np.mean([1 / len(e["options"]) if e["options"] else 0.0 for e in test]))
+    constant = summary.commonest([e["references"][0] for e in train])
+    near = nearest(tuple(e["input_content"] for e in train), tuple(e["input_content"] for e in test))
+    copied = [train[i]["references"][0] for i in near]
+    scores = {
+        "commonest": np.mean([judge(e["references"], constant) for e in test]),
+        "neighbour": np.mean([judge(e["references"], c) for e, c in zip(test, copied, strict=True)]),
+    }
+    out = {k: stats.corrected(float(v), chance) for k, v in scores.items()}
+    why = {"commonest": f"always “{constant}” scores", "neighbour": "the nearest training example's answer scores"}
+    best = max(out, key=out.__getitem__)
+    reason = f"{why[best]} {out[best]:.2f} corrected" if out[best] > easy else ""
+    return {**out, "examples": len(test), "training_examples": len(train), "easy": reason}
+
+
+def features(content: str) -> set[str]:
+    """The words of a text and its runs of three characters."""
+    plain = text.normalise(content)
+    return {*text.words(plain), *("\x00" + "".join(g) for g in text.ngrams(plain, CHARACTERS))}
+
+
+@lru_cache(maxsize=32)  # tasks of one family have the same inputs
+def nearest(train: tuple[str, ...], test: tuple[str, ...]) -> np.ndarray:
+    """For each test text the training text that shares most with it (Jaccard; of equals the first)."""
+    from scipy.sparse import csr_array
+
+    columns: dict[str, int] = {}
+    asked = [features(t) for t in test]
+    for f in asked:
+        for x in f:
+            columns.setdefault(x, len(columns))
+    known = [features(t) for t in train]
+
+    def matrix(sets: list[set[str]]) -> csr_array:
+        cells = [[columns[x] for x in s if x in columns] for s in sets]
+        starts = np.cumsum([0, *map(len, cells)])
+        flat = np.array([c for row in cells for c in row], np.int64)
+        return csr_array((np.ones(len(flat), np.float32), flat, starts), (len(sets), max(1, len(columns))))
+
+    common = (matrix(asked) @ matrix(known).T).toarray()
+    union = np.array([len(s) for s in asked])[:, None] + np.array([len(s) for s in known])[None] - common
+    return np.argmax(common / np.maximum(union, 1), axis=1)

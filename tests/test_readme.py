@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The README's commands and those of the recipes' docstrings run as they stand (training in the quick variant)."""
+
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import REPO, SHARED, one_device
+
+README = (REPO / "README.md").read_text(encoding="utf-8")
+
+
+def commands() -> list[str]:
+    """Every `uv run itx …` line of the README and of the recipes."""
+    texts = [README, *(p.read_text() for p in sorted((REPO / "configs").glob("*.py")))]
+    found = [re.sub(r"\s+#.*", "", line.strip()) for text in texts for line in text.splitlines()
+             if line.strip().startswith("uv run itx ")]  # fmt: skip
+    return list(dict.fromkeys(found))
+
+
+def run(words: list[str], cwd) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", "itx.cli", *words], cwd=cwd, capture_output=True, text=True, env=one_device())
+
+
+@pytest.mark.parametrize("command", [c for c in commands() if "quickstart.py" not in c or " train " not in c])
+def test_a_command_runs(command, quickstart, desk):
+    words = shlex.split(command.removeprefix("uv run itx "))
+    if "FOLDER" in command or "shared/data" in command:
+        if not SHARED.is_dir():
+            pytest.skip("../shared/data is absent")
+        words = [re.sub(r"(--data.root=).*", rf"\g<1>{SHARED}", w) for w in words if "train.steps" not in w]
+    words = [w.replace("runs/quickstart", "runs/quickstart-quick") for w in words]
+    if any(w.startswith("configs/") for w in words):
+        words.append("--quick")
+    done = run(words, desk)
+    assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    assert done.stdout.strip()
+
+
+def test_the_first_two_commands_are_the_main_job_and_the_tests():
+    blocks = re.findall(r"```bash\n(.*?)```", README, re.S)
+    first = [re.sub(r"\s+#.*", "", line) for line in blocks[0].strip().splitlines()]
+    assert first == ["uv run itx train configs/quickstart.py", "uv run pytest"]
+
+
+def test_the_file_tree_names_what_is_there():
+    tree = re.search(r"## The files\n.*?```\n(.*?)```", README, re.S)[1]
+    top = re.findall(r"^(\S+)/", tree, re.M)
+    for name in top:
+        assert (REPO / name).is_dir(), name
+    inside = [n for line in tree.splitlines() if line.startswith("  ") for n in re.findall(r"[\w/]+\.py", line.split("  ")[1])]
+    for name in inside:
+        assert (REPO / "itx" / name).is_file(), name
+    listed = set(re.findall(r"(\w+)\.py", tree)) | set(re.findall(r"(\w+)/", tree))
+    missing = [p.stem for p in (REPO / "itx").iterdir() if p.stem not in listed and not p.name.startswith("__")]
+    assert not missing
+
+
+def test_help_imports_nothing_heavy():
+    code = "import sys, itx.cli\ntry: itx.cli.main(['--help'])\nexcept SystemExit: pass\nprint([m for m in sys.modules if m in " \
+           "('jax', 'numpy', 'tyro', 'rich', 'tensorflow', 'sentencepiece')])"  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPO)
+    assert done.stdout.strip().endswith("[]"), done.stdout
+
+
+def test_the_trainer_group_is_the_core_list_without_the_build():
+    import tomllib
+
+    project = tomllib.loads((REPO / "pyproject.toml").read_text())
+    core = {d.split(" ")[0] for d in project["project"]["dependencies"]}
+    build = {"seqio", "tensorflow-datasets", "tensorflow-text", "importlib_resources", "tensorflow-cpu"}
+    assert set(project["dependency-groups"]["trainer"]) == core - build
