@@ -78,14 +78,10 @@ class Checkpoints:
             )
         args = self.ocp.args
         try:
-            restored = self.manager.restore(
-                step, args=args.Composite(**{item: args.StandardRestore(targets)})
-            )
+            restored = self.manager.restore(step, args=args.Composite(**{item: args.StandardRestore(targets)}))
         except (ValueError, KeyError) as e:
             first = str(e).strip().splitlines()[0]
-            raise UserError(
-                f"{self.directory / str(step)}: {item} are not those of this config ({first})"
-            ) from e
+            raise UserError(f"{self.directory / str(step)}: {item} are not those of this config ({first})") from e
         return restored[item]
 
     def wait(self) -> None:

@@ -39,24 +39,27 @@ def train(args: Namespace) -> int:
     lock = locks.read(lock_file)
     begin_run(run, config, origin, lock, args, notes)
     from itx.data.audit import audit, print_audit
+    from itx.data.loader import Batches
 
     facts = audit(lock, config.data.cache_dir, config)
     storage.write_json(run.audit_json, facts)
     print_audit(facts)
     if facts.get("errors"):
         raise UserError(f"the audit fails: {facts['errors'][0]}")
-    from itx.data.loader import Batches
     from itx.eval.evaluate import evaluate
+    from itx.eval.fixed import fixed_losses
     from itx.train import load_model
     from itx.train import train as tune
 
-    score = lambda step: evaluate(  # noqa: E731
-        lambda: load_model(run, config, lock, step), lock, config, run, step
-    )
+    def score(step: int, when: str) -> None:
+        load = functools.cache(lambda: load_model(run, config, lock, step))
+        evaluate(load, lock, config, run, step)
+        fixed_losses(load, lock, config.data.cache_dir, run, step, when)
+
     if config.eval.before:
-        score(0)
+        score(0, "before")
     tune(config, lock, Batches(lock, config.data.cache_dir), run)
-    score(config.train.steps)
+    score(config.train.steps, "after")
     from itx.analysis.report import report
 
     report(run)

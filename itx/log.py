@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run says while it trains: metrics.jsonl, TensorBoard, and a progress line.
+"""What a run says while it trains: metrics.jsonl, TensorBoard, a progress line; and how it is told to stop.
 
 metrics.jsonl has one object per logged step, {"step": n, "train/loss": …}. On resume it is cut back
 to the restored step. Values under `TIMING` differ from run to run; all others are reproducible.
@@ -7,9 +7,20 @@ to the restored step. Values under `TIMING` differ from run to run; all others a
 
 import json
 import os
+import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from itx.config import RunConfig
+from itx.errors import UserError
+
+# That many steps without a finite loss end the run: the state does not move, so none will come.
+MOST_SKIPPED_IN_A_ROW = 50
 
 TIMING = ("train/tokens_per_second", "train/seconds")
 
@@ -110,3 +121,103 @@ class Progress:
     def __exit__(self, *error: object) -> None:
         if self.bar is not None:
             self.bar.stop()
+
+
+class Book:
+    """Sums of metrics over a log interval, the list of skipped steps, and the log lines.
+
+    Sums are Python floats and travel in a checkpoint's meta, so that a run stopped between two log
+    lines goes on to write the same ones.
+    """
+
+    def __init__(self, config: RunConfig, lock: dict, meta: dict):
+        self.every, self.last = config.train.log_every, config.train.steps
+        self.tasks = [t["name"] for t in lock["tasks"]]
+        self.sums: dict[str, Any] = meta.get("interval", {})
+        self.skipped: list[int] = meta.get("skipped", [])
+        self.in_a_row = 0
+        self.clock, self.timed_tokens = None, 0.0
+
+    def meta(self) -> dict:
+        return {"interval": self.sums, "skipped": self.skipped}
+
+    def add(self, pending: tuple | None, log: MetricsLog, progress: Progress) -> None:
+        """Take in one step's metrics; write a line where an interval ends."""
+        if pending is None:
+            return
+        step, metrics, places = pending
+        values = {k: np.asarray(v).tolist() for k, v in jax.device_get(metrics).items()}
+        now = time.monotonic()
+        if self.clock is None:  # the first step of a process is compilation
+            self.clock = now
+        else:
+            self.timed_tokens += values["tokens"]
+        skipped = values.pop("skipped")
+        self.in_a_row = self.in_a_row + 1 if skipped else 0
+        if skipped:
+            self.skipped.append(step)
+            progress.say(f"step {step}: loss or gradient is not finite; skipped")
+            if self.in_a_row >= MOST_SKIPPED_IN_A_ROW:
+                raise UserError(f"{self.in_a_row} steps in a row without a finite loss, last {step}")
+        else:
+            self._sum({**values, "steps": 1, "cells": places * jax.process_count()})
+        if step % self.every == 0 or step == self.last:
+            self._write(step, now, log, progress)
+        else:
+            progress.update(step)
+
+    def _sum(self, values: dict) -> None:
+        for k, v in values.items():
+            old = self.sums.get(k)
+            if isinstance(v, list):
+                self.sums[k] = [a + b for a, b in zip(old or [0.0] * len(v), v, strict=True)]
+            else:
+                self.sums[k] = v + (old or 0)
+
+    def _write(self, step: int, now: float, log: MetricsLog, progress: Progress) -> None:
+        s, line = self.sums, {}
+        if s.get("steps"):
+            line = {
+                "train/loss": s["loss"] / s["weight"],
+                "train/accuracy": s["correct"] / s["weight"],
+                "train/grad_norm": s["grad_norm"] / s["steps"],
+                "train/learning_rate": s["learning_rate"] / s["steps"],
+                "train/tokens": s["tokens"],
+                "data/non_padding_fraction": s["tokens"] / s["cells"],
+            }
+            for name, total, weight in zip(self.tasks, s["task_loss"], s["task_weight"], strict=True):
+                if weight:
+                    line[f"train/loss/{name}"] = total / weight
+        line["train/skipped"] = len(self.skipped)
+        seconds = now - self.clock
+        speed = self.timed_tokens / seconds if seconds else 0.0
+        line |= {"train/tokens_per_second": speed, "train/seconds": seconds}
+        log.write(step, line)
+        progress.update(step, line.get("train/loss", float("nan")), speed)
+        self.sums, self.clock, self.timed_tokens = {}, now, 0.0
+
+
+class Interrupts:
+    """SIGTERM or Ctrl-C: finish the step, save, leave. A second Ctrl-C stops at once."""
+
+    def __enter__(self) -> "Interrupts":
+        self.seen, self.old = 0, {}
+        for number in (signal.SIGTERM, signal.SIGINT):
+            try:
+                self.old[number] = signal.signal(number, self._note)
+            except ValueError:  # not the main thread: the caller handles signals
+                break
+        return self
+
+    def _note(self, number: int, frame: Any) -> None:
+        if self.seen and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.seen = number
+
+    @property
+    def exit_code(self) -> int:
+        return 128 + self.seen  # as a shell reports a process ended by that signal
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self.old.items():
+            signal.signal(number, handler)

@@ -42,9 +42,7 @@ def make_mesh(config: MeshConfig, devices: list | None = None) -> Mesh:
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 
 
-def spec(
-    names: tuple[str | None, ...], shape: tuple[int, ...], mesh: Any, table: dict
-) -> PartitionSpec:
+def spec(names: tuple[str | None, ...], shape: tuple[int, ...], mesh: Any, table: dict) -> PartitionSpec:
     """The PartitionSpec of an array with these logical names.
 
     A mesh axis splits one dimension of an array at most, and only one that it divides: a dimension

@@ -41,9 +41,7 @@ def adafactor(
 ) -> optax.GradientTransformation:  # fmt: skip
     """optax.adafactor's chain without its learning rate; block statistics span stacked layers."""
     parts = [
-        optax.scale_by_factored_rms(
-            decay_rate=decay_rate, min_dim_size_to_factor=int(min_dim_size_to_factor)
-        ),
+        optax.scale_by_factored_rms(decay_rate=decay_rate, min_dim_size_to_factor=int(min_dim_size_to_factor)),
         optax.clip_by_block_rms(clip_threshold),
     ]
     if multiply_by_parameter_scale:
@@ -129,9 +127,7 @@ def make(config: OptimConfig, names: Names) -> optax.GradientTransformation:
         parts.append(optax.add_decayed_weights(config.weight_decay, mask=mask))
     if config.lr_multipliers:
         factors = first_match("optim.lr_multipliers", config.lr_multipliers, names, 1.0)
-        parts.append(
-            optax.stateless(lambda u, _: jax.tree.map(lambda x, f: x * f, u, factors))
-        )
+        parts.append(optax.stateless(lambda u, _: jax.tree.map(lambda x, f: x * f, u, factors)))
     return optax.chain(*parts)
 
 
@@ -169,9 +165,7 @@ def matching(key: str, patterns: Iterable[str], paths: Iterable[str]) -> set[str
     return out
 
 
-def first_match(
-    key: str, table: Iterable[tuple[str, float]], paths: Iterable[str], default: float
-) -> dict[str, float]:
+def first_match(key: str, table: Iterable[tuple[str, float]], paths: Iterable[str], default: float) -> dict[str, float]:
     """{path: value of the first pattern that matches it}, `default` where none does."""
     out = dict.fromkeys(paths, default)
     for pattern, value in reversed(list(table)):

@@ -6,8 +6,6 @@ train stand apart in `frozen` {path: array}. `make_step` gives (state, frozen, b
 (state, metrics); loss = sum(nll * w) / sum(w) over the global batch, divided once.
 """
 
-import signal
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any, NamedTuple
@@ -24,15 +22,12 @@ from itx import mesh as meshes
 from itx.checkpoint import Checkpoints
 from itx.config import RunConfig
 from itx.errors import UserError
-from itx.log import MetricsLog, Progress
+from itx.log import Book, Interrupts, MetricsLog, Progress
 from itx.models.transformer import Transformer
 
 State = dict[str, Any]
 Metrics = dict[str, jax.Array]
 Params = dict[str, jax.Array]
-
-# That many steps without a finite loss end the run: the state does not move, so none will come.
-MOST_SKIPPED_IN_A_ROW = 50
 
 
 class Setup(NamedTuple):
@@ -144,9 +139,7 @@ def summed_gradients(
     if microbatches == 1:
         return gradient(params, frozen, batch)
     # part i holds rows i, i + m, i + 2m, …: every device keeps the rows it has
-    parts = jax.tree.map(
-        lambda x: x.reshape(-1, microbatches, *x.shape[1:]).swapaxes(0, 1), batch
-    )
+    parts = jax.tree.map(lambda x: x.reshape(-1, microbatches, *x.shape[1:]).swapaxes(0, 1), batch)
     first = jax.tree.map(lambda x: x[0], parts)
     shapes = jax.eval_shape(gradient, params, frozen, first)
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
@@ -201,9 +194,7 @@ def setup(config: RunConfig, lock: dict, mesh: Mesh) -> Setup:
     def init() -> tuple[State, Params]:
         return jax.jit(state_of, out_shardings=where)(draw())
 
-    targets = jax.tree.map(
-        lambda s, w: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=w), shapes, where
-    )
+    targets = jax.tree.map(lambda s, w: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=w), shapes, where)
     step = make_step(graphdef, tx, rate, config, len(lock["tasks"]))
     return Setup(
         graphdef, names, trainable, mesh,
@@ -311,112 +302,10 @@ def cells(batch: dict[str, np.ndarray]) -> int:
     return sum(v.size for k, v in batch.items() if k.endswith("segment_ids"))
 
 
-class Book:
-    """Sums of metrics over a log interval, the list of skipped steps, and the log lines.
-
-    Sums are Python floats and travel in a checkpoint's meta, so that a run stopped between two log
-    lines goes on to write the same ones.
-    """
-
-    def __init__(self, config: RunConfig, lock: dict, meta: dict):
-        self.every, self.last = config.train.log_every, config.train.steps
-        self.tasks = [t["name"] for t in lock["tasks"]]
-        self.sums: dict[str, Any] = meta.get("interval", {})
-        self.skipped: list[int] = meta.get("skipped", [])
-        self.in_a_row = 0
-        self.clock, self.timed_tokens = None, 0.0
-
-    def meta(self) -> dict:
-        return {"interval": self.sums, "skipped": self.skipped}
-
-    def add(self, pending: tuple | None, log: MetricsLog, progress: Progress) -> None:
-        """Take in one step's metrics; write a line where an interval ends."""
-        if pending is None:
-            return
-        step, metrics, places = pending
-        values = {k: np.asarray(v).tolist() for k, v in jax.device_get(metrics).items()}
-        now = time.monotonic()
-        if self.clock is None:  # the first step of a process is compilation
-            self.clock = now
-        else:
-            self.timed_tokens += values["tokens"]
-        skipped = values.pop("skipped")
-        self.in_a_row = self.in_a_row + 1 if skipped else 0
-        if skipped:
-            self.skipped.append(step)
-            progress.say(f"step {step}: loss or gradient is not finite; skipped")
-            if self.in_a_row >= MOST_SKIPPED_IN_A_ROW:
-                raise UserError(f"{self.in_a_row} steps in a row without a finite loss, last {step}")
-        else:
-            self._sum({**values, "steps": 1, "cells": places * jax.process_count()})
-        if step % self.every == 0 or step == self.last:
-            self._write(step, now, log, progress)
-        else:
-            progress.update(step)
-
-    def _sum(self, values: dict) -> None:
-        for k, v in values.items():
-            old = self.sums.get(k)
-            if isinstance(v, list):
-                self.sums[k] = [a + b for a, b in zip(old or [0.0] * len(v), v, strict=True)]
-            else:
-                self.sums[k] = v + (old or 0)
-
-    def _write(self, step: int, now: float, log: MetricsLog, progress: Progress) -> None:
-        s, line = self.sums, {}
-        if s.get("steps"):
-            line = {
-                "train/loss": s["loss"] / s["weight"],
-                "train/accuracy": s["correct"] / s["weight"],
-                "train/grad_norm": s["grad_norm"] / s["steps"],
-                "train/learning_rate": s["learning_rate"] / s["steps"],
-                "train/tokens": s["tokens"],
-                "data/non_padding_fraction": s["tokens"] / s["cells"],
-            }
-            for name, total, weight in zip(self.tasks, s["task_loss"], s["task_weight"], strict=True):
-                if weight:
-                    line[f"train/loss/{name}"] = total / weight
-        line["train/skipped"] = len(self.skipped)
-        seconds = now - self.clock
-        speed = self.timed_tokens / seconds if seconds else 0.0
-        line |= {"train/tokens_per_second": speed, "train/seconds": seconds}
-        log.write(step, line)
-        progress.update(step, line.get("train/loss", float("nan")), speed)
-        self.sums, self.clock, self.timed_tokens = {}, now, 0.0
-
-
-class Interrupts:
-    """SIGTERM or Ctrl-C: finish the step, save, leave. A second Ctrl-C stops at once."""
-
-    def __enter__(self) -> "Interrupts":
-        self.seen, self.old = 0, {}
-        for number in (signal.SIGTERM, signal.SIGINT):
-            try:
-                self.old[number] = signal.signal(number, self._note)
-            except ValueError:  # not the main thread: the caller handles signals
-                break
-        return self
-
-    def _note(self, number: int, frame: Any) -> None:
-        if self.seen and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.seen = number
-
-    @property
-    def exit_code(self) -> int:
-        return 128 + self.seen  # as a shell reports a process ended by that signal
-
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self.old.items():
-            signal.signal(number, handler)
-
-
 # ---------------------------------------------------------------- after training
 
 
-def load_model(
-    run: Any, config: RunConfig, lock: dict, step: int | None = None, mesh: Mesh | None = None
-):
+def load_model(run: Any, config: RunConfig, lock: dict, step: int | None = None, mesh: Mesh | None = None):
     """A Runner (itx/eval/generate.py) with the parameters of a checkpoint: the newest, or `step`.
 
     Step 0 is the model before tuning, made anew from the seed.
@@ -432,9 +321,7 @@ def load_model(
     else:
         shapes = parameters(abstract)
         place = meshes.parameter_shardings(shapes, logical_names(abstract), mesh)
-        targets = {
-            p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place[p]) for p, s in shapes.items()
-        }
+        targets = {p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place[p]) for p, s in shapes.items()}
         with Checkpoints(run.checkpoints, config.train.keep_checkpoints) as checkpoints:
             params = checkpoints.params(step, targets)
     return Runner(

@@ -34,9 +34,7 @@ def test_sums_are_the_definition():
     assert float(s["objective"]) == float(s["loss"]) and float(s["weight"]) == 4.5
     np.testing.assert_allclose(s["task_weight"], [1.5, 3.0, 0.0])
     np.testing.assert_allclose(s["task_loss"].sum(), s["loss"], rtol=1e-5)
-    np.testing.assert_allclose(
-        s["task_loss"][0], by_hand(logits[:1], targets[:1], weights[:1]), rtol=1e-5
-    )
+    np.testing.assert_allclose(s["task_loss"][0], by_hand(logits[:1], targets[:1], weights[:1]), rtol=1e-5)
     np.testing.assert_allclose(s["correct"], ((logits.argmax(-1) == targets) * weights).sum())
 
 

@@ -47,9 +47,7 @@ def test_adamw_is_optax_adamw():
     decay = (r".*/w\w*", "embedding")
     tx = optim.make(OptimConfig(name="adamw", clip_norm=0.5, weight_decay=0.1, decay=decay), NAMES)
     mask = {k: "norm" not in k for k in NAMES}
-    reference = optax.chain(
-        optax.clip_by_global_norm(0.5), optax.adamw(0.01, weight_decay=0.1, mask=mask)
-    )
+    reference = optax.chain(optax.clip_by_global_norm(0.5), optax.adamw(0.01, weight_decay=0.1, mask=mask))
     ours, theirs = tx.update(g, tx.init(p), p)[0], reference.update(g, reference.init(p), p)[0]
     for k in NAMES:
         np.testing.assert_allclose(-0.01 * ours[k], theirs[k], rtol=1e-5)

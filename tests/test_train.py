@@ -10,7 +10,8 @@ import jax
 import numpy as np
 import pytest
 
-from itx import checkpoint, mesh as meshes, train
+from itx import checkpoint, train
+from itx import mesh as meshes
 from itx.config import MeshConfig
 from itx.errors import UserError
 from itx.log import TIMING, MetricsLog, read_lines
@@ -80,9 +81,7 @@ def test_microbatches_change_nothing(name):
 MESHES = [{"data": 8}, {"fsdp": 8}, {"tensor": 2}, {"replica": 2, "fsdp": 2, "tensor": 2}]
 
 
-@pytest.mark.parametrize(
-    ("name", "sizes"), [*(("decoder", m) for m in MESHES), ("t5", MESHES[3])]
-)
+@pytest.mark.parametrize(("name", "sizes"), [*(("decoder", m) for m in MESHES), ("t5", MESHES[3])])
 def test_every_mesh_gives_the_same_step(name, sizes):
     optim = {"name": "sgd", "warmup_steps": 0}
     model = dataclasses.replace(synthetic.models()[name], dropout=0.1)  # and the same dropout

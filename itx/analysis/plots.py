@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt  # noqa: E402  (the backend is chosen first)
 
 BEFORE, AFTER, QUIET, INK = "#b8bdc6", "#2563a8", "#8a8f98", "#22262b"
 LINES = ("#2563a8", "#d1701f", "#3a8f5c", "#a33b5b", "#7a5ca8", "#8a6d3b", "#2a97a5", "#6b7280")
+LEAST = -0.25  # left end of the bars' axis
 MOST_PANELS = 24  # clusters drawn apart; with more, all tasks stand in one panel
 STYLE = {
     "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": QUIET,
@@ -39,20 +40,22 @@ def _bars(axes: Any, groups: list[dict]) -> None:
             y, mean = len(groups) - 1 - i + shift, found["mean"]
             axes.barh(y, mean, height * 0.92, color=colour)
             if found["interval"]:
-                low, high = found["interval"]
+                low, high = (min(max(v, LEAST), 1.0) for v in found["interval"])
                 axes.plot([low, high], [y, y], color=INK, linewidth=0.9)
+                end = max(high, mean, 0.0)
             else:
                 points = list(found["clusters"].values())
                 axes.plot(points, [y] * len(points), ".", color=INK, markersize=3)
-            end = max(mean, found["interval"][1] if found["interval"] else mean, 0.0)
-            axes.text(min(end, 1.02) + 0.02, y, f"{mean:.2f}", va="center", fontsize=7.5, color=INK)
+                end = max(*points, mean, 0.0)
+            axes.text(end + 0.02, y, f"{mean:.2f}", va="center", fontsize=7.5, color=INK)
     axes.set_yticks(range(len(groups)), [g["label"] for g in reversed(groups)])
     axes.axvline(0, color=INK, linewidth=0.9)
-    axes.set_xlim(-0.25, 1.15)
+    axes.set_xlim(LEAST, 1.12)
     axes.set_xlabel("score corrected for chance (0 = chance, 1 = all right), 95 % interval")
     axes.grid(axis="y", visible=False)
     handles = [plt.Rectangle((0, 0), 1, 1, color=c) for c in (BEFORE, AFTER)]
-    axes.legend(handles, ["before", "after tuning"], loc="lower right", frameon=False, fontsize=8)
+    axes.legend(handles, ["before", "after tuning"], loc="lower left", bbox_to_anchor=(0, 1), ncols=2,
+                frameon=False, fontsize=8)  # fmt: skip
 
 
 def _loss(axes: Any, loss: dict) -> None:

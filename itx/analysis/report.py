@@ -16,6 +16,7 @@ from itx.eval import summary
 from itx.log import TIMING, read_lines
 
 SAMPLES = 5  # good outputs shown, and bad ones
+SHOWN = ("id", "template", "prompt", "references", "prediction", "extracted", "score")
 SAMPLE_GROUPS = ("instances", "templates", "tasks", "clusters")
 
 
@@ -126,8 +127,8 @@ def samples(run: Any, scores: dict) -> dict[str, list[dict]]:
         for _, row, x in sorted(found, key=lambda f: f[0]):
             if wanted(x["score"]) and row["task"] not in tasks and len(out[kind]) < SAMPLES:
                 tasks.add(row["task"])
-                shown = {k: x[k] for k in ("id", "template", "prompt", "references", "prediction", "extracted", "score")}
-                out[kind].append({"task": row["task"], "label": summary.label(row["group"], row["grade"] or ""), **shown})
+                label = summary.label(row["group"], row["grade"] or "")
+                out[kind].append({"task": row["task"], "label": label, **{k: x[k] for k in SHOWN}})
     return out
 
 
@@ -173,7 +174,6 @@ def _fixed(run: Any) -> dict | None:
 
 def print_report(found: dict) -> None:
     """The averages before and after, and where the rest is."""
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(title="corrected for chance, averaged over tasks, then clusters; 95 % intervals")
@@ -182,11 +182,12 @@ def print_report(found: dict) -> None:
     for g in found["groups"]:
         before, after = g.get("before"), g["after"]
         table.add_row(
-            g["label"], summary.shown(before["mean"]) if before else "-", summary.shown(after["mean"], after["interval"]),
+            g["label"], summary.shown(before["mean"]) if before else "-",
+            summary.shown(after["mean"], after["interval"]),
             summary.shown(after["score"]), summary.shown(after["chance"]), str(after["tasks"]),
             str(len(after["clusters"])), g["says"],
         )  # fmt: skip
-    console, loss, e = Console(), found["loss"], found["evaluation"]
+    console, loss, e = summary.console(), found["loss"], found["evaluation"]
     console.print(table)
     if loss["total"]:
         entropy = f"; unigram entropy of targets {loss['unigram_entropy']:.3f}" if loss["unigram_entropy"] else ""

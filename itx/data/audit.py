@@ -17,7 +17,7 @@ import numpy as np
 from itx import text
 from itx.config import RunConfig
 from itx.data import cache
-from itx.data.lock import LockedData, cut, sizes
+from itx.data.lock import LockedData
 from itx.data.order import Order
 
 WINDOWS = 4  # windows laid out to learn how many examples a row holds
@@ -60,7 +60,8 @@ def judge(facts: dict, config: RunConfig) -> dict[str, list[str]]:
         if f["read"] != counted:
             errors.append(f"task {name}: {f['read']} records read but {counted} kept or skipped")
         if f["effective_epochs"] > config.data.max_epochs:
-            errors.append(f"task {name}: {f['effective_epochs']:.1f} epochs; data.max_epochs is {config.data.max_epochs:g}")
+            most = f"data.max_epochs is {config.data.max_epochs:g}"
+            errors.append(f"task {name}: {f['effective_epochs']:.1f} epochs; {most}")
         elif f["effective_epochs"] > MANY_EPOCHS:
             warnings.append(f"task {name}: {f['effective_epochs']:.1f} epochs; above {MANY_EPOCHS:g} little is gained")
     for pair in facts["leaks"]["left"]:
@@ -189,7 +190,8 @@ def _asked(lock: dict, cache_dir: Path) -> tuple[dict[int, str], dict[str, str]]
     for folder, task in {r["folder"]: r["task"] for r in lock["evaluation"]}.items():
         if all(int(h) in hashes for h in np.unique(cache.Records(cache_dir / folder).content)):
             continue  # inputs that another row has: same task in other templates, or the same family
-        for content, asked in {e["content"]: e["input_content"] for e in cache.read_examples(cache_dir / folder)}.items():
+        inputs = {e["content"]: e["input_content"] for e in cache.read_examples(cache_dir / folder)}
+        for content, asked in inputs.items():
             hashes.setdefault(int(content, 16), task)
             for g in text.leak_ngrams(asked):
                 runs.setdefault(g, task)
@@ -219,18 +221,21 @@ def _baselines(lock: dict, cache_dir: Path):
 
 def print_audit(facts: dict) -> None:
     """The audit as a table."""
-    from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
-    console, m = Console(), facts["mixture"]
+    from itx.eval.summary import console as wide
+
+    console, m = wide(), facts["mixture"]
     table = Table(title=f"data audit: {m['name']}, {m['steps']} steps, about {m['examples']:,} examples, "
                         f"{m['filled']:.1%} of places filled")  # fmt: skip
-    columns = ("task", "read", "kept", "skipped", "epochs", "% examples", "% input", "% target", "input p95", "target p95")
+    columns = ("task", "read", "kept", "skipped", "epochs", "% examples", "% input", "% target", "input p95",
+               "target p95")  # fmt: skip
     for column in columns:
         table.add_column(column, justify="left" if column == "task" else "right")
     for name, f in facts["tasks"].items():
         table.add_row(
-            name + (" (easy)" if f["task"] in facts["easy"] else ""), f"{f['read']:,}", f"{f['kept']:,}",
+            escape(name) + (" (easy)" if f["task"] in facts["easy"] else ""), f"{f['read']:,}", f"{f['kept']:,}",
             f"{sum(f['skipped'].values()):,}", f"{f['effective_epochs']:.2f}", f"{f['rate']:.1%}",
             f"{f['input_share']:.1%}", f"{f['target_share']:.1%}", f"{f['input_length']['p95']:.0f}",
             f"{f['target_length']['p95']:.0f}",
@@ -241,7 +246,8 @@ def print_audit(facts: dict) -> None:
         reasons.update(f["skipped"])
     console.print("skipped: " + (", ".join(f"{r} {n:,}" for r, n in sorted(reasons.items())) or "nothing"))
     dropped = sum(p["dropped"] for p in facts["leaks"]["dropped"])
-    console.print(f"leaks: {dropped} training records left out, {len(facts['leaks']['left'])} pairs of tasks still touch; "
+    left = len(facts["leaks"]["left"])
+    console.print(f"leaks: {dropped} training records left out, {left} pairs of tasks still touch; "
                   f"unigram entropy of targets {m['unigram_entropy']:.3f} nats/token")  # fmt: skip
     for task, why in sorted(facts["easy"].items()):
         console.print(f"easy: {task} ({why}); left out of averages")

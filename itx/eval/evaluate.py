@@ -196,7 +196,7 @@ def write_predictions(run: Any, step: int, row: dict, lines: list[dict]) -> None
 
 def _log_look(run: Any, step: int, rows: list[dict]) -> None:
     """Each look at the test split is noted in the run folder."""
-    looked = [r["name"] for r in rows if r["split"] == "test"]
+    looked = sum(r["split"] == "test" for r in rows)
     if looked:
         before = run.test_log.read_text(encoding="utf-8") if run.test_log.is_file() else ""
         with storage.whole_file(run.test_log) as part:

@@ -83,9 +83,7 @@ def generate(
     return out
 
 
-def plan(
-    lengths: Sequence[int], limits: np.ndarray, runner: Runner
-) -> list[tuple[np.ndarray, tuple[int, int, int]]]:
+def plan(lengths: Sequence[int], limits: np.ndarray, runner: Runner) -> list[tuple[np.ndarray, tuple[int, int, int]]]:
     """Batches of prompts of like size: (indices, (rows, prompt slots, answer slots))."""
     out = []
     size = np.asarray(lengths, np.int64) + 1  # BOS, or EOS at the end of an encoder's prompt
@@ -96,10 +94,7 @@ def plan(
             rows = members[inner]
             rows = rows[np.lexsort((rows, size[rows], limits[rows]))]
             count = batch_rows(len(rows), runner)
-            out += [
-                (rows[i : i + count], (count, int(width), int(slots)))
-                for i in range(0, len(rows), count)
-            ]
+            out += [(rows[i : i + count], (count, int(width), int(slots))) for i in range(0, len(rows), count)]
     return out
 
 
@@ -122,10 +117,7 @@ def buckets(sizes: np.ndarray, price: int) -> list[tuple[int, np.ndarray]]:
     best: list[tuple[int, tuple[int, ...]]] = [(0, ())]  # cost, ends of groups, for the first j
     for j in range(1, len(widths) + 1):
         best.append(
-            min(
-                (best[i][0] + price + int(counts[i:j].sum() * widths[j - 1]), (*best[i][1], j))
-                for i in range(j)
-            )
+            min((best[i][0] + price + int(counts[i:j].sum() * widths[j - 1]), (*best[i][1], j)) for i in range(j))
         )
     out, begin = [], 0
     for end in best[-1][1]:

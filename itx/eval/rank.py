@@ -46,9 +46,7 @@ def rank(
     count *= meshes.batch_parts(runner.mesh)
     out: list[list[dict]] = [[{} for _ in group] for group in options]
     for i in range(0, len(rows), count):
-        batch, wanted, where = _batch(
-            runner, rows[i : i + count], prompts, heads, targets, count, room
-        )
+        batch, wanted, where = _batch(runner, rows[i : i + count], prompts, heads, targets, count, room)
         placed = meshes.put({**batch, "wanted": wanted}, runner.mesh)
         with jax.set_mesh(runner.mesh):
             scores = _scores(runner.params, placed, graphdef=runner.graphdef)

@@ -92,6 +92,7 @@ def average(tasks: dict[str, tuple[str, np.ndarray]], seed: int = 0) -> dict:
         grouped = [[s for _, (c, s) in sorted(tasks.items()) if c == name] for name in means]
         return {**out, "interval": list(bootstrap(grouped, seed=seed)), "method": "hierarchical bootstrap"}
     interval = t_interval(list(means.values()))
+    interval = interval and (interval[0], min(1.0, interval[1]))  # no score is above 1
     method = "t over clusters" if interval else "a single cluster: no interval"
     return {**out, "interval": list(interval) if interval else None, "method": method}
 

@@ -8,8 +8,11 @@ instruction ablation by kind, extra rows by relation to training. Tasks that the
 stand in the rows but in no average.
 """
 
+import gzip
 import json
+import sys
 from collections import Counter
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +47,7 @@ def write_scores(run: Any, step: int, rows: list[dict], lock: dict, config: RunC
     kept = {n: r for n, r in old["rows"].items() if predictions_file(run, step, n).is_file()}
     for row in rows:
         lines = read_predictions(run, step, row["name"])
-        kept[row["name"]] = row_scores(row, lines, chance_of(row, lines, lock, config), lock["sequence_length"])
+        kept[row["name"]] = row_scores(row, lines, chance_of(row, lock, config), lock["sequence_length"])
     kept = {name: kept[name] for name in sorted(kept)}
     for r in kept.values():
         r["easy"] = r["group"] in ("instances", "templates", "instruction") and r["task"] in easy
@@ -105,23 +108,43 @@ def _by(lines: list[dict], key: str) -> dict[str, dict]:
     return {str(k): {"score": _mean(found[k]), "prompts": len(found[k])} for k in sorted(found)}
 
 
-def chance_of(row: dict, lines: list[dict], lock: dict, config: RunConfig) -> tuple[float, str]:
-    """(level, where it comes from): max(mean of 1/options, what always saying the commonest answer scores)."""
-    options = _mean(1 / len(x["options"]) for x in lines if x["options"]) if lines else 0.0
-    answers = training_answers(row, lock, config)
+def chance_of(row: dict, lock: dict, config: RunConfig) -> tuple[float, str]:
+    """(level, where it comes from): max(mean of 1/options, what always saying the commonest answer scores).
+
+    Measured on all contents that the cache keeps for the row, not only on those asked: two examples
+    would make every answer the commonest.
+    """
+    cache_dir = Path(config.data.cache_dir)
+    asked = contents(cache_dir / row["folder"])
+    options = _mean(1 / len(x["options"]) if x["options"] else 0.0 for x in asked)
+    answers = training_answers(row, lock, cache_dir)
     if answers:
-        constant, why = commonest_score(answers, row, lines), "commonest training answer"
+        constant, why = commonest_score(answers, row, asked), "commonest training answer"
     else:
-        constant, why = leave_one_out(lines), "commonest answer of the row"
+        constant, why = leave_one_out(asked), "commonest answer of the row"
     return max((options, "options"), (constant, why), key=lambda pair: pair[0])
 
 
-def training_answers(row: dict, lock: dict, config: RunConfig) -> list[str]:
+@lru_cache(maxsize=1024)  # a folder's name holds the hash of its content
+def contents(folder: Path) -> list[dict]:
+    """{"references", "options"} of each content of an evaluation row, once."""
+    first = np.unique(cache.Records(folder).content, return_index=True)[1]
+    with gzip.open(folder / "examples.jsonl.gz", "rt", encoding="utf-8") as f:
+        lines = f.readlines()
+    found = [json.loads(lines[i]) for i in sorted(first)]
+    return [{k: e[k] for k in ("references", "options")} for e in found]
+
+
+def training_answers(row: dict, lock: dict, cache_dir: Path) -> list[str]:
     """Answers in the row's own training data; [] for a task that is not trained on."""
     own = [t for t in lock["tasks"] if t["task"] == row["task"] and "inv" not in t["name"].split(":")[1:]]
-    for task in sorted(own, key=lambda t: t["name"] != row["variant"])[:1]:
-        return [e["references"][0] for e in cache.read_examples(Path(config.data.cache_dir) / task["folders"][0])]
-    return []
+    own.sort(key=lambda t: t["name"] != row["variant"])
+    return _answers(cache_dir / own[0]["folders"][0]) if own else []
+
+
+@lru_cache(maxsize=1024)
+def _answers(folder: Path) -> list[str]:
+    return [e["references"][0] for e in cache.read_examples(folder)]
 
 
 def commonest(answers: list[str]) -> str:
@@ -131,18 +154,18 @@ def commonest(answers: list[str]) -> str:
     return next(a for a in answers if text.normalise(a, answer=True) == key)
 
 
-def commonest_score(answers: list[str], row: dict, lines: list[dict]) -> float:
+def commonest_score(answers: list[str], row: dict, asked: list[dict]) -> float:
     """What saying the commonest answer everywhere scores under the row's metric."""
     constant = commonest(answers)
     judge = metrics.per_example("exact_match" if row["primary"] == "rank" else row["metrics"][0])
-    return _mean(judge(x["references"], constant) for x in lines)
+    return _mean(judge(x["references"], constant) for x in asked)
 
 
-def leave_one_out(lines: list[dict]) -> float:
+def leave_one_out(asked: list[dict]) -> float:
     """Share of the commonest answer among the other contents of a row: 0 where all differ."""
-    answers = {x["content"]: text.normalise(x["references"][0], answer=True) for x in lines}
-    most = max(Counter(answers.values()).values(), default=0)
-    return (most - 1) / (len(answers) - 1) if len(answers) > 1 else 0.0
+    answers = Counter(text.normalise(x["references"][0], answer=True) for x in asked)
+    most = max(answers.values(), default=0)
+    return (most - 1) / (len(asked) - 1) if len(asked) > 1 else 0.0
 
 
 # ---- averages --------------------------------------------------------------------------------------
@@ -172,18 +195,29 @@ def _average(members: list[tuple[str, dict]], values: dict[str, list[float]]) ->
         by_task = {t: (c, _mean(r[key] for _, r in used if r["task"] == t)) for t, (c, _) in tasks.items()}
         return float(np.mean(list(stats.cluster_means(by_task).values()))) if by_task else 0.0
 
+    average = stats.average(tasks)
+    if len(used) == 1:  # one task: Wilson
+        average |= {"interval": used[0][1]["corrected_interval"], "method": "Wilson, one task"}
     return {
-        **stats.average(tasks), "score": plain("score"), "chance": plain("chance"),
+        **average, "score": plain("score"), "chance": plain("chance"),
         "rows": [n for n, _ in used], "easy": [n for n, r in members if r["easy"]],
     }  # fmt: skip
 
 
 def label(group: str, kind: str) -> str:
     """How a group is called in tables and pictures."""
-    names = {"instances": "new examples, trained tasks", "templates": "unseen templates",
-             "tasks": "unseen tasks", "clusters": "unseen clusters", "instruction": "instruction", "extra": "extra"}  # fmt: skip
-    kept = {"none": "kept", "removed": "removed", "swapped": "swapped"}
-    return names[group] + (f", {kept.get(kind, kind)}" if kind else "")
+    names = {
+        "instances": "new examples, trained tasks", "templates": "unseen templates", "tasks": "unseen tasks",
+        "clusters": "unseen clusters", "instruction": "instruction", "extra": "other data, relation",
+    }  # fmt: skip
+    return names[group] + (f", {'kept' if kind == 'none' and group == 'instruction' else kind}" if kind else "")
+
+
+def console():
+    """Wide enough for the tables where the output goes to a file."""
+    from rich.console import Console
+
+    return Console() if sys.stdout.isatty() else Console(width=140)
 
 
 def shown(value: float | None, interval: list[float] | None = None) -> str:
@@ -194,22 +228,22 @@ def shown(value: float | None, interval: list[float] | None = None) -> str:
 
 def print_scores(scores: dict) -> None:
     """Averages and rows as tables."""
-    from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
-    console = Console()
+    out = console()
     table = Table(title=f"scores at step {scores['step']}: corrected for chance, 95 % intervals")
     for column in ("group", "corrected", "score", "chance", "tasks", "clusters"):
         table.add_column(column, justify="left" if column == "group" else "right")
     for g in scores["groups"]:
         table.add_row(label(g["group"], g["kind"]), shown(g["mean"], g["interval"]), shown(g["score"]),
                       shown(g["chance"]), str(g["tasks"]), str(len(g["clusters"])))  # fmt: skip
-    console.print(table)
+    out.print(table)
     table = Table(title="rows")
     for column in ("row", "group", "metric", "score", "chance", "corrected", "n", "no answer", "hit limit"):
         table.add_column(column, justify="left" if column in ("row", "group", "metric") else "right")
     for name, r in scores["rows"].items():
-        table.add_row(name, label(r["group"], ""), r["metric"], shown(r["score"], r["interval"]), shown(r["chance"]),
+        table.add_row(escape(name), label(r["group"], ""), r["metric"], shown(r["score"], r["interval"]), shown(r["chance"]),
                       shown(r["corrected"]) + (" easy" if r["easy"] else ""), str(r["examples"]),
                       str(r["no_answer"]), str(r["hit_limit"]))  # fmt: skip
-    console.print(table)
+    out.print(table)

@@ -109,9 +109,7 @@ class Attention(nnx.Module):
         k, v = (project(x, w[...]).swapaxes(1, 2) for w in (self.wk, self.wv))
         return rotate(k if self.k_norm is None else self.k_norm(k), rope), v
 
-    def __call__(
-        self, q: Array, k: Array, v: Array, bias: Array, ordered: bool = False
-    ) -> Float[Array, "b q e"]:
+    def __call__(self, q: Array, k: Array, v: Array, bias: Array, ordered: bool = False) -> Float[Array, "b q e"]:
         out = attend(q, k, v, bias, self.scale, ordered).swapaxes(1, 2)  # [b, q, n, d]
         wo = self.wo[...]
         return project(out.reshape(*out.shape[:2], -1), wo.reshape(-1, wo.shape[-1]))

@@ -105,7 +105,5 @@ def dropout(
     """Dropout with one random key per global row: independent of mesh, hosts and microbatches."""
     if rows is None or rate == 0.0:
         return x
-    keep = jax.vmap(
-        lambda key, y: jax.random.bernoulli(jax.random.fold_in(key, salt), 1.0 - rate, y.shape)
-    )(rows, x)
+    keep = jax.vmap(lambda key, y: jax.random.bernoulli(jax.random.fold_in(key, salt), 1.0 - rate, y.shape))(rows, x)
     return jnp.where(keep, x / (1.0 - rate), jnp.zeros((), x.dtype))

@@ -130,9 +130,7 @@ class Stack(nnx.Module):
         relative = None
         if self.relative_bias is not None:
             distance = k_positions[:, None, :] - q_positions[:, :, None]
-            bucket = relative_bucket(
-                distance, self.cfg.relative_buckets, self.cfg.relative_max_distance, self.encoder
-            )
+            bucket = relative_bucket(distance, self.cfg.relative_buckets, self.cfg.relative_max_distance, self.encoder)
             # one-hot product: the gradient of a gather would be a slow scatter of b*q*k values
             onehot = jax.nn.one_hot(bucket, self.cfg.relative_buckets, dtype=jnp.float32)
             relative = jnp.einsum("bqkr,rn->bnqk", onehot, self.relative_bias[...])
@@ -160,9 +158,7 @@ class Stack(nnx.Module):
         if unroll is None:
             unroll = jax.default_backend() == "cpu" and n <= UNROLL_LAYERS_ON_CPU
         if not unroll:
-            x, _ = jax.lax.scan(
-                lambda x, p: (layer(x, *p), None), x, (state, jnp.arange(n, dtype=jnp.int32))
-            )
+            x, _ = jax.lax.scan(lambda x, p: (layer(x, *p), None), x, (state, jnp.arange(n, dtype=jnp.int32)))
             x = x if at is None else pick(x, at)
         else:
             early = at is not None and (ctx.rows is None or self.cfg.dropout == 0.0)
@@ -173,9 +169,7 @@ class Stack(nnx.Module):
             x = pick(x, at) if at is not None and not early else x
         return self.final_norm(x)
 
-    def cached(
-        self, x: Array, ctx: Context, cache: list | None, slot: Array | None, at=None
-    ) -> tuple[Array, list]:
+    def cached(self, x: Array, ctx: Context, cache: list | None, slot: Array | None, at=None) -> tuple[Array, list]:
         """As `__call__`, and the keys and values of every layer: a list, so that the loop over
         generated tokens can update each in place."""
         graphdef, state = nnx.split(self.blocks)
@@ -219,16 +213,12 @@ class Transformer(nnx.Module):
         d_segments, d_positions = batch["decoder_segment_ids"], batch["decoder_positions"]
         if self.encoder is not None:
             e_segments = batch["encoder_segment_ids"]
-            memory = self.encode(
-                batch["encoder_input_tokens"], e_segments, batch["encoder_positions"], e_rows, unroll
-            )
+            memory = self.encode(batch["encoder_input_tokens"], e_segments, batch["encoder_positions"], e_rows, unroll)
             memory_bias = attention.bias(d_segments, e_segments, causal=False)
         x = self.embed(batch["decoder_input_tokens"], d_rows)
         prefix = batch["decoder_causal_attention"] if self.cfg.prefix_lm else None
         branches = batch.get("decoder_branches")  # itx/eval/rank.py: options of one prompt
-        bias = self.decoder.bias(
-            d_segments, d_segments, d_positions, d_positions, prefix, branches
-        )
+        bias = self.decoder.bias(d_segments, d_segments, d_positions, d_positions, prefix, branches)
         ctx = Context(bias, prefix is None, self.rope(d_positions), memory, memory_bias, d_rows)
         at = batch.get("loss_positions")
         if self.encoder is not None:
@@ -248,9 +238,7 @@ class Transformer(nnx.Module):
             return None
         return rope_tables(positions, self.cfg.head_dim, self.cfg.rope_theta)
 
-    def encode(
-        self, tokens, segments, positions, rows=None, unroll: bool | None = None
-    ) -> Float[Array, "b l e"]:
+    def encode(self, tokens, segments, positions, rows=None, unroll: bool | None = None) -> Float[Array, "b l e"]:
         """The encoder's output."""
         bias = self.encoder.bias(segments, segments, positions, positions)
         ctx = Context(bias, rope=self.rope(positions), rows=rows)
@@ -288,10 +276,7 @@ class Transformer(nnx.Module):
         at = jnp.full((tokens.shape[0], 1), l - 1, jnp.int32)
         x, cache = self.decoder.cached(self.embed(tokens), ctx, None, None, at)
         pad = ((0, 0), (0, 0), (0, slots - l), (0, 0))
-        cache = [
-            {n: a if n.startswith("cross") else jnp.pad(a, pad) for n, a in layer.items()}
-            for layer in cache
-        ]
+        cache = [{n: a if n.startswith("cross") else jnp.pad(a, pad) for n, a in layer.items()} for layer in cache]
         return self.logits(x)[:, 0], cache
 
     def decode(

@@ -134,6 +134,7 @@ def test_remat_changes_the_program_and_not_the_gradient():
 
 def test_parameters_of_presets():
     """Counted by hand from the formulas of each family."""
+
     def count(model, rows):
         abstract = nnx.eval_shape(lambda: Transformer(model, rows, nnx.Rngs(0)))
         return sum(v.get_value().size for _, v in nnx.to_flat_state(nnx.state(abstract)))

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Loss on the same few examples of every trained task, before and after: did each task get better at all?
+
+The examples are the first contents of each task's `instances` row (its own split, never trained on), in one
+template each; the loss is nats per target token, EOS included, as in training.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from itx import storage
+from itx.data import cache
+from itx.runs import RunFolder
+
+EXAMPLES = 16
+
+
+def fixed_losses(
+    load: Callable[[], Any], lock: dict, cache_dir: str | Path, run: RunFolder, step: int, when: str
+) -> dict:
+    """Adds {when: {row name: loss}} to the run's fixed-example file; `when` is "before" or "after"."""
+    found = storage.read_json(run.fixed_json) if run.fixed_json.is_file() else {"steps": {}}
+    if found["steps"].get(when) == step:
+        return found
+    rows = [r for r in lock["evaluation"] if r["group"] == "instances"]
+    asked = {r["name"]: fixed_examples(Path(cache_dir) / r["folder"]) for r in rows}
+    flat = [pair for pairs in asked.values() for pair in pairs]
+    answers = iter(load().rank([p for p, _ in flat], [[t] for _, t in flat]))
+    losses = {}
+    for name, pairs in asked.items():
+        scores = [next(answers)[0] for _ in pairs]
+        tokens = sum(len(t) + 1 for _, t in pairs)
+        losses[name] = -sum(s["logprob"] for s in scores) / tokens
+    found[when], found["steps"][when] = losses, step
+    storage.write_json(run.fixed_json, found)
+    return found
+
+
+def fixed_examples(folder: Path) -> list[tuple[list[int], list[int]]]:
+    """(prompt ids, target ids) of the first contents of an evaluation folder, each in the next template."""
+    records = cache.Records(folder)
+    first = list(dict.fromkeys(records.content.tolist()))[:EXAMPLES]
+    out = []
+    for i, content in enumerate(first):
+        mine = np.flatnonzero(records.content == np.uint64(content))
+        (prompt, _), (target, _) = records[int(mine[i % len(mine)])]
+        out.append((prompt.tolist(), target.tolist()))
+    return out
