@@ -49,6 +49,7 @@ class ModelConfig:
     relative_max_distance: int = _f("maths", 128, "T5 relative-bias farthest distance")
     qk_norm: bool = _f("maths", False, "RMS norm of each head's queries and keys")
     scale_attention: bool = _f("maths", True, "divide scores by sqrt(head_dim); T5 does not")
+    smear: int = _f("maths", 0, "previous tokens that an embedding also carries (for small models from scratch)")
     tie_embeddings: bool = _f("maths", True, "the output layer is the embedding table")
     norm_eps: float = _f("maths", 1e-6, "RMS norm epsilon")
     dropout: float = _f("maths", 0.0, "on each block's two outputs and the embeddings")

@@ -169,6 +169,7 @@ def _generate(
     seed: jax.Array, *, graphdef: nnx.GraphDef, slots: int, bos: int, eos: int, sample: bool,
 ) -> jax.Array:  # fmt: skip
     """tokens [b, l] padded on the left up to `starts` -> answers [b, slots], filled up with EOS."""
+    from itx.models.transformer import before
     from itx.train import merge
 
     model = merge(graphdef, params)
@@ -188,23 +189,27 @@ def _generate(
         return jax.random.categorical(key, logits / temperature).astype(jnp.int32)
 
     def more(carry: tuple) -> jax.Array:
-        n, _, done, _, _ = carry
+        n, _, _, done, _, _ = carry
         return (n < slots) & ~jnp.all(done)
 
     def one(carry: tuple) -> tuple:
-        n, token, done, answers, cache = carry
+        n, previous, token, done, answers, cache = carry
         answers = jax.lax.dynamic_update_slice_in_dim(answers, token[:, None], n, 1)
         done = done | (token == eos) | (n + 1 >= room)
 
         def next_token(cache: list) -> tuple:
-            logits, new = model.decode(token, width + n, starts, cache, segments)
+            logits, new = model.decode(token, previous, width + n, starts, cache, segments)
             return jnp.where(done, eos, choose(logits, n + 1)), new
 
-        token, cache = next_token(cache)
-        return n + 1, token, done, answers, cache
+        new, cache = next_token(cache)
+        previous = jnp.concatenate([token[:, None], previous], 1)[:, : model.cfg.smear]
+        return n + 1, previous, new, done, answers, cache
 
     zero = jnp.zeros((), jnp.int32)
     done = room <= 0
+    # what stands before the first new token, nearest first
+    back = before(tokens, jnp.maximum(jnp.arange(width, dtype=jnp.int32)[None] - starts[:, None], 0), model.cfg.smear)
+    previous = jnp.concatenate([tokens[:, -1:], back[:, -1]], 1)[:, : model.cfg.smear]
     first = jnp.where(done, eos, choose(logits, zero))
     answers = jnp.full((b, slots), eos, jnp.int32)
-    return jax.lax.while_loop(more, one, (zero, first, done, answers, cache))[3]
+    return jax.lax.while_loop(more, one, (zero, previous, first, done, answers, cache))[4]

@@ -87,6 +87,8 @@ def _batch(
         return np.zeros((count, n), np.int32)
 
     d = {f"decoder_{k}": zeros(room[1]) for k in ("input_tokens", "segment_ids", "positions", "branches")}
+    back = runner.model.smear
+    d["decoder_previous_tokens"] = np.full((count, room[1], back), -1, np.int32)
     if runner.model.prefix_lm and not both:
         d["decoder_causal_attention"] = zeros(room[1])
     e = {f"encoder_{k}": zeros(room[0]) for k in ("input_tokens", "segment_ids", "positions")} if both else {}
@@ -96,9 +98,13 @@ def _batch(
         p = q = s = 0  # next free decoder place, encoder place, scored place
         for segment, i in enumerate(members, 1):
 
-            def place(ids: list[int], position: int, branch: int, begin: int, r=r, segment=segment):
+            def place(ids: list[int], head: list[int], position: int, branch: int, begin: int, r=r, segment=segment):
                 end = begin + len(ids)
                 d["decoder_input_tokens"][r, begin:end] = ids
+                behind = [-1] * back + head + ids
+                for s in range(back):
+                    first = back + len(head) - s - 1
+                    d["decoder_previous_tokens"][r, begin:end, s] = behind[first : first + len(ids)]
                 d["decoder_segment_ids"][r, begin:end] = segment
                 d["decoder_positions"][r, begin:end] = np.arange(position, position + len(ids))
                 d["decoder_branches"][r, begin:end] = branch
@@ -110,13 +116,13 @@ def _batch(
                 e["encoder_segment_ids"][r, q : q + len(ids)] = segment
                 e["encoder_positions"][r, q : q + len(ids)] = np.arange(len(ids))
                 q += len(ids)
-            begin, p = p, place(heads[i], 0, 0, p)
+            begin, p = p, place(heads[i], [], 0, 0, p)
             if "decoder_causal_attention" in d:
                 d["decoder_causal_attention"][r, begin:p] = 1
             head_end = p - 1
             for o, target in enumerate(targets[i]):
                 n, begin = len(target), p
-                p = place(target[:-1], len(heads[i]), o + 1, p)
+                p = place(target[:-1], heads[i], len(heads[i]), o + 1, p)
                 # the first token is predicted behind the prompt, the others inside the branch
                 at[r, s : s + n] = [head_end, *range(begin, p)][:n]
                 wanted[r, s : s + n] = target

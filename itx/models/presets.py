@@ -5,11 +5,15 @@ from itx.config import ModelConfig
 
 
 def quickstart_decoder() -> ModelConfig:
-    """About 1 M parameters, decoder-only: RoPE, RMS norm, SwiGLU, tied embeddings."""
+    """About 0.6 M parameters, decoder-only: RoPE, RMS norm, SwiGLU, tied embeddings.
+
+    Two layers, because what a CPU can do in four minutes is bounded by steps, not by depth; prefix
+    attention and smeared embeddings, because from random weights copying must be learnt first.
+    """
     return ModelConfig(
-        architecture="decoder", embed_dim=128, num_layers=4, num_heads=4, num_kv_heads=4,
+        architecture="decoder", embed_dim=128, num_layers=2, num_heads=4, num_kv_heads=4,
         head_dim=32, mlp_dim=384, mlp_activation="silu", mlp_gated=True, position="rope",
-        scale_attention=True, tie_embeddings=True,
+        scale_attention=True, tie_embeddings=True, prefix_lm=True, smear=4,
     )  # fmt: skip
 
 
@@ -24,8 +28,8 @@ def t5(embed_dim: int, num_layers: int, num_heads: int, mlp_dim: int, **settings
 
 
 def quickstart_t5() -> ModelConfig:
-    """About 1.3 M parameters, T5-style; embeddings are tied because the vocabulary is most of it."""
-    return t5(128, 3, 4, 320, head_dim=32, tie_embeddings=True)
+    """About 0.8 M parameters, T5-style; embeddings are tied because the vocabulary is most of it."""
+    return t5(128, 2, 4, 320, head_dim=32, tie_embeddings=True, smear=4)
 
 
 def t5_small() -> ModelConfig:
@@ -37,10 +41,10 @@ def tiny_decoder(**settings) -> ModelConfig:
     """For tests: a decoder whose every dimension differs from the others."""
     return ModelConfig(**{
         "architecture": "decoder", "embed_dim": 32, "num_layers": 2, "num_heads": 4,
-        "num_kv_heads": 2, "head_dim": 8, "mlp_dim": 48, "qk_norm": True, **settings,
+        "num_kv_heads": 2, "head_dim": 8, "mlp_dim": 48, "qk_norm": True, "smear": 2, **settings,
     })  # fmt: skip
 
 
 def tiny_t5(**settings) -> ModelConfig:
     """For tests: an encoder-decoder of the same size."""
-    return t5(32, 2, 4, 48, **{"head_dim": 8, **settings})
+    return t5(32, 2, 4, 48, **{"head_dim": 8, "smear": 1, **settings})

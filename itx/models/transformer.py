@@ -183,6 +183,12 @@ class Stack(nnx.Module):
         return self.final_norm(x), out
 
 
+def before(tokens: Int[Array, "b l"], positions: Int[Array, "b l"], n: int) -> Int[Array, "b l n"]:
+    """The n tokens before each in its segment, nearest first; -1 where the segment has none."""
+    back = [jnp.where(positions > s, jnp.roll(tokens, s + 1, axis=1), -1) for s in range(n)]
+    return jnp.stack(back, -1) if back else jnp.zeros((*tokens.shape, 0), jnp.int32)
+
+
 class Transformer(nnx.Module):
     """Embedding, encoder where there is one, decoder, output layer."""
 
@@ -193,6 +199,9 @@ class Transformer(nnx.Module):
         std = e**-0.5 if cfg.tie_embeddings else 1.0
         self.embedding = normal(rngs, (vocab_size, e), std, ("vocab", "embed"))
         both = cfg.architecture == "encoder_decoder"
+        # smear starts near nothing: the model begins much as one without it
+        smeared = ("layers", "embed", "smeared")
+        self.smear = normal(rngs, (cfg.smear, e, e), 0.1 * e**-0.5, smeared) if cfg.smear else None
         self.encoder = Stack(cfg, True, rngs) if both else None
         self.decoder = Stack(cfg, False, rngs)
         tied, shape = cfg.tie_embeddings, (e, vocab_size)
@@ -215,7 +224,10 @@ class Transformer(nnx.Module):
             e_segments = batch["encoder_segment_ids"]
             memory = self.encode(batch["encoder_input_tokens"], e_segments, batch["encoder_positions"], e_rows, unroll)
             memory_bias = attention.bias(d_segments, e_segments, causal=False)
-        x = self.embed(batch["decoder_input_tokens"], d_rows)
+        previous = batch.get("decoder_previous_tokens")
+        if previous is None:
+            previous = before(batch["decoder_input_tokens"], d_positions, self.cfg.smear)
+        x = self.embed(batch["decoder_input_tokens"], previous, d_rows)
         prefix = batch["decoder_causal_attention"] if self.cfg.prefix_lm else None
         branches = batch.get("decoder_branches")  # itx/eval/rank.py: options of one prompt
         bias = self.decoder.bias(d_segments, d_segments, d_positions, d_positions, prefix, branches)
@@ -229,8 +241,18 @@ class Transformer(nnx.Module):
             x = self.decoder(x, ctx, None if at is None else jnp.maximum(at, 0), unroll)
         return self.logits(x)
 
-    def embed(self, tokens: Int[Array, "b l"], rows: Array | None = None) -> Array:
-        x = self.embedding[...].astype(self.cfg.dtype)[tokens]
+    def embed(self, tokens: Int[Array, "b l"], previous: Int[Array, "b l s"], rows: Array | None = None) -> Array:
+        """Embeddings; with `smear` also a learned image of each of the previous tokens' (-1: there is none).
+
+        A token that carries its predecessors gives a single layer what finding "the word after X" takes,
+        as smeared keys do in Olsson et al. 2022, "In-context learning and induction heads", where they
+        bring the abrupt onset of copying forward. It matters for small models trained from scratch.
+        """
+        table = self.embedding[...].astype(self.cfg.dtype)
+        x = table[tokens]
+        for s in range(self.cfg.smear):
+            there = (previous[..., s] >= 0)[..., None]
+            x = x + project(jnp.where(there, table[jnp.maximum(previous[..., s], 0)], 0), self.smear[...][s])
         return dropout(constrain(x, "batch", "length", None), rows, 0, self.cfg.dropout)
 
     def rope(self, positions: Int[Array, "b l"]) -> tuple[Array, Array] | None:
@@ -242,7 +264,7 @@ class Transformer(nnx.Module):
         """The encoder's output."""
         bias = self.encoder.bias(segments, segments, positions, positions)
         ctx = Context(bias, rope=self.rope(positions), rows=rows)
-        return self.encoder(self.embed(tokens, rows), ctx, None, unroll)
+        return self.encoder(self.embed(tokens, before(tokens, positions, self.cfg.smear), rows), ctx, None, unroll)
 
     def logits(self, x: Float[Array, "b t e"]) -> Float[Array, "b t v"]:
         if self.head is None:
@@ -274,7 +296,7 @@ class Transformer(nnx.Module):
         ctx = self._decoder_context(bias, positions, memory, memory_segments)
         ctx = ctx._replace(ordered=prefix is None)
         at = jnp.full((tokens.shape[0], 1), l - 1, jnp.int32)
-        x, cache = self.decoder.cached(self.embed(tokens), ctx, None, None, at)
+        x, cache = self.decoder.cached(self.embed(tokens, before(tokens, positions, self.cfg.smear)), ctx, None, None, at)
         pad = ((0, 0), (0, 0), (0, slots - l), (0, 0))
         cache = [{n: a if n.startswith("cross") else jnp.pad(a, pad) for n, a in layer.items()} for layer in cache]
         return self.logits(x)[:, 0], cache
@@ -282,12 +304,13 @@ class Transformer(nnx.Module):
     def decode(
         self,
         tokens: Int[Array, "b"],
+        previous: Int[Array, "b s"],
         slot: Int[Array, ""],
         starts: Int[Array, "b"],
         cache: list,
         memory_segments: Array | None = None,
     ) -> tuple[Float[Array, "b v"], list]:
-        """Add one token per row at `slot`; logits behind it and the cache with it."""
+        """Add one token per row at `slot`, behind `previous`; logits behind it and the cache with it."""
         slots = cache[0]["k"].shape[2]
         index = jnp.arange(slots, dtype=jnp.int32)[None]
         positions = jnp.maximum(index - starts[:, None], 0)
@@ -295,7 +318,7 @@ class Transformer(nnx.Module):
         q_positions = (slot - starts)[:, None]
         bias = self.decoder.bias(jnp.ones_like(q_positions), seen, q_positions, positions)
         ctx = self._decoder_context(bias, q_positions, None, memory_segments)
-        x, cache = self.decoder.cached(self.embed(tokens[:, None]), ctx, cache, slot)
+        x, cache = self.decoder.cached(self.embed(tokens[:, None], previous[:, None]), ctx, cache, slot)
         return self.logits(x)[:, 0], cache
 
     def _decoder_context(self, bias, positions, memory, memory_segments) -> Context:

@@ -25,7 +25,7 @@ from itx.tasks.templates import answer_pattern
         ("numeric", "1234.5", "it is 1 234,5", "it is 1234"),
         ("numeric", "0", "0.", "no number"),
         ("rouge_l", "the cat sat", "The cat sat.", "dogs run"),
-        ("token_f1", "红色的猫", "红色的猫", "狗"),
+        ("token_f1", "红色的猫", "红色的猫。", "狗"),
         ("squad_f1", "the cat", "cat", "dog"),
     ],
 )
