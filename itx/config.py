@@ -180,6 +180,9 @@ def load(file: str, overrides: list[str] = (), quick: bool = False) -> tuple[Run
     spec = importlib.util.spec_from_file_location(f"itx_config_{os.path.basename(file)[:-3]}", file)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
+    beside = os.path.dirname(os.path.abspath(file))
+    if beside not in sys.path:  # as when a script is run: a recipe may build on its neighbour
+        sys.path.append(beside)
     try:
         spec.loader.exec_module(module)
         config = module.get_config(quick=quick)

@@ -13,7 +13,7 @@ def quickstart_decoder() -> ModelConfig:
     return ModelConfig(
         architecture="decoder", embed_dim=128, num_layers=2, num_heads=4, num_kv_heads=4,
         head_dim=32, mlp_dim=384, mlp_activation="silu", mlp_gated=True, position="rope",
-        scale_attention=True, tie_embeddings=True, prefix_lm=True, smear=4,
+        scale_attention=True, tie_embeddings=True, prefix_lm=True, smear=2,
     )  # fmt: skip
 
 
@@ -29,7 +29,7 @@ def t5(embed_dim: int, num_layers: int, num_heads: int, mlp_dim: int, **settings
 
 def quickstart_t5() -> ModelConfig:
     """About 0.8 M parameters, T5-style; embeddings are tied because the vocabulary is most of it."""
-    return t5(128, 2, 4, 320, head_dim=32, tie_embeddings=True, smear=4)
+    return t5(128, 2, 4, 320, head_dim=32, tie_embeddings=True, smear=2)
 
 
 def t5_small() -> ModelConfig:

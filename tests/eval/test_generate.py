@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Generation with a cache and ranking, against plain forward passes."""
 
+import dataclasses
 from functools import partial
 
 import jax
@@ -21,7 +22,11 @@ MODELS = {**synthetic.models(), "prefix": presets.tiny_decoder(prefix_lm=True)}
 def runner(name: str, tmp_path, devices: int = 1) -> gen.Runner:
     cfg = synthetic.config(MODELS[name], eval={"batch_size": 16})
     mesh = meshes.make_mesh(MeshConfig(), jax.devices()[:devices])
-    return train.load_model(synthetic.Folder(tmp_path), cfg, synthetic.lock(), 0, mesh)
+    made = train.load_model(synthetic.Folder(tmp_path), cfg, synthetic.lock(), 0, mesh)
+    smear = made.params["smear"]  # starts at zero, where it would hide
+    drawn = jax.random.normal(jax.random.key(9), smear.shape) * 0.2
+    params = {**made.params, "smear": jax.device_put(drawn, smear.sharding)}
+    return dataclasses.replace(made, params=params)
 
 
 def score(runner: gen.Runner, prompt: list[int], answer: list[int]) -> np.ndarray:

@@ -15,7 +15,11 @@ from tests import synthetic
 
 
 def make(model, seed: int = 0) -> Transformer:
-    return Transformer(model, synthetic.VOCAB, nnx.Rngs(seed))
+    """A model from the seed; the smear is drawn too, since it starts at zero and would hide."""
+    out = Transformer(model, synthetic.VOCAB, nnx.Rngs(seed))
+    if out.smear is not None:
+        out.smear[...] = jax.random.normal(jax.random.key(9), out.smear[...].shape) * 0.2
+    return out
 
 
 def run(model: Transformer, batch: dict, **settings) -> np.ndarray:
@@ -34,8 +38,8 @@ def influence(model, batch: dict, side: str, at: tuple[int, int]) -> np.ndarray:
     plain = Transformer.embed
 
     def logit(shift):
-        def shifted(self, ids, rows=None):
-            x = plain(self, ids, rows)
+        def shifted(self, ids, *rest):
+            x = plain(self, ids, *rest)
             return x + shift if ids is tokens else x
 
         Transformer.embed = shifted
@@ -140,6 +144,8 @@ def test_parameters_of_presets():
         return sum(v.get_value().size for _, v in nnx.to_flat_state(nnx.state(abstract)))
 
     block = 4 * 128 * 128 + 3 * 128 * 384 + 2 * 128
-    assert count(presets.quickstart_decoder(), 1024) == 4 * block + 128 + 1024 * 128
+    small = presets.quickstart_decoder()
+    smear = small.smear * 128 * 128
+    assert count(small, 1024) == small.num_layers * block + 128 + 1024 * 128 + smear
     # T5 1.1 small has 76,961,152 parameters (google/t5-v1_1-small)
     assert count(presets.t5_small(), 32_128) == 76_961_152

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The report: every number from the run's files, nothing from outside, every text escaped."""
+
+import base64
+import html.parser
+import json
+import re
+
+import pytest
+
+from itx import storage
+from itx.analysis import page
+from itx.analysis.report import facts, report
+from itx.config import to_dict
+from itx.data.audit import audit
+from itx.errors import UserError
+from itx.eval.evaluate import evaluate
+from tests import scored
+
+EVIL = "<script>alert('x')</script> & \"quoted\""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run folder as `itx train` leaves it: scored before and after, with a hostile answer."""
+    run, config, lock, vocab, right = scored.small_run(tmp_path_factory.mktemp("report"))
+    lock["evaluation"][0]["relation"] = "same task"
+    storage.write_json(run.lock_json, lock)
+    storage.write_json(run.config_json, {
+        "file": "configs/some.py", "command": "itx train configs/some.py --train.steps=4 '<b>'",
+        "config": to_dict(config), "origin": {"train.steps": "command line"}, "notes": ["optim.x was 1, is 2"],
+        "versions": {"jax": "0.0.1"}, "code": "abc", "data_hash": "def",
+    })  # fmt: skip
+    storage.write_json(run.audit_json, audit(lock, config.data.cache_dir, config))
+    lines = [
+        {"step": s, "train/loss": 5.0 - s, "train/loss/first": 4.0 - s, "train/skipped": 3, "train/tokens": 10,
+         "train/tokens_per_second": 100.0 + s} for s in (2, 4)
+    ]  # fmt: skip
+    run.metrics_jsonl.write_text("".join(json.dumps(x) + "\n" for x in lines))
+    right["t1: " + scored.pairs(1)[0][0]] = EVIL
+    for step, answers in ((0, {}), (4, right)):
+        model = scored.Reciter(vocab, answers)
+        evaluate(lambda model=model: model, lock, config, run, step, say=lambda _: None)
+    storage.write_json(run.fixed_json, {"before": {"first": 3.0, "parity": 2.0}, "after": {"first": 1.0, "parity": 2.5}})
+    return run
+
+
+class Reader(html.parser.HTMLParser):
+    """Checks nesting; keeps tags, their addresses and the text."""
+
+    def __init__(self, source: str):
+        super().__init__()
+        self.open, self.tags, self.links, self.text = [], [], [], ""
+        self.feed(source)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.links += [v for k, v in attrs if k in ("src", "href")]
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_the_page_is_whole_and_works_alone(run, capsys):
+    found = report(run)
+    source = run.report_html.read_text(encoding="utf-8")
+    reader = Reader(source)
+    assert reader.open == [] and "script" not in reader.tags and "link" not in reader.tags
+    pictures = [x for x in reader.links if not x.startswith("#")]
+    assert len(pictures) == 2 and all(x.startswith("data:image/png;base64,") for x in pictures)
+    assert all(base64.b64decode(x.split(",")[1])[:4] == b"\x89PNG" for x in pictures)
+    assert run.report_png.read_bytes()[:4] == b"\x89PNG"
+    assert EVIL in reader.text and "<b>" in reader.text  # the texts, as texts
+    assert EVIL not in source and "<script" not in source
+    for said in (
+        "eval.max_examples = 4", found["command"], "jax 0.0.1", "held out <by name>", "changed on resume",
+        "3 steps skipped", "same cluster", "What this model can and cannot show", "fell on 1 of 2 tasks",
+        "83 records read = 80 trained on + 3 skipped", "removed",
+    ):  # fmt: skip
+        assert said in reader.text, said
+    assert "before" in capsys.readouterr().out
+
+
+def test_numbers_are_those_of_the_files(run):
+    found = facts(run)
+    scores = {s: storage.read_json(run.scores_json(s)) for s in (0, 4)}
+    assert found["steps"] == {"before": 0, "after": 4}
+    group = found["groups"][0]
+    for key, step in (("before", 0), ("after", 4)):
+        assert group[key]["mean"] == scores[step]["groups"][0]["mean"]
+    assert group["before"]["mean"] != group["after"]["mean"]
+    row = next(r for r in found["rows"] if r["row"] == "first")
+    assert row["score"] == scores[4]["rows"]["first"]["score"] == 7 / 8 and row["before"] == 0.0
+    loss = found["loss"]
+    assert loss["total"] == [3.0, 1.0] and loss["tasks"]["first"] == ([2, 4], [2.0, 0.0])
+    assert loss["without_loss"] == ["parity"] and loss["tokens"] == 20 and loss["skipped_steps"] == 3
+    assert found["evaluation"]["looks_at_test"] == 2 and found["evaluation"]["max_examples"] == [4]
+    assert found["settings"]["train.steps"] == {"value": 4, "from": "command line"}
+    assert {g["label"]: g["says"] for g in found["groups"]}["unseen tasks, new argument"] == "above chance"
+
+
+def test_samples_are_good_and_bad_one_per_task_and_the_same_each_time(run):
+    samples = facts(run)["samples"]
+    assert all(s["score"] >= 0.5 for s in samples["good"]) and all(s["score"] < 0.5 for s in samples["bad"])
+    assert [s["prediction"] for s in samples["bad"]] == [EVIL]
+    tasks = [s["task"] for s in samples["good"]]
+    assert sorted(tasks) == ["first", "parity", "second", "steps"] and samples == facts(run)["samples"]
+
+
+def test_the_same_folder_gives_the_same_files(run):
+    files = (run.report_html, run.report_json, run.report_png)
+    report(run)
+    first = [f.read_bytes() for f in files]
+    for f in files:
+        f.unlink()
+    report(run)
+    assert [f.read_bytes() for f in files] == first
+    assert not re.search(rb"20\d\d-\d\d-\d\d", first[0] + first[1])
+
+
+def test_escaping():
+    assert page.esc("<a href=\"x\">&'") == "&lt;a href=&quot;x&quot;&gt;&amp;&#x27;"
+    assert "<i>" not in page.table(["<i>"], [["<i>", 1]], {1})
+
+
+def test_a_run_that_was_not_scored_is_one_clear_line(tmp_path):
+    run, config, lock, *_ = scored.small_run(tmp_path)
+    storage.write_json(run.lock_json, lock)
+    storage.write_json(run.config_json, {"config": to_dict(config)})
+    with pytest.raises(UserError, match="nothing is scored yet"):
+        report(run)

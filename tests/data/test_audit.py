@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The audit counts, finds planted leaks, and measures what the loader really yields."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from itx.data import audit as audits
+from itx.data.loader import Batches
+from itx.data.lock import LockedData
+from tests import scored
+
+
+@pytest.fixture
+def small(tmp_path):
+    _, config, lock, vocab, _ = scored.small_run(tmp_path)
+    return lock, config, vocab
+
+
+def measure(lock, config):
+    return audits.audit(lock, config.data.cache_dir, config)
+
+
+def test_a_sound_lock_passes(small):
+    lock, config, _ = small
+    facts = measure(lock, config)
+    assert facts["errors"] == facts["warnings"] == [] == facts["leaks"]["left"]
+    first = facts["tasks"]["first"]
+    assert first["read"] == first["kept"] + sum(first["skipped"].values()) == 43
+    assert first["skipped"] == {"empty": 3} and first["templates"] == 1
+    for share in ("rate", "input_share", "target_share"):
+        assert sum(f[share] for f in facts["tasks"].values()) == pytest.approx(1.0)
+    assert set(facts["baselines"]) == {"first", "parity"}
+    assert json.loads(json.dumps(facts)) == facts  # plain values only
+
+
+def test_a_record_that_is_neither_kept_nor_skipped_is_an_error(small):
+    lock, config, _ = small
+    lock["tasks"][0]["audit"]["read"] += 1
+    assert measure(lock, config)["errors"] == ["task first: 44 records read but 43 kept or skipped"]
+
+
+def test_examples_and_tokens_are_those_of_the_batches(small):
+    lock, config, _ = small
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=12))
+    batches = Batches(lock, config.data.cache_dir)
+    steps = config.train.steps
+    segments = targets = filled = 0
+    for t in range(steps):
+        batch = batches.batch(t)
+        segments += int(batch["decoder_segment_ids"].max(1).sum())
+        targets += int((batch["decoder_loss_weights"] > 0).sum())
+        filled += int((batch["decoder_segment_ids"] > 0).sum())
+    mixture = measure(lock, config)["mixture"]
+    assert mixture["examples"] == segments > 0
+    assert mixture["filled"] == filled / (steps * lock["global_batch"] * lock["sequence_length"])
+    assert mixture["target_tokens"] == pytest.approx(targets, rel=0.03)
+
+
+def test_epochs(small):
+    lock, config, _ = small
+    facts = measure(lock, config)
+    first = facts["tasks"]["first"]
+    assert first["effective_epochs"] == pytest.approx(facts["mixture"]["examples"] * 0.75 / 40, rel=0.02)
+    longer = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=60))
+    warned = measure(lock, longer)
+    assert warned["errors"] == [] and warned["warnings"][0].startswith("task first: ")
+    strict = dataclasses.replace(longer, data=dataclasses.replace(longer.data, max_epochs=4.0))
+    assert "data.max_epochs is 4" in measure(lock, strict)["errors"][0]
+
+
+def test_unigram_entropy_by_counting_the_batches_tokens(small):
+    lock, config, _ = small
+    batches = Batches(lock, config.data.cache_dir)
+    data = LockedData(lock, config.data.cache_dir)
+    for weighting in ("token", "example", "task"):
+        other = {**lock, "weighting": weighting}
+        batches.lock = other
+        for i in range(2):  # what the loader makes of task["target_tokens"], which these locks leave open
+            batches.weights[i] = 40 / sum(len(batches.segment(i, r, 0)[1]) for r in range(40))
+        counts: dict[int, float] = {}
+        for i, task in enumerate(lock["tasks"]):
+            for record in range(40):
+                _, target, weights = batches.segment(i, record, 0)
+                for token, w in zip(target, weights, strict=True):
+                    counts[token] = counts.get(token, 0.0) + w * task["rate"] / 40
+        p = np.array(list(counts.values())) / sum(counts.values())
+        assert audits.unigram_entropy(other, data) == pytest.approx(float(-(p * np.log(p)).sum()), rel=1e-6), weighting
+
+
+def planted(tmp_path, evaluation: list[str], training: list[str], excluded=()):
+    """A lock whose training folder holds `training` beside its own inputs."""
+    _, config, lock, vocab, _ = scored.small_run(tmp_path)
+    where, pad = scored.Path(config.data.cache_dir), scored.pairs(0, 40)
+    mine = [scored.example(t, "red") for t in training] + [scored.example(c, a) for c, a in pad]
+    lock["sequence_length"] = 256
+    made = scored.folder(where, "planted/train/r0-c", mine, vocab, long=True)
+    lock["tasks"].append(scored.task(made, "planted", "pick", 0.1, excluded=excluded))
+    asked = scored.folder(where, "asked/test/r0-c", [scored.example(t, "red") for t in evaluation], vocab)
+    lock["evaluation"].append(scored.row(asked, "asked", "pick", "extra"))
+    return measure(lock, config)
+
+
+def test_an_equal_input_is_found_however_short(tmp_path):
+    facts = planted(tmp_path, ["one two"], ["one two"])
+    pair = {"train": "planted", "evaluation": "asked", "how": "equal input", "records": 1}
+    assert facts["leaks"]["left"] == [pair] and "planted" in facts["errors"][0] and "asked" in facts["errors"][0]
+
+
+def test_what_the_build_left_out_is_no_leak(tmp_path):
+    assert planted(tmp_path, ["one two"], ["one two"], excluded=[0])["leaks"]["left"] == []
+
+
+@pytest.mark.parametrize(
+    "script, length", [(lambda i: f"w{i} ", 13), (lambda i: chr(0x4E00 + i), 26)], ids=["words", "characters"]
+)
+def test_a_long_shared_run_is_found_and_a_shorter_one_is_not(tmp_path, script, length):
+    def sentence(first: int, n: int) -> str:
+        return "".join(script(i) for i in range(first, first + n)).strip()
+
+    asked = sentence(0, length)
+    longer = sentence(500, 5) + (" " if " " in asked else "") + asked
+    assert longer != asked
+    found = planted(tmp_path / "a", [asked], [longer])["leaks"]["left"]
+    assert [(p["how"], p["records"]) for p in found] == [("shared run of words", 1)]
+    cut = sentence(500, 5) + (" " if " " in asked else "") + sentence(0, length - 1)
+    assert planted(tmp_path / "b", [asked], [cut])["leaks"]["left"] == []
+
+
+def test_a_phrase_of_many_training_inputs_is_no_leak(tmp_path):
+    phrase = " ".join(f"w{i}" for i in range(13))
+    often = [f"{phrase} and {c}" for c in "abcdefghijk"]
+    assert len(often) == audits.COMMON + 1
+    assert planted(tmp_path / "a", [phrase], often)["leaks"]["left"] == []
+    assert planted(tmp_path / "b", [phrase], often[:-1])["leaks"]["left"][0]["records"] == audits.COMMON
+
+
+def test_it_is_shown_and_imports_nothing_heavy(small, capsys):
+    lock, config, _ = small
+    lock["leaks"] = [{"train": "first", "evaluation": "held", "how": "equal input", "dropped": 7}]
+    audits.print_audit(measure(lock, config))
+    shown = capsys.readouterr().out
+    assert "first" in shown and "empty 3" in shown and "7 training records left out" in shown
+    code = ("import sys, itx.data.audit, itx.eval.evaluate, itx.eval.baselines; "
+            "print([m for m in ('jax', 'tensorflow', 'seqio', 'matplotlib') if m in sys.modules])")  # fmt: skip
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
