@@ -22,6 +22,8 @@ def get_config(quick: bool = False) -> RunConfig:
             window_examples=4096,
         ),
         optim=OptimConfig(name="muon", learning_rate=6e-3, warmup_steps=50, schedule="linear", final_share=0.0),
-        train=TrainConfig(steps=20 if quick else 2600, checkpoint_every=10 if quick else 520, log_every=10 if quick else 20),
+        train=TrainConfig(
+            steps=20 if quick else 2600, checkpoint_every=10 if quick else 520, log_every=10 if quick else 20
+        ),
         eval=EvalConfig(max_examples=1 if quick else 12, max_new_tokens=8 if quick else 48),
     )

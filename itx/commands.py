@@ -117,7 +117,9 @@ def begin_run(run: RunFolder, config, origin: dict, lock: dict, args: Namespace,
     if run.lock_json.is_file():
         old = locks.read(run.lock_json)
         if locks.shape_hash(old) != locks.shape_hash(lock):
-            raise UserError(f"{run.path} was begun on other data: {locks.difference(old, lock)}; give another --run_dir")
+            raise UserError(
+                f"{run.path} was begun on other data: {locks.difference(old, lock)}; give another --run_dir"
+            )
     model = Path(config.data.cache_dir) / lock["vocabulary"]["file"]
     if not run.vocab_model.is_file():
         if not model.is_file():
@@ -266,7 +268,9 @@ def data_batch(args: Namespace) -> int:
             if "encoder_input_tokens" in batch:
                 inside = batch["encoder_segment_ids"][b] == s
                 text = vocabulary.decode(batch["encoder_input_tokens"][b][inside]) + " → " + text
-            segments.append({"task": lock["tasks"][task]["name"], "record": record, "rendering": rendering, "text": text})
+            segments.append(
+                {"task": lock["tasks"][task]["name"], "record": record, "rendering": rendering, "text": text}
+            )
         print(f"--- row {b}")
         for s in segments:
             print(f"[{s['task']} {s['record']}#{s['rendering']}] {s['text']}")
@@ -383,7 +387,9 @@ def tasks_ls(args: Namespace) -> int:
 
 
 def _all_tasks(registry, root: str) -> list:
-    members = [registry.task(n, root) for f in registry.FAMILIES for n in registry.expand(f"{f}.*", root)] if root else []
+    members = (
+        [registry.task(n, root) for f in registry.FAMILIES for n in registry.expand(f"{f}.*", root)] if root else []
+    )
     return [*registry.TASKS.values(), *members]
 
 

@@ -176,7 +176,9 @@ def load(file: str, overrides: list[str] = (), quick: bool = False) -> tuple[Run
     if not os.path.isfile(file):
         folder = os.path.dirname(file) or "."
         names = [os.path.join(folder, n) for n in os.listdir(folder)] if os.path.isdir(folder) else []
-        raise UserError(f"config file {file!r} is not there" + did_you_mean(file, [n for n in names if n.endswith(".py")]))
+        raise UserError(
+            f"config file {file!r} is not there" + did_you_mean(file, [n for n in names if n.endswith(".py")])
+        )
     spec = importlib.util.spec_from_file_location(f"itx_config_{os.path.basename(file)[:-3]}", file)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Unicode text in one place: for splits, leaks, scores and answer extraction.
 
-    normalise   what counts as the same text: NFKC, case, white space; for answers also outer punctuation
-    words       letters, digits and marks between anything else; one character each in scripts that put
-                no spaces between words (Chinese, Japanese, Thai, Lao, Burmese, Khmer)
-    numbers     the numbers of a text: decimal comma, thousands spaces, U+2212, units behind them
+normalise   what counts as the same text: NFKC, case, white space; for answers also outer punctuation
+words       letters, digits and marks between anything else; one character each in scripts that put
+            no spaces between words (Chinese, Japanese, Thai, Lao, Burmese, Khmer)
+numbers     the numbers of a text: decimal comma, thousands spaces, U+2212, units behind them
 """
 
 import hashlib
@@ -107,7 +107,7 @@ def contains(text: str, part: str) -> bool:
 
 _NUMBER = re.compile(
     r"""
-    (?<![^\W_%s])                                         # not inside a word
+    (?<![^\W_UNSPACED])                                         # not inside a word
     (?P<sign>(?<![\d)])[-\u2212][$€£¥₽]?)?
     (?:
       (?P<grouped>
@@ -119,8 +119,7 @@ _NUMBER = re.compile(
     | (?P<plain>(?: (?<!\d[.,])\d+[.,]\d+(?![.,]?\d) | \d+) (?:[eE][-+]?\d+)?) (?!\d)
     | (?<!\d) (?P<point>\.\d+)
     )
-    """
-    % UNSPACED,
+    """.replace("UNSPACED", UNSPACED),
     re.VERBOSE,
 )
 

@@ -34,7 +34,9 @@ def config(cache: str, mixture: str = "sample_held", architecture: str = "decode
 
 def write_recipe(folder: Path, cache: Path, **arguments) -> Path:
     file = folder / "recipe.py"
-    file.write_text(RECIPE.format(arguments=", ".join(f"{k}={v!r}" for k, v in {"cache": str(cache), **arguments}.items())))
+    file.write_text(
+        RECIPE.format(arguments=", ".join(f"{k}={v!r}" for k, v in {"cache": str(cache), **arguments}.items()))
+    )
     return file
 
 

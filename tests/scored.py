@@ -59,7 +59,8 @@ def task(made: dict, name: str, cluster: str, rate: float, skipped: dict | None 
 
 def row(made: dict, name: str, cluster: str, group: str, **more) -> dict:
     task = name.split("@")[0]
-    return {"name": name, "task": task.split(":")[0], "variant": task, "cluster": cluster, "group": group, "grade": None,
+    return {"name": name, "task": task.split(":")[0], "variant": task, "cluster": cluster, "group": group,
+            "grade": None,
             "relation": "same task", "split": "test", "metrics": ["exact_match"], "primary": "generate", "tags": {},
             "inputs": None, "ablation": None, "options": None, "audit": {"read": 9, "kept": 9, "skipped": {}},
             **made, **more}  # fmt: skip

@@ -145,8 +145,13 @@ def test_2_a_run_folder_belongs_to_its_config(run, config):
     for text in ("--data.seed=5", "--optim.learning_rate=0.5"):
         with pytest.raises(UserError, match=f"belongs to another config: {text[2:].split('=')[0]} was"):
             check_same_run(run, configs.override(config, text)[0])
-    allowed = configs.override(configs.override(config, "--optim.learning_rate=0.5")[0], "--resume.allow=optim.learning_rate")[0]
-    assert check_same_run(run, allowed) == ["optim.learning_rate was 0.002, is 0.5"] or "is 0.5" in check_same_run(run, allowed)[0]
+    allowed = configs.override(
+        configs.override(config, "--optim.learning_rate=0.5")[0], "--resume.allow=optim.learning_rate"
+    )[0]
+    assert (
+        check_same_run(run, allowed) == ["optim.learning_rate was 0.002, is 0.5"]
+        or "is 0.5" in check_same_run(run, allowed)[0]
+    )
 
 
 # ---- 7: no TensorFlow, SeqIO or TFDS
@@ -155,7 +160,9 @@ def test_2_a_run_folder_belongs_to_its_config(run, config):
 def test_7_the_training_process_imported_neither_tensorflow_nor_seqio(quickstart, desk):
     modules = json.loads((desk / "modules.json").read_text())
     assert "jax" in modules and "itx.train" in modules and "itx.analysis.report" in modules
-    assert not [m for m in modules if m.split(".")[0] in ("tensorflow", "seqio", "tensorflow_datasets", "tensorflow_text")]
+    assert not [
+        m for m in modules if m.split(".")[0] in ("tensorflow", "seqio", "tensorflow_datasets", "tensorflow_text")
+    ]
 
 
 # ---- 8: nothing lost silently

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Invariant 2 from outside: SIGKILL in every stage, the same command again, and nothing differs.
 
-    uv run pytest -m slow tests/test_kill.py
-    uv run python -m tests.test_kill configs/quickstart.py     the same on any recipe; prints the times of the kills
+uv run pytest -m slow tests/test_kill.py
+uv run python -m tests.test_kill configs/quickstart.py     the same on any recipe; prints the times of the kills
 """
 
 import json

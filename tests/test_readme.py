@@ -22,7 +22,9 @@ def commands() -> list[str]:
 
 
 def run(words: list[str], cwd) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "itx.cli", *words], cwd=cwd, capture_output=True, text=True, env=one_device())
+    return subprocess.run(
+        [sys.executable, "-m", "itx.cli", *words], cwd=cwd, capture_output=True, text=True, env=one_device()
+    )
 
 
 @pytest.mark.parametrize("command", [c for c in commands() if "quickstart.py" not in c or " train " not in c])
@@ -51,7 +53,9 @@ def test_the_file_tree_names_what_is_there():
     top = re.findall(r"^(\S+)/", tree, re.M)
     for name in top:
         assert (REPO / name).is_dir(), name
-    inside = [n for line in tree.splitlines() if line.startswith("  ") for n in re.findall(r"[\w/]+\.py", line.split("  ")[1])]
+    inside = [
+        n for line in tree.splitlines() if line.startswith("  ") for n in re.findall(r"[\w/]+\.py", line.split("  ")[1])
+    ]
     for name in inside:
         assert (REPO / "itx" / name).is_file(), name
     listed = set(re.findall(r"(\w+)\.py", tree)) | set(re.findall(r"(\w+)/", tree))

@@ -58,9 +58,13 @@ def page(found: dict, picture: bytes, task_losses: bytes) -> str:
     links = "".join(f'<a href="#{key}">{esc(title)}</a>' for key, title, _ in parts)
     body = "".join(f'<h2 id="{key}">{esc(title)}</h2>{text}' for key, title, text in parts)
     lead = f"{found['config_file']}, step {found['steps']['after']}; data {found['data_hash']}, code {found['code']}"
-    return (f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{esc(found["config_file"])}: report</title>'
-            f'<meta name="viewport" content="width=device-width,initial-scale=1"><style>{CSS}</style></head><body>'
-            f'<h1>Instruction tuning report</h1><p class="quiet">{esc(lead)}</p><nav>{links}</nav>{body}</body></html>\n')  # fmt: skip
+    name = esc(found["config_file"])
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{name}: report</title>'
+        f'<meta name="viewport" content="width=device-width,initial-scale=1"><style>{CSS}</style></head>'
+        f'<body><h1>Instruction tuning report</h1><p class="quiet">{esc(lead)}</p><nav>{links}</nav>{body}'
+        "</body></html>\n"
+    )
 
 
 # ---- scores ----------------------------------------------------------------------------------------
@@ -69,8 +73,8 @@ def page(found: dict, picture: bytes, task_losses: bytes) -> str:
 def _scores(found: dict) -> str:
     e = found["evaluation"]
     most = ", ".join("all" if v == 0 else str(v) for v in e["max_examples"])
-    text = (f"<p>Scored on the {esc(e['split'])} split: <b>eval.max_examples = {esc(most)}</b> examples per row, each in "
-            f"every template of the row; the test split was looked at {e['looks_at_test']} times. Unless a row says "
+    text = (f"<p>Scored on the {esc(e['split'])} split: <b>eval.max_examples = {esc(most)}</b> examples per row, "
+            f"each in every template of the row; the test split was looked at {e['looks_at_test']} times. Unless a row says "
             "otherwise the score is greedy generation, exact match after normalisation. Corrected: (score − chance) / "
             "(1 − chance), averaged over tasks, then over clusters. Intervals: 95 %, a hierarchical bootstrap over "
             "clusters, tasks and examples; with fewer than 8 clusters Student's t over the clusters, whose points "
@@ -93,8 +97,8 @@ def _instruction(found: dict) -> str:
     groups = [g for g in found["groups"] if g["group"] == "instruction"]
     if not groups:
         return ""
-    text = ("<p>Tasks that share their inputs with others, so that only the instruction tells them apart. Scored against "
-            "the task's own answer with its instruction, without it (the input alone), and with the instruction of "
+    text = ("<p>Tasks that share their inputs with others, so that only the instruction tells them apart. "
+            "Scored against the task's own answer with its instruction, without it (the input alone), and with the instruction of "
             "another task on the same inputs. A model that reads instructions falls in the last two.</p>")  # fmt: skip
     rows = [_group_row(g)[:7] for g in groups]
     by_task: dict[str, dict] = {}
@@ -105,7 +109,8 @@ def _instruction(found: dict) -> str:
     each = table(["task", "kept", "removed", "swapped"],
                  [[t, *(shown(v.get(k)) for k in kinds)] for t, v in by_task.items()], {1, 2, 3})  # fmt: skip
     head = ["instruction", "before", "after", "plain", "chance", "tasks", "clusters"]
-    return text + table(head, rows, set(range(1, 7))) + f"<details><summary>by task, plain scores</summary>{each}</details>"
+    each = f"<details><summary>by task, plain scores</summary>{each}</details>"
+    return text + table(head, rows, set(range(1, 7))) + each
 
 
 def _shows(found: dict) -> str:
@@ -133,8 +138,8 @@ def _loss(found: dict) -> str:
     if not loss["total"]:
         return "<p>metrics.jsonl holds no loss.</p>"
     entropy = loss["unigram_entropy"]
-    said = (f"Loss {loss['total'][0]:.3f} at step {loss['steps'][0]}, {loss['total'][-1]:.3f} at step {loss['steps'][-1]}, "
-            f"in nats per target token. {loss['tokens']:,} tokens read. {loss['skipped_steps']} steps skipped "
+    said = (f"Loss {loss['total'][0]:.3f} at step {loss['steps'][0]}, {loss['total'][-1]:.3f} at step "
+            f"{loss['steps'][-1]}, in nats per target token. {loss['tokens']:,} tokens read. {loss['skipped_steps']} steps skipped "
             "because their loss or gradient was not finite.")  # fmt: skip
     if entropy is not None:
         side = "below" if loss["total"][-1] < entropy else "not below"
@@ -145,13 +150,13 @@ def _loss(found: dict) -> str:
 
 
 def _fixed(fixed: dict | None) -> str:
-    """Loss on the same training examples before and after: {"before": {task: loss}, "after": …}."""
+    """Loss on the same held-in examples before and after: {"before": {task: loss}, "after": …}."""
     if not fixed or not isinstance(fixed.get("before"), dict) or not isinstance(fixed.get("after"), dict):
         return ""
     both = [t for t in sorted(fixed["before"]) if t in fixed["after"]]
     fell = sum(fixed["after"][t] < fixed["before"][t] for t in both)
     rows = [[t, f"{fixed['before'][t]:.3f}", f"{fixed['after'][t]:.3f}"] for t in both]
-    return (f"<p>On fixed examples the mean loss fell on {fell} of {len(both)} tasks.</p><details><summary>by task"
+    return (f"<p>On the same 16 held-in examples of each row the mean loss fell on {fell} of {len(both)} rows.</p><details><summary>by task"
             f"</summary>{table(['task', 'before', 'after'], rows, {1, 2})}</details>")  # fmt: skip
 
 
@@ -161,15 +166,20 @@ def _samples(found: dict) -> str:
         for s in found["samples"][kind]:
             extracted = "" if s["extracted"] in (None, s["prediction"].strip()) else f" → {esc(s['extracted'])}"
             extracted = " → no answer extracted" if s["extracted"] is None else extracted
-            out.append(f'<div class="sample {kind}"><b>{esc(s["task"])}</b> <span class="quiet">{esc(s["label"])}, '
-                       f'score {s["score"]:.2f}</span><pre>{esc(s["prompt"])}</pre>said <pre>{esc(s["prediction"])}</pre>'
-                       f'<span class="quiet">wanted: {esc(" | ".join(s["references"]))}{extracted}</span></div>')  # fmt: skip
+            about = f"{esc(s['label'])}, score {s['score']:.2f}"
+            wanted = esc(" | ".join(s["references"]))
+            out.append(
+                f'<div class="sample {kind}"><b>{esc(s["task"])}</b> <span class="quiet">{about}</span>'
+                f"<pre>{esc(s['prompt'])}</pre>said <pre>{esc(s['prediction'])}</pre>"
+                f'<span class="quiet">wanted: {wanted}{extracted}</span></div>'
+            )
     return "".join(out)
 
 
 def _rows(found: dict) -> str:
-    head = ["row", "cluster", "group", "relation to training", "metric", "before", "score [95 %]", "chance", "corrected",
-            "n", "prompts", "no answer", "hit limit", *(f"rank {r}" for r in RANKINGS), "by template", "by gold position"]  # fmt: skip
+    head = ["row", "cluster", "group", "relation to training", "metric", "before", "score [95 %]", "chance",
+            "corrected", "n", "prompts", "no answer", "hit limit", *(f"rank {r}" for r in RANKINGS),
+            "by template", "by gold position"]  # fmt: skip
     rows = []
     for r in found["rows"]:
         if r["group"] == "instruction":
@@ -181,9 +191,9 @@ def _rows(found: dict) -> str:
                      shown(r["corrected"]), r["examples"], r["prompts"], r["no_answer"], r["hit_limit"],
                      *(shown(r["rank"][k]) if r["rank"] else "" for k in RANKINGS),
                      by(r["by_template"]), by(r["by_gold_position"])])  # fmt: skip
-    text = ("<p>Intervals are Wilson's, with n = examples: an example in several templates counts once. “No answer” "
-            "and “hit limit” count prompts: the answer's pattern did not occur, or generation ended at the row's "
-            "limit. Ranking stands beside generation and is never mixed with it: the right option's share of first "
+    text = ("<p>Intervals are Wilson's, with n = examples: an example in several templates counts once. “No "
+            "answer” and “hit limit” count prompts: the answer's pattern did not occur, or generation ended at the "
+            "row's limit. Ranking stands beside generation and is never mixed with it: the right option's share of first "
             "places by summed log-probability, per token, per byte, and calibrated by a neutral prompt.</p>")  # fmt: skip
     return text + table(head, rows, {5, 6, 8, 9, 10, 11, 12, 13, 14, 15, 16})
 
@@ -222,20 +232,21 @@ def _reasons(skipped: dict[str, int]) -> str:
 
 def _leaks(audit: dict) -> str:
     dropped, left = audit["leaks"]["dropped"], audit["leaks"]["left"]
-    out = ("<p>Leaks, tested on canonical inputs and not on prompts: equal inputs of any length, and shared runs of 13 words "
-           f"(26 characters where words have no spaces). {sum(p['dropped'] for p in dropped):,} training records were left "
-           f"out; a second look finds {sum(p['records'] for p in left):,} left.</p>")  # fmt: skip
+    out = ("<p>Leaks, tested on canonical inputs and not on prompts: equal inputs of any length, and shared runs of "
+           f"13 words (26 characters where words have no spaces). {sum(p['dropped'] for p in dropped):,} training "
+           f"records were left out; a second look finds {sum(p['records'] for p in left):,} left.</p>")  # fmt: skip
     rows = [[p["train"], p["evaluation"], p["how"], p["dropped"]] for p in dropped]
     return out + (table(["training task", "evaluation task", "how", "left out"], rows, {3}) if rows else "")
 
 
 def _easy(audit: dict) -> str:
-    rows = [[t, shown(b["commonest"]), shown(b["neighbour"]), b["examples"], b["easy"]] for t, b in audit["baselines"].items()]
+    rows = [[t, shown(b["commonest"]), shown(b["neighbour"]), b["examples"], b["easy"]]
+            for t, b in audit["baselines"].items()]  # fmt: skip
     if not rows:
         return ""
     each = table(["task", "commonest answer", "nearest neighbour", "n", "easy"], rows, {1, 2, 3})
-    return (f"<p>Answers without a model: {len(audit['easy'])} of {len(rows)} tasks are easy (the commonest training answer, "
-            "or that of the nearest training example, scores above 0.5 corrected) and left out of averages.</p>"
+    return (f"<p>Answers without a model: {len(audit['easy'])} of {len(rows)} tasks are easy (the commonest training "
+            "answer, or that of the nearest training example, scores above 0.5 corrected) and left out of averages.</p>"
             f"<details><summary>baselines by task</summary>{each}</details>")  # fmt: skip
 
 
@@ -253,6 +264,7 @@ def _repeat(found: dict) -> str:
     versions = ", ".join(f"{k} {v}" for k, v in found["versions"].items())
     notes = "".join(f"<p>changed on resume: {esc(n)}</p>" for n in found["notes"])
     v = found["vocabulary"]
-    return (f"<pre>{esc(found['command'])}</pre><p>Code {esc(found['code'])}, data {esc(found['data_hash'])}, vocabulary "
-            f"{esc(v['hash'])} ({v['size']:,} pieces). {esc(versions)}.</p>{notes}<details><summary>settings that differ "
-            f"from their defaults</summary>{table(['setting', 'value', 'from'], settings)}</details>")  # fmt: skip
+    return (f"<pre>{esc(found['command'])}</pre><p>Code {esc(found['code'])}, data {esc(found['data_hash'])}, "
+            f"vocabulary {esc(v['hash'])} ({v['size']:,} pieces). {esc(versions)}.</p>{notes}<details><summary>"
+            "settings that differ from their defaults</summary>"
+            f"{table(['setting', 'value', 'from'], settings)}</details>")  # fmt: skip

@@ -74,9 +74,7 @@ def picture(groups: list[dict], loss: dict) -> bytes:
     """The one picture of a run: bars before and after per group, and the loss."""
     with plt.rc_context(STYLE):
         height = max(3.2, 0.42 * len(groups) + 1.0)
-        figure, (left, right) = plt.subplots(
-            1, 2, figsize=(11, height), width_ratios=(3, 2), layout="constrained"
-        )
+        figure, (left, right) = plt.subplots(1, 2, figsize=(11, height), width_ratios=(3, 2), layout="constrained")
         _bars(left, groups)
         _loss(right, loss)
         return _png(figure)

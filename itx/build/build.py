@@ -36,7 +36,9 @@ Progress = Callable[[str, int, int], None]  # what, done, of
 
 def settings_of(config: RunConfig, vocab_file: str) -> Settings:
     d = config.data
-    return Settings(d.modules, d.root, d.cache_dir, vocab_file, d.render_seed, d.suite_seed, d.eval_examples, d.skip_bad)
+    return Settings(
+        d.modules, d.root, d.cache_dir, vocab_file, d.render_seed, d.suite_seed, d.eval_examples, d.skip_bad
+    )
 
 
 def vocabulary_file(config: RunConfig, members: list[str]) -> str:

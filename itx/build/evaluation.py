@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a run is scored on: the four groups that a mixture implies, and what the config adds.
 
-    instances   trained tasks, examples not trained on, training templates
-    templates   the same examples in held-out templates
-    tasks       held-out tasks of clusters that are trained
-    clusters    held-out clusters and their neighbours
-    instruction tasks that share their inputs: instruction kept, removed, swapped (an ablation)
-    extra       config.eval.tasks
+instances   trained tasks, examples not trained on, training templates
+templates   the same examples in held-out templates
+tasks       held-out tasks of clusters that are trained
+clusters    held-out clusters and their neighbours
+instruction tasks that share their inputs: instruction kept, removed, swapped (an ablation)
+extra       config.eval.tasks
 """
 
 from dataclasses import dataclass

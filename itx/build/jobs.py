@@ -149,7 +149,9 @@ def run(job: Job, settings: Settings) -> tuple[str, dict]:
     records = render.encode(rendered, vocabulary)
     empty = next((i for i, r in enumerate(records) if not r[-1][0]), None)
     if empty is not None:
-        raise UserError(f"task {spec.name!r}, example {owners[empty].id}: the target {rendered[empty].target!r} has no tokens")
+        raise UserError(
+            f"task {spec.name!r}, example {owners[empty].id}: the target {rendered[empty].target!r} has no tokens"
+        )
     manifest["target_tokens"] = sum(len(r[-1][0]) + 1 for r in records)
     manifest["input_tokens"] = sum(len(ids) for r in records for ids, _ in r[:-1])
     manifest["max_target_tokens"] = max((len(r[-1][0]) + 1 for r in records), default=0)

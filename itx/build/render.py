@@ -106,7 +106,11 @@ def items(spec: TaskSpec, split: str, root: str, seed: int, counts: Counter, ski
             try:
                 found = spec.fields(example)
             except (KeyError, IndexError, TypeError, ValueError, AttributeError) as e:
-                what = f"needs the field {e.args[0]!r}{did_you_mean(str(e.args[0]), example)}" if isinstance(e, KeyError) else str(e)
+                what = (
+                    f"needs the field {e.args[0]!r}{did_you_mean(str(e.args[0]), example)}"
+                    if isinstance(e, KeyError)
+                    else str(e)
+                )
                 if not skip_bad:
                     raise UserError(f"task {spec.name!r}, example {example_id}: fields() {what}") from e
                 found = Skip("unusable fields")
@@ -127,7 +131,9 @@ def items(spec: TaskSpec, split: str, root: str, seed: int, counts: Counter, ski
                     yield Item(f"{example_id}.{n}" if n else example_id, values, content, key)
 
 
-def answers(spec: TaskSpec, values: dict[str, Any], where: str) -> tuple[tuple[str, ...], tuple[str, ...] | None, int | None]:
+def answers(
+    spec: TaskSpec, values: dict[str, Any], where: str
+) -> tuple[tuple[str, ...], tuple[str, ...] | None, int | None]:
     """(references, options, index of the right option) of an example; a label outside the options is an error."""
     options = values.get("options", spec.options)
     options = None if options is None else tuple(map(str, options))

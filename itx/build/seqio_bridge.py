@@ -144,7 +144,9 @@ def resolve(name: str):
     """A Task or Mixture by name from SeqIO's registries."""
     known = [*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()]
     if name not in known:
-        raise UserError(f"unknown mixture or task {name!r}" + did_you_mean(name, [*known, *registry.MIXTURES, *registry.TASKS]))
+        raise UserError(
+            f"unknown mixture or task {name!r}" + did_you_mean(name, [*known, *registry.MIXTURES, *registry.TASKS])
+        )
     return seqio.get_mixture_or_task(name)
 
 

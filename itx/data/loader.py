@@ -77,7 +77,9 @@ class Batches:
         if lock["prefix_lm"] and not both:
             out["decoder_causal_attention"] = np.zeros((rows, length), np.int32)
         if both:
-            out |= {f"encoder_{n}": np.zeros((rows, length), np.int32) for n in ("input_tokens", "segment_ids", "positions")}
+            out |= {
+                f"encoder_{n}": np.zeros((rows, length), np.int32) for n in ("input_tokens", "segment_ids", "positions")
+            }
         out["decoder_loss_weights"] = np.zeros(out["decoder_input_tokens"].shape, np.float32)
         out["task_ids"] = np.zeros(out["decoder_input_tokens"].shape, np.int32)
         out["loss_positions"] = np.full((rows, targets), -1, np.int32)

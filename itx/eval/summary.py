@@ -243,7 +243,7 @@ def print_scores(scores: dict) -> None:
     for column in ("row", "group", "metric", "score", "chance", "corrected", "n", "no answer", "hit limit"):
         table.add_column(column, justify="left" if column in ("row", "group", "metric") else "right")
     for name, r in scores["rows"].items():
-        table.add_row(escape(name), label(r["group"], ""), r["metric"], shown(r["score"], r["interval"]), shown(r["chance"]),
-                      shown(r["corrected"]) + (" easy" if r["easy"] else ""), str(r["examples"]),
+        table.add_row(escape(name), label(r["group"], ""), r["metric"], shown(r["score"], r["interval"]),
+                      shown(r["chance"]), shown(r["corrected"]) + (" easy" if r["easy"] else ""), str(r["examples"]),
                       str(r["no_answer"]), str(r["hit_limit"]))  # fmt: skip
     out.print(table)

@@ -296,7 +296,9 @@ class Transformer(nnx.Module):
         ctx = self._decoder_context(bias, positions, memory, memory_segments)
         ctx = ctx._replace(ordered=prefix is None)
         at = jnp.full((tokens.shape[0], 1), l - 1, jnp.int32)
-        x, cache = self.decoder.cached(self.embed(tokens, before(tokens, positions, self.cfg.smear)), ctx, None, None, at)
+        x, cache = self.decoder.cached(
+            self.embed(tokens, before(tokens, positions, self.cfg.smear)), ctx, None, None, at
+        )
         pad = ((0, 0), (0, 0), (0, slots - l), (0, 0))
         cache = [{n: a if n.startswith("cross") else jnp.pad(a, pad) for n, a in layer.items()} for layer in cache]
         return self.logits(x)[:, 0], cache

@@ -72,7 +72,9 @@ def _check(spec: TaskSpec) -> None:
             for text in template:
                 templates.slots(text)
             if template[0].endswith((" ", "\t")):
-                raise UserError(f"{where}: a prompt must not end in a space (a token would straddle it): {template[0]!r}")
+                raise UserError(
+                    f"{where}: a prompt must not end in a space (a token would straddle it): {template[0]!r}"
+                )
     both = set(spec.templates) & set(spec.heldout_templates)
     if both:
         raise UserError(f"{where}: a held-out template is also a training template: {both.pop()!r}")
@@ -127,7 +129,9 @@ def load_modules(modules: Sequence[str]) -> None:
             importlib.import_module(module)
         except ModuleNotFoundError as e:
             if e.name and module.startswith(e.name):
-                raise UserError(f"data.modules: no module named {module!r} (is it on the path or in this folder?)") from e
+                raise UserError(
+                    f"data.modules: no module named {module!r} (is it on the path or in this folder?)"
+                ) from e
             raise
 
 

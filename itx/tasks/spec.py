@@ -94,9 +94,7 @@ class MixtureSpec:
     module: str = ""
 
 
-def holdout(
-    clusters: Sequence[str] = (), tasks: Sequence[str] = (), among: Sequence[str] | None = None
-) -> Holdout:
+def holdout(clusters: Sequence[str] = (), tasks: Sequence[str] = (), among: Sequence[str] | None = None) -> Holdout:
     """All tasks but the named clusters and tasks, their neighbours and their kin by origin."""
     return Holdout(tuple(clusters), tuple(tasks), None if among is None else tuple(among))
 

@@ -41,7 +41,8 @@ def run(tmp_path_factory):
     for step, answers in ((0, {}), (4, right)):
         model = scored.Reciter(vocab, answers)
         evaluate(lambda model=model: model, lock, config, run, step, say=lambda _: None)
-    storage.write_json(run.fixed_json, {"before": {"first": 3.0, "parity": 2.0}, "after": {"first": 1.0, "parity": 2.5}})
+    fixed = {"before": {"first": 3.0, "parity": 2.0}, "after": {"first": 1.0, "parity": 2.5}}
+    storage.write_json(run.fixed_json, fixed)
     return run
 
 
@@ -79,7 +80,7 @@ def test_the_page_is_whole_and_works_alone(run, capsys):
     assert EVIL not in source and "<script" not in source
     for said in (
         "eval.max_examples = 4", found["command"], "jax 0.0.1", "held out <by name>", "changed on resume",
-        "3 steps skipped", "same cluster", "What this model can and cannot show", "fell on 1 of 2 tasks",
+        "3 steps skipped", "same cluster", "What this model can and cannot show", "fell on 1 of 2 rows",
         "83 records read = 80 trained on + 3 skipped", "removed",
     ):  # fmt: skip
         assert said in reader.text, said
@@ -124,7 +125,7 @@ def test_the_same_folder_gives_the_same_files(run):
 
 
 def test_escaping():
-    assert page.esc("<a href=\"x\">&'") == "&lt;a href=&quot;x&quot;&gt;&amp;&#x27;"
+    assert page.esc('<a href="x">&\'') == "&lt;a href=&quot;x&quot;&gt;&amp;&#x27;"
     assert "<i>" not in page.table(["<i>"], [["<i>", 1]], {1})
 
 

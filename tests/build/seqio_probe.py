@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Run in a process of its own (SeqIO and TensorFlow stay out of the tests' process): prints JSON facts.
 
-    python -m tests.build.seqio_probe VOCABULARY NAME…    tokens of tasks through seqio.Task.get_dataset,
-                                                          and a task in SeqIO's own style
+python -m tests.build.seqio_probe VOCABULARY NAME…    tokens of tasks through seqio.Task.get_dataset,
+                                                      and a task in SeqIO's own style
 """
 
 import json

@@ -66,7 +66,9 @@ def test_rows_hold_their_records_token_for_token(tmp_path, architecture):
                 assert f["decoder_target_tokens"].tolist() == want
                 assert f["decoder_input_tokens"].tolist() == [0, *want[:-1]]
                 assert f["decoder_positions"].tolist() == list(range(len(want)))
-                assert f["decoder_loss_weights"].tolist() == [0.0] * (len(want) - len(target) - 1) + [1.0] * (len(target) + 1)
+                assert f["decoder_loss_weights"].tolist() == [0.0] * (len(want) - len(target) - 1) + [1.0] * (
+                    len(target) + 1
+                )
                 assert set(f["task_ids"]) == {task}
             loss = batch["loss_positions"][b]
             assert loss[loss >= 0].tolist() == np.flatnonzero(batch["decoder_loss_weights"][b]).tolist()

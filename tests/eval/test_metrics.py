@@ -43,7 +43,7 @@ def test_articles_are_left_out_by_squad_alone():
 
 
 def test_rouge_l_by_hand():
-    """Longest common subsequence of "police killed the gunman" and "police kill the gunman": 3 of 4 and 4 (Lin, 2004)."""
+    """Lin (2004): "police killed the gunman" and "police kill the gunman" share 3 words of 4 and 4 in order."""
     assert SCORES["rouge_l"](["police killed the gunman"], "police kill the gunman") == pytest.approx(0.75)
     assert SCORES["rouge_l"](["police killed the gunman"], "the gunman kill police") == pytest.approx(0.5)
     assert SCORES["rouge_l"](["Столица Франции Париж"], "Париж") == pytest.approx(0.5)

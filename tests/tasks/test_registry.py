@@ -21,7 +21,9 @@ def test_zs_is_the_bare_name():
     assert names.parse("rte:zs") == names.parse("rte") != names.parse("rte:cot")
 
 
-@pytest.mark.parametrize("name", ["rte:cot:fs4", "rte\n", "rte-zs", "задача", "rte:fs0", "rte:t3f9a", "", "a b", "ni/task1"])
+@pytest.mark.parametrize(
+    "name", ["rte:cot:fs4", "rte\n", "rte-zs", "задача", "rte:fs0", "rte:t3f9a", "", "a b", "ni/task1"]
+)
 def test_a_bad_name_is_refused(name):
     with pytest.raises(UserError, match="name"):
         names.parse(name)
@@ -62,7 +64,13 @@ def test_holes_and_unknown_slots_are_named():
 
 
 def make(name="x", **changes):
-    plain = {"version": 1, "cluster": "c", "source": function(lambda *_: []), "fields": dict, "templates": [("{a}", "{answer}")]}
+    plain = {
+        "version": 1,
+        "cluster": "c",
+        "source": function(lambda *_: []),
+        "fields": dict,
+        "templates": [("{a}", "{answer}")],
+    }
     return registry.make_task(name, **(plain | changes))
 
 
@@ -89,7 +97,9 @@ def test_a_wrong_spec_is_refused_at_registration(changes, message):
 
 def test_two_tasks_cannot_share_a_name():
     with pytest.raises(UserError, match="already registered"):
-        registry.instruction_task("sample_first", version=1, cluster="c", source=None, fields=dict, templates=[("{a}", "b")])
+        registry.instruction_task(
+            "sample_first", version=1, cluster="c", source=None, fields=dict, templates=[("{a}", "b")]
+        )
     with pytest.raises(UserError, match="has this name already"):
         registry.mixture("sample_add", ["sample_first"])
 
