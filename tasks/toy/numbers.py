@@ -91,7 +91,7 @@ instruction_task(
         ["Какое число больше всех?\n{numbers}"],
         language="ru",
     ),
-    tags={"language": "ru", "inputs": "numbers", "kind": "ordering"},
+    tags={"language": "ru", "kind": "ordering"},
 )
 
 VARIABLES = family("variables", variables)
@@ -142,5 +142,5 @@ instruction_task(
         ["Сколько будет {x} плюс {y}?\n{facts}", "{facts}\nСложи {x} и {y}."],
         language="ru",
     ),
-    tags={"language": "ru", "inputs": "variables", "kind": "arithmetic"},
+    tags={"language": "ru", "kind": "arithmetic"},
 )

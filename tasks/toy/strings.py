@@ -107,7 +107,7 @@ STRINGS = {
             "Change {old} to {other} and {other} to {old}: {words}",
             "{words}\nPlease take {old} for {other} and then {other} for {old}.",
         ],
-        {"grade": "new operation", "rule_in_prompt": "yes"},
+        {"grade": "new operation"},
     ),
 }
 for name, (change, own, held, more) in STRINGS.items():
