@@ -7,6 +7,7 @@ resumes after a kill at any moment.
 """
 
 import dataclasses
+import functools
 import shlex
 import subprocess
 import sys
@@ -43,7 +44,7 @@ def train(args: Namespace) -> int:
 
     facts = audit(lock, config.data.cache_dir, config)
     storage.write_json(run.audit_json, facts)
-    print_audit(facts)
+    print_audit(facts, tasks=False)
     if facts.get("errors"):
         raise UserError(f"the audit fails: {facts['errors'][0]}")
     from itx.eval.evaluate import evaluate

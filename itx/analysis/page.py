@@ -74,11 +74,11 @@ def _scores(found: dict) -> str:
     e = found["evaluation"]
     most = ", ".join("all" if v == 0 else str(v) for v in e["max_examples"])
     text = (f"<p>Scored on the {esc(e['split'])} split: <b>eval.max_examples = {esc(most)}</b> examples per row, "
-            f"each in every template of the row; the test split was looked at {e['looks_at_test']} times. Unless a row says "
-            "otherwise the score is greedy generation, exact match after normalisation. Corrected: (score − chance) / "
+            f"each in every template of the row; the test split was looked at {e['looks_at_test']} times. "
+            "Unless a row says otherwise the score is greedy generation, exact match after normalisation. Corrected: (score − chance) / "
             "(1 − chance), averaged over tasks, then over clusters. Intervals: 95 %, a hierarchical bootstrap over "
             "clusters, tasks and examples; with fewer than 8 clusters Student's t over the clusters, whose points "
-            "are listed. Groups are never pooled.</p>")  # fmt: skip
+            "are listed; Wilson for a single task. Groups are never pooled.</p>")  # fmt: skip
     rows = [_group_row(g) for g in found["groups"] if g["group"] != "instruction"]
     head = ["group", "before", "after", "plain", "chance", "tasks", "clusters", "reading", "clusters (after)"]
     return text + table(head, rows, {1, 2, 3, 4, 5, 6})
@@ -98,8 +98,8 @@ def _instruction(found: dict) -> str:
     if not groups:
         return ""
     text = ("<p>Tasks that share their inputs with others, so that only the instruction tells them apart. "
-            "Scored against the task's own answer with its instruction, without it (the input alone), and with the instruction of "
-            "another task on the same inputs. A model that reads instructions falls in the last two.</p>")  # fmt: skip
+            "Scored against the task's own answer with its instruction, without it (the input alone), and with the "
+            "instruction of another task on the same inputs. A model that reads instructions falls in the last two.</p>")  # fmt: skip
     rows = [_group_row(g)[:7] for g in groups]
     by_task: dict[str, dict] = {}
     for r in found["rows"]:
@@ -139,8 +139,8 @@ def _loss(found: dict) -> str:
         return "<p>metrics.jsonl holds no loss.</p>"
     entropy = loss["unigram_entropy"]
     said = (f"Loss {loss['total'][0]:.3f} at step {loss['steps'][0]}, {loss['total'][-1]:.3f} at step "
-            f"{loss['steps'][-1]}, in nats per target token. {loss['tokens']:,} tokens read. {loss['skipped_steps']} steps skipped "
-            "because their loss or gradient was not finite.")  # fmt: skip
+            f"{loss['steps'][-1]}, in nats per target token. {loss['tokens']:,} tokens read. "
+            f"{loss['skipped_steps']} steps skipped because their loss or gradient was not finite.")  # fmt: skip
     if entropy is not None:
         side = "below" if loss["total"][-1] < entropy else "not below"
         said += f" The unigram entropy of the targets is {entropy:.3f}: the loss ends {side} it."
@@ -156,8 +156,8 @@ def _fixed(fixed: dict | None) -> str:
     both = [t for t in sorted(fixed["before"]) if t in fixed["after"]]
     fell = sum(fixed["after"][t] < fixed["before"][t] for t in both)
     rows = [[t, f"{fixed['before'][t]:.3f}", f"{fixed['after'][t]:.3f}"] for t in both]
-    return (f"<p>On the same 16 held-in examples of each row the mean loss fell on {fell} of {len(both)} rows.</p><details><summary>by task"
-            f"</summary>{table(['task', 'before', 'after'], rows, {1, 2})}</details>")  # fmt: skip
+    return (f"<p>On the same 16 held-in examples of each row the mean loss fell on {fell} of {len(both)} rows.</p>"
+            f"<details><summary>by row</summary>{table(['task', 'before', 'after'], rows, {1, 2})}</details>")  # fmt: skip
 
 
 def _samples(found: dict) -> str:
@@ -193,8 +193,8 @@ def _rows(found: dict) -> str:
                      by(r["by_template"]), by(r["by_gold_position"])])  # fmt: skip
     text = ("<p>Intervals are Wilson's, with n = examples: an example in several templates counts once. “No "
             "answer” and “hit limit” count prompts: the answer's pattern did not occur, or generation ended at the "
-            "row's limit. Ranking stands beside generation and is never mixed with it: the right option's share of first "
-            "places by summed log-probability, per token, per byte, and calibrated by a neutral prompt.</p>")  # fmt: skip
+            "row's limit. Ranking stands beside generation and is never mixed with it: the right option's share of "
+            "first places by summed log-probability, per token, per byte, and calibrated by a neutral prompt.</p>")  # fmt: skip
     return text + table(head, rows, {5, 6, 8, 9, 10, 11, 12, 13, 14, 15, 16})
 
 

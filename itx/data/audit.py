@@ -213,34 +213,25 @@ def _baselines(lock: dict, cache_dir: Path):
         done.add(row["task"])
         train = cache.read_examples(cache_dir / folders[row["variant"]])
         by_content = {e["content"]: e for e in cache.read_examples(cache_dir / row["folder"])}
-        yield row["task"], baselines.of_task(row, train, list(by_content.values())[:BASELINE_EXAMPLES], EASY)
+        yield row["task"], baselines.of_task(row, train, list(by_content.values()), EASY, BASELINE_EXAMPLES)
 
 
 # ---- shown -----------------------------------------------------------------------------------------
 
 
-def print_audit(facts: dict) -> None:
-    """The audit as a table."""
-    from rich.markup import escape
-    from rich.table import Table
-
+def print_audit(facts: dict, tasks: bool = True) -> None:
+    """The audit as a table; without `tasks` its sums, warnings and errors alone."""
     from itx.eval.summary import console as wide
 
     console, m = wide(), facts["mixture"]
-    table = Table(title=f"data audit: {m['name']}, {m['steps']} steps, about {m['examples']:,} examples, "
-                        f"{m['filled']:.1%} of places filled")  # fmt: skip
-    columns = ("task", "read", "kept", "skipped", "epochs", "% examples", "% input", "% target", "input p95",
-               "target p95")  # fmt: skip
-    for column in columns:
-        table.add_column(column, justify="left" if column == "task" else "right")
-    for name, f in facts["tasks"].items():
-        table.add_row(
-            escape(name) + (" (easy)" if f["task"] in facts["easy"] else ""), f"{f['read']:,}", f"{f['kept']:,}",
-            f"{sum(f['skipped'].values()):,}", f"{f['effective_epochs']:.2f}", f"{f['rate']:.1%}",
-            f"{f['input_share']:.1%}", f"{f['target_share']:.1%}", f"{f['input_length']['p95']:.0f}",
-            f"{f['target_length']['p95']:.0f}",
-        )  # fmt: skip
-    console.print(table)
+    title = (
+        f"data audit: {m['name']}, {len(facts['tasks'])} task variants, {m['steps']} steps, "
+        f"about {m['examples']:,} examples, {m['filled']:.1%} of places filled"
+    )
+    if tasks:
+        console.print(_task_table(title, facts))
+    else:
+        console.print(title, markup=False)
     reasons = Counter()
     for f in facts["tasks"].values():
         reasons.update(f["skipped"])
@@ -254,3 +245,22 @@ def print_audit(facts: dict) -> None:
     for kind in ("warnings", "errors"):
         for line in facts[kind]:
             console.print(f"{kind[:-1]}: {line}", markup=False)
+
+
+def _task_table(title: str, facts: dict):
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title=title)
+    columns = ("task", "read", "kept", "skipped", "epochs", "% examples", "% input", "% target", "input p95",
+               "target p95")  # fmt: skip
+    for column in columns:
+        table.add_column(column, justify="left" if column == "task" else "right")
+    for name, f in facts["tasks"].items():
+        table.add_row(
+            escape(name) + (" (easy)" if f["task"] in facts["easy"] else ""), f"{f['read']:,}", f"{f['kept']:,}",
+            f"{sum(f['skipped'].values()):,}", f"{f['effective_epochs']:.2f}", f"{f['rate']:.1%}",
+            f"{f['input_share']:.1%}", f"{f['target_share']:.1%}", f"{f['input_length']['p95']:.0f}",
+            f"{f['target_length']['p95']:.0f}",
+        )  # fmt: skip
+    return table

@@ -15,14 +15,20 @@ from itx.eval import metrics, stats, summary
 CHARACTERS = 3  # beside words: runs of this many characters, so that numbers and cut words have neighbours
 
 
-def of_task(row: dict, train: list[dict], test: list[dict], easy: float) -> dict | None:
-    """{"commonest", "neighbour": corrected scores, "examples", "easy": why or ""}; None without data."""
-    if not train or not test:
+def of_task(row: dict, train: list[dict], test: list[dict], easy: float, most: int) -> dict | None:
+    """{"commonest", "neighbour": corrected scores, "examples", "easy": why or ""}; None without data.
+
+    A small test set is filled up to `most` with training examples, whose neighbours are the others.
+    """
+    if len(train) < 2 or not test:
         return None
+    own = [-1] * len(test) + list(range(len(train)))
+    test = [*test, *train][:most]
     judge = metrics.per_example("exact_match" if row["primary"] == "rank" else row["metrics"][0])
     chance = float(np.mean([1 / len(e["options"]) if e["options"] else 0.0 for e in test]))
     constant = summary.commonest([e["references"][0] for e in train])
-    near = nearest(tuple(e["input_content"] for e in train), tuple(e["input_content"] for e in test))
+    asked = tuple(e["input_content"] for e in test)
+    near = nearest(tuple(e["input_content"] for e in train), asked, tuple(own[: len(test)]))
     copied = [train[i]["references"][0] for i in near]
     scores = {
         "commonest": np.mean([judge(e["references"], constant) for e in test]),
@@ -42,8 +48,12 @@ def features(content: str) -> set[str]:
 
 
 @lru_cache(maxsize=32)  # tasks of one family have the same inputs
-def nearest(train: tuple[str, ...], test: tuple[str, ...]) -> np.ndarray:
-    """For each test text the training text that shares most with it (Jaccard; of equals the first)."""
+def nearest(train: tuple[str, ...], test: tuple[str, ...], own: tuple[int, ...]) -> np.ndarray:
+    """For each test text the training text that shares most with it (Jaccard; of equals the first).
+
+    Args:
+        own: where the test text is a training text, its place there, which does not count; else -1.
+    """
     from scipy.sparse import csr_array
 
     columns: dict[str, int] = {}
@@ -61,4 +71,8 @@ def nearest(train: tuple[str, ...], test: tuple[str, ...]) -> np.ndarray:
 
     common = (matrix(asked) @ matrix(known).T).toarray()
     union = np.array([len(s) for s in asked])[:, None] + np.array([len(s) for s in known])[None] - common
-    return np.argmax(common / np.maximum(union, 1), axis=1)
+    like = common / np.maximum(union, 1)
+    for i, place in enumerate(own):
+        if place >= 0:
+            like[i, place] = -1.0
+    return np.argmax(like, axis=1)

@@ -208,8 +208,10 @@ def label(group: str, kind: str) -> str:
     """How a group is called in tables and pictures."""
     names = {
         "instances": "new examples, trained tasks", "templates": "unseen templates", "tasks": "unseen tasks",
-        "clusters": "unseen clusters", "instruction": "instruction", "extra": "other data, relation",
+        "clusters": "unseen clusters", "instruction": "instruction", "extra": "other data",
     }  # fmt: skip
+    if group == "extra" and kind:
+        kind = "unrelated to training" if kind == "none" else f"{kind} as training"
     return names[group] + (f", {'kept' if kind == 'none' and group == 'instruction' else kind}" if kind else "")
 
 

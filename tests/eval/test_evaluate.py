@@ -194,19 +194,23 @@ def test_looks_at_the_test_split_are_logged(small):
 
 def test_nearest_neighbours():
     train = ("the cat sat here", "12 plus 34", "北京是中国的首都")
-    assert baselines.nearest(train, ("a cat sat", "13 plus 34", "首都是北京", "")).tolist() == [0, 1, 2, 0]
+    assert baselines.nearest(train, ("a cat sat", "13 plus 34", "首都是北京", ""), (-1,) * 4).tolist() == [0, 1, 2, 0]
+    assert baselines.nearest(train, train, (-1, -1, -1)).tolist() == [0, 1, 2]
+    assert 0 not in baselines.nearest(train, train[:1], (0,))
 
 
 def test_a_task_that_copying_solves_is_easy():
     row = {"primary": "generate", "metrics": ["exact_match"]}
     copied = [scored.example(f"word{i} number {i}", f"word{i % 7}") for i in range(40)]
     near = [scored.example(e["input_content"] + " again", e["references"][0]) for e in copied[:20]]
-    found = baselines.of_task(row, copied, near, 0.5)
+    found = baselines.of_task(row, copied, near, 0.5, 20)
     assert found["neighbour"] == 1.0 and "nearest training" in found["easy"] and found["commonest"] < 0.5
     apart = [scored.example(e["input_content"] + " again", f"other{i}") for i, e in enumerate(copied[:20])]
-    assert baselines.of_task(row, copied, apart, 0.5)["easy"] == ""
+    assert baselines.of_task(row, copied, apart, 0.5, 20)["easy"] == ""
+    few = baselines.of_task(row, copied, near[:1], 0.5, 20)  # filled up with training examples, not with themselves
+    assert few["examples"] == 20 and few["neighbour"] < 0.5
     options = ["no", "yes"]  # 0.6 of "yes" is 0.2 above the chance of two options
     skewed = [scored.example(f"is it {i}", options[i % 5 > 1], options=options) for i in range(50)]
-    found = baselines.of_task({**row, "primary": "rank"}, skewed, skewed[:20], 0.5)
+    found = baselines.of_task({**row, "primary": "rank"}, skewed, skewed[:20], 0.5, 20)
     assert found["commonest"] == pytest.approx(0.2)
-    assert baselines.of_task(row, [], near, 0.5) is None
+    assert baselines.of_task(row, [], near, 0.5, 20) is None
