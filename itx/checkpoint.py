@@ -76,13 +76,20 @@ class Checkpoints:
                 f"{self.directory} has no checkpoint of step {step}; there are: "
                 + (", ".join(map(str, self.steps())) or "none")
             )
+        self._check(step, item, targets)
         args = self.ocp.args
-        try:
-            restored = self.manager.restore(step, args=args.Composite(**{item: args.StandardRestore(targets)}))
-        except (ValueError, KeyError) as e:
-            first = str(e).strip().splitlines()[0]
-            raise UserError(f"{self.directory / str(step)}: {item} are not those of this config ({first})") from e
-        return restored[item]
+        return self.manager.restore(step, args=args.Composite(**{item: args.StandardRestore(targets)}))[item]
+
+    def _check(self, step: int, item: str, targets: dict) -> None:
+        """UserError where names or shapes differ, before Orbax reads anything."""
+        folder = self.directory / str(step)
+        saved = self.ocp.StandardCheckpointHandler().metadata(folder / item).tree
+        for name in sorted(saved.keys() | targets.keys()):
+            shapes = [tuple(x[name].shape) if name in x else "absent" for x in (saved, targets)]
+            if shapes[0] != shapes[1]:
+                raise UserError(
+                    f"{folder}: {item} are not those of this config: {name} is {shapes[0]} there, {shapes[1]} here"
+                )
 
     def wait(self) -> None:
         self.manager.wait_until_finished()

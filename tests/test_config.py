@@ -10,6 +10,8 @@ from itx import config as configs
 from itx.config import KINDS, RunConfig, fields_by_name, flatten, from_dict, load, override, to_dict
 from itx.errors import UserError
 
+pytestmark = pytest.mark.smoke
+
 RECIPE = "from itx.config import *\ndef get_config(quick=False):\n    return RunConfig({body})\n"
 
 

@@ -78,7 +78,8 @@ def _scores(found: dict) -> str:
             "Unless a row says otherwise the score is greedy generation, exact match after normalisation. Corrected: (score − chance) / "
             "(1 − chance), averaged over tasks, then over clusters. Intervals: 95 %, a hierarchical bootstrap over "
             "clusters, tasks and examples; with fewer than 8 clusters Student's t over the clusters, whose points "
-            "are listed; Wilson for a single task. Groups are never pooled.</p>")  # fmt: skip
+            "are listed; Wilson for a single task. Groups are never pooled. Below 0 means fewer right answers than "
+            "always giving the commonest one: so a model scores that does not yet answer in the right form.</p>")  # fmt: skip
     rows = [_group_row(g) for g in found["groups"] if g["group"] != "instruction"]
     head = ["group", "before", "after", "plain", "chance", "tasks", "clusters", "reading", "clusters (after)"]
     return text + table(head, rows, {1, 2, 3, 4, 5, 6})

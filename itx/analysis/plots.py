@@ -47,7 +47,8 @@ def _bars(axes: Any, groups: list[dict]) -> None:
                 points = list(found["clusters"].values())
                 axes.plot(points, [y] * len(points), ".", color=INK, markersize=3)
                 end = max(*points, mean, 0.0)
-            axes.text(end + 0.02, y, f"{mean:.2f}", va="center", fontsize=7.5, color=INK)
+            clipped = " (bar cut)" if mean < LEAST else ""
+            axes.text(end + 0.02, y, f"{mean:.2f}{clipped}", va="center", fontsize=7.5, color=INK)
     axes.set_yticks(range(len(groups)), [g["label"] for g in reversed(groups)])
     axes.axvline(0, color=INK, linewidth=0.9)
     axes.set_xlim(LEAST, 1.12)

@@ -95,7 +95,7 @@ def _says(both: dict[str, dict]) -> str:
     if not after["interval"]:
         return "one cluster: the points, no interval"
     low, high = after["interval"]
-    if low > 0:
+    if low > 1e-9:  # Wilson's lower end of 0 right answers is 0 but for rounding
         return "above chance"
     return "below chance" if high < 0 else "not resolved from chance"
 

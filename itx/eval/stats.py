@@ -24,7 +24,9 @@ def wilson(mean: float, n: int, z: float = LEVEL_95) -> Interval:
         return 0.0, 1.0
     middle = (mean + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * np.sqrt(mean * (1 - mean) / n + z * z / (4 * n * n))
-    return float(max(0.0, middle - half)), float(min(1.0, middle + half))
+    # at the ends the formula gives the end itself, but for rounding: 0 of n must not read as "above 0"
+    low = 0.0 if mean <= 0.0 else float(middle - half)
+    return low, 1.0 if mean >= 1.0 else float(middle + half)
 
 
 def corrected(score: float, chance: float) -> float:

@@ -16,6 +16,8 @@ from itx.tasks import names, registry
 from itx.tasks.spec import Source, function
 from tests import sample_tasks, samples  # noqa: F401  (sample_tasks registers)
 
+pytestmark = pytest.mark.smoke
+
 
 def test_every_record_is_trained_on_or_counted(sample_locks):
     """Invariant 8: the source counts reads, each skip counts itself, and they add up."""

@@ -9,6 +9,8 @@ from itx.data import lock as locks
 from itx.data.loader import Batches
 from itx.errors import UserError
 
+pytestmark = pytest.mark.smoke
+
 
 def make_lock(tmp_path, architecture="decoder", **changes):
     """Two tasks of 40 and 15 records; tokens name their task and record. Token 1 is EOS and also pad (0 is not)."""

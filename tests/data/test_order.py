@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from itx.data.order import Order, permutation
 from itx.data.packing import pack
 
+pytestmark = pytest.mark.smoke
+
 
 def make_order(seed=0, rates=(0.5, 0.3, 0.2), sizes=(50, 400, 7), window=256, renderings=3):
     draw = np.random.default_rng(1)

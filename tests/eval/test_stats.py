@@ -16,6 +16,12 @@ def test_wilson_has_the_published_values(hits, n, low, high):
     assert stats.wilson(hits / n, n) == (pytest.approx(low, abs=5e-5), pytest.approx(high, abs=5e-5))
 
 
+def test_wilson_ends_at_the_ends():
+    for n in range(1, 60):
+        assert stats.wilson(0.0, n)[0] == 0.0 and stats.wilson(1.0, n)[1] == 1.0
+    assert stats.wilson(0.0, 0) == (0.0, 1.0)
+
+
 def test_student_has_the_published_values():
     # mean 3, s = sqrt(2.5), t(0.975, 4) = 2.776
     low, high = stats.t_interval([1, 2, 3, 4, 5])

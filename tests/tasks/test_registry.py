@@ -10,6 +10,8 @@ from itx.tasks import names, registry, templates
 from itx.tasks.spec import function, holdout
 from tests import sample_tasks  # noqa: F401  (registers)
 
+pytestmark = pytest.mark.smoke
+
 
 @pytest.mark.parametrize("name", ["rte", "rte:fs4", "ni.task123_x:cot", "rte:fs4:cot:inv:noopt:t3f9a01#12", "rte#2"])
 def test_a_name_is_parsed_and_written_back(name):
