@@ -57,12 +57,11 @@ def agree(a: tuple, b: tuple) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_packing_changes_neither_loss_nor_gradient(name):
     cfg = synthetic.config(synthetic.models()[name], optim={"name": "sgd", "warmup_steps": 0})
-    some = synthetic.examples(24, 3)
-    packed = synthetic.batch([some[3 * r : 3 * r + 3] for r in range(8)], cfg)
-    wide = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, global_batch=24))
-    alone = synthetic.batch([[e] for e in some], wide)
+    some = synthetic.examples(8, 3)
+    packed = synthetic.batch([some[:3], some[3:6], some[6:], *[[]] * 5], cfg)
+    alone = synthetic.batch([[e] for e in some], cfg)
     assert packed["decoder_segment_ids"].max() == 3 and alone["decoder_segment_ids"].max() == 1
-    agree(one_step(cfg, packed), one_step(wide, alone))
+    agree(one_step(cfg, packed), one_step(cfg, alone))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -78,10 +77,10 @@ def test_microbatches_change_nothing(name):
     agree(one_step(cfg, batch), one_step(parts, batch))
 
 
-MESHES = [{"data": 8}, {"fsdp": 8}, {"tensor": 2}, {"replica": 2, "fsdp": 2, "tensor": 2}]
+MESHES = [{"data": 8}, {"fsdp": 4, "tensor": 2}, {"replica": 2, "fsdp": 2, "tensor": 2}]
 
 
-@pytest.mark.parametrize(("name", "sizes"), [*(("decoder", m) for m in MESHES), ("t5", MESHES[3])])
+@pytest.mark.parametrize(("name", "sizes"), [*(("decoder", m) for m in MESHES), ("t5", MESHES[2])])
 def test_every_mesh_gives_the_same_step(name, sizes):
     optim = {"name": "sgd", "warmup_steps": 0}
     model = dataclasses.replace(synthetic.models()[name], dropout=0.1)  # and the same dropout
@@ -96,7 +95,8 @@ def test_every_mesh_gives_the_same_step(name, sizes):
 
 
 def test_dropout_is_drawn_per_step_and_row():
-    cfg = synthetic.config(dataclasses.replace(synthetic.models()["decoder"], dropout=0.3))
+    model = dataclasses.replace(synthetic.models()["decoder"], dropout=0.1)
+    cfg = synthetic.config(model, optim={"name": "sgd", "warmup_steps": 0})
     row = synthetic.examples(3, 5)
     batch = synthetic.batch([row] * 8, cfg)
     mesh = mesh_of()

@@ -129,7 +129,12 @@ class Stack(nnx.Module):
         """The additive attention bias of this stack's self attention (itx/models/attention.py)."""
         relative = None
         if self.relative_bias is not None:
-            distance = k_positions[:, None, :] - q_positions[:, :, None]
+            if branches is None and q_positions.shape == k_positions.shape:
+                # in a segment positions rise by one, so distances are those of places: one row for all
+                place = jnp.arange(k_positions.shape[1], dtype=jnp.int32)
+                distance = (place[None, :] - place[:, None])[None]
+            else:
+                distance = k_positions[:, None, :] - q_positions[:, :, None]
             bucket = relative_bucket(distance, self.cfg.relative_buckets, self.cfg.relative_max_distance, self.encoder)
             # one-hot product: the gradient of a gather would be a slow scatter of b*q*k values
             onehot = jax.nn.one_hot(bucket, self.cfg.relative_buckets, dtype=jnp.float32)
