@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """A small config over tests/sample_tasks.py, and its build in a process of its own (built once per test session)."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 from itx.config import DataConfig, EvalConfig, OptimConfig, RunConfig, TrainConfig
 from itx.models import presets
-from tests.conftest import REPO
+from tests.conftest import REPO, one_device
 
 RECIPE = """
 from tests.samples import config
@@ -42,8 +41,7 @@ def write_recipe(folder: Path, cache: Path, **arguments) -> Path:
 
 def itx(*words, check: int | None = 0, **environment) -> subprocess.CompletedProcess:
     """Run the `itx` command as a user would, on one CPU device; `check` is the exit code it must have."""
-    env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"JAX_PLATFORMS": "cpu", **environment}
     command = [sys.executable, "-m", "itx.cli", *map(str, words)]
-    done = subprocess.run(command, cwd=REPO, env=env, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=REPO, env=one_device() | environment, capture_output=True, text=True)
     assert check is None or done.returncode == check, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done

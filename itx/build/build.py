@@ -2,21 +2,24 @@
 """`itx data build`: from a config to a complete cache and the lock that names it.
 
     1  resolve the mixture's members (light), the vocabulary, the evaluation rows
-    2  worker processes make one cache folder per job; meanwhile this process imports SeqIO
-    3  SeqIO's registries give names and rates
+    2  worker processes make one cache folder per job; meanwhile a process of its own imports SeqIO
+    3  SeqIO's registries, in that process, give names and rates
     4  further renderings where the run's epochs need them; leaks and misfits are left out; the lock
 
 A folder that exists is right (its name holds the hash of what shapes it), so a killed build resumes.
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import hashlib
 import json
 import math
 import multiprocessing
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -75,8 +78,11 @@ def members_of(config: RunConfig) -> list[str]:
         return list(out)
     try:
         spec = registry.task(name, root)
-    except UserError:
-        return []
+    except UserError as e:
+        if "seqio" in sys.modules:  # the modules imported it and may have registered the name there
+            return []
+        known = [*registry.MIXTURES, *registry.TASKS]
+        raise UserError(f"unknown mixture or task {name!r}" + did_you_mean(name, known)) from e
     if spec.evaluation_only:
         raise UserError(f"task {name!r} is for evaluation only and must not be trained on")
     return [str(names.parse(name))]
@@ -101,11 +107,10 @@ def build(config: RunConfig, progress: Progress = lambda *_: None) -> Path:
     known = _lock_file(config, settings, vocabulary.hash, todo)
     if known.is_file() and _complete(locks.read(known), d.cache_dir):
         return known
-    with _pool(d.workers) as pool:
-        waiting = _submit(pool, todo, settings)
-        mixture = _register(config, members, settings)
-        made = _collect(waiting, progress)
-        shares = _rates(mixture, members, made)
+    with _seqio(d.mixture, members, settings) as rates, _pool(d.workers) as pool:
+        made = _collect(_submit(pool, todo, settings), progress)
+        trained = [made[Job(m, "train")][1] for m in members]
+        shares = rates({manifest["task"]: manifest["examples"] for manifest in trained})
         more = _more_renderings(config, _lock(config, settings, vocabulary, shares, made))
         if more:
             made |= _collect(_submit(pool, more, settings), progress)
@@ -146,17 +151,56 @@ def _pool(workers: int) -> concurrent.futures.ProcessPoolExecutor:
     return concurrent.futures.ProcessPoolExecutor(workers or os.cpu_count(), mp_context=context)
 
 
-def _register(config: RunConfig, members: list[str], settings: Settings):
-    """The mixture (or task) in SeqIO; importing SeqIO takes the time of a small build, hence in parallel."""
+@contextlib.contextmanager
+def _seqio(mixture: str, members: list[str], settings: Settings) -> Iterator[Callable[[dict[str, int]], dict]]:
+    """A process that registers the mixture in SeqIO; gives {task: training examples} -> {variant: rate}.
+
+    Importing SeqIO takes as long as a small build, hence beside it; and as a process it can be ended at
+    once, so that a mistake in the data is told within a second or two.
+    """
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=_serve_rates, args=(there, mixture, members, settings), daemon=True)
+    process.start()
+    there.close()
+
+    def rates(examples: dict[str, int]) -> dict[str, float]:
+        try:
+            here.send(examples)
+            answer = here.recv()
+        except (EOFError, OSError) as e:
+            process.join()
+            raise RuntimeError(f"the process that asks SeqIO ended with exit code {process.exitcode}") from e
+        if isinstance(answer, UserError):
+            raise answer
+        return answer
+
+    try:
+        yield rates
+    finally:
+        process.terminate()
+        process.join()
+
+
+def _serve_rates(pipe: Connection, mixture: str, members: list[str], settings: Settings) -> None:
+    """What that process does."""
     from itx.build import seqio_bridge
 
+    registry.load_modules(settings.modules)
     more = (settings.vocab, settings.root, settings.suite_seed, settings.render_seed)
-    if config.data.mixture in registry.MIXTURES:
-        seqio_bridge.register_mixture(registry.MIXTURES[config.data.mixture], *more)
-    else:
-        seqio_bridge.register(members[0], *more)
-        return seqio_bridge.resolve(members[0])
-    return seqio_bridge.resolve(config.data.mixture)
+    try:
+        if mixture in registry.MIXTURES:
+            seqio_bridge.register_mixture(registry.MIXTURES[mixture], *more)
+        else:
+            seqio_bridge.register(members[0], *more)
+            mixture = members[0]
+        for task, examples in pipe.recv().items():
+            seqio_bridge.SpecSource.counted[task, "train"] = examples
+        pipe.send(seqio_bridge.rates(seqio_bridge.resolve(mixture)))
+    except UserError as e:
+        pipe.send(e)
+    except EOFError:
+        pass  # the build was ended
 
 
 def _submit(pool: concurrent.futures.Executor, todo: list[Job], settings: Settings) -> list[concurrent.futures.Future]:
@@ -178,15 +222,6 @@ def _collect(waiting: list[concurrent.futures.Future], progress: Progress) -> di
             future.cancel()
         raise
     return made
-
-
-def _rates(mixture, members: list[str], made: dict[Job, tuple[str, dict]]) -> dict[str, float]:
-    from itx.build import seqio_bridge
-
-    for m in members:
-        spec_name = made[Job(m, "train")][1]["task"]
-        seqio_bridge.SpecSource.counted[(spec_name, "train")] = made[Job(m, "train")][1]["examples"]
-    return seqio_bridge.rates(mixture)
 
 
 def _more_renderings(config: RunConfig, lock: dict) -> list[Job]:
