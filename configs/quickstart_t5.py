@@ -20,5 +20,6 @@ def get_config(quick: bool = False) -> RunConfig:
         base,
         model=presets.quickstart_t5(),
         data=dataclasses.replace(base.data, sequence_length=192, target_length=48, global_batch=8),
+        eval=dataclasses.replace(base.eval, before=not quick),
         train=base.train if quick else dataclasses.replace(base.train, steps=1700, checkpoint_every=340),
     )

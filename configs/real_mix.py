@@ -37,5 +37,7 @@ def get_config(quick: bool = False) -> RunConfig:
         ),
         optim=OptimConfig(name="adamw", learning_rate=4e-3, warmup_steps=20, schedule="linear"),
         train=TrainConfig(steps=5 if quick else 200, checkpoint_every=every * 10, log_every=every),
-        eval=EvalConfig(tasks=("ii.*", "bbh.*"), max_examples=1 if quick else 4, max_new_tokens=8 if quick else 32),
+        eval=EvalConfig(
+            tasks=("ii.*", "bbh.*"), max_examples=1 if quick else 4, max_new_tokens=8 if quick else 32, before=not quick
+        ),
     )

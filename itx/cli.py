@@ -58,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--step", type=int, help="default: the newest checkpoint")
     evaluate.add_argument("--tasks", help="comma-separated evaluation rows or tasks; default: all")
     evaluate.add_argument("--max_examples", type=int, help="default: the run's eval.max_examples")
+    evaluate.add_argument("--cache_dir", help="default: the run's data.cache_dir")
 
     generate = add(commands, "generate", "continue a prompt; interactive without --prompt")
     generate.add_argument("run", help="a run folder")

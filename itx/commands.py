@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -41,19 +42,24 @@ def train(args: Namespace) -> int:
     from itx.data import lock as locks
 
     lock = locks.read(lock_file)
-    begin_run(run, config, origin, lock, args, notes)
-    from itx.data.audit import audit, print_audit
+    locks.check_config(lock, config, lock_file)
+    from itx.data.audit import audit, print_audit, with_uses
     from itx.data.loader import Batches
 
     facts = audit(lock, config.data.cache_dir, config)
-    storage.write_json(run.audit_json, facts)
     print_audit(facts, tasks=False)
-    if facts.get("errors"):
+    if facts["errors"]:
         raise UserError(f"the audit fails: {facts['errors'][0]}")
     from itx.eval.evaluate import evaluate
     from itx.eval.fixed import fixed_losses
-    from itx.train import load_model
+    from itx.mesh import make_mesh
+    from itx.train import load_model, setup
     from itx.train import train as tune
+
+    made = setup(config, lock, make_mesh(config.mesh))  # a mistake in the settings shows before anything is written
+    about = begin_run(run, config, origin, lock, args, notes)
+    storage.write_json(run.audit_json, facts)
+    batches = Batches(lock, config.data.cache_dir)
 
     def score(step: int, when: str) -> None:
         load = functools.cache(lambda: load_model(run, config, lock, step))
@@ -62,7 +68,10 @@ def train(args: Namespace) -> int:
 
     if config.eval.before:
         score(0, "before")
-    tune(config, lock, Batches(lock, config.data.cache_dir), run)
+    tune(config, lock, batches, run, made, about)
+    storage.write_json(
+        run.audit_json, with_uses(facts, batches.order.counts(config.train.steps * lock["global_batch"]))
+    )
     score(config.train.steps, "after")
     from itx.analysis.report import report
 
@@ -73,13 +82,20 @@ def train(args: Namespace) -> int:
     return 0
 
 
+# done, a mistake that a new start would meet again, or told to stop (SIGINT, SIGTERM)
+ENDED = (0, 2, 128 + signal.SIGINT, 128 + signal.SIGTERM)
+
+
 def _restarting(times: int) -> int:
     words = sys.argv[1:]
     at = next(i for i, w in enumerate(words) if w.startswith("--restarts"))
     words = words[:at] + words[at + (1 if "=" in words[at] else 2) :]
     for attempt in range(times + 1):
-        code = subprocess.run([sys.executable, "-m", "itx.cli", *words]).returncode
-        if code in (0, 1, 2, 130):
+        child = subprocess.Popen([sys.executable, "-m", "itx.cli", *words])
+        signal.signal(signal.SIGTERM, lambda number, _, child=child: child.send_signal(number))
+        signal.signal(signal.SIGINT, lambda *_: None)  # a terminal sends it to the child too
+        code = child.wait()
+        if code in ENDED:
             return code
         print(f"itx: exit {code}; start {attempt + 2} of {times + 1}", file=sys.stderr)
         time.sleep(1)
@@ -91,11 +107,13 @@ def check_same_run(run: RunFolder, config: configs.RunConfig) -> list[str]:
 
     Returns a note for every allowed change; raises UserError naming the first field that may not differ.
     """
-    if not run.path.exists() or not any(run.path.iterdir()):
-        return []
+    if run.path.exists() and not run.path.is_dir():
+        raise UserError(f"--run_dir: {run.path} is a file, not a folder")
+    if not run.path.exists() or not [p for p in run.path.iterdir() if not p.name.endswith(".part")]:
+        return []  # nothing, or what a kill left of the first file
     if not run.config_json.is_file():
         raise UserError(f"{run.path} is not empty and not a run folder (no config.json); give another --run_dir")
-    old = configs.flatten(storage.read_json(run.config_json)["config"])
+    old = configs.flatten(read_config(run)["config"])
     new = configs.flatten(configs.to_dict(config))
     kinds = {name: f.metadata["kind"] for name, f in configs.fields_by_name().items()}
     unknown = [n for n in config.resume.allow if n not in kinds]
@@ -103,9 +121,13 @@ def check_same_run(run: RunFolder, config: configs.RunConfig) -> list[str]:
         raise UserError(f"resume.allow: unknown field {unknown[0]!r}" + did_you_mean(unknown[0], kinds))
     notes = []
     for name, value in new.items():
-        if name not in old or old[name] == value or kinds[name] == "free":
+        if name not in old or old[name] == value:
             continue
         change = f"{name} was {old[name]!r}, is {value!r}"
+        if name == "train.steps" and not config.optim.decay_steps and config.optim.schedule in ("cosine", "linear"):
+            notes.append(f"{change}: the learning rate now ends there, and no longer as it was planned")
+        if kinds[name] == "free":
+            continue
         if kinds[name] == "maths" and name in config.resume.allow:
             notes.append(change)
             continue
@@ -114,8 +136,11 @@ def check_same_run(run: RunFolder, config: configs.RunConfig) -> list[str]:
     return notes
 
 
-def begin_run(run: RunFolder, config, origin: dict, lock: dict, args: Namespace, notes: list[str]) -> None:
-    """Write (or check) the run's lock, vocabulary and config."""
+def begin_run(run: RunFolder, config, origin: dict, lock: dict, args: Namespace, notes: list[str]) -> dict:
+    """Write (or check) the run's config, lock and vocabulary; returns what config.json holds.
+
+    config.json comes first: it is what makes a folder a run folder, so that a kill in between is no trouble.
+    """
     from itx.data import lock as locks
 
     if run.lock_json.is_file():
@@ -125,19 +150,23 @@ def begin_run(run: RunFolder, config, origin: dict, lock: dict, args: Namespace,
                 f"{run.path} was begun on other data: {locks.difference(old, lock)}; give another --run_dir"
             )
     model = Path(config.data.cache_dir) / lock["vocabulary"]["file"]
-    if not run.vocab_model.is_file():
-        if not model.is_file():
-            raise UserError(f"the lock's vocabulary is not in the cache: {model}")
-        with storage.whole_file(run.vocab_model) as part:
-            part.write_bytes(model.read_bytes())
-    storage.write_json(run.lock_json, lock)
+    if not run.vocab_model.is_file() and not model.is_file():
+        raise UserError(f"the lock's vocabulary is not in the cache: {model}")
+    for note in notes:
+        print(f"changed on resume: {note}", file=sys.stderr)
     old_notes = storage.read_json(run.config_json).get("notes", []) if run.config_json.is_file() else []
-    storage.write_json(run.config_json, {
+    about = {
         "file": args.config, "quick": args.quick, "overrides": args.overrides,
         "command": shlex.join(["itx", *sys.argv[1:]]), "config": configs.to_dict(config), "origin": origin,
         "versions": {"python": sys.version.split()[0], **{v: metadata.version(v) for v in VERSIONED}},
         "code": _code_version(), "data_hash": locks.shape_hash(lock), "notes": old_notes + notes,
-    })  # fmt: skip
+    }  # fmt: skip
+    storage.write_json(run.config_json, about)
+    storage.write_json(run.lock_json, lock)
+    if not run.vocab_model.is_file():
+        with storage.whole_file(run.vocab_model) as part:
+            part.write_bytes(model.read_bytes())
+    return about
 
 
 def _code_version() -> str:
@@ -152,6 +181,19 @@ def _code_version() -> str:
         return metadata.version("itx")
 
 
+def read_config(run: RunFolder) -> dict:
+    """What config.json of a run folder holds."""
+    try:
+        held = storage.read_json(run.config_json)
+        configs.flatten(held["config"])
+        return held
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
+        raise UserError(f"{run.config_json} is not what a run writes ({type(e).__name__}: {e})") from e
+
+
+WATCH = "ITX_END_WITH_PARENT"  # set for a build that a training run started: it ends when that is killed
+
+
 def build_in_subprocess(args: Namespace) -> Path:
     """Build (or find) the cache in a process of its own: the build may import SeqIO, training never does."""
     words = [sys.executable, "-m", "itx.cli", "data", "build", args.config, *args.overrides]
@@ -160,7 +202,7 @@ def build_in_subprocess(args: Namespace) -> Path:
 
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "build.json"
-        code = subprocess.run([*words, "--json", str(out)]).returncode
+        code = subprocess.run([*words, "--json", str(out)], env=os.environ | {WATCH: "1"}).returncode
         if code:
             raise SystemExit(code)
         return Path(storage.read_json(out)["lock"])
@@ -175,9 +217,11 @@ def _load(args: Namespace) -> configs.RunConfig:
 
 def data_build(args: Namespace) -> int:
     config = _load(args)
-    from itx.build.build import build
+    from itx.build.build import build, die_with_parent
     from itx.data import lock as locks
 
+    if os.environ.pop(WATCH, ""):
+        die_with_parent()
     started = time.monotonic()
     file = build(config, _build_progress)
     lock = locks.read(file)
@@ -296,19 +340,33 @@ def lock_hash(lock: dict) -> str:
 
 def _run_config(run: RunFolder, **evaluation) -> configs.RunConfig:
     """The config a run folder holds, with evaluation settings replaced."""
-    config = configs.from_dict(storage.read_json(run.config_json)["config"])
+    config = configs.from_dict(read_config(run)["config"])
     given = {k: v for k, v in evaluation.items() if v is not None}
     return dataclasses.replace(config, eval=dataclasses.replace(config.eval, **given))
+
+
+def _step(run: RunFolder, given: int | None) -> int:
+    """The step asked for, or the newest checkpoint's."""
+    from itx.train import latest_step
+
+    step = latest_step(run) if given is None else given
+    if given is None and step == 0:
+        raise UserError(f"{run.path} has no checkpoint yet; --step 0 asks the model before tuning")
+    return step
 
 
 def evaluate_run(args: Namespace) -> int:
     run = open_run(args.run)
     config = _run_config(run, max_examples=args.max_examples)
+    if args.cache_dir:
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, cache_dir=args.cache_dir))
     from itx.data import lock as locks
     from itx.eval.evaluate import evaluate, print_scores
-    from itx.train import latest_step, load_model
+    from itx.train import load_model
 
     lock = locks.read(run.lock_json)
+    if not Path(config.data.cache_dir).is_dir():
+        raise UserError(f"no folder {config.data.cache_dir!r}, where the run's data are; give --cache_dir")
     if args.tasks:
         wanted = args.tasks.split(",")
         known = {n for r in lock["evaluation"] for n in (r["name"], r["task"])}
@@ -316,7 +374,7 @@ def evaluate_run(args: Namespace) -> int:
             if name not in known:
                 raise UserError(f"--tasks: no evaluation row {name!r} in this run" + did_you_mean(name, known))
         lock["evaluation"] = [r for r in lock["evaluation"] if {r["name"], r["task"]} & set(wanted)]
-    step = latest_step(run) if args.step is None else args.step
+    step = _step(run, args.step)
     scores = evaluate(lambda: load_model(run, config, lock, step), lock, config, run, step)
     print_scores(scores)
     if args.json:
@@ -329,11 +387,11 @@ def generate(args: Namespace) -> int:
     config = _run_config(run)
     from itx.data import cache
     from itx.data import lock as locks
-    from itx.train import latest_step, load_model
+    from itx.train import load_model
 
     lock = locks.read(run.lock_json)
     vocabulary = cache.Vocabulary(run.vocab_model)
-    runner = load_model(run, config, lock, latest_step(run) if args.step is None else args.step)
+    runner = load_model(run, config, lock, _step(run, args.step))
     prompts = [p.replace("\\n", "\n") for p in args.prompt or ()] or iter(_ask, None)
     out = []
     for prompt in prompts:

@@ -16,6 +16,7 @@ import io
 import json
 import os
 import sys
+import traceback
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_origin
 
@@ -190,13 +191,17 @@ def load(file: str, overrides: list[str] = (), quick: bool = False) -> tuple[Run
         config = module.get_config(quick=quick)
     except UserError:
         raise
-    except TypeError as e:  # an unknown keyword of a dataclass
+    except TypeError as e:  # mostly an unknown keyword of a dataclass
         name = str(e).split("unexpected keyword argument ")[-1].strip("'")
         valid = {part for k in fields_by_name() for part in k.split(".")}
         near = did_you_mean(name, valid) if "unexpected" in str(e) else ""
         raise UserError(f"{file}: {e}{near}") from e
-    except AttributeError as e:
-        raise UserError(f"{file}: {e}") from e
+    except Exception as e:  # of the recipe's own code
+        line = getattr(e, "lineno", None) or [
+            f.lineno for f in traceback.extract_tb(e.__traceback__) if f.filename == file
+        ]
+        line = line[-1] if isinstance(line, list) and line else line
+        raise UserError(f"{file}{f':{line}' if line else ''}: {type(e).__name__}: {e}") from e
     if not isinstance(config, RunConfig):
         raise UserError(f"{file}: get_config() returned {type(config).__name__}, not RunConfig")
     default = flatten(to_dict(RunConfig()))
@@ -204,7 +209,61 @@ def load(file: str, overrides: list[str] = (), quick: bool = False) -> tuple[Run
     for text in overrides:
         config, name = override(config, text)
         origin[name] = "command line"
+    check(config)
     return config, origin
+
+
+AT_LEAST = {
+    0: ("train.steps", "optim.warmup_steps", "optim.decay_steps", "optim.clip_norm", "optim.weight_decay",
+        "model.smear", "model.dropout", "eval.max_examples", "data.workers"),
+    1: ("train.microbatches", "train.checkpoint_every", "train.keep_checkpoints", "train.log_every",
+        "data.sequence_length", "data.target_length", "data.global_batch", "data.window_examples", "data.renderings",
+        "data.vocab_size", "data.eval_examples", "eval.batch_size", "eval.max_new_tokens", "model.embed_dim",
+        "model.num_layers", "model.num_heads", "model.num_kv_heads", "model.head_dim", "model.mlp_dim"),
+}  # fmt: skip
+
+
+def check(config: RunConfig) -> None:
+    """UserError for a value that cannot be meant: out of range, or in conflict with another."""
+    for name, f in fields_by_name().items():
+        section, leaf = name.split(".")
+        value = getattr(getattr(config, section), leaf)
+        if not _is_a(value, f.type):
+            kind = getattr(f.type, "__name__", str(f.type))
+            near = did_you_mean(str(value), get_args(f.type)) if get_origin(f.type) is Literal else ""
+            raise UserError(
+                f"{name}={value!r}: not a {kind}" if not near else f"{name}={value!r}: no such choice{near}"
+            )
+    values = flatten(to_dict(config))
+    for least, names in AT_LEAST.items():
+        for name in names:
+            if values[name] < least:
+                raise UserError(f"{name}={values[name]}: must be at least {least}")
+    m = config.model
+    if not 0 <= m.dropout < 1 or not 0 <= config.train.label_smoothing < 1:
+        raise UserError("model.dropout and train.label_smoothing are shares: at least 0 and below 1")
+    if m.num_heads % m.num_kv_heads:
+        raise UserError(f"model.num_kv_heads={m.num_kv_heads} does not divide model.num_heads={m.num_heads}")
+    if m.prefix_lm and m.architecture == "encoder_decoder":
+        raise UserError("model.prefix_lm is for decoders: an encoder sees all of the prompt anyway")
+
+
+def _is_a(value: Any, kind: Any) -> bool:
+    """Whether a value is of a field's type; an int may stand for a float, None for an empty dict."""
+    if get_origin(kind) is Literal:
+        return value in get_args(kind)
+    if get_origin(kind) is tuple:
+        inner = get_args(kind)
+        if not isinstance(value, (tuple, list)):
+            return False
+        if len(inner) == 2 and inner[1] is Ellipsis:
+            return all(_is_a(v, inner[0]) for v in value)
+        return len(value) == len(inner) and all(_is_a(v, t) for v, t in zip(value, inner, strict=True))
+    if get_origin(kind) is dict:
+        return value is None or isinstance(value, dict)
+    if kind is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
 
 
 def override(config: RunConfig, text: str) -> tuple[RunConfig, str]:

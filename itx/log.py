@@ -5,6 +5,7 @@ metrics.jsonl has one object per logged step, {"step": n, "train/loss": …}. On
 to the restored step. Values under `TIMING` differ from run to run; all others are reproducible.
 """
 
+import copy
 import json
 import os
 import signal
@@ -139,7 +140,8 @@ class Book:
         self.clock, self.timed_tokens = None, 0.0
 
     def meta(self) -> dict:
-        return {"interval": self.sums, "skipped": self.skipped}
+        # copies: a checkpoint is written while the next step already adds to these
+        return {"interval": copy.deepcopy(self.sums), "skipped": list(self.skipped)}
 
     def add(self, pending: tuple | None, log: MetricsLog, progress: Progress) -> None:
         """Take in one step's metrics; write a line where an interval ends."""

@@ -50,11 +50,22 @@ def whole_folder(path: Path | str) -> Iterator[Path]:
 
 
 def clean_parts(folder: Path | str) -> int:
-    """Remove what killed writers left below `folder`; returns how many."""
-    left = [p for p in Path(folder).rglob(".*.part")]
+    """Remove what killed writers left below `folder`; returns how many. Living ones keep theirs."""
+    left = [p for p in Path(folder).rglob(".*.part") if not _alive(p.name.split(".")[-2])]
     for p in left:
         shutil.rmtree(p, ignore_errors=True) if p.is_dir() else p.unlink(missing_ok=True)
     return len(left)
+
+
+def _alive(pid: str) -> bool:
+    """Whether another process of this machine has the number."""
+    try:
+        os.kill(int(pid), 0)
+    except (ProcessLookupError, ValueError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return int(pid) != os.getpid()
 
 
 def write_json(path: Path | str, value: Any) -> None:

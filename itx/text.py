@@ -140,8 +140,8 @@ def numbers(text: str) -> list[float]:
         elif m["dots"]:
             value = float(m["dots"].replace(".", "") + "." + m["comma"])
         elif m["over"]:
-            over, under = map(int, m["over"].split("/"))
-            value = over / under if under else float(over)
+            over, under = map(float, m["over"].split("/"))  # not int: Python refuses one of 4,301 digits
+            value = over / under if under else over
         else:
             value = float((m["plain"] or m["point"]).replace(",", "."))
         out.append(-value if m["sign"] else value)

@@ -21,6 +21,7 @@ from itx import checkpoint, loss, optim
 from itx import mesh as meshes
 from itx.checkpoint import Checkpoints
 from itx.config import RunConfig
+from itx.data import lock as locks
 from itx.errors import UserError
 from itx.log import Book, Interrupts, MetricsLog, Progress
 from itx.models.transformer import Transformer
@@ -250,14 +251,15 @@ def restore(checkpoints: Checkpoints, step: int, made: Setup) -> tuple[State, Pa
 
 def train(
     config: RunConfig, lock: dict, batches: Any, run: Any,
-    progress: Progress | None = None, mesh: Mesh | None = None,
+    made: Setup | None = None, about: dict | None = None, progress: Progress | None = None,
 ) -> State:  # fmt: skip
     """Train until `train.steps`, from the newest checkpoint of the run folder or from the start.
 
-    `batches.iterate(start, stop, rows)` yields numpy batches; `run` names the folder's files.
+    `batches.iterate(start, stop, rows)` yields numpy batches; `run` names the folder's files; `about` is
+    what its config.json holds, kept in every checkpoint beside the lock.
     """
-    mesh = mesh or meshes.make_mesh(config.mesh)
-    made = setup(config, lock, mesh)
+    made = made or setup(config, lock, meshes.make_mesh(config.mesh))
+    mesh = made.mesh
     stop, every = config.train.steps, config.train.checkpoint_every
     here = checkpoint.environment(mesh)
     with ExitStack() as stack:
@@ -271,6 +273,8 @@ def train(
         interrupts = stack.enter_context(Interrupts())
         stack.enter_context(jax.set_mesh(mesh))
         if begin:
+            if locks.shape_hash(meta["lock"]) != locks.shape_hash(lock):
+                raise UserError(f"{run.checkpoints} was begun on other data: {locks.difference(meta['lock'], lock)}")
             changed = checkpoint.differences(meta["environment"], here)
             progress.say(changed or f"resumed at step {begin}")
             state, frozen = restore(checkpoints, begin, made)
@@ -288,7 +292,7 @@ def train(
                 book.add(pending, log, progress)
                 pending = None
                 log.sync()  # before the checkpoint commits: a line may be cut back, never missing
-                meta = {"step": step, "environment": here, **book.meta()}
+                meta = {"step": step, "environment": here, "about": about, "lock": lock, **book.meta()}
                 checkpoints.save(step, {**state["params"], **frozen}, state["opt_state"], meta)
             if interrupts.seen and step < stop:
                 checkpoints.wait()

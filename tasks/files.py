@@ -10,13 +10,13 @@ Your own JSON lines: copy one of the calls below and name your file and fields. 
 definitions of Natural Instructions are its authors'. Importing this module reads no data.
 """
 
-import json
 import re
 import unicodedata
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from itx.build import sources
+from itx.errors import UserError, did_you_mean
 from itx.tasks.registry import family, instruction_task, make_task, mixture
 from itx.tasks.spec import CoT, Skip, Source, TaskSpec, jsonl
 from tasks import bbh, induction  # noqa: F401  (registers what real_mix is evaluated on)
@@ -160,8 +160,14 @@ def ni_fields(definition: str) -> Callable[[dict], Any]:
 
 def ni_task(entry: Mapping[str, Any], document: Mapping[str, Any]) -> TaskSpec:
     """A line of the index and the task's file -> its spec (the name's other characters become `_`)."""
-    definition = " ".join(d.strip() for d in document["Definition"])
-    answers = [o for i in document["Instances"] for o in i["output"][:1]]
+    file = _ni_file(entry)
+    for key, kind in (("Definition", list), ("Instances", list)):
+        if not isinstance(document, dict) or not isinstance(document.get(key), kind):
+            keys = list(document) if isinstance(document, dict) else []
+            raise UserError(f"{file}: {key!r} is not a list there" + ("" if key in keys else did_you_mean(key, keys)))
+    definition = " ".join(str(d).strip() for d in document["Definition"])
+    rows = [i for i in document["Instances"] if isinstance(i, dict)]  # others are told when they are read
+    answers = [str(o) for i in rows for o in (i.get("output") or ())[:1]]
     short = sum(len(a.split()) for a in answers) <= NI_SHORT_ANSWER * len(answers)
     return make_task(
         "ni." + re.sub(r"[^A-Za-z0-9_.]", "_", entry["task"]), version=1, cluster=slug(entry["category"]),
@@ -179,11 +185,16 @@ def _ni_file(entry: Mapping[str, Any]) -> str:
 def ni_members(root: str) -> list[TaskSpec]:
     """Every task of format "v2" in the index under a data root."""
     index = sources.find_file(f"{NI_FOLDER}/index.jsonl", root)
-    entries = [e for _, e in sources.read_jsonl(index, {}) if isinstance(e, dict) and e.get("format") == "v2"]
     found = []
-    for entry in entries:
-        file = sources.find_file(_ni_file(entry), root)
-        found.append(ni_task(entry, json.loads(file.read_bytes())))
+    for row, entry in sources.read_jsonl(index, {}):
+        if isinstance(entry, sources.Bad):  # a task would be missing and nobody would know
+            raise UserError(f"{NI_FOLDER}/index.jsonl:{row}: {entry.reason} ({entry.detail})")
+        if entry.get("format") != "v2":
+            continue
+        for key in ("task", "category", "source"):
+            if key not in entry:
+                raise UserError(f"{NI_FOLDER}/index.jsonl:{row}: no {key!r}" + did_you_mean(key, entry))
+        found.append(ni_task(entry, sources.read_document(sources.find_file(_ni_file(entry), root))))
     return found
 
 

@@ -16,6 +16,15 @@ REPO = Path(__file__).resolve().parent.parent
 SHARED = REPO.parent / "shared" / "data"
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+def pytest_collection_modifyitems(items) -> None:
+    """Which tests one of the two processes (pytest-xdist) takes together: those that share a costly
+    fixture, else those of a file."""
+    for item in items:
+        costly = [f for f in ("quickstart", "desk", "sample_cache") if f in item.fixturenames]
+        item.add_marker(pytest.mark.xdist_group(costly[0] if costly else item.path.name))
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real public data; a test that needs it is skipped where it is absent."""

@@ -14,7 +14,7 @@ Example = tuple[list[int], list[int], int]  # prompt, target without EOS, task
 
 
 def lock(num_tasks: int = 3) -> dict:
-    tasks = [{"name": f"task_{i}"} for i in range(num_tasks)]
+    tasks = [{"name": f"task_{i}", "rate": 1 / num_tasks, "sha256": ["0"], "excluded": [[]]} for i in range(num_tasks)]
     ids = {"bos_id": BOS, "eos_id": EOS, "pad_id": 0}
     return {"vocabulary": {"size": VOCAB, "hash": "0"}, "tasks": tasks, **ids}
 

@@ -106,3 +106,21 @@ def test_shipped_recipes_load(file, quick):
     config, _ = load(file, quick=quick)
     assert config.data.mixture
     assert configs.from_dict(to_dict(config)) == config
+
+
+@pytest.mark.parametrize(
+    "body, message",
+    [
+        ('data=DataConfig(too_long="dorp")', "data.too_long='dorp': no such choice; did you mean 'drop'"),
+        ('train=TrainConfig(steps="200")', "train.steps='200': not a int"),
+        ("train=TrainConfig(log_every=0)", "train.log_every=0: must be at least 1"),
+        ("model=ModelConfig(num_heads=4, num_kv_heads=3)", "num_kv_heads=3 does not divide"),
+        ('model=ModelConfig(architecture="encoder_decoder", prefix_lm=True)', "prefix_lm is for decoders"),
+        ("optim=OptimConfig(kwargs=5)", "optim.kwargs=5"),
+        ("train=1/0", "recipe.py:3: ZeroDivisionError"),
+        ("train=(", "recipe.py:3: SyntaxError"),
+    ],
+)
+def test_a_value_that_cannot_be_meant_is_told(tmp_path, body, message):
+    with pytest.raises(UserError, match=message):
+        load(recipe(tmp_path, body))

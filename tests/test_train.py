@@ -118,7 +118,7 @@ def read(folder: synthetic.Folder) -> list[dict]:
 
 def fit(cfg, folder, **kwargs):
     batches = synthetic.Batches(cfg, **kwargs)
-    state = train.train(cfg, LOCK, batches, folder, mesh=mesh_of())
+    state = train.train(cfg, LOCK, batches, folder, made=train.setup(cfg, LOCK, mesh_of()))
     return jax.device_get(state)
 
 
@@ -141,7 +141,7 @@ def test_resume_is_bitwise(tmp_path, monkeypatch):
             return super().batch(step)
 
     with pytest.raises(SystemExit) as stopped:
-        train.train(cfg, LOCK, Stopping(cfg), parts, mesh=mesh_of())
+        train.train(cfg, LOCK, Stopping(cfg), parts, made=train.setup(cfg, LOCK, mesh_of()))
     assert stopped.value.code == 128 + signal.SIGTERM
     assert checkpoint.Checkpoints(parts.checkpoints).latest() == 2 and read(parts) == []
 

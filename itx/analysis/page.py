@@ -3,9 +3,9 @@
 
 import base64
 import html
-from collections import Counter
 from typing import Any
 
+from itx.data import audit as audits
 from itx.eval.summary import RANKINGS, shown
 
 CSS = """
@@ -180,7 +180,7 @@ def _samples(found: dict) -> str:
 def _rows(found: dict) -> str:
     head = ["row", "cluster", "group", "relation to training", "metric", "before", "score [95 %]", "chance",
             "corrected", "n", "prompts", "no answer", "hit limit", *(f"rank {r}" for r in RANKINGS),
-            "by template", "by gold position"]  # fmt: skip
+            "by template", "by gold position", "beware"]  # fmt: skip
     rows = []
     for r in found["rows"]:
         if r["group"] == "instruction":
@@ -191,12 +191,22 @@ def _rows(found: dict) -> str:
                      shown(r["before"]), shown(r["score"], r["interval"]), f"{r['chance']:.2f} ({r['chance_from']})",
                      shown(r["corrected"]), r["examples"], r["prompts"], r["no_answer"], r["hit_limit"],
                      *(shown(r["rank"][k]) if r["rank"] else "" for k in RANKINGS),
-                     by(r["by_template"]), by(r["by_gold_position"])])  # fmt: skip
+                     by(r["by_template"]), by(r["by_gold_position"]), "; ".join(_beware(r))])  # fmt: skip
     text = ("<p>Intervals are Wilson's, with n = examples: an example in several templates counts once. “No "
             "answer” and “hit limit” count prompts: the answer's pattern did not occur, or generation ended at the "
             "row's limit. Ranking stands beside generation and is never mixed with it: the right option's share of "
             "first places by summed log-probability, per token, per byte, and calibrated by a neutral prompt.</p>")  # fmt: skip
     return text + table(head, rows, {5, 6, 8, 9, 10, 11, 12, 13, 14, 15, 16})
+
+
+def _beware(row: dict) -> list[str]:
+    """What makes a row's score too low for a reason that is not the model's."""
+    out = []
+    if row["limit_below_gold"]:
+        out.append(f"some right answers are longer than the limit of {row['limit']} tokens")
+    if row["prompts_longer_than_a_row"]:
+        out.append(f"{row['prompts_longer_than_a_row']} prompts are longer than a training row")
+    return out
 
 
 # ---- data ------------------------------------------------------------------------------------------
@@ -210,25 +220,16 @@ def _audit(found: dict) -> str:
     text = (f"<p>Mixture {esc(m['name'])}: {m['steps']:,} steps take about {m['examples']:,} examples, "
             f"{m['input_tokens']:,} input tokens and {m['target_tokens']:,} target tokens; {m['filled']:.1%} of the "
             f"places in rows are filled.</p>")  # fmt: skip
-    head = ["task", "cluster", "read", "kept", "skipped", "templates", "epochs", "% examples", "% input tokens",
+    head = ["task", "cluster", "read", "usable", "trained on", "skipped", "templates", "epochs", "% examples", "% input tokens",
             "% target tokens", "input p50/p95/max", "target p50/p95/max"]  # fmt: skip
     spread = lambda s: f"{s['median']:.0f}/{s['p95']:.0f}/{s['max']}"  # noqa: E731
-    rows = [[n, f["cluster"], f"{f['read']:,}", f"{f['kept']:,}", _reasons(f["skipped"]), f["templates"],
+    rows = [[n, f["cluster"], f"{f['read']:,}", f"{f['kept']:,}", f"{f['used']:,}" if "used" in f else "",
+             audits.reasons(f["skipped"]), f["templates"],
              f"{f['effective_epochs']:.2f}", f"{f['rate']:.1%}", f"{f['input_share']:.1%}", f"{f['target_share']:.1%}",
              spread(f["input_length"]), spread(f["target_length"])] for n, f in audit["tasks"].items()]  # fmt: skip
-    text += table(head, rows, {2, 3, 5, 6, 7, 8, 9, 10, 11})
-    read = sum(f["read"] for f in audit["tasks"].values())
-    kept = sum(f["kept"] for f in audit["tasks"].values())
-    skipped: Counter = Counter()
-    for f in audit["tasks"].values():
-        skipped.update(f["skipped"])
-    text += (f"<p>All tasks: {read:,} records read = {kept:,} trained on + {sum(skipped.values()):,} skipped "
-             f"({esc(_reasons(skipped))}).</p>")  # fmt: skip
+    text += table(head, rows, {2, 3, 4, 6, 7, 8, 9, 10, 11, 12})
+    text += f"<p>{esc(audits.accounts(audit))}</p>"
     return text + _leaks(audit) + _easy(audit) + _notes(audit)
-
-
-def _reasons(skipped: dict[str, int]) -> str:
-    return ", ".join(f"{reason} {n:,}" for reason, n in sorted(skipped.items())) or "none"
 
 
 def _leaks(audit: dict) -> str:

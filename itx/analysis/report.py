@@ -11,6 +11,7 @@ from typing import Any
 from itx import storage
 from itx.config import RunConfig, flatten, to_dict
 from itx.data import lock as locks
+from itx.data.audit import accounts
 from itx.errors import UserError
 from itx.eval import summary
 from itx.log import TIMING, read_lines
@@ -193,6 +194,8 @@ def print_report(found: dict) -> None:
         entropy = f"; unigram entropy of targets {loss['unigram_entropy']:.3f}" if loss["unigram_entropy"] else ""
         console.print(f"loss {loss['total'][0]:.3f} -> {loss['total'][-1]:.3f}{entropy}; "
                       f"{loss['skipped_steps']} steps skipped", markup=False)  # fmt: skip
+    if found["audit"]:
+        console.print(accounts(found["audit"]), markup=False)
     console.print(f"scored on {e['split']}, eval.max_examples={_one_or_all(e['max_examples'])} contents per row "
                   f"in every template; {len(found['easy'])} easy tasks left out", markup=False)  # fmt: skip
 

@@ -18,6 +18,8 @@ import math
 import multiprocessing
 import os
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -25,7 +27,7 @@ from pathlib import Path
 import numpy as np
 
 from itx import storage
-from itx.build import evaluation, jobs, leaks, vocab
+from itx.build import evaluation, fingerprint, jobs, leaks, sources, vocab
 from itx.build.jobs import Job, Settings
 from itx.config import RunConfig
 from itx.data import cache
@@ -55,9 +57,10 @@ def vocabulary_file(config: RunConfig, members: list[str]) -> str:
         if not file.is_file() and d.root:
             file = Path(d.root) / d.vocab
         if not file.is_file():
-            raise UserError(f"data.vocab: no file {d.vocab!r} here or under data.root={d.root!r}")
+            near = sources.beside(file if file.parent.is_dir() else Path(d.vocab))
+            raise UserError(f"data.vocab: no file {d.vocab!r} here or under data.root={d.root!r}{near}")
         return str(vocab.keep_vocabulary(file.read_bytes(), cache.Vocabulary(file).hash, d.cache_dir))
-    return str(vocab.train(members, d.vocab_size, d.root, d.suite_seed, d.render_seed, d.cache_dir))
+    return str(vocab.train(members, d.vocab_size, d.root, d.suite_seed, d.cache_dir))
 
 
 def members_of(config: RunConfig) -> list[str]:
@@ -67,18 +70,13 @@ def members_of(config: RunConfig) -> list[str]:
     if not name:
         raise UserError("data.mixture is not set" + did_you_mean("", registry.MIXTURES))
     if name in registry.MIXTURES:
-        out: dict[str, None] = {}
-        waiting = [name]
-        while waiting:
-            for member in registry.members(registry.MIXTURES[waiting.pop()], root):
-                if member in registry.MIXTURES:
-                    waiting.append(member)
-                else:
-                    out[member] = None
-        return list(out)
+        found = [m for mixture in mixtures_of(name, root) for m in registry.members(registry.MIXTURES[mixture], root)]
+        return list(dict.fromkeys(m for m in found if m not in registry.MIXTURES))
     try:
         spec = registry.task(name, root)
     except UserError as e:
+        if name.split(".")[0] in registry.FAMILIES:
+            raise
         if "seqio" in sys.modules:  # the modules imported it and may have registered the name there
             return []
         known = [*registry.MIXTURES, *registry.TASKS]
@@ -88,11 +86,20 @@ def members_of(config: RunConfig) -> list[str]:
     return [str(names.parse(name))]
 
 
+def mixtures_of(name: str, root: str) -> list[str]:
+    """A mixture and those nested in it, each once; [] for a task."""
+    out = [name] if name in registry.MIXTURES else []
+    for mixture in out:  # grows as it goes
+        nested = registry.members(registry.MIXTURES[mixture], root)
+        out += [m for m in nested if m in registry.MIXTURES and m not in out]
+    return out
+
+
 def build(config: RunConfig, progress: Progress = lambda *_: None) -> Path:
     """Make the cache complete; returns the file of the lock that names it."""
     d = config.data
     if d.root and not Path(d.root).is_dir():
-        raise UserError(f"data.root: no folder {d.root!r}")
+        raise UserError(f"data.root: no folder {d.root!r}" + sources.beside(Path(d.root)))
     Path(d.cache_dir).mkdir(parents=True, exist_ok=True)
     storage.clean_parts(d.cache_dir)
     members = members_of(config)
@@ -111,12 +118,14 @@ def build(config: RunConfig, progress: Progress = lambda *_: None) -> Path:
         made = _collect(_submit(pool, todo, settings), progress)
         trained = [made[Job(m, "train")][1] for m in members]
         shares = rates({manifest["task"]: manifest["examples"] for manifest in trained})
-        more = _more_renderings(config, _lock(config, settings, vocabulary, shares, made))
+        lock = _lock(config, settings, vocabulary, shares, made, rows)
+        found = leaks.find(lock, d.cache_dir)
+        leaks.exclude(lock, found)
+        more = _more_renderings(config, lock)
         if more:
             made |= _collect(_submit(pool, more, settings), progress)
-    lock = _lock(config, settings, vocabulary, shares, made)
-    lock["evaluation"] = evaluation.lock_rows(rows, made, settings)
-    leaks.exclude(lock, d.cache_dir)
+            lock = _lock(config, settings, vocabulary, shares, made, rows)
+            leaks.exclude(lock, found)
     storage.write_json(known, lock)
     return known
 
@@ -129,12 +138,18 @@ def _check_sources(todo: list[Job], settings: Settings) -> None:
 
 def _lock_file(config: RunConfig, settings: Settings, vocab_hash: str, todo: list[Job]) -> Path:
     """Where the lock of this very build is kept: a second run needs neither SeqIO nor the sources."""
-    shape = {k: v for k, v in dataclasses.asdict(config.data).items() if k not in ("cache_dir", "workers", "root")}
-    spec = registry.MIXTURES.get(config.data.mixture)
+    shape = {
+        k: v
+        for k, v in dataclasses.asdict(config.data).items()
+        if k not in ("cache_dir", "workers", "root", "max_epochs")
+    }
+    specs = {(t := registry.task(j.variant, settings.root)).name: t for j in todo}
     parts = [
         locks.LOCK_VERSION, ORDER_VERSION, shape, config.model.architecture, config.model.prefix_lm,
         config.train.steps, config.eval.tasks, config.eval.split, config.eval.instructions,
-        repr(spec), [jobs.folder(j, settings, vocab_hash) for j in todo],
+        [repr(registry.MIXTURES[m]) for m in mixtures_of(config.data.mixture, settings.root)],
+        [fingerprint.of_scoring(specs[name]) for name in sorted(specs)],
+        [jobs.folder(j, settings, vocab_hash) for j in todo],
     ]  # fmt: skip
     name = f"{jobs.render.draw(json.dumps(parts, sort_keys=True, default=str)):016x}.json"
     return Path(config.data.cache_dir) / "locks" / name
@@ -148,7 +163,19 @@ def _complete(lock: dict, cache_dir: str) -> bool:
 def _pool(workers: int) -> concurrent.futures.ProcessPoolExecutor:
     """Spawned, so that workers start clean: no TensorFlow, no threads of this process."""
     context = multiprocessing.get_context("spawn")
-    return concurrent.futures.ProcessPoolExecutor(workers or os.cpu_count(), mp_context=context)
+    return concurrent.futures.ProcessPoolExecutor(workers or os.cpu_count(), context, die_with_parent)
+
+
+def die_with_parent() -> None:
+    """End this process when the one that started it is gone, SIGKILL included: no worker goes on alone."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @contextlib.contextmanager
@@ -184,6 +211,7 @@ def _seqio(mixture: str, members: list[str], settings: Settings) -> Iterator[Cal
 
 def _serve_rates(pipe: Connection, mixture: str, members: list[str], settings: Settings) -> None:
     """What that process does."""
+    die_with_parent()
     from itx.build import seqio_bridge
 
     registry.load_modules(settings.modules)
@@ -227,7 +255,8 @@ def _collect(waiting: list[concurrent.futures.Future], progress: Progress) -> di
 def _more_renderings(config: RunConfig, lock: dict) -> list[Job]:
     """The renderings beyond the first that the run's epochs need: ceil(epochs), at most data.renderings."""
     data = locks.LockedData(lock, config.data.cache_dir)
-    order = Order(lock, data.usable, data.sizes)
+    # every epoch stands in for by the first rendering: the others may not be made yet
+    order = Order({**lock, "renderings": 1}, data.usable, data.sizes)
     per_row = config.data.window_examples / len(order.window(0))
     # windows vary: one window and 5 % of an epoch to spare
     examples = per_row * config.data.global_batch * config.train.steps + config.data.window_examples
@@ -239,7 +268,7 @@ def _more_renderings(config: RunConfig, lock: dict) -> list[Job]:
 
 
 def _lock(config: RunConfig, settings: Settings, vocabulary: cache.Vocabulary, shares: dict[str, float],
-          made: dict[Job, tuple[str, dict]]) -> dict:  # fmt: skip
+          made: dict[Job, tuple[str, dict]], rows: list[evaluation.Row] = ()) -> dict:  # fmt: skip
     d = config.data
     lock = {
         "version": locks.LOCK_VERSION, "order_version": ORDER_VERSION,
@@ -258,6 +287,7 @@ def _lock(config: RunConfig, settings: Settings, vocabulary: cache.Vocabulary, s
     spec = registry.MIXTURES.get(d.mixture)
     if spec:
         lock["holdout"] = [{"task": t, "reason": why} for t, why in registry.removed(spec, d.root)]
+    lock["evaluation"] = evaluation.lock_rows(rows, made, settings)
     return lock
 
 
@@ -267,10 +297,11 @@ def task_entry(name: str, rate: float, folders: list[tuple[str, dict]], lock: di
     if not manifest["records"]:
         raise UserError(f"task {name}: no training example is left; skipped: {manifest['audit']['skipped']}")
     spec = registry.MIXTURES.get(data.mixture)
-    excluded, skipped = [], dict(manifest["audit"]["skipped"])
+    excluded, skipped, cut = [], dict(manifest["audit"]["skipped"]), {}
     for r, (folder, _) in enumerate(folders):
         records = cache.Records(Path(data.cache_dir) / folder)
-        out, reasons = locks.check_fit(name, locks.sizes(records.lengths, lock["architecture"]), lock)
+        size = locks.sizes(records.lengths, lock["architecture"])
+        out, reasons = locks.check_fit(name, size, lock)
         if spec and spec.max_examples and (~out).sum() > spec.max_examples:
             ranked = np.argsort(np.where(out, np.uint64(2**64 - 1), records.content), kind="stable")
             beyond = np.zeros(len(out), bool)
@@ -279,16 +310,17 @@ def task_entry(name: str, rate: float, folders: list[tuple[str, dict]], lock: di
             out |= beyond
         if r == 0:
             skipped |= reasons
+            lost = (size - locks.cut(size, lock)).sum(1)[~out]
+            cut = {"cut": int((lost > 0).sum()), "cut_tokens": int(lost.sum())} if lost.any() else {}
         excluded.append(np.flatnonzero(out).tolist())
     n = manifest["records"] - len(excluded[0])
     if n == 0:
         raise UserError(f"task {name}: no training example is left; skipped: {skipped}")
     return {
         "name": name, "task": manifest["task"], "cluster": manifest["cluster"], "rate": rate, "examples": n,
-        "target_tokens": manifest["target_tokens"], "input_tokens": manifest["input_tokens"],
         "folders": [f for f, _ in folders],
         "sha256": [cache.manifest_hash(Path(data.cache_dir) / f) for f, _ in folders], "excluded": excluded,
-        "audit": {"read": manifest["audit"]["read"], "skipped": skipped, "kept": n},
+        "audit": {"read": manifest["audit"]["read"], "skipped": skipped, "kept": n, **cut},
     }  # fmt: skip
 
 

@@ -5,7 +5,7 @@ import itertools
 from collections import Counter
 
 from itx.build import render
-from itx.errors import UserError
+from itx.errors import UserError, did_you_mean
 from itx.eval import metrics
 from itx.tasks import names, templates
 from itx.tasks.spec import TaskSpec
@@ -33,7 +33,11 @@ def variants(spec: TaskSpec) -> list[tuple[str, str]]:
 def show(spec: TaskSpec, name: str, root: str) -> dict:
     """What a task is, and its first example in every template of the variant named."""
     item = _items(spec, root, 1)[0]
-    shown = [(n, w) for n, w in variants(spec) if name == spec.name or n == name]
+    has = variants(spec)
+    wanted = str(names.parse(name))
+    shown = [(n, w) for n, w in has if wanted in (spec.name, n)]
+    if not shown:
+        raise UserError(f"task {spec.name!r} has no variant {name!r}" + did_you_mean(wanted, {n for n, _ in has}))
     renderings = []
     for variant, which in shown:
         for t in render.choices(spec, names.parse(variant), which):
@@ -66,7 +70,8 @@ def _check_one(spec: TaskSpec, r: render.Rendered, item: render.Item) -> list[st
     answer = metrics.extract(r.extractor, r.target)
     if answer is None:
         return [f"{where}: the gold answer is not found in the target {r.target!r}"]
-    bad = [m for m in spec.metrics if isinstance(m, str) and metrics.SCORES[m](list(r.references), answer) < 1]
+    names_ = [m for m in spec.metrics if isinstance(m, str)]
+    bad = [m for m in names_ if metrics.per_example(m)(list(r.references), answer) < 1]
     out = [f"{where}: the gold target scores below 1 under {m}" for m in bad]
     if r.prompt != r.prompt.rstrip():
         out.append(f"{where}: the prompt ends in white space")

@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The part of a cache key that stands for a task: its texts and the source of its functions."""
 
+import dataclasses
+import functools
 import hashlib
 import inspect
+import re
+import sys
 import sysconfig
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +26,9 @@ def _own(file: str | None) -> bool:
 def of_function(fn: Callable, seen: set[int] | None = None) -> list[str]:
     """Source texts of a function and of what it uses: own functions and modules, constants, closures."""
     seen = set() if seen is None else seen
-    fn = inspect.unwrap(getattr(fn, "func", fn))
+    if isinstance(fn, functools.partial):
+        return [*of_function(fn.func, seen), *of_value([fn.args, fn.keywords], seen)]
+    fn = inspect.unwrap(fn)
     if id(fn) in seen:
         return []
     seen.add(id(fn))
@@ -40,6 +46,7 @@ def of_function(fn: Callable, seen: set[int] | None = None) -> list[str]:
     values = {n: fn.__globals__[n] for n in names if n in fn.__globals__}
     values |= dict(zip(code.co_freevars, (c.cell_contents for c in fn.__closure__ or ()), strict=True))
     values |= {f"default {i}": d for i, d in enumerate(fn.__defaults__ or ())}
+    values |= {f"default {n}": d for n, d in (fn.__kwdefaults__ or {}).items()}
     for name, value in sorted(values.items()):
         out += [name, *of_value(value, seen)]
     return out
@@ -52,10 +59,20 @@ def of_value(value: Any, seen: set[int] | None = None) -> list[str]:
         file = getattr(value, "__file__", None)
         return [Path(file).read_text(encoding="utf-8")] if _own(file) else [value.__name__]
     if isinstance(value, type):
-        return [value.__qualname__]
+        module = sys.modules.get(value.__module__)
+        own = _own(getattr(module, "__file__", None))
+        return [inspect.getsource(value) if own else value.__qualname__]
+    if isinstance(value, re.Pattern):
+        return [value.pattern if isinstance(value.pattern, str) else repr(value.pattern), str(value.flags)]
+    if dataclasses.is_dataclass(value):
+        if id(value) in seen:
+            return []
+        seen.add(id(value))
+        fields = [(f.name, getattr(value, f.name)) for f in dataclasses.fields(value)]
+        return [type(value).__qualname__, *(t for name, v in fields for t in (name, *of_value(v, seen)))]
     if callable(value):
         return of_function(value, seen)
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return [t for k in value for t in (repr(k), *of_value(value[k], seen))]
     if isinstance(value, (list, tuple)):
         return [t for v in value for t in of_value(v, seen)]
@@ -63,7 +80,8 @@ def of_value(value: Any, seen: set[int] | None = None) -> list[str]:
         return sorted(map(repr, value))
     if isinstance(value, (str, int, float, bool, bytes, type(None))):
         return [repr(value)]
-    return [type(value).__qualname__]
+    text = repr(value)  # arrays, dates, fractions, …; an address says nothing about the value
+    return [type(value).__qualname__, re.sub(r" at 0x[0-9a-f]+", "", text)]
 
 
 def of_task(spec: TaskSpec) -> str:
@@ -76,3 +94,10 @@ def of_task(spec: TaskSpec) -> str:
         *source, *of_function(spec.fields),
     ]  # fmt: skip
     return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:16]
+
+
+def of_scoring(spec: TaskSpec) -> list:
+    """What else a lock takes from a spec: it shapes no rendering, but groups, scores and averages."""
+    metrics = [m if isinstance(m, str) else f"{m.__module__}:{m.__qualname__}" for m in spec.metrics]
+    return [spec.name, spec.version, spec.cluster, spec.origin, spec.neighbours, metrics, spec.primary,
+            sorted(spec.tags.items()), spec.evaluation_only]  # fmt: skip

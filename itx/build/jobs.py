@@ -124,9 +124,10 @@ def run(job: Job, settings: Settings) -> tuple[str, dict]:
     vocabulary = cache.Vocabulary(settings.vocab)
     where = folder(job, settings, vocabulary.hash)
     path = Path(settings.cache_dir) / where
-    if path.is_dir():
-        return where, cache.read_manifest(path)
     spec, variant = registry.task(job.variant, settings.root), names.parse(job.variant)
+    about = {"cluster": spec.cluster, "origin": list(spec.origin)}  # may have changed since: they shape no rendering
+    if path.is_dir():
+        return where, cache.read_manifest(path) | about
     found, counted = _items(spec.name, job.split, settings)
     items, counts = found, Counter(counted)
     if job.crossed:
@@ -142,8 +143,7 @@ def run(job: Job, settings: Settings) -> tuple[str, dict]:
     read = counts.pop("read", 0)
     manifest = {
         "task": spec.name, "variant": job.variant, **asdict(job), "key": where.rsplit("-", 1)[1],
-        "vocabulary": vocabulary.hash, "cluster": spec.cluster, "origin": list(spec.origin),
-        "templates": ids, "examples": len(items),
+        "vocabulary": vocabulary.hash, **about, "templates": ids, "examples": len(items),
         "audit": {"read": read, "kept": len(items), "skipped": {k: v for k, v in sorted(counts.items()) if v}},
     }  # fmt: skip
     records = render.encode(rendered, vocabulary)

@@ -13,30 +13,48 @@ import numpy as np
 
 from itx import text
 from itx.data import cache
+from itx.errors import UserError
 
 COMMON = 10
 
 
-def exclude(lock: dict, cache_dir: str | Path) -> None:
-    """Add leaking training records to each task's `excluded`, and the counts to its audit and `leaks`."""
+Found = dict[str, dict[int, tuple[str, str]]]  # trained variant -> record -> (evaluation task, how)
+
+
+def find(lock: dict, cache_dir: str | Path) -> Found:
+    """The training records that evaluation asks. All renderings of a task hold the same inputs in the same order."""
     inputs = _evaluation_inputs(lock, cache_dir)
     hashes = {int(h, 16): row for h, (row, _) in inputs.items()}
-    runs = {gram: row for row, content in inputs.values() for gram in text.leak_ngrams(content)}
+    runs = {gram: row for row, content in inputs.values() for gram in sorted(text.leak_ngrams(content))}
     common = _common_runs(lock, cache_dir, runs)
+    out: Found = {}
+    for task in lock["tasks"]:
+        records = cache.Records(Path(cache_dir) / task["folders"][0])
+        hits = out[task["name"]] = {}
+        for long in cache.read_long_inputs(records.folder):
+            shared = sorted(g for g in text.leak_ngrams(long["input"]) if g in runs and g not in common)
+            if shared:
+                hits[long["record"]] = (runs[shared[0]], "shared run of words")
+        for i in _members(records.content, hashes):
+            hits[int(i)] = (hashes[int(records.content[i])], "equal input")
+    return out
+
+
+def exclude(lock: dict, found: Found) -> None:
+    """Add what was found to each task's `excluded`, and the counts to its audit and to `leaks`."""
     lock["leaks"] = []
     for task in lock["tasks"]:
-        for r, folder in enumerate(task["folders"]):
-            records = cache.Records(Path(cache_dir) / folder)
-            hits = {int(i): hashes[int(records.content[i])] for i in _members(records.content, hashes)}
-            equal = set(hits)
-            for long in cache.read_long_inputs(records.folder):
-                shared = [g for g in text.leak_ngrams(long["input"]) if g in runs and g not in common]
-                if shared:
-                    hits.setdefault(long["record"], runs[shared[0]])
-            new = sorted(set(hits) - set(task["excluded"][r]))
-            task["excluded"][r] = sorted({*task["excluded"][r], *new})
-            if r == 0:
-                _count(lock, task, new, hits, equal)
+        hits = found[task["name"]]
+        new = sorted(set(hits) - set(task["excluded"][0]))
+        task["excluded"] = [sorted({*before, *hits}) for before in task["excluded"]]
+        for (evaluation, how), n in sorted(Counter(hits[i] for i in new).items()):
+            lock["leaks"].append({"train": task["name"], "evaluation": evaluation, "how": how, "dropped": n})
+            reason = f"in evaluation ({how})"
+            task["audit"]["skipped"][reason] = task["audit"]["skipped"].get(reason, 0) + n
+        task["examples"] -= len(new)
+        task["audit"]["kept"] -= len(new)
+        if not task["examples"]:
+            raise UserError(f"task {task['name']}: no training example is left; skipped: {task['audit']['skipped']}")
 
 
 def _evaluation_inputs(lock: dict, cache_dir: str | Path) -> dict[str, tuple[str, str]]:
@@ -53,19 +71,12 @@ def _members(content: np.ndarray, hashes: dict[int, str]) -> np.ndarray:
 
 
 def _common_runs(lock: dict, cache_dir: str | Path, runs: dict) -> set:
-    """Runs of evaluation inputs that stand in more than COMMON training inputs."""
+    """Runs of evaluation inputs that stand in more than COMMON different training inputs."""
     counts: Counter = Counter()
+    seen: set[str] = set()  # variants of a task, and tasks of a family, have the same inputs
     for task in lock["tasks"]:
         for long in cache.read_long_inputs(Path(cache_dir) / task["folders"][0]):
-            counts.update({g for g in text.leak_ngrams(long["input"]) if g in runs})
+            if long["input"] not in seen:
+                seen.add(long["input"])
+                counts.update({g for g in text.leak_ngrams(long["input"]) if g in runs})
     return {g for g, n in counts.items() if n > COMMON}
-
-
-def _count(lock: dict, task: dict, new: list[int], hits: dict[int, str], equal: set[int]) -> None:
-    pairs = Counter((hits[i], "equal input" if i in equal else "shared run of words") for i in new)
-    for (evaluation, how), n in sorted(pairs.items()):
-        lock["leaks"].append({"train": task["name"], "evaluation": evaluation, "how": how, "dropped": n})
-        reason = f"in evaluation ({how})"
-        task["audit"]["skipped"][reason] = task["audit"]["skipped"].get(reason, 0) + n
-    task["examples"] -= len(new)
-    task["audit"]["kept"] -= len(new)

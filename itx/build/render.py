@@ -9,6 +9,7 @@ already mixes all T templates, and T epochs show an example in each of them once
 
 import hashlib
 import json
+import numbers
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -59,6 +60,11 @@ def draw(*parts: Any) -> int:
 def content_of(spec: TaskSpec, values: dict[str, Any]) -> str:
     """The canonical input: the content fields' normalised texts, a line each."""
     keys = spec.content or [k for k in values if k not in NOT_CONTENT]
+    for k in keys:
+        if k not in values:
+            raise UserError(
+                f"task {spec.name!r}: content={spec.content} names no field {k!r}" + did_you_mean(k, values)
+            )
     return "\n".join(text.normalise(v if isinstance(v, str) else json.dumps(v, ensure_ascii=False))
                      for v in (values[k] for k in keys))  # fmt: skip
 
@@ -103,20 +109,9 @@ def items(spec: TaskSpec, split: str, root: str, seed: int, counts: Counter, ski
     seen: set[int] = set()
     for source_split, low, high in source_splits(spec.source, split):
         for example_id, example in sources.open_source(spec.source, source_split, root, seed, counts, skip_bad):
-            try:
-                found = spec.fields(example)
-            except (KeyError, IndexError, TypeError, ValueError, AttributeError) as e:
-                what = (
-                    f"needs the field {e.args[0]!r}{did_you_mean(str(e.args[0]), example)}"
-                    if isinstance(e, KeyError)
-                    else str(e)
-                )
-                if not skip_bad:
-                    raise UserError(f"task {spec.name!r}, example {example_id}: fields() {what}") from e
-                found = Skip("unusable fields")
-            if isinstance(found, list):
-                counts["read"] += len(found) - 1
-            for n, values in enumerate(found if isinstance(found, list) else [found]):
+            found = fields_of(spec, example, f"task {spec.name!r}, example {example_id}", skip_bad)
+            counts["read"] += len(found) - 1
+            for n, values in enumerate(found):
                 if isinstance(values, Skip):
                     counts[values.reason] += 1
                     continue
@@ -131,6 +126,31 @@ def items(spec: TaskSpec, split: str, root: str, seed: int, counts: Counter, ski
                     yield Item(f"{example_id}.{n}" if n else example_id, values, content, key)
 
 
+def fields_of(spec: TaskSpec, example: dict, where: str, skip_bad: bool) -> list[dict[str, Any] | Skip]:
+    """What `spec.fields` gives, as a list that is not empty; an example it cannot use is an error or a Skip."""
+    try:
+        found = spec.fields(example)
+        found = found if isinstance(found, list) else [found]
+        for values in found:
+            if not isinstance(values, (dict, Skip)):
+                raise TypeError(f"gave {type(values).__name__}, not a dict, a list of dicts or Skip(reason)")
+            empty = [k for k, v in values.items() if v is None] if isinstance(values, dict) else []
+            if empty:
+                raise ValueError(f"gave no value (None) for {empty[0]!r}")
+    except UserError:
+        raise
+    except Exception as e:  # of the user's function: whatever it is, they are told which example it was
+        if skip_bad:
+            return [Skip("unusable fields")]
+        if isinstance(e, KeyError) and e.args and isinstance(e.args[0], str) and e.args[0] not in example:
+            raise UserError(
+                f"{where}: fields() needs the field {e.args[0]!r}" + did_you_mean(e.args[0], example)
+            ) from e
+        shown = repr(example) if len(repr(example)) <= 200 else repr(example)[:200] + "…"
+        raise UserError(f"{where}: fields() {type(e).__name__}: {e}; the example is {shown}") from e
+    return found or [Skip("fields() gave nothing")]
+
+
 def answers(
     spec: TaskSpec, values: dict[str, Any], where: str
 ) -> tuple[tuple[str, ...], tuple[str, ...] | None, int | None]:
@@ -140,13 +160,18 @@ def answers(
     if "answer" not in values:
         raise UserError(f"{where}: fields() gave no 'answer'" + did_you_mean("answer", values))
     answer = values["answer"]
-    if isinstance(answer, bool) or answer is None:
-        raise UserError(f"{where}: answer {answer!r} is neither an option's index, a text nor a list of texts")
-    if isinstance(answer, int):
-        if options is None or not 0 <= answer < len(options):
+    if isinstance(answer, numbers.Integral) and not isinstance(answer, bool):
+        if options is None:
+            raise UserError(
+                f"{where}: answer {answer} is the index of an option, but there are none; a text is {str(answer)!r}"
+            )
+        if not 0 <= answer < len(options):
             raise UserError(f"{where}: label {answer} is outside the options {options}")
-        return (options[answer],), options, answer
-    references = (answer,) if isinstance(answer, str) else tuple(map(str, answer))
+        return (options[answer],), options, int(answer)
+    references = (answer,) if isinstance(answer, str) else answer
+    if not isinstance(references, (list, tuple)) or not all(isinstance(r, str) for r in references):
+        raise UserError(f"{where}: answer {answer!r} is neither an option's index, a text nor a list of texts")
+    references = tuple(references)
     if not references or not all(r.strip() for r in references):
         raise UserError(f"{where}: an empty answer")
     index = options.index(references[0]) if options and references[0] in options else None

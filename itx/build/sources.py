@@ -99,17 +99,17 @@ def find_file(file: str, root: str) -> Path:
         if not root:
             raise UserError(f"source file {file!r} stands under data.root, which is not set: set --data.root=FOLDER")
         if not Path(root).is_dir():
-            raise UserError(f"data.root: no folder {root!r}" + _beside(Path(root)))
+            raise UserError(f"data.root: no folder {root!r}" + beside(Path(root)))
         path = Path(root) / file
     if path.is_file():
         return path
     if path.is_dir():
-        raise UserError(f"source file {file!r} is a folder in data.root={root!r}" + _beside(path / "?"))
+        raise UserError(f"source file {file!r} is a folder in data.root={root!r}" + beside(path / "?"))
     where = "is not there" if Path(file).is_absolute() else f"is not in data.root={root!r}"
-    raise UserError(f"source file {file!r} {where}" + _beside(path))
+    raise UserError(f"source file {file!r} {where}" + beside(path))
 
 
-def _beside(path: Path) -> str:
+def beside(path: Path) -> str:
     """`; did you mean …` from what the deepest folder on the way to a missing path holds."""
     missing = path.name
     for folder in path.parents:
@@ -188,8 +188,8 @@ def _object(text: str) -> dict | Bad:
         value = json.loads(text)
     except json.JSONDecodeError as e:
         return Bad("broken JSON", f"{e.msg} at column {e.colno}")
-    except RecursionError:
-        return Bad("broken JSON", "nested too deep")
+    except (RecursionError, ValueError) as e:  # nested too deep, an integer of thousands of digits
+        return Bad("broken JSON", str(e))
     if not isinstance(value, dict):
         return Bad("not a JSON object", f"{type(value).__name__}")
     if "\\u" in text:  # "\ud800" is valid JSON and no valid text: it could not be written anywhere
@@ -207,18 +207,25 @@ def read_jsonl(path: Path, options: Mapping[str, Any]) -> Rows:
         yield str(row), text if isinstance(text, Bad) else _object(text)
 
 
-def read_json(path: Path, options: Mapping[str, Any]) -> Rows:
-    """One JSON document; `options["rows"]` names the list or the dict (key = row label) of examples in it."""
+def read_document(path: Path) -> Any:
+    """A whole JSON file, plain or .gz; a damaged one is an error that names file and line."""
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        found = json.loads(data.removeprefix(_UTF8_BOM).decode("utf-8"))
+        return json.loads(data.removeprefix(_UTF8_BOM).decode("utf-8"))
     except UnicodeDecodeError as e:
         row = e.object[: e.start].count(b"\n") + 1
         raise UserError(f"{path.name}:{row}: bad utf-8 (byte 0x{e.object[e.start]:02x})") from e
     except json.JSONDecodeError as e:
         raise UserError(f"{path.name}:{e.lineno}: broken JSON ({e.msg} at column {e.colno})") from e
+    except (RecursionError, ValueError) as e:
+        raise UserError(f"{path.name}: broken JSON ({e})") from e
     except (EOFError, zlib.error, gzip.BadGzipFile) as e:
         raise UserError(f"{path.name}: cut off or damaged gzip ({e})") from e
+
+
+def read_json(path: Path, options: Mapping[str, Any]) -> Rows:
+    """One JSON document; `options["rows"]` names the list or the dict (key = row label) of examples in it."""
+    found = read_document(path)
     key = options.get("rows")
     if key is not None:
         if not isinstance(found, dict) or key not in found:

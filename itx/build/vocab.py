@@ -2,10 +2,12 @@
 """Train a SentencePiece vocabulary on a mixture's training splits (byte fallback, digits split).
 
 It is an artefact of its own: its key is the tasks' names and versions and the size, so an edited
-template does not retrain it. One thread, hence the same file from the same texts.
+template does not retrain it; and its texts depend on the tasks alone, not on a run's variants or seeds.
+One thread, hence the same file from the same texts.
 """
 
 import io
+import itertools
 import re
 from collections import Counter
 from pathlib import Path
@@ -15,8 +17,9 @@ from itx.build import render
 from itx.errors import UserError
 from itx.tasks import names, registry
 
-VOCAB_VERSION = 2
+VOCAB_VERSION = 3
 EXAMPLES_PER_TASK = 400
+VARIANTS = ("", ":cot", ":inv")  # of each task, where it has them
 COMMON = 5
 # A newline becomes a private-use piece and a space, so that a word is the same piece after a newline as
 # after a space; decoding undoes it. (A user-defined "\n" would bypass normalisation.)
@@ -38,25 +41,27 @@ def vocab_key(members: list[str], size: int, root: str, suite_seed: int) -> str:
     return f"{render.draw(VOCAB_VERSION, size, suite_seed, *tasks):016x}"
 
 
-def texts(members: list[str], root: str, suite_seed: int, render_seed: int) -> list[str]:
-    """Prompts and targets of the first training examples of every member, in a fixed order; then each common word.
+def texts(members: list[str], root: str, suite_seed: int) -> list[str]:
+    """Prompts and targets of each task's first training examples, in a fixed order; then each common word.
 
     SentencePiece seeds its pieces with strings that occur in several surroundings. In templated text a
     word often has one neighbour only ("What" before "is") and would be cut up, so every word that
     occurs COMMON times stands once more by itself (toy suite: 23 % of words cut up without, 0.1 % with).
     """
     out = []
-    for name in sorted(members):
-        variant, spec = names.parse(name), registry.task(name, root)
+    for name in sorted({registry.task(m, root).name for m in members}):
+        spec = registry.task(name, root)
         found = render.items(spec, "train", root, suite_seed, Counter(), skip_bad=True)
-        for item, _ in zip(found, range(EXAMPLES_PER_TASK), strict=False):
-            r = render.render(spec, variant, item, 0, render_seed)
-            out += [r.prompt, r.target]
+        items = list(itertools.islice(found, EXAMPLES_PER_TASK))
+        for variant in (names.parse(name + v) for v in VARIANTS):
+            if registry.supports(spec, variant):
+                rendered = [render.render(spec, variant, item, 0, 0) for item in items]
+                out += [text for r in rendered for text in (r.prompt, r.target)]
     counts = Counter(word for t in out for word in re.findall(r"[^\W\d_]+", t))
     return out + [f"{word}. {word}," for word in sorted(counts) if counts[word] >= COMMON]
 
 
-def train(members: list[str], size: int, root: str, suite_seed: int, render_seed: int, cache_dir: str) -> Path:
+def train(members: list[str], size: int, root: str, suite_seed: int, cache_dir: str) -> Path:
     """The vocabulary's file under the cache, trained if it is not there."""
     file = Path(cache_dir) / "vocab" / vocab_key(members, size, root, suite_seed) / "sentencepiece.model"
     if file.exists():
@@ -72,7 +77,7 @@ def train(members: list[str], size: int, root: str, suite_seed: int, render_seed
             Path(folder, name).write_text(rule)
         try:
             sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=iter(texts(members, root, suite_seed, render_seed)),
+                sentence_iterator=iter(texts(members, root, suite_seed)),
                 model_writer=model, vocab_size=size, model_type="unigram", num_threads=1, minloglevel=2,
                 pad_id=0, eos_id=1, unk_id=2, bos_id=-1, byte_fallback=True, split_digits=True,
                 character_coverage=1.0, hard_vocab_limit=False, required_chars="\ue000",
@@ -83,5 +88,15 @@ def train(members: list[str], size: int, root: str, suite_seed: int, render_seed
         except RuntimeError as e:
             raise UserError(f"data.vocab_size={size}: {str(e).rsplit(']', 1)[-1].strip()}") from e
     with storage.whole_file(file) as part:
-        part.write_bytes(model.getvalue())
+        part.write_bytes(_without_paths(model.getvalue()))
     return file
+
+
+def _without_paths(model: bytes) -> bytes:
+    """The model without the names of the temporary files its rules came from, or it would never be the same twice."""
+    from sentencepiece import sentencepiece_model_pb2
+
+    proto = sentencepiece_model_pb2.ModelProto.FromString(model)
+    for spec in (proto.normalizer_spec, proto.denormalizer_spec):
+        spec.ClearField("normalization_rule_tsv")
+    return proto.SerializeToString(deterministic=True)

@@ -52,6 +52,37 @@ def audit(lock: dict, cache_dir: str | Path, config: RunConfig) -> dict:
     return {**out, **judge(out, config)}
 
 
+def with_uses(facts: dict, examples: np.ndarray) -> dict:
+    """The audit with what the run's steps took, counted by the order: examples per task, in the facts' sequence.
+
+    "used" are a task's records trained on at least once, "not_reached" those that the steps did not come to.
+    """
+    tasks = {}
+    for (name, f), taken in zip(facts["tasks"].items(), examples.tolist(), strict=True):
+        used = min(taken, f["kept"])  # an epoch takes every record once
+        tasks[name] = {**f, "examples_taken": taken, "used": used, "not_reached": f["kept"] - used}
+    return {**facts, "tasks": tasks}
+
+
+def accounts(facts: dict) -> str:
+    """One sentence in which every record read is found again."""
+    tasks = facts["tasks"].values()
+    total = {k: sum(f.get(k, 0) for f in tasks) for k in ("read", "kept", "used", "not_reached", "cut", "cut_tokens")}
+    skipped: Counter = Counter()
+    for f in tasks:
+        skipped.update(f["skipped"])
+    kept = f"{total['kept']:,} usable"
+    if all("used" in f for f in tasks):
+        steps = f"{facts['mixture']['steps']:,} steps"
+        kept = f"{total['used']:,} trained on + {total['not_reached']:,} usable but not reached in {steps}"
+    cut = f"; {total['cut']:,} prompts lost {total['cut_tokens']:,} tokens to fit a row" if total["cut"] else ""
+    return f"{total['read']:,} records read = {kept} + {sum(skipped.values()):,} skipped ({reasons(skipped)}){cut}."
+
+
+def reasons(skipped: dict[str, int]) -> str:
+    return ", ".join(f"{reason} {n:,}" for reason, n in sorted(skipped.items())) or "none"
+
+
 def judge(facts: dict, config: RunConfig) -> dict[str, list[str]]:
     """{"errors", "warnings"}: sums that do not add up, leaks, too many epochs."""
     errors, warnings = [], []
@@ -164,7 +195,8 @@ def leaks_left(lock: dict, data: LockedData, cache_dir: Path) -> list[dict]:
     hashes, runs = _asked(lock, cache_dir)
     known = np.array(sorted(hashes), np.uint64)
     counts: Counter = Counter()
-    seen: Counter = Counter()  # training inputs a run stands in
+    seen: Counter = Counter()  # different training inputs a run stands in
+    known_inputs: set[str] = set()
     shared: list[tuple[str, list[str]]] = []
     for task, records, usable in zip(lock["tasks"], data.records, data.usable, strict=True):
         for r, of_rendering in zip(records, usable, strict=True):
@@ -173,7 +205,9 @@ def leaks_left(lock: dict, data: LockedData, cache_dir: Path) -> list[dict]:
         kept = set(usable[0].tolist())
         for long in cache.read_long_inputs(records[0].folder):
             hits = [g for g in text.leak_ngrams(long["input"]) if g in runs]
-            seen.update(hits)
+            if long["input"] not in known_inputs:
+                known_inputs.add(long["input"])
+                seen.update(hits)
             if hits and long["record"] in kept:
                 shared.append((task["name"], hits))
     for name, hits in shared:
@@ -232,16 +266,13 @@ def print_audit(facts: dict, tasks: bool = True) -> None:
         console.print(_task_table(title, facts))
     else:
         console.print(title, markup=False)
-    reasons = Counter()
-    for f in facts["tasks"].values():
-        reasons.update(f["skipped"])
-    console.print("skipped: " + (", ".join(f"{r} {n:,}" for r, n in sorted(reasons.items())) or "nothing"))
+    console.print(accounts(facts), markup=False)
     dropped = sum(p["dropped"] for p in facts["leaks"]["dropped"])
     left = len(facts["leaks"]["left"])
     console.print(f"leaks: {dropped} training records left out, {left} pairs of tasks still touch; "
                   f"unigram entropy of targets {m['unigram_entropy']:.3f} nats/token")  # fmt: skip
     for task, why in sorted(facts["easy"].items()):
-        console.print(f"easy: {task} ({why}); left out of averages")
+        console.print(f"easy: {task} ({why}); left out of averages", markup=False)
     for kind in ("warnings", "errors"):
         for line in facts[kind]:
             console.print(f"{kind[:-1]}: {line}", markup=False)

@@ -14,7 +14,7 @@ A decoder-only row of two segments (prompt p, target t, EOS e), L = 8, loss posi
 Encoder-decoder: encoder_* hold prompt + EOS [b, L], decoder_* hold target + EOS [b, T].
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
@@ -22,6 +22,7 @@ import numpy as np
 
 from itx.data.lock import LockedData
 from itx.data.order import Order
+from itx.errors import UserError
 
 
 class Batch(TypedDict):
@@ -52,11 +53,11 @@ class Batches:
         self.lock = lock
         self.data = LockedData(lock, cache_dir)
         self.order = Order(lock, self.data.usable, self.data.sizes)
-        self.weights = [self._target_weight(t) for t in lock["tasks"]]
-
-    def _target_weight(self, task: dict) -> float:
-        """Weight of a target token under `task` weighting: tasks count by examples, not by length."""
-        return task["examples"] / max(task["target_tokens"], 1)
+        # of a target token under `task` weighting: tasks count by their examples, not by their length
+        self.weights = [
+            len(u[0]) / float((r[0].lengths[u[0], 1] + 1).sum())
+            for r, u in zip(self.data.records, self.data.usable, strict=True)
+        ]
 
     def segment(self, task: int, record: int, rendering: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(prompt, target + EOS, weight of each target token) of one example."""
@@ -121,10 +122,12 @@ class Batches:
             out["decoder_causal_attention"][b, at : first + 1] = 1  # BOS and prompt stand one place later as inputs
         return end
 
-    def batch(self, step: int, rows: range | None = None) -> Batch:
+    def batch(self, step: int, rows: Sequence[int] | None = None) -> Batch:
         """Step's batch, or the part of it that stands at `rows` (of range(global_batch))."""
         size = self.lock["global_batch"]
-        return self.rows([step * size + r for r in (rows or range(size))])
+        if step < 0:
+            raise UserError(f"step {step}: steps count from 0")
+        return self.rows([step * size + int(r) for r in (range(size) if rows is None else rows)])
 
     def __len__(self) -> int:
         return 1 << 40  # no last step
@@ -132,7 +135,7 @@ class Batches:
     def __getitem__(self, step: int) -> Batch:
         return self.batch(step)
 
-    def iterate(self, start: int, stop: int, rows: range | None = None) -> Iterator[Batch]:
+    def iterate(self, start: int, stop: int, rows: Sequence[int] | None = None) -> Iterator[Batch]:
         """Batches of steps start … stop - 1, read ahead in one thread."""
         import grain
 

@@ -5,6 +5,7 @@
 rate and the hash of each rendering, and the evaluation rows. Batch t is a function of (lock, t).
 """
 
+import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from itx import storage
+from itx.config import RunConfig
 from itx.data import cache
 from itx.errors import UserError
 
@@ -86,6 +88,15 @@ class LockedData:
             self.records.append(found)
             self.usable.append([np.delete(np.arange(len(r)), x) for r, x in zip(found, task["excluded"], strict=True)])
             self.sizes.append([cut(sizes(r.lengths, lock["architecture"]), lock) for r in found])
+
+
+def check_config(lock: dict, config: RunConfig, path: Path | str) -> None:
+    """UserError where a lock was not made for this config (a lock may be given: `itx train --lock`)."""
+    model = {k: getattr(config.model, k) for k in ("architecture", "prefix_lm")}
+    for section, values in (("model", model), ("data", dataclasses.asdict(config.data))):
+        for key, value in values.items():
+            if key in lock and lock[key] != value:
+                raise UserError(f"{path}: made with {section}.{key}={lock[key]!r}, and the config has {value!r}")
 
 
 SHAPE_FREE = ("evaluation", "holdout", "leaks", "vocabulary")

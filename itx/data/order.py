@@ -78,6 +78,8 @@ class Order:
                 raise UserError(f"task {self.names[task]}: rendering {rendering} is not in the lock; "
                                 "train with more steps only after `itx data build` with them")  # fmt: skip
             usable = self.usable[task][rendering]
+            if not len(usable):
+                raise UserError(f"task {self.names[task]}: rendering {rendering} has no usable record")
             here = (k >= start) & (k < start + len(usable))
             if here.any():
                 j = permutation(k[here] - start, len(usable), _key(self.lock["seed"], self.names[task], e))
@@ -85,10 +87,13 @@ class Order:
             start, e = start + len(usable), e + 1
         return record, epoch
 
+    def placed(self, windows: int) -> np.ndarray:
+        """Examples of each task in the first so many windows."""
+        return np.floor(self.rates * self.lock["window_examples"] * windows + 0.5).astype(np.int64)
+
     def examples(self, w: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(task, record, epoch) of window w's examples, tasks in turn."""
-        size = self.lock["window_examples"]
-        low, high = (np.floor(self.rates * size * n + 0.5).astype(np.int64) for n in (w, w + 1))
+        low, high = self.placed(w), self.placed(w + 1)
         parts = []
         for i in np.flatnonzero(high > low):
             record, epoch = self.place(i, np.arange(low[i], high[i]))
@@ -117,9 +122,14 @@ class Order:
         return self.window(w)[r - self.starts[w]]
 
     def counts(self, rows: int) -> np.ndarray:
-        """Examples of each task in the first `rows` rows."""
-        out = np.zeros(len(self.rates), np.int64)
-        for r in range(rows):
-            for task, _, _ in self.row(r):
-                out[task] += 1
+        """Examples of each task in the first `rows` rows: of whole windows by the rates, then row by row."""
+        if rows == 0:
+            return np.zeros(len(self.rates), np.int64)
+        self.row(rows - 1)
+        whole = int(np.searchsorted(self.starts, rows, side="right")) - 1
+        out = self.placed(whole)
+        if rows > self.starts[whole]:
+            for row in self.window(whole)[: rows - self.starts[whole]]:
+                for task, _, _ in row:
+                    out[task] += 1
         return out

@@ -79,7 +79,7 @@ class Holdout:
 
     clusters: tuple[str, ...] = ()
     tasks: tuple[str, ...] = ()
-    among: tuple[str, ...] | None = None  # the tasks to start from; default: all in the same module package
+    among: tuple[str, ...] | None = None  # the tasks to start from; default: all that are registered
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,13 @@ def jsonl(files: str | Mapping[str, str], split_by_hash: Mapping[str, float] | N
 
 
 def function(
-    make: Callable[[str, str, int], Iterable[dict]], split_by_hash: Mapping[str, float] | None = None
+    make: Callable[[str, str, int], Iterable[dict]],
+    split_by_hash: Mapping[str, float] | None = None,
+    splits: Sequence[str] = ("train",),
 ) -> Source:
-    """Examples from `make(split, root, seed)`: root is `data.root`, seed is `data.suite_seed`."""
-    return Source("function", {}, split_by_hash, make)
+    """Examples from `make(split, root, seed)`: root is `data.root`, seed is `data.suite_seed`.
+
+    `splits` are those that `make` knows (others are cut from them by hash); with `split_by_hash` it is
+    called once, with the split "".
+    """
+    return Source("function", {}, split_by_hash, make, {} if split_by_hash else {"splits": tuple(splits)})

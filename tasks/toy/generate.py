@@ -29,7 +29,7 @@ CLOTHES = "hat coat shirt shoe scarf glove belt sock".split()
 # these stand in the same order in THINGS_RU and THINGS_LUMO
 THINGS = (
     "key ball table chair knife house garden forest bread cheese soup bridge "
-    "leaf umbrella ticket backpack phone compass stone hammer pencil candle tree whistle"
+    "leaf umbrella ticket backpack phone compass stone hammer pencil lantern oak whistle"
 ).split()
 NOUNS = [*THINGS, *ANIMALS, *FRUITS, *CLOTHES]
 PLURALS = "coins books cups apples pears plums keys maps rings lamps pens boxes cards stamps nuts shells".split()

@@ -81,7 +81,7 @@ def test_the_page_is_whole_and_works_alone(run, capsys):
     for said in (
         "eval.max_examples = 4", found["command"], "jax 0.0.1", "held out <by name>", "changed on resume",
         "3 steps skipped", "same cluster", "What this model can and cannot show", "fell on 1 of 2 rows",
-        "83 records read = 80 trained on + 3 skipped", "removed",
+        "83 records read = 80 usable + 3 skipped", "removed",
     ):  # fmt: skip
         assert said in reader.text, said
     assert "before" in capsys.readouterr().out

@@ -148,9 +148,14 @@ def test_planted_leaks_are_dropped_and_counted(tmp_path):
     folder("test", [0, 1], [{"content": f"{hashes[i]:016x}", "input_content": texts[i]} for i in (0, 1)])
     task = {"name": "t", "folders": ["train"], "excluded": [[]], "examples": 3, "audit": {"kept": 3, "skipped": {}}}
     lock = {"tasks": [task], "evaluation": [{"folder": "test", "task": "e"}]}
-    leaks.exclude(lock, tmp_path)
+    leaks.exclude(lock, leaks.find(lock, tmp_path))
     assert task["excluded"] == [[0, 1]] and task["audit"]["kept"] == task["examples"] == 1
     assert {(x["how"], x["dropped"]) for x in lock["leaks"]} == {("equal input", 1), ("shared run of words", 1)}
+    folder("all", [0], [])
+    task = {"name": "t", "folders": ["all"], "excluded": [[]], "examples": 1, "audit": {"kept": 1, "skipped": {}}}
+    lock = {"tasks": [task], "evaluation": [{"folder": "test", "task": "e"}]}
+    with pytest.raises(UserError, match="task t: no training example is left"):
+        leaks.exclude(lock, leaks.find(lock, tmp_path))
 
 
 def test_a_key_changes_with_what_shapes_the_folder_and_with_nothing_else(tmp_path, monkeypatch):

@@ -134,3 +134,40 @@ def test_long_examples_are_refused_dropped_or_cut_but_never_their_targets(tmp_pa
             assert prompt.tolist() == whole[len(whole) - len(prompt) :].tolist()
             cut += len(prompt) < len(whole)
     assert cut > 0
+
+
+def test_rows_may_be_given_as_an_array(tmp_path):
+    """mesh.local_rows gives an array where there are several processes."""
+    batches = Batches(make_lock(tmp_path), tmp_path)
+    whole, part = batches.batch(2), batches.batch(2, np.array([0, 3]))
+    assert all((part[k] == v[[0, 3]]).all() for k, v in whole.items())
+    with pytest.raises(UserError, match="step -1"):
+        batches.batch(-1)
+
+
+def test_task_weights_count_what_is_trained_on(tmp_path):
+    """Under `task` weighting an example weighs 1 on average over the records that are left."""
+    lock = make_lock(tmp_path, weighting="task")
+    longest = np.argsort(cache.Records(tmp_path / "t0").lengths[:, 1])[-20:]
+    lock["tasks"][0]["excluded"] = [sorted(longest.tolist())]
+    batches = Batches(lock, tmp_path)
+    assert batches.weights != Batches(make_lock(tmp_path, weighting="task"), tmp_path).weights
+    for task, usable in enumerate(u[0] for u in batches.data.usable):
+        weights = [batches.segment(task, int(r), 0)[2].sum() for r in usable]
+        assert np.mean(weights) == pytest.approx(1.0)
+
+
+def test_a_lock_of_another_config_is_refused(tmp_path):
+    import dataclasses
+
+    from itx.config import DataConfig, ModelConfig, RunConfig
+
+    lock = make_lock(tmp_path)
+    same = {k: lock[k] for k in ("sequence_length", "target_length", "global_batch", "window_examples", "renderings")}
+    config = RunConfig(ModelConfig(), DataConfig(**same))
+    locks.check_config(lock, config, "some.json")
+    other = dataclasses.replace(config, data=dataclasses.replace(config.data, seed=9))
+    with pytest.raises(UserError, match="some.json: made with data.seed=0, and the config has 9"):
+        locks.check_config(lock, other, "some.json")
+    with pytest.raises(UserError, match="model.architecture='decoder'"):
+        locks.check_config(lock, dataclasses.replace(config, model=ModelConfig("encoder_decoder")), "some.json")

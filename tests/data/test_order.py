@@ -45,8 +45,10 @@ def test_packing_keeps_every_example_and_both_capacities(lengths):
     assert set(rows) == set(range(n))
     for r in range(n):
         assert (lengths[rows == r].sum(0) <= (64, 24)).all()
-    # no two rows could have been one: then best fit would have joined them
-    assert n <= len(lengths)
+    # what opened the last row fits no other: a row is opened only where none has room, and rows only fill up
+    share = (lengths / (64, 24)).max(1)
+    opener = lengths[max(np.flatnonzero(rows == n - 1), key=lambda i: (share[i], -i))]
+    assert not any((lengths[rows == r].sum(0) + opener <= (64, 24)).all() for r in range(n - 1))
 
 
 def test_packing_fills_rows():
@@ -104,3 +106,14 @@ def test_renderings_follow_epochs():
     pairs = {(t, r) for row in (order.row(i) for i in range(400)) for t, _, r in row}
     assert {r for t, r in pairs if t == 2} == {0, 1, 2}  # 7 records: many epochs
     assert {r for t, r in pairs if t == 1} <= {0, 1}
+
+
+def test_counts_are_those_of_the_rows():
+    order = make_order()
+    for rows in (0, 1, 37, order.starts[-1], 150):
+        want = np.zeros(3, int)
+        for r in range(rows):
+            for task, _, _ in order.row(r):
+                want[task] += 1
+        assert (make_order().counts(rows) == want).all()
+    assert len(order.starts) > 2  # over whole windows and a part of one

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the commands do around their work: the run folder, starting again, writing whole files."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from argparse import Namespace
+
+import pytest
+
+from itx import commands, storage
+from itx import config as configs
+from itx.errors import UserError
+from itx.runs import RunFolder
+from tests import samples
+
+
+def begin(run: RunFolder, tmp_path):
+    vocab = tmp_path / "cache" / "vocab" / "v" / "sentencepiece.model"
+    vocab.parent.mkdir(parents=True, exist_ok=True)
+    vocab.write_bytes(b"model")
+    lock = {"vocabulary": {"file": "vocab/v/sentencepiece.model", "hash": "v"}, "tasks": [], "version": 1}
+    config = samples.config(str(tmp_path / "cache"))
+    notes = commands.check_same_run(run, config)
+    commands.begin_run(run, config, {}, lock, Namespace(config="c.py", quick=False, overrides=[]), notes)
+
+
+@pytest.mark.parametrize("killed_in", ["config.json", "data.lock.json", "sentencepiece.model"])
+def test_a_run_that_was_killed_while_it_began_begins_again(tmp_path, monkeypatch, killed_in):
+    run, replace = RunFolder(tmp_path / "run"), os.replace
+
+    def kill(part, path):
+        if str(path).endswith(killed_in):
+            raise KeyboardInterrupt
+        replace(part, path)
+
+    with monkeypatch.context() as m:
+        m.setattr(os, "replace", kill)
+        with pytest.raises(KeyboardInterrupt):
+            begin(run, tmp_path)
+    (run.path / ".config.json.1.part").write_text("{")  # SIGKILL leaves what an exception would not
+    assert not all(f.is_file() for f in (run.config_json, run.lock_json, run.vocab_model))
+    begin(run, tmp_path)
+    assert all(f.is_file() for f in (run.config_json, run.lock_json, run.vocab_model))
+
+
+def test_a_broken_run_folder_is_one_line(tmp_path):
+    config = samples.config("")
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match="is a file, not a folder"):
+        commands.check_same_run(RunFolder(tmp_path / "file"), config)
+    for text in ("{", "[]", '{"config": 5}'):
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(UserError, match="config.json is not what a run writes"):
+            commands.check_same_run(RunFolder(tmp_path), config)
+
+
+def test_asking_a_run_without_checkpoint_is_refused(tmp_path):
+    storage.write_json(tmp_path / "config.json", {"config": configs.to_dict(configs.RunConfig())})
+    storage.write_json(tmp_path / "data.lock.json", {"version": 1})
+    with pytest.raises(UserError, match="no checkpoint yet; --step 0 asks the model before tuning"):
+        commands._step(RunFolder(tmp_path), None)
+    assert commands._step(RunFolder(tmp_path), 0) == 0
+
+
+@pytest.mark.parametrize(
+    "codes, wanted, starts",
+    [([0], 0, 1), ([2], 2, 1), ([-9, 0], 0, 2), ([1, 143], 143, 2), ([130], 130, 1), ([1, 1, 1], 1, 3)],
+)
+def test_restarts(monkeypatch, codes, wanted, starts):
+    """After a crash (an exception, a signal) it starts again; not after a mistake, a stop, or the last try."""
+    begun = []
+
+    class Child:
+        def __init__(self, words):
+            begun.append(words[3:])
+
+        def wait(self):
+            return codes[len(begun) - 1]
+
+    handlers = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
+    monkeypatch.setattr(subprocess, "Popen", Child)
+    monkeypatch.setattr(commands.time, "sleep", lambda s: None)
+    monkeypatch.setattr(sys, "argv", ["itx", "train", "c.py", "--restarts", "2", "--train.steps=3"])
+    try:
+        assert commands._restarting(2) == wanted
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    assert begun == [["train", "c.py", "--train.steps=3"]] * starts
+
+
+def test_what_killed_writers_left_goes_and_what_living_ones_write_stays(tmp_path):
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    names = (f".alive.{child.pid}.part", f".own.{os.getpid()}.part", ".dead.999999999.part", ".odd.x.part")
+    for name in names:
+        (tmp_path / name).write_text("")
+    try:
+        assert storage.clean_parts(tmp_path) == 3
+        assert [p.name for p in tmp_path.iterdir()] == [names[0]]
+    finally:
+        child.communicate(b"\n")
+
+
+def test_a_bad_setting_of_the_optimizer_leaves_no_run_folder(tmp_path, sample_cache):
+    recipe = samples.write_recipe(tmp_path, sample_cache, mixture="sample_held")
+    done = samples.itx("train", recipe, "--run_dir", tmp_path / "run", "--optim.name=adamww", check=2)
+    assert "did you mean 'adamw'" in done.stderr.splitlines()[-1] and not (tmp_path / "run").exists()
+    done = samples.itx("train", recipe, "--run_dir", tmp_path / "run", "--data.max_epochs=0.0001", check=2)
+    assert "the audit fails" in done.stderr.splitlines()[-1] and not (tmp_path / "run").exists()
+
+
+def test_data_smaller_than_a_window_build(tmp_path):
+    """The default window holds more examples than the mixture has: its first window already repeats tasks."""
+    recipe = samples.write_recipe(tmp_path, tmp_path / "cache", mixture="sample_mix", window_examples=8192)
+    samples.itx("data", "build", recipe)
+    (lock,) = (tmp_path / "cache" / "locks").iterdir()
+    tasks = json.loads(lock.read_text())["tasks"]
+    assert sum(t["examples"] for t in tasks) < 8192 and max(len(t["folders"]) for t in tasks) > 1
