@@ -1,22 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
 """Write the README's transcript, picture and table from run folders; no number there is typed.
 
-    uv run itx train configs/quickstart.py --data.suite_seed=S --run_dir runs/S | tee runs/S/console.txt     (and so on)
-    uv run python -m tests.readme_figures runs/… --t5 runs/…
+    uv run python -m tests.readme_figures 101 102 103            from the runs runs/<recipe>-<seed> that are there
+    uv run python -m tests.readme_figures 101 102 103 --train    make them first (half an hour on two cores)
 
-The first folder gives transcript and picture, all of them the table: mean and range over the runs.
+The seeds are of the suite, of the order and of the weights. The first decoder run gives transcript and picture, all
+runs give the table: mean and range over the seeds.
 """
 
 import argparse
 import json
-import re
 import shutil
+import subprocess
+import time
 from pathlib import Path
 
 from tests.conftest import REPO
 
 PICTURE = REPO / ".readme" / "report.png"
 LINES = 45  # of the transcript, from its end
+RECIPES = {"decoder": "quickstart", "T5": "quickstart_t5"}
+
+
+def train(recipe: str, seed: int, run: Path) -> None:
+    """One run from an empty folder, with what it printed and how long it took."""
+    shutil.rmtree(run, ignore_errors=True)
+    seeds = [f"--{name}={seed}" for name in ("data.suite_seed", "train.seed", "data.seed")]
+    command = ["uv", "run", "itx", "train", f"configs/{recipe}.py", *seeds, "--run_dir", str(run.relative_to(REPO))]
+    began = time.monotonic()
+    done = subprocess.run(command, cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True)
+    (run / "seconds.txt").write_text(f"{time.monotonic() - began:.0f}\n")
+    (run / "console.txt").write_text(done.stdout, encoding="utf-8")
 
 
 def groups(run: Path) -> dict[str, float]:
@@ -31,11 +45,13 @@ def spread(values: list[float]) -> str:
 
 def table(columns: dict[str, list[Path]]) -> str:
     """A row per group, a column per recipe: mean (range) over its runs."""
-    found = {name: [groups(r) for r in runs] for name, runs in columns.items() if runs}
+    found = {name: [groups(r) for r in runs] for name, runs in columns.items()}
     labels = list(next(iter(found.values()))[0])
     head = [f"{name}, {len(runs)} seeds" for name, runs in found.items()]
     rows = [["", *head], ["---"] * (len(head) + 1)]
     rows += [[label, *(spread([g[label] for g in runs]) for runs in found.values())] for label in labels]
+    seconds = {name: [float((r / "seconds.txt").read_text()) for r in runs] for name, runs in columns.items()}
+    rows.append(["seconds, all in all", *(f"{min(s):.0f} to {max(s):.0f}" for s in seconds.values())])
     return "\n".join("| " + " | ".join(r) + " |" for r in rows)
 
 
@@ -46,32 +62,36 @@ def facts(run: Path) -> str:
             f"{speed:,.0f} tokens/s.")  # fmt: skip
 
 
-def block(runs: list[Path], t5: list[Path]) -> str:
-    text = (runs[0] / "console.txt").read_text(encoding="utf-8").replace("\r", "\n").rstrip().splitlines()
+def block(columns: dict[str, list[Path]]) -> str:
+    run = next(iter(columns.values()))[0]
+    text = (run / "console.txt").read_text(encoding="utf-8").replace("\r", "\n").rstrip().splitlines()
     transcript = "\n".join(line.rstrip() for line in text[-LINES:])
     return (
-        f"{facts(runs[0])} The end of its output:\n\n```\n{transcript}\n```\n\n"
+        f"{facts(run)} The end of its output:\n\n```\n{transcript}\n```\n\n"
         f"![before and after tuning, by group, and the loss](.readme/report.png)\n\n"
-        f"Scores corrected for chance (0 is chance, 1 all right), mean and range over training and suite seeds that were "
-        f"not used in development:\n\n{table({'decoder': runs, 'T5': t5})}\n"
+        f"Scores corrected for chance (0 is chance, 1 all right), mean and range over seeds of the suite, the order and the "
+        f"weights that were not used in development:\n\n{table(columns)}\n"
     )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("runs", nargs="+", type=Path)
-    parser.add_argument("--t5", nargs="*", type=Path, default=[])
+    parser.add_argument("seeds", nargs="+", type=int)
+    parser.add_argument("--train", action="store_true")
     args = parser.parse_args()
+    columns = {name: [REPO / "runs" / f"{r}-{seed}" for seed in args.seeds] for name, r in RECIPES.items()}
+    if args.train:
+        for name, runs in columns.items():
+            for seed, run in zip(args.seeds, runs, strict=True):
+                train(RECIPES[name], seed, run)
     readme = REPO / "README.md"
     begin, end = "<!-- figures: ", "<!-- end figures -->"
-    said = re.sub(r"\s+", " ", f"uv run python -m tests.readme_figures {' '.join(map(str, args.runs))}"
-                  + (f" --t5 {' '.join(map(str, args.t5))}" if args.t5 else ""))  # fmt: skip
-    text = readme.read_text(encoding="utf-8")
-    before, rest = text.split(begin, 1)
+    command = f"uv run python -m tests.readme_figures {' '.join(map(str, args.seeds))} --train"
+    before, rest = readme.read_text(encoding="utf-8").split(begin, 1)
     after = rest.split(end, 1)[1]
-    readme.write_text(f"{before}{begin}{said} -->\n{block(args.runs, args.t5)}{end}{after}", encoding="utf-8")
+    readme.write_text(f"{before}{begin}{command} -->\n{block(columns)}{end}{after}", encoding="utf-8")
     PICTURE.parent.mkdir(exist_ok=True)
-    shutil.copyfile(args.runs[0] / "report.png", PICTURE)
+    shutil.copyfile(columns["decoder"][0] / "report.png", PICTURE)
 
 
 if __name__ == "__main__":

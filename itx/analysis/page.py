@@ -246,9 +246,11 @@ def _easy(audit: dict) -> str:
             for t, b in audit["baselines"].items()]  # fmt: skip
     if not rows:
         return ""
+    most = max(b["training_examples"] for b in audit["baselines"].values())
     each = table(["task", "commonest answer", "nearest neighbour", "n", "easy"], rows, {1, 2, 3})
     return (f"<p>Answers without a model: {len(audit['easy'])} of {len(rows)} tasks are easy (the commonest training "
-            "answer, or that of the nearest training example, scores above 0.5 corrected) and left out of averages.</p>"
+            f"answer, or that of the nearest of the first {most:,} training examples, scores above 0.5 corrected) and left "
+            "out of averages.</p>"
             f"<details><summary>baselines by task</summary>{each}</details>")  # fmt: skip
 
 
