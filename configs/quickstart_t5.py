@@ -3,7 +3,7 @@
 
     uv run itx train configs/quickstart_t5.py
 
-Expect: what configs/quickstart.py shows, within 0.10.
+Expect: what configs/quickstart.py shows, somewhat lower (the README has the figures).
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ def get_config(quick: bool = False) -> RunConfig:
     return dataclasses.replace(
         base,
         model=presets.quickstart_t5(),
-        data=dataclasses.replace(base.data, sequence_length=192, target_length=48, global_batch=8),
+        optim=dataclasses.replace(base.optim, kwargs={"ns_steps": 4}),  # muon takes a third of a step here
         eval=dataclasses.replace(base.eval, before=not quick),
-        train=base.train if quick else dataclasses.replace(base.train, steps=1700, checkpoint_every=340),
+        train=base.train if quick else dataclasses.replace(base.train, steps=1900, checkpoint_every=380),
     )
