@@ -10,6 +10,7 @@ runs give the table: mean and range over the seeds.
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import time
@@ -50,8 +51,11 @@ def table(columns: dict[str, list[Path]]) -> str:
     head = [f"{name}, {len(runs)} seeds" for name, runs in found.items()]
     rows = [["", *head], ["---"] * (len(head) + 1)]
     rows += [[label, *(spread([g[label] for g in runs]) for runs in found.values())] for label in labels]
-    seconds = {name: [float((r / "seconds.txt").read_text()) for r in runs] for name, runs in columns.items()}
-    rows.append(["seconds, all in all", *(f"{min(s):.0f} to {max(s):.0f}" for s in seconds.values())])
+    timed = [
+        [float((r / "seconds.txt").read_text()) for r in runs if (r / "seconds.txt").is_file()]
+        for runs in columns.values()
+    ]
+    rows.append(["seconds, all in all", *(f"{min(s):.0f} to {max(s):.0f}" for s in timed)])
     return "\n".join("| " + " | ".join(r) + " |" for r in rows)
 
 
@@ -70,7 +74,7 @@ def block(columns: dict[str, list[Path]]) -> str:
         f"{facts(run)} The end of its output:\n\n```\n{transcript}\n```\n\n"
         f"![before and after tuning, by group, and the loss](.readme/report.png)\n\n"
         f"Scores corrected for chance (0 is chance, 1 all right), mean and range over seeds of the suite, the order and the "
-        f"weights that were not used in development:\n\n{table(columns)}\n"
+        f"weights that were not used in development; {os.cpu_count()} CPU cores:\n\n{table(columns)}\n"
     )
 
 
@@ -84,6 +88,7 @@ def main() -> None:
         for name, runs in columns.items():
             for seed, run in zip(args.seeds, runs, strict=True):
                 train(RECIPES[name], seed, run)
+    columns = {name: [r for r in runs if (r / "report.json").is_file()] for name, runs in columns.items()}
     readme = REPO / "README.md"
     begin, end = "<!-- figures: ", "<!-- end figures -->"
     command = f"uv run python -m tests.readme_figures {' '.join(map(str, args.seeds))} --train"
