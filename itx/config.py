@@ -197,11 +197,11 @@ def load(file: str, overrides: list[str] = (), quick: bool = False) -> tuple[Run
         near = did_you_mean(name, valid) if "unexpected" in str(e) else ""
         raise UserError(f"{file}: {e}{near}") from e
     except Exception as e:  # of the recipe's own code
-        line = getattr(e, "lineno", None) or [
-            f.lineno for f in traceback.extract_tb(e.__traceback__) if f.filename == file
-        ]
-        line = line[-1] if isinstance(line, list) and line else line
-        raise UserError(f"{file}{f':{line}' if line else ''}: {type(e).__name__}: {e}") from e
+        lines = [f.lineno for f in traceback.extract_tb(e.__traceback__) if f.filename == file]
+        if isinstance(e, SyntaxError):
+            lines.append(e.lineno)
+        where = f"{file}:{lines[-1]}" if lines else file
+        raise UserError(f"{where}: {type(e).__name__}: {e}") from e
     if not isinstance(config, RunConfig):
         raise UserError(f"{file}: get_config() returned {type(config).__name__}, not RunConfig")
     default = flatten(to_dict(RunConfig()))
@@ -229,11 +229,9 @@ def check(config: RunConfig) -> None:
         section, leaf = name.split(".")
         value = getattr(getattr(config, section), leaf)
         if not _is_a(value, f.type):
-            kind = getattr(f.type, "__name__", str(f.type))
-            near = did_you_mean(str(value), get_args(f.type)) if get_origin(f.type) is Literal else ""
-            raise UserError(
-                f"{name}={value!r}: not a {kind}" if not near else f"{name}={value!r}: no such choice{near}"
-            )
+            if get_origin(f.type) is Literal:
+                raise UserError(f"{name}={value!r}: no such choice" + did_you_mean(str(value), get_args(f.type)))
+            raise UserError(f"{name}={value!r}: not a {getattr(f.type, '__name__', f.type)}")
     values = flatten(to_dict(config))
     for least, names in AT_LEAST.items():
         for name in names:

@@ -255,7 +255,7 @@ def _collect(waiting: list[concurrent.futures.Future], progress: Progress) -> di
 def _more_renderings(config: RunConfig, lock: dict) -> list[Job]:
     """The renderings beyond the first that the run's epochs need: ceil(epochs), at most data.renderings."""
     data = locks.LockedData(lock, config.data.cache_dir)
-    # every epoch stands in for by the first rendering: the others may not be made yet
+    # the first rendering stands in for every epoch's: the others may not be made yet
     order = Order({**lock, "renderings": 1}, data.usable, data.sizes)
     per_row = config.data.window_examples / len(order.window(0))
     # windows vary: one window and 5 % of an epoch to spare

@@ -16,6 +16,7 @@ from itx.build.jobs import Job, Settings
 from itx.config import RunConfig
 from itx.data import cache
 from itx.errors import UserError, did_you_mean
+from itx.eval import metrics
 from itx.tasks import names, registry
 from itx.tasks.spec import TaskSpec
 
@@ -111,7 +112,7 @@ def lock_rows(found: list[Row], made: dict[Job, tuple[str, dict]], settings: Set
             "split": row.job.split, "folder": folder,
             "sha256": cache.manifest_hash(Path(settings.cache_dir) / folder),
             "examples": manifest["examples"], "records": manifest["records"],
-            "metrics": [_metric_name(m) for m in spec.metrics], "primary": spec.primary,
+            "metrics": [metrics.name_of(m) for m in spec.metrics], "primary": spec.primary,
             "max_target_tokens": manifest["max_target_tokens"], "templates": manifest["templates"],
             "tags": dict(spec.tags), "inputs": spec.tags.get("inputs"), "ablation": row.job.ablation or None,
             "audit": manifest["audit"], "options": None if options is None else list(options),
@@ -121,8 +122,3 @@ def lock_rows(found: list[Row], made: dict[Job, tuple[str, dict]], settings: Set
         if names_.count(name) > 1:
             raise UserError(f"evaluation row {name!r} is named twice" + did_you_mean(name, set(names_) - {name}))
     return out
-
-
-def _metric_name(metric) -> str:
-    """A metric as the lock holds it: a name, or `module:function`."""
-    return metric if isinstance(metric, str) else f"{metric.__module__}:{metric.__qualname__}"

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from itx.eval import metrics
 from itx.tasks.spec import CoT, Source, TaskSpec
 
 _LIBRARIES = tuple({sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
@@ -98,6 +99,6 @@ def of_task(spec: TaskSpec) -> str:
 
 def of_scoring(spec: TaskSpec) -> list:
     """What else a lock takes from a spec: it shapes no rendering, but groups, scores and averages."""
-    metrics = [m if isinstance(m, str) else f"{m.__module__}:{m.__qualname__}" for m in spec.metrics]
-    return [spec.name, spec.version, spec.cluster, spec.origin, spec.neighbours, metrics, spec.primary,
+    names = [metrics.name_of(m) for m in spec.metrics]
+    return [spec.name, spec.version, spec.cluster, spec.origin, spec.neighbours, names, spec.primary,
             sorted(spec.tags.items()), spec.evaluation_only]  # fmt: skip

@@ -145,6 +145,11 @@ METRICS = {f.__name__: f for f in
            (exact_match, accuracy, exact_string, contains, numeric, rouge_l, token_f1, squad_f1)}  # fmt: skip
 
 
+def name_of(metric: str | Callable) -> str:
+    """A metric as locks and keys hold it: a name, or `module:function`; `resolve` is the way back."""
+    return metric if isinstance(metric, str) else f"{metric.__module__}:{metric.__qualname__}"
+
+
 def resolve(name: str) -> Callable[[Sequence, Sequence], dict[str, float]]:
     """The metric function behind a name or `module:function`."""
     if name in METRICS:
