@@ -21,5 +21,5 @@ def get_config(quick: bool = False) -> RunConfig:
         model=presets.quickstart_t5(),
         optim=dataclasses.replace(base.optim, kwargs={"ns_steps": 4}),  # muon takes a third of a step here
         eval=dataclasses.replace(base.eval, before=not quick),
-        train=base.train if quick else dataclasses.replace(base.train, steps=1900, checkpoint_every=380),
+        train=base.train if quick else dataclasses.replace(base.train, steps=2200, checkpoint_every=440),
     )

@@ -139,6 +139,10 @@ class Stack(nnx.Module):
             # one-hot product: the gradient of a gather would be a slow scatter of b*q*k values
             onehot = jax.nn.one_hot(bucket, self.cfg.relative_buckets, dtype=jnp.float32)
             relative = jnp.einsum("bqkr,rn->bnqk", onehot, self.relative_bias[...])
+            if relative.shape[0] == 1:
+                # to all rows by a product with ones, whose gradient is a product too: XLA's sum over rows,
+                # the gradient of a broadcast, took a tenth of a training step on a CPU
+                relative = jnp.einsum("b,nqk->bnqk", jnp.ones(len(q_segments)), relative[0])
         return attention.bias(
             q_segments, k_segments, q_positions, k_positions, prefix, branches, relative,
             causal=not self.encoder,
