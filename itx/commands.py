@@ -202,7 +202,7 @@ def build_in_subprocess(args: Namespace) -> Path:
 
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "build.json"
-        code = subprocess.run([*words, "--json", str(out)], env=os.environ | {WATCH: "1"}).returncode
+        code = subprocess.run([*words, "--json", str(out)], env=os.environ | {WATCH: str(os.getpid())}).returncode
         if code:
             raise SystemExit(code)
         return Path(storage.read_json(out)["lock"])
@@ -217,11 +217,11 @@ def _load(args: Namespace) -> configs.RunConfig:
 
 def data_build(args: Namespace) -> int:
     config = _load(args)
-    from itx.build.build import build, die_with_parent
+    from itx.build.build import build, die_with
     from itx.data import lock as locks
 
-    if os.environ.pop(WATCH, ""):
-        die_with_parent()
+    if starter := os.environ.pop(WATCH, ""):
+        die_with(int(starter))
     started = time.monotonic()
     file = build(config, _build_progress)
     lock = locks.read(file)

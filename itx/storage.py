@@ -83,6 +83,10 @@ def write_jsonl_gz(path: Path, rows: list[dict]) -> None:
     path.write_bytes(gzip.compress(text.encode(), compresslevel=1, mtime=0))
 
 
-def read_jsonl_gz(path: Path) -> list[dict]:
+def iterate_jsonl_gz(path: Path) -> Iterator[dict]:
     with gzip.open(path, "rt", encoding="utf-8") as f:
-        return [json.loads(line) for line in f]
+        yield from map(json.loads, f)
+
+
+def read_jsonl_gz(path: Path) -> list[dict]:
+    return list(iterate_jsonl_gz(path))

@@ -2,6 +2,7 @@
 """Before any import of JAX: eight virtual CPU devices, nothing remote, strict dtypes."""
 
 import os
+import sys
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -9,6 +10,8 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 os.environ["EPATH_USE_TF"] = "false"
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
+# Some machines set it: then each of the suite's many processes compiles the sources of SeqIO, TensorFlow and JAX anew
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 import pytest
 
@@ -67,7 +70,6 @@ def quickstart(desk) -> Path:
     """The run folder of the README's first command in its quick variant, made by a process that then
     writes which modules it had imported beside it (invariant 7)."""
     import subprocess
-    import sys
 
     code = (
         "import json, sys\n"

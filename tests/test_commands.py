@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the commands do around their work: the run folder, starting again, writing whole files."""
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from argparse import Namespace
 
 import pytest
@@ -15,6 +17,7 @@ from itx import config as configs
 from itx.errors import UserError
 from itx.runs import RunFolder
 from tests import samples
+from tests.conftest import REPO, one_device
 
 
 def begin(run: RunFolder, tmp_path):
@@ -119,3 +122,25 @@ def test_data_smaller_than_a_window_build(tmp_path):
     (lock,) = (tmp_path / "cache" / "locks").iterdir()
     tasks = json.loads(lock.read_text())["tasks"]
     assert sum(t["examples"] for t in tasks) < 8192 and max(len(t["folders"]) for t in tasks) > 1
+
+
+def test_nothing_of_a_killed_build_goes_on(tmp_path):
+    """Workers and the process that imports SeqIO end although nobody tells them to."""
+    recipe = samples.write_recipe(tmp_path, tmp_path / "cache")
+    command = [sys.executable, "-m", "itx.cli", "data", "build", str(recipe)]
+    child = subprocess.Popen(command, env=one_device(), cwd=REPO, start_new_session=True, stderr=subprocess.DEVNULL)
+    try:
+        while not list((tmp_path / "cache").glob("*/*/r*/manifest.json")):  # the workers are at it
+            assert child.poll() is None
+            time.sleep(0.01)
+        child.kill()
+        child.wait()
+        os.killpg(child.pid, 0)  # some still live: the test would else show nothing
+        until = time.monotonic() + 30
+        with pytest.raises(ProcessLookupError):
+            while time.monotonic() < until:
+                os.killpg(child.pid, 0)
+                time.sleep(0.1)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)

@@ -163,12 +163,11 @@ def _complete(lock: dict, cache_dir: str) -> bool:
 def _pool(workers: int) -> concurrent.futures.ProcessPoolExecutor:
     """Spawned, so that workers start clean: no TensorFlow, no threads of this process."""
     context = multiprocessing.get_context("spawn")
-    return concurrent.futures.ProcessPoolExecutor(workers or os.cpu_count(), context, die_with_parent)
+    return concurrent.futures.ProcessPoolExecutor(workers or os.cpu_count(), context, die_with, (os.getpid(),))
 
 
-def die_with_parent() -> None:
-    """End this process when the one that started it is gone, SIGKILL included: no worker goes on alone."""
-    parent = os.getppid()
+def die_with(parent: int) -> None:
+    """End this process when `parent`, which started it, is gone, SIGKILL included: no worker goes on alone."""
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -187,7 +186,7 @@ def _seqio(mixture: str, members: list[str], settings: Settings) -> Iterator[Cal
     """
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
-    process = context.Process(target=_serve_rates, args=(there, mixture, members, settings), daemon=True)
+    process = context.Process(target=_serve_rates, args=(os.getpid(), there, mixture, members, settings), daemon=True)
     process.start()
     there.close()
 
@@ -209,9 +208,9 @@ def _seqio(mixture: str, members: list[str], settings: Settings) -> Iterator[Cal
         process.join()
 
 
-def _serve_rates(pipe: Connection, mixture: str, members: list[str], settings: Settings) -> None:
+def _serve_rates(parent: int, pipe: Connection, mixture: str, members: list[str], settings: Settings) -> None:
     """What that process does."""
-    die_with_parent()
+    die_with(parent)
     from itx.build import seqio_bridge
 
     registry.load_modules(settings.modules)

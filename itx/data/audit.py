@@ -9,12 +9,13 @@
 `audit` gives plain values; "errors" in them stop a run, "warnings" are printed.
 """
 
+import json
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
-from itx import text
+from itx import storage, text
 from itx.config import RunConfig
 from itx.data import cache
 from itx.data.lock import LockedData
@@ -236,8 +237,12 @@ def _asked(lock: dict, cache_dir: Path) -> tuple[dict[int, str], dict[str, str]]
 
 
 def _baselines(lock: dict, cache_dir: Path):
-    """(task, baselines) for every trained task that has an evaluation row of its own."""
-    from itx.eval import baselines
+    """(task, baselines) for every trained task that has an evaluation row of its own.
+
+    They are kept in the cache by what they depend on: a run that goes on need not wait for them.
+    """
+    from itx.build import fingerprint
+    from itx.eval import baselines, metrics
 
     folders = {t["name"]: t["folders"][0] for t in lock["tasks"]}
     done = set()
@@ -245,9 +250,17 @@ def _baselines(lock: dict, cache_dir: Path):
         if row["group"] != "instances" or row["task"] in done or row["variant"] not in folders:
             continue
         done.add(row["task"])
-        train = cache.read_examples(cache_dir / folders[row["variant"]])
-        by_content = {e["content"]: e for e in cache.read_examples(cache_dir / row["folder"])}
-        yield row["task"], baselines.of_task(row, train, list(by_content.values()), EASY, BASELINE_EXAMPLES)
+        train, test = cache_dir / folders[row["variant"]], cache_dir / row["folder"]
+        judge = fingerprint.of_function(metrics.of_row(row))
+        parts = [baselines.VERSION, str(train), str(test), row["primary"], judge, EASY, BASELINE_EXAMPLES]
+        kept = cache_dir / "baselines" / f"{text.content_key(json.dumps(parts)):016x}.json"
+        if not kept.is_file():
+            by_content = {e["content"]: e for e in cache.read_examples(test)}
+            found = baselines.of_task(
+                row, cache.read_examples(train), list(by_content.values()), EASY, BASELINE_EXAMPLES
+            )
+            storage.write_json(kept, found)
+        yield row["task"], storage.read_json(kept)
 
 
 # ---- shown -----------------------------------------------------------------------------------------

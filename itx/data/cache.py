@@ -16,6 +16,7 @@ A Record is a list of pieces (token ids, trained?). A key is the hash of all tha
 content, so a folder that exists is complete and right.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -112,6 +113,11 @@ def read_manifest(folder: Path | str) -> dict:
         return storage.read_json(Path(folder) / "manifest.json")
     except (OSError, ValueError) as e:
         raise UserError(f"cache folder {folder} is missing or broken; build it again (itx data build CONFIG)") from e
+
+
+def iterate_examples(folder: Path | str) -> Iterator[dict]:
+    """The texts kept beside the records; of an evaluation folder each content's templates side by side."""
+    return storage.iterate_jsonl_gz(Path(folder) / "examples.jsonl.gz")
 
 
 def read_examples(folder: Path | str) -> list[dict]:

@@ -12,6 +12,7 @@ import numpy as np
 from itx import text
 from itx.eval import metrics, stats, summary
 
+VERSION = 1  # counts changes of what this file computes: results are kept in the cache (itx/data/audit.py)
 CHARACTERS = 3  # beside words: runs of this many characters, so that numbers and cut words have neighbours
 
 
@@ -24,7 +25,7 @@ def of_task(row: dict, train: list[dict], test: list[dict], easy: float, most: i
         return None
     own = [-1] * len(test) + list(range(len(train)))
     test = [*test, *train][:most]
-    judge = metrics.per_example("exact_match" if row["primary"] == "rank" else row["metrics"][0])
+    judge = metrics.of_row(row)
     chance = float(np.mean([1 / len(e["options"]) if e["options"] else 0.0 for e in test]))
     constant = summary.commonest([e["references"][0] for e in train])
     asked = tuple(e["input_content"] for e in test)

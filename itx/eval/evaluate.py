@@ -63,10 +63,13 @@ def limit(row: dict, config: RunConfig) -> int:
 
 def examples_of(row: dict, config: RunConfig) -> list[dict]:
     """The row's first eval.max_examples contents, in all their templates (0: all)."""
-    lines = cache.read_examples(Path(config.data.cache_dir) / row["folder"])
-    most = config.eval.max_examples or len(lines)
-    kept = set(list(dict.fromkeys(e["content"] for e in lines))[:most])
-    return [e for e in lines if e["content"] in kept]
+    out, seen = [], set()
+    for line in cache.iterate_examples(Path(config.data.cache_dir) / row["folder"]):  # by content
+        seen.add(line["content"])
+        if len(seen) > config.eval.max_examples > 0:
+            break
+        out.append(line)
+    return out
 
 
 def _calls(rows: list[dict], config: RunConfig) -> Iterable[list[dict]]:

@@ -163,6 +163,11 @@ def resolve(name: str) -> Callable[[Sequence, Sequence], dict[str, float]]:
         raise UserError(f"metric {name!r}: {e}") from e
 
 
+def of_row(row: dict) -> Score:
+    """The score that judges an answer without a model on an evaluation row: a ranked one's by exact match."""
+    return per_example("exact_match" if row["primary"] == "rank" else row["metrics"][0])
+
+
 def per_example(name: str) -> Score:
     """The per-example form of a metric. A `module:function` is called on one example at a time and
     its first value taken; with several references it gets the list."""

@@ -117,9 +117,9 @@ def chance_of(row: dict, lock: dict, config: RunConfig) -> tuple[float, str]:
     cache_dir = Path(config.data.cache_dir)
     asked = contents(cache_dir / row["folder"])
     options = _mean(1 / len(x["options"]) if x["options"] else 0.0 for x in asked)
-    answers = training_answers(row, lock, cache_dir)
-    if answers:
-        constant, why = commonest_score(answers, row, asked), "commonest training answer"
+    trained = training_folder(row, lock, cache_dir)
+    if trained:
+        constant, why = commonest_score(_commonest_of(trained), row, asked), "commonest training answer"
     else:
         constant, why = leave_one_out(asked), "commonest answer of the row"
     return max((options, "options"), (constant, why), key=lambda pair: pair[0])
@@ -135,16 +135,16 @@ def contents(folder: Path) -> list[dict]:
     return [{k: e[k] for k in ("references", "options")} for e in found]
 
 
-def training_answers(row: dict, lock: dict, cache_dir: Path) -> list[str]:
-    """Answers in the row's own training data; [] for a task that is not trained on."""
+def training_folder(row: dict, lock: dict, cache_dir: Path) -> Path | None:
+    """Where the row's own training data lie; None for a task that is not trained on."""
     own = [t for t in lock["tasks"] if t["task"] == row["task"] and "inv" not in t["name"].split(":")[1:]]
     own.sort(key=lambda t: t["name"] != row["variant"])
-    return _answers(cache_dir / own[0]["folders"][0]) if own else []
+    return cache_dir / own[0]["folders"][0] if own else None
 
 
 @lru_cache(maxsize=1024)
-def _answers(folder: Path) -> list[str]:
-    return [e["references"][0] for e in cache.read_examples(folder)]
+def _commonest_of(folder: Path) -> str:
+    return commonest([e["references"][0] for e in cache.read_examples(folder)])
 
 
 def commonest(answers: list[str]) -> str:
@@ -154,10 +154,9 @@ def commonest(answers: list[str]) -> str:
     return next(a for a in answers if text.normalise(a, answer=True) == key)
 
 
-def commonest_score(answers: list[str], row: dict, asked: list[dict]) -> float:
-    """What saying the commonest answer everywhere scores under the row's metric."""
-    constant = commonest(answers)
-    judge = metrics.per_example("exact_match" if row["primary"] == "rank" else row["metrics"][0])
+def commonest_score(constant: str, row: dict, asked: list[dict]) -> float:
+    """What always saying `constant` scores under the row's metric."""
+    judge = metrics.of_row(row)
     return _mean(judge(x["references"], constant) for x in asked)
 
 

@@ -1,18 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """What names a cache must not change by itself, and must change with what it stands for."""
 
+import dataclasses
 import functools
 import re
 from collections import Counter
 
 import pytest
 
-from itx.build import fingerprint, render, vocab
+from itx.build import build, fingerprint, jobs, render, vocab
 from itx.errors import UserError
+from itx.tasks import registry
 from itx.tasks.registry import make_task
 from itx.tasks.spec import function
 from tasks import files
-from tests import sample_tasks  # noqa: F401  (registers)
+from tests import (
+    sample_tasks,  # noqa: F401  (registers)
+    samples,
+)
 
 
 def test_a_vocabulary_is_the_same_file_each_time(tmp_path):
@@ -82,3 +87,32 @@ def test_a_broken_line_of_the_index_is_an_error(tmp_path):
     (folder / "index.jsonl").write_text('{"format": "v2", "tsk": "x"}\n')
     with pytest.raises(UserError, match="index.jsonl:1: no 'task'; did you mean 'tsk'"):
         files.ni_members(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "edit", [{"metrics": ("numeric",)}, {"cluster": "another"}, {"primary": "rank"}, {"origin": ("elsewhere",)}]
+)
+def test_an_edit_of_what_scores_and_groups_makes_a_new_lock_from_the_same_folders(tmp_path, monkeypatch, edit):
+    config = samples.config(str(tmp_path), "sample_mix")
+    settings, todo = build.settings_of(config, "vocab.model"), [jobs.Job("sample_even", "train")]
+    name = lambda: build._lock_file(config, settings, "hash", todo)  # noqa: E731
+    folder = jobs.folder(todo[0], settings, "hash")
+    before, spec = name(), registry.TASKS["sample_even"]
+    assert name() == before and any(getattr(spec, k) != v for k, v in edit.items())
+    monkeypatch.setitem(registry.TASKS, "sample_even", dataclasses.replace(spec, **edit))
+    assert name() != before and jobs.folder(todo[0], settings, "hash") == folder
+
+
+def test_an_edit_of_a_nested_mixture_makes_a_new_lock(tmp_path, monkeypatch):
+    for name, members in (("inner", ["sample_first", "sample_last"]), ("outer", ["inner", "sample_add"])):
+        monkeypatch.setitem(registry.MIXTURES, name, dataclasses.replace(
+            registry.MIXTURES["sample_mix"], name=name, members=tuple(members)))  # fmt: skip
+    config = samples.config(str(tmp_path), "outer")
+    name = lambda: build._lock_file(config, build.settings_of(config, "vocab.model"), "hash", [])  # noqa: E731
+    before = name()
+    assert build.mixtures_of("outer", "") == ["outer", "inner"] and name() == before
+    inner = registry.MIXTURES["inner"]
+    monkeypatch.setitem(
+        registry.MIXTURES, "inner", dataclasses.replace(inner, members={"sample_first": 0.9, "sample_last": 0.1})
+    )
+    assert name() != before

@@ -4,6 +4,9 @@
 import numpy as np
 import pytest
 
+from itx.build import build
+from itx.config import DataConfig
+from itx.data import audit as audits
 from itx.data import cache
 from itx.data import lock as locks
 from itx.data.loader import Batches
@@ -134,6 +137,15 @@ def test_long_examples_are_refused_dropped_or_cut_but_never_their_targets(tmp_pa
             assert prompt.tolist() == whole[len(whole) - len(prompt) :].tolist()
             cut += len(prompt) < len(whole)
     assert cut > 0
+    # the lock's entry counts what the loader leaves out, and the audit's sentence says it
+    manifest = {"task": "t0", "cluster": "c", "records": 40, "audit": {"read": 40, "kept": 40, "skipped": {}}}
+    entry = build.task_entry("t0", 1.0, [("t0", manifest)], lock, DataConfig(cache_dir=str(tmp_path)))
+    pieces = [(batches.segment(0, i, 0)[0], batches.data.records[0][0][i][0][0]) for i in range(40)]
+    lost = [len(whole) - len(prompt) for prompt, whole in pieces]
+    facts = entry["audit"]
+    assert (facts["cut"], facts["cut_tokens"]) == (sum(x > 0 for x in lost), sum(lost)) and facts["cut"] > 0
+    said = audits.accounts({"tasks": {"t0": facts}})
+    assert said.endswith(f"; {facts['cut']} prompts lost {sum(lost)} tokens to fit a row.")
 
 
 def test_rows_may_be_given_as_an_array(tmp_path):

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from itx import storage
+from itx.data import cache
 from itx.errors import UserError
 from itx.eval import baselines, summary
 from itx.eval.evaluate import evaluate, examples_of, limit, option_targets
@@ -104,8 +105,8 @@ def test_chance(small):
     assert rows["parity"]["chance"] == 0.5 and rows["parity"]["chance_from"] == "options"
     # always "red" (commonest in training, first of equals by name …) measured on all ten contents
     run, config, lock, *_ = small
-    answers = summary.training_answers(lock["evaluation"][0], lock, summary.Path(config.data.cache_dir))
-    constant = summary.commonest(answers)
+    folder = summary.training_folder(lock["evaluation"][0], lock, summary.Path(config.data.cache_dir))
+    constant = summary.commonest([e["references"][0] for e in cache.read_examples(folder)])
     share = sum(a == constant for _, a in scored.pairs(1, 10)) / 10
     assert rows["first"]["chance"] == share and rows["first"]["chance_from"] == "commonest training answer"
     held = [c.split()[1] for c, _ in scored.pairs(1, 10)]
