@@ -76,6 +76,7 @@ class DataConfig:
     global_batch: int = _f("data", 32, "rows of a step, over all hosts")
     window_examples: int = _f("data", 4096, "examples mixed, packed and permuted together")
     weighting: Literal["token", "example", "task"] = _f("data", "token", "what counts alike in the loss")
+    fewshot_tokens: int = _f("data", 0, "a few-shot example's tokens, beyond which exemplars fall away; 0: a row's")
     too_long: Literal["error", "drop", "cut_input"] = _f("data", "error", "an example longer than a row")
     skip_bad: bool = _f("data", False, "count and skip unreadable records rather than stop")
     max_epochs: float = _f("free", 1000.0, "the audit fails above this many passes over a task")
@@ -215,7 +216,7 @@ def load(file: str, overrides: list[str] = (), quick: bool = False) -> tuple[Run
 
 AT_LEAST = {
     0: ("train.steps", "optim.warmup_steps", "optim.decay_steps", "optim.clip_norm", "optim.weight_decay",
-        "model.smear", "model.dropout", "eval.max_examples", "data.workers"),
+        "model.smear", "model.dropout", "eval.max_examples", "data.workers", "data.fewshot_tokens"),
     1: ("train.microbatches", "train.checkpoint_every", "train.keep_checkpoints", "train.log_every",
         "data.sequence_length", "data.target_length", "data.global_batch", "data.window_examples", "data.renderings",
         "data.vocab_size", "data.eval_examples", "eval.batch_size", "eval.max_new_tokens", "model.embed_dim",

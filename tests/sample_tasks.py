@@ -54,11 +54,11 @@ instruction_task(
 )  # fmt: skip
 instruction_task(
     "sample_even", version=1, cluster="sample_parity", source=function(sums, SPLIT), fields=is_even,
-    options=("even", "odd"), metrics=("accuracy",), neighbours=("sample_sum",),
+    options=("even", "odd"), metrics=("accuracy",), neighbours=("sample_sum",), balanced_shots=True,
     templates=[("Is {a} + {b} even or odd?\n{options}", "{answer}")],
 )  # fmt: skip
 
 ALL = ["sample_first", "sample_last", "sample_second", "sample_add", "sample_even"]
 mixture("sample_mix", ["sample_first", "sample_last", "sample_second", "sample_add", "sample_add:cot"])
-mixture("sample_held", holdout(tasks=["sample_second"], among=ALL), variants={"zs": 0.75, "inv": 0.25})
+mixture("sample_held", holdout(tasks=["sample_second"], among=ALL), variants={"zs": 0.5, "fs3": 0.25, "inv": 0.25})
 mixture("sample_no_parity", holdout(clusters=["sample_parity"], among=ALL))

@@ -42,8 +42,9 @@ Progress = Callable[[str, int, int], None]  # what, done, of
 def settings_of(config: RunConfig, vocab_file: str) -> Settings:
     d = config.data
     return Settings(
-        d.modules, d.root, d.cache_dir, vocab_file, d.render_seed, d.suite_seed, d.eval_examples, d.skip_bad
-    )
+        d.modules, d.root, d.cache_dir, vocab_file, d.render_seed, d.suite_seed, d.eval_examples, d.skip_bad,
+        d.fewshot_tokens or d.sequence_length,
+    )  # fmt: skip
 
 
 def vocabulary_file(config: RunConfig, members: list[str]) -> str:
@@ -214,7 +215,7 @@ def _serve_rates(parent: int, pipe: Connection, mixture: str, members: list[str]
     from itx.build import seqio_bridge
 
     registry.load_modules(settings.modules)
-    more = (settings.vocab, settings.root, settings.suite_seed, settings.render_seed)
+    more = (settings.vocab, settings.root, settings.suite_seed, settings.render_seed, settings.fewshot_tokens)
     try:
         if mixture in registry.MIXTURES:
             seqio_bridge.register_mixture(registry.MIXTURES[mixture], *more)

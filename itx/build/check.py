@@ -1,16 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Self-checks of a task on its own examples (`itx tasks check`), and its renderings (`itx tasks show`)."""
 
+import dataclasses
 import itertools
 from collections import Counter
 
-from itx.build import render
+from itx.build import fewshot, render
 from itx.errors import UserError, did_you_mean
 from itx.eval import metrics
 from itx.tasks import names, templates
-from itx.tasks.spec import TaskSpec
+from itx.tasks.spec import TaskSpec, Template
 
 EXAMPLES = 50
+POOL = 100  # training examples that `itx tasks show NAME:fsK` takes exemplars from
+SHOTS = 2  # of the few-shot variants that are checked
 
 
 def _items(spec: TaskSpec, root: str, most: int) -> list[render.Item]:
@@ -27,21 +30,26 @@ def variants(spec: TaskSpec) -> list[tuple[str, str]]:
     out = [(spec.name, "train"), (spec.name, "heldout")]
     out += [(f"{spec.name}:cot", "train"), (f"{spec.name}:cot", "heldout")] if spec.cot else []
     out += [(f"{spec.name}:inv", "train")] if spec.inverted else []
+    out += [(f"{spec.name}:fs{SHOTS}", "train")]
     return [(n, w) for n, w in out if render.choices(spec, names.parse(n), w)]
 
 
 def show(spec: TaskSpec, name: str, root: str) -> dict:
     """What a task is, and its first example in every template of the variant named."""
-    item = _items(spec, root, 1)[0]
+    wanted = names.parse(name)
+    items = _items(spec, root, POOL if wanted.shots else 1)
+    pool = fewshot.pool(spec, items) if wanted.shots else None
     has = variants(spec)
-    wanted = str(names.parse(name))
-    shown = [(n, w) for n, w in has if wanted in (spec.name, n)]
+    bare = str(dataclasses.replace(wanted, shots=0))
+    shown = [(n, w) for n, w in has if bare in (spec.name, n) and not names.parse(n).shots]
+    if wanted.shots:
+        shown = [(str(dataclasses.replace(names.parse(n), shots=wanted.shots)), w) for n, w in shown]
     if not shown:
-        raise UserError(f"task {spec.name!r} has no variant {name!r}" + did_you_mean(wanted, {n for n, _ in has}))
+        raise UserError(f"task {spec.name!r} has no variant {name!r}" + did_you_mean(str(wanted), {n for n, _ in has}))
     renderings = []
     for variant, which in shown:
         for t in render.choices(spec, names.parse(variant), which):
-            r = render.render(spec, names.parse(variant), item, 0, 0, [t])
+            r = _rendered(spec, names.parse(variant), items[0], t, pool)
             kind = ("held out" if which == "heldout" else "training") + variant[len(spec.name) :].replace(":", ", ")
             renderings.append({"template": r.template, "kind": kind, "prompt": r.prompt, "target": r.target})
     facts = {"name": spec.name, "version": spec.version, "cluster": spec.cluster, "metrics": list(map(str, spec.metrics)),
@@ -55,14 +63,20 @@ def check(spec: TaskSpec, root: str) -> list[str]:
     problems = []
     try:
         items = _items(spec, root, EXAMPLES)
+        pool = fewshot.pool(spec, items)
         for name, which in variants(spec):
             variant = names.parse(name)
             for template in render.choices(spec, variant, which):
                 for item in items:
-                    problems += _check_one(spec, render.render(spec, variant, item, 0, 0, [template]), item)
+                    problems += _check_one(spec, _rendered(spec, variant, item, template, pool), item)
     except UserError as e:
         problems.append(str(e))
     return sorted(set(problems))[:10]
+
+
+def _rendered(spec: TaskSpec, variant: names.Variant, item: render.Item, template: Template, pool) -> render.Rendered:
+    shots = fewshot.choose(pool, item, variant.shots, 0) if variant.shots else []
+    return render.render(spec, variant, item, 0, 0, [template], shots)
 
 
 def _check_one(spec: TaskSpec, r: render.Rendered, item: render.Item) -> list[str]:

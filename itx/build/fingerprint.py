@@ -91,6 +91,7 @@ def of_task(spec: TaskSpec) -> str:
     source = [spec.source.kind, repr(spec.source.split_by_hash)] if isinstance(spec.source, Source) else []
     parts = [
         spec.name, repr(spec.version), repr(spec.options), repr(spec.content),
+        repr([spec.shot_separator, spec.balanced_shots]),
         repr([spec.templates, spec.heldout_templates, spec.inverted, tuple(cot.templates), tuple(cot.heldout_templates)]),
         *source, *of_function(spec.fields),
     ]  # fmt: skip

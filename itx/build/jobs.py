@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from itx import text
-from itx.build import fingerprint, render, sources
+from itx.build import fewshot, fingerprint, render, sources
 from itx.data import cache
 from itx.errors import UserError
 from itx.tasks import names, registry, templates
@@ -49,6 +49,7 @@ class Settings:
     suite_seed: int
     eval_examples: int
     skip_bad: bool
+    fewshot_tokens: int = 0  # prompt and target of a few-shot rendering; 0: no limit
 
 
 def key(job: Job, settings: Settings, vocab_hash: str) -> str:
@@ -61,8 +62,18 @@ def key(job: Job, settings: Settings, vocab_hash: str) -> str:
         vocab_hash, settings.render_seed, settings.suite_seed, settings.skip_bad,
         settings.eval_examples if job.crossed else 0,
         fingerprint.of_task(registry.task(job.other, settings.root)) if job.other else "",
+        *_shots_key(job, spec, settings),
     ]  # fmt: skip
     return hashlib.sha256("\x1f".join(map(str, parts)).encode()).hexdigest()[:16]
+
+
+def _shots_key(job: Job, spec: TaskSpec, settings: Settings) -> list:
+    """What else shapes a few-shot rendering: the budget, and the training split that exemplars come from."""
+    if not names.parse(job.variant).shots:
+        return []
+    train = [sources.source_hash(spec.source, s, settings.root, settings.suite_seed)
+             for s, _, _ in render.source_splits(spec.source, "train")]  # fmt: skip
+    return [fewshot.POOL, settings.fewshot_tokens, *train]
 
 
 def folder(job: Job, settings: Settings, vocab_hash: str) -> str:
@@ -113,6 +124,11 @@ def _items(task: str, split: str, settings: Settings) -> tuple[list[render.Item]
     return list(found), counts
 
 
+@functools.lru_cache(maxsize=4)
+def _pool(task: str, settings: Settings) -> fewshot.Pool:
+    return fewshot.pool(registry.task(task, settings.root), _items(task, "train", settings)[0])
+
+
 def run_all(several: list[Job], settings: Settings) -> list[tuple[Job, tuple[str, dict]]]:
     """The jobs of one task, in turn."""
     return [(job, run(job, settings)) for job in several]
@@ -134,19 +150,20 @@ def run(job: Job, settings: Settings) -> tuple[str, dict]:
         items = sorted(items, key=lambda item: item.hash)
         counts["beyond data.eval_examples"] += max(0, len(items) - settings.eval_examples)
         items = items[: settings.eval_examples]
-    rendered, owners = [], []
-    for item in items:
-        for among in plans(job, spec, item, settings):
-            rendered.append(render.render(spec, variant, item, job.rendering, settings.render_seed, among))
-            owners.append(item)
+    pairs = [(item, among) for item in items for among in plans(job, spec, item, settings)]
+    owners = [item for item, _ in pairs]
+    rendered, records = fewshot.render_all(
+        spec, variant, pairs, job.rendering, settings.render_seed, vocabulary,
+        _pool(spec.name, settings) if variant.shots else None, settings.fewshot_tokens,
+    )  # fmt: skip
     ids = list(dict.fromkeys(r.template for r in rendered))
     read = counts.pop("read", 0)
     manifest = {
         "task": spec.name, "variant": job.variant, **asdict(job), "key": where.rsplit("-", 1)[1],
         "vocabulary": vocabulary.hash, **about, "templates": ids, "examples": len(items),
+        "fewshot": fewshot.counts(rendered, variant),
         "audit": {"read": read, "kept": len(items), "skipped": {k: v for k, v in sorted(counts.items()) if v}},
     }  # fmt: skip
-    records = render.encode(rendered, vocabulary)
     empty = next((i for i, r in enumerate(records) if not r[-1][0]), None)
     if empty is not None:
         raise UserError(
@@ -160,7 +177,7 @@ def run(job: Job, settings: Settings) -> tuple[str, dict]:
     long = [] if job.crossed else [{"record": i, "input": o.content} for i, o in enumerate(owners)
                                    if len(text.words(o.content)) >= LONG_WORDS]  # fmt: skip
     cache.write(path, records, [o.hash for o in owners], [ids.index(r.template) for r in rendered],
-                manifest, sample, vocabulary.size, long)  # fmt: skip
+                manifest, sample, vocabulary.size, long, [r.exemplars for r in rendered])  # fmt: skip
     return where, cache.read_manifest(path)
 
 

@@ -37,6 +37,13 @@ def find(lock: dict, cache_dir: str | Path) -> Found:
                 hits[long["record"]] = (runs[shared[0]], "shared run of words")
         for i in _members(records.content, hashes):
             hits[int(i)] = (hashes[int(records.content[i])], "equal input")
+        # exemplars are training examples of the same task: a record that shows a leaking one leaks too
+        leaking = {int(records.content[i]): row for i, (row, _) in hits.items()}
+        for folder in task["folders"]:
+            exemplars = cache.Records(Path(cache_dir) / folder).exemplars
+            for i in np.flatnonzero(np.isin(exemplars, np.array(list(leaking), np.uint64)).any(1)):
+                shown = next(int(h) for h in exemplars[i] if int(h) in leaking)
+                hits.setdefault(int(i), (leaking[shown], "in an exemplar"))
     return out
 
 

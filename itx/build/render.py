@@ -11,7 +11,7 @@ import hashlib
 import json
 import numbers
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +50,7 @@ class Rendered:
     options: tuple[str, ...] | None
     answer_index: int | None
     extractor: str | None
+    exemplars: tuple[int, ...] = ()  # hashes of the inputs of the examples shown before it
 
 
 def draw(*parts: Any) -> int:
@@ -197,14 +198,32 @@ def choices(spec: TaskSpec, variant: names.Variant, which: str = "train") -> Seq
 
 
 def render(spec: TaskSpec, variant: names.Variant, item: Item, rendering: int, render_seed: int,
-           among: Sequence[Template] | None = None) -> Rendered:  # fmt: skip
-    """Render one example; `among` (default: the variant's training templates) are what is drawn from."""
+           among: Sequence[Template] | None = None, exemplars: Sequence[Item] = ()) -> Rendered:  # fmt: skip
+    """Render one example; `among` (default: the variant's training templates) are what is drawn from.
+
+    `exemplars` stand before it in the same template and the same style of options, prompt and target
+    joined by a space, as the model sees its own prompt and target joined.
+    """
     among = choices(spec, variant) if among is None else among
-    where = f"task {spec.name!r}, example {item.id}"
     if not among:
         raise UserError(f"{variant}: the task has no template for this variant")
     h = draw(render_seed, spec.name, item.id)
-    prompt_text, target_text = template = among[(h + rendering) % len(among)]
+    template = among[(h + rendering) % len(among)]
+    style = templates.OPTION_STYLES[draw(h, "style", rendering) % len(templates.OPTION_STYLES)]
+    prompt, target, references, shown, index = _filled(spec, item, template, style, h)
+    if exemplars:
+        before = [_filled(spec, e, template, style, draw(h, e.id))[:2] for e in exemplars]
+        prompt = spec.shot_separator.join([*(f"{p} {t}" for p, t in before), prompt])
+    if variant.inverted:
+        references, shown, index = (target,), None, None
+    pattern = None if variant.inverted else templates.answer_pattern(template[1])
+    shots = tuple(e.hash for e in exemplars)
+    return Rendered(templates.template_id(template), prompt, target, references, shown, index, pattern, shots)
+
+
+def _filled(spec: TaskSpec, item: Item, template: Template, style: Callable, h: int) -> tuple:
+    """(prompt, target, references, options as shown, index of the right one) of one example; h draws the options' order."""
+    where = f"task {spec.name!r}, example {item.id}"
     references, options, index = answers(spec, item.values, where)
     values = {**item.values, "answer": references[0]}
     shown = options
@@ -212,14 +231,9 @@ def render(spec: TaskSpec, variant: names.Variant, item: Item, rendering: int, r
         order = sorted(range(len(options)), key=lambda i: draw(h, "option", i))
         shown = tuple(options[i] for i in order)
         index = order.index(index) if index is not None else None
-        style = templates.OPTION_STYLES[draw(h, "style", rendering) % len(templates.OPTION_STYLES)]
         values["options"] = style(shown)
-    prompt = templates.fill(prompt_text, values, where)
-    target = templates.fill(target_text, values, where)
-    if variant.inverted:
-        references, shown, index = (target,), None, None
-    pattern = None if variant.inverted else templates.answer_pattern(target_text)
-    return Rendered(templates.template_id(template), prompt, target, references, shown, index, pattern)
+    prompt, target = (templates.fill(text, values, where) for text in template)
+    return prompt, target, references, shown, index
 
 
 def encode(rendered: Sequence[Rendered], vocabulary: Vocabulary) -> list[list[tuple[list[int], bool]]]:

@@ -19,7 +19,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from itx.build import render
+from itx.build import fewshot, render
 from itx.build.jobs import SAMPLE, Settings
 from itx.build.vocab import keep_vocabulary
 from itx.data.cache import Vocabulary, read_manifest, write
@@ -72,7 +72,9 @@ class SpecSource(seqio.DataSource):
         return ds.shuffle(10_000, seed=seed) if shuffle else ds
 
 
-def register(name: str, vocabulary_file: str, root: str = "", suite_seed: int = 0, render_seed: int = 0) -> seqio.Task:
+def register(
+    name: str, vocabulary_file: str, root: str = "", suite_seed: int = 0, render_seed: int = 0, fewshot_tokens: int = 0
+) -> seqio.Task:
     """The seqio Task of a variant name, registered on first use; a name holds one vocabulary."""
     spec, variant = registry.task(name, root), names.parse(name)
     vocabulary = _vocabulary(vocabulary_file)
@@ -82,11 +84,13 @@ def register(name: str, vocabulary_file: str, root: str = "", suite_seed: int = 
             raise UserError(f"{name!r} is registered in SeqIO with another vocabulary")
         return task
     encoder = Vocabulary(vocabulary_file)
+    source = SpecSource(spec, root, suite_seed)
+    pool = functools.cache(lambda: fewshot.pool(spec, source.items("train")) if variant.shots else None)
 
     def record(raw: bytes) -> tuple[np.ndarray, np.ndarray]:
-        item = render.Item(*json.loads(raw))
-        r = render.render(spec, variant, item, variant.rendering, render_seed)
-        ((prompt, _), (target, _)) = render.encode([r], encoder)[0]
+        pair = (render.Item(*json.loads(raw)), None)
+        more = (variant.rendering, render_seed, encoder, pool(), fewshot_tokens)
+        ((prompt, _), (target, _)) = fewshot.render_all(spec, variant, [pair], *more)[1][0]
         return np.array(prompt, np.int32), np.array(target, np.int32)
 
     @seqio.map_over_dataset
@@ -100,7 +104,6 @@ def register(name: str, vocabulary_file: str, root: str = "", suite_seed: int = 
         "targets": seqio.Feature(vocabulary, add_eos=True, dtype=tf.int32),
     }
     steps = [tokenise, seqio.CacheDatasetPlaceholder(), seqio.preprocessors.append_eos_after_trim]
-    source = SpecSource(spec, root, suite_seed)
     return seqio.TaskRegistry.add(name, source=source, preprocessors=steps, output_features=features)
 
 
@@ -109,19 +112,19 @@ def _vocabulary(file: str) -> seqio.SentencePieceVocabulary:
     return seqio.SentencePieceVocabulary(file)
 
 
-def register_mixture(spec: MixtureSpec, vocabulary_file: str, root: str, suite_seed: int, render_seed: int):
-    """A MixtureSpec as a seqio Mixture of its variants (nested mixtures stay mixtures)."""
+def register_mixture(spec: MixtureSpec, vocabulary_file: str, *how) -> seqio.Mixture:
+    """A MixtureSpec as a seqio Mixture of its variants (nested mixtures stay mixtures); `how`: as `register` has it."""
     if spec.name in seqio.MixtureRegistry.names():
         return seqio.MixtureRegistry.get(spec.name)
     explicit = isinstance(spec.members, dict)
     parts = []
-    for name, share in registry.members(spec, root).items():
+    for name, share in registry.members(spec, how[0] if how else "").items():
         if name in registry.MIXTURES:
             nested = registry.MIXTURES[name]
-            register_mixture(nested, vocabulary_file, root, suite_seed, render_seed)
+            register_mixture(nested, vocabulary_file, *how)
             parts.append((name, share if explicit else 1.0))
             continue
-        register(name, vocabulary_file, root, suite_seed, render_seed)
+        register(name, vocabulary_file, *how)
         parts.append((name, share if explicit else _proportional(spec, share)))
     return seqio.MixtureRegistry.add(spec.name, parts)
 

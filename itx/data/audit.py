@@ -203,6 +203,9 @@ def leaks_left(lock: dict, data: LockedData, cache_dir: Path) -> list[dict]:
         for r, of_rendering in zip(records, usable, strict=True):
             for h in r.content[of_rendering][np.isin(r.content[of_rendering], known)]:
                 counts[task["name"], hashes[int(h)], "equal input"] += 1
+            shown = r.exemplars[of_rendering]
+            for h in shown[np.isin(shown, known)]:
+                counts[task["name"], hashes[int(h)], "in an exemplar"] += 1
         kept = set(usable[0].tolist())
         for long in cache.read_long_inputs(records[0].folder):
             hits = [g for g in text.leak_ngrams(long["input"]) if g in runs]

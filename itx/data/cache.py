@@ -8,6 +8,7 @@
         record_pieces.npy   int64 [n + 1], record i holds pieces record_pieces[i]:record_pieces[i + 1]
         content.npy         uint64 [n], hash of the canonical input content
         template.npy        int16 [n], index into manifest["templates"]
+        exemplars.npy       uint64 [n, k], content hashes of few-shot examples, 0: none; only where there are some
         examples.jsonl.gz   the texts: all records of an evaluation split, the first ones of a training split
         long_inputs.jsonl.gz the inputs of 13 words and more of a training split, for the leak test
         manifest.json       what this is, what was read and skipped, and the hash of each file
@@ -80,8 +81,9 @@ def folder_name(variant: str) -> str:
 
 
 def write(folder: Path, records: list[list[tuple[list[int], bool]]], content: list[int], template: list[int],
-          manifest: dict, examples: list[dict], vocab_size: int, long_inputs: list[dict] = ()) -> None:  # fmt: skip
-    """Write one folder whole; a kill leaves none."""
+          manifest: dict, examples: list[dict], vocab_size: int, long_inputs: list[dict] = (),
+          exemplars: list[tuple[int, ...]] = ()) -> None:  # fmt: skip
+    """Write one folder whole; a kill leaves none. `exemplars`: content hashes of each record's few-shot examples."""
     dtype = np.uint16 if vocab_size <= 1 << 16 else np.uint32
     pieces = [p for r in records for p in r]
     counts = np.array([0, *(len(r) for r in records)], np.int64)
@@ -94,6 +96,8 @@ def write(folder: Path, records: list[list[tuple[list[int], bool]]], content: li
         "content": np.array(content, np.uint64),
         "template": np.array(template, np.int16),
     }
+    if most := max(map(len, exemplars), default=0):
+        arrays["exemplars"] = np.array([[*e, *[0] * (most - len(e))] for e in exemplars], np.uint64)
     with storage.whole_folder(folder) as part:
         for name, array in arrays.items():
             np.save(part / f"{name}.npy", array)
@@ -165,6 +169,12 @@ class Records:
     @cached_property
     def template(self) -> np.ndarray:
         return np.asarray(self._array("template"))
+
+    @cached_property
+    def exemplars(self) -> np.ndarray:
+        """[n, k]; k = 0 for renderings without few-shot examples."""
+        there = (self.folder / "exemplars.npy").is_file()
+        return np.asarray(self._array("exemplars")) if there else np.zeros((len(self), 0), np.uint64)
 
     def __len__(self) -> int:
         return len(self.record_pieces) - 1

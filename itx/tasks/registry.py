@@ -168,8 +168,6 @@ def expand(name: str, root: str = "") -> list[str]:
 
 def supports(spec: TaskSpec, variant: names.Variant) -> bool:
     """Whether a task has what a variant needs (inverted templates, chain of thought, options)."""
-    if variant.shots:
-        raise UserError(f"{variant}: few-shot variants (:fs{variant.shots}) cannot be rendered yet")
     if variant.inverted and not spec.inverted:
         return False
     if variant.cot and spec.cot is None:

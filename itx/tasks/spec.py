@@ -68,6 +68,8 @@ class TaskSpec:
     inverted: tuple[Template, ...] = ()  # templates that ask for the input, given the answer
     # the fields whose content decides split and identity; default: all but answer, options, rationale
     content: tuple[str, ...] | None = None
+    shot_separator: str = "\n\n"  # between the exemplars of `:fsK`
+    balanced_shots: bool = False  # exemplars take the labels in turn (for tasks with few different answers)
     tags: Mapping[str, str] = field(default_factory=dict)  # e.g. language, inputs (shared family), grade
     evaluation_only: bool = False  # refused in any training mixture (BBH, GSM8K test, …)
     module: str = ""  # where it was registered

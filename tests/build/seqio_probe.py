@@ -47,9 +47,9 @@ def tokens(name: str) -> list:
 def main() -> None:
     vocabulary, *names = sys.argv[1:]
     for name in names:
-        seqio_bridge.register(name, vocabulary)
+        seqio_bridge.register(name, vocabulary, "", 0, 0, 128)
     register_native(vocabulary)
-    mixture = seqio_bridge.register_mixture(registry.MIXTURES["sample_held"], vocabulary, "", 0, 0)
+    mixture = seqio_bridge.register_mixture(registry.MIXTURES["sample_held"], vocabulary, "", 0, 0, 128)
     print(json.dumps({
         "tokens": {n: tokens(n) for n in [*names, "native"]},
         "rates": seqio_bridge.rates(mixture),

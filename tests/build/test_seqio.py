@@ -16,7 +16,15 @@ from tests.conftest import REPO
 @pytest.fixture(scope="module")
 def probe(sample_cache, sample_locks):
     file = sample_cache / sample_locks["sample_held"]["vocabulary"]["file"]
-    command = [sys.executable, "-m", "tests.build.seqio_probe", file, "sample_first", "sample_add:cot"]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.build.seqio_probe",
+        file,
+        "sample_first",
+        "sample_even:fs3",
+        "sample_add:cot",
+    ]
     done = subprocess.run(list(map(str, command)), cwd=REPO, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
@@ -26,10 +34,10 @@ def records(folder):
     return [[p[0][0].tolist(), [*p[1][0].tolist(), 1]] for p in cache.Records(folder)]
 
 
-@pytest.mark.parametrize("name", ["sample_first", "sample_add:cot"])
+@pytest.mark.parametrize("name", ["sample_first", "sample_even:fs3", "sample_add:cot"])
 def test_a_seqio_task_yields_the_tokens_of_the_build(probe, sample_cache, sample_locks, name):
     # both mixtures have their own vocabulary: build the task under the one that SeqIO was given
-    lock = sample_locks["sample_held" if name == "sample_first" else "sample_mix"]
+    lock = sample_locks["sample_mix" if name == "sample_add:cot" else "sample_held"]
     task = next(t for t in lock["tasks"] if t["name"] == name)
     want = records(sample_cache / task["folders"][0])
     got = probe["tokens"][name]
