@@ -68,6 +68,7 @@ class DataConfig:
     vocab: str = _f("data", "", "a SentencePiece model file; empty: one is trained on the mixture")
     vocab_size: int = _f("data", 1024, "pieces of a vocabulary trained here")
     render_seed: int = _f("data", 0, "draws templates and option order (part of the cache)")
+    tfds_data_dir: str = _f("free", "", "prepared TFDS datasets; default: $TFDS_DATA_DIR, ~/tensorflow_datasets")
     suite_seed: int = _f("data", 0, "given to procedural sources (tasks/toy)")
     seed: int = _f("data", 0, "draws the order of examples")
     renderings: int = _f("data", 8, "most different renderings of an example; epoch e uses e mod this")

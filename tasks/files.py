@@ -15,7 +15,7 @@ import unicodedata
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from itx.build import sources
+from itx.build import readers, sources
 from itx.errors import UserError, did_you_mean
 from itx.tasks.registry import family, instruction_task, make_task, mixture
 from itx.tasks.spec import CoT, Skip, Source, TaskSpec, jsonl
@@ -186,15 +186,15 @@ def ni_members(root: str) -> list[TaskSpec]:
     """Every task of format "v2" in the index under a data root."""
     index = sources.find_file(f"{NI_FOLDER}/index.jsonl", root)
     found = []
-    for row, entry in sources.read_jsonl(index, {}):
-        if isinstance(entry, sources.Bad):  # a task would be missing and nobody would know
+    for row, entry in readers.read_jsonl(index, {}):
+        if isinstance(entry, readers.Bad):  # a task would be missing and nobody would know
             raise UserError(f"{NI_FOLDER}/index.jsonl:{row}: {entry.reason} ({entry.detail})")
         if entry.get("format") != "v2":
             continue
         for key in ("task", "category", "source"):
             if key not in entry:
                 raise UserError(f"{NI_FOLDER}/index.jsonl:{row}: no {key!r}" + did_you_mean(key, entry))
-        found.append(ni_task(entry, sources.read_document(sources.find_file(_ni_file(entry), root))))
+        found.append(ni_task(entry, readers.read_document(sources.find_file(_ni_file(entry), root))))
     return found
 
 

@@ -41,6 +41,8 @@ Progress = Callable[[str, int, int], None]  # what, done, of
 
 def settings_of(config: RunConfig, vocab_file: str) -> Settings:
     d = config.data
+    if d.tfds_data_dir:  # TFDS's own setting, which the worker processes inherit
+        os.environ["TFDS_DATA_DIR"] = d.tfds_data_dir
     return Settings(
         d.modules, d.root, d.cache_dir, vocab_file, d.render_seed, d.suite_seed, d.eval_examples, d.skip_bad,
         d.fewshot_tokens or d.sequence_length,
@@ -142,7 +144,7 @@ def _lock_file(config: RunConfig, settings: Settings, vocab_hash: str, todo: lis
     shape = {
         k: v
         for k, v in dataclasses.asdict(config.data).items()
-        if k not in ("cache_dir", "workers", "root", "max_epochs")
+        if k not in ("cache_dir", "workers", "root", "tfds_data_dir", "max_epochs")
     }
     specs = {(t := registry.task(j.variant, settings.root)).name: t for j in todo}
     parts = [

@@ -1,46 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Readers: from a task's `Source` description to (example id, example), one record at a time.
+"""From a task's `Source` description to (example id, example), one record at a time.
 
-    record   what the reader finds: a line, a row, an element. Each counts as "read".
+    record   what a reader (readers.py) finds: a line, a row, an element. Each counts as "read".
     bad      a record that cannot be read. An error that names file, row and reason; with
              `data.skip_bad` it is counted under its reason and left out instead.
-    reader   `reader(path, options) -> iterator of (row label, example or Bad)`, an entry of READERS.
 
-Blank lines are no records. Row numbers count from 1 and are the file's own (a header is row 1).
-A file that is damaged as a whole (cut-off gzip, broken JSON document) is an error in any case, for
-nobody knows how many records it has lost. No reader here imports TensorFlow or SeqIO.
+Files stand under `data.root`, TFDS folders under $TFDS_DATA_DIR (`data.tfds_data_dir` sets it).
 """
 
-import csv
 import functools
-import gzip
 import hashlib
 import inspect
 import json
-import zlib
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from itx.build import fingerprint
+from itx.build import fingerprint, readers
+from itx.build.readers import READERS, Bad
 from itx.errors import UserError, did_you_mean
 from itx.tasks.spec import Source
-
-_UTF8_BOM = b"\xef\xbb\xbf"
-
-
-@dataclass(frozen=True)
-class Bad:
-    """An unreadable record: the reason it is counted under, and the details for the error."""
-
-    reason: str
-    detail: str
-
-
-Rows = Iterator[tuple[str, dict | Bad]]
-Reader = Callable[[Path, Mapping[str, Any]], Rows]
 
 
 def open_source(
@@ -48,30 +30,28 @@ def open_source(
 ) -> Iterator[tuple[str, dict]]:
     """Yield (example id, example) of a source's split; "" is the whole of a source split by hash.
 
-    The id is `file:row`, or the record's own where `source.options["id"]` names that field and it does
-    not repeat; for a function, the index. counts: "read" plus one entry per reason of a skip.
+    The id is `file:row` (`file__row` for TFDS, as its own ids are), or the record's own where
+    `source.options["id"]` names that field and it does not repeat; for a function, the index. counts: "read" plus one entry per reason of a skip.
     """
     if not isinstance(source, Source):
         raise UserError(f"a source is one of {sorted([*READERS, 'function'])}, not {type(source).__name__}")
     if source.kind == "function":
         yield from _function(source, split, root, seed, counts)
         return
-    for file in _files(source, split):
-        path = find_file(file, root)
-        name = Path(file).name if Path(file).is_absolute() else file
+    for part in parts(source, split, root):
         seen: set[str] = set()
-        for row, example in _reader(source)(path, source.options):
+        for row, example in READERS[source.kind](part.path, part.options):
             counts["read"] += 1
             if isinstance(example, Bad):
                 if not skip_bad:
                     raise UserError(
-                        f"{name}:{row}: {example.reason} ({example.detail}); "
+                        f"{part.name}:{row}: {example.reason} ({example.detail}); "
                         "--data.skip_bad=True counts and skips such rows"
                     )
                 counts[example.reason] += 1
                 continue
             own = example.get(source.options["id"]) if "id" in source.options else None
-            own = str(own) if isinstance(own, (str, int)) and str(own) not in seen else f"{name}:{row}"
+            own = str(own) if isinstance(own, (str, int)) and str(own) not in seen else f"{part.name}{part.joined}{row}"
             seen.add(own)
             yield own, example
 
@@ -85,11 +65,91 @@ def source_hash(source: Source, split: str, root: str, seed: int) -> str:
         # split matters to the maker only where the splits are its own
         how += [str(seed), "" if source.split_by_hash else split, _code_hash(source.make)]
     else:
-        for file in _files(source, split):
-            path = find_file(file, root)
-            stat = path.stat()
-            how += [str(file), _bytes_hash(path, stat.st_size, stat.st_mtime_ns)]
+        for part in parts(source, split, root):
+            for path in (part.path, *part.beside):
+                stat = path.stat()
+                how += [part.name, json.dumps(part.where), _bytes_hash(path, stat.st_size, stat.st_mtime_ns)]
     return hashlib.sha256("\x1f".join(how).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file of a source's split, as its reader opens it."""
+
+    name: str
+    path: Path
+    options: Mapping[str, Any]
+    joined: str = ":"  # between the file's name and the row, in an example's id
+    where: tuple = ()  # which rows of the file, where not all
+    beside: tuple[Path, ...] = ()  # files that say how it is read
+
+
+def parts(source: Source, split: str, root: str) -> list[Part]:
+    """The files of a split in order; one that is missing is an error with the nearest names."""
+    if source.kind not in READERS:
+        raise UserError(f"unknown kind of source {source.kind!r}" + did_you_mean(source.kind, [*READERS, "function"]))
+    if split not in source.files:
+        raise UserError(f"the source has no split {split!r}" + did_you_mean(split, source.files))
+    found = source.files[split]
+    if source.kind == "tfds":
+        return _tfds_parts(source, found)
+    files = [str(found)] if isinstance(found, (str, Path)) else [str(f) for f in found]
+    if source.kind == "hf_dataset":
+        return [part for f in files for part in _hf_parts(source, f, root)]
+    named = [(Path(f).name if Path(f).is_absolute() else f, find_file(f, root)) for f in files]
+    return [Part(name, path, source.options) for name, path in named]
+
+
+def _tfds_parts(source: Source, instruction: str) -> list[Part]:
+    """The shards that a split instruction such as `train[:-200]` reads, with the rows of each."""
+    folder = tfds_folder(source.options["name"])
+    info = readers.tfds_builder(folder).info
+    try:
+        shards = info.splits[instruction].file_instructions
+    except (KeyError, ValueError, AssertionError) as e:
+        name = instruction.partition("[")[0]
+        near = did_you_mean(name, info.splits) if name not in info.splits else f" ({e})"
+        raise UserError(f"{source.options['name']}: no split {instruction!r}{near}") from e
+    out = []
+    for shard in shards:
+        path = Path(shard.filename)
+        if not path.is_file():
+            raise UserError(f"{source.options['name']}: {path} is missing; its dataset_info.json names it")
+        where = (shard.skip, shard.take)
+        options = {**source.options, "skip": shard.skip, "take": shard.take, "rows": shard.examples_in_shard}
+        out.append(Part(path.name, path, options, "__", where, (folder / "features.json",)))
+    return out
+
+
+def tfds_folder(name: str) -> Path:
+    """The folder of `glue/rte:2.0.0` (without a version: the newest there) under $TFDS_DATA_DIR."""
+    base, _, version = name.partition(":")
+    top = Path(os.environ.get("TFDS_DATA_DIR") or Path.home() / "tensorflow_datasets")
+    build = f"`uv run tfds build {base} --data_dir={top}` makes it where there is a network"
+    if not (top / base).is_dir():
+        raise UserError(
+            f"TFDS {name!r}: no folder {base!r} in data.tfds_data_dir={str(top)!r}{beside(top / base)}; {build}"
+        )
+    there = [p.name for p in (top / base).iterdir() if (p / "dataset_info.json").is_file()]
+    if version and version not in there:
+        raise UserError(
+            f"TFDS {name!r}: version {version} is not in {top / base}{did_you_mean(version, there)}; {build}"
+        )
+    if not there:
+        configs = [f"{base}/{p.name}" for p in (top / base).iterdir() if list(p.glob("*/dataset_info.json"))]
+        near = did_you_mean(base, configs) if configs else ""
+        raise UserError(f"TFDS {name!r}: {top / base} holds no prepared version (dataset_info.json){near}; {build}")
+    return top / base / (version or max(there, key=lambda v: [int(n) if n.isdigit() else -1 for n in v.split(".")]))
+
+
+def _hf_parts(source: Source, folder: str, root: str) -> list[Part]:
+    """The Arrow files of a folder that `Dataset.save_to_disk` wrote, or of one split of a `DatasetDict`'s."""
+    state_file = find_file(f"{folder}/state.json", root)
+    state = readers.read_document(state_file)
+    if state.get("_indices_files") or state.get("_indices_mapping") or state.get("_indices_data_files"):
+        raise UserError(f"{folder}: the dataset was filtered or shuffled; save dataset.flatten_indices() instead")
+    files = [f["filename"] for f in state.get("_data_files", ())]
+    return [Part(f"{folder}/{f}", find_file(f"{folder}/{f}", root), source.options) for f in files]
 
 
 def find_file(file: str, root: str) -> Path:
@@ -120,19 +180,6 @@ def beside(path: Path) -> str:
     return ""
 
 
-def _files(source: Source, split: str) -> list[str]:
-    if split not in source.files:
-        raise UserError(f"the source has no split {split!r}" + did_you_mean(split, source.files))
-    files = source.files[split]
-    return [str(files)] if isinstance(files, (str, Path)) else [str(f) for f in files]
-
-
-def _reader(source: Source) -> Reader:
-    if source.kind not in READERS:
-        raise UserError(f"unknown kind of source {source.kind!r}" + did_you_mean(source.kind, [*READERS, "function"]))
-    return READERS[source.kind]
-
-
 def _function(source: Source, split: str, root: str, seed: int, counts: Counter) -> Iterator[tuple[str, dict]]:
     for i, example in enumerate(source.make(split, root, seed)):
         counts["read"] += 1
@@ -160,126 +207,3 @@ def _code_hash(make: Callable) -> str:
     module = inspect.getmodule(inner)
     text = "" if module is None else "\n".join(fingerprint.of_value(module))
     return hashlib.sha256("\x1f".join([*given, text, *fingerprint.of_function(inner)]).encode()).hexdigest()
-
-
-def _lines(path: Path, blank: bool = False) -> Iterator[tuple[int, bytes]]:
-    """(row, bytes) of every line (blank ones where wanted), without its line end; .gz is opened as such."""
-    row = 0
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as f:
-            for row, line in enumerate(f, 1):  # noqa: B007  row is used below
-                line = line.removeprefix(_UTF8_BOM) if row == 1 else line
-                if blank or line.strip():
-                    yield row, line.rstrip(b"\r\n")
-    except (EOFError, zlib.error, gzip.BadGzipFile) as e:
-        raise UserError(f"{path.name}: cut off or damaged gzip after row {row} ({e})") from e
-
-
-def _text(line: bytes) -> str | Bad:
-    try:
-        return line.decode("utf-8")
-    except UnicodeDecodeError as e:
-        return Bad("bad utf-8", f"byte 0x{line[e.start]:02x} at byte {e.start + 1} of the row")
-
-
-def _object(text: str) -> dict | Bad:
-    """A JSON object from a text."""
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as e:
-        return Bad("broken JSON", f"{e.msg} at column {e.colno}")
-    except (RecursionError, ValueError) as e:  # nested too deep, an integer of thousands of digits
-        return Bad("broken JSON", str(e))
-    if not isinstance(value, dict):
-        return Bad("not a JSON object", f"{type(value).__name__}")
-    if "\\u" in text:  # "\ud800" is valid JSON and no valid text: it could not be written anywhere
-        try:
-            json.dumps(value, ensure_ascii=False).encode()
-        except UnicodeEncodeError as e:
-            return Bad("bad utf-8", f"lone surrogate \\u{ord(e.object[e.start]):04x}")
-    return value
-
-
-def read_jsonl(path: Path, options: Mapping[str, Any]) -> Rows:
-    """One JSON object per line, plain or .gz."""
-    for row, line in _lines(path):
-        text = _text(line)
-        yield str(row), text if isinstance(text, Bad) else _object(text)
-
-
-def read_document(path: Path) -> Any:
-    """A whole JSON file, plain or .gz; a damaged one is an error that names file and line."""
-    try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        return json.loads(data.removeprefix(_UTF8_BOM).decode("utf-8"))
-    except UnicodeDecodeError as e:
-        row = e.object[: e.start].count(b"\n") + 1
-        raise UserError(f"{path.name}:{row}: bad utf-8 (byte 0x{e.object[e.start]:02x})") from e
-    except json.JSONDecodeError as e:
-        raise UserError(f"{path.name}:{e.lineno}: broken JSON ({e.msg} at column {e.colno})") from e
-    except (RecursionError, ValueError) as e:
-        raise UserError(f"{path.name}: broken JSON ({e})") from e
-    except (EOFError, zlib.error, gzip.BadGzipFile) as e:
-        raise UserError(f"{path.name}: cut off or damaged gzip ({e})") from e
-
-
-def read_json(path: Path, options: Mapping[str, Any]) -> Rows:
-    """One JSON document; `options["rows"]` names the list or the dict (key = row label) of examples in it."""
-    found = read_document(path)
-    key = options.get("rows")
-    if key is not None:
-        if not isinstance(found, dict) or key not in found:
-            raise UserError(f"{path.name}: no {key!r}" + did_you_mean(key, found if isinstance(found, dict) else ()))
-        found = found[key]
-    if not isinstance(found, (list, dict)):
-        raise UserError(f"{path.name}: its rows are {type(found).__name__}, neither a list nor an object")
-    pairs = found.items() if isinstance(found, dict) else enumerate(found, 1)
-    for row, value in pairs:
-        good = isinstance(value, dict)
-        yield str(row), value if good else Bad("not a JSON object", type(value).__name__)
-
-
-def _table(path: Path, options: Mapping[str, Any], **dialect: Any) -> Rows:
-    """Rows of delimited text; `options["columns"]` names the columns where the file has no header."""
-    # undecodable bytes become lone surrogates here and are found row by row below
-    lines = (line.decode("utf-8", "surrogateescape") + "\n" for _, line in _lines(path, blank=True))
-    columns = list(options.get("columns", ())) or None
-    # strict: a quote that never closes is an error, not one cell that swallows the file
-    reader = csv.reader(lines, strict=True, **dialect)
-    for row in iter(functools.partial(_next_row, reader), None):
-        if row == []:  # a blank line
-            continue
-        if columns is None and not isinstance(row, Bad):
-            columns = row
-            continue
-        yield str(reader.line_num), row if isinstance(row, Bad) else _record(columns, row)
-
-
-def _next_row(reader: Any) -> list[str] | Bad | None:
-    try:
-        return next(reader, None)
-    except csv.Error as e:
-        return Bad("broken row", str(e))
-
-
-def _record(columns: list[str], row: list[str]) -> dict | Bad:
-    if len(row) != len(columns):
-        return Bad("wrong number of columns", f"{len(row)} rather than {len(columns)}")
-    try:
-        "".join(row).encode()
-    except UnicodeEncodeError as e:
-        return Bad("bad utf-8", f"byte 0x{ord(e.object[e.start]) & 0xFF:02x}")
-    return dict(zip(columns, row, strict=True))
-
-
-def read_csv(path: Path, options: Mapping[str, Any]) -> Rows:
-    """Comma-separated, quoted as spreadsheets do, with a header unless `columns` is given."""
-    return _table(path, options)
-
-
-def read_tsv(path: Path, options: Mapping[str, Any]) -> Rows:
-    """Tab-separated without quoting, with a header unless `columns` is given."""
-    return _table(path, options, delimiter="\t", quoting=csv.QUOTE_NONE)
-
-
-READERS: dict[str, Reader] = {"jsonl": read_jsonl, "json": read_json, "csv": read_csv, "tsv": read_tsv}

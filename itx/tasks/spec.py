@@ -106,6 +106,52 @@ def jsonl(files: str | Mapping[str, str], split_by_hash: Mapping[str, float] | N
     return Source("jsonl", {"": files} if isinstance(files, str) else dict(files), split_by_hash)
 
 
+def csv(
+    files: str | Mapping[str, str], split_by_hash: Mapping[str, float] | None = None, columns: Sequence[str] = ()
+) -> Source:
+    """Comma-separated rows, plain or .gz; the header names the fields unless `columns` does."""
+    return _table("csv", files, split_by_hash, columns)
+
+
+def tsv(
+    files: str | Mapping[str, str], split_by_hash: Mapping[str, float] | None = None, columns: Sequence[str] = ()
+) -> Source:
+    """Tab-separated rows without quoting, plain or .gz; the header names the fields unless `columns` does."""
+    return _table("tsv", files, split_by_hash, columns)
+
+
+def _table(kind: str, files: Any, shares: Mapping[str, float] | None, columns: Sequence[str]) -> Source:
+    options = {"columns": tuple(columns)} if columns else {}
+    return Source(kind, {"": files} if isinstance(files, str) else dict(files), shares, options=options)
+
+
+def parquet(files: str | Mapping[str, str], split_by_hash: Mapping[str, float] | None = None) -> Source:
+    """Apache Parquet files."""
+    return Source("parquet", {"": files} if isinstance(files, str) else dict(files), split_by_hash)
+
+
+def hf_dataset(folders: str | Mapping[str, str], split_by_hash: Mapping[str, float] | None = None) -> Source:
+    """Folders that Hugging Face's `Dataset.save_to_disk` wrote; of a `DatasetDict`: {"train": "folder/train", …}."""
+    return Source("hf_dataset", {"": folders} if isinstance(folders, str) else dict(folders), split_by_hash)
+
+
+def tfrecord(
+    files: str | Mapping[str, str], features: Mapping[str, Any], split_by_hash: Mapping[str, float] | None = None
+) -> Source:
+    """tf.train.Examples; features: {"text": str, "label": int, "tokens": [int]} (str, bytes, int, float)."""
+    found = {"": files} if isinstance(files, str) else dict(files)
+    return Source("tfrecord", found, split_by_hash, options={"features": dict(features)})
+
+
+def tfds(name: str, splits: Mapping[str, str] | Sequence[str]) -> Source:
+    """A prepared TFDS dataset, `glue/rte:2.0.0`, under `data.tfds_data_dir`.
+
+    splits: ours -> TFDS's instruction ({"train": "train[:-200]", "test": "validation"}), or names that are both.
+    """
+    files = dict(splits) if isinstance(splits, Mapping) else {s: s for s in splits}
+    return Source("tfds", files, options={"name": name})
+
+
 def function(
     make: Callable[[str, str, int], Iterable[dict]],
     split_by_hash: Mapping[str, float] | None = None,

@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 
-from itx.build import render, sources
+from itx.build import readers, render, sources
 from itx.data.cache import Vocabulary
 from itx.errors import UserError
 from itx.tasks import names, registry
@@ -65,7 +65,7 @@ def test_gsm8k_strips_marks_and_keeps_the_test_part_apart(shared):
     assert counts["train"]["read"] == counts["validation"]["read"] == 7473
     assert len(found["train"]) + len(found["validation"]) == 7473 and len(found["test"]) == 660
     assert 0.03 < len(found["validation"]) / 7473 < 0.07
-    raw = [e for _, e in sources.read_jsonl(shared / "gsm8k" / "train.jsonl.gz", {})]
+    raw = [e for _, e in readers.read_jsonl(shared / "gsm8k" / "train.jsonl.gz", {})]
     assert sum("<<" in e["answer"] for e in raw) > 7000  # there are marks to strip
     values = [i.values for i in found["train"]]
     assert not any("<<" in v["rationale"] or "####" in v["rationale"] for v in values)
@@ -88,7 +88,7 @@ def test_gsm8k_chain_of_thought_gives_its_answer_back(shared):
 
 
 def test_natural_instructions_one_task_per_v2_entry(shared):
-    index = [e for _, e in sources.read_jsonl(shared / "natural_instructions" / "index.jsonl", {})]
+    index = [e for _, e in readers.read_jsonl(shared / "natural_instructions" / "index.jsonl", {})]
     formats = Counter(e["format"] for e in index)
     members = registry.expand("ni.*", str(shared))
     assert len(members) == formats["v2"] > 90 and len(formats) == 4
