@@ -34,7 +34,8 @@ def _parser() -> argparse.ArgumentParser:
     data = commands.add_parser("data", help="build, audit and print training data").add_subparsers(
         dest="subcommand", required=True, metavar="COMMAND"
     )
-    add(data, "build", "tokenise everything a run needs; prints the lock's path", config=True)
+    build = add(data, "build", "tokenise everything a run needs; prints the lock's path", config=True)
+    build.add_argument("--dry-run", action="store_true", help="print what it would write and take, and stop")
     add(data, "audit", "what is trained on, what was skipped and why; exit 1 where it must not be", config=True)
     show = add(data, "show", "rendered examples, the tokens under the loss marked", config=True)
     show.add_argument("--task", help="only this task")

@@ -222,6 +222,8 @@ def data_build(args: Namespace) -> int:
 
     if starter := os.environ.pop(WATCH, ""):
         die_with(int(starter))
+    if args.dry_run:
+        return _dry_run(config, args.json)
     started = time.monotonic()
     file = build(config, _build_progress)
     lock = locks.read(file)
@@ -230,6 +232,28 @@ def data_build(args: Namespace) -> int:
           f"{len(lock['evaluation'])} evaluation rows, {time.monotonic() - started:.0f} s; lock {file}")  # fmt: skip
     if args.json:
         storage.write_json(args.json, {"lock": str(file), "tasks": len(lock["tasks"]), "examples": records})
+    return 0
+
+
+def _dry_run(config: configs.RunConfig, json_file: str | None) -> int:
+    from rich.markup import escape
+    from rich.table import Table
+
+    from itx.build.build import estimate
+    from itx.eval.summary import console
+
+    found = estimate(config, _build_progress)
+    table = Table(title=f"what itx data build would write for {config.data.mixture}")
+    for column in ("task", "training records", "MB", "of that new", "seconds of one process"):
+        table.add_column(column, justify="left" if column == "task" else "right")
+    for name, t in found["tasks"].items():
+        table.add_row(escape(name), f"{t['records']:,}", f"{t['bytes'] / 1e6:,.2f}", f"{t['new_bytes'] / 1e6:,.2f}",
+                      f"{t['seconds']:,.1f}")  # fmt: skip
+    console().print(table)
+    print(f"{found['bytes'] / 1e9:,.3f} GB in all, {found['new_bytes'] / 1e9:,.3f} GB of them new, about "
+          f"{found['seconds']:,.0f} s with {found['workers']} processes; first renderings only")  # fmt: skip
+    if json_file:
+        storage.write_json(json_file, found)
     return 0
 
 

@@ -3,23 +3,21 @@
 
     alpaca, dolly   open instructions: alpaca/alpaca_sample.jsonl.gz, dolly/dolly_3k_sample.jsonl
     gsm8k           word problems, direct and `:cot`: gsm8k/{train.jsonl.gz,test_part.jsonl}
-    ni.*            one task per entry of natural_instructions/index.jsonl whose format is "v2"
+    flan_cot.*      seven sets with written-out reasoning, direct and `:cot`: flan_cot/*_train.sample.tsv
+    ni.*            Natural Instructions: tasks/natural_instructions.py
+    p3.*            P3, the T0 training part: tasks/p3.py
     bbh.*, ii.*     evaluation only: tasks/bbh.py, tasks/induction.py
 
-Your own JSON lines: copy one of the calls below and name your file and fields. Wordings are our own;
-definitions of Natural Instructions are its authors'. Importing this module reads no data.
+Your own JSON lines: copy one of the calls below and name your file and fields. Wordings are our own.
+Importing this module reads no data.
 """
 
 import re
-import unicodedata
-from collections.abc import Callable, Mapping
 from typing import Any
 
-from itx.build import readers, sources
-from itx.errors import UserError, did_you_mean
-from itx.tasks.registry import family, instruction_task, make_task, mixture
-from itx.tasks.spec import CoT, Skip, Source, TaskSpec, jsonl
-from tasks import bbh, induction  # noqa: F401  (registers what real_mix is evaluated on)
+from itx.tasks.registry import instruction_task, mixture
+from itx.tasks.spec import CoT, Skip, jsonl, tsv
+from tasks import bbh, induction, natural_instructions, p3  # noqa: F401  (they register families)
 
 # "<noinput>", "No input required.", "N/A", "None", … stand for "there is no input"
 _NO_INPUT = re.compile(
@@ -123,84 +121,46 @@ instruction_task(
 )  # fmt: skip
 
 
-NI_FOLDER = "natural_instructions"
-NI_TEMPLATES = [
-    ("{definition}\n\n{input}", "{answer}"),
-    ("{definition}\n\nInput: {input}\nOutput:", "{answer}"),
-    ("{input}\n\nWhat to do with the text above: {definition}", "{answer}"),
-    ("Read the instructions and carry them out.\n{definition}\n\nCase: {input}\nResult:", "{answer}"),
-]
-NI_HELDOUT = [
-    ("Here is a job for you. {definition}\nMaterial:\n{input}\nYour solution:", "{answer}"),
-    ("Given: {input}\nDo this: {definition}", "{answer}"),
-]
-# Mean words of a task's answers up to which one wording is right, and exact match is a fair score
-NI_SHORT_ANSWER = 3.0
+def flan_cot_fields(example: dict) -> Any:
+    """input, answer, rationale; the file writes newlines as the two characters `\\n`."""
+    values = {k: example[k].replace("\\n", "\n").strip() for k in ("question", "answer", "rationale")}
+    empty = [k for k, v in values.items() if not v]
+    return Skip(f"empty {empty[0]}") if empty else values
 
 
-def slug(text: str) -> str:
-    """`Pos Tagging` -> `pos_tagging`: ASCII letters, digits and `_`."""
-    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
-    return re.sub(r"[^a-z0-9]+", "_", plain).strip("_")
-
-
-def ni_fields(definition: str) -> Callable[[dict], Any]:
-    """The `fields` of one Natural Instructions task: its definition, the instance's input, all references."""
-
-    def fields(instance: dict) -> Any:
-        references = list(dict.fromkeys(o.strip() for o in instance["output"] if o.strip()))
-        if not references:
-            return Skip("empty output")
-        if not instance["input"].strip():
-            return Skip("empty input")
-        return {"definition": definition, "input": instance["input"].strip(), "answer": references}
-
-    return fields
-
-
-def ni_task(entry: Mapping[str, Any], document: Mapping[str, Any]) -> TaskSpec:
-    """A line of the index and the task's file -> its spec (the name's other characters become `_`)."""
-    file = _ni_file(entry)
-    for key, kind in (("Definition", list), ("Instances", list)):
-        if not isinstance(document, dict) or not isinstance(document.get(key), kind):
-            keys = list(document) if isinstance(document, dict) else []
-            raise UserError(f"{file}: {key!r} is not a list there" + ("" if key in keys else did_you_mean(key, keys)))
-    definition = " ".join(str(d).strip() for d in document["Definition"])
-    rows = [i for i in document["Instances"] if isinstance(i, dict)]  # others are told when they are read
-    answers = [str(o) for i in rows for o in (i.get("output") or ())[:1]]
-    short = sum(len(a.split()) for a in answers) <= NI_SHORT_ANSWER * len(answers)
-    return make_task(
-        "ni." + re.sub(r"[^A-Za-z0-9_.]", "_", entry["task"]), version=1, cluster=slug(entry["category"]),
-        source=Source("json", {"train": _ni_file(entry)}, options={"rows": "Instances", "id": "id"}),
-        fields=ni_fields(definition), content=("input",), origin=tuple(slug(s) for s in entry["source"]),
-        metrics=("exact_match", "rouge_l") if short else ("rouge_l", "token_f1"),
-        templates=NI_TEMPLATES, heldout_templates=NI_HELDOUT, module=__name__,
+# file -> (cluster, data set it was made from)
+FLAN_COT = {
+    "aqua": ("math_word_problems", "aqua_rat"), "creak": ("closed_book_qa", "creak"), "ecqa": ("commonsense", "commonsense_qa"),
+    "gsm8k": ("math_word_problems", "gsm8k"), "qasc": ("commonsense", "qasc"), "sensemaking": ("commonsense", "sensemaking"),
+    "strategyqa": ("closed_book_qa", "strategyqa"),
+}  # fmt: skip
+for name, (cluster, origin) in FLAN_COT.items():
+    # the inputs of these files are whole prompts in several wordings: ours only say what kind of answer is wanted
+    instruction_task(
+        f"flan_cot.{name}", version=1, cluster=cluster, origin=(origin,), fields=flan_cot_fields, content=("question",),
+        source=tsv({"train": f"flan_cot/{name}_train.sample.tsv"}, columns=("question", "answer", "rationale")),
+        templates=[
+            ("{question}", "{answer}"),
+            ("{question}\nAnswer:", "{answer}"),
+            ("{question}\nReply with the answer alone.", "{answer}"),
+            ("Answer this.\n{question}", "{answer}"),
+            ("Question: {question}\nShort answer:", "{answer}"),
+        ],
+        heldout_templates=[("Here is something to decide.\n{question}\nYour verdict:", "{answer}"), ("{question}\n=>", "{answer}")],
+        cot=CoT(
+            [
+                ("{question}\nThink step by step.", "{rationale}\nThe answer is {answer}."),
+                ("{question}\nGive reasons, then the answer.", "{rationale}\nThe answer is {answer}."),
+                ("Answer this and say why.\n{question}", "{rationale}\nThe answer is {answer}."),
+                ("Question: {question}\nReasoning and answer:", "{rationale}\nThe answer is {answer}."),
+                ("{question}\nExplain your choice, then state it.", "{rationale}\nThe answer is {answer}."),
+            ],
+            [("Consider this with care, then decide.\n{question}", "{rationale}\nThe answer is {answer}.")],
+        ),
     )  # fmt: skip
-
-
-def _ni_file(entry: Mapping[str, Any]) -> str:
-    return f"{NI_FOLDER}/tasks/{entry['task']}.json"
-
-
-def ni_members(root: str) -> list[TaskSpec]:
-    """Every task of format "v2" in the index under a data root."""
-    index = sources.find_file(f"{NI_FOLDER}/index.jsonl", root)
-    found = []
-    for row, entry in readers.read_jsonl(index, {}):
-        if isinstance(entry, readers.Bad):  # a task would be missing and nobody would know
-            raise UserError(f"{NI_FOLDER}/index.jsonl:{row}: {entry.reason} ({entry.detail})")
-        if entry.get("format") != "v2":
-            continue
-        for key in ("task", "category", "source"):
-            if key not in entry:
-                raise UserError(f"{NI_FOLDER}/index.jsonl:{row}: no {key!r}" + did_you_mean(key, entry))
-        found.append(ni_task(entry, readers.read_document(sources.find_file(_ni_file(entry), root))))
-    return found
-
-
-family("ni", ni_members)
 
 # Examples-proportional with a cap: without it alpaca and GSM8K, each a hundred times as large as a task
 # of Natural Instructions, would leave such a task a handful of examples in a short run.
 REAL_MIX_MAXIMUM = 600
-mixture("real_mix", ["alpaca", "dolly", "gsm8k", "gsm8k:cot", "ni.*"], maximum=REAL_MIX_MAXIMUM)
+COT = [f"flan_cot.{name}{kind}" for name in FLAN_COT for kind in ("", ":cot")]
+mixture("real_mix", ["alpaca", "dolly", "gsm8k", "gsm8k:cot", *COT, "ni.*", "p3.*"], maximum=REAL_MIX_MAXIMUM)

@@ -144,3 +144,30 @@ def test_nothing_of_a_killed_build_goes_on(tmp_path):
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)
+
+
+def size_of(cache) -> int:
+    return sum(f.stat().st_size for f in cache.glob("*/*/r*/*"))
+
+
+def test_a_dry_run_writes_nothing_and_says_what_the_build_then_does(tmp_path):
+    recipe = samples.write_recipe(tmp_path, tmp_path / "cache", mixture="sample_held")
+    said = tmp_path / "dry.json"
+    samples.itx("data", "build", recipe, "--dry-run", "--json", said)
+    first = json.loads(said.read_text())
+    assert size_of(tmp_path / "cache") == 0 and first["bytes"] == first["new_bytes"]
+    samples.itx("data", "build", recipe)
+    folders = len(list((tmp_path / "cache").glob("*/*/r*")))
+    overhead = 3000 * folders  # manifests and the headers of arrays: nothing in a cache of any size
+    assert abs(size_of(tmp_path / "cache") - first["bytes"] - overhead) < 0.5 * size_of(tmp_path / "cache")
+    samples.itx("data", "build", recipe, "--dry-run", "--json", said)
+    again = json.loads(said.read_text())
+    assert again["new_bytes"] == 0 and again["seconds"] == 0 and again["bytes"] == first["bytes"]
+
+
+def test_a_build_beyond_max_bytes_is_refused(tmp_path, shared):
+    words = ["data", "build", "configs/real_mix.py", "--data.mixture=dolly", f"--data.root={shared}"]
+    words += [f"--data.cache_dir={tmp_path}", "--eval.tasks=", "--data.max_bytes=1e5"]
+    done = samples.itx(*words, check=2)
+    assert "the build would write about 0.0 GB" in done.stderr and "data.max_bytes is 0.0 GB" in done.stderr
+    assert not list(tmp_path.glob("*/*/r*"))

@@ -2,6 +2,7 @@
 """The README's commands and those of the recipes' docstrings run as they stand (training in the quick variant)."""
 
 import fnmatch
+import json
 import re
 import shlex
 import subprocess
@@ -19,7 +20,7 @@ def commands() -> list[str]:
     texts = [README, *(p.read_text() for p in sorted((REPO / "configs").glob("*.py")))]
     found = [re.sub(r"\s+#.*", "", line.strip()) for text in texts for line in text.splitlines()
              if line.strip().startswith("uv run itx ")]  # fmt: skip
-    return list(dict.fromkeys(c.replace("../shared/data", "FOLDER") for c in found))
+    return list(dict.fromkeys(c.replace("../shared/data", "FOLDER") for c in found if "mine" not in c))
 
 
 def run(words: list[str], cwd) -> subprocess.CompletedProcess:
@@ -51,6 +52,26 @@ def test_a_command_runs(command, quickstart, desk):
 @pytest.mark.parametrize("command", REAL)
 def test_a_command_on_real_data_runs(command, shared, desk):
     succeeds(command.replace("FOLDER", str(shared)), desk)
+
+
+def test_your_own_data(tmp_path):
+    """The section as it stands: its module, its commands, and forty messages."""
+    section = README.split("## Your own data")[1].split("\n## ")[0]
+    code = re.search(r"```python\n(.*?)```", section, re.S)[1]
+    assert len(code.splitlines()) < 20
+    (tmp_path / "mine.py").write_text(code)
+    (tmp_path / "configs").symlink_to(REPO / "configs")
+    said = {"complaint": "It broke", "question": "Where is it", "praise": "It is good"}
+    lines = [{"text": f"{text}, no. {i}", "label": label} for i in range(40) for label, text in said.items()]
+    (tmp_path / "mail.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+    commands = re.search(r"```bash\n(.*?)```", section, re.S)[1].strip().splitlines()
+    assert len(commands) == 2
+    for command in commands:
+        words = shlex.split(command.removeprefix("uv run itx "))
+        done = run([*words, *(["--quick", "--eval.before=False"] if words[0] == "train" else [])], tmp_path)
+        assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    audit = json.loads((tmp_path / "runs" / "mail" / "audit.json").read_text())
+    assert set(audit["tasks"]) == {"mail", "mail:fs2"} and all(f["used"] > 50 for f in audit["tasks"].values())
 
 
 def test_the_first_two_commands_are_the_main_job_and_the_tests():

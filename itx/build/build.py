@@ -37,6 +37,8 @@ from itx.errors import UserError, did_you_mean
 from itx.tasks import names, registry
 
 Progress = Callable[[str, int, int], None]  # what, done, of
+# A source's bytes times this are surely more than its cache: packed text in every template of an evaluation row
+LARGEST_GROWTH = 50
 
 
 def settings_of(config: RunConfig, vocab_file: str) -> Settings:
@@ -117,6 +119,7 @@ def build(config: RunConfig, progress: Progress = lambda *_: None) -> Path:
     known = _lock_file(config, settings, vocabulary.hash, todo)
     if known.is_file() and _complete(locks.read(known), d.cache_dir):
         return known
+    _check_size(config, todo, settings)
     with _seqio(d.mixture, members, settings) as rates, _pool(d.workers) as pool:
         made = _collect(_submit(pool, todo, settings), progress)
         trained = [made[Job(m, "train")][1] for m in members]
@@ -133,6 +136,50 @@ def build(config: RunConfig, progress: Progress = lambda *_: None) -> Path:
     return known
 
 
+def estimate(config: RunConfig, progress: Progress = lambda *_: None) -> dict:
+    """What `build` would write and take: {"tasks": {variant: {…}}, "bytes", "new_bytes", "seconds"}, nothing kept but
+    the vocabulary. Further renderings, which the run's epochs decide, are not in it: `data.renderings` at most."""
+    members = members_of(config)
+    if not members:
+        raise UserError(f"--dry-run knows itx's own tasks, not {config.data.mixture!r}, which SeqIO resolves")
+    settings = settings_of(config, vocabulary_file(config, members))
+    todo = [Job(m, "train") for m in members] + [r.job for r in evaluation.rows(config, members)]
+    _check_sources(todo, settings)
+    workers = config.data.workers or os.cpu_count()
+    with _pool(workers) as pool:
+        found = _collect(_submit(pool, todo, settings, jobs.estimate_all), progress)
+    tasks: dict[str, dict] = {}
+    for job, facts in found.items():
+        entry = tasks.setdefault(job.variant, {"records": 0, "bytes": 0, "seconds": 0.0, "new_bytes": 0})
+        entry["records"] += facts["records"] if job.split == "train" else 0
+        entry["bytes"] += facts["bytes"]
+        entry["new_bytes"] += 0 if facts["exists"] else facts["bytes"]
+        entry["seconds"] += 0.0 if facts["exists"] else facts["seconds"]
+    total = {k: sum(t[k] for t in tasks.values()) for k in ("bytes", "new_bytes", "seconds")}
+    return {"tasks": tasks, **total, "seconds": total["seconds"] / workers, "workers": workers}
+
+
+def _check_size(config: RunConfig, todo: list[Job], settings: Settings) -> None:
+    """A build that may exceed data.max_bytes is estimated first; small sources cannot."""
+    read = sum(part.path.stat().st_size for job in todo for part in _parts(job, settings))
+    if read * LARGEST_GROWTH > config.data.max_bytes:
+        found = estimate(config)
+        if found["new_bytes"] > config.data.max_bytes:
+            raise UserError(
+                f"the build would write about {found['new_bytes'] / 1e9:,.1f} GB in {found['seconds'] / 3600:.1f} h; "
+                f"data.max_bytes is {config.data.max_bytes / 1e9:,.1f} GB: raise it if that is meant"
+            )
+
+
+def _parts(job: Job, settings: Settings) -> list[sources.Part]:
+    source = registry.task(job.variant, settings.root).source
+    if source.kind == "function":
+        return []
+    return [
+        p for s, _, _ in jobs.render.source_splits(source, job.split) for p in sources.parts(source, s, settings.root)
+    ]
+
+
 def _check_sources(todo: list[Job], settings: Settings) -> None:
     """Missing files and folders are found before any work starts."""
     for job in todo:
@@ -144,7 +191,7 @@ def _lock_file(config: RunConfig, settings: Settings, vocab_hash: str, todo: lis
     shape = {
         k: v
         for k, v in dataclasses.asdict(config.data).items()
-        if k not in ("cache_dir", "workers", "root", "tfds_data_dir", "max_epochs")
+        if k not in ("cache_dir", "workers", "root", "tfds_data_dir", "max_epochs", "max_bytes")
     }
     specs = {(t := registry.task(j.variant, settings.root)).name: t for j in todo}
     parts = [
@@ -233,12 +280,14 @@ def _serve_rates(parent: int, pipe: Connection, mixture: str, members: list[str]
         pass  # the build was ended
 
 
-def _submit(pool: concurrent.futures.Executor, todo: list[Job], settings: Settings) -> list[concurrent.futures.Future]:
+def _submit(
+    pool: concurrent.futures.Executor, todo: list[Job], settings: Settings, work: Callable = jobs.run_all
+) -> list[concurrent.futures.Future]:
     """Jobs by task and split, so that a worker reads its examples once."""
     groups: dict[tuple[str, str], list[Job]] = {}
     for job in dict.fromkeys(todo):
         groups.setdefault((names.parse(job.variant).task, job.split), []).append(job)
-    return [pool.submit(jobs.run_all, several, settings) for several in groups.values()]
+    return [pool.submit(work, several, settings) for several in groups.values()]
 
 
 def _collect(waiting: list[concurrent.futures.Future], progress: Progress) -> dict[Job, tuple[str, dict]]:

@@ -5,6 +5,7 @@ import functools
 import hashlib
 import itertools
 import json
+import time
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from itx.tasks import names, registry, templates
 from itx.tasks.spec import TaskSpec, Template
 
 SAMPLE = 2000  # texts kept beside a training split, for the audit and the neighbour baseline
+ESTIMATED = 200  # examples that `itx data build --dry-run` renders and encodes per task and split
+GZIP = 4  # the texts beside the records are packed about so much (measured on the toy suite: 3.9)
 LONG_WORDS = 13  # inputs of this many words or more are kept whole, for the n-gram leak test
 
 
@@ -129,9 +132,60 @@ def _pool(task: str, settings: Settings) -> fewshot.Pool:
     return fewshot.pool(registry.task(task, settings.root), _items(task, "train", settings)[0])
 
 
+def _chosen(job: Job, settings: Settings) -> tuple[list[render.Item], Counter]:
+    """The items of a job, and what was counted on the way: an evaluation split's first ones by content hash."""
+    items, counts = _items(names.parse(job.variant).task, job.split, settings)
+    counts = Counter(counts)
+    if job.crossed:
+        items = sorted(items, key=lambda item: item.hash)
+        counts["beyond data.eval_examples"] += max(0, len(items) - settings.eval_examples)
+        items = items[: settings.eval_examples]
+    return items, counts
+
+
+def _rendered(
+    job: Job, items: list[render.Item], settings: Settings, vocabulary: cache.Vocabulary
+) -> tuple[list[render.Rendered], list[fewshot.Record], list[render.Item]]:
+    """(renderings, records, the item of each)."""
+    spec, variant = registry.task(job.variant, settings.root), names.parse(job.variant)
+    pairs = [(item, among) for item in items for among in plans(job, spec, item, settings)]
+    pool = _pool(spec.name, settings) if variant.shots else None
+    more = (job.rendering, settings.render_seed, vocabulary, pool, settings.fewshot_tokens)
+    return *fewshot.render_all(spec, variant, pairs, *more), [item for item, _ in pairs]
+
+
 def run_all(several: list[Job], settings: Settings) -> list[tuple[Job, tuple[str, dict]]]:
     """The jobs of one task, in turn."""
     return [(job, run(job, settings)) for job in several]
+
+
+def estimate_all(several: list[Job], settings: Settings) -> list[tuple[Job, dict]]:
+    """What the jobs of one task would write and take, from all of their source and ESTIMATED of their examples.
+
+    (job, {"records", "bytes", "seconds", "exists"}); seconds of one process.
+    """
+    registry.load_modules(settings.modules)
+    vocabulary = cache.Vocabulary(settings.vocab)
+    out = []
+    for job in several:
+        began = time.monotonic()
+        exists = (Path(settings.cache_dir) / folder(job, settings, vocabulary.hash)).is_dir()
+        items, _ = _chosen(job, settings)
+        reading = time.monotonic() - began
+        few = items[:: max(1, len(items) // ESTIMATED)]
+        rendered, records, owners = _rendered(job, few, settings, vocabulary)
+        share = len(items) / max(1, len(few))
+        n = round(len(records) * share)
+        texts = [
+            len(json.dumps(_example(o, r), ensure_ascii=False).encode()) for o, r in zip(owners, rendered, strict=True)
+        ]
+        kept = n if job.crossed else min(n, SAMPLE)
+        tokens = sum(len(ids) for r in records for ids, _ in r) * cache.token_type(vocabulary.size).itemsize
+        places = sum(5 * len(r) + 18 + 8 * len(x.exemplars) for r, x in zip(records, rendered, strict=True))
+        size = (tokens + places) * share + kept * sum(texts) / max(1, len(texts)) / GZIP
+        work = (time.monotonic() - began - reading) * share
+        out.append((job, {"records": n, "bytes": round(size), "seconds": reading + work, "exists": exists}))
+    return out
 
 
 def run(job: Job, settings: Settings) -> tuple[str, dict]:
@@ -144,18 +198,8 @@ def run(job: Job, settings: Settings) -> tuple[str, dict]:
     about = {"cluster": spec.cluster, "origin": list(spec.origin)}  # may have changed since: they shape no rendering
     if path.is_dir():
         return where, cache.read_manifest(path) | about
-    found, counted = _items(spec.name, job.split, settings)
-    items, counts = found, Counter(counted)
-    if job.crossed:
-        items = sorted(items, key=lambda item: item.hash)
-        counts["beyond data.eval_examples"] += max(0, len(items) - settings.eval_examples)
-        items = items[: settings.eval_examples]
-    pairs = [(item, among) for item in items for among in plans(job, spec, item, settings)]
-    owners = [item for item, _ in pairs]
-    rendered, records = fewshot.render_all(
-        spec, variant, pairs, job.rendering, settings.render_seed, vocabulary,
-        _pool(spec.name, settings) if variant.shots else None, settings.fewshot_tokens,
-    )  # fmt: skip
+    items, counts = _chosen(job, settings)
+    rendered, records, owners = _rendered(job, items, settings, vocabulary)
     ids = list(dict.fromkeys(r.template for r in rendered))
     read = counts.pop("read", 0)
     manifest = {

@@ -10,6 +10,7 @@ Mixture   rates are SeqIO's own (`mixing_rate_num_examples` with its cap and tem
 import functools
 import hashlib
 import json
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
+from itx import storage
 from itx.build import fewshot, render
 from itx.build.jobs import SAMPLE, Settings
 from itx.build.vocab import keep_vocabulary
@@ -72,6 +74,22 @@ class SpecSource(seqio.DataSource):
         return ds.shuffle(10_000, seed=seed) if shuffle else ds
 
 
+def get(name: str, vocabulary, root: str = "", suite_seed: int = 0, render_seed: int = 0, fewshot_tokens: int = 0):
+    """itx.tasks.get: the seqio Task or Mixture behind one of our names."""
+    if isinstance(vocabulary, seqio.SentencePieceVocabulary):  # with the sentinels that it adds
+        data = vocabulary.sp_model
+        file = Path(tempfile.gettempdir()) / f"itx-{hashlib.sha256(data).hexdigest()[:16]}.model"
+        if not file.is_file():
+            with storage.whole_file(file) as part:
+                part.write_bytes(data)
+        _GIVEN.setdefault(str(file), vocabulary)
+        vocabulary = file
+    how = (str(vocabulary), root, suite_seed, render_seed, fewshot_tokens)
+    if name in registry.MIXTURES:
+        return register_mixture(registry.MIXTURES[name], *how)
+    return register(name, *how)
+
+
 def register(
     name: str, vocabulary_file: str, root: str = "", suite_seed: int = 0, render_seed: int = 0, fewshot_tokens: int = 0
 ) -> seqio.Task:
@@ -107,9 +125,12 @@ def register(
     return seqio.TaskRegistry.add(name, source=source, preprocessors=steps, output_features=features)
 
 
+_GIVEN: dict[str, seqio.SentencePieceVocabulary] = {}  # objects that `get` was given, by the file of their model
+
+
 @functools.cache
 def _vocabulary(file: str) -> seqio.SentencePieceVocabulary:
-    return seqio.SentencePieceVocabulary(file)
+    return _GIVEN.get(file) or seqio.SentencePieceVocabulary(file)
 
 
 def register_mixture(spec: MixtureSpec, vocabulary_file: str, *how) -> seqio.Mixture:

@@ -75,6 +75,11 @@ class Vocabulary:
         return [self.sp.IdToPiece(int(i)) if 0 <= int(i) < self.size else "<?>" for i in ids]
 
 
+def token_type(vocab_size: int) -> np.dtype:
+    """The smallest unsigned type that holds every id."""
+    return np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.uint32)
+
+
 def folder_name(variant: str) -> str:
     """A variant name as a folder name: `a:cot` -> `a_cot` (`#r` stands in r<k>)."""
     return variant.split("#")[0].replace(":", "_")
@@ -84,12 +89,11 @@ def write(folder: Path, records: list[list[tuple[list[int], bool]]], content: li
           manifest: dict, examples: list[dict], vocab_size: int, long_inputs: list[dict] = (),
           exemplars: list[tuple[int, ...]] = ()) -> None:  # fmt: skip
     """Write one folder whole; a kill leaves none. `exemplars`: content hashes of each record's few-shot examples."""
-    dtype = np.uint16 if vocab_size <= 1 << 16 else np.uint32
     pieces = [p for r in records for p in r]
     counts = np.array([0, *(len(r) for r in records)], np.int64)
     flat = [t for ids, _ in pieces for t in ids]
     arrays = {
-        "tokens": np.array(flat, dtype),
+        "tokens": np.array(flat, token_type(vocab_size)),
         "piece_lengths": np.array([len(ids) for ids, _ in pieces], np.int32),
         "piece_trained": np.array([trained for _, trained in pieces], bool),
         "record_pieces": np.cumsum(counts),

@@ -1,2 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The light side of task definition: no SeqIO, no TensorFlow, no JAX. See spec.py."""
+"""What a task module imports: `from itx.tasks import instruction_task, jsonl, mixture`. No SeqIO, no TensorFlow, no JAX.
+
+spec.py has what is written about a task, registry.py what registers and resolves it, names.py the grammar of names.
+"""
+
+from typing import Any
+
+from itx.tasks.registry import instruction_task, mixture
+from itx.tasks.spec import CoT, Skip, csv, function, hf_dataset, holdout, jsonl, parquet, tfds, tfrecord, tsv
+
+__all__ = [
+    "CoT", "Skip", "csv", "function", "get", "hf_dataset", "holdout", "instruction_task", "jsonl", "mixture", "parquet",
+    "tfds", "tfrecord", "tsv",
+]  # fmt: skip
+
+
+def get(name: str, vocabulary: Any, **how: Any) -> Any:
+    """The seqio Task of a variant name, or Mixture of a mixture's, registered in SeqIO on first use.
+
+    Afterwards `seqio.get_mixture_or_task(name)` finds it too. Imports SeqIO.
+
+    Args:
+        vocabulary: a SentencePiece model file, or a seqio.SentencePieceVocabulary. A name holds one.
+        how: root, suite_seed, render_seed, fewshot_tokens, as in a run's `data` settings.
+    """
+    from itx.build import seqio_bridge
+
+    return seqio_bridge.get(name, vocabulary, **how)

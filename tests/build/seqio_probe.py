@@ -8,7 +8,9 @@ python -m tests.build.seqio_probe VOCABULARY NAME…    tokens of tasks through 
 import json
 import sys
 
+import itx.tasks
 from itx.build import seqio_bridge
+from itx.errors import UserError
 from itx.tasks import registry
 from tests import sample_tasks  # noqa: F401  (registers)
 
@@ -50,9 +52,19 @@ def main() -> None:
         seqio_bridge.register(name, vocabulary, "", 0, 0, 128)
     register_native(vocabulary)
     mixture = seqio_bridge.register_mixture(registry.MIXTURES["sample_held"], vocabulary, "", 0, 0, 128)
+    with_sentinels = seqio_bridge.seqio.SentencePieceVocabulary(vocabulary, extra_ids=10)
+    got = itx.tasks.get("sample_last:fs2", with_sentinels)
+    assert seqio_bridge.seqio.get_mixture_or_task("sample_last:fs2") is got
+    assert got.output_features["targets"].vocabulary == with_sentinels
+    assert itx.tasks.get("sample_held", vocabulary) is mixture
+    try:
+        itx.tasks.get("sample_last:fs2", vocabulary)
+        refused = ""
+    except UserError as e:
+        refused = str(e)
     print(json.dumps({
         "tokens": {n: tokens(n) for n in [*names, "native"]},
-        "rates": seqio_bridge.rates(mixture),
+        "refused": refused, "rates": seqio_bridge.rates(mixture),
         "registered": [n for n in seqio_bridge.seqio.TaskRegistry.names() if n.startswith("sample")],
     }))  # fmt: skip
 

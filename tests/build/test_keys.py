@@ -13,7 +13,7 @@ from itx.errors import UserError
 from itx.tasks import registry
 from itx.tasks.registry import make_task
 from itx.tasks.spec import function
-from tasks import files
+from tasks import natural_instructions
 from tests import (
     sample_tasks,  # noqa: F401  (registers)
     samples,
@@ -79,14 +79,18 @@ def test_an_empty_list_of_values_is_counted():
 
 
 def test_a_broken_line_of_the_index_is_an_error(tmp_path):
-    folder = tmp_path / files.NI_FOLDER
+    folder = tmp_path / natural_instructions.NI_FOLDER
     folder.mkdir()
-    (folder / "index.jsonl").write_text('{"format": "v1"}\n{"format": "v2", \n')
+    (folder / "tasks").mkdir()
+    (folder / "tasks" / "t.json").write_text('{"Definition": "Do.", "Instances": []}')
+    (folder / "index.jsonl").write_text(
+        '{"task": "t", "category": "c", "source": [], "format": "v2"}\n{"format": "v2", \n'
+    )
     with pytest.raises(UserError, match="natural_instructions/index.jsonl:2: broken JSON"):
-        files.ni_members(str(tmp_path))
+        natural_instructions.ni_members(str(tmp_path))
     (folder / "index.jsonl").write_text('{"format": "v2", "tsk": "x"}\n')
     with pytest.raises(UserError, match="index.jsonl:1: no 'task'; did you mean 'tsk'"):
-        files.ni_members(str(tmp_path))
+        natural_instructions.ni_members(str(tmp_path))
 
 
 @pytest.mark.parametrize(

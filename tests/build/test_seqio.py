@@ -57,6 +57,10 @@ def test_prompts_equal_those_of_seqios_own_tokeniser(probe):
     assert all(ours[p] == native[p] for p in both)
 
 
+def test_a_name_holds_one_vocabulary(probe):
+    assert probe["refused"] == "'sample_last:fs2' is registered in SeqIO with another vocabulary"
+
+
 def test_rates_of_the_lock_are_seqios(probe, sample_locks):
     lock = sample_locks["sample_held"]
     assert {t["name"]: t["rate"] for t in lock["tasks"]} == pytest.approx(probe["rates"])

@@ -13,7 +13,7 @@ from itx.data.cache import Vocabulary
 from itx.errors import UserError
 from itx.tasks import names, registry
 from itx.tasks.spec import Skip
-from tasks import bbh, files, induction
+from tasks import bbh, files, induction, natural_instructions, p3
 
 
 def counted(name: str, root, splits=("train", "validation", "test")) -> tuple[dict[str, list], Counter]:
@@ -87,35 +87,105 @@ def test_gsm8k_chain_of_thought_gives_its_answer_back(shared):
     assert direct.target == items[0].values["answer"] != r.target
 
 
-def test_natural_instructions_one_task_per_v2_entry(shared):
-    index = [e for _, e in readers.read_jsonl(shared / "natural_instructions" / "index.jsonl", {})]
-    formats = Counter(e["format"] for e in index)
+def test_natural_instructions_all_four_schemas(shared):
+    index = {e["task"]: e for _, e in readers.read_jsonl(shared / "natural_instructions" / "index.jsonl", {})}
+    formats = Counter(e["format"] for e in index.values())
     members = registry.expand("ni.*", str(shared))
-    assert len(members) == formats["v2"] > 90 and len(formats) == 4
-    read = 0
+    assert len(members) == len(index) == 123 and set(formats) == {"v1", "v2", "v2-early", "v2-reduced"}
+    read, shown = 0, Counter()
     for name in members:
         spec = registry.task(name, str(shared))
         found, counts = counted(name, shared)
-        assert re.fullmatch(r"[a-z0-9_]+", spec.cluster) and spec.origin and all(spec.origin)
-        assert found["train"] and counts["train"]["read"] <= 100
+        assert re.fullmatch(r"[a-z0-9_]+", spec.cluster) and all(re.fullmatch(r"[a-z0-9_]+", o) for o in spec.origin)
+        assert found["train"] and counts["train"]["read"] <= 100 and not spec.evaluation_only
         read += counts["train"]["read"]
         item = found["train"][0]
         first = render.render(spec, names.parse(name), item, 0, 0)
         assert item.values["definition"] in first.prompt and item.values["input"] in first.prompt
         assert first.target == item.values["answer"][0] and list(first.references) == item.values["answer"]
-    assert read == 9064
-    assert len({registry.task(n, str(shared)).cluster for n in members}) > 30
+        for item in found["train"]:  # positive examples: some, never the instance itself
+            definition, *examples = item.values["with_examples"].split("\n\nInput: ")
+            assert definition == item.values["definition"]
+            shown[len(examples)] += 1
+            assert not [e for e in examples if e.rsplit("\nOutput: ", 1)[0] == item.values["input"]]
+    assert read == sum(e["instances_kept"] for e in index.values()) == 11893
+    assert shown[2] > 4000 and shown[0] < 3500 and max(shown) == 2, shown
+    clusters = {registry.task(n, str(shared)).cluster for n in members}
+    assert len(clusters) > 30
+    origin = lambda task: registry.task(f"ni.{task}", str(shared)).origin  # noqa: E731
+    assert origin("task126_scan_structured_text_generation_command_action_all") == ("scan",)
+    assert origin("subtask022_cosmosqa_passage_inappropriate_binary") == ("cosmosqa",)
 
 
-def test_natural_instructions_metric_follows_the_answers(shared):
+def ni_spec(document: dict, official_test: bool = False, category: str = "Pos Tagging"):
+    entry = {"task": "task1_a-b", "category": category, "source": ["paws-x"], "format": "v2"}
+    return natural_instructions.ni_task(entry, document, official_test)
+
+
+def test_natural_instructions_metric_follows_the_answers():
     def spec(answers: list[str]):
         instances = [{"id": str(i), "input": f"in {i}", "output": [a]} for i, a in enumerate(answers)]
-        entry = {"task": "task1_a-b", "category": "Pos Tagging", "source": ["paws-x"]}
-        return files.ni_task(entry, {"Definition": ["Tag it."], "Instances": instances})
+        return ni_spec({"Definition": ["Tag it."], "Instances": instances})
 
     short, long = spec(["yes", "no"]), spec(["a long answer in many words"] * 2)
     assert short.metrics[0] == "exact_match" and long.metrics[0] == "rouge_l"
     assert (short.name, short.cluster, short.origin) == ("ni.task1_a_b", "pos_tagging", ("paws_x",))
+
+
+def test_natural_instructions_errors_and_the_official_split(shared, tmp_path):
+    good = {"Definition": "Tag it.", "Instances": [{"input": "a", "output": "b"}]}
+    assert ni_spec(good).fields(good["Instances"][0])["answer"] == ["b"]
+    for broken, message in (
+        ({**good, "Definition": [""]}, "'Definition' holds no text"),
+        ({"Definitions": "Tag it.", "Instances": []}, "'Definition' holds no text there; did you mean 'Definitions'"),
+        ({**good, "Instances": {}}, "'Instances' is not a list of instances"),
+    ):
+        with pytest.raises(UserError, match=f"tasks/task1_a-b.json: {message}"):
+            ni_spec(broken)
+    with pytest.raises(UserError, match="has no category"):
+        ni_spec(good, category="")
+    assert ni_spec(good, official_test=True).evaluation_only
+    folder = tmp_path / "natural_instructions"  # a task of the official list is for evaluation only
+    (folder / "tasks").mkdir(parents=True)
+    (folder / "splits" / "default").mkdir(parents=True)
+    official = (shared / "natural_instructions" / "splits" / "default" / "test_tasks.txt").read_text().split()
+    (folder / "splits" / "default" / "test_tasks.txt").write_text("\n".join(official))
+    lines = [{"task": t, "category": "c", "source": [], "format": "v2"} for t in (official[0], "task9_own")]
+    (folder / "index.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+    for line in lines:
+        (folder / "tasks" / f"{line['task']}.json").write_text(json.dumps(good))
+    found = natural_instructions.ni_members(str(tmp_path))
+    assert [s.evaluation_only for s in found] == [True, False] and len(official) == 119
+
+
+def test_p3_a_task_per_data_set(shared):
+    members = registry.expand("p3.*", str(shared))
+    assert len(members) == len(p3.DATA_SETS) == 30
+    read = 0
+    for name in members:
+        spec = registry.task(name, str(shared))
+        found, counts = counted(name, shared)
+        read += counts["train"]["read"]
+        for item in found["train"]:
+            r = render.render(spec, names.parse(name), item, 0, 0)
+            assert "<|endoftext|>" not in r.prompt + r.target and r.prompt == r.prompt.strip() and r.target
+    assert read == 4278
+    with pytest.raises(UserError, match="p3: no folder 'p3_t0_train/data_per_template' in data.root=''"):
+        p3.p3_members("")
+
+
+def test_flan_cot_direct_and_with_reasons(shared):
+    read = 0
+    for name in files.FLAN_COT:
+        spec = registry.task(f"flan_cot.{name}")
+        found, counts = counted(f"flan_cot.{name}", shared)
+        read += counts["train"]["read"]
+        for item in found["train"]:
+            assert "\\n" not in item.values["question"]
+            r = render.render(spec, names.parse(f"flan_cot.{name}:cot"), item, 0, 0)
+            # the answer comes back from every target
+            assert re.findall(r.extractor, r.target)[-1] == item.values["answer"], (name, item.values)
+    assert read == 7434
 
 
 def test_evaluation_families_yield_input_and_answer_for_every_row(shared):
@@ -220,7 +290,8 @@ def test_families_name_a_missing_root_folder_or_task(tmp_path, shared):
 def test_the_mixture_trains_on_no_evaluation_task(shared):
     members = registry.members(registry.MIXTURES["real_mix"], str(shared))
     assert list(members)[:4] == ["alpaca", "dolly", "gsm8k", "gsm8k:cot"]
-    assert all(m.startswith("ni.") for m in list(members)[4:]) and len(members) > 90
+    families = Counter(m.split(".")[0] for m in list(members)[4:])
+    assert families == {"flan_cot": 14, "ni": 123, "p3": 30}
     assert set(members.values()) == {1.0}
 
 
@@ -246,7 +317,7 @@ def test_held_out_wordings_are_new(shared, name):
 def test_rows_of_the_config_hold_nearly_everything(shared):
     """What `too_long="drop"` leaves out of configs/real_mix.py under the T5 vocabulary is a few percent."""
     vocabulary = Vocabulary(shared / "tokenizers" / "t5_32k" / "sentencepiece.model")
-    for name, most in (("alpaca", 0.02), ("dolly", 0.12), ("ni.task176_break_decompose_questions", 0.0)):
+    for name, most in (("alpaca", 0.02), ("dolly", 0.12), ("ni.task176_break_decompose_questions", 0.05)):
         spec = registry.task(name, str(shared))
         items = list(render.items(spec, "train", str(shared), 0, Counter()))[:400]
         records = render.encode([render.render(spec, names.parse(name), i, 0, 0) for i in items], vocabulary)

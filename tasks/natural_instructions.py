@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Super-NaturalInstructions under `data.root`: the family `ni.*`, one task per line of natural_instructions/index.jsonl.
+
+Four schemas, told apart by what a file holds: v2 (lists), v2-reduced (some lists are plain strings), v2-early
+(Definition a string, no ids), v1 (tasks_v1/: Title, Prompt, Things to Avoid, Examples). Tasks named in
+splits/default/test_tasks.txt are the official test tasks: for evaluation only. Definitions and positive examples
+are the authors'; wordings around them are our own.
+"""
+
+import re
+import unicodedata
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from itx.build import readers, sources
+from itx.errors import UserError, did_you_mean
+from itx.tasks.registry import family, make_task
+from itx.tasks.spec import Skip, Source, TaskSpec
+
+NI_FOLDER = "natural_instructions"
+NI_TEMPLATES = [
+    ("{definition}\n\n{input}", "{answer}"),
+    ("{with_examples}\n\nInput: {input}\nOutput:", "{answer}"),
+    ("Learn from the examples.\n{with_examples}\n\nInput: {input}\nOutput:", "{answer}"),
+    ("{definition}\n\nInput: {input}\nOutput:", "{answer}"),
+    ("{input}\n\nWhat to do with the text above: {definition}", "{answer}"),
+    ("Read the instructions and carry them out.\n{definition}\n\nCase: {input}\nResult:", "{answer}"),
+]
+NI_HELDOUT = [
+    ("Here is a job for you. {definition}\nMaterial:\n{input}\nYour solution:", "{answer}"),
+    ("Given: {input}\nDo this: {definition}", "{answer}"),
+]
+# Mean words of a task's answers up to which one wording is right, and exact match is a fair score
+SHORT_ANSWER = 3.0
+# Positive examples behind a definition: at most so many, and as long as definition, input and they are no longer
+POSITIVE, CHARACTERS = 2, 1800
+# The older schema names neither category nor source: ours, by what the tasks ask
+V1 = {
+    "subtask022_cosmosqa_passage_inappropriate_binary": ("Toxic Language Detection", ["cosmosqa"]),
+    "subtask024_cosmosqa_answer_generation": ("Question Answering", ["cosmosqa"]),
+    "subtask043_essential_terms_answering_incomplete_questions": ("Question Answering", ["essential_terms"]),
+    "subtask044_essential_terms_identifying_essential_words": ("Question Understanding", ["essential_terms"]),
+    "subtask045_miscellaneous_sentence_paraphrasing": ("Paraphrasing", ["ni_miscellaneous"]),
+    "subtask046_miscellaenous_question_typing": ("Question Understanding", ["ni_miscellaneous"]),
+    "subtask047_misc_answering_science_questions": ("Question Answering", ["ni_miscellaneous"]),
+}
+
+
+def slug(text: str) -> str:
+    """`Pos Tagging` -> `pos_tagging`: ASCII letters, digits and `_`."""
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
+    return re.sub(r"[^a-z0-9]+", "_", plain).strip("_")
+
+
+def texts(value: Any) -> list[str]:
+    """A list of texts from a list or a plain string, stripped, without empty and repeated ones."""
+    found = [value] if isinstance(value, str) else value if isinstance(value, list) else []
+    return list(dict.fromkeys(t.strip() for t in found if isinstance(t, str) and t.strip()))
+
+
+def ni_fields(definition: str, positive: list[tuple[str, str]]) -> Callable[[dict], Any]:
+    """The `fields` of one task: its definition, without and with positive examples, the input, all references."""
+
+    def fields(instance: dict) -> Any:
+        references = texts(instance["output"])
+        if not references:
+            return Skip("empty output")
+        given = instance["input"].strip()
+        if not given:
+            return Skip("empty input")
+        shown, room = [], CHARACTERS - len(definition) - len(given)
+        for example, output in positive:  # never the instance itself
+            room -= len(example) + len(output)
+            if example != given and room >= 0 and len(shown) < POSITIVE:
+                shown.append(f"Input: {example}\nOutput: {output}")
+        return {"definition": definition, "with_examples": "\n\n".join([definition, *shown]), "input": given,
+                "answer": references}  # fmt: skip
+
+    return fields
+
+
+def ni_task(entry: Mapping[str, Any], document: Mapping[str, Any], official_test: bool = False) -> TaskSpec:
+    """A line of the index and the task's file -> its spec (the name's other characters become `_`)."""
+    file = ni_file(entry)
+    keys = list(document) if isinstance(document, dict) else []
+    wrong = ""
+    if not keys or not isinstance(document.get("Instances"), list):
+        wrong = "Instances"
+    elif not texts(document.get("Definition")):
+        wrong = "Definition"
+    if wrong:
+        what = "is not a list of instances" if wrong == "Instances" else "holds no text"
+        raise UserError(f"{file}: {wrong!r} {what} there" + ("" if wrong in keys else did_you_mean(wrong, keys)))
+    examples = document.get("Examples")  # v1 keeps them there
+    found = document.get("Positive Examples") or (
+        examples.get("Positive Examples") if isinstance(examples, dict) else []
+    )
+    positive = [(p["input"].strip(), texts(p["output"])[0]) for p in found
+                if isinstance(p, dict) and isinstance(p.get("input"), str) and texts(p.get("output"))]  # fmt: skip
+    rows = [i for i in document["Instances"] if isinstance(i, dict)]  # others are told when they are read
+    answers = [a for i in rows for a in texts(i.get("output"))[:1]]
+    short = sum(len(a.split()) for a in answers) <= SHORT_ANSWER * len(answers)
+    category, origin = V1.get(entry["task"], (entry["category"], entry["source"]))
+    if not category:
+        raise UserError(f"{NI_FOLDER}/index.jsonl: task {entry['task']!r} has no category")
+    return make_task(
+        "ni." + re.sub(r"[^A-Za-z0-9_.]", "_", entry["task"]), version=2, cluster=slug(category),
+        source=Source("json", {"train": file}, options={"rows": "Instances", "id": "id"}),
+        # a source is given with its address: `scan (https://…)`
+        fields=ni_fields(" ".join(texts(document["Definition"])), positive), content=("input",),
+        origin=tuple(slug(s.split("(")[0]) for s in origin or ()),
+        metrics=("exact_match", "rouge_l") if short else ("rouge_l", "token_f1"),
+        templates=NI_TEMPLATES, heldout_templates=NI_HELDOUT, evaluation_only=official_test, module=__name__,
+    )  # fmt: skip
+
+
+def ni_file(entry: Mapping[str, Any]) -> str:
+    return f"{NI_FOLDER}/{'tasks_v1' if entry.get('format') == 'v1' else 'tasks'}/{entry['task']}.json"
+
+
+def ni_members(root: str) -> list[TaskSpec]:
+    """Every task in the index under a data root."""
+    index = sources.find_file(f"{NI_FOLDER}/index.jsonl", root)
+    splits = Path(root) / NI_FOLDER / "splits" / "default" / "test_tasks.txt"
+    official = set(splits.read_text(encoding="utf-8").split()) if splits.is_file() else set()
+    found = []
+    for row, entry in readers.read_jsonl(index, {}):
+        if isinstance(entry, readers.Bad):  # a task would be missing and nobody would know
+            raise UserError(f"{NI_FOLDER}/index.jsonl:{row}: {entry.reason} ({entry.detail})")
+        for key in ("task", "category", "source"):
+            if key not in entry:
+                raise UserError(f"{NI_FOLDER}/index.jsonl:{row}: no {key!r}" + did_you_mean(key, entry))
+        document = readers.read_document(sources.find_file(ni_file(entry), root))
+        found.append(ni_task(entry, document, entry["task"] in official))
+    return found
+
+
+family("ni", ni_members)
