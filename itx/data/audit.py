@@ -45,7 +45,7 @@ def audit(lock: dict, cache_dir: str | Path, config: RunConfig) -> dict:
         },
         "tasks": tasks,
         "evaluation": {r["name"]: {"task": r["task"], "group": r["group"], **r["audit"]} for r in lock["evaluation"]},
-        "holdout": lock["holdout"],
+        "unscored": lock.get("unscored", []), "holdout": lock["holdout"],
         "leaks": {"dropped": lock.get("leaks", []), "left": leaks_left(lock, data, Path(cache_dir))},
         "baselines": baselines,
         "easy": {t: b["easy"] for t, b in baselines.items() if b["easy"]},
@@ -96,6 +96,9 @@ def judge(facts: dict, config: RunConfig) -> dict[str, list[str]]:
             errors.append(f"task {name}: {f['effective_epochs']:.1f} epochs; {most}")
         elif f["effective_epochs"] > MANY_EPOCHS:
             warnings.append(f"task {name}: {f['effective_epochs']:.1f} epochs; above {MANY_EPOCHS:g} little is gained")
+    if facts["unscored"]:
+        shown = ", ".join(facts["unscored"][:5]) + (", …" if len(facts["unscored"]) > 5 else "")
+        warnings.append(f"{len(facts['unscored'])} evaluation rows have no example and are not scored: {shown}")
     for pair in facts["leaks"]["left"]:
         errors.append(f"task {pair['train']}: {pair['records']} training records are in evaluation task "
                       f"{pair['evaluation']} ({pair['how']}); build the data again")  # fmt: skip
