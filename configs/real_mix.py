@@ -25,7 +25,7 @@ def get_config(quick: bool = False) -> RunConfig:
     return RunConfig(
         model=ModelConfig(embed_dim=128, num_layers=3, num_heads=2, num_kv_heads=2, head_dim=64, mlp_dim=384),
         data=DataConfig(
-            mixture="real_mix",
+            mixture="real_mix_few" if quick else "real_mix",
             modules=("tasks.files",),
             vocab="tokenizers/t5_32k/sentencepiece.model",  # under data.root
             sequence_length=768,

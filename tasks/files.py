@@ -164,3 +164,8 @@ for name, (cluster, origin) in FLAN_COT.items():
 REAL_MIX_MAXIMUM = 600
 COT = [f"flan_cot.{name}{kind}" for name in FLAN_COT for kind in ("", ":cot")]
 mixture("real_mix", ["alpaca", "dolly", "gsm8k", "gsm8k:cot", *COT, "ni.*", "p3.*"], maximum=REAL_MIX_MAXIMUM)
+# one of each kind, for the quick variant of configs/real_mix.py
+FEW = ["dolly", "gsm8k", "gsm8k:cot", "flan_cot.creak:cot", "p3.samsum", "ni.task1600_smcalflow_sentence_generation",
+       "ni.subtask024_cosmosqa_answer_generation", "ni.task141_odd_man_out_classification_category",
+       "ni.task002_quoref_answer_generation"]  # fmt: skip
+mixture("real_mix_few", FEW, maximum=REAL_MIX_MAXIMUM)
