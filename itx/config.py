@@ -77,6 +77,9 @@ class DataConfig:
     global_batch: int = _f("data", 32, "rows of a step, over all hosts")
     window_examples: int = _f("data", 4096, "examples mixed, packed and permuted together")
     weighting: Literal["token", "example", "task"] = _f("data", "token", "what counts alike in the loss")
+    chat_template: str = _f(
+        "data", "", "of conversations: a .jinja file or a tokenizer_config.json; default: a plain one"
+    )
     fewshot_tokens: int = _f("data", 0, "a few-shot example's tokens, beyond which exemplars fall away; 0: a row's")
     too_long: Literal["error", "drop", "cut_input"] = _f("data", "error", "an example longer than a row")
     skip_bad: bool = _f("data", False, "count and skip unreadable records rather than stop")

@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 
 from itx import storage
-from itx.build import evaluation, fingerprint, jobs, leaks, sources, vocab
+from itx.build import chat, evaluation, fingerprint, jobs, leaks, sources, vocab
 from itx.build.jobs import Job, Settings
 from itx.config import RunConfig
 from itx.data import cache
@@ -47,7 +47,7 @@ def settings_of(config: RunConfig, vocab_file: str) -> Settings:
         os.environ["TFDS_DATA_DIR"] = d.tfds_data_dir
     return Settings(
         d.modules, d.root, d.cache_dir, vocab_file, d.render_seed, d.suite_seed, d.eval_examples, d.skip_bad,
-        d.fewshot_tokens or d.sequence_length,
+        d.fewshot_tokens or d.sequence_length, chat.template_text(d.chat_template, d.root), config.model.architecture,
     )  # fmt: skip
 
 
@@ -264,7 +264,8 @@ def _serve_rates(parent: int, pipe: Connection, mixture: str, members: list[str]
     from itx.build import seqio_bridge
 
     registry.load_modules(settings.modules)
-    more = (settings.vocab, settings.root, settings.suite_seed, settings.render_seed, settings.fewshot_tokens)
+    more = (settings.vocab, settings.root, settings.suite_seed, settings.render_seed, settings.fewshot_tokens,
+            settings.chat_template)  # fmt: skip
     try:
         if mixture in registry.MIXTURES:
             seqio_bridge.register_mixture(registry.MIXTURES[mixture], *more)
@@ -363,7 +364,7 @@ def task_entry(name: str, rate: float, folders: list[tuple[str, dict]], lock: di
             out |= beyond
         if r == 0:
             skipped |= reasons
-            lost = (size - locks.cut(size, lock)).sum(1)[~out]
+            lost = (size[:, :2] - locks.cut(size, lock)).sum(1)[~out]
             cut = {"cut": int((lost > 0).sum()), "cut_tokens": int(lost.sum())} if lost.any() else {}
         excluded.append(np.flatnonzero(out).tolist())
     n = manifest["records"] - len(excluded[0])

@@ -13,7 +13,7 @@ A pool that cannot give K gives fewer: the manifest counts it ("fewer", "none").
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from itx.build import render
+from itx.build import chat, render
 from itx.build.render import Item, Rendered
 from itx.data.cache import Vocabulary
 from itx.tasks.names import Variant
@@ -59,7 +59,7 @@ def choose(pool: Pool, item: Item, count: int, *seed) -> list[Item]:
 
 def render_all(
     spec: TaskSpec, variant: Variant, pairs: Sequence[tuple[Item, Sequence[Template] | None]], rendering: int,
-    render_seed: int, vocabulary: Vocabulary, pool: Pool | None = None, budget: int = 0,
+    render_seed: int, vocabulary: Vocabulary, pool: Pool | None = None, budget: int = 0, chat_template: str = "",
 ) -> tuple[list[Rendered], list[Record]]:  # fmt: skip
     """Renderings and records of (item, templates to draw from); `pool` is needed where the variant has shots."""
     shots = [
@@ -68,6 +68,8 @@ def render_all(
     ]
 
     def one(i: int) -> Rendered:
+        if spec.chat:
+            return chat.render(pairs[i][0], chat_template, f"task {spec.name!r}, example {pairs[i][0].id}")
         return render.render(spec, variant, pairs[i][0], rendering, render_seed, pairs[i][1], shots[i])
 
     rendered = [one(i) for i in range(len(pairs))]

@@ -89,9 +89,11 @@ def of_task(spec: TaskSpec) -> str:
     """Hash of everything in a spec that shapes its renderings (the source's content has its own)."""
     cot = spec.cot or CoT(())
     source = [spec.source.kind, repr(spec.source.split_by_hash)] if isinstance(spec.source, Source) else []
+    if source and spec.source.split_key:
+        source += of_function(spec.source.split_key)
     parts = [
         spec.name, repr(spec.version), repr(spec.options), repr(spec.content),
-        repr([spec.shot_separator, spec.balanced_shots]),
+        repr([spec.shot_separator, spec.balanced_shots, spec.chat]),
         repr([spec.templates, spec.heldout_templates, spec.inverted, tuple(cot.templates), tuple(cot.heldout_templates)]),
         *source, *of_function(spec.fields),
     ]  # fmt: skip

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from itx import text
-from itx.build import fewshot, fingerprint, render, sources
+from itx.build import chat, fewshot, fingerprint, render, sources
 from itx.data import cache
 from itx.errors import UserError
 from itx.tasks import names, registry, templates
@@ -53,6 +53,8 @@ class Settings:
     eval_examples: int
     skip_bad: bool
     fewshot_tokens: int = 0  # prompt and target of a few-shot rendering; 0: no limit
+    chat_template: str = ""  # the text
+    architecture: str = "decoder"  # matters for conversations: an encoder-decoder trains on one turn at a time
 
 
 def key(job: Job, settings: Settings, vocab_hash: str) -> str:
@@ -65,13 +67,16 @@ def key(job: Job, settings: Settings, vocab_hash: str) -> str:
         vocab_hash, settings.render_seed, settings.suite_seed, settings.skip_bad,
         settings.eval_examples if job.crossed else 0,
         fingerprint.of_task(registry.task(job.other, settings.root)) if job.other else "",
-        *_shots_key(job, spec, settings),
+        *_further_key(job, spec, settings),
     ]  # fmt: skip
     return hashlib.sha256("\x1f".join(map(str, parts)).encode()).hexdigest()[:16]
 
 
-def _shots_key(job: Job, spec: TaskSpec, settings: Settings) -> list:
-    """What else shapes a few-shot rendering: the budget, and the training split that exemplars come from."""
+def _further_key(job: Job, spec: TaskSpec, settings: Settings) -> list:
+    """What else shapes a rendering: of few shots the budget, and the training split that exemplars come from; of
+    conversations the chat template."""
+    if spec.chat:
+        return [settings.chat_template, settings.architecture]
     if not names.parse(job.variant).shots:
         return []
     train = [sources.source_hash(spec.source, s, settings.root, settings.suite_seed)
@@ -140,6 +145,10 @@ def _chosen(job: Job, settings: Settings) -> tuple[list[render.Item], Counter]:
         items = sorted(items, key=lambda item: item.hash)
         counts["beyond data.eval_examples"] += max(0, len(items) - settings.eval_examples)
         items = items[: settings.eval_examples]
+    elif settings.architecture == "encoder_decoder" and registry.task(job.variant, settings.root).chat:
+        several = [turn for item in items for turn in chat.turns(item)]
+        counts["read"] += len(several) - len(items)  # as where `fields` makes several examples of one record
+        items = several
     return items, counts
 
 
@@ -150,7 +159,7 @@ def _rendered(
     spec, variant = registry.task(job.variant, settings.root), names.parse(job.variant)
     pairs = [(item, among) for item in items for among in plans(job, spec, item, settings)]
     pool = _pool(spec.name, settings) if variant.shots else None
-    more = (job.rendering, settings.render_seed, vocabulary, pool, settings.fewshot_tokens)
+    more = (job.rendering, settings.render_seed, vocabulary, pool, settings.fewshot_tokens, settings.chat_template)
     return *fewshot.render_all(spec, variant, pairs, *more), [item for item, _ in pairs]
 
 

@@ -26,6 +26,7 @@ from itx.tasks.spec import Skip, Source, TaskSpec, Template
 RENDER_VERSION = 1
 # Where a set ships no dev or test part: this share of train, by content hash (EVALUATION.md, Splits)
 DEV_SHARE = 0.05
+CHAT: Template = ("{messages}", "{messages}")  # stands for the run's chat template
 NOT_CONTENT = ("answer", "options", "rationale")
 
 
@@ -51,6 +52,7 @@ class Rendered:
     answer_index: int | None
     extractor: str | None
     exemplars: tuple[int, ...] = ()  # hashes of the inputs of the examples shown before it
+    pieces: tuple[tuple[str, bool], ...] = ()  # of a conversation: (text, trained?)
 
 
 def draw(*parts: Any) -> int:
@@ -60,6 +62,9 @@ def draw(*parts: Any) -> int:
 
 def content_of(spec: TaskSpec, values: dict[str, Any]) -> str:
     """The canonical input: the content fields' normalised texts, a line each."""
+    if spec.chat:  # all but what is to be written last
+        turns = [f"{m['role']}: {m['content']}" for m in values["messages"][:-1]]
+        return "\n".join(map(text.normalise, [*turns, *map(json.dumps, values.get("tools") or ())]))
     keys = spec.content or [k for k in values if k not in NOT_CONTENT]
     for k in keys:
         if k not in values:
@@ -118,7 +123,12 @@ def items(spec: TaskSpec, split: str, root: str, seed: int, counts: Counter, ski
                     continue
                 content = content_of(spec, values)
                 key = draw("content", content)
-                if not low <= key / 2.0**64 < high:
+                place = (
+                    key
+                    if spec.source.split_key is None
+                    else draw("split", text.normalise(spec.source.split_key(values)))
+                )
+                if not low <= place / 2.0**64 < high:
                     counts["another split"] += 1
                 elif key in seen:
                     counts["repeated input"] += 1
@@ -184,6 +194,8 @@ def answers(
 def choices(spec: TaskSpec, variant: names.Variant, which: str = "train") -> Sequence[Template]:
     """The templates a variant may use: the training ones or ("heldout") the held-out ones."""
     held = which == "heldout"
+    if spec.chat:
+        return [] if held else [CHAT]
     if variant.inverted:
         found = () if held else spec.inverted
     elif variant.cot:
@@ -242,6 +254,23 @@ def encode(rendered: Sequence[Rendered], vocabulary: Vocabulary) -> list[list[tu
     With SentencePiece's leading `▁` the two stand as if joined by one space, so the prompt's ids are
     exactly those of inference.
     """
-    prompts = vocabulary.encode_batch([r.prompt for r in rendered])
-    targets = vocabulary.encode_batch([r.target for r in rendered])
-    return [[(p, False), (t, True)] for p, t in zip(prompts, targets, strict=True)]
+    plain = [r for r in rendered if not r.pieces]
+    prompts = vocabulary.encode_batch([r.prompt for r in plain])
+    targets = vocabulary.encode_batch([r.target for r in plain])
+    found = iter([[(p, False), (t, True)] for p, t in zip(prompts, targets, strict=True)])
+    return [_conversation(r.pieces, vocabulary) if r.pieces else next(found) for r in rendered]
+
+
+def _conversation(pieces: Sequence[tuple[str, bool]], vocabulary: Vocabulary) -> list[tuple[list[int], bool]]:
+    """Each piece alone. One that follows anything but a single space is encoded behind the character before it, whose
+    ids are taken off again, so that the ids are those of the text as a whole."""
+    out, before = [], ""
+    for part, trained in pieces:
+        if not before or (part.startswith(" ") and not part[1:2].isspace()):
+            ids = vocabulary.encode(part.removeprefix(" ") if before else part)
+        else:
+            head, both = vocabulary.encode(before), vocabulary.encode(before + part)
+            ids = both[len(head) :] if both[: len(head)] == head else vocabulary.encode(part)
+        out.append((ids, trained))
+        before = part[-1]
+    return out

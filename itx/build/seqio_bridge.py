@@ -21,10 +21,10 @@ import seqio
 import tensorflow as tf
 
 from itx import storage
-from itx.build import fewshot, render
+from itx.build import chat, fewshot, render
 from itx.build.jobs import SAMPLE, Settings
 from itx.build.vocab import keep_vocabulary
-from itx.data.cache import Vocabulary, read_manifest, write
+from itx.data.cache import Vocabulary, prompt_ids, read_manifest, write
 from itx.errors import UserError, did_you_mean
 from itx.tasks import names, registry
 from itx.tasks.spec import SPLITS, MixtureSpec, TaskSpec
@@ -74,7 +74,8 @@ class SpecSource(seqio.DataSource):
         return ds.shuffle(10_000, seed=seed) if shuffle else ds
 
 
-def get(name: str, vocabulary, root: str = "", suite_seed: int = 0, render_seed: int = 0, fewshot_tokens: int = 0):
+def get(name: str, vocabulary, root: str = "", suite_seed: int = 0, render_seed: int = 0, fewshot_tokens: int = 0,
+        chat_template: str = chat.PLAIN):  # fmt: skip
     """itx.tasks.get: the seqio Task or Mixture behind one of our names."""
     if isinstance(vocabulary, seqio.SentencePieceVocabulary):  # with the sentinels that it adds
         data = vocabulary.sp_model
@@ -84,15 +85,16 @@ def get(name: str, vocabulary, root: str = "", suite_seed: int = 0, render_seed:
                 part.write_bytes(data)
         _GIVEN.setdefault(str(file), vocabulary)
         vocabulary = file
-    how = (str(vocabulary), root, suite_seed, render_seed, fewshot_tokens)
+    how = (str(vocabulary), root, suite_seed, render_seed, fewshot_tokens, chat_template)
     if name in registry.MIXTURES:
         return register_mixture(registry.MIXTURES[name], *how)
     return register(name, *how)
 
 
 def register(
-    name: str, vocabulary_file: str, root: str = "", suite_seed: int = 0, render_seed: int = 0, fewshot_tokens: int = 0
-) -> seqio.Task:
+    name: str, vocabulary_file: str, root: str = "", suite_seed: int = 0, render_seed: int = 0,
+    fewshot_tokens: int = 0, chat_template: str = chat.PLAIN,
+) -> seqio.Task:  # fmt: skip
     """The seqio Task of a variant name, registered on first use; a name holds one vocabulary."""
     spec, variant = registry.task(name, root), names.parse(name)
     vocabulary = _vocabulary(vocabulary_file)
@@ -107,8 +109,9 @@ def register(
 
     def record(raw: bytes) -> tuple[np.ndarray, np.ndarray]:
         pair = (render.Item(*json.loads(raw)), None)
-        more = (variant.rendering, render_seed, encoder, pool(), fewshot_tokens)
-        ((prompt, _), (target, _)) = fewshot.render_all(spec, variant, [pair], *more)[1][0]
+        more = (variant.rendering, render_seed, encoder, pool(), fewshot_tokens, chat_template)
+        *before, (target, _) = fewshot.render_all(spec, variant, [pair], *more)[1][0]
+        prompt = prompt_ids(before, encoder.eos_id, "decoder")
         return np.array(prompt, np.int32), np.array(target, np.int32)
 
     @seqio.map_over_dataset

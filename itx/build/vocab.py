@@ -13,7 +13,7 @@ from collections import Counter
 from pathlib import Path
 
 from itx import storage
-from itx.build import render
+from itx.build import chat, render
 from itx.errors import UserError
 from itx.tasks import names, registry
 
@@ -55,7 +55,10 @@ def texts(members: list[str], root: str, suite_seed: int) -> list[str]:
         items = list(itertools.islice(found, EXAMPLES_PER_TASK))
         for variant in (names.parse(name + v) for v in VARIANTS):
             if registry.supports(spec, variant):
-                rendered = [render.render(spec, variant, item, 0, 0) for item in items]
+                rendered = [
+                    chat.render(i, chat.PLAIN, name) if spec.chat else render.render(spec, variant, i, 0, 0)
+                    for i in items
+                ]
                 out += [text for r in rendered for text in (r.prompt, r.target)]
     counts = Counter(word for t in out for word in re.findall(r"[^\W\d_]+", t))
     return out + [f"{word}. {word}," for word in sorted(counts) if counts[word] >= COMMON]

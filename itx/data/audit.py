@@ -18,6 +18,7 @@ import numpy as np
 from itx import storage, text
 from itx.config import RunConfig
 from itx.data import cache
+from itx.data.loader import targets
 from itx.data.lock import LockedData
 from itx.data.order import Order
 
@@ -32,8 +33,8 @@ def audit(lock: dict, cache_dir: str | Path, config: RunConfig) -> dict:
     """Everything above as one dict of plain values."""
     data = LockedData(lock, cache_dir)
     examples, fill = mixture_examples(lock, data, config.train.steps)
-    tasks = {t["name"]: task_facts(t, r[0], s[0], u[0]) for t, r, s, u in
-             zip(lock["tasks"], data.records, data.sizes, data.usable, strict=True)}  # fmt: skip
+    tasks = {t["name"]: task_facts(t, r[0], u[0], lock["architecture"])
+             for t, r, u in zip(lock["tasks"], data.records, data.usable, strict=True)}  # fmt: skip
     _add_shares(tasks, lock, examples)
     baselines = {t: b for t, b in _baselines(lock, Path(cache_dir)) if b}
     out = {
@@ -127,10 +128,10 @@ def mixture_examples(lock: dict, data: LockedData, steps: int) -> tuple[float, f
     return examples / rows * wanted, tokens / (rows * places)
 
 
-def task_facts(task: dict, records: cache.Records, size: np.ndarray, usable: np.ndarray) -> dict:
+def task_facts(task: dict, records: cache.Records, usable: np.ndarray, architecture: str) -> dict:
     """One task's records and lengths, of its first rendering."""
-    before, target, _ = records.lengths[usable].T
-    target = target + 1  # EOS
+    target = targets(records, architecture)[usable]
+    before = records.lengths[usable, 0] - records.lengths[usable, 4 if architecture == "encoder_decoder" else 2]
     return {
         "task": task["task"], "cluster": task["cluster"], "rate": task["rate"], **task["audit"],
         "renderings": len(task["folders"]), "templates": len(cache.read_manifest(records.folder)["templates"]),
@@ -176,10 +177,16 @@ def unigram_entropy(lock: dict, data: LockedData) -> float:
 
 def target_counts(records: cache.Records, usable: np.ndarray, lock: dict) -> np.ndarray:
     """How often each token stands in the usable targets; by example, an example counts as one token."""
-    last = records.record_pieces[1:][usable] - 1
-    lengths = records.piece_lengths[last]
-    weight = 1.0 / (lengths + 1) if lock["weighting"] == "example" else np.ones(len(lengths))
-    starts = records.piece_starts[last]
+    ends = records.record_pieces[1:]
+    of = np.repeat(np.arange(len(records)), np.diff(records.record_pieces))  # the record of each piece
+    trained = records.piece_trained.copy()
+    if lock["architecture"] == "encoder_decoder":
+        trained &= np.isin(np.arange(len(of)), ends - 1)
+    found = np.flatnonzero(trained & np.isin(of, usable))
+    lengths = records.piece_lengths[found]
+    size = targets(records, lock["architecture"])[of[found]]
+    weight = 1.0 / size if lock["weighting"] == "example" else np.ones(len(lengths))
+    starts = records.piece_starts[found]
     places = np.repeat(starts - (np.cumsum(lengths) - lengths), lengths) + np.arange(lengths.sum())
     size = lock["vocabulary"]["size"] + 1
     counts = np.bincount(np.asarray(records.tokens)[places], np.repeat(weight, lengths), size)

@@ -17,7 +17,7 @@ A Record is a list of pieces (token ids, trained?). A key is the hash of all tha
 content, so a folder that exists is complete and right.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -78,6 +78,12 @@ class Vocabulary:
 def token_type(vocab_size: int) -> np.dtype:
     """The smallest unsigned type that holds every id."""
     return np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.uint32)
+
+
+def prompt_ids(before: Sequence[tuple[Sequence[int], bool]], eos_id: int, architecture: str) -> list[int]:
+    """What the model reads before a record's last piece: the pieces before it, and for decoders EOS behind trained ones."""
+    ends = architecture == "decoder"
+    return [int(i) for ids, trained in before for i in (*ids, *((eos_id,) if trained and ends else ()))]
 
 
 def folder_name(variant: str) -> str:
@@ -192,18 +198,21 @@ class Records:
 
     @cached_property
     def lengths(self) -> np.ndarray:
-        """int32 [n, 3]: tokens before the last trained piece, tokens of that piece, trained pieces.
+        """int32 [n, 5]: tokens in all, before the first trained piece, in trained pieces; trained pieces; tokens
+        of the last of them.
 
         Neither BOS nor EOS is counted: they belong to the architecture, not to the record.
         """
-        ends = self.record_pieces[1:]
+        starts, ends = self.record_pieces[:-1], self.record_pieces[1:]
         if not len(self):
-            return np.zeros((0, 3), np.int32)
+            return np.zeros((0, 5), np.int32)
         last_trained = self.piece_trained[ends - 1]
         if not last_trained.all():
             bad = int(np.flatnonzero(~last_trained)[0])
             raise UserError(f"{self.folder}: record {bad} does not end in a trained piece")
-        target = self.piece_lengths[ends - 1]
-        total = self.piece_starts[ends] - self.piece_starts[self.record_pieces[:-1]]
-        trained = np.add.reduceat(self.piece_trained.astype(np.int32), self.record_pieces[:-1])
-        return np.stack([total - target, target, trained], 1).astype(np.int32)
+        total = self.piece_starts[ends] - self.piece_starts[starts]
+        pieces = np.add.reduceat(self.piece_trained.astype(np.int64), starts)
+        trained = np.add.reduceat(self.piece_lengths * self.piece_trained, starts)
+        places = np.flatnonzero(self.piece_trained)
+        first = self.piece_starts[places[np.searchsorted(places, starts)]] - self.piece_starts[starts]
+        return np.stack([total, first, trained, pieces, self.piece_lengths[ends - 1]], 1).astype(np.int32)

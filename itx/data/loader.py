@@ -20,6 +20,7 @@ from typing import NotRequired, TypedDict
 
 import numpy as np
 
+from itx.data.cache import Records
 from itx.data.lock import LockedData
 from itx.data.order import Order
 from itx.errors import UserError
@@ -41,6 +42,12 @@ class Batch(TypedDict):
     encoder_positions: NotRequired[np.ndarray]
 
 
+def targets(records: Records, architecture: str) -> np.ndarray:
+    """Tokens [n] under the loss of each record, EOS included."""
+    _, _, trained, pieces, last = records.lengths.T
+    return last + 1 if architecture == "encoder_decoder" else trained + pieces
+
+
 def cut_prompt(prompt: np.ndarray, room: int) -> np.ndarray:
     """The prompt's last `room` tokens: the question mostly stands at the end."""
     return prompt if len(prompt) <= room else prompt[len(prompt) - room :]
@@ -55,19 +62,26 @@ class Batches:
         self.order = Order(lock, self.data.usable, self.data.sizes)
         # of a target token under `task` weighting: tasks count by their examples, not by their length
         self.weights = [
-            len(u[0]) / float((r[0].lengths[u[0], 1] + 1).sum())
+            len(u[0]) / float(targets(r[0], lock["architecture"])[u[0]].sum())
             for r, u in zip(self.data.records, self.data.usable, strict=True)
         ]
 
     def segment(self, task: int, record: int, rendering: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(prompt, target + EOS, weight of each target token) of one example."""
+        """(prompt, what follows it, the weight of each token of that) of one example.
+
+        Decoder-only: the prompt ends before the first trained piece; behind it pieces that are not trained
+        have weight 0, and each trained one ends in EOS. Encoder-decoder: the last piece and EOS follow.
+        """
         pieces = self.data.records[task][rendering][record]
-        eos = self.lock["eos_id"]
-        prompt = np.concatenate([np.append(ids, eos) if trained else ids for ids, trained in pieces[:-1]] or [[]])
-        target = np.append(pieces[-1][0], eos)
-        room = self.lock["sequence_length"] - (1 if self.lock["architecture"] == "encoder_decoder" else len(target))
-        weight = {"token": 1.0, "example": 1.0 / len(target), "task": self.weights[task]}[self.lock["weighting"]]
-        return cut_prompt(prompt, room).astype(np.int32), target.astype(np.int32), np.full(len(target), weight)
+        both = self.lock["architecture"] == "encoder_decoder"
+        eos = np.array([self.lock["eos_id"]])
+        cut = len(pieces) - 1 if both else next(i for i, (_, trained) in enumerate(pieces) if trained)
+        prompt = np.concatenate([[], *(ids for ids, _ in pieces[:cut])])
+        rest = np.concatenate([x for ids, trained in pieces[cut:] for x in ((ids, eos) if trained else (ids,))])
+        marks = np.concatenate([np.full(len(ids) + trained, trained, float) for ids, trained in pieces[cut:]])
+        room = self.lock["sequence_length"] - (1 if both else len(rest))
+        weight = {"token": 1.0, "example": 1.0 / marks.sum(), "task": self.weights[task]}[self.lock["weighting"]]
+        return cut_prompt(prompt, room).astype(np.int32), rest.astype(np.int32), marks * weight
 
     def empty(self, rows: int) -> Batch:
         lock = self.lock
@@ -92,11 +106,11 @@ class Batches:
         for b, r in enumerate(numbers):
             at = encoder_at = 0
             for s, (task, record, rendering) in enumerate(self.order.row(r), 1):
-                prompt, target, weight = self.segment(task, record, rendering)
+                prompt, rest, weight = self.segment(task, record, rendering)
                 if self.lock["architecture"] == "encoder_decoder":
                     encoder_at = self._encoder(out, b, s, encoder_at, prompt)
                     prompt = prompt[:0]
-                at = self._decoder(out, b, s, at, prompt, target, weight, task)
+                at = self._decoder(out, b, s, at, prompt, rest, weight, task)
             positions = np.flatnonzero(out["decoder_loss_weights"][b] > 0)
             out["loss_positions"][b, : len(positions)] = positions
         return out
@@ -108,8 +122,8 @@ class Batches:
         out["encoder_positions"][b, at:end] = np.arange(end - at)
         return end
 
-    def _decoder(self, out: Batch, b: int, s: int, at: int, prompt, target, weight, task: int) -> int:
-        tokens = np.concatenate([prompt, target])
+    def _decoder(self, out: Batch, b: int, s: int, at: int, prompt, rest, weight, task: int) -> int:
+        tokens = np.concatenate([prompt, rest])
         end, first = at + len(tokens), at + len(prompt)
         out["decoder_target_tokens"][b, at:end] = tokens
         out["decoder_input_tokens"][b, at + 1 : end] = tokens[:-1]

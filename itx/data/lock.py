@@ -31,23 +31,24 @@ def read(path: Path | str) -> dict:
 
 
 def sizes(lengths: np.ndarray, architecture: str) -> np.ndarray:
-    """int [n, 2]: what records take of a row, with the EOS each format adds.
+    """int [n, 3]: what records take of a row's two capacities, with the EOS each format adds; and how much of the
+    first cannot give way to `cut_input`: all but what stands before the first trained piece.
 
     Args:
-        lengths: Records.lengths: (tokens before the last trained piece, tokens of it, trained pieces).
+        lengths: Records.lengths.
     """
-    before, target, trained = lengths.T.astype(np.int64)
+    total, first, trained, pieces, last = lengths.T.astype(np.int64)
     if architecture == "encoder_decoder":
-        return np.stack([before + 1, target + 1], 1)
-    return np.stack([before + target + trained, target + trained], 1)
+        return np.stack([total - last + 1, last + 1, np.ones_like(total)], 1)
+    return np.stack([total + pieces, trained + pieces, total - first + pieces], 1)
 
 
 def check_fit(name: str, size: np.ndarray, lock: dict) -> tuple[np.ndarray, dict[str, int]]:
     """(which records are left out, {reason: how many}) under the lock's `too_long` rule."""
     capacity = np.array([lock["sequence_length"], lock["target_length"]])
-    over = size > capacity
-    # decoder-only: the prompt can give way only if the target alone leaves it a token
-    target_over = over[:, 1] | (size[:, 1] + 1 > capacity[0] if lock["architecture"] == "decoder" else False)
+    over = size[:, :2] > capacity
+    # the prompt can give way only if the rest leaves it a token
+    target_over = over[:, 1] | (size[:, 2] + 1 > capacity[0])
     any_over = over.any(1) | target_over
     if not any_over.any():
         return any_over, {}
@@ -55,7 +56,7 @@ def check_fit(name: str, size: np.ndarray, lock: dict) -> tuple[np.ndarray, dict
         i = int(np.flatnonzero(any_over)[0])
         raise UserError(
             f"task {name}: {int(any_over.sum())} of {len(size)} examples are longer than a row, e.g. record {i} takes "
-            f"{size[i].tolist()} of {capacity.tolist()} (data.sequence_length, data.target_length); "
+            f"{size[i, :2].tolist()} of {capacity.tolist()} (data.sequence_length, data.target_length); "
             "set data.too_long to 'drop' or 'cut_input', or lengthen the rows"
         )
     if lock["too_long"] == "drop":
@@ -65,8 +66,8 @@ def check_fit(name: str, size: np.ndarray, lock: dict) -> tuple[np.ndarray, dict
 
 
 def cut(size: np.ndarray, lock: dict) -> np.ndarray:
-    """Sizes after `cut_input`: the prompt gives way, the target never."""
-    return np.minimum(size, [lock["sequence_length"], lock["target_length"]])
+    """Sizes [n, 2] after `cut_input`: the prompt gives way, the target never."""
+    return np.minimum(size[:, :2], [lock["sequence_length"], lock["target_length"]])
 
 
 class LockedData:

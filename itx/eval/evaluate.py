@@ -44,7 +44,7 @@ def evaluate(
         runner, vocabulary = load(), cache.Vocabulary(run.vocab_model)
         _log_look(run, step, missing)
         for part in _calls(missing, config):
-            lines = {r["name"]: examples_of(r, config) for r in part}
+            lines = {r["name"]: examples_of(r, config, vocabulary.eos_id) for r in part}
             say(f"evaluate step {step}: {len(part)} rows, {sum(map(len, lines.values()))} prompts")
             _generate(runner, vocabulary, part, lines)
             _rank(runner, vocabulary, part, lines)
@@ -61,13 +61,15 @@ def limit(row: dict, config: RunConfig) -> int:
     return min(config.eval.max_new_tokens, -(-wanted // LIMIT_STEP) * LIMIT_STEP)
 
 
-def examples_of(row: dict, config: RunConfig) -> list[dict]:
-    """The row's first eval.max_examples contents, in all their templates (0: all)."""
+def examples_of(row: dict, config: RunConfig, eos_id: int) -> list[dict]:
+    """The row's first eval.max_examples contents, in all their templates (0: all), with the ids that the model reads."""
     out, seen = [], set()
-    for line in cache.iterate_examples(Path(config.data.cache_dir) / row["folder"]):  # by content
+    records = cache.Records(Path(config.data.cache_dir) / row["folder"])
+    for i, line in enumerate(cache.iterate_examples(records.folder)):  # by content
         seen.add(line["content"])
         if len(seen) > config.eval.max_examples > 0:
             break
+        line["prompt_ids"] = tuple(cache.prompt_ids(records[i][:-1], eos_id, config.model.architecture))
         out.append(line)
     return out
 
@@ -93,18 +95,16 @@ def _calls(rows: list[dict], config: RunConfig) -> Iterable[list[dict]]:
 def _generate(runner: Any, vocabulary: cache.Vocabulary, rows: list[dict], lines: dict[str, list[dict]]) -> None:
     """Adds "prediction" and "finished" to the lines; a prompt that several rows share is asked once."""
     every = [(line, row["limit"]) for row in rows for line in lines[row["name"]]]
-    asked = list(dict.fromkeys((line["prompt"], most) for line, most in every))
-    prompts = vocabulary.encode_batch([p for p, _ in asked])
-    answers = runner.generate(prompts, [most for _, most in asked])
+    asked = list(dict.fromkeys((line["prompt_ids"], most) for line, most in every))
+    answers = runner.generate([list(ids) for ids, _ in asked], [most for _, most in asked])
     if len(answers) != len(asked):
         raise RuntimeError(f"{len(asked)} prompts, {len(answers)} answers")
     found = dict(zip(asked, answers, strict=True))
-    lengths = {p: len(ids) for (p, _), ids in zip(asked, prompts, strict=True)}
     for line, most in every:
-        answer = found[line["prompt"], most]
+        answer = found[line["prompt_ids"], most]
         line["prediction"] = vocabulary.decode(answer["tokens"])
         line["finished"] = bool(answer["finished"])
-        line["prompt_tokens"] = lengths[line["prompt"]]
+        line["prompt_tokens"] = len(line.pop("prompt_ids"))
 
 
 def option_targets(line: dict) -> list[str]:

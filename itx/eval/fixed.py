@@ -26,7 +26,7 @@ def fixed_losses(
     if found["steps"].get(when) == step:
         return found
     rows = [r for r in lock["evaluation"] if r["group"] == "instances"]
-    asked = {r["name"]: fixed_examples(Path(cache_dir) / r["folder"]) for r in rows}
+    asked = {r["name"]: fixed_examples(Path(cache_dir) / r["folder"], lock) for r in rows}
     flat = [pair for pairs in asked.values() for pair in pairs]
     answers = iter(load().rank([p for p, _ in flat], [[t] for _, t in flat]))
     losses = {}
@@ -39,13 +39,13 @@ def fixed_losses(
     return found
 
 
-def fixed_examples(folder: Path) -> list[tuple[list[int], list[int]]]:
+def fixed_examples(folder: Path, lock: dict) -> list[tuple[list[int], list[int]]]:
     """(prompt ids, target ids) of the first contents of an evaluation folder, each in the next template."""
     records = cache.Records(folder)
     first = list(dict.fromkeys(records.content.tolist()))[:EXAMPLES]
     out = []
     for i, content in enumerate(first):
         mine = np.flatnonzero(records.content == np.uint64(content))
-        (prompt, _), (target, _) = records[int(mine[i % len(mine)])]
-        out.append((prompt.tolist(), target.tolist()))
+        *before, (target, _) = records[int(mine[i % len(mine)])]
+        out.append((cache.prompt_ids(before, lock["eos_id"], lock["architecture"]), target.tolist()))
     return out

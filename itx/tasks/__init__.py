@@ -6,12 +6,13 @@ spec.py has what is written about a task, registry.py what registers and resolve
 
 from typing import Any
 
-from itx.tasks.registry import instruction_task, mixture
+from itx.tasks.chat import first_user_turn, openai_messages, sharegpt_messages
+from itx.tasks.registry import chat_task, instruction_task, mixture
 from itx.tasks.spec import CoT, Skip, csv, function, hf_dataset, holdout, jsonl, parquet, tfds, tfrecord, tsv
 
 __all__ = [
-    "CoT", "Skip", "csv", "function", "get", "hf_dataset", "holdout", "instruction_task", "jsonl", "mixture", "parquet",
-    "tfds", "tfrecord", "tsv",
+    "CoT", "Skip", "chat_task", "csv", "first_user_turn", "function", "get", "hf_dataset", "holdout", "instruction_task",
+    "jsonl", "mixture", "openai_messages", "parquet", "sharegpt_messages", "tfds", "tfrecord", "tsv",
 ]  # fmt: skip
 
 

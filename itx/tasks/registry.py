@@ -30,13 +30,30 @@ def _caller() -> str:
 
 def instruction_task(name: str, *, version: int, cluster: str, source: Any, fields: Callable, **rest: Any) -> TaskSpec:
     """Register one task; see TaskSpec for the fields. Returns the spec."""
-    spec = make_task(name, version=version, cluster=cluster, source=source, fields=fields, module=_caller(), **rest)
+    return _registered(
+        make_task(name, version=version, cluster=cluster, source=source, fields=fields, module=_caller(), **rest)
+    )
+
+
+def _registered(spec: TaskSpec) -> TaskSpec:
+    name = spec.name
     if name in TASKS:
         raise UserError(f"task {name!r} of {spec.module} is already registered by {TASKS[name].module}")
     if name in MIXTURES:
         raise UserError(f"task {name!r}: a mixture has this name (SeqIO would silently prefer the mixture)")
     TASKS[name] = spec
     return spec
+
+
+def chat_task(name: str, *, version: int, cluster: str, source: Any, fields: Callable, **rest: Any) -> TaskSpec:
+    """Register conversations: `fields` gives {"messages": …} (itx/tasks/chat.py); there are no templates."""
+    for key in ("templates", "heldout_templates", "inverted", "cot", "options"):
+        if key in rest:
+            raise UserError(f"chat task {name!r}: no {key}; the run's data.chat_template writes conversations")
+    rest = {"metrics": ("rouge_l", "token_f1"), **rest, "chat": True}
+    return _registered(
+        make_task(name, version=version, cluster=cluster, source=source, fields=fields, module=_caller(), **rest)
+    )
 
 
 def make_task(name: str, **rest: Any) -> TaskSpec:
@@ -64,7 +81,7 @@ def _check(spec: TaskSpec) -> None:
             raise UserError(f"{where}: split {bad[0]!r}" + did_you_mean(bad[0], SPLITS))
         if shares and abs(sum(shares.values()) - 1) > 1e-6:
             raise UserError(f"{where}: split_by_hash sums to {sum(shares.values())}, not 1")
-    if not spec.templates and not spec.cot:
+    if not spec.templates and not spec.cot and not spec.chat:
         raise UserError(f"{where} has no templates")
     if spec.primary not in ("generate", "rank"):
         raise UserError(f"{where}: primary={spec.primary!r}; valid: 'generate', 'rank'")
@@ -168,6 +185,8 @@ def expand(name: str, root: str = "") -> list[str]:
 
 def supports(spec: TaskSpec, variant: names.Variant) -> bool:
     """Whether a task has what a variant needs (inverted templates, chain of thought, options)."""
+    if spec.chat:
+        return variant == names.Variant(spec.name)
     if variant.inverted and not spec.inverted:
         return False
     if variant.cot and spec.cot is None:

@@ -46,6 +46,8 @@ class Source:
     # kind "function": (split, root, seed) -> iterable of example dicts (split "" where split_by_hash is set)
     make: Callable[[str, str, int], Iterable[dict]] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)  # what the reader of this kind needs
+    # with split_by_hash: values -> the text whose hash decides the split; default: the input's content
+    split_key: Callable[[dict], str] | None = None
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,9 @@ class TaskSpec:
     inverted: tuple[Template, ...] = ()  # templates that ask for the input, given the answer
     # the fields whose content decides split and identity; default: all but answer, options, rationale
     content: tuple[str, ...] | None = None
+    chat: bool = (
+        False  # `fields` gives messages (chat.py); the run's chat template writes them, and assistant turns are trained
+    )
     shot_separator: str = "\n\n"  # between the exemplars of `:fsK`
     balanced_shots: bool = False  # exemplars take the labels in turn (for tasks with few different answers)
     tags: Mapping[str, str] = field(default_factory=dict)  # e.g. language, inputs (shared family), grade
@@ -101,9 +106,14 @@ def holdout(clusters: Sequence[str] = (), tasks: Sequence[str] = (), among: Sequ
     return Holdout(tuple(clusters), tuple(tasks), None if among is None else tuple(among))
 
 
-def jsonl(files: str | Mapping[str, str], split_by_hash: Mapping[str, float] | None = None) -> Source:
+def jsonl(
+    files: str | Mapping[str, str],
+    split_by_hash: Mapping[str, float] | None = None,
+    split_key: Callable[[dict], str] | None = None,
+) -> Source:
     """JSON lines, plain or .gz: one file (with `split_by_hash`) or one per split."""
-    return Source("jsonl", {"": files} if isinstance(files, str) else dict(files), split_by_hash)
+    found = {"": files} if isinstance(files, str) else dict(files)
+    return Source("jsonl", found, split_by_hash, split_key=split_key)
 
 
 def csv(

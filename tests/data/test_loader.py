@@ -160,7 +160,7 @@ def test_rows_may_be_given_as_an_array(tmp_path):
 def test_task_weights_count_what_is_trained_on(tmp_path):
     """Under `task` weighting an example weighs 1 on average over the records that are left."""
     lock = make_lock(tmp_path, weighting="task")
-    longest = np.argsort(cache.Records(tmp_path / "t0").lengths[:, 1])[-20:]
+    longest = np.argsort(cache.Records(tmp_path / "t0").lengths[:, 2])[-20:]
     lock["tasks"][0]["excluded"] = [sorted(longest.tolist())]
     batches = Batches(lock, tmp_path)
     assert batches.weights != Batches(make_lock(tmp_path, weighting="task"), tmp_path).weights

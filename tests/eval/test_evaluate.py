@@ -49,7 +49,7 @@ def test_only_the_first_contents_are_asked_in_all_their_templates(small):
     asked = {tuple(p) for p in model.calls[0][0]}
     assert len(asked) == 8 + 4 + 4 + 4 + 4  # "none" shares its prompts with "first"
     everything = dataclasses.replace(config, eval=dataclasses.replace(config.eval, max_examples=0))
-    assert len(examples_of(lock["evaluation"][0], everything)) == 20
+    assert len(examples_of(lock["evaluation"][0], everything, 1)) == 20
     assert row["interval"] == pytest.approx([0.5101, 1.0], abs=1e-4)  # Wilson, 4 of 4: templates add no n
 
 
