@@ -85,6 +85,9 @@ class DataConfig:
     skip_bad: bool = _f("data", False, "count and skip unreadable records rather than stop")
     max_epochs: float = _f("free", 1000.0, "the audit fails above this many passes over a task")
     eval_examples: int = _f("data", 200, "evaluation examples kept per task and split, by content hash")
+    max_unknown: float = _f(
+        "free", 0.2, "the audit fails above this share of tokens unknown to the vocabulary, per task"
+    )
     max_bytes: float = _f("free", 1e11, "a build that would write more is refused (estimated first)")
     workers: int = _f("free", 0, "build processes; 0: one per core")
 

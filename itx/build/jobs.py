@@ -224,6 +224,8 @@ def run(job: Job, settings: Settings) -> tuple[str, dict]:
         )
     manifest["target_tokens"] = sum(len(r[-1][0]) + 1 for r in records)
     manifest["input_tokens"] = sum(len(ids) for r in records for ids, _ in r[:-1])
+    unknown = vocabulary.sp.unk_id()
+    manifest["unknown_tokens"] = sum(ids.count(unknown) for r in records for ids, _ in r)
     manifest["max_target_tokens"] = max((len(r[-1][0]) + 1 for r in records), default=0)
     keep = len(rendered) if job.crossed else SAMPLE
     sample = [_example(o, r) for o, r in itertools.islice(zip(owners, rendered, strict=True), keep)]

@@ -23,7 +23,7 @@ from itx.tasks import names, templates
 from itx.tasks.spec import Skip, Source, TaskSpec, Template
 
 # Raise it when a change here alters a rendering: it is part of every cache key.
-RENDER_VERSION = 1
+RENDER_VERSION = 2
 # Where a set ships no dev or test part: this share of train, by content hash (EVALUATION.md, Splits)
 DEV_SHARE = 0.05
 CHAT: Template = ("{messages}", "{messages}")  # stands for the run's chat template

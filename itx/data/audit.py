@@ -24,6 +24,7 @@ from itx.data.order import Order
 
 WINDOWS = 4  # windows laid out to learn how many examples a row holds
 MANY_EPOCHS = 4.0  # from here on repeated data are worth less than new (Muennighoff et al., 2023)
+MANY_UNKNOWN = 0.01  # share of unknown tokens from which a task is warned about
 COMMON = 10  # a run of words in more training inputs than this is a phrase, not a leak (EVALUATION.md)
 BASELINE_EXAMPLES = 200  # per task (EVALUATION.md)
 EASY = 0.5  # corrected score of a baseline from which a task is easy
@@ -97,6 +98,15 @@ def judge(facts: dict, config: RunConfig) -> dict[str, list[str]]:
             errors.append(f"task {name}: {f['effective_epochs']:.1f} epochs; {most}")
         elif f["effective_epochs"] > MANY_EPOCHS:
             warnings.append(f"task {name}: {f['effective_epochs']:.1f} epochs; above {MANY_EPOCHS:g} little is gained")
+        if f["unknown_share"] > config.data.max_unknown:
+            most = f"data.max_unknown is {config.data.max_unknown:g}"
+            errors.append(f"task {name}: the vocabulary does not know {f['unknown_share']:.1%} of its tokens; {most}")
+        elif f["unknown_share"] > MANY_UNKNOWN:
+            warnings.append(f"task {name}: the vocabulary does not know {f['unknown_share']:.1%} of its tokens")
+        if f["fewshot"].get("fewer"):
+            shots = f["fewshot"]
+            warnings.append(f"task {name}: {shots['fewer']:,} renderings show fewer than {shots['asked']} exemplars, "
+                            f"{shots['none']:,} of them none")  # fmt: skip
     if facts["unscored"]:
         shown = ", ".join(facts["unscored"][:5]) + (", …" if len(facts["unscored"]) > 5 else "")
         warnings.append(f"{len(facts['unscored'])} evaluation rows have no example and are not scored: {shown}")
@@ -132,9 +142,13 @@ def task_facts(task: dict, records: cache.Records, usable: np.ndarray, architect
     """One task's records and lengths, of its first rendering."""
     target = targets(records, architecture)[usable]
     before = records.lengths[usable, 0] - records.lengths[usable, 4 if architecture == "encoder_decoder" else 2]
+    manifest = cache.read_manifest(records.folder)
+    uses = np.bincount(records.template[usable], minlength=len(manifest["templates"])) / len(usable)
     return {
         "task": task["task"], "cluster": task["cluster"], "rate": task["rate"], **task["audit"],
-        "renderings": len(task["folders"]), "templates": len(cache.read_manifest(records.folder)["templates"]),
+        "renderings": len(task["folders"]), "templates": len(uses), "template_share": [float(uses.min()), float(uses.max())],
+        "fewshot": manifest.get("fewshot", {}),
+        "unknown_share": manifest.get("unknown_tokens", 0) / max(1, len(records.tokens)),
         "input_tokens": int(before.sum()), "target_tokens": int(target.sum()),
         "input_length": _spread(before), "target_length": _spread(target),
     }  # fmt: skip
@@ -310,7 +324,7 @@ def _task_table(title: str, facts: dict):
 
     table = Table(title=title)
     columns = ("task", "read", "kept", "skipped", "epochs", "% examples", "% input", "% target", "input p95",
-               "target p95")  # fmt: skip
+               "target p95", "% unknown")  # fmt: skip
     for column in columns:
         table.add_column(column, justify="left" if column == "task" else "right")
     for name, f in facts["tasks"].items():
@@ -318,6 +332,6 @@ def _task_table(title: str, facts: dict):
             escape(name) + (" (easy)" if f["task"] in facts["easy"] else ""), f"{f['read']:,}", f"{f['kept']:,}",
             f"{sum(f['skipped'].values()):,}", f"{f['effective_epochs']:.2f}", f"{f['rate']:.1%}",
             f"{f['input_share']:.1%}", f"{f['target_share']:.1%}", f"{f['input_length']['p95']:.0f}",
-            f"{f['target_length']['p95']:.0f}",
+            f"{f['target_length']['p95']:.0f}", f"{f['unknown_share']:.1%}",
         )  # fmt: skip
     return table

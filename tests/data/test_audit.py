@@ -148,3 +148,18 @@ def test_it_is_shown_and_imports_nothing_heavy(small, capsys):
     code = ("import sys, itx.data.audit, itx.eval.evaluate, itx.eval.baselines; "
             "print([m for m in ('jax', 'tensorflow', 'seqio', 'matplotlib') if m in sys.modules])")  # fmt: skip
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_unknown_tokens_and_missing_exemplars_are_told(small):
+    lock, config, _ = small
+    facts = measure(lock, config)
+    first = facts["tasks"]["first"]
+    assert first["unknown_share"] == 0 and first["template_share"] == [1.0, 1.0] and facts["warnings"] == []
+    for share, kind in ((0.05, "warnings"), (0.5, "errors")):
+        tasks = {**facts["tasks"], "first": {**first, "unknown_share": share}}
+        assert audits.judge({**facts, "tasks": tasks}, config)[kind][0].startswith(
+            f"task first: the vocabulary does not know {share:.1%} of its tokens"
+        )
+    few = {**first, "fewshot": {"asked": 4, "fewer": 12, "none": 3}}
+    said = audits.judge({**facts, "tasks": {**facts["tasks"], "first": few}}, config)["warnings"]
+    assert said == ["task first: 12 renderings show fewer than 4 exemplars, 3 of them none"]
