@@ -221,7 +221,8 @@ def render(spec: TaskSpec, variant: names.Variant, item: Item, rendering: int, r
         raise UserError(f"{variant}: the task has no template for this variant")
     h = draw(render_seed, spec.name, item.id)
     template = among[(h + rendering) % len(among)]
-    style = templates.OPTION_STYLES[draw(h, "style", rendering) % len(templates.OPTION_STYLES)]
+    styles = spec.option_styles
+    style = templates.OPTION_STYLES[styles[draw(h, "style", rendering) % len(styles)]]
     prompt, target, references, shown, index = _filled(spec, item, template, style, h)
     if exemplars:
         before = [_filled(spec, e, template, style, draw(h, e.id))[:2] for e in exemplars]
@@ -243,7 +244,13 @@ def _filled(spec: TaskSpec, item: Item, template: Template, style: Callable, h: 
         order = sorted(range(len(options)), key=lambda i: draw(h, "option", i))
         shown = tuple(options[i] for i in order)
         index = order.index(index) if index is not None else None
-        values["options"] = style(shown)
+        values["options"], called = style(shown)
+        # where the prompt shows no list, an option is called by its text
+        if "options" in templates.slots(template[0]) and tuple(called) != shown:
+            if index is not None:
+                references = (called[index],)
+                values["answer"] = called[index]
+            shown = tuple(called)
     prompt, target = (templates.fill(text, values, where) for text in template)
     return prompt, target, references, shown, index
 

@@ -62,6 +62,8 @@ def make_task(name: str, **rest: Any) -> TaskSpec:
         rest[key] = tuple(tuple(t) for t in rest.get(key, ()))
     for key in ("metrics", "origin", "neighbours"):
         rest[key] = tuple(rest.get(key, ("exact_match",) if key == "metrics" else ()))
+    if "option_styles" in rest:
+        rest["option_styles"] = tuple(rest["option_styles"])
     for key in ("options", "content"):
         rest[key] = None if rest.get(key) is None else tuple(rest[key])
     try:
@@ -95,6 +97,11 @@ def _check(spec: TaskSpec) -> None:
                 raise UserError(
                     f"{where}: a prompt must not end in a space (a token would straddle it): {template[0]!r}"
                 )
+    for style in spec.option_styles:
+        if style not in templates.OPTION_STYLES:
+            raise UserError(f"{where}: option style {style!r}" + did_you_mean(style, templates.OPTION_STYLES))
+    if not spec.option_styles:
+        raise UserError(f"{where}: option_styles is empty; valid: {', '.join(templates.OPTION_STYLES)}")
     both = set(spec.templates) & set(spec.heldout_templates)
     if both:
         raise UserError(f"{where}: a held-out template is also a training template: {both.pop()!r}")

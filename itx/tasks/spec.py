@@ -62,6 +62,11 @@ class TaskSpec:
     templates: tuple[Template, ...]
     heldout_templates: tuple[Template, ...] = ()
     options: tuple[str, ...] | None = None
+    option_styles: tuple[str, ...] = (
+        "inline",
+        "list",
+        "slashes",
+    )  # names in templates.OPTION_STYLES, drawn per rendering
     metrics: tuple[Any, ...] = ("exact_match",)
     primary: str = "generate"  # or "rank": which score stands for the task in every average
     origin: tuple[str, ...] = ()  # names of the data sets it was made from

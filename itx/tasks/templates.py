@@ -8,19 +8,35 @@ text, so adding or moving templates changes no other's id.
 import hashlib
 import re
 import string
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
 from itx.errors import UserError, did_you_mean
 from itx.tasks.spec import Template
 
-# The ways a list of options can stand in a prompt; the answer is an option's text in all of them.
-OPTION_STYLES = (
-    lambda options: "Options: " + ", ".join(options),
-    lambda options: "- " + "\n- ".join(options),
-    lambda options: "(" + " / ".join(options) + ")",
-)
+
+def _lettered(mark: str) -> Callable[[Sequence[str]], tuple[str, tuple[str, ...]]]:
+    def style(options: Sequence[str]) -> tuple[str, tuple[str, ...]]:
+        if len(options) > len(string.ascii_uppercase):
+            raise UserError(
+                f"{len(options)} options are more than there are letters; leave the style out of option_styles"
+            )
+        labels = tuple(mark.format(c) for c in string.ascii_uppercase[: len(options)])
+        return "\n".join(f"{label} {option}" for label, option in zip(labels, options, strict=True)), labels
+
+    return style
+
+
+# The ways a list of options can stand in a prompt: options -> (text, what answers each of them). A task takes
+# `option_styles` of these; with letters the answer is rewritten to the letter.
+OPTION_STYLES: dict[str, Callable[[Sequence[str]], tuple[str, Sequence[str]]]] = {
+    "inline": lambda options: ("Options: " + ", ".join(options), options),
+    "list": lambda options: ("- " + "\n- ".join(options), options),
+    "slashes": lambda options: ("(" + " / ".join(options) + ")", options),
+    "(A)": _lettered("({})"),
+    "A.": _lettered("{}."),
+}
 
 
 @cache

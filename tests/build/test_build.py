@@ -218,3 +218,29 @@ def test_an_unknown_mixture_suggests_the_nearest(tmp_path):
     done = samples.itx("data", "build", recipe, check=2)
     assert "unknown mixture or task 'sample_hold'; did you mean 'sample_held'" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("style, labels", [("(A)", ("(A)", "(B)")), ("A.", ("A.", "B."))])
+def test_with_letters_the_answer_is_the_letter_in_every_style(style, labels):
+    spec = dataclasses.replace(registry.task("sample_even"), option_styles=(style,))
+    variant, items = names.parse("sample_even"), list(render.items(spec, "train", "", 0, Counter()))
+    found = [render.render(spec, variant, i, 0, 0) for i in items]
+    assert {r.target for r in found} == set(labels) and {r.options for r in found} == {labels}
+    for item, r in zip(items, found, strict=True):
+        assert r.options[r.answer_index] == r.target == r.references[0]
+        text = spec.options[item.values["answer"]]  # the letter stands before the option that is right
+        assert f"{r.target} {text}" in r.prompt.splitlines()
+    # without a list in the prompt there are no letters to answer with
+    bare = ("Even or odd: {a} + {b}?", "{answer}")
+    assert render.render(spec, variant, items[0], 0, 0, [bare]).target in spec.options
+    with pytest.raises(UserError, match="'sample_even': option style 'letters'"):
+        registry.make_task(
+            **{f.name: getattr(spec, f.name) for f in dataclasses.fields(spec)} | {"option_styles": ("letters",)}
+        )
+
+
+def test_more_options_than_letters_is_an_error():
+    spec = dataclasses.replace(registry.task("sample_even"), option_styles=("(A)",), options=tuple(map(str, range(27))))
+    item = next(render.items(spec, "train", "", 0, Counter()))
+    with pytest.raises(UserError, match="27 options are more than there are letters"):
+        render.render(spec, names.parse("sample_even"), item, 0, 0)
