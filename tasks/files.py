@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tasks over public data in files under `data.root`, and the mixture `real_mix` of them.
 
-    alpaca, dolly   open instructions: alpaca/alpaca_sample.jsonl.gz, dolly/dolly_3k_sample.jsonl
+    alpaca, dolly, instruction_1100, self_instruct   open instructions: a JSONL file each in the folder of that name
     gsm8k           word problems, direct and `:cot`: gsm8k/{train.jsonl.gz,test_part.jsonl}
     flan_cot.*      seven sets with written-out reasoning, direct and `:cot`: flan_cot/*_train.sample.tsv
     ni.*            Natural Instructions: tasks/natural_instructions.py
     p3.*            P3, the T0 training part: tasks/p3.py
-    bbh.*, ii.*     evaluation only: tasks/bbh.py, tasks/induction.py
+    bbh.*, ii.*, mmlu.*   evaluation only: tasks/bbh.py, tasks/induction.py, tasks/mmlu.py
 
 Your own JSON lines: copy one of the calls below and name your file and fields. Wordings are our own.
 Importing this module reads no data.
@@ -17,7 +17,7 @@ from typing import Any
 
 from itx.tasks.registry import instruction_task, mixture
 from itx.tasks.spec import CoT, Skip, jsonl, tsv
-from tasks import bbh, induction, natural_instructions, p3  # noqa: F401  (they register families)
+from tasks import bbh, induction, mmlu, natural_instructions, p3  # noqa: F401  (they register families)
 
 # "<noinput>", "No input required.", "N/A", "None", … stand for "there is no input"
 _NO_INPUT = re.compile(
@@ -61,6 +61,25 @@ REQUEST_HELDOUT = [
 instruction_task(
     "alpaca", version=1, cluster="open_instructions", origin=("alpaca", "self_instruct"),
     source=jsonl({"train": "alpaca/alpaca_sample.jsonl.gz"}), fields=request_fields, content=("request",),
+    metrics=("rouge_l", "token_f1"), templates=REQUEST_TEMPLATES, heldout_templates=REQUEST_HELDOUT,
+)  # fmt: skip
+
+
+instruction_task(
+    "instruction_1100", version=1, cluster="open_instructions", origin=("instruction_1100",), fields=request_fields,
+    source=jsonl({"train": "instruction_1100/instruction-data.jsonl"}), content=("request",),
+    metrics=("rouge_l", "token_f1"), templates=REQUEST_TEMPLATES, heldout_templates=REQUEST_HELDOUT,
+)  # fmt: skip
+
+
+def self_instruct_fields(example: dict) -> Any:
+    """One instruction with several instances: an example each."""
+    return [request_fields({**i, "instruction": example["instruction"]}) for i in example["instances"]]
+
+
+instruction_task(
+    "self_instruct", version=1, cluster="open_instructions", origin=("self_instruct",), fields=self_instruct_fields,
+    source=jsonl({"train": "self_instruct/seed_tasks.jsonl"}), content=("request",),
     metrics=("rouge_l", "token_f1"), templates=REQUEST_TEMPLATES, heldout_templates=REQUEST_HELDOUT,
 )  # fmt: skip
 

@@ -93,7 +93,7 @@ def of_task(spec: TaskSpec) -> str:
         source += of_function(spec.source.split_key)
     parts = [
         spec.name, repr(spec.version), repr(spec.options), repr(spec.content),
-        repr([spec.shot_separator, spec.balanced_shots, spec.chat, spec.option_styles]),
+        repr([spec.shot_separator, spec.balanced_shots, spec.chat, spec.option_styles, spec.shuffle_options]),
         repr([spec.templates, spec.heldout_templates, spec.inverted, tuple(cot.templates), tuple(cot.heldout_templates)]),
         *source, *of_function(spec.fields),
     ]  # fmt: skip

@@ -241,7 +241,9 @@ def _filled(spec: TaskSpec, item: Item, template: Template, style: Callable, h: 
     values = {**item.values, "answer": references[0]}
     shown = options
     if options is not None:
-        order = sorted(range(len(options)), key=lambda i: draw(h, "option", i))
+        order = list(range(len(options)))
+        if spec.shuffle_options:
+            order.sort(key=lambda i: draw(h, "option", i))
         shown = tuple(options[i] for i in order)
         index = order.index(index) if index is not None else None
         values["options"], called = style(shown)

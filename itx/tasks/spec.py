@@ -67,6 +67,7 @@ class TaskSpec:
         "list",
         "slashes",
     )  # names in templates.OPTION_STYLES, drawn per rendering
+    shuffle_options: bool = True  # False: their order means something ("all of the above")
     metrics: tuple[Any, ...] = ("exact_match",)
     primary: str = "generate"  # or "rank": which score stands for the task in every average
     origin: tuple[str, ...] = ()  # names of the data sets it was made from

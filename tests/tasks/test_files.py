@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 
-from itx.build import readers, render, sources
+from itx.build import fewshot, readers, render, sources
 from itx.data.cache import Vocabulary
 from itx.errors import UserError
 from itx.tasks import names, registry
@@ -172,6 +172,34 @@ def test_p3_a_task_per_data_set(shared):
     assert read == 4278
     with pytest.raises(UserError, match="p3: no folder 'p3_t0_train/data_per_template' in data.root=''"):
         p3.p3_members("")
+
+
+def test_mmlu_keeps_the_order_of_options_and_shows_dev_questions(shared):
+    members = registry.expand("mmlu.*", str(shared))
+    assert len(members) == 14
+    read = Counter()
+    for name in members:
+        spec = registry.task(name, str(shared))
+        assert spec.evaluation_only
+        found, counts = counted(name, shared, ("train", "test"))
+        read.update({s: counts[s]["read"] for s in counts})
+        for item in found["test"]:
+            r = render.render(spec, names.parse(name), item, 0, 0)
+            options = item.values["options"]
+            lines = [f"{letter} {option}" for letter, option in zip(r.options, options, strict=True)]
+            assert "\n".join(lines) in r.prompt and r.answer_index == item.values["answer"]
+        pool = fewshot.pool(spec, found["train"])
+        assert (
+            len({i.hash for i in fewshot.choose(pool, found["test"][0], 5, 0)}) >= 4
+        )  # five, unless the file repeats one
+    assert read == {"train": 70, "test": 700}
+
+
+def test_self_instruct_gives_an_example_per_instance(shared):
+    found, counts = counted("self_instruct", shared)
+    rows = [json.loads(x) for x in (shared / "self_instruct" / "seed_tasks.jsonl").read_text().splitlines()]
+    assert counts["train"]["read"] == sum(len(r["instances"]) for r in rows) >= 175
+    assert len({i.id.split(".jsonl:")[1].split(".")[0] for items in found.values() for i in items}) > 170
 
 
 def test_flan_cot_direct_and_with_reasons(shared):
