@@ -225,13 +225,19 @@ def data_build(args: Namespace) -> int:
     if args.dry_run:
         return _dry_run(config, args.json)
     started = time.monotonic()
-    file = build(config, _build_progress)
+    file, made = build(config, _build_progress)
     lock = locks.read(file)
     records = sum(t["examples"] for t in lock["tasks"])
     print(f"data: {len(lock['tasks'])} task variants, {records:,} training examples, "
           f"{len(lock['evaluation'])} evaluation rows, {time.monotonic() - started:.0f} s; lock {file}")  # fmt: skip
+    known = sum(1 for _ in Path(config.data.cache_dir, "locks").iterdir()) > 1
+    if made and known:  # not of a first build, which makes everything
+        shown = ", ".join(made[:8]) + (f" and {len(made) - 8} more" if len(made) > 8 else "")
+        print(f"made anew, for what shapes them had changed or was not there: {shown}")
     if args.json:
-        storage.write_json(args.json, {"lock": str(file), "tasks": len(lock["tasks"]), "examples": records})
+        storage.write_json(
+            args.json, {"lock": str(file), "tasks": len(lock["tasks"]), "examples": records, "made": made}
+        )
     return 0
 
 

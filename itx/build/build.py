@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -100,8 +101,13 @@ def mixtures_of(name: str, root: str) -> list[str]:
     return out
 
 
-def build(config: RunConfig, progress: Progress = lambda *_: None) -> Path:
-    """Make the cache complete; returns the file of the lock that names it."""
+class Built(NamedTuple):
+    lock: Path  # the file of the lock that names the cache
+    made: list[str]  # variants of which a folder was not there before
+
+
+def build(config: RunConfig, progress: Progress = lambda *_: None) -> Built:
+    """Make the cache complete."""
     d = config.data
     if d.root and not Path(d.root).is_dir():
         raise UserError(f"data.root: no folder {d.root!r}" + sources.beside(Path(d.root)))
@@ -118,7 +124,8 @@ def build(config: RunConfig, progress: Progress = lambda *_: None) -> Path:
     _check_sources(todo, settings)
     known = _lock_file(config, settings, vocabulary.hash, todo)
     if known.is_file() and _complete(locks.read(known), d.cache_dir):
-        return known
+        return Built(known, [])
+    there = _there(todo, settings, vocabulary.hash)
     _check_size(config, todo, settings)
     with _seqio(d.mixture, members, settings) as rates, _pool(d.workers) as pool:
         made = _collect(_submit(pool, todo, settings), progress)
@@ -129,11 +136,12 @@ def build(config: RunConfig, progress: Progress = lambda *_: None) -> Path:
         leaks.exclude(lock, found)
         more = _more_renderings(config, lock)
         if more:
+            there |= _there(more, settings, vocabulary.hash)
             made |= _collect(_submit(pool, more, settings), progress)
             lock = _lock(config, settings, vocabulary, shares, made, rows)
             leaks.exclude(lock, found)
     storage.write_json(known, lock)
-    return known
+    return Built(known, sorted({j.variant for j in made if j not in there}))
 
 
 def estimate(config: RunConfig, progress: Progress = lambda *_: None) -> dict:
@@ -208,6 +216,10 @@ def _lock_file(config: RunConfig, settings: Settings, vocab_hash: str, todo: lis
 def _complete(lock: dict, cache_dir: str) -> bool:
     folders = [f for t in lock["tasks"] for f in t["folders"]] + [r["folder"] for r in lock["evaluation"]]
     return all((Path(cache_dir) / f / "manifest.json").is_file() for f in folders)
+
+
+def _there(todo: list[Job], settings: Settings, vocab_hash: str) -> set[Job]:
+    return {j for j in todo if (Path(settings.cache_dir) / jobs.folder(j, settings, vocab_hash)).is_dir()}
 
 
 def _pool(workers: int) -> concurrent.futures.ProcessPoolExecutor:
@@ -378,7 +390,7 @@ def task_entry(name: str, rate: float, folders: list[tuple[str, dict]], lock: di
     }  # fmt: skip
 
 
-def _build_foreign(config: RunConfig, progress: Progress) -> Path:
+def _build_foreign(config: RunConfig, progress: Progress) -> Built:
     """A Task or Mixture that `data.modules` registered straight in SeqIO: one rendering, its own tokens."""
     from itx.build import seqio_bridge
 
@@ -395,4 +407,4 @@ def _build_foreign(config: RunConfig, progress: Progress) -> Path:
     digest = hashlib.sha256(json.dumps(lock, sort_keys=True).encode()).hexdigest()[:16]
     known = Path(config.data.cache_dir) / "locks" / f"{digest}.json"
     storage.write_json(known, lock)
-    return known
+    return Built(known, sorted(tasks))

@@ -218,3 +218,23 @@ def test_readers_are_light():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_nul_bytes_are_broken_json_and_text_in_a_table(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b'{"t": "a\x00b"}\n{"t": "a\\u0000b"}\n')
+    assert refused(jsonl({"train": "a.jsonl"}), tmp_path).startswith(
+        "a.jsonl:1: broken JSON (Invalid control character"
+    )
+    rows, counts = read(jsonl({"train": "a.jsonl"}), tmp_path, skip_bad=True)
+    assert [e["t"] for _, e in rows] == ["a\x00b"] and counts == {"read": 2, "broken JSON": 1}
+    (tmp_path / "a.csv").write_bytes(b"t,u\na\x00b,2\n")
+    assert read(Source("csv", {"train": "a.csv"}), tmp_path)[0] == [("a.csv:2", {"t": "a\x00b", "u": "2"})]
+
+
+def test_a_line_of_ten_megabytes_and_ids_that_repeat(tmp_path):
+    long = "word " * 2_000_000
+    lines = [{"id": "x", "t": long}, {"id": "x", "t": "b"}, {"id": "y", "t": "c"}, {"t": "d"}]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(e) + "\n" for e in lines))
+    rows, counts = read(Source("jsonl", {"train": "a.jsonl"}, options={"id": "id"}), tmp_path)
+    assert [i for i, _ in rows] == ["x", "a.jsonl:2", "y", "a.jsonl:4"]  # a second x is told by its row
+    assert rows[0][1]["t"] == long and counts == {"read": 4}

@@ -98,3 +98,32 @@ def test_they_are_shown(folder):
     assert "The answer is" in show("sums:cot")
     said = show("support")
     assert "Assistant:" in said and "hello" in said
+
+
+def test_an_edited_template_rebuilds_its_task_alone_and_an_epoch_more_changes_nothing(folder):
+    """Hashes of all other folders stay, and the command says what was made."""
+    recipe = folder / "recipe.py"
+    locked = lambda file: {t["name"]: t for t in locks.read(json.loads(file.read_text())["lock"])["tasks"]}  # noqa: E731
+
+    def build(*more):
+        done = samples.itx("data", "build", recipe, "--json", folder / "built.json", *more, PYTHONPATH=str(folder))
+        return locked(folder / "built.json"), json.loads((folder / "built.json").read_text())["made"], done.stdout
+
+    before, made, _ = build()
+    assert made == []
+    longer, made, said = build("--train.steps=120")  # several passes over the small tasks: further renderings
+    assert made and "made anew" in said
+    for name, t in before.items():
+        assert longer[name]["sha256"][: len(t["sha256"])] == t["sha256"] and longer[name]["rate"] == t["rate"]
+    assert any(len(longer[n]["sha256"]) > len(before[n]["sha256"]) for n in before)
+    module = folder / "written.py"
+    text = module.read_text()
+    try:
+        module.write_text(text.replace("Think step by step.", "Think it over."))
+        edited, made, said = build()
+        # a template belongs to its task: the direct variant is keyed by it too, and made anew with the same bytes
+        assert made == ["sums", "sums:cot"] and "or was not there: sums, sums:cot\n" in said
+    finally:
+        module.write_text(text)
+    changed = {n for n in before if edited[n]["sha256"][0] != before[n]["sha256"][0]}
+    assert "sums:cot" in changed and changed <= {"sums", "sums:cot"}
