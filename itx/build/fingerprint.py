@@ -95,7 +95,7 @@ def of_task(spec: TaskSpec) -> str:
         spec.name, repr(spec.version), repr(spec.options), repr(spec.content),
         repr([spec.shot_separator, spec.balanced_shots, spec.chat, spec.option_styles, spec.shuffle_options]),
         repr([spec.templates, spec.heldout_templates, spec.inverted, tuple(cot.templates), tuple(cot.heldout_templates)]),
-        *source, *of_function(spec.fields),
+        *source, *of_function(spec.fields), *([spec.objective] if spec.objective else []),
     ]  # fmt: skip
     return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:16]
 

@@ -26,7 +26,7 @@ from itx.tasks.spec import Skip, Source, TaskSpec, Template
 RENDER_VERSION = 2
 # Where a set ships no dev or test part: this share of train, by content hash (EVALUATION.md, Splits)
 DEV_SHARE = 0.05
-CHAT: Template = ("{messages}", "{messages}")  # stands for the run's chat template
+WHOLE: Template = ("", "")  # stands for the run's chat template, or for plain text as it is
 NOT_CONTENT = ("answer", "options", "rationale")
 
 
@@ -194,8 +194,8 @@ def answers(
 def choices(spec: TaskSpec, variant: names.Variant, which: str = "train") -> Sequence[Template]:
     """The templates a variant may use: the training ones or ("heldout") the held-out ones."""
     held = which == "heldout"
-    if spec.chat:
-        return [] if held else [CHAT]
+    if not spec.templated:
+        return [] if held else [WHOLE]
     if variant.inverted:
         found = () if held else spec.inverted
     elif variant.cot:

@@ -7,12 +7,12 @@ spec.py has what is written about a task, registry.py what registers and resolve
 from typing import Any
 
 from itx.tasks.chat import first_user_turn, openai_messages, sharegpt_messages
-from itx.tasks.registry import chat_task, instruction_task, mixture
+from itx.tasks.registry import chat_task, instruction_task, mixture, text_task
 from itx.tasks.spec import CoT, Skip, csv, function, hf_dataset, holdout, jsonl, parquet, tfds, tfrecord, tsv
 
 __all__ = [
     "CoT", "Skip", "chat_task", "csv", "first_user_turn", "function", "get", "hf_dataset", "holdout", "instruction_task",
-    "jsonl", "mixture", "openai_messages", "parquet", "sharegpt_messages", "tfds", "tfrecord", "tsv",
+    "jsonl", "mixture", "openai_messages", "parquet", "sharegpt_messages", "text_task", "tfds", "tfrecord", "tsv",
 ]  # fmt: skip
 
 
@@ -23,7 +23,8 @@ def get(name: str, vocabulary: Any, **how: Any) -> Any:
 
     Args:
         vocabulary: a SentencePiece model file, or a seqio.SentencePieceVocabulary. A name holds one.
-        how: root, suite_seed, render_seed, fewshot_tokens, as in a run's `data` settings.
+        how: root, suite_seed, render_seed, fewshot_tokens, as in a run's `data` settings; for plain text `room`, a
+            row's (architecture, sequence_length, target_length).
     """
     from itx.build import seqio_bridge
 

@@ -15,7 +15,7 @@ from typing import Any
 from itx.errors import UserError, did_you_mean
 from itx.eval.metrics import SCORES
 from itx.tasks import names, templates
-from itx.tasks.spec import SPLITS, Holdout, MixtureSpec, Source, TaskSpec
+from itx.tasks.spec import OBJECTIVES, SPLITS, Holdout, MixtureSpec, Source, TaskSpec
 
 TASKS: dict[str, TaskSpec] = {}
 MIXTURES: dict[str, MixtureSpec] = {}
@@ -56,6 +56,27 @@ def chat_task(name: str, *, version: int, cluster: str, source: Any, fields: Cal
     )
 
 
+def text_task(
+    name: str, *, version: int, cluster: str, source: Any, fields: Callable, objective: str, **rest: Any
+) -> TaskSpec:
+    """Register plain text: `fields` gives {"text": …}; `objective` says what of it is trained (itx/build/objectives.py).
+
+    It is trained on only, as a share against forgetting: there is nothing to score.
+    """
+    for key in ("templates", "heldout_templates", "inverted", "cot", "options", "content", "chat"):
+        if key in rest:
+            raise UserError(f"text task {name!r}: no {key}; plain text is trained on as it is")
+    for key in ("metrics", "primary", "evaluation_only"):
+        if key in rest:
+            raise UserError(f"text task {name!r}: no {key}; plain text is trained on and never scored")
+    if objective not in OBJECTIVES:
+        raise UserError(f"text task {name!r}: objective={objective!r}" + did_you_mean(str(objective), OBJECTIVES))
+    rest = {**rest, "objective": objective, "content": ("text",), "metrics": ()}
+    return _registered(
+        make_task(name, version=version, cluster=cluster, source=source, fields=fields, module=_caller(), **rest)
+    )
+
+
 def make_task(name: str, **rest: Any) -> TaskSpec:
     """A checked TaskSpec that is not registered (families return these)."""
     for key in ("templates", "heldout_templates", "inverted"):
@@ -83,7 +104,7 @@ def _check(spec: TaskSpec) -> None:
             raise UserError(f"{where}: split {bad[0]!r}" + did_you_mean(bad[0], SPLITS))
         if shares and abs(sum(shares.values()) - 1) > 1e-6:
             raise UserError(f"{where}: split_by_hash sums to {sum(shares.values())}, not 1")
-    if not spec.templates and not spec.cot and not spec.chat:
+    if spec.templated and not spec.templates and not spec.cot:
         raise UserError(f"{where} has no templates")
     if spec.primary not in ("generate", "rank"):
         raise UserError(f"{where}: primary={spec.primary!r}; valid: 'generate', 'rank'")
@@ -192,7 +213,7 @@ def expand(name: str, root: str = "") -> list[str]:
 
 def supports(spec: TaskSpec, variant: names.Variant) -> bool:
     """Whether a task has what a variant needs (inverted templates, chain of thought, options)."""
-    if spec.chat:
+    if not spec.templated:
         return variant == names.Variant(spec.name)
     if variant.inverted and not spec.inverted:
         return False

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 SPLITS = ("train", "validation", "test")
+OBJECTIVES = ("lm", "prefix_lm", "span_corruption")  # of plain text: itx/build/objectives.py
 Template = tuple[str, str]
 
 
@@ -79,11 +80,17 @@ class TaskSpec:
     chat: bool = (
         False  # `fields` gives messages (chat.py); the run's chat template writes them, and assistant turns are trained
     )
+    objective: str = ""  # of plain text, {"text": …}: one of OBJECTIVES; "": not plain text
     shot_separator: str = "\n\n"  # between the exemplars of `:fsK`
     balanced_shots: bool = False  # exemplars take the labels in turn (for tasks with few different answers)
     tags: Mapping[str, str] = field(default_factory=dict)  # e.g. language, inputs (shared family), grade
     evaluation_only: bool = False  # refused in any training mixture (BBH, GSM8K test, …)
     module: str = ""  # where it was registered
+
+    @property
+    def templated(self) -> bool:
+        """Whether templates write it: neither a conversation nor plain text, which have one variant, the bare one."""
+        return not self.chat and not self.objective
 
 
 @dataclass(frozen=True)
