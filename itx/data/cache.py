@@ -66,6 +66,10 @@ class Vocabulary:
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
         return self.sp.Encode(texts)
 
+    def starts(self, text: str) -> list[int]:
+        """Where in the text each id of `encode` begins."""
+        return [p.begin for p in self.sp.EncodeAsImmutableProto(text).pieces]
+
     def decode(self, ids: Any) -> str:
         """Text of ids; ids outside the model (padding rows of the embedding) read as unknown."""
         unk = self.sp.unk_id()
