@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tasks over public data in files under `data.root`, and the mixture `real_mix` of them.
+"""Tasks over public data in files under `data.root`, and the mixtures `real_mix*` of them.
 
     alpaca, dolly, instruction_1100, self_instruct   open instructions: a JSONL file each in the folder of that name
     gsm8k           word problems, direct and `:cot`: gsm8k/{train.jsonl.gz,test_part.jsonl}
     flan_cot.*      seven sets with written-out reasoning, direct and `:cot`: flan_cot/*_train.sample.tsv
     ni.*            Natural Instructions: tasks/natural_instructions.py
     p3.*            P3, the T0 training part: tasks/p3.py
+    c4_demo.*       plain text, no instructions: tasks/text.py
     bbh.*, ii.*, mmlu.*   evaluation only: tasks/bbh.py, tasks/induction.py, tasks/mmlu.py
 
 Your own JSON lines: copy one of the calls below and name your file and fields. Wordings are our own.
@@ -17,7 +18,7 @@ from typing import Any
 
 from itx.tasks.registry import instruction_task, mixture
 from itx.tasks.spec import CoT, Skip, jsonl, tsv
-from tasks import bbh, induction, mmlu, natural_instructions, p3  # noqa: F401  (they register families)
+from tasks import bbh, induction, mmlu, natural_instructions, p3, text  # noqa: F401  (they register tasks and families)
 
 # "<noinput>", "No input required.", "N/A", "None", … stand for "there is no input"
 _NO_INPUT = re.compile(
@@ -188,3 +189,5 @@ FEW = ["dolly", "gsm8k", "gsm8k:cot", "flan_cot.creak:cot", "p3.samsum", "ni.tas
        "ni.subtask024_cosmosqa_answer_generation", "ni.task141_odd_man_out_classification_category",
        "ni.task002_quoref_answer_generation"]  # fmt: skip
 mixture("real_mix_few", FEW, maximum=REAL_MIX_MAXIMUM)
+# one example in twenty is plain text, against forgetting; for an encoder-decoder take c4_demo.span_corruption
+mixture("real_mix_replay", {"real_mix": 0.95, "c4_demo.lm": 0.05})

@@ -49,11 +49,13 @@ def settings_of(config: RunConfig, vocab_file: str) -> Settings:
     return Settings(
         d.modules, d.root, d.cache_dir, vocab_file, d.render_seed, d.suite_seed, d.eval_examples, d.skip_bad,
         d.fewshot_tokens or d.sequence_length, chat.template_text(d.chat_template, d.root), config.model.architecture,
+        d.sequence_length, d.target_length,
     )  # fmt: skip
 
 
 def vocabulary_file(config: RunConfig, members: list[str]) -> str:
-    """The given vocabulary (relative ones stand under data.root), or one trained on the mixture.
+    """The given vocabulary (relative ones stand under data.root), or one trained on the mixture; with sentinels behind
+    its pieces where span corruption is among the members.
 
     Either way a file of the cache, so that the cache can travel alone to where training happens.
     """
@@ -65,8 +67,12 @@ def vocabulary_file(config: RunConfig, members: list[str]) -> str:
         if not file.is_file():
             near = sources.beside(file if file.parent.is_dir() else Path(d.vocab))
             raise UserError(f"data.vocab: no file {d.vocab!r} here or under data.root={d.root!r}{near}")
-        return str(vocab.keep_vocabulary(file.read_bytes(), cache.Vocabulary(file).hash, d.cache_dir))
-    return str(vocab.train(members, d.vocab_size, d.root, d.suite_seed, d.cache_dir))
+        kept = vocab.keep_vocabulary(file.read_bytes(), cache.Vocabulary(file).hash, d.cache_dir)
+    else:
+        kept = vocab.train(members, d.vocab_size, d.root, d.suite_seed, d.cache_dir)
+    if any(registry.task(m, d.root).objective == "span_corruption" for m in members):
+        kept = vocab.keep_with_sentinels(kept, d.cache_dir)
+    return str(kept)
 
 
 def members_of(config: RunConfig) -> list[str]:
@@ -277,7 +283,7 @@ def _serve_rates(parent: int, pipe: Connection, mixture: str, members: list[str]
 
     registry.load_modules(settings.modules)
     more = (settings.vocab, settings.root, settings.suite_seed, settings.render_seed, settings.fewshot_tokens,
-            settings.chat_template)  # fmt: skip
+            settings.chat_template, settings.room)  # fmt: skip
     try:
         if mixture in registry.MIXTURES:
             seqio_bridge.register_mixture(registry.MIXTURES[mixture], *more)

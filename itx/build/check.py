@@ -5,7 +5,7 @@ import dataclasses
 import itertools
 from collections import Counter
 
-from itx.build import chat, fewshot, render
+from itx.build import chat, fewshot, objectives, render
 from itx.errors import UserError, did_you_mean
 from itx.eval import metrics
 from itx.tasks import names, templates
@@ -30,7 +30,7 @@ def variants(spec: TaskSpec) -> list[tuple[str, str]]:
     out = [(spec.name, "train"), (spec.name, "heldout")]
     out += [(f"{spec.name}:cot", "train"), (f"{spec.name}:cot", "heldout")] if spec.cot else []
     out += [(f"{spec.name}:inv", "train")] if spec.inverted else []
-    out += [] if spec.chat else [(f"{spec.name}:fs{SHOTS}", "train")]
+    out += [(f"{spec.name}:fs{SHOTS}", "train")] if spec.templated else []
     return [(n, w) for n, w in out if render.choices(spec, names.parse(n), w)]
 
 
@@ -63,7 +63,7 @@ def check(spec: TaskSpec, root: str) -> list[str]:
     problems = []
     try:
         items = _items(spec, root, EXAMPLES)
-        pool = None if spec.chat else fewshot.pool(spec, items)
+        pool = fewshot.pool(spec, items) if spec.templated else None
         for name, which in variants(spec):
             variant = names.parse(name)
             for template in render.choices(spec, variant, which):
@@ -75,6 +75,8 @@ def check(spec: TaskSpec, root: str) -> list[str]:
 
 
 def _rendered(spec: TaskSpec, variant: names.Variant, item: render.Item, template: Template, pool) -> render.Rendered:
+    if spec.objective:
+        return objectives.in_words(spec, item)
     if spec.chat:
         return chat.render(item, chat.PLAIN, f"task {spec.name!r}, example {item.id}")
     shots = fewshot.choose(pool, item, variant.shots, 0) if variant.shots else []
@@ -91,6 +93,6 @@ def _check_one(spec: TaskSpec, r: render.Rendered, item: render.Item) -> list[st
     out = [f"{where}: the gold target scores below 1 under {m}" for m in bad]
     if r.prompt != r.prompt.rstrip():
         out.append(f"{where}: the prompt ends in white space")
-    if not spec.chat and templates.template_id((r.prompt, r.target)) == r.template:
+    if spec.templated and templates.template_id((r.prompt, r.target)) == r.template:
         out.append(f"{where}: the template has no slot")
     return out

@@ -46,7 +46,7 @@ def rows(config: RunConfig, members: list[str]) -> list[Row]:
     out = []
     for m in members:
         spec, variant = registry.task(m, root), names.parse(m)
-        if variant.inverted or not _has(spec, split):
+        if variant.inverted or spec.objective or not _has(spec, split):  # plain text: nothing to score
             continue
         out.append(Row(m, "instances", "same task", Job(m, split), spec))
         held = spec.cot.heldout_templates if variant.cot and spec.cot else spec.heldout_templates
@@ -56,6 +56,8 @@ def rows(config: RunConfig, members: list[str]) -> list[Row]:
     for pattern in config.eval.tasks:
         for name in registry.expand(pattern, root):
             spec = registry.task(name, root)
+            if spec.objective:
+                raise UserError(f"eval.tasks: {name!r} is plain text, which has no answer to score")
             if not _has(spec, split):
                 raise UserError(f"eval.tasks: {name!r} has no {split} split")
             out.append(Row(f"{name}@eval", "extra", relation(spec, trained), Job(name, split), spec))
@@ -76,6 +78,8 @@ def _held_out(config: RunConfig, trained: list[TaskSpec], split: str) -> list[Ro
     seen = {t.cluster for t in trained}
     for name, _ in registry.removed(mixture, config.data.root) if mixture else ():
         spec = registry.task(name, config.data.root)
+        if spec.objective:
+            continue
         group = "tasks" if spec.cluster in seen else "clusters"
         out.append(Row(name, group, relation(spec, trained), Job(name, split, "all"), spec))
     return out
@@ -85,7 +89,7 @@ def _ablations(trained: list[TaskSpec], split: str) -> list[Row]:
     """Trained tasks that share their inputs with two others: with, without and with a wrong instruction."""
     families: dict[str, list[TaskSpec]] = {}
     for spec in sorted(trained, key=lambda t: t.name):
-        if "inputs" in spec.tags:
+        if "inputs" in spec.tags and spec.templated:
             families.setdefault(spec.tags["inputs"], []).append(spec)
     out = []
     for family in families.values():

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from itx import text
-from itx.build import chat, fewshot, fingerprint, render, sources
+from itx.build import chat, fewshot, fingerprint, objectives, render, sources
 from itx.data import cache
 from itx.errors import UserError
 from itx.tasks import names, registry, templates
@@ -55,6 +55,12 @@ class Settings:
     fewshot_tokens: int = 0  # prompt and target of a few-shot rendering; 0: no limit
     chat_template: str = ""  # the text
     architecture: str = "decoder"  # matters for conversations: an encoder-decoder trains on one turn at a time
+    sequence_length: int = 256  # these two for plain text, which is cut to fit a row
+    target_length: int = 96
+
+    @property
+    def room(self) -> objectives.Room:
+        return objectives.Room(self.architecture, self.sequence_length, self.target_length)
 
 
 def key(job: Job, settings: Settings, vocab_hash: str) -> str:
@@ -74,7 +80,10 @@ def key(job: Job, settings: Settings, vocab_hash: str) -> str:
 
 def _further_key(job: Job, spec: TaskSpec, settings: Settings) -> list:
     """What else shapes a rendering: of few shots the budget, and the training split that exemplars come from; of
-    conversations the chat template."""
+    conversations the chat template; of plain text the room in a row."""
+    if spec.objective:
+        objectives.check(spec, settings.room)
+        return [objectives.OBJECTIVES_VERSION, *settings.room]
     if spec.chat:
         return [settings.chat_template, settings.architecture]
     if not names.parse(job.variant).shots:
@@ -145,11 +154,21 @@ def _chosen(job: Job, settings: Settings) -> tuple[list[render.Item], Counter]:
         items = sorted(items, key=lambda item: item.hash)
         counts["beyond data.eval_examples"] += max(0, len(items) - settings.eval_examples)
         items = items[: settings.eval_examples]
-    elif settings.architecture == "encoder_decoder" and registry.task(job.variant, settings.root).chat:
-        several = [turn for item in items for turn in chat.turns(item)]
-        counts["read"] += len(several) - len(items)  # as where `fields` makes several examples of one record
-        items = several
     return items, counts
+
+
+def _several(
+    job: Job, items: list[render.Item], counts: Counter, settings: Settings, vocabulary: cache.Vocabulary
+) -> list[render.Item]:
+    """Items, or those they make: a conversation's turns for an encoder-decoder, a document's chunks."""
+    spec = registry.task(job.variant, settings.root)
+    if spec.objective:
+        return list(objectives.chunks(spec, items, vocabulary, settings.room, counts))
+    if job.crossed or not spec.chat or settings.architecture != "encoder_decoder":
+        return items
+    several = [turn for item in items for turn in chat.turns(item)]
+    counts["read"] += len(several) - len(items)  # as where `fields` makes several examples of one record
+    return several
 
 
 def _rendered(
@@ -157,6 +176,10 @@ def _rendered(
 ) -> tuple[list[render.Rendered], list[fewshot.Record], list[render.Item]]:
     """(renderings, records, the item of each)."""
     spec, variant = registry.task(job.variant, settings.root), names.parse(job.variant)
+    if spec.objective:
+        more = (job.rendering, settings.render_seed, vocabulary.size, settings.room)
+        records = [objectives.record(spec, item, *more) for item in items]
+        return [objectives.rendered(spec, r, vocabulary) for r in records], records, items
     pairs = [(item, among) for item in items for among in plans(job, spec, item, settings)]
     pool = _pool(spec.name, settings) if variant.shots else None
     more = (job.rendering, settings.render_seed, vocabulary, pool, settings.fewshot_tokens, settings.chat_template)
@@ -182,8 +205,9 @@ def estimate_all(several: list[Job], settings: Settings) -> list[tuple[Job, dict
         items, _ = _chosen(job, settings)
         reading = time.monotonic() - began
         few = items[:: max(1, len(items) // ESTIMATED)]
-        rendered, records, owners = _rendered(job, few, settings, vocabulary)
         share = len(items) / max(1, len(few))
+        few = _several(job, few, Counter(), settings, vocabulary)
+        rendered, records, owners = _rendered(job, few, settings, vocabulary)
         n = round(len(records) * share)
         texts = [
             len(json.dumps(_example(o, r), ensure_ascii=False).encode()) for o, r in zip(owners, rendered, strict=True)
@@ -208,6 +232,7 @@ def run(job: Job, settings: Settings) -> tuple[str, dict]:
     if path.is_dir():
         return where, cache.read_manifest(path) | about
     items, counts = _chosen(job, settings)
+    items = _several(job, items, counts, settings, vocabulary)
     rendered, records, owners = _rendered(job, items, settings, vocabulary)
     ids = list(dict.fromkeys(r.template for r in rendered))
     read = counts.pop("read", 0)

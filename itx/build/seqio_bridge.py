@@ -12,7 +12,7 @@ import hashlib
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import absl.logging
@@ -21,7 +21,7 @@ import seqio
 import tensorflow as tf
 
 from itx import storage
-from itx.build import chat, fewshot, render
+from itx.build import chat, fewshot, objectives, render
 from itx.build.jobs import SAMPLE, Settings
 from itx.build.vocab import keep_vocabulary
 from itx.data.cache import Vocabulary, prompt_ids, read_manifest, write
@@ -38,8 +38,12 @@ class SpecSource(seqio.DataSource):
 
     counted: dict[tuple[str, str], int] = {}
 
-    def __init__(self, spec: TaskSpec, root: str, suite_seed: int):
-        self.spec, self.root, self.suite_seed = spec, root, suite_seed
+    def __init__(
+        self, spec: TaskSpec, root: str, suite_seed: int,
+        several: Callable[[Iterable[render.Item]], Iterable[render.Item]] = iter,
+    ):  # fmt: skip
+        """several: makes of a split's items those that become examples (chunks of documents)."""
+        self.spec, self.root, self.suite_seed, self.several = spec, root, suite_seed, several
         splits = [s for s in SPLITS if render.source_splits(spec.source, s)]
         super().__init__(splits=splits, caching_permitted=True)
 
@@ -57,7 +61,7 @@ class SpecSource(seqio.DataSource):
         return [split]
 
     def items(self, split: str) -> Iterator[render.Item]:
-        return render.items(self.spec, split, self.root, self.suite_seed, Counter())
+        yield from self.several(render.items(self.spec, split, self.root, self.suite_seed, Counter()))
 
     def get_dataset(self, split="train", shuffle=True, seed=None, shard_info=None, **kwargs):
         del kwargs
@@ -75,7 +79,7 @@ class SpecSource(seqio.DataSource):
 
 
 def get(name: str, vocabulary, root: str = "", suite_seed: int = 0, render_seed: int = 0, fewshot_tokens: int = 0,
-        chat_template: str = chat.PLAIN):  # fmt: skip
+        chat_template: str = chat.PLAIN, room: objectives.Room = objectives.ROOM):  # fmt: skip
     """itx.tasks.get: the seqio Task or Mixture behind one of our names."""
     if isinstance(vocabulary, seqio.SentencePieceVocabulary):  # with the sentinels that it adds
         data = vocabulary.sp_model
@@ -85,7 +89,7 @@ def get(name: str, vocabulary, root: str = "", suite_seed: int = 0, render_seed:
                 part.write_bytes(data)
         _GIVEN.setdefault(str(file), vocabulary)
         vocabulary = file
-    how = (str(vocabulary), root, suite_seed, render_seed, fewshot_tokens, chat_template)
+    how = (str(vocabulary), root, suite_seed, render_seed, fewshot_tokens, chat_template, objectives.Room(*room))
     if name in registry.MIXTURES:
         return register_mixture(registry.MIXTURES[name], *how)
     return register(name, *how)
@@ -93,9 +97,12 @@ def get(name: str, vocabulary, root: str = "", suite_seed: int = 0, render_seed:
 
 def register(
     name: str, vocabulary_file: str, root: str = "", suite_seed: int = 0, render_seed: int = 0,
-    fewshot_tokens: int = 0, chat_template: str = chat.PLAIN,
+    fewshot_tokens: int = 0, chat_template: str = chat.PLAIN, room: objectives.Room = objectives.ROOM,
 ) -> seqio.Task:  # fmt: skip
-    """The seqio Task of a variant name, registered on first use; a name holds one vocabulary."""
+    """The seqio Task of a variant name, registered on first use; a name holds one vocabulary.
+
+    room: a row's, to which plain text is cut.
+    """
     spec, variant = registry.task(name, root), names.parse(name)
     vocabulary = _vocabulary(vocabulary_file)
     if name in seqio.TaskRegistry.names():
@@ -104,13 +111,18 @@ def register(
             raise UserError(f"{name!r} is registered in SeqIO with another vocabulary")
         return task
     encoder = Vocabulary(vocabulary_file)
-    source = SpecSource(spec, root, suite_seed)
+    several = functools.partial(objectives.chunks, spec, vocabulary=encoder, room=room) if spec.objective else iter
+    source = SpecSource(spec, root, suite_seed, several)
     pool = functools.cache(lambda: fewshot.pool(spec, source.items("train")) if variant.shots else None)
 
     def record(raw: bytes) -> tuple[np.ndarray, np.ndarray]:
-        pair = (render.Item(*json.loads(raw)), None)
-        more = (variant.rendering, render_seed, encoder, pool(), fewshot_tokens, chat_template)
-        *before, (target, _) = fewshot.render_all(spec, variant, [pair], *more)[1][0]
+        item = render.Item(*json.loads(raw))
+        if spec.objective:
+            found = objectives.record(spec, item, variant.rendering, render_seed, encoder.size, room)
+        else:
+            more = (variant.rendering, render_seed, encoder, pool(), fewshot_tokens, chat_template)
+            found = fewshot.render_all(spec, variant, [(item, None)], *more)[1][0]
+        *before, (target, _) = found
         prompt = prompt_ids(before, encoder.eos_id, "decoder")
         return np.array(prompt, np.int32), np.array(target, np.int32)
 

@@ -6,6 +6,7 @@ template does not retrain it; and its texts depend on the tasks alone, not on a 
 One thread, hence the same file from the same texts.
 """
 
+import hashlib
 import io
 import itertools
 import re
@@ -13,7 +14,7 @@ from collections import Counter
 from pathlib import Path
 
 from itx import storage
-from itx.build import chat, render
+from itx.build import chat, objectives, render
 from itx.errors import UserError
 from itx.tasks import names, registry
 
@@ -36,6 +37,24 @@ def keep_vocabulary(model: bytes, name: str, cache_dir: str) -> Path:
     return to
 
 
+def keep_with_sentinels(file: Path | str, cache_dir: str) -> Path:
+    """The vocabulary of a file with sentinels behind its pieces, in the cache."""
+    model = with_sentinels(Path(file).read_bytes())
+    return keep_vocabulary(model, hashlib.sha256(model).hexdigest()[:16], cache_dir)
+
+
+def with_sentinels(model: bytes, count: int = objectives.SENTINELS) -> bytes:
+    """A SentencePiece model with T5's sentinels as SeqIO appends them, <extra_id_0> last; one that has some is kept."""
+    from sentencepiece import sentencepiece_model_pb2
+
+    proto = sentencepiece_model_pb2.ModelProto.FromString(model)
+    if proto.pieces[-1].piece.removeprefix("▁") == "<extra_id_0>":
+        return model
+    for i in reversed(range(count)):
+        proto.pieces.add(piece=f"▁<extra_id_{i}>", score=0.0, type=proto.SentencePiece.USER_DEFINED)
+    return proto.SerializeToString()
+
+
 def vocab_key(members: list[str], size: int, root: str, suite_seed: int) -> str:
     tasks = sorted({f"{(t := registry.task(m, root)).name}.{t.version}" for m in members})
     return f"{render.draw(VOCAB_VERSION, size, suite_seed, *tasks):016x}"
@@ -53,6 +72,9 @@ def texts(members: list[str], root: str, suite_seed: int) -> list[str]:
         spec = registry.task(name, root)
         found = render.items(spec, "train", root, suite_seed, Counter(), skip_bad=True)
         items = list(itertools.islice(found, EXAMPLES_PER_TASK))
+        if spec.objective:
+            out += [i.values["text"] for i in items]
+            continue
         for variant in (names.parse(name + v) for v in VARIANTS):
             if registry.supports(spec, variant):
                 rendered = [

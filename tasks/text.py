@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Plain text, to be mixed in as a replay share: what a model has learned by pretraining is then less forgotten.
+
+    c4_demo.lm | .prefix_lm | .span_corruption    300 documents of C4: c4_demo/c4_demo.jsonl under `data.root`
+
+Your own text: copy a call and name your file and its field. `lm` is for decoder-only models; a T5 that was pretrained
+on span corruption is best replayed the same (itx/build/objectives.py says what each is).
+"""
+
+from itx.tasks.registry import text_task
+from itx.tasks.spec import OBJECTIVES, jsonl
+
+
+def text_fields(example: dict) -> dict:
+    """The document as it stands."""
+    return {"text": example["text"]}
+
+
+for objective in OBJECTIVES:
+    text_task(
+        f"c4_demo.{objective}", version=1, cluster="text", origin=("c4",), objective=objective, fields=text_fields,
+        source=jsonl("c4_demo/c4_demo.jsonl", split_by_hash={"train": 1.0}),
+    )  # fmt: skip
