@@ -19,7 +19,10 @@ SHOTS = 2  # of the few-shot variants that are checked
 def _items(spec: TaskSpec, root: str, most: int) -> list[render.Item]:
     for split in ("train", "validation", "test"):
         if render.source_splits(spec.source, split):
-            found = list(itertools.islice(render.items(spec, split, root, 0, Counter()), most))
+            items = render.items(spec, split, root, 0, Counter())
+            if spec.objective:  # a build counts what is too short, as it does other records that give no example
+                items = (i for i in items if objectives.in_words(spec, i))
+            found = list(itertools.islice(items, most))
             if found:
                 return found
     raise UserError(f"task {spec.name!r} has no examples")

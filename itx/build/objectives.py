@@ -131,13 +131,27 @@ def sentinels(vocabulary: Vocabulary) -> int:
 # ---- chunks -----------------------------------------------------------------------------------------
 
 
-def check(spec: TaskSpec, room: Room) -> None:
-    """UserError where a task's objective and a run do not go together."""
+def check(spec: TaskSpec, room: Room, known: int = SENTINELS) -> int:
+    """The size of a task's chunks; UserError where its objective and a run do not go together.
+
+    known: sentinels of the vocabulary.
+    """
     if spec.objective == "lm" and room.architecture == "encoder_decoder":
         raise UserError(
             f"text task {spec.name!r}: objective 'lm' is for decoder-only models (an encoder would read nothing); "
             "for this run's encoder-decoder take 'prefix_lm' or 'span_corruption'"
         )
+    if spec.objective == "span_corruption" and not known:
+        raise UserError(
+            f"text task {spec.name!r}: the vocabulary has no sentinels (a run's own gets them; to SeqIO give "
+            f"SentencePieceVocabulary(file, extra_ids={SENTINELS}))"
+        )
+    size = chunk_size(spec.objective, room, known)
+    if size < max(2 * LEAST[spec.objective] - 1, 2):  # or a chunk would be left that cannot be split
+        raise UserError(
+            f"text task {spec.name!r}: no text fits rows of {room.length} tokens, {room.targets} of targets"
+        )
+    return size
 
 
 def chunk_size(objective: str, room: Room, spans: int = SENTINELS) -> int:
@@ -173,19 +187,9 @@ def chunks(
 
     counts: as of render.items. A document's further chunks are read too, as where `fields` gives several examples.
     """
-    check(spec, room)
     counts = Counter() if counts is None else counts
     known = sentinels(vocabulary) if spec.objective == "span_corruption" else 0
-    if spec.objective == "span_corruption" and not known:
-        raise UserError(
-            f"text task {spec.name!r}: the vocabulary has no sentinels (a run's own gets them; to SeqIO give "
-            f"SentencePieceVocabulary(file, extra_ids={SENTINELS}))"
-        )
-    size, least = chunk_size(spec.objective, room, known), LEAST[spec.objective]
-    if size < max(2 * least - 1, 2):  # or a chunk would be left that cannot be split
-        raise UserError(
-            f"text task {spec.name!r}: no text fits rows of {room.length} tokens, {room.targets} of targets"
-        )
+    size, least = check(spec, room, known), LEAST[spec.objective]
     for item in items:
         document = item.values["text"]
         if not isinstance(document, str):
@@ -229,11 +233,11 @@ def rendered(spec: TaskSpec, record: Record, vocabulary: Vocabulary) -> Rendered
     return Rendered(spec.objective, prompt, target, (target,), None, None, None)
 
 
-def in_words(spec: TaskSpec, item: Item) -> Rendered:
-    """What the objective does to a text, with words as tokens: `itx tasks show` knows no vocabulary."""
+def in_words(spec: TaskSpec, item: Item) -> Rendered | None:
+    """What the objective does to a text, with words as tokens: `itx tasks show` knows no vocabulary. None: too short."""
     words = item.values["text"].split()
     if len(words) < LEAST[spec.objective]:
-        raise UserError(f"text task {spec.name!r}, example {item.id}: {len(words)} words are too few to show")
+        return None
     size = len(words) + SENTINELS
     names = [*words, *(f"<extra_id_{i}>" for i in reversed(range(SENTINELS)))]
     chunk = Item(item.id, {"tokens": list(range(min(len(words), 1000)))}, item.content, item.hash)

@@ -111,7 +111,10 @@ def register(
             raise UserError(f"{name!r} is registered in SeqIO with another vocabulary")
         return task
     encoder = Vocabulary(vocabulary_file)
-    several = functools.partial(objectives.chunks, spec, vocabulary=encoder, room=room) if spec.objective else iter
+    several = iter
+    if spec.objective:
+        objectives.check(spec, room, objectives.sentinels(encoder))  # here, not from within tf.data
+        several = functools.partial(objectives.chunks, spec, vocabulary=encoder, room=room)
     source = SpecSource(spec, root, suite_seed, several)
     pool = functools.cache(lambda: fewshot.pool(spec, source.items("train")) if variant.shots else None)
 
