@@ -406,7 +406,7 @@ def check_batches(batches, lock, sp):
 def test_an_estimate_and_a_second_run_need_no_seqio(made):
     config, folder, _ = made[1]["encoder_decoder"]
     facts = build.estimate(config)["tasks"]["text_span_corruption"]
-    lock = locks.read(build.build(config))
+    lock = locks.read(build.build(config).lock)
     where = next(t["folders"][0] for t in lock["tasks"] if t["name"] == "text_span_corruption")
     assert facts["records"] == len(cache.Records(folder / where))
     assert facts["new_bytes"] == 0 and "seqio" not in sys.modules
