@@ -17,7 +17,7 @@ import numpy as np
 
 from itx import storage, text
 from itx.config import RunConfig
-from itx.data import cache
+from itx.data import cache, packing
 from itx.data.loader import targets
 from itx.data.lock import LockedData
 from itx.data.order import Order
@@ -25,6 +25,7 @@ from itx.data.order import Order
 WINDOWS = 4  # windows laid out to learn how many examples a row holds
 MANY_EPOCHS = 4.0  # from here on repeated data are worth less than new (Muennighoff et al., 2023)
 MANY_UNKNOWN = 0.01  # share of unknown tokens from which a task is warned about
+BETTER = 0.05  # of all places: a length pair that fills so many more is proposed
 COMMON = 10  # a run of words in more training inputs than this is a phrase, not a leak (EVALUATION.md)
 BASELINE_EXAMPLES = 200  # per task (EVALUATION.md)
 EASY = 0.5  # corrected score of a baseline from which a task is easy
@@ -34,6 +35,8 @@ def audit(lock: dict, cache_dir: str | Path, config: RunConfig) -> dict:
     """Everything above as one dict of plain values."""
     data = LockedData(lock, cache_dir)
     examples, fill = mixture_examples(lock, data, config.train.steps)
+    both = lock["architecture"] == "encoder_decoder"
+    capacity = np.array([lock["sequence_length"], lock["target_length"]])
     tasks = {t["name"]: task_facts(t, r[0], u[0], lock["architecture"])
              for t, r, u in zip(lock["tasks"], data.records, data.usable, strict=True)}  # fmt: skip
     _add_shares(tasks, lock, examples)
@@ -41,7 +44,8 @@ def audit(lock: dict, cache_dir: str | Path, config: RunConfig) -> dict:
     out = {
         "mixture": {
             "name": lock.get("mixture", ""), "steps": config.train.steps, "examples": round(examples),
-            "filled": fill, "unigram_entropy": unigram_entropy(lock, data),
+            "filled": float(fill @ capacity / capacity.sum() if both else fill[0]), "filled_sides": fill.tolist(),
+            "lengths": proposal(lock, data) if both else {}, "unigram_entropy": unigram_entropy(lock, data),
             "input_tokens": sum(f["input_tokens_seen"] for f in tasks.values()),
             "target_tokens": sum(f["target_tokens_seen"] for f in tasks.values()),
         },
@@ -107,6 +111,10 @@ def judge(facts: dict, config: RunConfig) -> dict[str, list[str]]:
             shots = f["fewshot"]
             warnings.append(f"task {name}: {shots['fewer']:,} renderings show fewer than {shots['asked']} exemplars, "
                             f"{shots['none']:,} of them none")  # fmt: skip
+    if pair := facts["mixture"]["lengths"]:
+        now, then = (" and ".join(f"{f:.0%}" for f in pair[k]) for k in ("filled_now", "filled"))
+        warnings.append(f"tokens fill {now} of encoder and decoder rows; data.sequence_length={pair['sequence_length']} "
+                        f"and data.target_length={pair['target_length']} would fill {then}")  # fmt: skip
     if facts["unscored"]:
         shown = ", ".join(facts["unscored"][:5]) + (", …" if len(facts["unscored"]) > 5 else "")
         warnings.append(f"{len(facts['unscored'])} evaluation rows have no example and are not scored: {shown}")
@@ -119,23 +127,34 @@ def judge(facts: dict, config: RunConfig) -> dict[str, list[str]]:
 # ---- tasks and mixture -----------------------------------------------------------------------------
 
 
-def mixture_examples(lock: dict, data: LockedData, steps: int) -> tuple[float, float]:
-    """(examples that so many steps take, share of a row's places that tokens fill)."""
+def mixture_examples(lock: dict, data: LockedData, steps: int) -> tuple[float, np.ndarray]:
+    """(examples that so many steps take, float [2]: share of a row's two capacities that they fill)."""
     order = Order(lock, data.usable, data.sizes)
     wanted = steps * lock["global_batch"]
-    rows = examples = tokens = w = 0
+    rows = examples = w = 0
+    taken = np.zeros(2)
     while rows < max(1, wanted) and w < WINDOWS:
-        for row in order.window(w):
-            if rows >= wanted > 0:
-                break
-            rows += 1
-            examples += len(row)
-            tokens += sum(int(data.sizes[t][r][i].sum()) if lock["architecture"] == "encoder_decoder"
-                          else int(data.sizes[t][r][i][0]) for t, i, r in row)  # fmt: skip
-        w += 1
-    both = lock["architecture"] == "encoder_decoder"
-    places = lock["sequence_length"] + (lock["target_length"] if both else 0)
-    return examples / rows * wanted, tokens / (rows * places)
+        window = order.window(w)
+        n = min(len(window), wanted - rows) if wanted else len(window)
+        size = order.size(*window.segments[: window.starts[n]].T)
+        rows, examples, taken, w = rows + n, examples + len(size), taken + size.sum(0, dtype=np.int64), w + 1
+    return examples / rows * wanted, taken / (rows * np.array(order.capacity))
+
+
+def proposal(lock: dict, data: LockedData) -> dict:
+    """The lengths at which an encoder-decoder's rows fill on both sides, and how far they do: {} if no better.
+
+    {"sequence_length", "target_length", "filled": [2], "filled_now": [2]}, of the first window's examples.
+    """
+    order = Order(lock, data.usable, data.sizes)
+    size = order.size(*order.window(0).segments.T)
+    pair = packing.length_pair(size, order.capacity)
+    shares = [packing.fill(size, c) for c in (order.capacity, pair)]
+    places = [float(f @ c / sum(c)) for f, c in zip(shares, (order.capacity, pair), strict=True)]
+    if places[1] < places[0] + BETTER:
+        return {}
+    return {"sequence_length": pair[0], "target_length": pair[1], "filled": shares[1].tolist(),
+            "filled_now": shares[0].tolist()}  # fmt: skip
 
 
 def task_facts(task: dict, records: cache.Records, usable: np.ndarray, architecture: str) -> dict:

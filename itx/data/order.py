@@ -12,6 +12,8 @@ To find row r one needs the number of rows of the windows before: laid out once,
 """
 
 import hashlib
+from bisect import bisect_right
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -19,32 +21,44 @@ import numpy as np
 from itx.data.packing import pack
 from itx.errors import UserError
 
-ORDER_VERSION = 1
+ORDER_VERSION = 2  # 2: packing takes the row with least space left on the side that binds
 
 
 def _key(*parts) -> int:
     return int.from_bytes(hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest(), "big")
 
 
-def permutation(index: np.ndarray, n: int, key: int) -> np.ndarray:
+@lru_cache(maxsize=1 << 16)
+def _round_keys(key: int) -> tuple[int, ...]:
+    return tuple(_key(key, r) for r in range(4))
+
+
+def permutation(index: np.ndarray, n: int | np.ndarray, key: int | list[int], group: np.ndarray | None = None):
     """Where a keyed permutation of range(n) sends `index`, in O(1) memory.
 
     A four-round Feistel network on the least even number of bits that holds n, walked until the value
     falls below n (cycle walking: Black and Rogaway, "Ciphers with arbitrary finite domains", 2002).
+
+    Args:
+        index: int [m].
+        n, key: of the permutation; with `group` int [m], arrays of them, and index i is of permutation group[i].
     """
-    if n <= 1:
-        return np.zeros_like(index)
-    half = max(1, (int(n - 1).bit_length() + 1) // 2)
-    mask = np.uint64((1 << half) - 1)
-    out = index.astype(np.uint64)
-    todo = np.ones(len(out), bool)
-    keys = [np.uint64(_key(key, r)) for r in range(4)]
-    while todo.any():
-        left, right = out[todo] >> np.uint64(half), out[todo] & mask
-        for k in keys:
-            left, right = right, left ^ (_mix(right ^ k) & mask)
-        out[todo] = (left << np.uint64(half)) | right
-        todo = out >= n
+    if group is None:
+        group, n, key = np.zeros(len(index), np.int64), np.array([n]), [key]
+    n = np.asarray(n)
+    bits = np.array([max(1, (int(m - 1).bit_length() + 1) // 2) for m in n.tolist()], np.uint64)
+    keys = np.array([_round_keys(k) for k in key], np.uint64).reshape(-1, 4)
+    half, mask, limit = bits[group], ((np.uint64(1) << bits) - np.uint64(1))[group], n.astype(np.uint64)[group]
+    out = np.asarray(index).astype(np.uint64)
+    todo = np.arange(len(out))
+    while len(todo):
+        h, m, g = half[todo], mask[todo], group[todo]
+        left, right = out[todo] >> h, out[todo] & m
+        for r in range(4):
+            left, right = right, left ^ (_mix(right ^ keys[g, r]) & m)
+        moved = (left << h) | right
+        out[todo] = moved
+        todo = todo[moved >= limit[todo]]
     return out.astype(np.int64)
 
 
@@ -55,37 +69,71 @@ def _mix(x: np.ndarray) -> np.ndarray:
     return x ^ (x >> np.uint64(31))
 
 
+@dataclass(frozen=True)
+class Window:
+    """Rows in order: row i's segments are starts[i]:starts[i + 1] of `segments` int32 [n, 3], (task, record, rendering)."""
+
+    segments: np.ndarray
+    starts: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        return self.segments[self.starts[i] : self.starts[i + 1]]
+
+
 class Order:
     """Rows by number. `usable[i][r]`: record numbers of task i's rendering r that may be trained on;
     `sizes[i][r]`: int [records, 2], what each record takes of a row's two capacities."""
 
     def __init__(self, lock: dict, usable: list[list[np.ndarray]], sizes: list[list[np.ndarray]]):
-        self.lock, self.usable, self.sizes = lock, usable, sizes
+        if lock["order_version"] != ORDER_VERSION:
+            raise UserError(f"the data lock is of order version {lock['order_version']}, this itx lays rows out by "
+                            f"version {ORDER_VERSION}: build the data again, or use the itx that made the lock")  # fmt: skip
+        self.lock = lock
         self.rates = np.array([t["rate"] for t in lock["tasks"]], float)
         self.names = [t["name"] for t in lock["tasks"]]
         self.capacity = (lock["sequence_length"], lock["target_length"])
         self.starts = [0]  # row number at which each window begins, as far as laid out
         self.window = lru_cache(maxsize=4)(self._window)
+        # of all renderings end to end, [tasks, renderings]: usable records, where they begin, where sizes begin
+        renderings = lock["renderings"]
+        self.n = np.zeros((len(usable), renderings), np.int64)
+        self.usable_at, self.sizes_at = self.n.copy(), self.n.copy()
+        self.usable = np.concatenate([u for of_task in usable for u in of_task[:renderings]]).astype(np.int32)
+        self.sizes = np.concatenate([s for of_task in sizes for s in of_task[:renderings]]).astype(np.int32)
+        at = size_at = 0
+        for i, of_task in enumerate(usable):
+            for r, (u, s) in enumerate(zip(of_task[:renderings], sizes[i], strict=False)):
+                self.n[i, r], self.usable_at[i, r], self.sizes_at[i, r] = len(u), at, size_at
+                at, size_at = at + len(u), size_at + len(s)
+        self.built = [len(u) for u in usable]
 
-    def place(self, task: int, k: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(record, epoch) of the task's places k: epochs run through the renderings in turn."""
-        record = np.empty(len(k), np.int64)
-        epoch = np.empty(len(k), np.int64)
-        start, e = 0, 0
-        while start <= k[-1]:
-            rendering = e % self.lock["renderings"]
-            if rendering >= len(self.usable[task]):
-                raise UserError(f"task {self.names[task]}: rendering {rendering} is not in the lock; "
-                                "train with more steps only after `itx data build` with them")  # fmt: skip
-            usable = self.usable[task][rendering]
-            if not len(usable):
-                raise UserError(f"task {self.names[task]}: rendering {rendering} has no usable record")
-            here = (k >= start) & (k < start + len(usable))
-            if here.any():
-                j = permutation(k[here] - start, len(usable), _key(self.lock["seed"], self.names[task], e))
-                record[here], epoch[here] = usable[j], e
-            start, e = start + len(usable), e + 1
-        return record, epoch
+    def place(self, task: np.ndarray, k: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(record, epoch), int64 [m], of places k of tasks `task`: epochs run through the renderings in turn."""
+        ends = self.n.cumsum(1)
+        missing = (self.n == 0).any(1)
+        for i in np.unique(task[missing[task]]).tolist():
+            r = int((self.n[i] == 0).argmax())
+            if k[task == i].max() >= ends[i, r]:
+                if r >= self.built[i]:
+                    raise UserError(f"task {self.names[i]}: rendering {r} is not in the lock; "
+                                    "train with more steps only after `itx data build` with them")  # fmt: skip
+                raise UserError(f"task {self.names[i]}: rendering {r} has no usable record")
+        cycle, within = np.divmod(k, ends[task, -1])
+        rendering = (within[:, None] >= ends[task]).sum(1)
+        epoch = cycle * self.n.shape[1] + rendering
+        j = within - ends[task, rendering] + self.n[task, rendering]
+        pairs, group = np.unique(epoch * len(self.names) + task, return_inverse=True)
+        epochs, tasks = np.divmod(pairs, len(self.names))
+        key = [_key(self.lock["seed"], self.names[i], e) for i, e in zip(tasks.tolist(), epochs.tolist(), strict=True)]
+        j = permutation(j, self.n[tasks, epochs % self.n.shape[1]], key, group)
+        return self.usable[self.usable_at[task, rendering] + j].astype(np.int64), epoch
+
+    def size(self, task: np.ndarray, record: np.ndarray, rendering: np.ndarray) -> np.ndarray:
+        """int32 [m, 2], what examples take of a row's two capacities."""
+        return self.sizes[self.sizes_at[task, rendering] + record]
 
     def placed(self, windows: int) -> np.ndarray:
         """Examples of each task in the first so many windows."""
@@ -94,42 +142,44 @@ class Order:
     def examples(self, w: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(task, record, epoch) of window w's examples, tasks in turn."""
         low, high = self.placed(w), self.placed(w + 1)
-        parts = []
-        for i in np.flatnonzero(high > low):
-            record, epoch = self.place(i, np.arange(low[i], high[i]))
-            parts.append((np.full(len(record), i), record, epoch))
-        return tuple(np.concatenate(p) for p in zip(*parts, strict=True))
+        task = np.repeat(np.arange(len(low)), high - low)
+        first = np.cumsum(high - low) - (high - low)
+        return task, *self.place(task, np.arange(len(task)) + (low - first)[task])
 
-    def _window(self, w: int) -> list[list[tuple[int, int, int]]]:
-        """Window w's rows in order; a row is a list of (task, record, rendering)."""
+    def _window(self, w: int) -> Window:
         task, record, epoch = self.examples(w)
         rendering = epoch % self.lock["renderings"]
-        lengths = np.array([self.sizes[t][r][i] for t, i, r in zip(task, record, rendering, strict=True)])
         # shuffled first, so that among equal lengths the rows mix tasks
         shuffled = permutation(np.arange(len(task)), len(task), _key(self.lock["seed"], "mix", w))
-        rows, n = pack(lengths[shuffled], self.capacity)
-        to = permutation(np.arange(n), n, _key(self.lock["seed"], "rows", w))
-        out: list[list] = [[] for _ in range(n)]
-        for example, row in zip(shuffled, to[rows], strict=True):
-            out[row].append((int(task[example]), int(record[example]), int(rendering[example])))
-        return out
+        task, record, rendering = task[shuffled], record[shuffled], rendering[shuffled]
+        rows, n = pack(self.size(task, record, rendering), self.capacity)
+        rows = permutation(np.arange(n), n, _key(self.lock["seed"], "rows", w))[rows]
+        order = np.argsort(rows, kind="stable")
+        starts = np.concatenate([[0], np.bincount(rows, minlength=n).cumsum()])
+        return Window(np.stack([task, record, rendering], 1)[order].astype(np.int32), starts)
+
+    def _find(self, r: int) -> tuple[Window, int]:
+        """The window that row r is in, and its number there."""
+        while self.starts[-1] <= r:
+            self.starts.append(self.starts[-1] + len(self.window(len(self.starts) - 1)))
+        w = bisect_right(self.starts, r) - 1
+        return self.window(w), r - self.starts[w]
 
     def row(self, r: int) -> list[tuple[int, int, int]]:
         """Row r as a list of (task, record, rendering)."""
-        while self.starts[-1] <= r:
-            self.starts.append(self.starts[-1] + len(self.window(len(self.starts) - 1)))
-        w = int(np.searchsorted(self.starts, r, side="right")) - 1
-        return self.window(w)[r - self.starts[w]]
+        window, i = self._find(r)
+        return [tuple(s) for s in window[i].tolist()]
+
+    def rows(self, numbers: list[int]) -> tuple[np.ndarray, np.ndarray]:
+        """(segments int32 [n, 3] of these rows in turn, how many each has)."""
+        parts = [window[i] for window, i in map(self._find, numbers)]
+        return np.concatenate(parts), np.array([len(p) for p in parts])
 
     def counts(self, rows: int) -> np.ndarray:
         """Examples of each task in the first `rows` rows: of whole windows by the rates, then row by row."""
         if rows == 0:
             return np.zeros(len(self.rates), np.int64)
-        self.row(rows - 1)
-        whole = int(np.searchsorted(self.starts, rows, side="right")) - 1
-        out = self.placed(whole)
-        if rows > self.starts[whole]:
-            for row in self.window(whole)[: rows - self.starts[whole]]:
-                for task, _, _ in row:
-                    out[task] += 1
-        return out
+        window, i = self._find(rows - 1)
+        whole = bisect_right(self.starts, rows - 1) - 1
+        part = window.segments[: window.starts[i + 1], 0]
+        return self.placed(whole) + np.bincount(part, minlength=len(self.rates))

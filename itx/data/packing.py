@@ -7,39 +7,104 @@ A row has two capacities, because both kinds of model have two: encoder and deco
 
 import numpy as np
 
+SLACKS = (1.0, 1.05, 1.1, 1.15, 1.2, 1.3, 1.4, 1.6)  # of the side that is less filled, over exact balance
+
 
 def pack(lengths: np.ndarray, capacity: tuple[int, int]) -> tuple[np.ndarray, int]:
-    """Assign examples to rows, longest first, each to the fullest row that still holds it.
+    """Assign examples to rows, longest first, each to the row with least space left that still holds it.
+
+    "Least" is of the side of which the examples take more, here the first. Open rows stand in lists by (bits of the second space left, first space left); one integer per level of
+    the second says which lists have rows, so the tightest is found without a look at the others, however many.
 
     Args:
         lengths: int [n, 2], what each example takes of the two capacities; none is above them.
         capacity: the two capacities of a row.
 
     Returns:
-        (row of each example, int32 [n]; number of rows). Ties go to the earlier example and row, so the
-        outcome depends on the lengths and their order alone.
+        (row of each example, int64 [n]; number of rows). A row is opened only where no other has room. Ties go to
+        the earlier example and row, so the outcome depends on the lengths and their order alone.
     """
-    n = len(lengths)
-    share = lengths / np.asarray(capacity, float)
-    if n and share.max() > 1:
-        raise ValueError(f"example {int(share.max(1).argmax())} does not fit a row of {capacity}")
-    order = np.argsort(-share.max(1), kind="stable")
-    rows = np.zeros(n, np.int32)
-    free = np.empty((n, 2), np.int64)  # rows never outnumber examples
-    free[:] = capacity
-    used = 0
-    full = 0  # rows before this one can hold nothing more
-    smallest = lengths.min(0) if n else np.zeros(2)
-    for i in order:
-        left = free[full:used] - lengths[i]
-        fits = (left >= 0).all(1)
-        if fits.any():
-            # the tightest fit, measured on the capacity that will bind
-            row = full + int(np.where(fits, left[:, 0] / capacity[0] + left[:, 1] / capacity[1], np.inf).argmin())
+    lengths = np.asarray(lengths)
+    if not len(lengths):
+        return np.zeros(0, np.int64), 0
+    share = (lengths / np.asarray(capacity, float)).max(1)
+    if share.max() > 1:
+        raise ValueError(f"example {int(share.argmax())} does not fit a row of {capacity}")
+    order = np.argsort(-share, kind="stable")
+    if (lengths.sum(0, dtype=float) / capacity).argmax():  # the side that binds is the one measured exactly
+        lengths, capacity = lengths[:, ::-1], capacity[::-1]
+    smallest = lengths.min(0).tolist()
+    levels = capacity[1].bit_length() + 1
+    there = [0] * levels  # bit f: a row of this level has f of the first space left
+    open_rows: list[dict[int, list[int]]] = [{} for _ in range(levels)]
+    second: list[int] = []  # second space left of each row
+    rows = []
+    for a, b in lengths[order].tolist():
+        level = b.bit_length()
+        above = 0  # every row of a higher level has room for b
+        for bits in there[level + 1 :]:
+            above |= bits
+        above >>= a
+        free = a + (above & -above).bit_length() - 1 if above else capacity[0] + 1
+        row, i = -1, 0
+        bits, f = there[level] >> a, a  # rows of b's own level may have: look at each that is tighter
+        while bits:
+            skip = (bits & -bits).bit_length() - 1
+            f += skip
+            if f >= free:
+                break
+            i = next((i for i, r in enumerate(open_rows[level][f]) if second[r] >= b), -1)
+            if i >= 0:
+                free, row = f, open_rows[level][f][i]
+                break
+            bits >>= skip + 1
+            f += 1
+        if row < 0 and above:
+            level = next(lv for lv in range(level + 1, levels) if there[lv] >> free & 1)
+            row, i = open_rows[level][free][0], 0
+        if row >= 0:
+            same = open_rows[level][free]
+            del same[i]
+            if not same:
+                there[level] ^= 1 << free
         else:
-            row, used = used, used + 1
-        free[row] -= lengths[i]
-        rows[i] = row
-        while full < used and (free[full] < smallest).any():
-            full += 1
-    return rows, used
+            row, free = len(second), capacity[0]
+            second.append(capacity[1])
+        rows.append(row)
+        free -= a
+        left = second[row] = second[row] - b
+        if free >= smallest[0] and left >= smallest[1]:  # else it can hold nothing more
+            level = left.bit_length()
+            open_rows[level].setdefault(free, []).append(row)
+            there[level] |= 1 << free
+    out = np.empty(len(rows), np.int64)
+    out[order] = rows
+    return out, len(second)
+
+
+def fill(lengths: np.ndarray, capacity: tuple[int, int]) -> np.ndarray:
+    """float [2]: share of each capacity that packed examples of `lengths` [n, 2] fill."""
+    return lengths.sum(0, dtype=np.int64) / (pack(lengths, capacity)[1] * np.asarray(capacity, float))
+
+
+def length_pair(lengths: np.ndarray, capacity: tuple[int, int], multiple: int = 8) -> tuple[int, int]:
+    """Capacities of an encoder-decoder row that examples fill on both sides.
+
+    The longer capacity stays with the side that has more tokens. The other follows from the means, with as much
+    slack as fills the most places when the examples are packed: two sides in exact balance both close rows early.
+
+    Args:
+        lengths: int [n, 2], examples in the mixture's shares, e.g. those of a window.
+        capacity: the capacities now, the longer of which is kept.
+    """
+    means, longest = lengths.mean(0), lengths.max(0)
+    more = int(means.argmax())
+    kept = max(*capacity, int(longest[more]))
+    best = (-1.0, 0)
+    for slack in SLACKS:
+        wanted = max(kept * means[1 - more] / means[more] * slack, longest[1 - more])
+        other = min(kept, -(-int(np.ceil(wanted)) // multiple) * multiple)
+        sides = (kept, other) if more == 0 else (other, kept)
+        filled = float(fill(lengths, sides) @ sides / sum(sides))
+        best = max(best, (filled, -other))
+    return (kept, -best[1]) if more == 0 else (-best[1], kept)

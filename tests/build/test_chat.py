@@ -12,6 +12,7 @@ from itx.build import chat, fewshot, jobs, render, vocab
 from itx.data import cache
 from itx.data import lock as locks
 from itx.data.loader import Batches
+from itx.data.order import ORDER_VERSION
 from itx.errors import UserError
 from itx.tasks import chat_task, first_user_turn, jsonl, names, openai_messages, registry, sharegpt_messages
 from itx.tasks.spec import Skip
@@ -191,7 +192,7 @@ def test_the_loss_is_on_assistant_turns_alone(tmp_path, monkeypatch, architectur
     assert manifest["audit"]["read"] == manifest["audit"]["kept"] + sum(manifest["audit"]["skipped"].values())
     vocabulary = cache.Vocabulary(file)
     lock = {
-        "version": locks.LOCK_VERSION, "order_version": 1, "architecture": architecture, "prefix_lm": True, "pad_id": 0,
+        "version": locks.LOCK_VERSION, "order_version": ORDER_VERSION, "architecture": architecture, "prefix_lm": True, "pad_id": 0,
         "bos_id": vocabulary.bos_id, "eos_id": vocabulary.eos_id, "vocabulary": {"hash": "v", "size": vocabulary.size},
         "sequence_length": config.data.sequence_length, "target_length": config.data.target_length, "global_batch": 4,
         "window_examples": 64, "seed": 0, "renderings": 1, "weighting": "token", "too_long": "error", "evaluation": [],

@@ -10,6 +10,7 @@ from itx.data import audit as audits
 from itx.data import cache
 from itx.data import lock as locks
 from itx.data.loader import Batches
+from itx.data.order import ORDER_VERSION
 from itx.errors import UserError
 
 pytestmark = pytest.mark.smoke
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.smoke
 def make_lock(tmp_path, architecture="decoder", **changes):
     """Two tasks of 40 and 15 records; tokens name their task and record. Token 1 is EOS and also pad (0 is not)."""
     lock = {
-        "version": 1, "architecture": architecture, "prefix_lm": False, "bos_id": 0, "eos_id": 1, "pad_id": 0,
+        "version": 1, "order_version": ORDER_VERSION, "architecture": architecture, "prefix_lm": False, "bos_id": 0, "eos_id": 1, "pad_id": 0,
         "sequence_length": 40, "target_length": 16, "global_batch": 4, "window_examples": 64, "seed": 0,
         "renderings": 1, "weighting": "token", "too_long": "error", "tasks": [], "evaluation": [],
         "vocabulary": {"hash": "v", "size": 1000},
