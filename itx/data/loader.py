@@ -48,9 +48,56 @@ def targets(records: Records, architecture: str) -> np.ndarray:
     return last + 1 if architecture == "encoder_decoder" else trained + pieces
 
 
-def cut_prompt(prompt: np.ndarray, room: int) -> np.ndarray:
-    """The prompt's last `room` tokens: the question mostly stands at the end."""
-    return prompt if len(prompt) <= room else prompt[len(prompt) - room :]
+def _places(lengths: np.ndarray, count: np.ndarray, width: int) -> tuple[np.ndarray, ...]:
+    """Where segments of `lengths` [n], count[b] of them in row b, stand in rows of `width`.
+
+    Returns (bool [b, width]: there is a token; of each token, row by row: its segment's number from 1, its place in
+    the segment; [n]: the first token of each segment).
+    """
+    stop = lengths.cumsum()
+    last = count.cumsum()
+    number = np.arange(1, len(lengths) + 1) - np.repeat(last - count, count)
+    used = np.add.reduceat(lengths, last - count)
+    first = stop - lengths
+    position = np.arange(stop[-1]) - np.repeat(first, lengths)
+    return np.arange(width) < used[:, None], np.repeat(number, lengths), position, first
+
+
+def _insert(ids: np.ndarray, ends: np.ndarray, eos: int) -> np.ndarray:
+    """`ids` with an EOS before each of the places `ends`, which rise."""
+    out = np.full(len(ids) + len(ends), eos, ids.dtype)
+    rest = np.ones(len(out), bool)
+    rest[ends + np.arange(len(ends))] = False
+    out[rest] = ids
+    return out
+
+
+class Index:
+    """Where the tokens of every record of the lock are: all folders end to end, as if they were one.
+
+    folder f = first_folder[task] + rendering; record number = first_record[f] + record.
+    pieces [records + 1]: record i holds pieces pieces[i]:pieces[i + 1]; starts [pieces + 1]: their first tokens;
+    trained [pieces]. Tokens stay in their mapped files: `tokens` copies out what a batch needs.
+    """
+
+    def __init__(self, records: list[list[Records]]):
+        flat = [r for of_task in records for r in of_task]
+        ends = [np.cumsum([0, *counts]) for counts in zip(*((len(r), len(r.piece_lengths), len(r.tokens)) for r in flat),
+                                                          strict=True)]  # fmt: skip
+        self.first_folder = np.cumsum([0, *(len(of_task) for of_task in records)])
+        self.first_record, first_piece, self.first_token = ends
+        self.pieces = np.concatenate([*(r.record_pieces[:-1] + p for r, p in zip(flat, first_piece, strict=False)),
+                                      first_piece[-1:]])  # fmt: skip
+        self.starts = np.concatenate([*(r.piece_starts[:-1] + t for r, t in zip(flat, self.first_token, strict=False)),
+                                      self.first_token[-1:]])  # fmt: skip
+        self.trained = np.concatenate([r.piece_trained for r in flat])
+        self.files = [r.tokens for r in flat]
+
+    def tokens(self, folder: np.ndarray, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
+        """The tokens start[i]:stop[i], which are folder[i]'s, for all i end to end."""
+        before = self.first_token[folder]
+        ranges = zip(folder.tolist(), (start - before).tolist(), (stop - before).tolist(), strict=True)
+        return np.concatenate([self.files[f][a:b] for f, a, b in ranges])
 
 
 class Batches:
@@ -60,11 +107,12 @@ class Batches:
         self.lock = lock
         self.data = LockedData(lock, cache_dir)
         self.order = Order(lock, self.data.usable, self.data.sizes)
+        self.index = Index(self.data.records)
         # of a target token under `task` weighting: tasks count by their examples, not by their length
-        self.weights = [
+        self.weights = np.array([
             len(u[0]) / float(targets(r[0], lock["architecture"])[u[0]].sum())
             for r, u in zip(self.data.records, self.data.usable, strict=True)
-        ]
+        ])  # fmt: skip
 
     def segment(self, task: int, record: int, rendering: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(prompt, what follows it, the weight of each token of that) of one example.
@@ -72,16 +120,10 @@ class Batches:
         Decoder-only: the prompt ends before the first trained piece; behind it pieces that are not trained
         have weight 0, and each trained one ends in EOS. Encoder-decoder: the last piece and EOS follow.
         """
-        pieces = self.data.records[task][rendering][record]
-        both = self.lock["architecture"] == "encoder_decoder"
-        eos = np.array([self.lock["eos_id"]])
-        cut = len(pieces) - 1 if both else next(i for i, (_, trained) in enumerate(pieces) if trained)
-        prompt = np.concatenate([[], *(ids for ids, _ in pieces[:cut])])
-        rest = np.concatenate([x for ids, trained in pieces[cut:] for x in ((ids, eos) if trained else (ids,))])
-        marks = np.concatenate([np.full(len(ids) + trained, trained, float) for ids, trained in pieces[cut:]])
-        room = self.lock["sequence_length"] - (1 if both else len(rest))
-        weight = {"token": 1.0, "example": 1.0 / marks.sum(), "task": self.weights[task]}[self.lock["weighting"]]
-        return cut_prompt(prompt, room).astype(np.int32), rest.astype(np.int32), marks * weight
+        parts = self._parts(np.array([[task, record, rendering]]))
+        ids, prompt = parts["decoder"].astype(np.int32), int(parts["prompt"][0])
+        before = parts["encoder"][:-1].astype(np.int32) if "encoder" in parts else ids[:prompt]
+        return before, ids[prompt:], parts["weights"][prompt:]
 
     def empty(self, rows: int) -> Batch:
         lock = self.lock
@@ -102,39 +144,79 @@ class Batches:
 
     def rows(self, numbers: list[int]) -> Batch:
         """The given rows of the training data as one batch."""
-        out = self.empty(len(numbers))
-        for b, r in enumerate(numbers):
-            at = encoder_at = 0
-            for s, (task, record, rendering) in enumerate(self.order.row(r), 1):
-                prompt, rest, weight = self.segment(task, record, rendering)
-                if self.lock["architecture"] == "encoder_decoder":
-                    encoder_at = self._encoder(out, b, s, encoder_at, prompt)
-                    prompt = prompt[:0]
-                at = self._decoder(out, b, s, at, prompt, rest, weight, task)
-            positions = np.flatnonzero(out["decoder_loss_weights"][b] > 0)
-            out["loss_positions"][b, : len(positions)] = positions
+        segments, count = self.order.rows(numbers)
+        out, parts = self.empty(len(numbers)), self._parts(segments)
+        if "encoder" in parts:
+            filled, number, position, _ = _places(parts["encoder_lengths"], count, self.lock["sequence_length"])
+            out["encoder_input_tokens"][filled] = parts["encoder"]
+            out["encoder_segment_ids"][filled] = number
+            out["encoder_positions"][filled] = position
+        lengths, ids = parts["decoder_lengths"], parts["decoder"]
+        filled, number, position, first = _places(lengths, count, out["decoder_segment_ids"].shape[1])
+        inputs = np.empty_like(ids)
+        inputs[1:] = ids[:-1]
+        inputs[first] = self.lock["bos_id"]
+        out["decoder_input_tokens"][filled] = inputs
+        out["decoder_target_tokens"][filled] = ids
+        out["decoder_loss_weights"][filled] = parts["weights"]
+        out["decoder_segment_ids"][filled] = number
+        out["decoder_positions"][filled] = position
+        out["task_ids"][filled] = np.repeat(segments[:, 0], lengths)
+        if "decoder_causal_attention" in out:
+            # BOS and prompt stand one place later as inputs
+            out["decoder_causal_attention"][filled] = position <= np.repeat(parts["prompt"], lengths)
+        row, place = np.nonzero(out["decoder_loss_weights"] > 0)
+        before = np.searchsorted(row, np.arange(len(numbers)))
+        out["loss_positions"][row, np.arange(len(row)) - before[row]] = place
         return out
 
-    def _encoder(self, out: Batch, b: int, s: int, at: int, prompt: np.ndarray) -> int:
-        end = at + len(prompt) + 1
-        out["encoder_input_tokens"][b, at:end] = np.append(prompt, self.lock["eos_id"])
-        out["encoder_segment_ids"][b, at:end] = s
-        out["encoder_positions"][b, at:end] = np.arange(end - at)
-        return end
+    def _parts(self, segments: np.ndarray) -> dict[str, np.ndarray]:
+        """What segments [n, 3] (task, record, rendering) put into rows, end to end.
 
-    def _decoder(self, out: Batch, b: int, s: int, at: int, prompt, rest, weight, task: int) -> int:
-        tokens = np.concatenate([prompt, rest])
-        end, first = at + len(tokens), at + len(prompt)
-        out["decoder_target_tokens"][b, at:end] = tokens
-        out["decoder_input_tokens"][b, at + 1 : end] = tokens[:-1]
-        out["decoder_input_tokens"][b, at] = self.lock["bos_id"]
-        out["decoder_loss_weights"][b, first:end] = weight
-        out["decoder_segment_ids"][b, at:end] = s
-        out["decoder_positions"][b, at:end] = np.arange(end - at)
-        out["task_ids"][b, at:end] = task
-        if "decoder_causal_attention" in out:
-            out["decoder_causal_attention"][b, at : first + 1] = 1  # BOS and prompt stand one place later as inputs
-        return end
+        decoder, weights [tokens]; decoder_lengths, prompt [n]: how many are each segment's, how many of them come
+        before what is trained (0 for encoder-decoder); encoder [tokens], encoder_lengths [n] for encoder-decoder.
+        """
+        lock, at = self.lock, self.index
+        task, record, rendering = segments.T
+        folder = at.first_folder[task] + rendering
+        number = at.first_record[folder] + record
+        begin, end = at.pieces[number], at.pieces[number + 1]
+        out = {}
+        if lock["architecture"] == "encoder_decoder":
+            # the last piece is the decoder's, all before it the encoder's
+            start = at.starts[end - 1]
+            kept = np.minimum(start - at.starts[begin], lock["sequence_length"] - 1)
+            out["encoder"] = _insert(at.tokens(folder, start - kept, start), kept.cumsum(), lock["eos_id"])
+            out["encoder_lengths"] = kept + 1
+            length = at.starts[end] - start
+            trained = np.ones(len(length), bool)
+            first, of = np.arange(len(length)), np.arange(len(length))
+            out["prompt"] = np.zeros_like(length)
+        else:
+            pieces = end - begin
+            first = pieces.cumsum() - pieces  # of each segment, among the pieces of all
+            of = np.repeat(np.arange(len(pieces)), pieces)
+            piece = np.arange(len(of)) + (begin - first)[of]
+            length, trained = at.starts[piece + 1] - at.starts[piece], at.trained[piece]
+            seen = trained.cumsum()
+            in_prompt = seen == (seen[first] - trained[first])[of]
+            prompt = np.add.reduceat(length * in_prompt, first)
+            total = np.add.reduceat(length + trained, first)
+            # the prompt's last tokens stay: the question mostly stands at the end
+            lost = np.clip(total - lock["sequence_length"], 0, prompt)
+            start = at.starts[begin] + lost
+            length = at.starts[piece + 1] - np.clip(start[of], at.starts[piece], at.starts[piece + 1])
+            out["prompt"] = prompt - lost
+        ends = length.cumsum()[trained]
+        out["decoder"] = _insert(at.tokens(folder, start, at.starts[end]), ends, lock["eos_id"])
+        length = length + trained
+        out["decoder_lengths"] = np.add.reduceat(length, first)
+        if lock["weighting"] == "example":
+            weight = 1.0 / np.add.reduceat(length * trained, first)
+        else:
+            weight = self.weights[task] if lock["weighting"] == "task" else np.ones(len(segments))
+        out["weights"] = np.repeat((weight[of] * trained).astype(np.float32), length)
+        return out
 
     def batch(self, step: int, rows: Sequence[int] | None = None) -> Batch:
         """Step's batch, or the part of it that stands at `rows` (of range(global_batch))."""

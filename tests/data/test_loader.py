@@ -164,7 +164,7 @@ def test_task_weights_count_what_is_trained_on(tmp_path):
     longest = np.argsort(cache.Records(tmp_path / "t0").lengths[:, 2])[-20:]
     lock["tasks"][0]["excluded"] = [sorted(longest.tolist())]
     batches = Batches(lock, tmp_path)
-    assert batches.weights != Batches(make_lock(tmp_path, weighting="task"), tmp_path).weights
+    assert (batches.weights != Batches(make_lock(tmp_path, weighting="task"), tmp_path).weights).any()
     for task, usable in enumerate(u[0] for u in batches.data.usable):
         weights = [batches.segment(task, int(r), 0)[2].sum() for r in usable]
         assert np.mean(weights) == pytest.approx(1.0)
@@ -184,3 +184,110 @@ def test_a_lock_of_another_config_is_refused(tmp_path):
         locks.check_config(lock, other, "some.json")
     with pytest.raises(UserError, match="model.architecture='decoder'"):
         locks.check_config(lock, dataclasses.replace(config, model=ModelConfig("encoder_decoder")), "some.json")
+
+
+# ---- the same batches, segment by segment
+
+
+def many_pieces(tmp_path, architecture, **changes):
+    """A lock of three tasks and two renderings whose records have one to six pieces, some of them empty."""
+    lock = make_lock(tmp_path, architecture, renderings=2, **changes)
+    draw = np.random.default_rng(5)
+    lock["tasks"] = []
+    for task, n in enumerate((50, 9, 23)):
+        entry = {"name": f"m{task}", "rate": (0.5, 0.2, 0.3)[task], "examples": n, "target_tokens": 0, "folders": [],
+                 "sha256": [], "excluded": []}  # fmt: skip
+        for r in range(2):
+            records = []
+            for _ in range(n):
+                before = [(draw.integers(2, 999, draw.integers(0, 9)).tolist(), bool(draw.integers(2)))
+                          for _ in range(draw.integers(0, 6))]  # fmt: skip
+                records.append([*before, (draw.integers(2, 999, draw.integers(1, 6)).tolist(), True)])
+            folder = tmp_path / f"m{task}r{r}"
+            cache.write(folder, records, list(range(n)), [0] * n, {"templates": ["t0"]}, [], 1000)
+            size = locks.sizes(cache.Records(folder).lengths, architecture)
+            out, _ = locks.check_fit("m", size, lock)
+            entry["folders"].append(folder.name)
+            entry["sha256"].append(cache.manifest_hash(folder))
+            entry["excluded"].append(np.flatnonzero(out).tolist())
+        lock["tasks"].append(entry)
+    return lock
+
+
+def segment_by_segment(batches, numbers):
+    """What Batches.rows gives, written down piece by piece."""
+    lock, out = batches.lock, batches.empty(len(numbers))
+    both, eos = lock["architecture"] == "encoder_decoder", lock["eos_id"]
+    for b, r in enumerate(numbers):
+        at = encoder_at = 0
+        for s, (task, record, rendering) in enumerate(batches.order.row(r), 1):
+            pieces = [(ids.tolist(), trained) for ids, trained in batches.data.records[task][rendering][record]]
+            cut = len(pieces) - 1 if both else [t for _, t in pieces].index(True)
+            prompt = [i for ids, _ in pieces[:cut] for i in ids]
+            rest = [i for ids, trained in pieces[cut:] for i in (*ids, *[eos] * trained)]
+            marks = [float(trained) for ids, trained in pieces[cut:] for _ in range(len(ids) + trained)]
+            room = lock["sequence_length"] - (1 if both else len(rest))
+            prompt = prompt[max(0, len(prompt) - room) :]
+            if both:
+                end = encoder_at + len(prompt) + 1
+                out["encoder_input_tokens"][b, encoder_at:end] = [*prompt, eos]
+                out["encoder_segment_ids"][b, encoder_at:end] = s
+                out["encoder_positions"][b, encoder_at:end] = range(len(prompt) + 1)
+                prompt, encoder_at = [], end
+            weight = {"token": 1.0, "example": 1.0 / sum(marks), "task": batches.weights[task]}[lock["weighting"]]
+            tokens = [*prompt, *rest]
+            end, first = at + len(tokens), at + len(prompt)
+            out["decoder_target_tokens"][b, at:end] = tokens
+            out["decoder_input_tokens"][b, at:end] = [lock["bos_id"], *tokens[:-1]]
+            out["decoder_loss_weights"][b, first:end] = [m * weight for m in marks]
+            out["decoder_segment_ids"][b, at:end] = s
+            out["decoder_positions"][b, at:end] = range(len(tokens))
+            out["task_ids"][b, at:end] = task
+            if "decoder_causal_attention" in out:
+                out["decoder_causal_attention"][b, at : first + 1] = 1
+            at = end
+        positions = np.flatnonzero(out["decoder_loss_weights"][b] > 0)
+        out["loss_positions"][b, : len(positions)] = positions
+    return out
+
+
+@pytest.mark.parametrize("architecture", ["decoder", "encoder_decoder"])
+@pytest.mark.parametrize("weighting", ["token", "example", "task"])
+@pytest.mark.parametrize("too_long, length", [("error", 64), ("cut_input", 24)])
+def test_batches_are_those_made_segment_by_segment(tmp_path, architecture, weighting, too_long, length):
+    lock = many_pieces(
+        tmp_path, architecture, weighting=weighting, too_long=too_long, sequence_length=length, target_length=32,
+        prefix_lm=weighting == "token", bos_id=7,
+    )  # fmt: skip
+    batches = Batches(lock, tmp_path)
+    seen = set()
+    for step in range(12):
+        numbers = [4 * step + b for b in range(4)]
+        got, want = batches.batch(step), segment_by_segment(batches, numbers)
+        assert got.keys() == want.keys()
+        for key, value in want.items():
+            assert got[key].dtype == value.dtype and got[key].shape == value.shape
+            assert got[key].tobytes() == value.tobytes(), key
+        seen |= {s for r in numbers for s in batches.order.row(r)}
+    found = [batches.data.records[t][r][i] for t, i, r in seen]
+    assert {r for _, _, r in seen} == {0, 1} and {len(f) for f in found} == set(range(1, 7))
+    whole = [sum(len(ids) + trained for ids, trained in f) for f in found]
+    assert (max(whole) > length) == (too_long == "cut_input")
+    # a segment alone is what stands in the row
+    for task, record, rendering in sorted(seen)[:20]:
+        prompt, rest, weight = batches.segment(task, record, rendering)
+        (trained,) = {float(w) for w in weight if w} if weighting != "token" else {1.0}
+        assert len(rest) == len(weight) and rest[-1] == 1 and trained > 0 and (len(prompt) < length)
+
+
+@pytest.mark.parametrize("hosts", [1, 2, 4, 8])
+@pytest.mark.parametrize("start", [0, 5])
+def test_hosts_and_restarts_change_no_batch(tmp_path, hosts, start):
+    lock = many_pieces(tmp_path, "decoder", sequence_length=64, target_length=32, global_batch=8)
+    whole = [Batches(lock, tmp_path).batch(t) for t in range(9)]
+    assert not (whole[0]["decoder_target_tokens"] == whole[1]["decoder_target_tokens"]).all()
+    size = 8 // hosts
+    parts = [list(Batches(lock, tmp_path).iterate(start, 9, range(h * size, (h + 1) * size))) for h in range(hosts)]
+    for t in range(start, 9):
+        for key, value in whole[t].items():
+            assert (np.concatenate([p[t - start][key] for p in parts]) == value).all()
