@@ -163,3 +163,17 @@ def test_unknown_tokens_and_missing_exemplars_are_told(small):
     few = {**first, "fewshot": {"asked": 4, "fewer": 12, "none": 3}}
     said = audits.judge({**facts, "tasks": {**facts["tasks"], "first": few}}, config)["warnings"]
     assert said == ["task first: 12 renderings show fewer than 4 exemplars, 3 of them none"]
+
+
+def test_an_encoder_decoder_is_told_the_lengths_that_fill_both_sides(small):
+    lock, config, _ = small
+    lock |= {"architecture": "encoder_decoder", "sequence_length": 128, "target_length": 128}
+    facts = measure(lock, config)
+    pair = facts["mixture"]["lengths"]
+    (warning,) = facts["warnings"]
+    wanted = {k: pair[k] for k in ("sequence_length", "target_length")}
+    assert wanted["sequence_length"] == 128 > wanted["target_length"]
+    assert all(f"data.{k}={v}" in warning for k, v in wanted.items())
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=400))  # every window's rows
+    better = measure(lock | wanted, config)["mixture"]
+    assert better["lengths"] == {} and min(better["filled_sides"]) > 2 * min(facts["mixture"]["filled_sides"])
