@@ -46,16 +46,18 @@ def pack(lengths: np.ndarray, capacity: tuple[int, int]) -> tuple[np.ndarray, in
             above |= bits
         above >>= a
         free = a + (above & -above).bit_length() - 1 if above else capacity[0] + 1
-        row, i = -1, 0
+        row = -1
         bits, f = there[level] >> a, a  # rows of b's own level may have: look at each that is tighter
         while bits:
             skip = (bits & -bits).bit_length() - 1
             f += skip
             if f >= free:
                 break
-            i = next((i for i, r in enumerate(open_rows[level][f]) if second[r] >= b), -1)
-            if i >= 0:
-                free, row = f, open_rows[level][f][i]
+            for i, r in enumerate(open_rows[level][f]):  # noqa: B007
+                if second[r] >= b:
+                    free, row = f, r
+                    break
+            if row >= 0:
                 break
             bits >>= skip + 1
             f += 1
