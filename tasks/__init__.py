@@ -1,4 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The shipped registry. Importing it registers every task and mixture, and reads no data."""
 
-from tasks import bbh, files, induction, mixtures, seeds, toy  # noqa: F401
+import importlib
+
+from tasks.from_tfds import FLAN_CLUSTERS
+
+for _module in ("toy", "files", "bbh", "induction", "seeds", "dialog", *FLAN_CLUSTERS, "mixtures"):
+    importlib.import_module(f"tasks.{_module}")

@@ -17,6 +17,7 @@ from itx.build import readers, sources
 from itx.errors import UserError, did_you_mean
 from itx.tasks.registry import family, make_task
 from itx.tasks.spec import Skip, Source, TaskSpec
+from tasks.from_tfds import origins
 
 NI_FOLDER = "natural_instructions"
 NI_TEMPLATES = [
@@ -109,7 +110,7 @@ def ni_task(entry: Mapping[str, Any], document: Mapping[str, Any], official_test
         source=Source("json", {"train": file}, options={"rows": "Instances", "id": "id"}),
         # a source is given with its address: `scan (https://…)`
         fields=ni_fields(" ".join(texts(document["Definition"])), positive), content=("input",),
-        origin=tuple(slug(s.split("(")[0]) for s in origin or ()),
+        origin=origins(*(slug(s.split("(")[0]) for s in origin or ())),
         metrics=("exact_match", "rouge_l") if short else ("rouge_l", "token_f1"),
         templates=NI_TEMPLATES, heldout_templates=NI_HELDOUT, evaluation_only=official_test, module=__name__,
     )  # fmt: skip

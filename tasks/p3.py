@@ -13,6 +13,7 @@ from typing import Any
 from itx.errors import UserError
 from itx.tasks.registry import family, make_task
 from itx.tasks.spec import Skip, Source, TaskSpec
+from tasks.from_tfds import origins
 
 FOLDER = "p3_t0_train/data_per_template"
 END = "<|endoftext|>"
@@ -73,7 +74,7 @@ def p3_members(root: str) -> list[TaskSpec]:
         files.setdefault(max(own, key=len), []).append(f"{FOLDER}/{path.name}")
     return [
         make_task(
-            f"p3.{name}", version=1, cluster=DATA_SETS[name][0], origin=(DATA_SETS[name][1],),
+            f"p3.{name}", version=1, cluster=DATA_SETS[name][0], origin=origins(DATA_SETS[name][1]),
             source=Source("jsonl", {"train": tuple(found)}), fields=prompt_completion_fields,
             templates=[("{prompt}", "{answer}")], metrics=("rouge_l", "exact_match"), module=__name__,
         )

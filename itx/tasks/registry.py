@@ -212,14 +212,15 @@ def expand(name: str, root: str = "") -> list[str]:
 
 
 def supports(spec: TaskSpec, variant: names.Variant) -> bool:
-    """Whether a task has what a variant needs (inverted templates, chain of thought, options)."""
+    """Whether a task has what a variant needs (inverted templates, chain of thought, wordings without options)."""
     if not spec.templated:
         return variant == names.Variant(spec.name)
     if variant.inverted and not spec.inverted:
         return False
     if variant.cot and spec.cot is None:
         return False
-    return variant.inverted or variant.cot or bool(spec.templates)
+    found = spec.inverted if variant.inverted else spec.cot.templates if variant.cot else spec.templates
+    return any("options" not in templates.slots(t[0]) for t in found) if variant.no_options else bool(found)
 
 
 def removed(spec: MixtureSpec, root: str = "") -> list[tuple[str, str]]:
