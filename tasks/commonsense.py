@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Commonsense: which continuation, means or cause is the likely one?"""
 
+import re
 from typing import Any
 
 from itx.tasks.registry import instruction_task
@@ -10,8 +11,18 @@ from tasks.from_tfds import checked, of_cluster, origins, plain, to_answer
 COMMONSENSE = {**of_cluster("commonsense"), "metrics": ("accuracy",)}
 
 
+# Rows from WikiHow carry its marks: `[header] How to … [title] Choose a day. [step] …`
+_MARKS = re.compile(r"\[(?:header|title|step|substeps?)\]")
+
+
+def unmarked(text: str) -> str:
+    """`[header] How to swim [title] Find a pool.` -> `How to swim. Find a pool.`"""
+    return " ".join(_MARKS.sub("", text.replace(" [title]", ".")).split())
+
+
 def hellaswag_fields(example: dict) -> Any:
-    return checked({"context": example["context"], "options": example["endings"], "answer": example["label"]})
+    options = list(map(unmarked, example["endings"]))
+    return checked({"context": unmarked(example["context"]), "options": options, "answer": example["label"]})
 
 
 instruction_task(

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sentiment of reviews and short messages."""
 
+import re
 from typing import Any
 
 from itx.tasks.registry import instruction_task
@@ -14,8 +15,15 @@ HELDOUT = to_answer(
     "{options}\nMood of the lines that follow: {text}",
 )
 
+
+def review_fields(example: dict) -> Any:
+    """IMDB's rows hold HTML line breaks, Yelp's the two characters `\\n`."""
+    text = re.sub(r"(?:<br />|\\n)+", "\n", example["text"])
+    return checked({"text": text, "answer": example["label"]})
+
+
 instruction_task(
-    "imdb", **SENTIMENT, origin=origins("imdb"), options=BOTH, fields=plain(text="text"), heldout_templates=HELDOUT,
+    "imdb", **SENTIMENT, origin=origins("imdb"), options=BOTH, fields=review_fields, heldout_templates=HELDOUT,
     source=tfds("imdb_reviews/plain_text:1.0.0", ("train", "test")),
     templates=to_answer(
         "{text}\nIs this review of a film positive or negative?\n{options}",
@@ -61,7 +69,7 @@ instruction_task(
     ),
 )  # fmt: skip
 instruction_task(
-    "yelp_polarity", **SENTIMENT, origin=origins("yelp_polarity"), options=BOTH, fields=plain(text="text"),
+    "yelp_polarity", **SENTIMENT, origin=origins("yelp_polarity"), options=BOTH, fields=review_fields,
     source=tfds("yelp_polarity_reviews:0.2.0", ("train", "test")), heldout_templates=HELDOUT,
     templates=to_answer(
         "{text}\nIs this review of a business positive or negative?\n{options}",
