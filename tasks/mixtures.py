@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Mixtures.
 
-    toy_train                    what the quickstart trains on: the toy suite but for what toy/heldout.py names
-    flan_mini                    six FLAN tasks of six clusters
-    flan_zs flan_fs              all FLAN tasks: without exemplars, half with four; …_no_nli: but for a cluster, its
-                                 neighbours and its kin (one for every cluster)
-    flan_zsopt flan_zsnoopt …    FLAN 2022's four parts: with the wordings as they are (five of seven list a task's
-                                 options), and with those alone that list none; the same with exemplars
-    flan2022                     its shares of FLAN, P3, Natural Instructions, chain of thought and dialogue
-                                 (Longpre et al. 2023, arXiv:2301.13688); the parts are flan2022_flan, flan2022_p3, …
+toy_train                    what the quickstart trains on: the toy suite but for what toy/heldout.py names
+flan_mini                    six FLAN tasks of six clusters
+flan_zs flan_fs              all FLAN tasks: without exemplars, half with four; …_no_nli: but for a cluster, its
+                             neighbours and its kin (one for every cluster)
+flan_zsopt flan_zsnoopt …    FLAN 2022's four parts: with the wordings as they are (five of seven list a task's
+                             options), and with those alone that list none; the same with exemplars
+flan2022                     its shares of FLAN, P3, Natural Instructions, chain of thought and dialogue
+                             (Longpre et al. 2023, arXiv:2301.13688); the parts are flan2022_flan, flan2022_p3, …
 """
 
 import importlib

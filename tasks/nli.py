@@ -15,7 +15,7 @@ TWO_WAY = to_answer(
     "{premise}\nDoes it follow that {hypothesis}?\n{options}",
     "Premise: {premise}\nHypothesis: {hypothesis}\nDoes the premise entail the hypothesis?\n{options}",
     "Read this text.\n{premise}\n\nGiven the text, can we conclude the following?\n{hypothesis}\n{options}",
-    "Text: {premise}\n\nStatement: {hypothesis}\n\nIs the statement implied by the text? {options}",
+    "Text: {premise}\n\nStatement: {hypothesis}\n\nIs the statement implied by the text?\n{options}",
     "Here is a sentence: {premise}\nSomeone infers from it: {hypothesis}\nIs that inference right?\n{options}",
     "{premise}\nQuestion: is it therefore certain that {hypothesis} Answer yes or no.",
     "Say yes if the second text follows from the first, else no.\n1. {premise}\n2. {hypothesis}",
@@ -24,7 +24,7 @@ THREE_WAY = to_answer(
     "{premise}\nDoes it follow that {hypothesis}?\n{options}",
     "Premise: {premise}\nHypothesis: {hypothesis}\nIs the hypothesis true, given the premise?\n{options}",
     "Read this text.\n{premise}\n\nIs the following right according to it?\n{hypothesis}\n{options}",
-    "Text: {premise}\n\nStatement: {hypothesis}\n\nDoes the text settle the statement? {options}",
+    "Text: {premise}\n\nStatement: {hypothesis}\n\nDoes the text settle the statement?\n{options}",
     "Somebody knows only this: {premise}\nWhat should they reply when told: {hypothesis}\n{options}",
     "{premise}\nQuestion: {hypothesis} True? Answer yes, no, or " + OPEN + ".",
     "Say yes if the second text follows from the first, no if they exclude each other, otherwise " + OPEN

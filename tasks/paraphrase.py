@@ -14,7 +14,7 @@ TEMPLATES = to_answer(
     "Sentence 1: {first}\nSentence 2: {second}\nIs one a paraphrase of the other?\n{options}",
     "Compare the meaning.\nA: {first}\nB: {second}\nIs it the same?\n{options}",
     "{options}\nCould the second sentence replace the first?\n1. {first}\n2. {second}",
-    "One writer says: {first}\nAnother says: {second}\nAre they saying the same thing? {options}",
+    "One writer says: {first}\nAnother says: {second}\nAre they saying the same thing?\n{options}",
     "{first}\n{second}\nSame meaning, yes or no?",
     "Answer yes if both lines say the same and no otherwise.\n{first}\n{second}",
 )
@@ -39,7 +39,7 @@ instruction_task(
         "Question 1: {first}\nQuestion 2: {second}\nDo both ask the same?\n{options}",
         "Would one answer serve both questions?\n{first}\n{second}\n{options}",
         "{options}\nHas the new question been asked before?\nOld: {first}\nNew: {second}",
-        "Two users of a forum ask:\n- {first}\n- {second}\nDo they want to know the same thing? {options}",
+        "Two users of a forum ask:\n- {first}\n- {second}\nDo they want to know the same thing?\n{options}",
         "{first}\n{second}\nThe same question, yes or no?",
         "Answer yes if the questions are duplicates and no otherwise.\n{first}\n{second}",
     ),

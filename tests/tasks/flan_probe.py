@@ -159,7 +159,9 @@ def names_split(builder: Any, split: str) -> bool:
     """Whether the builder's source speaks of a split of this name."""
     code = inspect.getsource(sys.modules[type(builder).__module__])
     family = re.escape(split.rpartition("_")[0])
-    return bool(re.search(rf"Split\.{split.upper()}\b|[\"']{split}[\"']" + (rf"|[\"']{family}_\{{\}}" if family else ""), code))
+    return bool(
+        re.search(rf"Split\.{split.upper()}\b|[\"']{split}[\"']" + (rf"|[\"']{family}_\{{\}}" if family else ""), code)
+    )
 
 
 def main(folder: str) -> None:
