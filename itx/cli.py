@@ -53,6 +53,8 @@ def _parser() -> argparse.ArgumentParser:
         p.add_argument("name", nargs="?" if name != "show" else None, help="a task, variant or mixture")
         p.add_argument("--modules", default="tasks", help="comma-separated modules that register tasks")
         p.add_argument("--root", default="", help="folder that relative source files stand under (data.root)")
+        if name == "check":
+            p.add_argument("--download", action="store_true", help="let TFDS download the sets that are not prepared")
 
     evaluate = add(commands, "eval", "score a run's checkpoint")
     evaluate.add_argument("run", help="a run folder")

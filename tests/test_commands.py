@@ -171,3 +171,22 @@ def test_a_build_beyond_max_bytes_is_refused(tmp_path, shared):
     done = samples.itx(*words, check=2)
     assert "the build would write about 0.0 GB" in done.stderr and "data.max_bytes is 0.0 GB" in done.stderr
     assert not list(tmp_path.glob("*/*/r*"))
+
+
+def test_checks_download_a_tfds_set_or_say_in_a_line_why_not(tmp_path):
+    nowhere = {
+        p: "http://127.0.0.1:9" for p in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")
+    }  # port 9: discard
+    home = {"TFDS_DATA_DIR": str(tmp_path), **nowhere}
+    done = samples.itx("tasks", "check", "wnli", "--download", check=2, **home)
+    assert done.stderr == "itx: TFDS 'glue/wnli:2.0.0': no network to download it (127.0.0.1 gives no answer)\n"
+    assert not [p for p in tmp_path.rglob("*incomplete*")]
+    done = samples.itx("tasks", "check", "story_cloze", "--download", check=2, **home)  # to be fetched by hand
+    assert done.stderr.count("\n") == 1 and "could not be prepared: AssertionError: Manual directory" in done.stderr
+    done = samples.itx("tasks", "check", "wnli", check=1, **home)
+    assert "FAIL wnli" in done.stdout and "uv run tfds build glue/wnli" in done.stdout
+    done = samples.itx(
+        "tasks", "check", "--json", tmp_path / "said.json", **home
+    )  # all: absent ones are named and passed over
+    rows = {r["task"]: r.get("skipped", "") for r in json.loads((tmp_path / "said.json").read_text())}
+    assert "--download" in rows["wnli"] and "--root" in rows["alpaca"] and not rows["first_word"]

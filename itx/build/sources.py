@@ -121,10 +121,15 @@ def _tfds_parts(source: Source, instruction: str) -> list[Part]:
     return out
 
 
+def tfds_top() -> Path:
+    """The folder that prepared TFDS sets stand in."""
+    return Path(os.environ.get("TFDS_DATA_DIR") or Path.home() / "tensorflow_datasets")
+
+
 def tfds_folder(name: str) -> Path:
     """The folder of `glue/rte:2.0.0` (without a version: the newest there) under $TFDS_DATA_DIR."""
     base, _, version = name.partition(":")
-    top = Path(os.environ.get("TFDS_DATA_DIR") or Path.home() / "tensorflow_datasets")
+    top = tfds_top()
     build = f"`uv run tfds build {base} --data_dir={top}` makes it where there is a network"
     if not (top / base).is_dir():
         raise UserError(
