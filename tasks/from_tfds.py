@@ -51,7 +51,8 @@ def origins(*names: str) -> tuple[str, ...]:
 
 def of_cluster(name: str) -> dict[str, Any]:
     """What every task of a cluster says alike."""
-    return {"version": 1, "cluster": name, "neighbours": NEIGHBOURS.get(name, ())}
+    styles = ("inline", "list", "slashes", "(A)")
+    return {"version": 1, "cluster": name, "neighbours": NEIGHBOURS.get(name, ()), "option_styles": styles}
 
 
 def to_answer(*prompts: str) -> list[Template]:

@@ -153,14 +153,22 @@ def test_a_task_is_rendered_in_every_wording(prepared, name):
                 if r.options is None:
                     continue
                 # the options in the drawn order, each of them in the prompt, and the right one is the answer
-                assert sorted(r.options) == sorted(map(str, item.values.get("options", spec.options)))
+                texts = list(map(str, item.values.get("options", spec.options)))
                 assert r.options[r.answer_index] == r.target == r.references[0]
-                written = [i for i, s in enumerate(templates.OPTION_STYLES) if s(r.options) in r.prompt]
+                if r.options[0] == "(A)":
+                    right = item.values["answer"]
+                    right = texts[right] if isinstance(right, int) else right
+                    assert f"{r.target} {right}" in r.prompt and all(f") {t}" in r.prompt for t in texts)
+                    written = ["(A)"]
+                else:
+                    assert sorted(r.options) == sorted(texts)
+                    found = {n: s(r.options)[0] for n, s in templates.OPTION_STYLES.items() if n in spec.option_styles}
+                    written = [n for n, text in found.items() if text in r.prompt]
                 assert bool(written) == ("options" in templates.slots(template[0]))
                 styles |= set(written)
         for metric in spec.metrics:  # an oracle scores 1
             assert metrics.METRICS[metric](gold, said) == {metric: 1.0}
-    assert not listing or len(styles) == len(templates.OPTION_STYLES)
+    assert not listing or styles == set(spec.option_styles) and "(A)" in styles
 
 
 def test_every_task_has_wordings_without_options(prepared):
@@ -168,7 +176,7 @@ def test_every_task_has_wordings_without_options(prepared):
         variant = names.parse(f"{name}:noopt")
         assert registry.supports(spec, variant) and registry.supports(spec, names.parse(f"{name}:fs4:noopt"))
         r = render.render(spec, variant, items_of(spec)[0], 0, 0)
-        assert not any(s(r.options or ("",)) in r.prompt for s in templates.OPTION_STYLES if r.options)
+        assert not any(s(r.options)[0] in r.prompt for s in templates.OPTION_STYLES.values() if r.options)
     with pytest.raises(UserError, match="has no templates for 'only_options:noopt'"):
         only = registry.make_task("only_options", version=1, cluster="c", source=None, fields=dict, options=("a", "b"),
                                   templates=[("{x} {options}", "{answer}")])  # fmt: skip
