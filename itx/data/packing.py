@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which examples share a row: best-fit decreasing on two known lengths.
+"""Which examples share a row: best fit on two known lengths.
 
 A row has two capacities, because both kinds of model have two: encoder and decoder tokens, or
 (decoder-only) tokens and loss positions.
@@ -7,14 +7,17 @@ A row has two capacities, because both kinds of model have two: encoder and deco
 
 import numpy as np
 
+LARGE = 1 / 8  # of a row: from here on the larger go first
+SMALLEST = 0.1  # of all tokens, in the smallest examples: they fill what gaps are left
 SLACKS = (1.0, 1.05, 1.1, 1.15, 1.2, 1.3, 1.4, 1.6)  # of the side that is less filled, over exact balance
 
 
 def pack(lengths: np.ndarray, capacity: tuple[int, int]) -> tuple[np.ndarray, int]:
-    """Assign examples to rows, longest first, each to the row with least space left that still holds it.
+    """Assign examples to rows, each to the row with least space left that still holds it.
 
-    "Least" is of the side of which the examples take more, here the first. Open rows stand in lists by (bits of the second space left, first space left); one integer per level of
-    the second says which lists have rows, so the tightest is found without a look at the others, however many.
+    "Least" is of the side of which the examples take more, here the first. Open rows stand in lists by (bits of
+    the second space left, first space left); one integer per level of the second says which lists have rows, so
+    the tightest is found without a look at the others, however many.
 
     Args:
         lengths: int [n, 2], what each example takes of the two capacities; none is above them.
@@ -27,11 +30,11 @@ def pack(lengths: np.ndarray, capacity: tuple[int, int]) -> tuple[np.ndarray, in
     lengths = np.asarray(lengths)
     if not len(lengths):
         return np.zeros(0, np.int64), 0
-    share = (lengths / np.asarray(capacity, float)).max(1)
+    share = lengths / np.asarray(capacity, float)
     if share.max() > 1:
-        raise ValueError(f"example {int(share.argmax())} does not fit a row of {capacity}")
-    order = np.argsort(-share, kind="stable")
-    if (lengths.sum(0, dtype=float) / capacity).argmax():  # the side that binds is the one measured exactly
+        raise ValueError(f"example {int(share.max(1).argmax())} does not fit a row of {capacity}")
+    order = sequence(share)
+    if share.sum(0).argmax():  # the side that binds is the one measured exactly
         lengths, capacity = lengths[:, ::-1], capacity[::-1]
     smallest = lengths.min(0).tolist()
     levels = capacity[1].bit_length() + 1
@@ -82,6 +85,21 @@ def pack(lengths: np.ndarray, capacity: tuple[int, int]) -> tuple[np.ndarray, in
     out = np.empty(len(rows), np.int64)
     out[order] = rows
     return out, len(second)
+
+
+def sequence(share: np.ndarray) -> np.ndarray:
+    """In which sequence examples are packed: large ones by falling size, then most as they come, the smallest last.
+
+    Size weighs the side that binds. Were all sorted, examples with long prompts for their size would meet in rows
+    that are full on one side and half empty on the other; as they come, long and short targets even out.
+    """
+    load = share.sum(0)
+    size = share @ (load / load.max()) ** 4
+    order = np.argsort(-size, kind="stable")
+    large = int((size > LARGE).sum())
+    small = int(np.searchsorted(size[order].cumsum(), (1 - SMALLEST) * size.sum()))
+    order[large:small] = np.sort(order[large:small])
+    return order
 
 
 def fill(lengths: np.ndarray, capacity: tuple[int, int]) -> np.ndarray:

@@ -46,10 +46,9 @@ def test_packing_keeps_every_example_and_both_capacities(lengths):
     assert set(rows) == set(range(n))
     for r in range(n):
         assert (lengths[rows == r].sum(0) <= (64, 24)).all()
-    # what opened the last row fits no other: a row is opened only where none has room, and rows only fill up
-    share = (lengths / (64, 24)).max(1)
-    opener = lengths[max(np.flatnonzero(rows == n - 1), key=lambda i: (share[i], -i))]
-    assert not any((lengths[rows == r].sum(0) + opener <= (64, 24)).all() for r in range(n - 1))
+    # a row is opened only where none has room, and rows only fill up: one example of the last row fits no other
+    left = np.array([(64, 24) - lengths[rows == r].sum(0) for r in range(n - 1)]).reshape(-1, 2)
+    assert any(not (left >= example).all(1).any() for example in lengths[rows == n - 1])
 
 
 def drawn(seed, n, mean, longest, target=0.25):
@@ -75,7 +74,7 @@ def test_the_proposed_length_pair_fills_both_sides(mean, row):
     pair = length_pair(lengths, (row, row))
     assert pair[0] == row > pair[1] >= lengths[:, 1].max() and pair[1] % 8 == 0
     now, then = fill(lengths, (row, row)), fill(lengths, pair)
-    assert then[0] > 0.9 and then[1] > 1.5 * now[1]
+    assert then[0] > 0.95 and then[1] > max(0.8, 1.5 * now[1])
     # long answers to short questions: the other side is the one that is kept
     assert length_pair(lengths[:, ::-1], (row, row)) == pair[::-1]
 
@@ -149,7 +148,7 @@ def test_every_usable_record_is_taken_once_per_epoch(sizes, left_out, renderings
 
 @pytest.mark.parametrize("seed", range(5))
 def test_where_a_row_stands_says_nothing_of_its_examples(seed):
-    """Packed longest first, but rows are permuted: neither fill nor length nor task follows a row's place."""
+    """Packed large first, but rows are permuted: neither fill nor length nor task follows a row's place."""
     order = make_order(seed, sizes=(4000, 4000, 4000), window=4096)
     window = order.window(seed)
     size, n = order.size(*window.segments.T), np.diff(window.starts)
