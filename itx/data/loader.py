@@ -48,19 +48,41 @@ def targets(records: Records, architecture: str) -> np.ndarray:
     return last + 1 if architecture == "encoder_decoder" else trained + pieces
 
 
-def _places(lengths: np.ndarray, count: np.ndarray, width: int) -> tuple[np.ndarray, ...]:
-    """Where segments of `lengths` [n], count[b] of them in row b, stand in rows of `width`.
+class Places:
+    """Segments of `lengths` [n], count[b] of them in row b, in rows of `width` that end in padding."""
 
-    Returns (bool [b, width]: there is a token; of each token, row by row: its segment's number from 1, its place in
-    the segment; [n]: the first token of each segment).
-    """
-    stop = lengths.cumsum()
-    last = count.cumsum()
-    number = np.arange(1, len(lengths) + 1) - np.repeat(last - count, count)
-    used = np.add.reduceat(lengths, last - count)
-    first = stop - lengths
-    position = np.arange(stop[-1]) - np.repeat(first, lengths)
-    return np.arange(width) < used[:, None], np.repeat(number, lengths), position, first
+    def __init__(self, lengths: np.ndarray, count: np.ndarray, width: int):
+        self.last = count.cumsum()
+        used = np.add.reduceat(lengths, self.last - count)
+        self.filled = np.arange(width) < used[:, None]  # bool [b, width]
+        self.lengths = np.insert(lengths, self.last, width - used)  # [n + b], the padding a segment of its own
+        self.first = self.lengths.cumsum() - self.lengths
+        number = np.arange(1, len(lengths) + 1) - np.repeat(self.last - count, count)
+        self.segment_ids = self.spread(number)
+        self.positions = np.arange(self.filled.size, dtype=np.int32).reshape(self.filled.shape)
+        self.positions -= np.repeat(self.first.astype(np.int32), self.lengths).reshape(self.filled.shape)
+        self.positions *= self.filled
+
+    def spread(self, values: np.ndarray, padding: int = 0) -> np.ndarray:
+        """int32 [b, width]: each segment's value at its tokens."""
+        return np.repeat(np.insert(values, self.last, padding).astype(np.int32), self.lengths).reshape(
+            self.filled.shape
+        )
+
+    def put(self, values: np.ndarray, dtype: type = np.int32) -> np.ndarray:
+        """[b, width]: the tokens' own values."""
+        out = np.zeros(self.filled.shape, dtype)
+        out[self.filled] = values
+        return out
+
+    def shifted(self, tokens: np.ndarray, bos_id: int) -> np.ndarray:
+        """int32 [b, width]: the token before, BOS before each segment's first."""
+        out = np.empty_like(tokens)
+        out.reshape(-1)[1:] = tokens.reshape(-1)[:-1]
+        first = np.insert(np.full(len(self.first) - len(self.last), bos_id), self.last, 0)
+        there = self.lengths > 0
+        out.reshape(-1)[self.first[there]] = first[there]
+        return out
 
 
 def _insert(ids: np.ndarray, ends: np.ndarray, eos: int) -> np.ndarray:
@@ -125,48 +147,29 @@ class Batches:
         before = parts["encoder"][:-1].astype(np.int32) if "encoder" in parts else ids[:prompt]
         return before, ids[prompt:], parts["weights"][prompt:]
 
-    def empty(self, rows: int) -> Batch:
-        lock = self.lock
-        length, targets = lock["sequence_length"], lock["target_length"]
-        both = lock["architecture"] == "encoder_decoder"
-        names = ("input_tokens", "target_tokens", "segment_ids", "positions")
-        out = {f"decoder_{n}": np.zeros((rows, targets if both else length), np.int32) for n in names}
-        if lock["prefix_lm"] and not both:
-            out["decoder_causal_attention"] = np.zeros((rows, length), np.int32)
-        if both:
-            out |= {
-                f"encoder_{n}": np.zeros((rows, length), np.int32) for n in ("input_tokens", "segment_ids", "positions")
-            }
-        out["decoder_loss_weights"] = np.zeros(out["decoder_input_tokens"].shape, np.float32)
-        out["task_ids"] = np.zeros(out["decoder_input_tokens"].shape, np.int32)
-        out["loss_positions"] = np.full((rows, targets), -1, np.int32)
-        return out
-
     def rows(self, numbers: list[int]) -> Batch:
         """The given rows of the training data as one batch."""
         segments, count = self.order.rows(numbers)
-        out, parts = self.empty(len(numbers)), self._parts(segments)
+        lock, parts, out = self.lock, self._parts(segments), {}
+        width = lock["sequence_length"]
         if "encoder" in parts:
-            filled, number, position, _ = _places(parts["encoder_lengths"], count, self.lock["sequence_length"])
-            out["encoder_input_tokens"][filled] = parts["encoder"]
-            out["encoder_segment_ids"][filled] = number
-            out["encoder_positions"][filled] = position
-        lengths, ids = parts["decoder_lengths"], parts["decoder"]
-        filled, number, position, first = _places(lengths, count, out["decoder_segment_ids"].shape[1])
-        inputs = np.empty_like(ids)
-        inputs[1:] = ids[:-1]
-        inputs[first] = self.lock["bos_id"]
-        out["decoder_input_tokens"][filled] = inputs
-        out["decoder_target_tokens"][filled] = ids
-        out["decoder_loss_weights"][filled] = parts["weights"]
-        out["decoder_segment_ids"][filled] = number
-        out["decoder_positions"][filled] = position
-        out["task_ids"][filled] = np.repeat(segments[:, 0], lengths)
-        if "decoder_causal_attention" in out:
+            at = Places(parts["encoder_lengths"], count, width)
+            out["encoder_input_tokens"] = at.put(parts["encoder"])
+            out["encoder_segment_ids"], out["encoder_positions"] = at.segment_ids, at.positions
+            width = lock["target_length"]
+        at = Places(parts["decoder_lengths"], count, width)
+        tokens, weights = at.put(parts["decoder"]), at.put(parts["weights"], np.float32)
+        out |= {
+            "decoder_input_tokens": at.shifted(tokens, lock["bos_id"]), "decoder_target_tokens": tokens,
+            "decoder_loss_weights": weights, "decoder_segment_ids": at.segment_ids, "decoder_positions": at.positions,
+            "task_ids": at.spread(segments[:, 0]),
+        }  # fmt: skip
+        if lock["prefix_lm"] and "encoder" not in parts:
             # BOS and prompt stand one place later as inputs
-            out["decoder_causal_attention"][filled] = position <= np.repeat(parts["prompt"], lengths)
-        row, place = np.nonzero(out["decoder_loss_weights"] > 0)
+            out["decoder_causal_attention"] = (at.positions <= at.spread(parts["prompt"], -1)).astype(np.int32)
+        row, place = np.nonzero(weights > 0)
         before = np.searchsorted(row, np.arange(len(numbers)))
+        out["loss_positions"] = np.full((len(numbers), lock["target_length"]), -1, np.int32)
         out["loss_positions"][row, np.arange(len(row)) - before[row]] = place
         return out
 

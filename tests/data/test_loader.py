@@ -216,8 +216,19 @@ def many_pieces(tmp_path, architecture, **changes):
 
 def segment_by_segment(batches, numbers):
     """What Batches.rows gives, written down piece by piece."""
-    lock, out = batches.lock, batches.empty(len(numbers))
+    lock = batches.lock
     both, eos = lock["architecture"] == "encoder_decoder", lock["eos_id"]
+    length, targets = lock["sequence_length"], lock["target_length"]
+    out = {f"decoder_{k}": np.zeros((len(numbers), targets if both else length), np.int32)
+           for k in ("input_tokens", "target_tokens", "segment_ids", "positions")}  # fmt: skip
+    if both:
+        for k in ("input_tokens", "segment_ids", "positions"):
+            out[f"encoder_{k}"] = np.zeros((len(numbers), length), np.int32)
+    elif lock["prefix_lm"]:
+        out["decoder_causal_attention"] = np.zeros((len(numbers), length), np.int32)
+    out["decoder_loss_weights"] = np.zeros(out["decoder_positions"].shape, np.float32)
+    out["task_ids"] = np.zeros(out["decoder_positions"].shape, np.int32)
+    out["loss_positions"] = np.full((len(numbers), targets), -1, np.int32)
     for b, r in enumerate(numbers):
         at = encoder_at = 0
         for s, (task, record, rendering) in enumerate(batches.order.row(r), 1):
