@@ -167,10 +167,11 @@ class Batches:
         if lock["prefix_lm"] and "encoder" not in parts:
             # BOS and prompt stand one place later as inputs
             out["decoder_causal_attention"] = (at.positions <= at.spread(parts["prompt"], -1)).astype(np.int32)
-        row, place = np.nonzero(weights > 0)
-        before = np.searchsorted(row, np.arange(len(numbers)))
         out["loss_positions"] = np.full((len(numbers), lock["target_length"]), -1, np.int32)
-        out["loss_positions"][row, np.arange(len(row)) - before[row]] = place
+        place = np.flatnonzero(weights > 0)
+        ends = np.searchsorted(place, np.arange(len(numbers) + 1) * width)
+        for b, positions in enumerate(out["loss_positions"]):
+            positions[: ends[b + 1] - ends[b]] = place[ends[b] : ends[b + 1]] - b * width
         return out
 
     def _parts(self, segments: np.ndarray) -> dict[str, np.ndarray]:

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ TASKS = 4
 ROWS = {30: 1024, 200: 1024, 1000: 4096}  # tokens of a row at each mean length
 BATCH = 32
 WINDOW = 16_384
+WINDOWS = {30: 24, 200: 6, 1000: 2}  # whole windows that the loader is measured over
 COMMAND = "python -m tests.benchmarks.data_plane"
 
 
@@ -93,14 +95,13 @@ def consume(batches) -> dict:
             "fill": {k: float(np.mean([s[k] for s in shares])) for k in shares[0]}}  # fmt: skip
 
 
-def ours(lock: dict, root: Path, steps: int) -> dict:
+def ours(lock: dict, root: Path) -> dict:
     """The loader as training uses it, Grain's thread included; "layout": CPU seconds of its order alone."""
-    out = consume(Batches(lock, root).iterate(0, steps))
     order = Batches(lock, root).order
     cpu = time.process_time()
-    while order.starts[-1] < steps * BATCH:
-        order.row(order.starts[-1])
-    return out | {"layout": time.process_time() - cpu}
+    rows = sum(len(order.window(w)) for w in range(sum(t["examples"] for t in lock["tasks"]) // WINDOW))
+    cpu = time.process_time() - cpu
+    return consume(Batches(lock, root).iterate(0, rows // BATCH)) | {"layout": cpu}
 
 
 def layout(root: Path, mean: int, examples: int) -> dict:
@@ -163,8 +164,8 @@ def storages(lock: dict, root: Path, reads: int) -> list[dict]:
     return out
 
 
-def seqio(runs: list[tuple[dict, Path, float]]) -> list[dict]:
-    """The same mixtures through SeqIO, in one process that has TensorFlow."""
+def seqio(runs: list[tuple[dict, Path, float]]) -> list[dict[str, dict]]:
+    """The same mixtures through SeqIO, from its cache and from memory, in one process that has TensorFlow."""
     spec = json.dumps([{"lock": lock, "root": str(root), "seconds": s} for lock, root, s in runs])
     done = subprocess.run(
         [sys.executable, "-m", "tests.benchmarks.seqio_packed"], input=spec, capture_output=True, text=True
@@ -187,7 +188,7 @@ def share(fill: dict[str, float]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--quick", action="store_true", help="a hundredth of the data: does it run?")
+    parser.add_argument("--quick", action="store_true", help="little data: does it run?")
     parser.add_argument("--out", default=str(Path(__file__).parent / "README.md"))
     parser.add_argument("--layout", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -195,55 +196,58 @@ def main() -> None:
     if args.layout:
         lay_out(Path(args.layout))
         return
-    scale = 0.02 if args.quick else 1.0
     with tempfile.TemporaryDirectory() as folder:
-        root, cases = Path(folder), []
-        for mean, row in ROWS.items():
-            for architecture in ("decoder", "encoder_decoder"):
-                lock = make_lock(root, mean, int(12e6 * scale / mean) // TASKS * TASKS, architecture)
-                steps = max(2, int(sum(t["examples"] for t in lock["tasks"]) * mean / (BATCH * row) * 0.9))
-                cases.append((lock, mean, steps))
-        laid = [layout(root, mean, int(1e6 * scale)) | {"mean": mean} for mean in (30, 200)]
-        measured = [ours(lock, root, steps) for lock, _, steps in cases]
-        stored = [(mean, storages(lock, root, int(50_000 * scale))) for lock, mean, _ in cases[::2]]
-        theirs = seqio([(lock, root, 10 * scale) for lock, _, _ in cases])
-    lines = [
-        "# Benchmarks", "",
-        f"Written by `{COMMAND}`{' --quick' if args.quick else ''}: figures of one run on one core of {processor()}, NumPy {np.__version__}, "
-        f"Python {sys.version.split()[0]}. Rates are tokens (no padding) by CPU second.", "",
-        "## Loader", "",
-        f"Mixtures of {TASKS} tasks, lengths log-normal, a quarter of the tokens targets, batches of {BATCH} rows, windows of {WINDOW:,} "
-        "examples. Ours: `Batches.iterate` from the memory-mapped cache to finished batches, mixing, order, packing and Grain's thread "
-        "included; encoder-decoder rows have the length pair that `length_pair` proposes. SeqIO: the same tokens held in memory (no "
-        "file is read or parsed), the same mixture and lengths, `get_dataset(shuffle=True)` with `PrefixLMFeatureConverter(pack=True)` or "
-        "`EncDecFeatureConverter(pack=True)`, one thread. Fill: share of places with a token, encoder / decoder.", "",
-        "| rows | mean length | itx, M tokens/s | of it layout | SeqIO, M tokens/s | ratio | itx fill | SeqIO fill |",
-        "|---|---|---|---|---|---|---|---|",
-    ]  # fmt: skip
-    for (lock, mean, _), a, b in zip(cases, measured, theirs, strict=True):
-        mine, other = a["tokens"] / a["cpu"], b["tokens"] / b["cpu"]
-        both = lock["architecture"] == "encoder_decoder"
-        rows = (
-            f"encoder {lock['sequence_length']}, decoder {lock['target_length']}"
-            if both
-            else f"decoder-only {lock['sequence_length']}"
-        )
-        lines.append(f"| {rows} | {mean} | {mine / 1e6:.2f} | {a['layout'] / a['cpu']:.0%} | {other / 1e6:.3f} | {mine / other:.0f}x "
-                     f"| {share(a['fill'])} | {share(b['fill'])} |")  # fmt: skip
-    lines += ["", "## Layout", "", "Opening the lock's caches and laying out every window, in a process of its own; memory is its peak "
-              "above what it had before.", "", "| examples | mean length | CPU s | wall s | extra memory, MB |", "|---|---|---|---|---|"]  # fmt: skip
-    lines += [
-        f"| {x['examples']:,} | {x['mean']} | {x['cpu']:.1f} | {x['wall']:.1f} | {x['megabytes']:.0f} |" for x in laid
-    ]
-    lines += ["", "## Storage", "", "Random records, 512 a call: slices of the mapped flat token file, against ArrayRecord written with "
-              "`group_size:1` and read with one `read([…])` a call.", "", "| mean length | flat, M tokens/s | bytes a token "
-              "| ArrayRecord, M tokens/s | bytes a token | ratio |", "|---|---|---|---|---|---|"]  # fmt: skip
-    for mean, (a, b) in stored:
-        lines.append(
-            f"| {mean} | {a['rate'] / 1e6:.1f} | {a['bytes']:.2f} | {b['rate'] / 1e6:.2f} | {b['bytes']:.2f} | {a['rate'] / b['rate']:.0f}x |"
-        )
+        lines = report(Path(folder), args.quick)
     Path(args.out).write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
+
+
+def report(root: Path, quick: bool) -> list[str]:
+    """Everything measured, as the lines of a Markdown page."""
+    cases = [(make_lock(root, mean, WINDOW * (1 if quick else n), architecture), mean)
+             for mean, n in WINDOWS.items() for architecture in ("decoder", "encoder_decoder")]  # fmt: skip
+    laid = [layout(root, mean, 50_000 if quick else 1_000_000) | {"mean": mean} for mean in (30, 200)]
+    measured = [ours(lock, root) for lock, _ in cases]
+    stored = [(mean, storages(lock, root, 2_000 if quick else 50_000)) for lock, mean in cases[::2]]
+    theirs = seqio([(lock, root, 0.2 if quick else 8.0) for lock, _ in cases])
+    command = COMMAND + " --quick" * quick
+    lines = [
+        "# Benchmarks", "",
+        f"Written by `{command}`: one run on one core of {processor()}, Python {sys.version.split()[0]}, NumPy "
+        f"{np.__version__}, SeqIO {version('seqio')}, TensorFlow {version('tensorflow-cpu')}, ArrayRecord {version('array_record')}. "
+        "Rates are tokens (no padding) by CPU second.", "",
+        "## Loader", "",
+        f"Mixtures of {TASKS} tasks, lengths log-normal, a quarter of the tokens targets, batches of {BATCH} rows, windows of "
+        f"{WINDOW:,} examples. Ours: `Batches.iterate` from the memory-mapped cache to finished batches; mixing, order, packing and "
+        "Grain's thread included; encoder-decoder rows have the length pair that `length_pair` proposes. SeqIO: the same tokens, "
+        "mixture and lengths, `get_dataset(shuffle=True)` with `PrefixLMFeatureConverter(pack=True)` or "
+        "`EncDecFeatureConverter(pack=True)`, one thread, from TFRecord files as SeqIO caches them, and from tensors in memory, "
+        "where it reads and parses nothing. Fill: share of places with a token (encoder / decoder).", "",
+        "| rows | mean length | itx, M tokens/s | of it layout | SeqIO, M tokens/s | ratio | SeqIO from memory | ratio "
+        "| itx fill | SeqIO fill |", "|---|---|---|---|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    for (lock, mean), mine, other in zip(cases, measured, theirs, strict=True):
+        ours_, cached, memory = (x["tokens"] / x["cpu"] / 1e6 for x in (mine, other["cache"], other["memory"]))
+        rows = f"decoder-only {lock['sequence_length']}"
+        if lock["architecture"] == "encoder_decoder":
+            rows = f"encoder {lock['sequence_length']}, decoder {lock['target_length']}"
+        lines.append(f"| {rows} | {mean} | {ours_:.1f} | {mine['layout'] / mine['cpu']:.0%} | {cached:.3f} | {ours_ / cached:.0f}x "
+                     f"| {memory:.3f} | {ours_ / memory:.0f}x | {share(mine['fill'])} | {share(other['cache']['fill'])} |")  # fmt: skip
+    lines += [
+        "", "## Layout", "",
+        f"Opening the lock's {TASKS} caches and laying out every window, in a process of its own; memory is its peak above what it "
+        "had before.", "",
+        "| examples | mean length | CPU s | wall s | extra memory, MB |", "|---|---|---|---|---|",
+        *(f"| {x['examples']:,} | {x['mean']} | {x['cpu']:.1f} | {x['wall']:.1f} | {x['megabytes']:.0f} |" for x in laid),
+        "", "## Storage", "",
+        "Random records, 512 a call, from files that the page cache holds: slices of the mapped flat token file, and ArrayRecord "
+        "written with `group_size:1` and read with one `read([…])` a call.", "",
+        "| mean length | flat, M tokens/s | bytes a token | ArrayRecord, M tokens/s | bytes a token | ratio |",
+        "|---|---|---|---|---|---|",
+        *(f"| {mean} | {a['rate'] / 1e6:.1f} | {a['bytes']:.2f} | {b['rate'] / 1e6:.2f} | {b['bytes']:.2f} "
+          f"| {a['rate'] / b['rate']:.0f}x |" for mean, (a, b) in stored),
+    ]  # fmt: skip
+    return lines
 
 
 if __name__ == "__main__":
