@@ -274,7 +274,9 @@ def members(spec: MixtureSpec, root: str = "") -> dict[str, float | None]:
         listed = [(n, 1.0) for n, t in _pool(spec, root).items() if n not in gone and not t.evaluation_only]
     else:
         weights = spec.members if explicit else dict.fromkeys(spec.members, 1.0)
-        listed = [(n, weight) for name, weight in weights.items() for n in expand(name, root)]
+        # of a family those for evaluation only stay out (the official test tasks of Natural Instructions)
+        listed = [(n, weight) for name, weight in weights.items() for n in expand(name, root)
+                  if not (name.endswith(".*") and task(n, root).evaluation_only)]  # fmt: skip
     out: dict[str, float | None] = {}
 
     def put(name: str, weight: float | None) -> None:

@@ -156,6 +156,10 @@ def test_natural_instructions_errors_and_the_official_split(shared, tmp_path):
         (folder / "tasks" / f"{line['task']}.json").write_text(json.dumps(good))
     found = natural_instructions.ni_members(str(tmp_path))
     assert [s.evaluation_only for s in found] == [True, False] and len(official) == 119
+    mix = registry.MixtureSpec("m", ("ni.*",))
+    assert list(registry.members(mix, str(tmp_path))) == ["ni.task9_own"]
+    with pytest.raises(UserError, match="is for evaluation only"):
+        registry.members(registry.MixtureSpec("m", (found[0].name,)), str(tmp_path))
 
 
 def test_p3_a_task_per_data_set(shared):
