@@ -45,7 +45,7 @@ def audit(lock: dict, cache_dir: str | Path, config: RunConfig) -> dict:
         "mixture": {
             "name": lock.get("mixture", ""), "steps": config.train.steps, "examples": round(examples),
             "filled": float(fill @ capacity / capacity.sum() if both else fill[0]), "filled_sides": fill.tolist(),
-            "lengths": proposal(lock, data) if both else {}, "unigram_entropy": unigram_entropy(lock, data),
+            "lengths": proposal(lock, data), "unigram_entropy": unigram_entropy(lock, data),
             "input_tokens": sum(f["input_tokens_seen"] for f in tasks.values()),
             "target_tokens": sum(f["target_tokens_seen"] for f in tasks.values()),
         },
@@ -111,10 +111,6 @@ def judge(facts: dict, config: RunConfig) -> dict[str, list[str]]:
             shots = f["fewshot"]
             warnings.append(f"task {name}: {shots['fewer']:,} renderings show fewer than {shots['asked']} exemplars, "
                             f"{shots['none']:,} of them none")  # fmt: skip
-    if pair := facts["mixture"]["lengths"]:
-        now, then = (" and ".join(f"{f:.0%}" for f in pair[k]) for k in ("filled_now", "filled"))
-        warnings.append(f"tokens fill {now} of encoder and decoder rows; data.sequence_length={pair['sequence_length']} "
-                        f"and data.target_length={pair['target_length']} would fill {then}")  # fmt: skip
     if facts["unscored"]:
         shown = ", ".join(facts["unscored"][:5]) + (", …" if len(facts["unscored"]) > 5 else "")
         warnings.append(f"{len(facts['unscored'])} evaluation rows have no example and are not scored: {shown}")
@@ -142,19 +138,23 @@ def mixture_examples(lock: dict, data: LockedData, steps: int) -> tuple[float, n
 
 
 def proposal(lock: dict, data: LockedData) -> dict:
-    """The lengths at which an encoder-decoder's rows fill on both sides, and how far they do: {} if no better.
+    """Row lengths that waste less, from packing the first window's examples with them: {} where there are none.
 
-    {"sequence_length", "target_length", "filled": [2], "filled_now": [2]}, of the first window's examples.
+    {"encoder_decoder", "sequence_length", "target_length", "filled": [2], "filled_now": [2]}: shares of the two capacities.
     """
     order = Order(lock, data.usable, data.sizes)
-    size = order.size(*order.window(0).segments.T)
-    pair = packing.length_pair(size, order.capacity)
-    shares = [packing.fill(size, c) for c in (order.capacity, pair)]
-    places = [float(f @ c / sum(c)) for f, c in zip(shares, (order.capacity, pair), strict=True)]
-    if places[1] < places[0] + BETTER:
+    size, now = order.size(*order.window(0).segments.T), order.capacity
+    both = lock["architecture"] == "encoder_decoder"
+    if both:
+        pair = packing.length_pair(size, now)
+    else:
+        pair = (now[0], packing.target_cap(size, now))
+    filled, filled_now = packing.fill(size, pair), packing.fill(size, now)
+    places, places_now = (f @ c / sum(c) for f, c in ((filled, pair), (filled_now, now)))
+    if places < places_now + BETTER:
         return {}
-    return {"sequence_length": pair[0], "target_length": pair[1], "filled": shares[1].tolist(),
-            "filled_now": shares[0].tolist()}  # fmt: skip
+    return {"encoder_decoder": both, "sequence_length": pair[0], "target_length": pair[1], "filled": filled.tolist(),
+            "filled_now": filled_now.tolist()}  # fmt: skip
 
 
 def task_facts(task: dict, records: cache.Records, usable: np.ndarray, architecture: str) -> dict:
@@ -330,6 +330,11 @@ def print_audit(facts: dict, tasks: bool = True) -> None:
     left = len(facts["leaks"]["left"])
     console.print(f"leaks: {dropped} training records left out, {left} pairs of tasks still touch; "
                   f"unigram entropy of targets {m['unigram_entropy']:.3f} nats/token")  # fmt: skip
+    if pair := m["lengths"]:
+        now, then = (" and ".join(f"{f:.0%}" for f in pair[k]) for k in ("filled_now", "filled"))
+        sides = "encoder and decoder rows" if pair["encoder_decoder"] else "rows and their loss positions"
+        console.print(f"lengths: tokens fill {now} of {sides}; data.sequence_length={pair['sequence_length']} and "
+                      f"data.target_length={pair['target_length']} would fill {then}", markup=False)  # fmt: skip
     for task, why in sorted(facts["easy"].items()):
         console.print(f"easy: {task} ({why}); left out of averages", markup=False)
     for kind in ("warnings", "errors"):

@@ -9,6 +9,7 @@ import numpy as np
 
 LARGE = 1 / 8  # of a row: from here on the larger go first
 SMALLEST = 0.1  # of all tokens, in the smallest examples: they fill what gaps are left
+LOST = 0.003  # of all rows: so many more, and one, may be needed with fewer loss positions
 SLACKS = (1.0, 1.05, 1.1, 1.15, 1.2, 1.3, 1.4, 1.6)  # of the side that is less filled, over exact balance
 
 
@@ -128,3 +129,24 @@ def length_pair(lengths: np.ndarray, capacity: tuple[int, int], multiple: int = 
         filled = float(fill(lengths, sides) @ sides / sum(sides))
         best = max(best, (filled, -other))
     return (kept, -best[1]) if more == 0 else (-best[1], kept)
+
+
+def target_cap(lengths: np.ndarray, capacity: tuple[int, int], multiple: int = 8) -> int:
+    """The fewest loss positions at which examples need no more decoder-only rows than now, but for LOST.
+
+    Logits are computed at every loss position of a row, used or not. A tight capacity makes packing spread the
+    targets evenly over rows: most rows then use nearly all of it.
+
+    Args:
+        lengths: int [n, 2], tokens and target tokens of examples in the mixture's shares.
+        capacity: tokens and loss positions of a row now.
+    """
+    most = pack(lengths, capacity)[1] * (1 + LOST) + 1
+    even = capacity[0] * lengths[:, 1].mean() / lengths[:, 0].mean()  # of a full row
+    for slack in SLACKS:
+        cap = -(-int(np.ceil(max(even * slack, lengths[:, 1].max()))) // multiple) * multiple
+        if cap >= capacity[1]:
+            break
+        if pack(lengths, (capacity[0], cap))[1] <= most:
+            return cap
+    return capacity[1]

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from itx.data.order import ORDER_VERSION, Order, permutation
-from itx.data.packing import fill, length_pair, pack
+from itx.data.packing import fill, length_pair, pack, target_cap
 from itx.errors import UserError
 
 pytestmark = pytest.mark.smoke
@@ -77,6 +77,21 @@ def test_the_proposed_length_pair_fills_both_sides(mean, row):
     assert then[0] > 0.95 and then[1] > max(0.8, 1.5 * now[1])
     # long answers to short questions: the other side is the one that is kept
     assert length_pair(lengths[:, ::-1], (row, row)) == pair[::-1]
+
+
+@pytest.mark.parametrize("mean", [30, 120, 200])
+def test_a_tight_cap_spreads_the_targets_over_rows(mean):
+    lengths = drawn(0, 8192, mean, 512)
+    cap = target_cap(lengths, (1024, 512))
+    assert lengths[:, 1].max() <= cap < 400 and fill(lengths, (1024, cap))[0] > 0.985
+
+    def even(capacity):  # targets of the rows, over the most that one has
+        rows, n = pack(lengths, capacity)
+        taken = np.bincount(rows, lengths[:, 1], n)
+        return taken.mean() / taken.max()
+
+    assert even((1024, cap)) > 0.65 and even((1024, cap)) > even((1024, 512)) + 0.05
+    assert target_cap(lengths, (1024, cap)) == cap
 
 
 def test_a_length_pair_holds_the_longest_example():
