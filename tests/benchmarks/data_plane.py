@@ -88,9 +88,9 @@ def consume(batches) -> dict:
     tokens, shares = 0, []
     cpu, wall = time.process_time(), time.perf_counter()
     for batch in batches:
-        there = {k.split("_")[0]: v > 0 for k, v in batch.items() if k.endswith("_segment_ids")}
-        tokens += sum(int(v.sum()) for v in there.values())
-        shares.append({k: float(v.mean()) for k, v in there.items()})
+        there = {k.split("_")[0]: (np.count_nonzero(v), v.size) for k, v in batch.items() if k.endswith("_segment_ids")}
+        tokens += sum(n for n, _ in there.values())
+        shares.append({k: n / places for k, (n, places) in there.items()})
     return {"tokens": tokens, "cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall,
             "fill": {k: float(np.mean([s[k] for s in shares])) for k in shares[0]}}  # fmt: skip
 
@@ -159,7 +159,9 @@ def storages(lock: dict, root: Path, reads: int) -> list[dict]:
     for name, read, stored in (("flat", flat, size), ("ArrayRecord", by_record, file.stat().st_size)):
         cpu = time.process_time()
         tokens = sum(len(read(some)) for some in numbers)
-        out.append({"storage": name, "rate": tokens / (time.process_time() - cpu), "bytes": stored / at.first_token[1]})
+        out.append(
+            {"storage": name, "rate": tokens / (time.process_time() - cpu), "bytes": float(stored / at.first_token[1])}
+        )
     reader.close()
     return out
 
