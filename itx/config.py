@@ -62,6 +62,7 @@ class ModelConfig:
 @dataclass(frozen=True)
 class DataConfig:
     mixture: str = _f("data", "", "a mixture or task: a name in SeqIO's registries or ours")
+    phases: tuple[tuple[int, str], ...] = _f("data", (), "(step, mixture): from that step on the rates of that mixture")
     modules: tuple[str, ...] = _f("data", ("tasks",), "modules to import; they register tasks")
     root: str = _f("free", "", "folder that relative source files stand under")
     cache_dir: str = _f("free", "cache", "where tokenised data are kept")

@@ -190,3 +190,18 @@ def test_checks_download_a_tfds_set_or_say_in_a_line_why_not(tmp_path):
     )  # all: absent ones are named and passed over
     rows = {r["task"]: r.get("skipped", "") for r in json.loads((tmp_path / "said.json").read_text())}
     assert "--download" in rows["wnli"] and "--root" in rows["alpaca"] and not rows["first_word"]
+
+
+def test_a_run_whose_shares_change_on_the_way(tmp_path):
+    recipe = samples.write_recipe(tmp_path, tmp_path / "cache", mixture="sample_mix", phases=((3, "sample_held"),))
+    samples.itx("data", "audit", recipe, "--train.steps=40", "--json", tmp_path / "audit.json")
+    (lock,) = (json.loads(f.read_text()) for f in (tmp_path / "cache" / "locks").iterdir())
+    assert [p["step"] for p in lock["phases"]] == [0, 3]
+    for phase in lock["phases"]:
+        assert sum(phase["rates"]) == pytest.approx(1)
+    only_later = [i for i, r in enumerate(lock["phases"][0]["rates"]) if r == 0]
+    assert only_later and all(lock["phases"][1]["rates"][i] > 0 for i in only_later)
+    facts = json.loads((tmp_path / "audit.json").read_text())
+    assert facts["errors"] == [] and set(facts["tasks"]) == {t["name"] for t in lock["tasks"]}
+    done = samples.itx("data", "batch", recipe, "--train.steps=40", "--step", "30")
+    assert any(lock["tasks"][i]["name"] in done.stdout for i in only_later)

@@ -13,6 +13,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import json
 import math
 import multiprocessing
@@ -76,9 +77,29 @@ def vocabulary_file(config: RunConfig, members: list[str]) -> str:
 
 
 def members_of(config: RunConfig) -> list[str]:
-    """Every variant the mixture trains on, nested mixtures opened; [] where only SeqIO knows the name."""
-    name, root = config.data.mixture, config.data.root
-    registry.load_modules(config.data.modules)
+    """Every variant that the mixture and those of later phases train on; [] where only SeqIO knows the name."""
+    d = config.data
+    registry.load_modules(d.modules)
+    found = _variants(d.mixture, d.root)
+    steps = [0, *(step for step, _ in d.phases)]
+    if any(b <= a for a, b in itertools.pairwise(steps)):
+        raise UserError(f"data.phases: steps must rise from above 0, not {steps[1:]}")
+    gone = dict(registry.removed(registry.MIXTURES[d.mixture], d.root)) if d.mixture in registry.MIXTURES else {}
+    for _, name in d.phases:
+        later = _variants(name, d.root)
+        if not later or not found:
+            raise UserError(
+                f"data.phases: {name if found else d.mixture!r} is SeqIO's own; phases take itx's mixtures and tasks"
+            )
+        held = [m for m in later if names.parse(m).task in gone]
+        if held:
+            raise UserError(f"data.phases: {name!r} trains on {held[0]!r}, which {d.mixture!r} holds out")
+        found = list(dict.fromkeys([*found, *later]))
+    return found
+
+
+def _variants(name: str, root: str) -> list[str]:
+    """What one mixture or task trains on, nested mixtures opened."""
     if not name:
         raise UserError("data.mixture is not set" + did_you_mean("", registry.MIXTURES))
     if name in registry.MIXTURES:
@@ -133,7 +154,7 @@ def build(config: RunConfig, progress: Progress = lambda *_: None) -> Built:
         return Built(known, [])
     there = _there(todo, settings, vocabulary.hash)
     _check_size(config, todo, settings)
-    with _seqio(d.mixture, members, settings) as rates, _pool(d.workers) as pool:
+    with _seqio(_mixtures(config), settings) as rates, _pool(d.workers) as pool:
         made = _collect(_submit(pool, todo, settings), progress)
         trained = [made[Job(m, "train")][1] for m in members]
         shares = rates({manifest["task"]: manifest["examples"] for manifest in trained})
@@ -171,6 +192,11 @@ def estimate(config: RunConfig, progress: Progress = lambda *_: None) -> dict:
         entry["seconds"] += 0.0 if facts["exists"] else facts["seconds"]
     total = {k: sum(t[k] for t in tasks.values()) for k in ("bytes", "new_bytes", "seconds")}
     return {"tasks": tasks, **total, "seconds": total["seconds"] / workers, "workers": workers}
+
+
+def _mixtures(config: RunConfig) -> list[str]:
+    """The mixture (or task) of each phase."""
+    return [config.data.mixture, *(name for _, name in config.data.phases)]
 
 
 def _check_size(config: RunConfig, todo: list[Job], settings: Settings) -> None:
@@ -211,7 +237,7 @@ def _lock_file(config: RunConfig, settings: Settings, vocab_hash: str, todo: lis
     parts = [
         locks.LOCK_VERSION, ORDER_VERSION, shape, config.model.architecture, config.model.prefix_lm,
         config.train.steps, config.eval.tasks, config.eval.split, config.eval.instructions,
-        [repr(registry.MIXTURES[m]) for m in mixtures_of(config.data.mixture, settings.root)],
+        [repr(registry.MIXTURES[m]) for name in _mixtures(config) for m in mixtures_of(name, settings.root)],
         [fingerprint.of_scoring(specs[name]) for name in sorted(specs)],
         [jobs.folder(j, settings, vocab_hash) for j in todo],
     ]  # fmt: skip
@@ -246,19 +272,19 @@ def die_with(parent: int) -> None:
 
 
 @contextlib.contextmanager
-def _seqio(mixture: str, members: list[str], settings: Settings) -> Iterator[Callable[[dict[str, int]], dict]]:
-    """A process that registers the mixture in SeqIO; gives {task: training examples} -> {variant: rate}.
+def _seqio(mixtures: list[str], settings: Settings) -> Iterator[Callable[[dict[str, int]], list[dict]]]:
+    """A process that registers the mixtures in SeqIO; gives {task: training examples} -> [{variant: rate}] of each.
 
     Importing SeqIO takes as long as a small build, hence beside it; and as a process it can be ended at
     once, so that a mistake in the data is told within a second or two.
     """
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
-    process = context.Process(target=_serve_rates, args=(os.getpid(), there, mixture, members, settings), daemon=True)
+    process = context.Process(target=_serve_rates, args=(os.getpid(), there, mixtures, settings), daemon=True)
     process.start()
     there.close()
 
-    def rates(examples: dict[str, int]) -> dict[str, float]:
+    def rates(examples: dict[str, int]) -> list[dict[str, float]]:
         try:
             here.send(examples)
             answer = here.recv()
@@ -276,7 +302,7 @@ def _seqio(mixture: str, members: list[str], settings: Settings) -> Iterator[Cal
         process.join()
 
 
-def _serve_rates(parent: int, pipe: Connection, mixture: str, members: list[str], settings: Settings) -> None:
+def _serve_rates(parent: int, pipe: Connection, mixtures: list[str], settings: Settings) -> None:
     """What that process does."""
     die_with(parent)
     from itx.build import seqio_bridge
@@ -285,14 +311,14 @@ def _serve_rates(parent: int, pipe: Connection, mixture: str, members: list[str]
     more = (settings.vocab, settings.root, settings.suite_seed, settings.render_seed, settings.fewshot_tokens,
             settings.chat_template, settings.room)  # fmt: skip
     try:
-        if mixture in registry.MIXTURES:
-            seqio_bridge.register_mixture(registry.MIXTURES[mixture], *more)
-        else:
-            seqio_bridge.register(members[0], *more)
-            mixture = members[0]
+        found = [
+            seqio_bridge.register_mixture(registry.MIXTURES[m], *more) if m in registry.MIXTURES
+            else seqio_bridge.register(str(names.parse(m)), *more)
+            for m in mixtures
+        ]  # fmt: skip
         for task, examples in pipe.recv().items():
             seqio_bridge.SpecSource.counted[task, "train"] = examples
-        pipe.send(seqio_bridge.rates(seqio_bridge.resolve(mixture)))
+        pipe.send([seqio_bridge.rates(m) for m in found])
     except UserError as e:
         pipe.send(e)
     except EOFError:
@@ -337,7 +363,7 @@ def _more_renderings(config: RunConfig, lock: dict) -> list[Job]:
     return out
 
 
-def _lock(config: RunConfig, settings: Settings, vocabulary: cache.Vocabulary, shares: dict[str, float],
+def _lock(config: RunConfig, settings: Settings, vocabulary: cache.Vocabulary, shares: list[dict[str, float]],
           made: dict[Job, tuple[str, dict]], rows: list[evaluation.Row] = ()) -> dict:  # fmt: skip
     d = config.data
     lock = {
@@ -350,10 +376,14 @@ def _lock(config: RunConfig, settings: Settings, vocabulary: cache.Vocabulary, s
         "renderings": d.renderings, "weighting": d.weighting, "too_long": d.too_long,
         "tasks": [], "evaluation": [], "holdout": [],
     }  # fmt: skip
-    for name, rate in shares.items():
-        if rate > 0:
+    for name, rate in mean_rates(shares, [s for s, _ in d.phases], config.train.steps).items():
+        if any(s.get(name, 0) > 0 for s in shares):
             folders = [made[j] for r in range(d.renderings) if (j := Job(name, "train", rendering=r)) in made]
             lock["tasks"].append(task_entry(name, rate, folders, lock, d))
+    if d.phases:
+        of = lambda share: [share.get(t["name"], 0.0) for t in lock["tasks"]]  # noqa: E731
+        steps = [0, *(s for s, _ in d.phases)]
+        lock["phases"] = [{"step": s, "rates": of(share)} for s, share in zip(steps, shares, strict=True)]
     spec = registry.MIXTURES.get(d.mixture)
     if spec:
         lock["holdout"] = [{"task": t, "reason": why} for t, why in registry.removed(spec, d.root)]
@@ -361,6 +391,17 @@ def _lock(config: RunConfig, settings: Settings, vocabulary: cache.Vocabulary, s
     lock["unscored"] = [r.name for r in rows if not made[r.job][1]["examples"]]
     lock["evaluation"] = evaluation.lock_rows([r for r in rows if made[r.job][1]["examples"]], made, settings)
     return lock
+
+
+def mean_rates(shares: list[dict[str, float]], begins: list[int], steps: int) -> dict[str, float]:
+    """Each variant's share of the examples over the run: of each phase by its steps, the phases after the first
+    beginning at `begins`."""
+    if not begins:
+        return shares[0]
+    edges = [0, *(min(b, steps) for b in begins), steps]
+    parts = [(b - a) / max(1, steps) for a, b in itertools.pairwise(edges)]
+    variants = sorted({name for share in shares for name in share})
+    return {n: sum(p * share.get(n, 0.0) for p, share in zip(parts, shares, strict=True)) for n in variants}
 
 
 def task_entry(name: str, rate: float, folders: list[tuple[str, dict]], lock: dict, data) -> dict:
@@ -409,7 +450,7 @@ def _build_foreign(config: RunConfig, progress: Progress) -> Built:
     for i, (name, task) in enumerate(tasks.items()):
         progress("cache", i, len(tasks))
         made[Job(name, "train")] = seqio_bridge.build_foreign(task, "train", settings, vocabulary)
-    lock = _lock(config, settings, vocabulary, shares, made)
+    lock = _lock(config, settings, vocabulary, [shares], made)
     digest = hashlib.sha256(json.dumps(lock, sort_keys=True).encode()).hexdigest()[:16]
     known = Path(config.data.cache_dir) / "locks" / f"{digest}.json"
     storage.write_json(known, lock)

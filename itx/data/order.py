@@ -4,6 +4,8 @@
     window w    the examples whose place in the mixture falls in [w·B, (w+1)·B), B = window_examples.
                 Task i has placed round(rate_i·n) examples when n are placed in all, so its total never
                 strays from its share by one example, and any window is known without the ones before.
+    phases      where the lock has them, a window has the rates of the last phase whose step its first row reaches:
+                rates change at the first window that begins at the step or behind it.
     place k     of task i is epoch e and index j, counted over epochs of the task's usable records;
                 the record is permutation(seed, task, e)(j), its rendering e mod `renderings`.
     rows        the window's examples packed (packing.py), then permuted. Windows share no row.
@@ -93,6 +95,9 @@ class Order:
                             f"version {ORDER_VERSION}: build the data again, or use the itx that made the lock")  # fmt: skip
         self.lock = lock
         self.rates = np.array([t["rate"] for t in lock["tasks"]], float)
+        phases = lock.get("phases") or [{"step": 0, "rates": self.rates}]
+        self.phase_rows = np.array([p["step"] * lock["global_batch"] for p in phases])  # where each begins
+        self.phase_rates = np.array([p["rates"] for p in phases], float)
         self.names = [t["name"] for t in lock["tasks"]]
         self.capacity = (lock["sequence_length"], lock["target_length"])
         self.starts = [0]  # row number at which each window begins, as far as laid out
@@ -137,7 +142,20 @@ class Order:
 
     def placed(self, windows: int) -> np.ndarray:
         """Examples of each task in the first so many windows."""
-        return np.floor(self.rates * self.lock["window_examples"] * windows + 0.5).astype(np.int64)
+        of_phase = (
+            self._by_phase(windows) @ self.phase_rates if len(self.phase_rows) > 1 else self.phase_rates[0] * windows
+        )
+        return np.floor(of_phase * self.lock["window_examples"] + 0.5).astype(np.int64)
+
+    def _by_phase(self, windows: int) -> np.ndarray:
+        """How many of the first so many windows each phase has."""
+        while len(self.starts) < windows:
+            self._lay_out()
+        phase = np.searchsorted(self.phase_rows, self.starts[:windows], side="right") - 1
+        return np.bincount(phase, minlength=len(self.phase_rows))
+
+    def _lay_out(self) -> None:
+        self.starts.append(self.starts[-1] + len(self.window(len(self.starts) - 1)))
 
     def examples(self, w: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(task, record, epoch) of window w's examples, tasks in turn."""
@@ -161,7 +179,7 @@ class Order:
     def _find(self, r: int) -> tuple[Window, int]:
         """The window that row r is in, and its number there."""
         while self.starts[-1] <= r:
-            self.starts.append(self.starts[-1] + len(self.window(len(self.starts) - 1)))
+            self._lay_out()
         w = bisect_right(self.starts, r) - 1
         return self.window(w), r - self.starts[w]
 

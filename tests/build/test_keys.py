@@ -120,3 +120,22 @@ def test_an_edit_of_a_nested_mixture_makes_a_new_lock(tmp_path, monkeypatch):
         registry.MIXTURES, "inner", dataclasses.replace(inner, members={"sample_first": 0.9, "sample_last": 0.1})
     )
     assert name() != before
+
+
+def test_phases_are_checked_and_average_over_the_run(tmp_path):
+    config = lambda *phases, mixture="sample_mix": samples.config(str(tmp_path), mixture, phases=phases)  # noqa: E731
+    assert build.members_of(config((5, "sample_held"))) == build.members_of(config()) + [
+        m for m in build.members_of(config(mixture="sample_held")) if m not in build.members_of(config())
+    ]
+    for phases, mixture, message in (
+        (((5, "sample_mix"), (5, "sample_mix")), "sample_mix", r"steps must rise from above 0, not \[5, 5\]"),
+        (((0, "sample_mix"),), "sample_mix", "steps must rise from above 0"),
+        (((5, "sample_mixx"),), "sample_mix", "unknown mixture or task 'sample_mixx'; did you mean 'sample_mix'"),
+        (((5, "sample_mix"),), "sample_held", "'sample_mix' trains on 'sample_second', which 'sample_held' holds out"),
+    ):
+        with pytest.raises(UserError, match=message):
+            build.members_of(config(*phases, mixture=mixture))
+    shares = [{"a": 1.0}, {"a": 0.25, "b": 0.75}]
+    assert build.mean_rates(shares, [60], 100) == {"a": 0.6 + 0.4 * 0.25, "b": 0.4 * 0.75}
+    assert build.mean_rates(shares, [60], 50) == {"a": 1.0, "b": 0.0}  # not reached, and in the lock all the same
+    assert build.mean_rates(shares[:1], [], 100) == {"a": 1.0}

@@ -13,11 +13,12 @@ from itx.errors import UserError
 pytestmark = pytest.mark.smoke
 
 
-def make_order(seed=0, rates=(0.5, 0.3, 0.2), sizes=(50, 400, 7), window=256, renderings=3):
+def make_order(seed=0, rates=(0.5, 0.3, 0.2), sizes=(50, 400, 7), window=256, renderings=3, phases=None):
     draw = np.random.default_rng(1)
     lock = {
         "tasks": [{"name": f"t{i}", "rate": r} for i, r in enumerate(rates)], "seed": seed, "window_examples": window,
         "renderings": renderings, "sequence_length": 64, "target_length": 24, "order_version": ORDER_VERSION,
+        "global_batch": 8, **({"phases": phases} if phases else {}),
     }  # fmt: skip
     usable = [[np.arange(n)] * renderings for n in sizes]
     shape = [[np.stack([draw.integers(5, 60, n), draw.integers(1, 20, n)], 1)] * renderings for n in sizes]
@@ -224,3 +225,40 @@ def test_counts_are_those_of_the_rows():
                 want[task] += 1
         assert (make_order().counts(rows) == want).all()
     assert len(order.starts) > 2  # over whole windows and a part of one
+
+
+PHASES = [
+    {"step": 0, "rates": [0.5, 0.3, 0.2]},
+    {"step": 30, "rates": [0.0, 0.3, 0.7]},
+    {"step": 60, "rates": [0.1, 0.9, 0.0]},
+]
+
+
+def test_rates_change_at_the_first_window_behind_a_phases_step():
+    order, plain = make_order(phases=PHASES, renderings=8), make_order(renderings=8)
+    rows = [order.row(r) for r in range(8 * 100)]
+    first = [plain.row(r) for r in range(8 * 100)]
+    changed = next(w for w, row in enumerate(order.starts) if row >= 8 * 30)
+    at = order.starts[changed]
+    assert rows[:at] == first[:at] and rows[at : at + 50] != first[at : at + 50] and order.starts[changed - 1] < 8 * 30
+    expected = np.zeros(3)
+    for w in range(len(order.starts) - 1):
+        phase = max(i for i, p in enumerate(PHASES) if order.starts[w] >= 8 * p["step"])
+        expected += np.array(PHASES[phase]["rates"]) * 256
+        assert (np.abs(order.placed(w + 1) - expected) <= 0.5 + 1e-6).all()  # totals follow all phases so far
+        seen = set(order.window(w).segments[:, 0].tolist())
+        assert seen == {i for i, r in enumerate(PHASES[phase]["rates"]) if r}
+    assert {0, 1, 2} == set(range(phase + 1))
+
+
+def test_phases_leave_rows_a_function_of_their_number():
+    numbers = [500, 3, 260, 790, 8 * 30, 8 * 60 + 5]
+    whole = make_order(phases=PHASES, renderings=8)
+    assert [make_order(phases=PHASES, renderings=8).row(r) for r in numbers] == [whole.row(r) for r in numbers]
+    more = [*PHASES, {"step": 90, "rates": [1.0, 0.0, 0.0]}]  # a later phase changes nothing before it
+    assert [make_order(phases=more, renderings=8).row(r) for r in range(8 * 90)] == [
+        whole.row(r) for r in range(8 * 90)
+    ]
+    assert (
+        whole.counts(8 * 80) == sum(np.bincount([t for t, _, _ in whole.row(r)], minlength=3) for r in range(8 * 80))
+    ).all()
