@@ -18,7 +18,7 @@ from typing import Any
 
 from itx.tasks.registry import instruction_task, mixture
 from itx.tasks.spec import CoT, Skip, jsonl, tsv
-from tasks import bbh, induction, mmlu, natural_instructions, p3, text  # noqa: F401  (they register tasks and families)
+from tasks import bbh, dialog, induction, mmlu, natural_instructions, p3, text  # noqa: F401  (they register tasks and families)
 
 # "<noinput>", "No input required.", "N/A", "None", … stand for "there is no input"
 _NO_INPUT = re.compile(
@@ -191,3 +191,10 @@ FEW = ["dolly", "gsm8k", "gsm8k:cot", "flan_cot.creak:cot", "p3.samsum", "ni.tas
 mixture("real_mix_few", FEW, maximum=REAL_MIX_MAXIMUM)
 # one example in twenty is plain text, against forgetting; for an encoder-decoder take c4_demo.span_corruption
 mixture("real_mix_replay", {"real_mix": 0.95, "c4_demo.lm": 0.05})
+# everything that may be trained on (tests/data_page.py tells what it is)
+OPEN = ["alpaca", "dolly", "instruction_1100", "self_instruct"]
+mixture(
+    "all_files",
+    [*OPEN, "gsm8k", "gsm8k:cot", *COT, "ni.*", "p3.*", *dialog.FILES, "c4_demo.lm", "c4_demo.prefix_lm"],
+    maximum=3 * REAL_MIX_MAXIMUM,
+)

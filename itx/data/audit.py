@@ -298,7 +298,15 @@ def _baselines(lock: dict, cache_dir: Path):
         done.add(row["task"])
         train, test = cache_dir / folders[row["variant"]], cache_dir / row["folder"]
         judge = fingerprint.of_function(metrics.of_row(row))
-        parts = [baselines.VERSION, str(train), str(test), row["primary"], judge, EASY, BASELINE_EXAMPLES]
+        parts = [
+            baselines.VERSION,
+            folders[row["variant"]],
+            row["folder"],
+            row["primary"],
+            judge,
+            EASY,
+            BASELINE_EXAMPLES,
+        ]
         kept = cache_dir / "baselines" / f"{text.content_key(json.dumps(parts)):016x}.json"
         if not kept.is_file():
             by_content = {e["content"]: e for e in cache.read_examples(test)}
