@@ -88,7 +88,9 @@ def consume(batches) -> dict:
     tokens, shares = 0, []
     cpu, wall = time.process_time(), time.perf_counter()
     for batch in batches:
-        there = {k.split("_")[0]: (np.count_nonzero(v), v.size) for k, v in batch.items() if k.endswith("_segment_ids")}
+        there = {
+            k.split("_")[0]: (int(np.count_nonzero(v)), v.size) for k, v in batch.items() if k.endswith("_segment_ids")
+        }
         tokens += sum(n for n, _ in there.values())
         shares.append({k: n / places for k, (n, places) in there.items()})
     return {"tokens": tokens, "cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall,
