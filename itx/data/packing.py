@@ -16,9 +16,9 @@ SLACKS = (1.0, 1.05, 1.1, 1.15, 1.2, 1.3, 1.4, 1.6)  # of the side that is less 
 def pack(lengths: np.ndarray, capacity: tuple[int, int]) -> tuple[np.ndarray, int]:
     """Assign examples to rows, each to the row with least space left that still holds it.
 
-    "Least" is of the side of which the examples take more, here the first. Open rows stand in lists by (bits of
-    the second space left, first space left); one integer per level of the second says which lists have rows, so
-    the tightest is found without a look at the others, however many.
+    "Least" is of the side of which the examples take more, here the first. Open rows stand in lists by (logarithm
+    of the second space left, first space left); the bits of one integer per level of the second say which lists
+    have rows, so the tightest is found without a look at the others, however many.
 
     Args:
         lengths: int [n, 2], what each example takes of the two capacities; none is above them.
@@ -35,16 +35,19 @@ def pack(lengths: np.ndarray, capacity: tuple[int, int]) -> tuple[np.ndarray, in
     if share.max() > 1:
         raise ValueError(f"example {int(share.max(1).argmax())} does not fit a row of {capacity}")
     order = sequence(share)
-    if share.sum(0).argmax():  # the side that binds is the one measured exactly
+    load = share.sum(0)
+    if load.argmax():  # the side that binds is the one measured exactly
         lengths, capacity = lengths[:, ::-1], capacity[::-1]
     smallest = lengths.min(0).tolist()
-    levels = capacity[1].bit_length() + 1
+    octave = 2 if load.min() > 0.75 * load.max() else 1  # levels: where both bind, finer ones save looks at rows
+    level_of = np.floor(octave * np.log2(np.arange(1, capacity[1] + 2))).astype(int).tolist()
+    levels = level_of[-1] + 1
     there = [0] * levels  # bit f: a row of this level has f of the first space left
     open_rows: list[dict[int, list[int]]] = [{} for _ in range(levels)]
     second: list[int] = []  # second space left of each row
     rows = []
     for a, b in lengths[order].tolist():
-        level = b.bit_length()
+        level = level_of[b]
         above = 0  # every row of a higher level has room for b
         for bits in there[level + 1 :]:
             above |= bits
@@ -80,7 +83,7 @@ def pack(lengths: np.ndarray, capacity: tuple[int, int]) -> tuple[np.ndarray, in
         free -= a
         left = second[row] = second[row] - b
         if free >= smallest[0] and left >= smallest[1]:  # else it can hold nothing more
-            level = left.bit_length()
+            level = level_of[left]
             open_rows[level].setdefault(free, []).append(row)
             there[level] |= 1 << free
     out = np.empty(len(rows), np.int64)
