@@ -317,7 +317,7 @@ def made(vocabularies, tmp_path_factory):
     ]
     with pytest.MonkeyPatch.context() as patch:
         weights = registry.members(registry.MIXTURES["replay_encoder_decoder"])
-        patch.setattr(build, "_seqio", lambda *_: contextlib.nullcontext(lambda examples: weights))
+        patch.setattr(build, "_seqio", lambda *_: contextlib.nullcontext(lambda examples: [weights]))
         build.build(builds["encoder_decoder"][0])
     ended = [p.communicate() for p in running]
     assert not any(p.returncode for p in running), ended
