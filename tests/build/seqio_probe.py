@@ -8,6 +8,8 @@ python -m tests.build.seqio_probe VOCABULARY NAME…    tokens of tasks through 
 import json
 import sys
 
+import tensorflow as tf
+
 import itx.tasks
 from itx.build import seqio_bridge
 from itx.errors import UserError
@@ -18,7 +20,6 @@ from tests import sample_tasks  # noqa: F401  (registers)
 def register_native(vocabulary_file: str) -> None:
     """`native`: the task sample_first's first template, written with SeqIO's own preprocessors and tokeniser."""
     import seqio
-    import tensorflow as tf
 
     vocabulary = seqio.SentencePieceVocabulary(vocabulary_file)
     spec = registry.task("sample_first")
@@ -41,9 +42,25 @@ def register_native(vocabulary_file: str) -> None:
 
 
 def tokens(name: str) -> list:
+    """[[example id, inputs, targets]]; a task in SeqIO's own style has no ids."""
     task = seqio_bridge.seqio.get_mixture_or_task(name)
     rows = task.get_dataset(None, "train", shuffle=False).as_numpy_iterator()
-    return [[e["inputs"].tolist(), e["targets"].tolist()] for e in rows]
+    return [[e.get("id", b"").decode(), e["inputs"].tolist(), e["targets"].tolist()] for e in rows]
+
+
+def converted(name: str, architecture: str, lengths: dict[str, int], n: int) -> list[dict]:
+    """The first examples of a task as SeqIO's own converter lays them out, a row each."""
+    seqio = seqio_bridge.seqio
+    task = seqio.get_mixture_or_task(name)
+    ds = task.get_dataset(None, "train", shuffle=False).take(n)
+    if architecture == "decoder":
+        converter = seqio.PrefixLMFeatureConverter(pack=False)
+    else:  # T5's tasks end their inputs in EOS, ours leave it to the layout
+        converter = seqio.EncDecFeatureConverter(pack=False)
+        eos = task.output_features["targets"].vocabulary.eos_id
+        ds = ds.map(lambda e: {**e, "inputs": tf.concat([e["inputs"], [eos]], 0)})
+    ds = ds.map(lambda e: {k: e[k] for k in ("inputs", "targets")})
+    return [{k: v.tolist() for k, v in e.items()} for e in converter(ds, lengths).as_numpy_iterator()]
 
 
 def main() -> None:
@@ -62,7 +79,9 @@ def main() -> None:
         refused = ""
     except UserError as e:
         refused = str(e)
+    lengths = {"inputs": 40, "targets": 24}
     print(json.dumps({
+        "converted": {a: converted("sample_first", a, lengths, 60) for a in ("decoder", "encoder_decoder")},
         "tokens": {n: tokens(n) for n in [*names, "native"]},
         "refused": refused, "rates": seqio_bridge.rates(mixture),
         "registered": [n for n in seqio_bridge.seqio.TaskRegistry.names() if n.startswith("sample")],
