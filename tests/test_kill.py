@@ -5,6 +5,7 @@ uv run pytest -m slow tests/test_kill.py
 uv run python -m tests.test_kill configs/quickstart.py     the same on any recipe; prints the times of the kills
 """
 
+import hashlib
 import json
 import os
 import random
@@ -97,6 +98,42 @@ def disturbed_equals_undisturbed(folder: Path, recipe: Path, *overrides: str, se
     for scores in a.glob("eval/*/scores.json"):
         assert json.loads(scores.read_text()) == json.loads((b / scores.relative_to(a)).read_text())
     return told
+
+
+def digests(cache: Path) -> dict[str, str]:
+    return {
+        str(f.relative_to(cache)): hashlib.sha256(f.read_bytes()).hexdigest() for f in cache.rglob("*") if f.is_file()
+    }
+
+
+@pytest.mark.slow
+def test_a_build_killed_twenty_times_gives_the_same_bytes(tmp_path):
+    recipes = {}
+    for name in ("peace", "war"):
+        (tmp_path / name).mkdir()
+        recipes[name] = samples.write_recipe(tmp_path / name, tmp_path / name / "cache")
+    began = time.monotonic()
+    samples.itx("data", "build", recipes["peace"])
+    whole, draw, kills = time.monotonic() - began, random.Random(0), 0
+    command = [sys.executable, "-m", "itx.cli", "data", "build", str(recipes["war"])]
+    cache = tmp_path / "war" / "cache"
+    while kills < 20:
+        child = subprocess.Popen(
+            command, cwd=REPO, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        try:
+            child.wait(draw.uniform(0, whole))
+            for folder in [
+                cache / "locks",
+                *draw.sample(sorted(cache.glob("*/*/r*")), 6),
+            ]:  # it was done: let it work again
+                shutil.rmtree(folder)
+        except subprocess.TimeoutExpired:
+            os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+            kills += 1
+    samples.itx("data", "build", recipes["war"])
+    assert digests(tmp_path / "peace" / "cache") == digests(tmp_path / "war" / "cache")
 
 
 @pytest.mark.slow
