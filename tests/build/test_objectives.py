@@ -346,9 +346,9 @@ def test_a_seqio_task_yields_the_records(made, vocabulary, name):
     spec, room = registry.task(name), Room(*text_tasks.ROOM)
     items = render.items(spec, "train", "", 0, Counter())
     rendering = names.parse(name).rendering
-    want = [objectives.record(spec, c, rendering, 0, vocabulary.size, room)
+    want = [(c.id, *objectives.record(spec, c, rendering, 0, vocabulary.size, room))
             for c in objectives.chunks(spec, items, vocabulary, room)]  # fmt: skip
-    assert made[0]["tokens"][name] == [[p, [*t, 1]] for (p, _), (t, _) in want] and len(want) > 60
+    assert made[0]["tokens"][name] == [[i, p, [*t, 1]] for i, (p, _), (t, _) in want] and len(want) > 60
 
 
 def test_seqio_mixes_the_share_and_wants_sentinels(made):
