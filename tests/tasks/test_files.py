@@ -14,6 +14,7 @@ from itx.errors import UserError
 from itx.tasks import names, registry
 from itx.tasks.spec import Skip
 from tasks import bbh, files, induction, natural_instructions, p3
+from tests.tasks.wordings import runs
 
 
 def counted(name: str, root, splits=("train", "validation", "test")) -> tuple[dict[str, list], Counter]:
@@ -331,13 +332,6 @@ def test_the_mixture_trains_on_no_evaluation_task(shared):
 def test_held_out_wordings_are_new(shared, name):
     """A held-out template shares no run of four words outside slots with a training template."""
     spec = registry.task(name, str(shared))
-
-    def runs(templates) -> set:
-        out = set()
-        for part in (p for t in templates for p in re.split(r"\{\w+\}", t[0])):
-            w = re.findall(r"\w+", part.lower())
-            out |= {tuple(w[i : i + 4]) for i in range(len(w) - 3)}
-        return out
 
     pairs = [(spec.templates, spec.heldout_templates)]
     pairs += [(spec.cot.templates, spec.cot.heldout_templates)] if spec.cot else []

@@ -24,6 +24,7 @@ from itx.tasks.spec import Skip, holdout
 from tasks import commonsense, dialog, mixtures, sentiment
 from tasks.from_tfds import FLAN_CLUSTERS, NEIGHBOURS, origins
 from tests.conftest import REPO
+from tests.tasks.wordings import runs
 
 GOLDEN = REPO / "tests" / "golden" / "flan.json"
 TABLE = REPO / "tasks" / "README.md"
@@ -203,15 +204,6 @@ def test_options_are_the_builders_labels(prepared):
         else:
             assert not spec.options and not of_rows and "accuracy" not in spec.metrics, name
     assert seen == set(UNNAMED)
-
-
-def runs(pairs) -> set:
-    """Runs of four words of the prompts, outside slots."""
-    out = set()
-    for part in (p for t in pairs for p in re.split(r"\{\w+\}", t[0])):
-        w = re.findall(r"\w+", part.lower())
-        out |= {tuple(w[i : i + 4]) for i in range(len(w) - 3)}
-    return out
 
 
 def test_held_out_wordings_are_new():

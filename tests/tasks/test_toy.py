@@ -15,6 +15,7 @@ from itx.tasks import names, registry, templates
 from tasks.mixtures import TOY
 from tasks.toy import heldout
 from tests.conftest import REPO
+from tests.tasks import wordings
 from tests.tasks.toy_measure import items, measure, rendered
 
 SPECS = {name: registry.TASKS[name] for name in TOY}
@@ -29,12 +30,11 @@ def words(text: str) -> list[str]:
 
 
 def literals(template: tuple[str, str]) -> list[list[str]]:
-    """The words of a template's input between its slots."""
-    return [words(part) for part in re.split(r"\{\w+\}", template[0])]
+    return wordings.literals(template, LETTERS.pattern)
 
 
-def runs(template: tuple[str, str], n: int = 4) -> set[tuple[str, ...]]:
-    return {tuple(part[i : i + n]) for part in literals(template) for i in range(len(part) - n + 1)}
+def runs(template: tuple[str, str]) -> set[tuple[str, ...]]:
+    return wordings.runs([template], LETTERS.pattern)
 
 
 def families() -> dict[str, list[str]]:
