@@ -29,14 +29,14 @@ from typing import NamedTuple
 import numpy as np
 
 from itx import storage
-from itx.build import chat, evaluation, fingerprint, jobs, leaks, sources, vocab
+from itx.build import chat, evaluation, jobs, leaks, sources, vocab
 from itx.build.jobs import Job, Settings
 from itx.config import RunConfig
 from itx.data import cache
 from itx.data import lock as locks
 from itx.data.order import ORDER_VERSION, Order
 from itx.errors import UserError, did_you_mean
-from itx.tasks import names, registry
+from itx.tasks import fingerprint, names, registry
 
 Progress = Callable[[str, int, int], None]  # what, done, of
 # A source's bytes times this are surely more than its cache: packed text in every template of an evaluation row
@@ -144,11 +144,8 @@ def build(config: RunConfig, progress: Progress = lambda *_: None) -> Built:
     if not members:
         return _build_foreign(config, progress)
     progress("vocabulary", 0, 1)
-    settings = settings_of(config, vocabulary_file(config, members))
+    settings, rows, todo = _plan(config, members)
     vocabulary = cache.Vocabulary(settings.vocab)
-    rows = evaluation.rows(config, members)
-    todo = [Job(m, "train") for m in members] + [r.job for r in rows]
-    _check_sources(todo, settings)
     known = _lock_file(config, settings, vocabulary.hash, todo)
     if known.is_file() and _complete(locks.read(known), d.cache_dir):
         return Built(known, [])
@@ -177,9 +174,7 @@ def estimate(config: RunConfig, progress: Progress = lambda *_: None) -> dict:
     members = members_of(config)
     if not members:
         raise UserError(f"--dry-run knows itx's own tasks, not {config.data.mixture!r}, which SeqIO resolves")
-    settings = settings_of(config, vocabulary_file(config, members))
-    todo = [Job(m, "train") for m in members] + [r.job for r in evaluation.rows(config, members)]
-    _check_sources(todo, settings)
+    settings, _, todo = _plan(config, members)
     workers = config.data.workers or os.cpu_count()
     with _pool(workers) as pool:
         found = _collect(_submit(pool, todo, settings, jobs.estimate_all), progress)
@@ -192,6 +187,15 @@ def estimate(config: RunConfig, progress: Progress = lambda *_: None) -> dict:
         entry["seconds"] += 0.0 if facts["exists"] else facts["seconds"]
     total = {k: sum(t[k] for t in tasks.values()) for k in ("bytes", "new_bytes", "seconds")}
     return {"tasks": tasks, **total, "seconds": total["seconds"] / workers, "workers": workers}
+
+
+def _plan(config: RunConfig, members: list[str]) -> tuple[Settings, list[evaluation.Row], list[Job]]:
+    """(settings, evaluation rows, the jobs of a build); the sources of all of them are there."""
+    settings = settings_of(config, vocabulary_file(config, members))
+    rows = evaluation.rows(config, members)
+    todo = [Job(m, "train") for m in members] + [r.job for r in rows]
+    _check_sources(todo, settings)
+    return settings, rows, todo
 
 
 def _mixtures(config: RunConfig) -> list[str]:
@@ -308,14 +312,8 @@ def _serve_rates(parent: int, pipe: Connection, mixtures: list[str], settings: S
     from itx.build import seqio_bridge
 
     registry.load_modules(settings.modules)
-    more = (settings.vocab, settings.root, settings.suite_seed, settings.render_seed, settings.fewshot_tokens,
-            settings.chat_template, settings.room)  # fmt: skip
     try:
-        found = [
-            seqio_bridge.register_mixture(registry.MIXTURES[m], *more) if m in registry.MIXTURES
-            else seqio_bridge.register(str(names.parse(m)), *more)
-            for m in mixtures
-        ]  # fmt: skip
+        found = [seqio_bridge.registered(str(names.parse(m)), settings) for m in mixtures]
         for task, examples in pipe.recv().items():
             seqio_bridge.SpecSource.counted[task, "train"] = examples
         pipe.send([seqio_bridge.rates(m) for m in found])

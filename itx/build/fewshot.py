@@ -15,12 +15,11 @@ from dataclasses import dataclass
 
 from itx.build import chat, render
 from itx.build.render import Item, Rendered
-from itx.data.cache import Vocabulary
+from itx.data.cache import Record, Vocabulary
 from itx.tasks.names import Variant
 from itx.tasks.spec import TaskSpec, Template
 
 POOL = 512
-Record = list[tuple[list[int], bool]]
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from itx import text
-from itx.build import chat, fewshot, fingerprint, objectives, render, sources
+from itx.build import chat, fewshot, objectives, render, sources
 from itx.data import cache
 from itx.errors import UserError
-from itx.tasks import names, registry, templates
+from itx.tasks import fingerprint, names, registry, templates
 from itx.tasks.spec import TaskSpec, Template
 
 SAMPLE = 2000  # texts kept beside a training split, for the audit and the neighbour baseline
@@ -171,9 +171,9 @@ def _several(
     return several
 
 
-def _rendered(
+def records_of(
     job: Job, items: list[render.Item], settings: Settings, vocabulary: cache.Vocabulary
-) -> tuple[list[render.Rendered], list[fewshot.Record], list[render.Item]]:
+) -> tuple[list[render.Rendered], list[cache.Record], list[render.Item]]:
     """(renderings, records, the item of each)."""
     spec, variant = registry.task(job.variant, settings.root), names.parse(job.variant)
     if spec.objective:
@@ -207,7 +207,7 @@ def estimate_all(several: list[Job], settings: Settings) -> list[tuple[Job, dict
         few = items[:: max(1, len(items) // ESTIMATED)]
         share = len(items) / max(1, len(few))
         few = _several(job, few, Counter(), settings, vocabulary)
-        rendered, records, owners = _rendered(job, few, settings, vocabulary)
+        rendered, records, owners = records_of(job, few, settings, vocabulary)
         n = round(len(records) * share)
         texts = [
             len(json.dumps(_example(o, r), ensure_ascii=False).encode()) for o, r in zip(owners, rendered, strict=True)
@@ -233,7 +233,7 @@ def run(job: Job, settings: Settings) -> tuple[str, dict]:
         return where, cache.read_manifest(path) | about
     items, counts = _chosen(job, settings)
     items = _several(job, items, counts, settings, vocabulary)
-    rendered, records, owners = _rendered(job, items, settings, vocabulary)
+    rendered, records, owners = records_of(job, items, settings, vocabulary)
     ids = list(dict.fromkeys(r.template for r in rendered))
     read = counts.pop("read", 0)
     manifest = {

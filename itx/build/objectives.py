@@ -24,7 +24,7 @@ import numpy as np
 
 from itx import text
 from itx.build.render import Item, Rendered, draw
-from itx.data.cache import Vocabulary
+from itx.data.cache import Record, Vocabulary
 from itx.errors import UserError
 from itx.tasks.spec import TaskSpec
 
@@ -32,7 +32,6 @@ OBJECTIVES_VERSION = 1  # raise it when a change here alters a record: it is par
 SENTINELS = 100  # T5's
 NOISE_DENSITY, MEAN_SPAN = np.float32(0.15), np.float32(3.0)  # T5's, in the precision of its graph
 LEAST = {"lm": 1, "prefix_lm": 2, "span_corruption": 2}  # tokens that give a target, and a prompt where there is one
-Record = list[tuple[list[int], bool]]
 
 
 class Room(NamedTuple):

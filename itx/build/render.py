@@ -17,7 +17,7 @@ from typing import Any
 
 from itx import text
 from itx.build import sources
-from itx.data.cache import Vocabulary
+from itx.data.cache import Record, Vocabulary
 from itx.errors import UserError, did_you_mean
 from itx.tasks import names, templates
 from itx.tasks.spec import Skip, Source, TaskSpec, Template
@@ -257,7 +257,7 @@ def _filled(spec: TaskSpec, item: Item, template: Template, style: Callable, h: 
     return prompt, target, references, shown, index
 
 
-def encode(rendered: Sequence[Rendered], vocabulary: Vocabulary) -> list[list[tuple[list[int], bool]]]:
+def encode(rendered: Sequence[Rendered], vocabulary: Vocabulary) -> list[Record]:
     """Records of two pieces: the prompt, and the trained target, each encoded alone.
 
     With SentencePiece's leading `▁` the two stand as if joined by one space, so the prompt's ids are
@@ -270,7 +270,7 @@ def encode(rendered: Sequence[Rendered], vocabulary: Vocabulary) -> list[list[tu
     return [_conversation(r.pieces, vocabulary) if r.pieces else next(found) for r in rendered]
 
 
-def _conversation(pieces: Sequence[tuple[str, bool]], vocabulary: Vocabulary) -> list[tuple[list[int], bool]]:
+def _conversation(pieces: Sequence[tuple[str, bool]], vocabulary: Vocabulary) -> Record:
     """Each piece alone. One that follows anything but a single space is encoded behind the character before it, whose
     ids are taken off again, so that the ids are those of the text as a whole."""
     out, before = [], ""

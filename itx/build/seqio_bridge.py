@@ -21,8 +21,8 @@ import seqio
 import tensorflow as tf
 
 from itx import storage
-from itx.build import chat, fewshot, objectives, render
-from itx.build.jobs import SAMPLE, Settings
+from itx.build import chat, objectives, render
+from itx.build.jobs import SAMPLE, Job, Settings, records_of
 from itx.build.vocab import keep_vocabulary
 from itx.data.cache import Vocabulary, prompt_ids, read_manifest, write
 from itx.errors import UserError, did_you_mean
@@ -89,43 +89,35 @@ def get(name: str, vocabulary, root: str = "", suite_seed: int = 0, render_seed:
                 part.write_bytes(data)
         _GIVEN.setdefault(str(file), vocabulary)
         vocabulary = file
-    how = (str(vocabulary), root, suite_seed, render_seed, fewshot_tokens, chat_template, objectives.Room(*room))
+    return registered(name, Settings((), root, "", str(vocabulary), render_seed, suite_seed, 0, False, fewshot_tokens,
+                                     chat_template, *room))  # fmt: skip
+
+
+def registered(name: str, settings: Settings) -> seqio.Task | seqio.Mixture:
+    """The seqio Mixture or Task of a name, registered on first use."""
     if name in registry.MIXTURES:
-        return register_mixture(registry.MIXTURES[name], *how)
-    return register(name, *how)
+        return register_mixture(registry.MIXTURES[name], settings)
+    return register(name, settings)
 
 
-def register(
-    name: str, vocabulary_file: str, root: str = "", suite_seed: int = 0, render_seed: int = 0,
-    fewshot_tokens: int = 0, chat_template: str = chat.PLAIN, room: objectives.Room = objectives.ROOM,
-) -> seqio.Task:  # fmt: skip
-    """The seqio Task of a variant name, registered on first use; a name holds one vocabulary.
-
-    room: a row's, to which plain text is cut.
-    """
-    spec, variant = registry.task(name, root), names.parse(name)
-    vocabulary = _vocabulary(vocabulary_file)
+def register(name: str, settings: Settings) -> seqio.Task:
+    """The seqio Task of a variant name, registered on first use; a name holds one vocabulary."""
+    spec, job = registry.task(name, settings.root), Job(name, "train", rendering=names.parse(name).rendering)
+    vocabulary = _vocabulary(settings.vocab)
     if name in seqio.TaskRegistry.names():
         task = seqio.TaskRegistry.get(name)
         if task.output_features["targets"].vocabulary != vocabulary:
             raise UserError(f"{name!r} is registered in SeqIO with another vocabulary")
         return task
-    encoder = Vocabulary(vocabulary_file)
+    encoder = Vocabulary(settings.vocab)
     several = iter
     if spec.objective:
-        objectives.check(spec, room, objectives.sentinels(encoder))  # here, not from within tf.data
-        several = functools.partial(objectives.chunks, spec, vocabulary=encoder, room=room)
-    source = SpecSource(spec, root, suite_seed, several)
-    pool = functools.cache(lambda: fewshot.pool(spec, source.items("train")) if variant.shots else None)
+        objectives.check(spec, settings.room, objectives.sentinels(encoder))  # here, not from within tf.data
+        several = functools.partial(objectives.chunks, spec, vocabulary=encoder, room=settings.room)
+    source = SpecSource(spec, settings.root, settings.suite_seed, several)
 
     def record(raw: bytes) -> tuple[np.ndarray, np.ndarray]:
-        item = render.Item(*json.loads(raw))
-        if spec.objective:
-            found = objectives.record(spec, item, variant.rendering, render_seed, encoder.size, room)
-        else:
-            more = (variant.rendering, render_seed, encoder, pool(), fewshot_tokens, chat_template)
-            found = fewshot.render_all(spec, variant, [(item, None)], *more)[1][0]
-        *before, (target, _) = found
+        _, ((*before, (target, _)),), _ = records_of(job, [render.Item(*json.loads(raw))], settings, encoder)
         prompt = prompt_ids(before, encoder.eos_id, "decoder")
         return np.array(prompt, np.int32), np.array(target, np.int32)
 
@@ -151,19 +143,19 @@ def _vocabulary(file: str) -> seqio.SentencePieceVocabulary:
     return _GIVEN.get(file) or seqio.SentencePieceVocabulary(file)
 
 
-def register_mixture(spec: MixtureSpec, vocabulary_file: str, *how) -> seqio.Mixture:
-    """A MixtureSpec as a seqio Mixture of its variants (nested mixtures stay mixtures); `how`: as `register` has it."""
+def register_mixture(spec: MixtureSpec, settings: Settings) -> seqio.Mixture:
+    """A MixtureSpec as a seqio Mixture of its variants (nested mixtures stay mixtures)."""
     if spec.name in seqio.MixtureRegistry.names():
         return seqio.MixtureRegistry.get(spec.name)
     explicit = isinstance(spec.members, dict)
     parts = []
-    for name, share in registry.members(spec, how[0] if how else "").items():
+    for name, share in registry.members(spec, settings.root).items():
         if name in registry.MIXTURES:
             nested = registry.MIXTURES[name]
-            register_mixture(nested, vocabulary_file, *how)
+            register_mixture(nested, settings)
             parts.append((name, share if explicit else 1.0))
             continue
-        register(name, vocabulary_file, *how)
+        register(name, settings)
         parts.append((name, share if explicit else _proportional(spec, share)))
     return seqio.MixtureRegistry.add(spec.name, parts)
 

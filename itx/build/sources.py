@@ -19,9 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from itx.build import fingerprint, readers
+from itx.build import readers
 from itx.build.readers import READERS, Bad
 from itx.errors import UserError, did_you_mean
+from itx.tasks import fingerprint
 from itx.tasks.spec import Source
 
 

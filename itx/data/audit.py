@@ -9,6 +9,7 @@
 `audit` gives plain values; "errors" in them stop a run, "warnings" are printed.
 """
 
+import hashlib
 import json
 from collections import Counter
 from pathlib import Path
@@ -287,8 +288,8 @@ def _baselines(lock: dict, cache_dir: Path):
 
     They are kept in the cache by what they depend on: a run that goes on need not wait for them.
     """
-    from itx.build import fingerprint
     from itx.eval import baselines, metrics
+    from itx.tasks import fingerprint
 
     folders = {t["name"]: t["folders"][0] for t in lock["tasks"]}
     done = set()
@@ -307,7 +308,7 @@ def _baselines(lock: dict, cache_dir: Path):
             EASY,
             BASELINE_EXAMPLES,
         ]
-        kept = cache_dir / "baselines" / f"{text.content_key(json.dumps(parts)):016x}.json"
+        kept = cache_dir / "baselines" / f"{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]}.json"
         if not kept.is_file():
             by_content = {e["content"]: e for e in cache.read_examples(test)}
             found = baselines.of_task(

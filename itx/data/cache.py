@@ -32,6 +32,9 @@ ARRAYS = ("tokens", "piece_lengths", "piece_trained", "record_pieces", "content"
 Piece = tuple[np.ndarray, bool]
 
 
+Record = list[tuple[list[int], bool]]  # pieces: (token ids, trained?)
+
+
 class Vocabulary:
     """A SentencePiece model file. Pieces of a text are encoded as at inference: each alone."""
 
@@ -95,7 +98,7 @@ def folder_name(variant: str) -> str:
     return variant.split("#")[0].replace(":", "_")
 
 
-def write(folder: Path, records: list[list[tuple[list[int], bool]]], content: list[int], template: list[int],
+def write(folder: Path, records: list[Record], content: list[int], template: list[int],
           manifest: dict, examples: list[dict], vocab_size: int, long_inputs: list[dict] = (),
           exemplars: list[tuple[int, ...]] = ()) -> None:  # fmt: skip
     """Write one folder whole; a kill leaves none. `exemplars`: content hashes of each record's few-shot examples."""

@@ -66,9 +66,9 @@ def converted(name: str, architecture: str, lengths: dict[str, int], n: int) -> 
 def main() -> None:
     vocabulary, *names = sys.argv[1:]
     for name in names:
-        seqio_bridge.register(name, vocabulary, "", 0, 0, 128)
+        itx.tasks.get(name, vocabulary, fewshot_tokens=128)
     register_native(vocabulary)
-    mixture = seqio_bridge.register_mixture(registry.MIXTURES["sample_held"], vocabulary, "", 0, 0, 128)
+    mixture = itx.tasks.get("sample_held", vocabulary, fewshot_tokens=128)
     with_sentinels = seqio_bridge.seqio.SentencePieceVocabulary(vocabulary, extra_ids=10)
     got = itx.tasks.get("sample_last:fs2", with_sentinels)
     assert seqio_bridge.seqio.get_mixture_or_task("sample_last:fs2") is got

@@ -7,12 +7,12 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from itx.build import evaluation, fingerprint, jobs, leaks, render
+from itx.build import evaluation, jobs, leaks, render
 from itx.build.build import members_of
 from itx.build.jobs import Job
 from itx.data import cache
 from itx.errors import UserError
-from itx.tasks import names, registry
+from itx.tasks import fingerprint, names, registry
 from itx.tasks.spec import Source, function
 from tests import sample_tasks, samples  # noqa: F401  (sample_tasks registers)
 

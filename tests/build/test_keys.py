@@ -8,9 +8,9 @@ from collections import Counter
 
 import pytest
 
-from itx.build import build, fingerprint, jobs, render, vocab
+from itx.build import build, jobs, render, vocab
 from itx.errors import UserError
-from itx.tasks import registry
+from itx.tasks import fingerprint, registry
 from itx.tasks.registry import make_task
 from itx.tasks.spec import function
 from tasks import natural_instructions

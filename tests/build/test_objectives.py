@@ -14,14 +14,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from itx.build import build, check, evaluation, fingerprint, jobs, objectives, readers, render, vocab
+from itx.build import build, check, evaluation, jobs, objectives, readers, render, vocab
 from itx.build.objectives import Room
 from itx.data import audit as audits
 from itx.data import cache
 from itx.data import lock as locks
 from itx.data.loader import Batches
 from itx.errors import UserError
-from itx.tasks import function, names, registry, text_task
+from itx.tasks import fingerprint, function, names, registry, text_task
 from itx.tasks.spec import OBJECTIVES
 from tests import samples, text_tasks
 from tests.conftest import REPO, one_device
