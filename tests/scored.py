@@ -43,8 +43,8 @@ def folder(cache_dir: Path, where: str, examples: list[dict], vocab: cache.Vocab
     hashes = [int(e["content"], 16) for e in examples]
     templates = sorted({e["template"] for e in examples})
     inputs = [{"record": i, "input": e["input_content"]} for i, e in enumerate(examples)] if long else []
-    cache.write(cache_dir / where, records, hashes, [templates.index(e["template"]) for e in examples],
-                {"templates": templates}, examples, vocab.size, inputs)  # fmt: skip
+    columns = cache.Columns.of(records, hashes, [templates.index(e["template"]) for e in examples], vocab.size)
+    cache.write(cache_dir / where, columns, {"templates": templates}, examples, inputs)
     longest = max(len(r[-1][0]) + 1 for r in records)
     return {"folder": where, "sha256": cache.manifest_hash(cache_dir / where), "templates": templates,
             "examples": len(set(hashes)), "records": len(records), "max_target_tokens": longest}  # fmt: skip

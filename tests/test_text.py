@@ -2,6 +2,7 @@
 """Text in several scripts: normal forms, words, numbers, runs by which a leak is known."""
 
 import doctest
+import sys
 import unicodedata
 
 import pytest
@@ -51,6 +52,16 @@ def test_words_of_several_scripts():
     assert text.words("हिन्दी भाषा") == ["हिन्दी", "भाषा"]  # marks stay with their letters
     assert text.words("한국어 문장") == ["한국어", "문장"]  # Korean has spaces
     assert text.words("ｶﾞ") == ["ガ"]  # half-width kana
+
+
+def test_marks_stand_in_the_parts_of_unicode_that_are_searched():
+    marks = [c for c in range(sys.maxunicode + 1) if unicodedata.category(chr(c))[0] == "M"]
+    assert len(marks) > 2000 and all(any(c in planes for planes in text.MARKS) for c in marks)
+
+
+@given(st.text(st.sampled_from("a1, яё́東京の.हि"), max_size=40))
+def test_a_long_text_has_thirteen_words(s):
+    assert text.is_long(text.normalise(s)) == (len(text.words(s)) >= 13)
 
 
 @pytest.mark.parametrize(

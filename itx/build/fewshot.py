@@ -13,6 +13,8 @@ A pool that cannot give K gives fewer: the manifest counts it ("fewer", "none").
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from itx.build import chat, render
 from itx.build.render import Item, Rendered
 from itx.data.cache import Record, Vocabulary
@@ -83,10 +85,12 @@ def render_all(
     return rendered, records
 
 
-def counts(rendered: Iterable[Rendered], variant: Variant) -> dict[str, int]:
-    """{"asked": K, "fewer": renderings with fewer, "none": those with none}; {} where no shots are asked."""
+def counts(exemplars: np.ndarray, variant: Variant) -> dict[str, int]:
+    """{"asked": K, "fewer": renderings with fewer, "none": those with none}; {} where no shots are asked.
+
+    exemplars: uint64 [n, k], content hashes; 0: none.
+    """
     if not variant.shots:
         return {}
-    given = [len(r.exemplars) for r in rendered]
-    fewer = sum(n < variant.shots for n in given)
-    return {"asked": variant.shots, "fewer": fewer, "none": given.count(0)}
+    given = (exemplars > 0).sum(1)
+    return {"asked": variant.shots, "fewer": int((given < variant.shots).sum()), "none": int((given == 0).sum())}

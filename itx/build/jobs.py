@@ -19,8 +19,8 @@ from itx.tasks.spec import TaskSpec, Template
 
 SAMPLE = 2000  # texts kept beside a training split, for the audit and the neighbour baseline
 ESTIMATED = 200  # examples that `itx data build --dry-run` renders and encodes per task and split
+CHUNK = 4096  # examples rendered and encoded at once; beyond them tokens are kept as arrays alone
 GZIP = 4  # the texts beside the records are packed about so much (measured on the toy suite: 3.9)
-LONG_WORDS = 13  # inputs of this many words or more are kept whole, for the n-gram leak test
 
 
 @dataclass(frozen=True)
@@ -233,31 +233,33 @@ def run(job: Job, settings: Settings) -> tuple[str, dict]:
         return where, cache.read_manifest(path) | about
     items, counts = _chosen(job, settings)
     items = _several(job, items, counts, settings, vocabulary)
-    rendered, records, owners = records_of(job, items, settings, vocabulary)
-    ids = list(dict.fromkeys(r.template for r in rendered))
+    ids: dict[str, int] = {}  # of templates, by first use
+    parts, sample, long = [], [], []
+    for first in range(0, max(1, len(items)), CHUNK):
+        rendered, records, owners = records_of(job, items[first : first + CHUNK], settings, vocabulary)
+        empty = next((i for i, r in enumerate(records) if not r[-1][0]), None)
+        if empty is not None:
+            raise UserError(
+                f"task {spec.name!r}, example {owners[empty].id}: the target {rendered[empty].target!r} has no tokens"
+            )
+        at = sum(len(p.content) for p in parts)
+        keep = len(rendered) if job.crossed else max(0, SAMPLE - at)
+        sample += [_example(o, r) for o, r in itertools.islice(zip(owners, rendered, strict=True), keep)]
+        if not job.crossed:
+            long += [{"record": at + i, "input": o.content} for i, o in enumerate(owners) if text.is_long(o.content)]
+        drawn = [ids.setdefault(r.template, len(ids)) for r in rendered]
+        shots = [r.exemplars for r in rendered]
+        parts.append(cache.Columns.of(records, [o.hash for o in owners], drawn, vocabulary.size, shots))
+    columns = cache.Columns.joined(parts)
     read = counts.pop("read", 0)
     manifest = {
         "task": spec.name, "variant": job.variant, **asdict(job), "key": where.rsplit("-", 1)[1],
-        "vocabulary": vocabulary.hash, **about, "templates": ids, "examples": len(items),
-        "fewshot": fewshot.counts(rendered, variant),
+        "vocabulary": vocabulary.hash, **about, "templates": list(ids), "examples": len(items),
+        "fewshot": fewshot.counts(columns.exemplars, variant),
         "audit": {"read": read, "kept": len(items), "skipped": {k: v for k, v in sorted(counts.items()) if v}},
+        **columns.counts(vocabulary.sp.unk_id()),
     }  # fmt: skip
-    empty = next((i for i, r in enumerate(records) if not r[-1][0]), None)
-    if empty is not None:
-        raise UserError(
-            f"task {spec.name!r}, example {owners[empty].id}: the target {rendered[empty].target!r} has no tokens"
-        )
-    manifest["target_tokens"] = sum(len(r[-1][0]) + 1 for r in records)
-    manifest["input_tokens"] = sum(len(ids) for r in records for ids, _ in r[:-1])
-    unknown = vocabulary.sp.unk_id()
-    manifest["unknown_tokens"] = sum(ids.count(unknown) for r in records for ids, _ in r)
-    manifest["max_target_tokens"] = max((len(r[-1][0]) + 1 for r in records), default=0)
-    keep = len(rendered) if job.crossed else SAMPLE
-    sample = [_example(o, r) for o, r in itertools.islice(zip(owners, rendered, strict=True), keep)]
-    long = [] if job.crossed else [{"record": i, "input": o.content} for i, o in enumerate(owners)
-                                   if len(text.words(o.content)) >= LONG_WORDS]  # fmt: skip
-    cache.write(path, records, [o.hash for o in owners], [ids.index(r.template) for r in rendered],
-                manifest, sample, vocabulary.size, long, [r.exemplars for r in rendered])  # fmt: skip
+    cache.write(path, columns, manifest, sample, long)
     return where, cache.read_manifest(path)
 
 

@@ -22,8 +22,8 @@ from itx.errors import UserError, did_you_mean
 from itx.tasks import names, templates
 from itx.tasks.spec import Skip, Source, TaskSpec, Template
 
-# Raise it when a change here alters a rendering: it is part of every cache key.
-RENDER_VERSION = 2
+# Raise it when a change here alters a rendering, or one of the cache's format: it is part of every cache key.
+RENDER_VERSION = 3
 # Where a set ships no dev or test part: this share of train, by content hash (EVALUATION.md, Splits)
 DEV_SHARE = 0.05
 WHOLE: Template = ("", "")  # stands for the run's chat template, or for plain text as it is

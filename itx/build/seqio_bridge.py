@@ -24,7 +24,7 @@ from itx import storage
 from itx.build import chat, objectives, render
 from itx.build.jobs import SAMPLE, Job, Settings, records_of
 from itx.build.vocab import keep_vocabulary
-from itx.data.cache import Vocabulary, prompt_ids, read_manifest, write
+from itx.data.cache import Columns, Vocabulary, prompt_ids, read_manifest, write
 from itx.errors import UserError, did_you_mean
 from itx.tasks import names, registry
 from itx.tasks.spec import SPLITS, MixtureSpec, TaskSpec
@@ -226,17 +226,16 @@ def build_foreign(task: seqio.Task, split: str, settings: Settings, vocabulary: 
     where = f"{task.name.replace(':', '_')}/{split}/r0-{key}"
     path = Path(settings.cache_dir) / where
     if not path.is_dir():
+        columns = Columns.of(records, content, [0] * len(records), vocabulary.size)
         manifest = {
             "task": task.name, "variant": task.name, "split": split, "rendering": 0, "key": key,
             "vocabulary": vocabulary.hash, "cluster": "seqio", "origin": [], "templates": [""],
             "examples": len(records), "audit": {"read": len(records), "kept": len(records), "skipped": {}},
-            "target_tokens": sum(len(r[-1][0]) + 1 for r in records),
-            "input_tokens": sum(len(r[0][0]) for r in records),
-            "max_target_tokens": max(len(r[-1][0]) + 1 for r in records),
+            **columns.counts(vocabulary.sp.unk_id()),
         }  # fmt: skip
         sample = [{"id": str(i), "content": f"{c:016x}", "input_content": p, "template": "", "prompt": p, "target": t,
                    "references": [t], "options": None, "answer_index": None, "extractor": None}
                   for i, (c, r) in enumerate(zip(content, records, strict=True))
                   for p, t in [[vocabulary.decode(ids) for ids, _ in r]]]  # fmt: skip
-        write(path, records, content, [0] * len(records), manifest, sample[:SAMPLE], vocabulary.size)
+        write(path, columns, manifest, sample[:SAMPLE])
     return where, read_manifest(path)

@@ -168,7 +168,7 @@ def task_facts(task: dict, records: cache.Records, usable: np.ndarray, architect
         "task": task["task"], "cluster": task["cluster"], "rate": task["rate"], **task["audit"],
         "renderings": len(task["folders"]), "templates": len(uses), "template_share": [float(uses.min()), float(uses.max())],
         "fewshot": manifest.get("fewshot", {}),
-        "unknown_share": manifest.get("unknown_tokens", 0) / max(1, len(records.tokens)),
+        "unknown_share": manifest.get("unknown_tokens", 0) / max(1, records.num_tokens),
         "input_tokens": int(before.sum()), "target_tokens": int(target.sum()),
         "input_length": _spread(before), "target_length": _spread(target),
     }  # fmt: skip
@@ -223,7 +223,7 @@ def target_counts(records: cache.Records, usable: np.ndarray, lock: dict) -> np.
     starts = records.piece_starts[found]
     places = np.repeat(starts - (np.cumsum(lengths) - lengths), lengths) + np.arange(lengths.sum())
     size = lock["vocabulary"]["size"] + 1
-    counts = np.bincount(np.asarray(records.tokens)[places], np.repeat(weight, lengths), size)
+    counts = np.bincount(records.take(places), np.repeat(weight, lengths), size)
     counts[lock["eos_id"]] += weight.sum()
     return counts
 

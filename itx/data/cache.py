@@ -2,7 +2,8 @@
 """The cache: tokenised renderings, one folder per (task variant, split, rendering).
 
     <cache_dir>/<variant>/<split>/r<k>-<key>/
-        tokens.npy          every token of every piece, end to end, in the smallest unsigned type
+        tokens-<i>.npy      every token of every piece, end to end, in the smallest unsigned type; a shard
+                            ends at a record's end and holds at most 512 MB
         piece_lengths.npy   int32, tokens of each piece
         piece_trained.npy   bool, whether the loss is taken on the piece
         record_pieces.npy   int64 [n + 1], record i holds pieces record_pieces[i]:record_pieces[i + 1]
@@ -17,8 +18,9 @@ A Record is a list of pieces (token ids, trained?). A key is the hash of all tha
 content, so a folder that exists is complete and right.
 """
 
+import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,7 @@ import numpy as np
 from itx import storage
 from itx.errors import UserError
 
-ARRAYS = ("tokens", "piece_lengths", "piece_trained", "record_pieces", "content", "template")
+SHARD_BYTES = 512 * 10**6
 Piece = tuple[np.ndarray, bool]
 
 
@@ -98,30 +100,80 @@ def folder_name(variant: str) -> str:
     return variant.split("#")[0].replace(":", "_")
 
 
-def write(folder: Path, records: list[Record], content: list[int], template: list[int],
-          manifest: dict, examples: list[dict], vocab_size: int, long_inputs: list[dict] = (),
-          exemplars: list[tuple[int, ...]] = ()) -> None:  # fmt: skip
-    """Write one folder whole; a kill leaves none. `exemplars`: content hashes of each record's few-shot examples."""
-    pieces = [p for r in records for p in r]
-    counts = np.array([0, *(len(r) for r in records)], np.int64)
-    flat = [t for ids, _ in pieces for t in ids]
-    arrays = {
-        "tokens": np.array(flat, token_type(vocab_size)),
-        "piece_lengths": np.array([len(ids) for ids, _ in pieces], np.int32),
-        "piece_trained": np.array([trained for _, trained in pieces], bool),
-        "record_pieces": np.cumsum(counts),
-        "content": np.array(content, np.uint64),
-        "template": np.array(template, np.int16),
-    }
-    if most := max(map(len, exemplars), default=0):
-        arrays["exemplars"] = np.array([[*e, *[0] * (most - len(e))] for e in exemplars], np.uint64)
+@dataclass(frozen=True)
+class Columns:
+    """Some records as arrays, named as the files are; `exemplars` [n, k] has as many columns as any of them has."""
+
+    tokens: np.ndarray
+    piece_lengths: np.ndarray
+    piece_trained: np.ndarray
+    pieces: np.ndarray  # int64 [n], of each record
+    content: np.ndarray
+    template: np.ndarray
+    exemplars: np.ndarray
+
+    @classmethod
+    def of(cls, records: list[Record], content: list[int], template: list[int],
+           vocab_size: int, exemplars: Sequence[tuple[int, ...]] = ()) -> "Columns":  # fmt: skip
+        """From lists: exemplars are the content hashes of each record's few-shot examples."""
+        pieces = [p for r in records for p in r]
+        most = max(map(len, exemplars), default=0)
+        shots = np.array([[*e, *[0] * (most - len(e))] for e in exemplars], np.uint64).reshape(len(records), most)
+        ids = itertools.chain.from_iterable(ids for ids, _ in pieces)
+        return cls(
+            np.fromiter(ids, token_type(vocab_size)),
+            np.array([len(ids) for ids, _ in pieces], np.int32), np.array([trained for _, trained in pieces], bool),
+            np.array([len(r) for r in records], np.int64), np.array(content, np.uint64), np.array(template, np.int16),
+            shots,
+        )  # fmt: skip
+
+    @classmethod
+    def joined(cls, parts: Sequence["Columns"]) -> "Columns":
+        most = max(p.exemplars.shape[1] for p in parts)
+        shots = [np.pad(p.exemplars, ((0, 0), (0, most - p.exemplars.shape[1]))) for p in parts]
+        names = [f.name for f in fields(cls)][:-1]
+        return cls(*(np.concatenate([getattr(p, n) for p in parts]) for n in names), np.concatenate(shots))
+
+    def counts(self, unknown_id: int) -> dict[str, int]:
+        """What a manifest says of tokens; the last piece of a record is its target, EOS is counted with it."""
+        target = self.piece_lengths[self.pieces.cumsum() - 1].astype(np.int64) + 1
+        return {
+            "target_tokens": int(target.sum()), "max_target_tokens": int(target.max(initial=0)),
+            "input_tokens": len(self.tokens) - int(target.sum()) + len(target),
+            "unknown_tokens": int((self.tokens == unknown_id).sum()),
+        }  # fmt: skip
+
+
+def write(folder: Path, columns: Columns, manifest: dict, examples: list[dict],
+          long_inputs: list[dict] = (), shard_bytes: int = SHARD_BYTES) -> None:  # fmt: skip
+    """Write one folder whole; a kill leaves none."""
+    record_pieces = np.cumsum([0, *columns.pieces])
     with storage.whole_folder(folder) as part:
-        for name, array in arrays.items():
-            np.save(part / f"{name}.npy", array)
+        for name in ("piece_lengths", "piece_trained", "content", "template"):
+            np.save(part / f"{name}.npy", getattr(columns, name))
+        np.save(part / "record_pieces.npy", record_pieces)
+        if columns.exemplars.shape[1]:
+            np.save(part / "exemplars.npy", columns.exemplars)
+        ends = np.concatenate([[0], columns.piece_lengths.cumsum(dtype=np.int64)])[
+            record_pieces
+        ]  # of records, in tokens
+        for i, (start, stop) in enumerate(_shards(ends, max(1, shard_bytes // columns.tokens.itemsize))):
+            np.save(part / f"tokens-{i:05d}.npy", columns.tokens[start:stop])
         storage.write_jsonl_gz(part / "examples.jsonl.gz", examples)
         storage.write_jsonl_gz(part / "long_inputs.jsonl.gz", long_inputs)
         files = {p.name: storage.sha256(p) for p in sorted(part.iterdir())}
-        storage.write_json(part / "manifest.json", {**manifest, "records": len(records), "files": files})
+        storage.write_json(part / "manifest.json", {**manifest, "records": len(columns.content), "files": files})
+
+
+def _shards(ends: np.ndarray, most: int) -> Iterator[tuple[int, int]]:
+    """Token ranges of at most `most` tokens that part no record, but for one that is longer by itself."""
+    i = 0
+    while True:
+        j = max(i + 1, int(np.searchsorted(ends, ends[i] + most, "right")) - 1)
+        yield int(ends[i]), int(ends[min(j, len(ends) - 1)])
+        if j >= len(ends) - 1:
+            return
+        i = j
 
 
 def manifest_hash(folder: Path) -> str:
@@ -160,8 +212,31 @@ class Records:
         return np.load(self.folder / f"{name}.npy", mmap_mode="r")
 
     @cached_property
-    def tokens(self) -> np.ndarray:
-        return self._array("tokens").view(np.ndarray)  # still mapped; slices of a plain array are cheaper
+    def shards(self) -> list[np.ndarray]:
+        """The token shards; still mapped, but plain arrays, of which slices are cheaper."""
+        return [self._array(p.stem).view(np.ndarray) for p in sorted(self.folder.glob("tokens-*.npy"))]
+
+    @cached_property
+    def shard_starts(self) -> np.ndarray:
+        """int64 [shards + 1], the number of each shard's first token; of all tokens at the end."""
+        return np.cumsum([0, *map(len, self.shards)])
+
+    @property
+    def num_tokens(self) -> int:
+        return int(self.shard_starts[-1])
+
+    def tokens(self, start: int, stop: int) -> np.ndarray:
+        """The tokens start:stop, which are one record's."""
+        i = int(np.searchsorted(self.shard_starts[1:], start, "right")) if stop > start else 0
+        return self.shards[i][start - self.shard_starts[i] : stop - self.shard_starts[i]]
+
+    def take(self, places: np.ndarray) -> np.ndarray:
+        """The tokens at `places`, which rise."""
+        cuts = np.searchsorted(places, self.shard_starts)
+        return np.concatenate([
+            shard[places[a:b] - first]
+            for shard, first, a, b in zip(self.shards, self.shard_starts, cuts[:-1], cuts[1:], strict=False)
+        ])  # fmt: skip
 
     @cached_property
     def piece_lengths(self) -> np.ndarray:
@@ -200,7 +275,7 @@ class Records:
         out = []
         for p in range(self.record_pieces[i], self.record_pieces[i + 1]):
             start = self.piece_starts[p]
-            out.append((np.asarray(self.tokens[start : start + self.piece_lengths[p]]), bool(self.piece_trained[p])))
+            out.append((self.tokens(start, start + self.piece_lengths[p]), bool(self.piece_trained[p])))
         return out
 
     @cached_property

@@ -99,27 +99,29 @@ class Index:
 
     folder f = first_folder[task] + rendering; record number = first_record[f] + record.
     pieces [records + 1]: record i holds pieces pieces[i]:pieces[i + 1]; starts [pieces + 1]: their first tokens;
-    trained [pieces]. Tokens stay in their mapped files: `tokens` copies out what a batch needs.
+    trained [pieces]. Tokens stay in their mapped shards: `tokens` copies out what a batch needs.
     """
 
     def __init__(self, records: list[list[Records]]):
         flat = [r for of_task in records for r in of_task]
-        ends = [np.cumsum([0, *counts]) for counts in zip(*((len(r), len(r.piece_lengths), len(r.tokens)) for r in flat),
+        ends = [np.cumsum([0, *counts]) for counts in zip(*((len(r), len(r.piece_lengths), r.num_tokens) for r in flat),
                                                           strict=True)]  # fmt: skip
         self.first_folder = np.cumsum([0, *(len(of_task) for of_task in records)])
-        self.first_record, first_piece, self.first_token = ends
+        self.first_record, first_piece, first_token = ends
         self.pieces = np.concatenate([*(r.record_pieces[:-1] + p for r, p in zip(flat, first_piece, strict=False)),
                                       first_piece[-1:]])  # fmt: skip
-        self.starts = np.concatenate([*(r.piece_starts[:-1] + t for r, t in zip(flat, self.first_token, strict=False)),
-                                      self.first_token[-1:]])  # fmt: skip
+        self.starts = np.concatenate([*(r.piece_starts[:-1] + t for r, t in zip(flat, first_token, strict=False)),
+                                      first_token[-1:]])  # fmt: skip
         self.trained = np.concatenate([r.piece_trained for r in flat])
-        self.files = [r.tokens for r in flat]
+        self.shards = [shard for r in flat for shard in r.shards]
+        self.first_token = np.cumsum([0, *map(len, self.shards)])
 
-    def tokens(self, folder: np.ndarray, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
-        """The tokens start[i]:stop[i], which are folder[i]'s, for all i end to end."""
-        before = self.first_token[folder]
-        ranges = zip(folder.tolist(), (start - before).tolist(), (stop - before).tolist(), strict=True)
-        return np.concatenate([self.files[f][a:b] for f, a, b in ranges])
+    def tokens(self, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
+        """The tokens start[i]:stop[i], which are one record's, for all i end to end."""
+        shard = np.searchsorted(self.first_token[1:-1], start, "right")
+        before = self.first_token[shard]
+        ranges = zip(shard.tolist(), (start - before).tolist(), (stop - before).tolist(), strict=True)
+        return np.concatenate([self.shards[i][a:b] for i, a, b in ranges])
 
 
 class Batches:
@@ -190,7 +192,7 @@ class Batches:
             # the last piece is the decoder's, all before it the encoder's
             start = at.starts[end - 1]
             kept = np.minimum(start - at.starts[begin], lock["sequence_length"] - 1)
-            out["encoder"] = _insert(at.tokens(folder, start - kept, start), kept.cumsum(), lock["eos_id"])
+            out["encoder"] = _insert(at.tokens(start - kept, start), kept.cumsum(), lock["eos_id"])
             out["encoder_lengths"] = kept + 1
             length = at.starts[end] - start
             trained = np.ones(len(length), bool)
@@ -212,7 +214,7 @@ class Batches:
             length = at.starts[piece + 1] - np.clip(start[of], at.starts[piece], at.starts[piece + 1])
             out["prompt"] = prompt - lost
         ends = length.cumsum()[trained]
-        out["decoder"] = _insert(at.tokens(folder, start, at.starts[end]), ends, lock["eos_id"])
+        out["decoder"] = _insert(at.tokens(start, at.starts[end]), ends, lock["eos_id"])
         length = length + trained
         out["decoder_lengths"] = np.add.reduceat(length, first)
         if lock["weighting"] == "example":

@@ -44,19 +44,14 @@ def lengths(seed: int, n: int, mean: int, row: int) -> np.ndarray:
 
 
 def write_folder(folder: Path, size: np.ndarray, seed: int) -> None:
-    """A cache folder of two-piece records, written as arrays: cache.write takes lists."""
+    """A cache folder of two-piece records."""
     n = len(size)
-    pieces = (size - [0, 1]).reshape(-1)  # EOS is not in the cache
-    arrays = {
-        "tokens": np.random.default_rng(seed).integers(2, VOCABULARY, pieces.sum(), dtype=np.uint16),
-        "piece_lengths": pieces.astype(np.int32), "piece_trained": np.tile([False, True], n),
-        "record_pieces": np.arange(0, 2 * n + 1, 2), "content": np.arange(n, dtype=np.uint64),
-        "template": np.zeros(n, np.int16),
-    }  # fmt: skip
-    folder.mkdir(parents=True)
-    for name, array in arrays.items():
-        np.save(folder / f"{name}.npy", array)
-    storage.write_json(folder / "manifest.json", {"records": n})
+    pieces = (size - [0, 1]).reshape(-1).astype(np.int32)  # EOS is not in the cache
+    tokens = np.random.default_rng(seed).integers(2, VOCABULARY, pieces.sum(), dtype=np.uint16)
+    cache.write(folder, cache.Columns(
+        tokens, pieces, np.tile([False, True], n), np.full(n, 2), np.arange(n, dtype=np.uint64), np.zeros(n, np.int16),
+        np.zeros((n, 0), np.uint64),
+    ), {}, [])  # fmt: skip
 
 
 def make_lock(root: Path, mean: int, examples: int, architecture: str) -> dict:
@@ -150,14 +145,14 @@ def storages(lock: dict, root: Path, reads: int) -> list[dict]:
     begin, end = at.starts[at.pieces[:-1]], at.starts[at.pieces[1:]]
 
     def flat(some):
-        return at.tokens(np.zeros(len(some), np.int64), begin[some], end[some])
+        return at.tokens(begin[some], end[some])
 
     def by_record(some):
         return np.concatenate([np.frombuffer(r, np.uint16) for r in reader.read(some.tolist())])
 
     assert (flat(numbers[0]) == by_record(numbers[0])).all()
     out = []
-    size = (root / lock["tasks"][0]["folders"][0] / "tokens.npy").stat().st_size
+    size = (root / lock["tasks"][0]["folders"][0] / "tokens-00000.npy").stat().st_size
     for name, read, stored in (("flat", flat, size), ("ArrayRecord", by_record, file.stat().st_size)):
         cpu = time.process_time()
         tokens = sum(len(read(some)) for some in numbers)

@@ -23,7 +23,7 @@ def in_memory(records: cache.Records, eos_id: int) -> seqio.FunctionDataSource:
     """Two-piece records from tensors: no file is read, nothing is parsed."""
 
     def dataset(split, shuffle_files, seed=None):
-        flat, eos = tf.constant(np.asarray(records.tokens, np.int32)), tf.constant([eos_id])
+        flat, eos = tf.constant(np.concatenate(records.shards).astype(np.int32)), tf.constant([eos_id])
 
         def example(start, middle, end):
             return {"inputs": flat[start:middle], "targets": tf.concat([flat[middle:end], eos], 0)}

@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from itx.build import evaluation, jobs, leaks, render
+from itx.build import evaluation, jobs, leaks, render, vocab
 from itx.build.build import members_of
 from itx.build.jobs import Job
 from itx.data import cache
@@ -142,7 +142,8 @@ def test_planted_leaks_are_dropped_and_counted(tmp_path):
     def folder(name, which, examples):
         records = [[([5, 6], False), ([7], True)] for _ in which]
         rows = [{"record": n, "input": texts[i]} for n, i in enumerate(which) if len(texts[i].split()) > 12]
-        cache.write(tmp_path / name, records, [hashes[i] for i in which], [0] * len(which), {}, examples, 100, rows)
+        columns = cache.Columns.of(records, [hashes[i] for i in which], [0] * len(which), 100)
+        cache.write(tmp_path / name, columns, {}, examples, rows)
 
     folder("train", [0, 2, 3], [])
     folder("test", [0, 1], [{"content": f"{hashes[i]:016x}", "input_content": texts[i]} for i in (0, 1)])
@@ -176,6 +177,19 @@ def test_a_key_changes_with_what_shapes_the_folder_and_with_nothing_else(tmp_pat
     monkeypatch.setitem(registry.TASKS, "sample_first", dataclasses.replace(spec, templates=spec.templates[:1]))
     changed.append(jobs.key(job, settings, "v"))
     assert len({base, *changed}) == len(changed) + 1
+
+
+def test_examples_done_at_once_change_no_byte(tmp_path, monkeypatch):
+    written = []
+    file = vocab.train(["sample_first"], 300, "", 0, str(tmp_path))
+    for chunk in (4096, 7):
+        monkeypatch.setattr(jobs, "CHUNK", chunk)
+        settings = jobs.Settings(("tests.sample_tasks",), "", str(tmp_path / str(chunk)), str(file), 0, 0, 20, False)
+        for variant, split in (("sample_even:fs3", "train"), ("sample_add", "test")):
+            where, manifest = jobs.run(jobs.Job(variant, split), settings)
+            assert manifest["records"] > 7
+            written.append((where, sorted(manifest["files"].items())))
+    assert written[:2] == written[2:]
 
 
 def test_a_fingerprint_sees_helpers_and_constants():

@@ -25,6 +25,13 @@ def small(rows):
     return dataclasses.replace(spec, source=function(lambda *_: rows, {"train": 1.0}))
 
 
+def shown(rendered):
+    """The exemplars column of a cache."""
+    return cache.Columns.of(
+        [[([1], True)]] * len(rendered), *[[0] * len(rendered)] * 2, 9, [r.exemplars for r in rendered]
+    ).exemplars
+
+
 @pytest.mark.parametrize("count", [1, 3, 5])
 def test_exemplars_are_different_training_examples_other_than_the_example(count):
     spec = registry.task("sample_even")
@@ -97,8 +104,8 @@ def test_exemplars_stand_before_the_prompt_in_its_template_and_style():
         assert own == without.prompt
         for exemplar in (first, second):
             assert exemplar.startswith("Is ") and exemplar.split()[-1] in ("even", "odd")
-    assert fewshot.counts(rendered, variant) == {"asked": 2, "fewer": 0, "none": 0}
-    assert fewshot.counts(bare, names.parse("sample_even")) == {}
+    assert fewshot.counts(shown(rendered), variant) == {"asked": 2, "fewer": 0, "none": 0}
+    assert fewshot.counts(shown(bare), names.parse("sample_even")) == {}
 
 
 def test_exemplars_fall_away_until_the_example_fits():
@@ -115,9 +122,9 @@ def test_exemplars_fall_away_until_the_example_fits():
     for a, b in zip(whole, fitted, strict=True):
         assert b.exemplars == a.exemplars[: len(b.exemplars)]  # the last fall away first
         assert a.target == b.target
-    assert fewshot.counts(fitted, variant)["fewer"] == sum(n < 3 for n in given) > 0
+    assert fewshot.counts(shown(fitted), variant)["fewer"] == sum(n < 3 for n in given) > 0
     none, _ = fewshot.render_all(spec, variant, pairs, 0, 0, Letters(), pool, 1)
-    assert fewshot.counts(none, variant) == {"asked": 3, "fewer": 40, "none": 40}
+    assert fewshot.counts(shown(none), variant) == {"asked": 3, "fewer": 40, "none": 40}
 
 
 def test_evaluation_shows_training_examples_and_training_shows_no_evaluated_ones(sample_locks, sample_cache):
@@ -141,7 +148,8 @@ def test_a_record_that_shows_a_leaking_exemplar_is_left_out_and_seen(tmp_path):
         examples = [{"content": f"{h:016x}", "input_content": t} for h, t in zip(hashes, texts, strict=True)]
         records = [[([5, 6], False), ([7], True)] for _ in texts]
         shown = [tuple(render.draw("content", e) for e in es) for es in exemplars]
-        cache.write(tmp_path / name, records, hashes, [0] * len(texts), {"templates": ["t"]}, examples, 100, [], shown)
+        columns = cache.Columns.of(records, hashes, [0] * len(texts), 100, shown)
+        cache.write(tmp_path / name, columns, {"templates": ["t"]}, examples)
 
     folder("train", ["a", "b", "c", "d"], [("b", "c"), ("c", "d"), ("a", "b"), ("a",)])
     folder("test", ["d"], [()])

@@ -32,7 +32,7 @@ def make_lock(tmp_path, architecture="decoder", **changes):
             for i in range(n)
         ]  # fmt: skip
         folder = tmp_path / f"t{task}"
-        cache.write(folder, records, list(range(n)), [0] * n, {"templates": ["t0"]}, [], 1000)
+        cache.write(folder, cache.Columns.of(records, list(range(n)), [0] * n, 1000), {"templates": ["t0"]}, [])
         lock["tasks"].append({
             "name": f"t{task}", "rate": (0.7, 0.3)[task], "examples": n, "folders": [f"t{task}"],
             "target_tokens": sum(len(r[1][0]) + 1 for r in records),
@@ -149,6 +149,29 @@ def test_long_examples_are_refused_dropped_or_cut_but_never_their_targets(tmp_pa
     assert said.endswith(f"; {facts['cut']} prompts lost {sum(lost)} tokens to fit a row.")
 
 
+@pytest.mark.parametrize("shard_bytes, shards", [(1, 40), (60, None), (10**9, 1)])
+def test_shards_part_no_record_and_change_no_batch(tmp_path, shard_bytes, shards):
+    """A record longer than a shard has one to itself."""
+    lock = make_lock(tmp_path)
+    whole = cache.Records(tmp_path / "t0")
+    want = [[(ids.tolist(), trained) for ids, trained in whole[i]] for i in range(len(whole))]
+    columns = cache.Columns.of(want, list(range(40)), [0] * 40, 1000)
+    cache.write(tmp_path / "cut", columns, {"templates": ["t0"]}, [], shard_bytes=shard_bytes)
+    cut = cache.Records(tmp_path / "cut")
+    assert [[(ids.tolist(), trained) for ids, trained in cut[i]] for i in range(len(cut))] == want
+    if shards is None:
+        assert 10 < len(cut.shards) < 40 and max(s.nbytes for s in cut.shards) <= shard_bytes
+    else:
+        assert len(cut.shards) == shards
+    places = np.arange(3, cut.num_tokens, 7)
+    assert (cut.take(places) == whole.take(places)).all()
+    other = {**lock, "tasks": [{**lock["tasks"][0], "folders": ["cut"], "sha256": [cache.manifest_hash(cut.folder)]},
+                               lock["tasks"][1]]}  # fmt: skip
+    for step in range(4):
+        a, b = Batches(lock, tmp_path).batch(step), Batches(other, tmp_path).batch(step)
+        assert all((a[k] == b[k]).all() for k in a)
+
+
 def test_rows_may_be_given_as_an_array(tmp_path):
     """mesh.local_rows gives an array where there are several processes."""
     batches = Batches(make_lock(tmp_path), tmp_path)
@@ -204,7 +227,7 @@ def many_pieces(tmp_path, architecture, **changes):
                           for _ in range(draw.integers(0, 6))]  # fmt: skip
                 records.append([*before, (draw.integers(2, 999, draw.integers(1, 6)).tolist(), True)])
             folder = tmp_path / f"m{task}r{r}"
-            cache.write(folder, records, list(range(n)), [0] * n, {"templates": ["t0"]}, [], 1000)
+            cache.write(folder, cache.Columns.of(records, list(range(n)), [0] * n, 1000), {"templates": ["t0"]}, [])
             size = locks.sizes(cache.Records(folder).lengths, architecture)
             out, _ = locks.check_fit("m", size, lock)
             entry["folders"].append(folder.name)
