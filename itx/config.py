@@ -82,7 +82,9 @@ class DataConfig:
         "data", "", "of conversations: a .jinja file or a tokenizer_config.json; default: a plain one"
     )
     fewshot_tokens: int = _f("data", 0, "a few-shot example's tokens, beyond which exemplars fall away; 0: a row's")
-    too_long: Literal["error", "drop", "cut_input"] = _f("data", "error", "an example longer than a row")
+    too_long: Literal["error", "drop", "cut_left", "cut_right", "cut_targets"] = _f(
+        "data", "error", "an example longer than a row; cut_*: what its prompt loses first"
+    )
     skip_bad: bool = _f("data", False, "count and skip unreadable records rather than stop")
     max_epochs: float = _f("free", 1000.0, "the audit fails above this many passes over a task")
     eval_examples: int = _f("data", 200, "evaluation examples kept per task and split, by content hash")

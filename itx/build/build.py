@@ -421,8 +421,10 @@ def task_entry(name: str, rate: float, folders: list[tuple[str, dict]], lock: di
             out |= beyond
         if r == 0:
             skipped |= reasons
-            lost = (size[:, :2] - locks.cut(size, lock)).sum(1)[~out]
-            cut = {"cut": int((lost > 0).sum()), "cut_tokens": int(lost.sum())} if lost.any() else {}
+            lost = locks.lost(size, lock)[~out]
+            names = (("cut", "cut_tokens"), ("cut_targets", "cut_target_tokens"))
+            cut = {k: v for pair, n in zip(names, lost.T, strict=True) if n.any()
+                   for k, v in zip(pair, (int((n > 0).sum()), int(n.sum())), strict=True)}  # fmt: skip
         excluded.append(np.flatnonzero(out).tolist())
     n = manifest["records"] - len(excluded[0])
     if n == 0:

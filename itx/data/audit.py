@@ -75,7 +75,8 @@ def with_uses(facts: dict, examples: np.ndarray) -> dict:
 def accounts(facts: dict) -> str:
     """One sentence in which every record read is found again."""
     tasks = facts["tasks"].values()
-    total = {k: sum(f.get(k, 0) for f in tasks) for k in ("read", "kept", "used", "not_reached", "cut", "cut_tokens")}
+    keys = ("read", "kept", "used", "not_reached", "cut", "cut_tokens", "cut_targets", "cut_target_tokens")
+    total = {k: sum(f.get(k, 0) for f in tasks) for k in keys}
     skipped: Counter = Counter()
     for f in tasks:
         skipped.update(f["skipped"])
@@ -83,7 +84,10 @@ def accounts(facts: dict) -> str:
     if all("used" in f for f in tasks):
         steps = f"{facts['mixture']['steps']:,} steps"
         kept = f"{total['used']:,} trained on + {total['not_reached']:,} usable but not reached in {steps}"
-    cut = f"; {total['cut']:,} prompts lost {total['cut_tokens']:,} tokens to fit a row" if total["cut"] else ""
+    cut = "".join(
+        f"; {total[n]:,} {what} lost {total[tokens]:,} tokens to fit a row"
+        for what, n, tokens in (("prompts", "cut", "cut_tokens"), ("targets", "cut_targets", "cut_target_tokens")) if total[n]
+    )  # fmt: skip
     return f"{total['read']:,} records read = {kept} + {sum(skipped.values()):,} skipped ({reasons(skipped)}){cut}."
 
 

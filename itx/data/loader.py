@@ -99,10 +99,12 @@ class Index:
 
     folder f = first_folder[task] + rendering; record number = first_record[f] + record.
     pieces [records + 1]: record i holds pieces pieces[i]:pieces[i + 1]; starts [pieces + 1]: their first tokens;
-    trained [pieces]. Tokens stay in their mapped shards: `tokens` copies out what a batch needs.
+    trained [pieces]; heads [records]: the piece at which the prompt has ended, which for encoder-decoders (`both`) is
+    the last one and else the first trained one. Tokens stay in their mapped shards: `tokens` copies out what a batch needs.
     """
 
-    def __init__(self, records: list[list[Records]]):
+    def __init__(self, records: list[list[Records]], both: bool):
+        self.both = both
         flat = [r for of_task in records for r in of_task]
         ends = [np.cumsum([0, *counts]) for counts in zip(*((len(r), len(r.piece_lengths), r.num_tokens) for r in flat),
                                                           strict=True)]  # fmt: skip
@@ -113,6 +115,8 @@ class Index:
         self.starts = np.concatenate([*(r.piece_starts[:-1] + t for r, t in zip(flat, first_token, strict=False)),
                                       first_token[-1:]])  # fmt: skip
         self.trained = np.concatenate([r.piece_trained for r in flat])
+        places = np.flatnonzero(self.trained)
+        self.heads = self.pieces[1:] - 1 if both else places[np.searchsorted(places, self.pieces[:-1])]
         self.shards = [shard for r in flat for shard in r.shards]
         self.first_token = np.cumsum([0, *map(len, self.shards)])
 
@@ -131,11 +135,10 @@ class Batches:
         self.lock = lock
         self.data = LockedData(lock, cache_dir)
         self.order = Order(lock, self.data.usable, self.data.sizes)
-        self.index = Index(self.data.records)
+        self.index = Index(self.data.records, lock["architecture"] == "encoder_decoder")
         # of a target token under `task` weighting: tasks count by their examples, not by their length
         self.weights = np.array([
-            len(u[0]) / float(targets(r[0], lock["architecture"])[u[0]].sum())
-            for r, u in zip(self.data.records, self.data.usable, strict=True)
+            len(u[0]) / float(s[0][u[0], 1].sum()) for u, s in zip(self.data.usable, self.data.sizes, strict=True)
         ])  # fmt: skip
 
     def segment(self, task: int, record: int, rendering: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -184,44 +187,39 @@ class Batches:
         """
         lock, at = self.lock, self.index
         task, record, rendering = segments.T
-        folder = at.first_folder[task] + rendering
-        number = at.first_record[folder] + record
-        begin, end = at.pieces[number], at.pieces[number + 1]
-        out = {}
-        if lock["architecture"] == "encoder_decoder":
-            # the last piece is the decoder's, all before it the encoder's
-            start = at.starts[end - 1]
-            kept = np.minimum(start - at.starts[begin], lock["sequence_length"] - 1)
-            out["encoder"] = _insert(at.tokens(start - kept, start), kept.cumsum(), lock["eos_id"])
+        number = at.first_record[at.first_folder[task] + rendering] + record
+        head, end = at.heads[number], at.pieces[number + 1]
+        size, target = self.order.size(task, record, rendering).T  # as the lock cuts them
+        pieces = end - head  # of each segment, behind its prompt
+        first = pieces.cumsum() - pieces
+        piece = np.arange(first[-1] + pieces[-1]) + np.repeat(head - first, pieces)
+        length, trained, ends = at.starts[piece + 1] - at.starts[piece], at.trained[piece], at.trained[piece]
+        lost = np.add.reduceat((length + 1) * trained, first) - target  # of the last target: its EOS, then tokens
+        length[first + pieces - 1] -= np.maximum(lost - 1, 0)
+        ends[first + pieces - 1] = lost == 0  # which pieces EOS stands behind
+        rest, body = np.add.reduceat(length + ends, first), np.add.reduceat(length, first)
+        kept = size - (1 if at.both else rest)  # of the prompt
+        begin, start = at.starts[at.pieces[number]], at.starts[head]
+        low = begin if lock["too_long"] == "cut_right" else start - kept
+        out = {"prompt": np.zeros_like(kept) if at.both else kept}
+        if at.both:
+            out["encoder"] = _insert(at.tokens(low, low + kept), kept.cumsum(), lock["eos_id"])
             out["encoder_lengths"] = kept + 1
-            length = at.starts[end] - start
-            trained = np.ones(len(length), bool)
-            first, of = np.arange(len(length)), np.arange(len(length))
-            out["prompt"] = np.zeros_like(length)
+            tokens = at.tokens(start, start + body)
+        elif lock["too_long"] == "cut_right":
+            between = [np.stack(x, 1).ravel() for x in ((low, start), (low + kept, start + body))]
+            tokens = at.tokens(*between)
         else:
-            pieces = end - begin
-            first = pieces.cumsum() - pieces  # of each segment, among the pieces of all
-            of = np.repeat(np.arange(len(pieces)), pieces)
-            piece = np.arange(len(of)) + (begin - first)[of]
-            length, trained = at.starts[piece + 1] - at.starts[piece], at.trained[piece]
-            seen = trained.cumsum()
-            in_prompt = seen == (seen[first] - trained[first])[of]
-            prompt = np.add.reduceat(length * in_prompt, first)
-            total = np.add.reduceat(length + trained, first)
-            # the prompt's last tokens stay: the question mostly stands at the end
-            lost = np.clip(total - lock["sequence_length"], 0, prompt)
-            start = at.starts[begin] + lost
-            length = at.starts[piece + 1] - np.clip(start[of], at.starts[piece], at.starts[piece + 1])
-            out["prompt"] = prompt - lost
-        ends = length.cumsum()[trained]
-        out["decoder"] = _insert(at.tokens(start, at.starts[end]), ends, lock["eos_id"])
-        length = length + trained
-        out["decoder_lengths"] = np.add.reduceat(length, first)
+            tokens = at.tokens(low, start + body)
+        length, trained, ends = (np.insert(x, first, y) for x, y in
+                                 ((length, out["prompt"]), (trained, False), (ends, False)))  # fmt: skip
+        out["decoder"] = _insert(tokens, length.cumsum()[ends], lock["eos_id"])
+        out["decoder_lengths"] = rest + out["prompt"]
         if lock["weighting"] == "example":
-            weight = 1.0 / np.add.reduceat(length * trained, first)
+            weight = 1.0 / target
         else:
             weight = self.weights[task] if lock["weighting"] == "task" else np.ones(len(segments))
-        out["weights"] = np.repeat((weight[of] * trained).astype(np.float32), length)
+        out["weights"] = np.repeat((np.repeat(weight, pieces + 1) * trained).astype(np.float32), length + ends)
         return out
 
     def batch(self, step: int, rows: Sequence[int] | None = None) -> Batch:

@@ -31,43 +31,59 @@ def read(path: Path | str) -> dict:
 
 
 def sizes(lengths: np.ndarray, architecture: str) -> np.ndarray:
-    """int [n, 3]: what records take of a row's two capacities, with the EOS each format adds; and how much of the
-    first cannot give way to `cut_input`: all but what stands before the first trained piece.
+    """int [n, 4]: what records take of a row's two capacities, with the EOS each format adds; how much of the first is
+    no prompt (a prompt ends before the first trained piece); tokens of the last piece.
 
     Args:
         lengths: Records.lengths.
     """
     total, first, trained, pieces, last = lengths.T.astype(np.int64)
     if architecture == "encoder_decoder":
-        return np.stack([total - last + 1, last + 1, np.ones_like(total)], 1)
-    return np.stack([total + pieces, trained + pieces, total - first + pieces], 1)
+        return np.stack([total - last + 1, last + 1, np.ones_like(total), last], 1)
+    return np.stack([total + pieces, trained + pieces, total - first + pieces, last], 1)
 
 
-def check_fit(name: str, size: np.ndarray, lock: dict) -> tuple[np.ndarray, dict[str, int]]:
-    """(which records are left out, {reason: how many}) under the lock's `too_long` rule."""
-    capacity = np.array([lock["sequence_length"], lock["target_length"]])
-    over = size[:, :2] > capacity
-    # the prompt can give way only if the rest leaves it a token
-    target_over = over[:, 1] | (size[:, 2] + 1 > capacity[0])
-    any_over = over.any(1) | target_over
-    if not any_over.any():
-        return any_over, {}
-    if lock["too_long"] == "error":
-        i = int(np.flatnonzero(any_over)[0])
-        raise UserError(
-            f"task {name}: {int(any_over.sum())} of {len(size)} examples are longer than a row, e.g. record {i} takes "
-            f"{size[i, :2].tolist()} of {capacity.tolist()} (data.sequence_length, data.target_length); "
-            "set data.too_long to 'drop' or 'cut_input', or lengthen the rows"
-        )
-    if lock["too_long"] == "drop":
-        return any_over, {"longer than a row": int(any_over.sum())}
-    counts = {"target longer than a row": int(target_over.sum())}
-    return target_over, {k: v for k, v in counts.items() if v}
+def lost(size: np.ndarray, lock: dict) -> np.ndarray:
+    """int [n, 2]: tokens that prompt and target must lose for records of `sizes` to fit a row. The prompt gives way
+    first, down to a token."""
+    whole, targets, fixed, _ = size.T
+    length, room = lock["sequence_length"], lock["target_length"]
+    of_target = np.maximum(0, np.maximum(targets - room, fixed + 1 - length))
+    same_row = lock["architecture"] == "decoder"
+    return np.stack([np.maximum(0, whole - same_row * of_target - length), of_target], 1)
 
 
 def cut(size: np.ndarray, lock: dict) -> np.ndarray:
-    """Sizes [n, 2] after `cut_input`: the prompt gives way, the target never."""
-    return np.minimum(size[:, :2], [lock["sequence_length"], lock["target_length"]])
+    """int [n, 2]: what records of `sizes` take of the two capacities without what they `lost`."""
+    of_prompt, of_target = lost(size, lock).T
+    same_row = lock["architecture"] == "decoder"
+    return np.stack([size[:, 0] - of_prompt - same_row * of_target, size[:, 1] - of_target], 1)
+
+
+def check_fit(name: str, size: np.ndarray, lock: dict) -> tuple[np.ndarray, dict[str, int]]:
+    """(which records of `sizes` are left out, {reason: how many}) under the lock's `too_long` rule.
+
+    error         a record that is longer than a row is an error
+    drop          it is left out
+    cut_left      its prompt loses its beginning, for the question mostly stands at the end; cut_right: its end.
+                  A record whose targets alone are too long is left out
+    cut_targets   as cut_left, and the last target loses its end where that is not enough: its EOS, then tokens
+    """
+    of_prompt, of_target = lost(size, lock).T
+    over = (of_prompt > 0) | (of_target > 0)
+    if not over.any():
+        return over, {}
+    if lock["too_long"] == "error":
+        i = int(np.flatnonzero(over)[0])
+        raise UserError(
+            f"task {name}: {int(over.sum())} of {len(size)} examples are longer than a row, e.g. record {i} takes "
+            f"{size[i, :2].tolist()} of {[lock['sequence_length'], lock['target_length']]} (data.sequence_length, "
+            "data.target_length); set data.too_long to 'drop' or 'cut_left', or lengthen the rows"
+        )
+    if lock["too_long"] == "drop":
+        return over, {"longer than a row": int(over.sum())}
+    out = of_target > (size[:, 3] if lock["too_long"] == "cut_targets" else 0)
+    return out, {"target longer than a row": int(out.sum())} if out.any() else {}
 
 
 class LockedData:

@@ -125,7 +125,7 @@ def test_long_examples_are_refused_dropped_or_cut_but_never_their_targets(tmp_pa
         locks.check_fit("t0", size, lock)
     out, counts = locks.check_fit("t0", size, lock | {"too_long": "drop"})
     assert 0 < out.sum() == counts["longer than a row"] < 40
-    lock |= {"too_long": "cut_input"}
+    lock |= {"too_long": "cut_left"}
     out, counts = locks.check_fit("t0", size, lock)
     assert not out.any() and counts == {}
     batches = Batches(lock, tmp_path)
@@ -260,8 +260,11 @@ def segment_by_segment(batches, numbers):
             prompt = [i for ids, _ in pieces[:cut] for i in ids]
             rest = [i for ids, trained in pieces[cut:] for i in (*ids, *[eos] * trained)]
             marks = [float(trained) for ids, trained in pieces[cut:] for _ in range(len(ids) + trained)]
+            over = max(0, sum(map(int, marks)) - targets, len(rest) + 1 - length if not both else 0)
+            assert not over or (lock["too_long"] == "cut_targets" and over <= len(pieces[-1][0]))
+            rest, marks = rest[: len(rest) - over], marks[: len(marks) - over]
             room = lock["sequence_length"] - (1 if both else len(rest))
-            prompt = prompt[max(0, len(prompt) - room) :]
+            prompt = prompt[:room] if lock["too_long"] == "cut_right" else prompt[max(0, len(prompt) - room) :]
             if both:
                 end = encoder_at + len(prompt) + 1
                 out["encoder_input_tokens"][b, encoder_at:end] = [*prompt, eos]
@@ -287,10 +290,12 @@ def segment_by_segment(batches, numbers):
 
 @pytest.mark.parametrize("architecture", ["decoder", "encoder_decoder"])
 @pytest.mark.parametrize("weighting", ["token", "example", "task"])
-@pytest.mark.parametrize("too_long, length", [("error", 64), ("cut_input", 24)])
-def test_batches_are_those_made_segment_by_segment(tmp_path, architecture, weighting, too_long, length):
+@pytest.mark.parametrize(
+    "too_long, length, room", [("error", 64, 32), ("cut_left", 24, 32), ("cut_right", 24, 32), ("cut_targets", 15, 4)]
+)
+def test_batches_are_those_made_segment_by_segment(tmp_path, architecture, weighting, too_long, length, room):
     lock = many_pieces(
-        tmp_path, architecture, weighting=weighting, too_long=too_long, sequence_length=length, target_length=32,
+        tmp_path, architecture, weighting=weighting, too_long=too_long, sequence_length=length, target_length=room,
         prefix_lm=weighting == "token", bos_id=7,
     )  # fmt: skip
     batches = Batches(lock, tmp_path)
@@ -306,12 +311,14 @@ def test_batches_are_those_made_segment_by_segment(tmp_path, architecture, weigh
     found = [batches.data.records[t][r][i] for t, i, r in seen]
     assert {r for _, _, r in seen} == {0, 1} and {len(f) for f in found} == set(range(1, 7))
     whole = [sum(len(ids) + trained for ids, trained in f) for f in found]
-    assert (max(whole) > length) == (too_long == "cut_input")
+    assert (max(whole) > length) == (too_long != "error")
+    ends = [batches.segment(*s)[1][-1] == 1 for s in seen]
+    assert all(ends) == (too_long != "cut_targets")
     # a segment alone is what stands in the row
     for task, record, rendering in sorted(seen)[:20]:
         prompt, rest, weight = batches.segment(task, record, rendering)
         (trained,) = {float(w) for w in weight if w} if weighting != "token" else {1.0}
-        assert len(rest) == len(weight) and rest[-1] == 1 and trained > 0 and (len(prompt) < length)
+        assert len(rest) == len(weight) and trained > 0 and (len(prompt) < length)
 
 
 @pytest.mark.parametrize("hosts", [1, 2, 4, 8])
