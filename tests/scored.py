@@ -70,7 +70,7 @@ def lock(tasks: list[dict], rows: list[dict], vocab: cache.Vocabulary, **more) -
     return {"version": 1, "order_version": ORDER_VERSION, "architecture": "decoder", "prefix_lm": False, "pad_id": 0,
             "bos_id": 0, "eos_id": 1, "vocabulary": {"file": "", "hash": vocab.hash, "size": vocab.size},
             "mixture": "mix", "sequence_length": 64, "target_length": 32, "global_batch": 2, "window_examples": 32,
-            "seed": 0, "renderings": 1, "weighting": "token", "too_long": "error", "tasks": tasks, "evaluation": rows,
+            "seed": 0, "renderings": 1, "weighting": "token", "too_long": "error", "loss_positions": [32], "tasks": tasks, "evaluation": rows,
             "holdout": [{"task": "held", "reason": "held out <by name>"}], "leaks": [], **more}  # fmt: skip
 
 

@@ -32,7 +32,7 @@ from itx import storage
 from itx.build import chat, evaluation, jobs, leaks, sources, vocab
 from itx.build.jobs import Job, Settings
 from itx.config import RunConfig
-from itx.data import cache
+from itx.data import cache, packing
 from itx.data import lock as locks
 from itx.data.order import ORDER_VERSION, Order
 from itx.errors import UserError, did_you_mean
@@ -372,7 +372,7 @@ def _lock(config: RunConfig, settings: Settings, vocabulary: cache.Vocabulary, s
         "mixture": d.mixture, "sequence_length": d.sequence_length, "target_length": d.target_length,
         "global_batch": d.global_batch, "window_examples": d.window_examples, "seed": d.seed,
         "renderings": d.renderings, "weighting": d.weighting, "too_long": d.too_long,
-        "tasks": [], "evaluation": [], "holdout": [],
+        "loss_positions": [d.target_length], "tasks": [], "evaluation": [], "holdout": [],
     }  # fmt: skip
     for name, rate in mean_rates(shares, [s for s, _ in d.phases], config.train.steps).items():
         if any(s.get(name, 0) > 0 for s in shares):
@@ -382,6 +382,11 @@ def _lock(config: RunConfig, settings: Settings, vocabulary: cache.Vocabulary, s
         of = lambda share: [share.get(t["name"], 0.0) for t in lock["tasks"]]  # noqa: E731
         steps = [0, *(s for s, _ in d.phases)]
         lock["phases"] = [{"step": s, "rates": of(share)} for s, share in zip(steps, shares, strict=True)]
+    if lock["architecture"] == "decoder":
+        # the first rendering stands in for every epoch's, so that a longer run has the same
+        data = locks.LockedData(lock, d.cache_dir)
+        order = Order({**lock, "renderings": 1}, data.usable, data.sizes)
+        lock["loss_positions"] = packing.loss_caps(order.size(*order.window(0).segments.T), order.capacity)
     spec = registry.MIXTURES.get(d.mixture)
     if spec:
         lock["holdout"] = [{"task": t, "reason": why} for t, why in registry.removed(spec, d.root)]

@@ -35,7 +35,7 @@ EASY = 0.5  # corrected score of a baseline from which a task is easy
 def audit(lock: dict, cache_dir: str | Path, config: RunConfig) -> dict:
     """Everything above as one dict of plain values."""
     data = LockedData(lock, cache_dir)
-    examples, fill = mixture_examples(lock, data, config.train.steps)
+    examples, fill, caps = mixture_examples(lock, data, config.train.steps)
     both = lock["architecture"] == "encoder_decoder"
     capacity = np.array([lock["sequence_length"], lock["target_length"]])
     tasks = {t["name"]: task_facts(t, r[0], u[0], lock["architecture"])
@@ -46,6 +46,7 @@ def audit(lock: dict, cache_dir: str | Path, config: RunConfig) -> dict:
         "mixture": {
             "name": lock.get("mixture", ""), "steps": config.train.steps, "examples": round(examples),
             "filled": float(fill @ capacity / capacity.sum() if both else fill[0]), "filled_sides": fill.tolist(),
+            "loss_positions": caps,
             "lengths": proposal(lock, data), "unigram_entropy": unigram_entropy(lock, data),
             "input_tokens": sum(f["input_tokens_seen"] for f in tasks.values()),
             "target_tokens": sum(f["target_tokens_seen"] for f in tasks.values()),
@@ -128,37 +129,44 @@ def judge(facts: dict, config: RunConfig) -> dict[str, list[str]]:
 # ---- tasks and mixture -----------------------------------------------------------------------------
 
 
-def mixture_examples(lock: dict, data: LockedData, steps: int) -> tuple[float, np.ndarray]:
-    """(examples that so many steps take, float [2]: share of a row's two capacities that they fill)."""
-    order = Order(lock, data.usable, data.sizes)
-    wanted = steps * lock["global_batch"]
+def mixture_examples(lock: dict, data: LockedData, steps: int) -> tuple[float, np.ndarray, dict[str, float]]:
+    """(examples that so many steps take, float [2]: share of a row's two capacities that they fill, share of the steps
+    that each of the lock's `loss_positions` serves). A decoder's second capacity is what its steps have."""
+    order, size = Order(lock, data.usable, data.sizes), lock["global_batch"]
+    wanted = steps * size
     rows = examples = w = 0
     taken = np.zeros(2)
     while rows < max(1, wanted) and w < WINDOWS:
         window = order.window(w)
         n = min(len(window), wanted - rows) if wanted else len(window)
-        size = order.size(*window.segments[: window.starts[n]].T)
-        rows, examples, taken, w = rows + n, examples + len(size), taken + size.sum(0, dtype=np.int64), w + 1
-    return examples / rows * wanted, taken / (rows * np.array(order.capacity))
+        lengths = order.size(*window.segments[: window.starts[n]].T)
+        rows, examples, taken, w = rows + n, examples + len(lengths), taken + lengths.sum(0, dtype=np.int64), w + 1
+    caps = [order.cap(range(t * size, (t + 1) * size)) for t in range(max(1, rows // size))]
+    share = {c: caps.count(c) / len(caps) for c in order.caps}
+    mean = sum(c * x for c, x in share.items())
+    return (
+        examples / rows * wanted,
+        taken / (rows * np.array([order.capacity[0], mean])),
+        {str(c): x for c, x in share.items()},
+    )
 
 
 def proposal(lock: dict, data: LockedData) -> dict:
-    """Row lengths that waste less, from packing the first window's examples with them: {} where there are none.
+    """Row lengths of an encoder-decoder that waste less, from packing the first window's examples with them; {} where
+    there are none.
 
-    {"encoder_decoder", "sequence_length", "target_length", "filled": [2], "filled_now": [2]}: shares of the two capacities.
+    {"sequence_length", "target_length", "filled": [2], "filled_now": [2]}: shares of the two capacities.
     """
+    if lock["architecture"] == "decoder":
+        return {}
     order = Order(lock, data.usable, data.sizes)
     size, now = order.size(*order.window(0).segments.T), order.capacity
-    both = lock["architecture"] == "encoder_decoder"
-    if both:
-        pair = packing.length_pair(size, now)
-    else:
-        pair = (now[0], packing.target_cap(size, now))
+    pair = packing.length_pair(size, now)
     filled, filled_now = packing.fill(size, pair), packing.fill(size, now)
     places, places_now = (f @ c / sum(c) for f, c in ((filled, pair), (filled_now, now)))
     if places < places_now + BETTER:
         return {}
-    return {"encoder_decoder": both, "sequence_length": pair[0], "target_length": pair[1], "filled": filled.tolist(),
+    return {"sequence_length": pair[0], "target_length": pair[1], "filled": filled.tolist(),
             "filled_now": filled_now.tolist()}  # fmt: skip
 
 
@@ -343,10 +351,12 @@ def print_audit(facts: dict, tasks: bool = True) -> None:
     left = len(facts["leaks"]["left"])
     console.print(f"leaks: {dropped} training records left out, {left} pairs of tasks still touch; "
                   f"unigram entropy of targets {m['unigram_entropy']:.3f} nats/token")  # fmt: skip
+    if len(caps := m["loss_positions"]) > 1:
+        at = ", ".join(f"{n} in {share:.0%} of steps" for n, share in caps.items())
+        console.print(f"logits at {at}; targets fill {m['filled_sides'][1]:.0%} of them", markup=False)
     if pair := m["lengths"]:
         now, then = (" and ".join(f"{f:.0%}" for f in pair[k]) for k in ("filled_now", "filled"))
-        sides = "encoder and decoder rows" if pair["encoder_decoder"] else "rows and their loss positions"
-        console.print(f"lengths: tokens fill {now} of {sides}; data.sequence_length={pair['sequence_length']} and "
+        console.print(f"lengths: tokens fill {now} of encoder and decoder rows; data.sequence_length={pair['sequence_length']} and "
                       f"data.target_length={pair['target_length']} would fill {then}", markup=False)  # fmt: skip
     for task, why in sorted(facts["easy"].items()):
         console.print(f"easy: {task} ({why}); left out of averages", markup=False)

@@ -27,7 +27,8 @@ from itx.errors import UserError
 
 
 class Batch(TypedDict):
-    """int32 [b, l] except decoder_loss_weights float32; b rows, l = sequence or target length."""
+    """int32 [b, l] except decoder_loss_weights float32; b rows, l = sequence or target length; loss_positions [b, t],
+    t the least of the lock's `loss_positions` that holds those of every row of the step."""
 
     decoder_input_tokens: np.ndarray
     decoder_target_tokens: np.ndarray
@@ -152,8 +153,9 @@ class Batches:
         before = parts["encoder"][:-1].astype(np.int32) if "encoder" in parts else ids[:prompt]
         return before, ids[prompt:], parts["weights"][prompt:]
 
-    def rows(self, numbers: list[int]) -> Batch:
-        """The given rows of the training data as one batch."""
+    def rows(self, numbers: list[int], cap: int | None = None) -> Batch:
+        """The given rows of the training data as one batch; `cap` is how many loss positions it has (default: as few
+        as the lock has for them)."""
         segments, count = self.order.rows(numbers)
         lock, parts, out = self.lock, self._parts(segments), {}
         width = lock["sequence_length"]
@@ -172,7 +174,7 @@ class Batches:
         if lock["prefix_lm"] and "encoder" not in parts:
             # BOS and prompt stand one place later as inputs
             out["decoder_causal_attention"] = (at.positions <= at.spread(parts["prompt"], -1)).astype(np.int32)
-        out["loss_positions"] = np.full((len(numbers), lock["target_length"]), -1, np.int32)
+        out["loss_positions"] = np.full((len(numbers), cap or self.order.cap(numbers)), -1, np.int32)
         place = np.flatnonzero(weights > 0)
         ends = np.searchsorted(place, np.arange(len(numbers) + 1) * width)
         for b, positions in enumerate(out["loss_positions"]):
@@ -227,7 +229,8 @@ class Batches:
         size = self.lock["global_batch"]
         if step < 0:
             raise UserError(f"step {step}: steps count from 0")
-        return self.rows([step * size + int(r) for r in (range(size) if rows is None else rows)])
+        numbers = range(step * size, (step + 1) * size)
+        return self.rows([numbers[int(r)] for r in (range(size) if rows is None else rows)], self.order.cap(numbers))
 
     def __len__(self) -> int:
         return 1 << 40  # no last step

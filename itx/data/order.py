@@ -8,13 +8,15 @@
                 rates change at the first window that begins at the step or behind it.
     place k     of task i is epoch e and index j, counted over epochs of the task's usable records;
                 the record is permutation(seed, task, e)(j), its rendering e mod `renderings`.
-    rows        the window's examples packed (packing.py), then permuted. Windows share no row.
+    rows        the window's examples packed (packing.py), then permuted. Windows share no row. Where the lock has
+                several `loss_positions`, rows that need as many stand in the same steps, and the steps are permuted.
 
 To find row r one needs the number of rows of the windows before: laid out once, in order, and kept.
 """
 
 import hashlib
 from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -23,7 +25,7 @@ import numpy as np
 from itx.data.packing import pack
 from itx.errors import UserError
 
-ORDER_VERSION = 2  # 2: packing takes the row with least space left on the side that binds
+ORDER_VERSION = 3  # 2: packing takes the row with least space left on the side that binds; 3: loss_positions
 
 
 def _key(*parts) -> int:
@@ -73,10 +75,12 @@ def _mix(x: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Window:
-    """Rows in order: row i's segments are starts[i]:starts[i + 1] of `segments` int32 [n, 3], (task, record, rendering)."""
+    """Rows in order: row i's segments are starts[i]:starts[i + 1] of `segments` int32 [n, 3], (task, record, rendering);
+    `targets` int64 [rows], how much of the second capacity each takes."""
 
     segments: np.ndarray
     starts: np.ndarray
+    targets: np.ndarray
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -100,6 +104,7 @@ class Order:
         self.phase_rates = np.array([p["rates"] for p in phases], float)
         self.names = [t["name"] for t in lock["tasks"]]
         self.capacity = (lock["sequence_length"], lock["target_length"])
+        self.caps = lock["loss_positions"]
         self.starts = [0]  # row number at which each window begins, as far as laid out
         self.window = lru_cache(maxsize=4)(self._window)
         # of all renderings end to end, [tasks, renderings]: usable records, where they begin, where sizes begin
@@ -170,11 +175,29 @@ class Order:
         # shuffled first, so that among equal lengths the rows mix tasks
         shuffled = permutation(np.arange(len(task)), len(task), _key(self.lock["seed"], "mix", w))
         task, record, rendering = task[shuffled], record[shuffled], rendering[shuffled]
-        rows, n = pack(self.size(task, record, rendering), self.capacity)
-        rows = permutation(np.arange(n), n, _key(self.lock["seed"], "rows", w))[rows]
+        size = self.size(task, record, rendering)
+        rows, n = pack(size, self.capacity, self.caps)
+        rows = self._places(w, np.bincount(rows, size[:, 1], n))[rows]
         order = np.argsort(rows, kind="stable")
         starts = np.concatenate([[0], np.bincount(rows, minlength=n).cumsum()])
-        return Window(np.stack([task, record, rendering], 1)[order].astype(np.int32), starts)
+        targets = np.bincount(rows, size[:, 1], n).astype(np.int64)
+        return Window(np.stack([task, record, rendering], 1)[order].astype(np.int32), starts, targets)
+
+    def _places(self, w: int, targets: np.ndarray) -> np.ndarray:
+        """Where the packed rows of window w stand in it: anywhere, but rows that need equal caps in the same steps, so
+        that few of them have the loss positions of the longest."""
+        n = len(targets)
+        drawn = permutation(np.arange(n), n, _key(self.lock["seed"], "rows", w))
+        if len(self.caps) == 1:
+            return drawn
+        while len(self.starts) <= w:
+            self._lay_out()
+        step = (self.starts[w] + np.arange(n)) // self.lock["global_batch"]
+        steps = int(step[-1] - step[0]) + 1
+        turn = permutation(step - step[0], steps, _key(self.lock["seed"], "steps", w))
+        out = np.empty(n, np.int64)
+        out[np.lexsort((drawn, np.searchsorted(self.caps, targets)))] = np.argsort(turn, kind="stable")
+        return out
 
     def _find(self, r: int) -> tuple[Window, int]:
         """The window that row r is in, and its number there."""
@@ -192,6 +215,11 @@ class Order:
         """(segments int32 [n, 3] of these rows in turn, how many each has)."""
         parts = [window[i] for window, i in map(self._find, numbers)]
         return np.concatenate(parts), np.array([len(p) for p in parts])
+
+    def cap(self, numbers: Sequence[int]) -> int:
+        """The least of the lock's `loss_positions` that holds what each of these rows has."""
+        most = max(int(window.targets[i]) for window, i in map(self._find, numbers))
+        return next(c for c in self.caps if c >= most)
 
     def counts(self, rows: int) -> np.ndarray:
         """Examples of each task in the first `rows` rows: of whole windows by the rates, then row by row."""

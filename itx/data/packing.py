@@ -5,15 +5,19 @@ A row has two capacities, because both kinds of model have two: encoder and deco
 (decoder-only) tokens and loss positions.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 LARGE = 1 / 8  # of a row: from here on the larger go first
 SMALLEST = 0.1  # of all tokens, in the smallest examples: they fill what gaps are left
 LOST = 0.003  # of all rows: so many more, and one, may be needed with fewer loss positions
+MOST_CAPS = 4  # numbers of loss positions: the train step is compiled for each
+WORTH = 0.8  # of a row's loss positions: a cap above it saves too little
 SLACKS = (1.0, 1.05, 1.1, 1.15, 1.2, 1.3, 1.4, 1.6)  # of the side that is less filled, over exact balance
 
 
-def pack(lengths: np.ndarray, capacity: tuple[int, int]) -> tuple[np.ndarray, int]:
+def pack(lengths: np.ndarray, capacity: tuple[int, int], caps: Sequence[int] = ()) -> tuple[np.ndarray, int]:
     """Assign examples to rows, each to the row with least space left that still holds it.
 
     "Least" is of the side of which the examples take more, here the first. Open rows stand in lists by (logarithm
@@ -23,6 +27,8 @@ def pack(lengths: np.ndarray, capacity: tuple[int, int]) -> tuple[np.ndarray, in
     Args:
         lengths: int [n, 2], what each example takes of the two capacities; none is above them.
         capacity: the two capacities of a row.
+        caps: rising, the last is capacity[1]: a row's second capacity is the least of them that holds the example that
+            opens it. Examples that need a higher one go first, so that others fill what these leave.
 
     Returns:
         (row of each example, int64 [n]; number of rows). A row is opened only where no other has room. Ties go to
@@ -31,13 +37,17 @@ def pack(lengths: np.ndarray, capacity: tuple[int, int]) -> tuple[np.ndarray, in
     lengths = np.asarray(lengths)
     if not len(lengths):
         return np.zeros(0, np.int64), 0
-    share = lengths / np.asarray(capacity, float)
-    if share.max() > 1:
-        raise ValueError(f"example {int(share.max(1).argmax())} does not fit a row of {capacity}")
+    if (lengths > capacity).any():
+        raise ValueError(f"example {int((lengths > capacity).any(1).argmax())} does not fit a row of {capacity}")
+    caps = np.array(caps or capacity[1:])
+    needed = np.searchsorted(caps, lengths[:, 1])
+    room = np.stack([np.full(len(lengths), capacity[0]), caps[needed]], 1)
+    share = lengths / room
     order = sequence(share)
+    order = order[np.argsort(-needed[order], kind="stable")]
     load = share.sum(0)
     if load.argmax():  # the side that binds is the one measured exactly
-        lengths, capacity = lengths[:, ::-1], capacity[::-1]
+        lengths, capacity, room = lengths[:, ::-1], capacity[::-1], room[:, ::-1]
     smallest = lengths.min(0).tolist()
     octave = 2 if load.min() > 0.75 * load.max() else 1  # levels: where both bind, finer ones save looks at rows
     level_of = np.floor(octave * np.log2(np.arange(1, capacity[1] + 2))).astype(int).tolist()
@@ -46,7 +56,7 @@ def pack(lengths: np.ndarray, capacity: tuple[int, int]) -> tuple[np.ndarray, in
     open_rows: list[dict[int, list[int]]] = [{} for _ in range(levels)]
     second: list[int] = []  # second space left of each row
     rows = []
-    for a, b in lengths[order].tolist():
+    for (a, b), (new_a, new_b) in zip(lengths[order].tolist(), room[order].tolist(), strict=True):
         level = level_of[b]
         above = 0  # every row of a higher level has room for b
         for bits in there[level + 1 :]:
@@ -77,8 +87,8 @@ def pack(lengths: np.ndarray, capacity: tuple[int, int]) -> tuple[np.ndarray, in
             if not same:
                 there[level] ^= 1 << free
         else:
-            row, free = len(second), capacity[0]
-            second.append(capacity[1])
+            row, free = len(second), new_a
+            second.append(new_b)
         rows.append(row)
         free -= a
         left = second[row] = second[row] - b
@@ -104,6 +114,31 @@ def sequence(share: np.ndarray) -> np.ndarray:
     small = int(np.searchsorted(size[order].cumsum(), (1 - SMALLEST) * size.sum()))
     order[large:small] = np.sort(order[large:small])
     return order
+
+
+def loss_caps(lengths: np.ndarray, capacity: tuple[int, int], multiple: int = 8) -> list[int]:
+    """How many loss positions the rows of a decoder may have: up to MOST_CAPS numbers, rising to capacity[1].
+
+    Logits are computed at so many positions of every row of a batch, used or not. The first is the least at which
+    examples need no more rows than without it, but for LOST: packing then spreads the targets evenly over rows, and
+    most rows use nearly all of it. Rows of examples with longer targets have a higher one, in even ratios.
+
+    Args:
+        lengths: int [n, 2], tokens and target tokens of examples in the mixture's shares.
+        capacity: tokens and most loss positions of a row.
+    """
+    most = pack(lengths, capacity)[1] * (1 + LOST) + 1
+    even = capacity[0] * lengths[:, 1].mean() / lengths[:, 0].mean()  # of a full row
+    for slack in SLACKS:
+        least = -(-int(np.ceil(even * slack)) // multiple) * multiple
+        if least > WORTH * capacity[1]:
+            break
+        ratio = (capacity[1] / least) ** (1 / (MOST_CAPS - 1))
+        between = {-(-int(np.ceil(least * ratio**i)) // multiple) * multiple for i in range(MOST_CAPS - 1)}
+        caps = sorted({*(c for c in between if c < capacity[1]), capacity[1]})
+        if pack(lengths, capacity, caps)[1] <= most:
+            return caps
+    return [capacity[1]]
 
 
 def fill(lengths: np.ndarray, capacity: tuple[int, int]) -> np.ndarray:
@@ -132,24 +167,3 @@ def length_pair(lengths: np.ndarray, capacity: tuple[int, int], multiple: int = 
         filled = float(fill(lengths, sides) @ sides / sum(sides))
         best = max(best, (filled, -other))
     return (kept, -best[1]) if more == 0 else (-best[1], kept)
-
-
-def target_cap(lengths: np.ndarray, capacity: tuple[int, int], multiple: int = 8) -> int:
-    """The fewest loss positions at which examples need no more decoder-only rows than now, but for LOST.
-
-    Logits are computed at every loss position of a row, used or not. A tight capacity makes packing spread the
-    targets evenly over rows: most rows then use nearly all of it.
-
-    Args:
-        lengths: int [n, 2], tokens and target tokens of examples in the mixture's shares.
-        capacity: tokens and loss positions of a row now.
-    """
-    most = pack(lengths, capacity)[1] * (1 + LOST) + 1
-    even = capacity[0] * lengths[:, 1].mean() / lengths[:, 0].mean()  # of a full row
-    for slack in SLACKS:
-        cap = -(-int(np.ceil(max(even * slack, lengths[:, 1].max()))) // multiple) * multiple
-        if cap >= capacity[1]:
-            break
-        if pack(lengths, (capacity[0], cap))[1] <= most:
-            return cap
-    return capacity[1]

@@ -69,6 +69,7 @@ def make_lock(root: Path, mean: int, examples: int, architecture: str) -> dict:
         "bos_id": 0, "eos_id": 1, "pad_id": 0, "sequence_length": row, "target_length": row, "global_batch": BATCH,
         "window_examples": WINDOW, "seed": 0, "renderings": 1, "weighting": "token", "too_long": "error",
         "tasks": tasks, "evaluation": [], "vocabulary": {"hash": "v", "size": VOCABULARY},
+        "loss_positions": packing.loss_caps(np.concatenate(sizes)[:: max(1, examples // WINDOW)], (row, row)),
     }  # fmt: skip
     if architecture == "encoder_decoder":
         sample = np.concatenate(sizes)[:: max(1, examples // WINDOW)] + [1, 0]  # the encoder has an EOS too

@@ -196,6 +196,7 @@ def test_the_loss_is_on_assistant_turns_alone(tmp_path, monkeypatch, architectur
         "bos_id": vocabulary.bos_id, "eos_id": vocabulary.eos_id, "vocabulary": {"hash": "v", "size": vocabulary.size},
         "sequence_length": config.data.sequence_length, "target_length": config.data.target_length, "global_batch": 4,
         "window_examples": 64, "seed": 0, "renderings": 1, "weighting": "token", "too_long": "error", "evaluation": [],
+        "loss_positions": [config.data.target_length],
         "tasks": [{"name": "talk", "rate": 1.0, "examples": len(records), "folders": [folder],
                    "sha256": [cache.manifest_hash(tmp_path / "cache" / folder)], "excluded": [[]]}],
     }  # fmt: skip

@@ -165,20 +165,31 @@ def test_unknown_tokens_and_missing_exemplars_are_told(small):
     assert said == ["task first: 12 renderings show fewer than 4 exemplars, 3 of them none"]
 
 
-@pytest.mark.parametrize(
-    "architecture, sides", [("encoder_decoder", "encoder and decoder rows"), ("decoder", "loss positions")]
-)
-def test_lengths_that_fill_rows_better_are_proposed(small, capsys, architecture, sides):
+def test_lengths_that_fill_rows_better_are_proposed(small, capsys):
     lock, config, _ = small
-    lock |= {"architecture": architecture, "sequence_length": 128, "target_length": 128}
+    lock |= {"architecture": "encoder_decoder", "sequence_length": 128, "target_length": 128, "loss_positions": [128]}
     facts = measure(lock, config)
     pair = facts["mixture"]["lengths"]
     wanted = {k: pair[k] for k in ("sequence_length", "target_length")}
     assert wanted["sequence_length"] == 128 > wanted["target_length"] and facts["warnings"] == []
     audits.print_audit(facts)
     shown = " ".join(capsys.readouterr().out.split())
-    assert all(f"data.{k}={v}" in shown for k, v in wanted.items()) and sides in shown
+    assert all(f"data.{k}={v}" in shown for k, v in wanted.items())
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=400))  # every window's rows
+    wanted["loss_positions"] = [wanted["target_length"]]
     now, better = measure(lock, config)["mixture"], measure(lock | wanted, config)["mixture"]
     assert better["lengths"] == {} and better["filled_sides"][1] > 2 * now["filled_sides"][1]
     assert better["filled_sides"][0] > now["filled_sides"][0] - 0.05
+
+
+def test_the_loss_positions_of_the_steps_are_told(small, capsys):
+    lock, config, _ = small
+    lock |= {"target_length": 64, "loss_positions": [2, 4, 64]}
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=12))
+    facts = measure(lock, config)
+    batches = Batches(lock, config.data.cache_dir)
+    widths = [batches.batch(t)["loss_positions"].shape[1] for t in range(12)]
+    told = facts["mixture"]["loss_positions"]
+    assert told == {str(c): widths.count(c) / 12 for c in (2, 4, 64)} and len({*widths}) > 1
+    audits.print_audit(facts)
+    assert f"logits at 2 in {told['2']:.0%} of steps" in " ".join(capsys.readouterr().out.split())

@@ -24,6 +24,7 @@ def make_lock(tmp_path, architecture="decoder", **changes):
         "renderings": 1, "weighting": "token", "too_long": "error", "tasks": [], "evaluation": [],
         "vocabulary": {"hash": "v", "size": 1000},
     } | changes  # fmt: skip
+    lock.setdefault("loss_positions", [lock["target_length"]])
     draw = np.random.default_rng(0)
     for task, n in enumerate((40, 15)):
         records = [
@@ -319,6 +320,22 @@ def test_batches_are_those_made_segment_by_segment(tmp_path, architecture, weigh
         prompt, rest, weight = batches.segment(task, record, rendering)
         (trained,) = {float(w) for w in weight if w} if weighting != "token" else {1.0}
         assert len(rest) == len(weight) and trained > 0 and (len(prompt) < length)
+
+
+def test_a_step_has_as_many_loss_positions_as_its_rows_need(tmp_path):
+    """All hosts' rows count; what is trained on is the same as with room for the longest everywhere."""
+    lock = many_pieces(tmp_path, "decoder", sequence_length=64, target_length=32, loss_positions=[8, 16, 24, 32])
+    batches, seen = Batches(lock, tmp_path), set()
+    for t in range(12):
+        whole = batches.batch(t)
+        most = int((whole["decoder_loss_weights"] > 0).sum(1).max())
+        cap = whole["loss_positions"].shape[1]
+        assert cap == min(c for c in lock["loss_positions"] if c >= most)
+        at = whole["loss_positions"]
+        assert [sorted(r[r >= 0]) for r in at] == [np.flatnonzero(w).tolist() for w in whole["decoder_loss_weights"]]
+        assert all(batches.batch(t, [b])["loss_positions"].shape == (1, cap) for b in range(4))
+        seen.add(cap)
+    assert len(seen) > 1
 
 
 @pytest.mark.parametrize("hosts", [1, 2, 4, 8])

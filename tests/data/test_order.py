@@ -7,17 +7,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from itx.data.order import ORDER_VERSION, Order, permutation
-from itx.data.packing import fill, length_pair, pack, target_cap
+from itx.data.packing import fill, length_pair, loss_caps, pack
 from itx.errors import UserError
 
 pytestmark = pytest.mark.smoke
 
 
-def make_order(seed=0, rates=(0.5, 0.3, 0.2), sizes=(50, 400, 7), window=256, renderings=3, phases=None):
+def make_order(seed=0, rates=(0.5, 0.3, 0.2), sizes=(50, 400, 7), window=256, renderings=3, phases=None, caps=(24,)):
     draw = np.random.default_rng(1)
     lock = {
         "tasks": [{"name": f"t{i}", "rate": r} for i, r in enumerate(rates)], "seed": seed, "window_examples": window,
-        "renderings": renderings, "sequence_length": 64, "target_length": 24, "order_version": ORDER_VERSION,
+        "renderings": renderings, "sequence_length": 64, "target_length": 24, "loss_positions": list(caps), "order_version": ORDER_VERSION,
         "global_batch": 8, **({"phases": phases} if phases else {}),
     }  # fmt: skip
     usable = [[np.arange(n)] * renderings for n in sizes]
@@ -81,18 +81,31 @@ def test_the_proposed_length_pair_fills_both_sides(mean, row):
 
 
 @pytest.mark.parametrize("mean", [30, 120, 200])
-def test_a_tight_cap_spreads_the_targets_over_rows(mean):
+def test_caps_spread_the_targets_over_rows_and_leave_long_ones_to_few(mean):
     lengths = drawn(0, 8192, mean, 512)
-    cap = target_cap(lengths, (1024, 512))
-    assert lengths[:, 1].max() <= cap < 400 and fill(lengths, (1024, cap))[0] > 0.985
+    lengths[7] = (900, 890)  # one long answer must not set the cap of all
+    caps = loss_caps(lengths, (1024, 1024))
+    assert len(caps) == 4 and caps == sorted(caps) and caps[-1] == 1024 and lengths[:, 1].mean() < caps[0] < 450
 
-    def even(capacity):  # targets of the rows, over the most that one has
-        rows, n = pack(lengths, capacity)
-        taken = np.bincount(rows, lengths[:, 1], n)
-        return taken.mean() / taken.max()
+    def rows_of(*caps):
+        rows, n = pack(lengths, (1024, 1024), caps)
+        return np.bincount(rows, lengths[:, 1], n), np.bincount(rows, lengths[:, 0], n)
 
-    assert even((1024, cap)) > 0.65 and even((1024, cap)) > even((1024, 512)) + 0.05
-    assert target_cap(lengths, (1024, cap)) == cap
+    (free, _), (targets, tokens) = rows_of(), rows_of(*caps)
+    assert len(targets) <= len(free) * 1.003 + 1 and tokens.max() <= 1024 and targets.sum() == free.sum()
+    used = np.array(caps)[np.searchsorted(caps, targets)]
+    assert used.max() == 1024 and used.mean() < 0.5 * 1024
+    share = targets.sum() / used.sum()  # of the positions at which logits are computed
+    assert share > 0.7 > targets.sum() / (len(free) * free.max()) + 0.2
+    # as many rows beyond the first cap as examples need, and no more
+    beyond = (targets > caps[0]).sum()
+    assert 1 <= beyond <= (lengths[:, 1] > caps[0]).sum()
+
+
+def test_caps_that_save_little_are_not_made():
+    lengths = drawn(0, 2048, 120, 512)
+    even = int(1024 * lengths[:, 1].mean() / lengths[:, 0].mean())
+    assert loss_caps(lengths, (1024, int(1.1 * even))) == [int(1.1 * even)]
 
 
 def test_a_length_pair_holds_the_longest_example():
@@ -177,6 +190,27 @@ def test_where_a_row_stands_says_nothing_of_its_examples(seed):
     for name, fact in facts.items():
         r = np.corrcoef(np.arange(len(n)), fact)[0, 1]
         assert abs(r) < 4 / len(n) ** 0.5, (name, r)
+
+
+def test_rows_that_need_many_loss_positions_stand_in_steps_of_their_own():
+    order = make_order(sizes=(4000, 4000, 4000), window=400, caps=[14, 18, 24])
+    steps = [order.cap(range(8 * t, 8 * t + 8)) for t in range(150)]
+    targets = np.array([sum(order.size(*np.array([s]).T)[0, 1] for s in order.row(r)) for r in range(8 * 150)])
+    assert all((targets[8 * t : 8 * t + 8] <= c).all() for t, c in enumerate(steps))
+    needed = np.array([14, 18, 24])[np.searchsorted([14, 18, 24], targets)]
+    shuffled = np.random.default_rng(0).permutation(needed).reshape(-1, 8).max(1)
+    assert needed.mean() <= np.mean(steps) < needed.mean() + 0.2 * (shuffled.mean() - needed.mean())
+    windows = len(order.starts) - 1
+    assert windows >= 3 and len({*steps}) == 3
+    # each window has its own, and they stand anywhere in it
+    at = [
+        np.flatnonzero(needed[order.starts[w] : order.starts[w + 1]] == 24).mean()
+        / (order.starts[w + 1] - order.starts[w])
+        for w in range(3)
+    ]
+    assert max(at) - min(at) > 0.05
+    again = make_order(sizes=(4000, 4000, 4000), window=400, caps=[14, 18, 24])
+    assert [again.row(r) for r in (1000, 3, 500)] == [order.row(r) for r in (1000, 3, 500)]
 
 
 def test_every_epoch_sees_every_record_once_in_its_own_order():
