@@ -13,6 +13,7 @@ LARGE = 1 / 8  # of a row: from here on the larger go first
 SMALLEST = 0.1  # of all tokens, in the smallest examples: they fill what gaps are left
 LOST = 0.003  # of all rows: so many more, and one, may be needed with fewer loss positions
 MOST_CAPS = 4  # numbers of loss positions: the train step is compiled for each
+APART = 1.25  # each of them is at least about so many times the one before
 WORTH = 0.8  # of a row's loss positions: a cap above it saves too little
 SLACKS = (1.0, 1.05, 1.1, 1.15, 1.2, 1.3, 1.4, 1.6)  # of the side that is less filled, over exact balance
 
@@ -133,8 +134,9 @@ def loss_caps(lengths: np.ndarray, capacity: tuple[int, int], multiple: int = 8)
         least = -(-int(np.ceil(even * slack)) // multiple) * multiple
         if least > WORTH * capacity[1]:
             break
-        ratio = (capacity[1] / least) ** (1 / (MOST_CAPS - 1))
-        between = {-(-int(np.ceil(least * ratio**i)) // multiple) * multiple for i in range(MOST_CAPS - 1)}
+        whole = capacity[1] / least
+        n = max(1, min(MOST_CAPS - 1, int(np.log(whole) / np.log(APART))))
+        between = {-(-int(np.ceil(least * whole ** (i / n))) // multiple) * multiple for i in range(n)}
         caps = sorted({*(c for c in between if c < capacity[1]), capacity[1]})
         if pack(lengths, capacity, caps)[1] <= most:
             return caps
