@@ -75,7 +75,7 @@ def make_lock(root: Path, mean: int, examples: int, architecture: str) -> dict:
         sample = np.concatenate(sizes)[:: max(1, examples // WINDOW)] + [1, 0]  # the encoder has an EOS too
         longest = np.concatenate(sizes).max(0)
         pair = packing.length_pair(np.concatenate([sample, [longest]]), (row, row))
-        lock |= {"sequence_length": pair[0], "target_length": pair[1]}
+        lock |= {"sequence_length": pair[0], "target_length": pair[1], "loss_positions": [pair[1]]}
     return lock
 
 
