@@ -3,13 +3,20 @@
 
 loss = sum(nll * w) / sum(w) over the global batch. `sums` gives the two sums (and per-task ones) of
 any part of a batch; parts are added up, over microbatches and devices, before `mean` divides.
+`of_states` gives the same from what the last layer leaves, and never holds the logits of all positions.
 """
+
+import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from itx import mesh as meshes
+
 Sums = dict[str, Array]
+LOGITS_BYTES = 2**28  # of float32 logits that a device holds at once: more are computed in parts
 
 
 def sums(
@@ -27,7 +34,9 @@ def sums(
      "weight": sum w, "correct": sum [argmax = target] * w, "task_loss" [k], "task_weight" [k]}
     """
     log_z = jax.nn.logsumexp(logits, axis=-1)
-    gold = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    # by comparison, not by a gather, whose gradient is a scatter and which a split vocabulary would have to bring together
+    place = jnp.arange(logits.shape[-1], dtype=jnp.int32)
+    gold = jnp.sum(jnp.where(place == targets[..., None], logits, 0.0), axis=-1)
     nll = log_z - gold
     objective = nll
     if label_smoothing:  # the target's share s is spread evenly over the vocabulary
@@ -37,7 +46,9 @@ def sums(
         objective = objective + z_loss * log_z**2
     # a padded position (w = 0) may hold any logits: keep even a NaN there out of the sums
     objective, nll = (jnp.where(weights > 0, x, 0.0) for x in (objective, nll))
-    correct = (jnp.argmax(logits, axis=-1) == targets).astype(jnp.float32)
+    # argmax = target, without argmax: a tenth of the head's time on a CPU
+    above = (logits > gold[..., None]) | ((logits == gold[..., None]) & (place < targets[..., None]))
+    correct = (~jnp.any(above, axis=-1)).astype(jnp.float32)
     one_hot = jax.nn.one_hot(tasks, num_tasks, dtype=jnp.float32)  # [b, t, k]
     return {
         "objective": jnp.sum(objective * weights),
@@ -47,6 +58,76 @@ def sums(
         "task_loss": jnp.einsum("bt,btk->k", nll * weights, one_hot),
         "task_weight": jnp.einsum("bt,btk->k", weights, one_hot),
     }
+
+
+def of_states(
+    unembed: Callable[[Array, Array], Array],
+    x: Float[Array, "b t e"],
+    table: Float[Array, "e v"],
+    targets: Int[Array, "b t"],
+    weights: Float[Array, "b t"],
+    tasks: Int[Array, "b t"],
+    **settings,
+) -> Sums:
+    """`sums` of the logits unembed(x, table); `settings` are its other arguments.
+
+    Where a device would hold more than LOGITS_BYTES of them, positions are taken in parts, and each part's gradient is
+    computed with its sums: the logits are computed once, and a part's are gone when the next begins. The gradient for
+    the table stays apart on each device until the parts are done, so it is summed over devices once.
+    """
+    b, t, _ = x.shape
+    devices, groups = meshes.active()
+    parts = math.ceil(4 * b * t * table.shape[1] / devices / LOGITS_BYTES)
+    if parts <= 1 or b % groups:
+        return sums(unembed(x, table), targets, weights, tasks, **settings)
+    width = math.ceil(t / parts)
+
+    def cut(a: Array) -> Array:
+        """[b, t, …] -> [parts, groups, b / groups, width, …]; added places weigh nothing."""
+        a = jnp.pad(a, ((0, 0), (0, parts * width - t), *((0, 0),) * (a.ndim - 2)))
+        return jnp.moveaxis(a.reshape(groups, b // groups, parts, width, *a.shape[2:]), 2, 0)
+
+    def of_part(table: Array, x: Array, rest: tuple) -> tuple[Array, Sums]:
+        out = sums(unembed(x, table), *rest, **settings)
+        return out["objective"], out
+
+    def zeros(part: tuple) -> Sums:
+        shapes = jax.eval_shape(lambda: of_part(table, *jax.tree.map(lambda a: a[0], part))[1])
+        return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+
+    def add(total: Sums, some: Sums) -> Sums:
+        return jax.tree.map(lambda a, b: a + b.sum(0), total, some)
+
+    @jax.custom_vjp
+    def run(table: Array, x: Array, rest: tuple) -> Sums:
+        def one(total: Sums, part: tuple) -> tuple[Sums, None]:
+            return add(total, jax.vmap(of_part, (None, 0, 0))(table, *part)[1]), None
+
+        every = (x, rest)
+        return jax.lax.scan(one, zeros(jax.tree.map(lambda a: a[0], every)), every)[0]
+
+    def forward(table: Array, x: Array, rest: tuple) -> tuple[Sums, tuple]:
+        gradient = jax.vmap(jax.grad(of_part, (0, 1), has_aux=True), (None, 0, 0))
+
+        def one(carry: tuple[Sums, Array], part: tuple) -> tuple[tuple[Sums, Array], Array]:
+            (of_table, of_x), some = gradient(table, *part)
+            whole = meshes.constrain(carry[1] + of_table, "batch", None, "vocab")
+            return (add(carry[0], some), whole), of_x
+
+        every = (x, rest)
+        none = meshes.constrain(jnp.zeros((groups, *table.shape), jnp.float32), "batch", None, "vocab")
+        first = (zeros(jax.tree.map(lambda a: a[0], every)), none)
+        (total, of_table), of_x = jax.lax.scan(one, first, every)
+        return total, (of_table.sum(0).astype(table.dtype), of_x)
+
+    def backward(found: tuple, given: Sums) -> tuple:
+        """Only the objective is ever differentiated."""
+        of_table, of_x = found
+        scale = given["objective"]
+        return (of_table * scale).astype(of_table.dtype), (of_x * scale).astype(of_x.dtype), None
+
+    run.defvjp(forward, backward)
+    return run(table, cut(x), tuple(map(cut, (targets, weights, tasks))))
 
 
 def mean(total: Array, weight: Array) -> Array:

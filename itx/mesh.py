@@ -112,6 +112,12 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, spec(names, x.shape, mesh, ACTIVATIONS))
 
 
+def active() -> tuple[int, int]:
+    """(devices, parts that split the rows of a batch) of the mesh that is set; (1, 1) where none is."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return (1, 1) if mesh.empty else (math.prod(mesh.shape.values()), batch_parts(mesh))
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Rows of a batch over all axes that split the batch."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))

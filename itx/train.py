@@ -92,11 +92,10 @@ def make_step(
     def objective(params: Params, frozen: Params, batch: dict) -> tuple[jax.Array, loss.Sums]:
         batch = dict(batch)
         rows = batch.pop("rows", None)
-        logits = merge(graphdef, {**frozen, **params})(batch, rows)
-        targets, weights, tasks = loss.at_loss_positions(batch)
-        sums = loss.sums(
-            logits, targets, weights, tasks, num_tasks,
-            config.train.z_loss, config.train.label_smoothing,
+        model = merge(graphdef, {**frozen, **params})
+        sums = loss.of_states(
+            model.unembed, model.states(batch, rows), model.table, *loss.at_loss_positions(batch), num_tasks=num_tasks,
+            z_loss=config.train.z_loss, label_smoothing=config.train.label_smoothing,
         )  # fmt: skip
         return sums["objective"], sums
 

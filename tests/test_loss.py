@@ -1,11 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """The loss against its definition, and what it must not depend on."""
 
+import contextlib
+import math
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from itx import loss
+from itx import mesh as meshes
+from itx.config import MeshConfig
 
 
 def inputs():
@@ -68,3 +74,42 @@ def test_loss_positions_pick_and_pad():
     np.testing.assert_array_equal(targets[0, :2], [6, 8])
     np.testing.assert_array_equal(weights, [[2.0, 3.0, 0.0]])
     np.testing.assert_array_equal(tasks[0, :2], [1, 2])
+
+
+@pytest.mark.parametrize("t", [12, 13])
+@pytest.mark.parametrize("mesh", [None, (1, 1), (4, 2)])
+def test_logits_in_parts_give_the_same_sums_and_gradients(monkeypatch, mesh, t):
+    """13 positions do not divide into parts; z-loss and smoothing are on; the table is tied to other use."""
+    b, e, v = 4, 8, 24
+    r = np.random.default_rng(0)
+    x, table = (jnp.asarray(r.normal(size=s), jnp.float32) for s in ((b, t, e), (e, v)))
+    targets = jnp.asarray(r.integers(0, v, (b, t)), jnp.int32)
+    weights = jnp.asarray(r.choice([0.0, 0.5, 2.0], (b, t)), jnp.float32)
+    tasks = jnp.asarray(r.integers(0, 3, (b, t)), jnp.int32)
+    held = []
+
+    def unembed(x, table):
+        held.append(x.shape)
+        return (x @ table).astype(jnp.float32)
+
+    def objective(x, table):
+        more = {"num_tasks": 3, "z_loss": 0.01, "label_smoothing": 0.1}
+        sums = loss.of_states(unembed, x, table, targets, weights, tasks, **more)
+        return 3.0 * sums["objective"] + jnp.sum(table), sums
+
+    def run():
+        held.clear()
+        return jax.jit(jax.value_and_grad(objective, (0, 1), has_aux=True))(x, table)
+
+    devices = 1 if mesh is None else math.prod(mesh)
+    with (
+        contextlib.nullcontext()
+        if mesh is None
+        else jax.set_mesh(meshes.make_mesh(MeshConfig(data=mesh[0], tensor=mesh[1]), jax.devices()[:devices]))
+    ):
+        whole = run()
+        assert held == [(b, t, e)]
+        monkeypatch.setattr(loss, "LOGITS_BYTES", 4 * b * 3 * v // devices)  # three positions of every row
+        parts = run()
+        assert {s[-2] for s in held} == {3}
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-6, atol=2e-6), whole, parts)

@@ -216,13 +216,17 @@ class Transformer(nnx.Module):
         tied, shape = cfg.tie_embeddings, (e, vocab_size)
         self.head = None if tied else normal(rngs, shape, e**-0.5, ("embed", "vocab"))
 
-    def __call__(
+    def __call__(self, batch: dict[str, Array], *more, **settings) -> Float[Array, "b t v"]:
+        """Logits of the `states`."""
+        return self.logits(self.states(batch, *more, **settings))
+
+    def states(
         self,
         batch: dict[str, Array],
         rows: Key[Array, "b"] | None = None,
         unroll: bool | None = None,
-    ) -> Float[Array, "b t v"]:
-        """Logits at `loss_positions` (-1 stands for none: any logits), or at all where not given.
+    ) -> Float[Array, "b t e"]:
+        """What the last layer leaves at `loss_positions` (-1 stands for none: anything), or at all where not given.
 
         `rows` turns dropout on: one random key per row of the batch.
         """
@@ -248,7 +252,7 @@ class Transformer(nnx.Module):
             x = x if at is None else pick(x, jnp.maximum(at, 0))
         else:
             x = self.decoder(x, ctx, None if at is None else jnp.maximum(at, 0), unroll)
-        return self.logits(x)
+        return x
 
     def embed(self, tokens: Int[Array, "b l"], previous: Int[Array, "b l s"], rows: Array | None = None) -> Array:
         """Embeddings; with `smear` also a learned image of each of the previous tokens' (-1: there is none).
@@ -276,11 +280,15 @@ class Transformer(nnx.Module):
         return self.encoder(self.embed(tokens, before(tokens, positions, self.cfg.smear), rows), ctx, None, unroll)
 
     def logits(self, x: Float[Array, "b t e"]) -> Float[Array, "b t v"]:
-        if self.head is None:
-            out = project(x, self.embedding[...].T)
-        else:
-            out = project(x, self.head[...])
-        return constrain(out.astype(jnp.float32), "batch", "length", "vocab")
+        return self.unembed(x, self.table)
+
+    @property
+    def table(self) -> Float[Array, "e v"]:
+        """What makes logits of states."""
+        return self.embedding[...].T if self.head is None else self.head[...]
+
+    def unembed(self, x: Float[Array, "b t e"], table: Float[Array, "e v"]) -> Float[Array, "b t v"]:
+        return constrain(project(x, table).astype(jnp.float32), "batch", "length", "vocab")
 
     def prefill(
         self,
