@@ -79,13 +79,16 @@ def of_states(
     devices, groups = meshes.active()
     parts = math.ceil(4 * b * t * table.shape[1] / devices / LOGITS_BYTES)
     if parts <= 1 or b % groups:
-        return sums(unembed(x, table), targets, weights, tasks, **settings)
+        logits = meshes.constrain(unembed(x, table), "batch", "length", "vocab")
+        return sums(logits, targets, weights, tasks, **settings)
     width = math.ceil(t / parts)
+    table = meshes.constrain(table, None, "vocab")  # brought together once, not in each part
 
     def cut(a: Array) -> Array:
         """[b, t, …] -> [parts, groups, b / groups, width, …]; added places weigh nothing."""
         a = jnp.pad(a, ((0, 0), (0, parts * width - t), *((0, 0),) * (a.ndim - 2)))
-        return jnp.moveaxis(a.reshape(groups, b // groups, parts, width, *a.shape[2:]), 2, 0)
+        a = jnp.moveaxis(a.reshape(groups, b // groups, parts, width, *a.shape[2:]), 2, 0)
+        return meshes.constrain(a, None, "batch", *[None] * (a.ndim - 2))
 
     def of_part(table: Array, x: Array, rest: tuple) -> tuple[Array, Sums]:
         out = sums(unembed(x, table), *rest, **settings)

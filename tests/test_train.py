@@ -4,13 +4,15 @@
 import dataclasses
 import json
 import os
+import re
 import signal
+from collections import Counter
 
 import jax
 import numpy as np
 import pytest
 
-from itx import checkpoint, train
+from itx import checkpoint, loss, train
 from itx import mesh as meshes
 from itx.config import MeshConfig
 from itx.errors import UserError
@@ -92,6 +94,36 @@ def test_every_mesh_gives_the_same_step(name, sizes):
     split = {"fsdp", "tensor"} & {a for a, n in mesh.shape.items() if n > 1}
     assert len(wq.sharding.device_set) == 8 and wq.sharding.is_fully_replicated == (not split)
     agree(one_step(cfg, batch), many)
+
+
+@pytest.mark.parametrize("sizes", [{"data": 4, "tensor": 2}, {"fsdp": 4, "tensor": 2}])
+def test_loss_positions_bring_no_activations_together(monkeypatch, sizes):
+    """Rows stay where they are: picking positions adds no all-gather and no all-to-all, in one part or in several, but
+    for a weight's (two dimensions)."""
+    cfg = synthetic.config(synthetic.models()["decoder"])
+    some = synthetic.examples(16)
+    batch = synthetic.batch([some[2 * i : 2 * i + 2] for i in range(8)], cfg)
+    length = batch["decoder_positions"].shape[1]
+    mesh = mesh_of(8, **sizes)
+    state, frozen, made = train.init_state(cfg, LOCK, mesh)
+
+    def moved(positions: np.ndarray, logits_bytes: int) -> Counter:
+        monkeypatch.setattr(loss, "LOGITS_BYTES", logits_bytes)
+        made = train.setup(cfg, LOCK, mesh)  # compiled anew
+        with jax.set_mesh(mesh):
+            text = (
+                made.step.lower(state, frozen, meshes.put({**batch, "loss_positions": positions}, mesh))
+                .compile()
+                .as_text()
+            )
+        return Counter(re.findall(r"= (\w+\[[\d,]*\])\S* (all-gather|all-to-all)\(", text))
+
+    everywhere = np.tile(np.arange(length, dtype=np.int32), (8, 1))
+    before = moved(everywhere, 2**28)
+    assert bool(before) == ("fsdp" in sizes)  # weights are gathered there
+    for logits_bytes in (2**28, 4 * 3 * 128):
+        added = moved(batch["loss_positions"][:, :16], logits_bytes) - before
+        assert all(shape.count(",") == 1 for shape, _ in added) and added.total() <= 3
 
 
 def test_dropout_is_drawn_per_step_and_row():

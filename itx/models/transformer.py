@@ -280,7 +280,7 @@ class Transformer(nnx.Module):
         return self.encoder(self.embed(tokens, before(tokens, positions, self.cfg.smear), rows), ctx, None, unroll)
 
     def logits(self, x: Float[Array, "b t e"]) -> Float[Array, "b t v"]:
-        return self.unembed(x, self.table)
+        return constrain(self.unembed(x, self.table), "batch", "length", "vocab")
 
     @property
     def table(self) -> Float[Array, "e v"]:
@@ -288,7 +288,7 @@ class Transformer(nnx.Module):
         return self.embedding[...].T if self.head is None else self.head[...]
 
     def unembed(self, x: Float[Array, "b t e"], table: Float[Array, "e v"]) -> Float[Array, "b t v"]:
-        return constrain(project(x, table).astype(jnp.float32), "batch", "length", "vocab")
+        return project(x, table).astype(jnp.float32)
 
     def prefill(
         self,
