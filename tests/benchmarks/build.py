@@ -3,7 +3,7 @@
 
 FOLDER is laid out as tasks/files.py says; T5's vocabulary there encodes. The examples are Alpaca's, joined until they
 have the mean length asked for, written to JSON lines, and built by the job that the build's workers run. Parts are
-timed by themselves on the same examples. Writes tests/benchmarks/build.json; prints a table.
+timed by themselves on the same examples. Writes build.json beside this file; prints a table.
 """
 
 import gzip
@@ -14,10 +14,10 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from itx import storage
 from itx.build import fewshot, jobs, render, sources
 from itx.data import cache
 from itx.tasks import instruction_task, jsonl, names
-from tests.conftest import REPO
 
 EXAMPLES = 20_000
 TEMPLATES = [
@@ -83,12 +83,20 @@ def measure(root: Path, tokens: int, file: Path) -> dict:
 def main(root: str) -> None:
     file = Path(root) / "tokenizers" / "t5_32k" / "sentencepiece.model"
     found = [measure(Path(root), tokens, file) for tokens in (30, 200, 1000)]
-    (REPO / "tests" / "benchmarks" / "build.json").write_text(json.dumps(found, indent=1) + "\n")
-    print("M tokens a CPU second of one core")
-    for f in found:
-        print(
-            f"mean {f['mean']:.0f}: " + ", ".join(f"{k} {v:.2f}" for k, v in f.items() if k not in ("mean", "tokens"))
-        )
+    storage.write_json(Path(__file__).with_suffix(".json"), found)
+    print("\n".join(lines(found)))
+
+
+def lines(found: list[dict]) -> list[str]:
+    """The facts as a part of a Markdown page."""
+    parts = [k for k in found[0] if k not in ("mean", "tokens", "build")]
+    return [
+        "## Data: build", "",
+        f"`python -m tests.benchmarks.build FOLDER`: {EXAMPLES:,} examples of Alpaca's words read from JSON lines, rendered, encoded "
+        "with T5's SentencePiece model and written, by one process; M tokens a CPU second, and of each part alone.", "",
+        f"| mean length | build | {' | '.join(parts)} |", "|---" * (2 + len(parts)) + "|",
+        *(f"| {f['mean']:.0f} | {f['build']:.2f} | {' | '.join(f'{f[k]:.2f}' for k in parts)} |" for f in found),
+    ]  # fmt: skip
 
 
 if __name__ == "__main__":

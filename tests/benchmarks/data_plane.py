@@ -4,7 +4,7 @@
     python -m tests.benchmarks.data_plane [--quick] [--out FILE]
 
 Synthetic mixtures of four tasks at mean lengths 30, 200 and 1000, on one core, each thing measured in CPU seconds
-(a busy machine changes them little). Writes its table to README.md beside this file, or to FILE.
+(a busy machine changes them little). Writes data_plane.json beside this file, or FILE.
 """
 
 import argparse
@@ -189,7 +189,7 @@ def share(fill: dict[str, float]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true", help="little data: does it run?")
-    parser.add_argument("--out", default=str(Path(__file__).parent / "README.md"))
+    parser.add_argument("--out", default=str(Path(__file__).with_suffix(".json")))
     parser.add_argument("--layout", help=argparse.SUPPRESS)
     args = parser.parse_args()
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # subprocesses too
@@ -197,26 +197,37 @@ def main() -> None:
         lay_out(Path(args.layout))
         return
     with tempfile.TemporaryDirectory() as folder:
-        lines = report(Path(folder), args.quick)
-    Path(args.out).write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
+        facts = measure(Path(folder), args.quick)
+    storage.write_json(args.out, facts)
+    print("\n".join(lines(facts)))
 
 
-def report(root: Path, quick: bool) -> list[str]:
-    """Everything measured, as the lines of a Markdown page."""
+def measure(root: Path, quick: bool) -> dict:
+    """Everything, as plain values."""
     cases = [(make_lock(root, mean, WINDOW * (1 if quick else n), architecture), mean)
              for mean, n in WINDOWS.items() for architecture in ("decoder", "encoder_decoder")]  # fmt: skip
     laid = [layout(root, mean, 50_000 if quick else 1_000_000) | {"mean": mean} for mean in (30, 200)]
     measured = [ours(lock, root) for lock, _ in cases]
-    stored = [(mean, storages(lock, root, 2_000 if quick else 50_000)) for lock, mean in cases[::2]]
+    stored = [[mean, *storages(lock, root, 2_000 if quick else 50_000)] for lock, mean in cases[::2]]
     theirs = seqio([(lock, root, 0.2 if quick else 8.0) for lock, _ in cases])
-    command = COMMAND + " --quick" * quick
-    lines = [
-        "# Benchmarks", "",
-        f"Written by `{command}`: one run on one core of {processor()}, Python {sys.version.split()[0]}, NumPy "
-        f"{np.__version__}, SeqIO {version('seqio')}, TensorFlow {version('tensorflow-cpu')}, ArrayRecord {version('array_record')}. "
-        "Rates are tokens (no padding) by CPU second.", "",
-        "## Loader", "",
+    shape = ("architecture", "sequence_length", "target_length")
+    return {
+        "command": COMMAND + " --quick" * quick, "processor": processor(), "python": sys.version.split()[0],
+        "versions": {n: version(n) for n in ("numpy", "seqio", "tensorflow-cpu", "array_record")},
+        "loader": [{"mean": mean, **{k: lock[k] for k in shape}, "itx": mine, "seqio": other}
+                   for (lock, mean), mine, other in zip(cases, measured, theirs, strict=True)],
+        "layout": laid, "storage": stored,
+    }  # fmt: skip
+
+
+def lines(facts: dict) -> list[str]:
+    """The facts as a part of a Markdown page."""
+    v = facts["versions"]
+    out = [
+        "## Data: loader", "",
+        f"`{facts['command']}`: one run on one core of {facts['processor']}, Python {facts['python']}, NumPy {v['numpy']}, SeqIO "
+        f"{v['seqio']}, TensorFlow {v['tensorflow-cpu']}, ArrayRecord {v['array_record']}. Rates are tokens (no padding) by CPU "
+        "second.", "",
         f"Mixtures of {TASKS} tasks, lengths log-normal, a quarter of the tokens targets, batches of {BATCH} rows, windows of "
         f"{WINDOW:,} examples. Ours: `Batches.iterate` from the memory-mapped cache to finished batches; mixing, order, packing and "
         "Grain's thread included; encoder-decoder rows have the length pair that `length_pair` proposes. SeqIO: the same tokens, "
@@ -226,28 +237,28 @@ def report(root: Path, quick: bool) -> list[str]:
         "| rows | mean length | itx, M tokens/s | of it layout | SeqIO, M tokens/s | ratio | SeqIO from memory | ratio "
         "| itx fill | SeqIO fill |", "|---|---|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip
-    for (lock, mean), mine, other in zip(cases, measured, theirs, strict=True):
-        ours_, cached, memory = (x["tokens"] / x["cpu"] / 1e6 for x in (mine, other["cache"], other["memory"]))
-        rows = f"decoder-only {lock['sequence_length']}"
-        if lock["architecture"] == "encoder_decoder":
-            rows = f"encoder {lock['sequence_length']}, decoder {lock['target_length']}"
-        lines.append(f"| {rows} | {mean} | {ours_:.1f} | {mine['layout'] / mine['cpu']:.0%} | {cached:.3f} | {ours_ / cached:.0f}x "
-                     f"| {memory:.3f} | {ours_ / memory:.0f}x | {share(mine['fill'])} | {share(other['cache']['fill'])} |")  # fmt: skip
-    lines += [
-        "", "## Layout", "",
+    for x in facts["loader"]:
+        mine, other = x["itx"], x["seqio"]
+        ours_, cached, memory = (y["tokens"] / y["cpu"] / 1e6 for y in (mine, other["cache"], other["memory"]))
+        rows = f"decoder-only {x['sequence_length']}"
+        if x["architecture"] == "encoder_decoder":
+            rows = f"encoder {x['sequence_length']}, decoder {x['target_length']}"
+        out.append(f"| {rows} | {x['mean']} | {ours_:.1f} | {mine['layout'] / mine['cpu']:.0%} | {cached:.3f} | {ours_ / cached:.0f}x "
+                   f"| {memory:.3f} | {ours_ / memory:.0f}x | {share(mine['fill'])} | {share(other['cache']['fill'])} |")  # fmt: skip
+    return out + [
+        "", "## Data: layout", "",
         f"Opening the lock's {TASKS} caches and laying out every window, in a process of its own; memory is its peak above what it "
         "had before.", "",
         "| examples | mean length | CPU s | wall s | extra memory, MB |", "|---|---|---|---|---|",
-        *(f"| {x['examples']:,} | {x['mean']} | {x['cpu']:.1f} | {x['wall']:.1f} | {x['megabytes']:.0f} |" for x in laid),
-        "", "## Storage", "",
+        *(f"| {x['examples']:,} | {x['mean']} | {x['cpu']:.1f} | {x['wall']:.1f} | {x['megabytes']:.0f} |" for x in facts["layout"]),
+        "", "## Data: storage", "",
         "Random records, 512 a call, from files that the page cache holds: slices of the mapped flat token file, and ArrayRecord "
         "written with `group_size:1` and read with one `read([…])` a call.", "",
         "| mean length | flat, M tokens/s | bytes a token | ArrayRecord, M tokens/s | bytes a token | ratio |",
         "|---|---|---|---|---|---|",
         *(f"| {mean} | {a['rate'] / 1e6:.1f} | {a['bytes']:.2f} | {b['rate'] / 1e6:.2f} | {b['bytes']:.2f} "
-          f"| {a['rate'] / b['rate']:.0f}x |" for mean, (a, b) in stored),
+          f"| {a['rate'] / b['rate']:.0f}x |" for mean, a, b in facts["storage"]),
     ]  # fmt: skip
-    return lines
 
 
 if __name__ == "__main__":

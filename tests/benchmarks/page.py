@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: Apache-2.0
+"""README.md beside this file, from what the benchmarks wrote: `python -m tests.benchmarks.page`."""
+
+from pathlib import Path
+
+from itx import storage
+from tests.benchmarks import build, data_plane, train_step
+
+HERE = Path(__file__).parent
+
+
+def main() -> None:
+    page = ["# Benchmarks", "", "Written by `python -m tests.benchmarks.page` from the runs of the commands below."]
+    for part in (train_step, data_plane, build):
+        file = HERE / f"{part.__name__.rpartition('.')[2]}.json"
+        if file.is_file():
+            page += ["", *part.lines(storage.read_json(file))]
+    (HERE / "README.md").write_text("\n".join(page) + "\n")
+
+
+if __name__ == "__main__":
+    main()
