@@ -443,20 +443,45 @@ def task_entry(name: str, rate: float, folders: list[tuple[str, dict]], lock: di
 
 
 def _build_foreign(config: RunConfig, progress: Progress) -> Built:
-    """A Task or Mixture that `data.modules` registered straight in SeqIO: one rendering, its own tokens."""
-    from itx.build import seqio_bridge
+    """A Task or Mixture that `data.modules` registered straight in SeqIO; eval.tasks may name such ones and our own."""
+    from itx.build import foreign, seqio_bridge
 
-    mixture = seqio_bridge.resolve(config.data.mixture)
+    d, split = config.data, config.eval.split
+    mixture = seqio_bridge.resolve(d.mixture)
     shares = seqio_bridge.rates(mixture)
     tasks = {name: seqio_bridge.resolve(name) for name in shares}
-    file = seqio_bridge.foreign_vocabulary(tasks, config.data.cache_dir)
+    theirs = [name for name in config.eval.tasks if seqio_bridge.known(name)]
+    ours = tuple(name for name in config.eval.tasks if name not in theirs)
+    further = [t for name in theirs for t in seqio_bridge.tasks_of(seqio_bridge.resolve(name))]
+    every = tasks | {t.name: t for t in further}
+    file = foreign.vocabulary_of(every, d.cache_dir)
     settings, vocabulary = settings_of(config, file), cache.Vocabulary(file)
-    made = {}
-    for i, (name, task) in enumerate(tasks.items()):
-        progress("cache", i, len(tasks))
-        made[Job(name, "train")] = seqio_bridge.build_foreign(task, "train", settings, vocabulary)
-    lock = _lock(config, settings, vocabulary, [shares], made)
+    rows, unscored = foreign.rows(list(tasks.values()), split, "", "instances", "same task")
+    for task in {t.name: t for t in further}.values():
+        of_task = foreign.rows([task], split, "@eval", "extra", "same task" if task.name in tasks else "none")
+        rows, unscored = rows + of_task[0], unscored + of_task[1]
+    todo = list(dict.fromkeys([*(Job(name, "train") for name in tasks), *(r.job for r in rows)]))
+    made, new = {}, set()
+    for i, job in enumerate(todo):
+        progress("cache", i, len(todo))
+        *made[job], fresh = foreign.build(every[job.variant], job.split, settings, vocabulary)
+        new |= {job.variant} if fresh else set()
+    own = evaluation.rows(dataclasses.replace(config, eval=dataclasses.replace(config.eval, tasks=ours)), [])
+    there = _there([r.job for r in own], settings, vocabulary.hash)
+    if own:
+        with _pool(d.workers) as pool:
+            made |= _collect(_submit(pool, [r.job for r in own], settings), progress)
+    rows = foreign.tried(rows, [str(Path(d.cache_dir) / made[r.job][0]) for r in rows])
+    lock = _lock(config, settings, vocabulary, [shares], made, [*rows, *own])
+    found = leaks.find(lock, d.cache_dir)
+    leaks.exclude(lock, found)
+    if more := _more_renderings(config, lock):  # there is but one, which stands for every epoch's
+        made |= {job: made[dataclasses.replace(job, rendering=0)] for job in more}
+        lock = _lock(config, settings, vocabulary, [shares], made, [*rows, *own])
+        leaks.exclude(lock, found)
+    lock["unscored"] += unscored
+    progress("cache", len(todo), len(todo))
     digest = hashlib.sha256(json.dumps(lock, sort_keys=True).encode()).hexdigest()[:16]
-    known = Path(config.data.cache_dir) / "locks" / f"{digest}.json"
+    known = Path(d.cache_dir) / "locks" / f"{digest}.json"
     storage.write_json(known, lock)
-    return Built(known, sorted(tasks))
+    return Built(known, sorted(new | {r.job.variant for r in own if r.job not in there}))

@@ -28,6 +28,7 @@ class Row:
     relation: str
     job: Job
     spec: TaskSpec
+    seqio: dict | None = None  # of a Task registered straight in SeqIO: itx/eval/foreign.py
 
 
 def relation(spec: TaskSpec, trained: list[TaskSpec]) -> str:
@@ -108,10 +109,11 @@ def lock_rows(found: list[Row], made: dict[Job, tuple[str, dict]], settings: Set
     out = []
     for row in found:
         folder, manifest = made[row.job]
-        spec, variant = row.spec, names.parse(row.job.variant)
+        spec = row.spec
+        variant = row.job.variant if row.seqio else str(names.parse(row.job.variant))
         options = spec.options if "options" not in manifest["templates"] else None
         out.append({
-            "name": row.name, "task": spec.name, "variant": str(variant), "cluster": spec.cluster,
+            "name": row.name, "task": spec.name, "variant": variant, "cluster": spec.cluster,
             "group": row.group, "grade": spec.tags.get("grade"), "relation": row.relation,
             "split": row.job.split, "folder": folder,
             "sha256": cache.manifest_hash(Path(settings.cache_dir) / folder),
@@ -120,6 +122,7 @@ def lock_rows(found: list[Row], made: dict[Job, tuple[str, dict]], settings: Set
             "max_target_tokens": manifest["max_target_tokens"], "templates": manifest["templates"],
             "tags": dict(spec.tags), "inputs": spec.tags.get("inputs"), "ablation": row.job.ablation or None,
             "audit": manifest["audit"], "options": None if options is None else list(options),
+            **({"seqio": row.seqio} if row.seqio else {}),
         })  # fmt: skip
     names_ = [r["name"] for r in out]
     for name in names_:

@@ -22,9 +22,8 @@ import tensorflow as tf
 
 from itx import storage
 from itx.build import chat, objectives, render
-from itx.build.jobs import SAMPLE, Job, Settings, records_of
-from itx.build.vocab import keep_vocabulary
-from itx.data.cache import Columns, Vocabulary, prompt_ids, read_manifest, write
+from itx.build.jobs import Job, Settings, records_of
+from itx.data.cache import Vocabulary, prompt_ids
 from itx.errors import UserError, did_you_mean
 from itx.tasks import names, registry
 from itx.tasks.spec import SPLITS, MixtureSpec, TaskSpec
@@ -174,68 +173,36 @@ def _proportional(spec: MixtureSpec, share: float):
     return capped
 
 
-def resolve(name: str):
+def known(name: str = "") -> list[str]:
+    """The names in SeqIO's registries, or those of them that are `name`."""
+    names = [*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()]
+    return [n for n in names if not name or n == name]
+
+
+def resolve(name: str) -> seqio.Task | seqio.Mixture:
     """A Task or Mixture by name from SeqIO's registries."""
-    known = [*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()]
-    if name not in known:
-        raise UserError(
-            f"unknown mixture or task {name!r}" + did_you_mean(name, [*known, *registry.MIXTURES, *registry.TASKS])
-        )
+    if not known(name):
+        near = did_you_mean(name, [*known(), *registry.MIXTURES, *registry.TASKS])
+        raise UserError(f"unknown mixture or task {name!r}{near}")
     return seqio.get_mixture_or_task(name)
+
+
+def tasks_of(mixture_or_task) -> list[seqio.Task]:
+    """The tasks of a mixture, nested ones opened; of a task itself."""
+    return [mixture_or_task] if isinstance(mixture_or_task, seqio.Task) else list(mixture_or_task.tasks)
 
 
 def rates(mixture_or_task) -> dict[str, float]:
     """Task name -> share of the examples, as SeqIO mixes them; sums to 1."""
     if isinstance(mixture_or_task, seqio.Task):
         return {mixture_or_task.name: 1.0}
-    found = {t.name: float(mixture_or_task.get_rate(t)) for t in mixture_or_task.tasks}
+    found = {}
+    for t in mixture_or_task.tasks:
+        try:
+            found[t.name] = float(mixture_or_task.get_rate(t))
+        except (TypeError, ValueError, AssertionError) as e:  # a source that does not know its size, say
+            raise UserError(f"mixture {mixture_or_task.name!r}: the rate of {t.name!r} is unknown: {e}") from e
     total = sum(found.values())
     if total <= 0:
         raise UserError(f"mixture {mixture_or_task.name!r} has no examples")
     return {n: r / total for n, r in sorted(found.items())}
-
-
-def foreign_records(task: seqio.Task, split: str) -> list[list[tuple[list[int], bool]]]:
-    """Records of a Task that a user registered straight in SeqIO: its own tokens, one rendering."""
-    eos = task.output_features["targets"].vocabulary.eos_id
-    out = []
-    for example in task.get_dataset(None, split, shuffle=False).as_numpy_iterator():
-        pieces = [(np.asarray(example.get(k, ())).tolist(), k == "targets") for k in ("inputs", "targets")]
-        out.append([(ids[:-1] if ids and ids[-1] == eos else ids, trained) for ids, trained in pieces])
-    return out
-
-
-def foreign_vocabulary(tasks: dict[str, seqio.Task], cache_dir: str) -> str:
-    """The one SentencePiece model that SeqIO tasks share, as a file (with the sentinels that it adds)."""
-    found = {name: t.output_features["targets"].vocabulary for name, t in tasks.items()}
-    first_name, first = next(iter(found.items()))
-    for name, v in found.items():
-        if v != first:
-            raise UserError(f"tasks {first_name!r} and {name!r} have different vocabularies")
-        if not isinstance(v, seqio.SentencePieceVocabulary):
-            raise UserError(f"task {name!r}: its vocabulary is {type(v).__name__}, not SentencePiece")
-    data = first.sp_model
-    return str(keep_vocabulary(data, hashlib.sha256(data).hexdigest()[:16], cache_dir))
-
-
-def build_foreign(task: seqio.Task, split: str, settings: Settings, vocabulary: Vocabulary) -> tuple[str, dict]:
-    """Cache a Task that a user registered straight in SeqIO. Its tokens are its key: SeqIO has no other."""
-    records = foreign_records(task, split)
-    content = [render.draw("content", r[0][0]) for r in records]
-    key = f"{render.draw(task.name, split, vocabulary.hash, *(map(repr, records))):016x}"
-    where = f"{task.name.replace(':', '_')}/{split}/r0-{key}"
-    path = Path(settings.cache_dir) / where
-    if not path.is_dir():
-        columns = Columns.of(records, content, [0] * len(records), vocabulary.size)
-        manifest = {
-            "task": task.name, "variant": task.name, "split": split, "rendering": 0, "key": key,
-            "vocabulary": vocabulary.hash, "cluster": "seqio", "origin": [], "templates": [""],
-            "examples": len(records), "audit": {"read": len(records), "kept": len(records), "skipped": {}},
-            **columns.counts(vocabulary.sp.unk_id()),
-        }  # fmt: skip
-        sample = [{"id": str(i), "content": f"{c:016x}", "input_content": p, "template": "", "prompt": p, "target": t,
-                   "references": [t], "options": None, "answer_index": None, "extractor": None}
-                  for i, (c, r) in enumerate(zip(content, records, strict=True))
-                  for p, t in [[vocabulary.decode(ids) for ids, _ in r]]]  # fmt: skip
-        write(path, columns, manifest, sample[:SAMPLE])
-    return where, read_manifest(path)

@@ -119,7 +119,9 @@ def judge(facts: dict, config: RunConfig) -> dict[str, list[str]]:
                             f"{shots['none']:,} of them none")  # fmt: skip
     if facts["unscored"]:
         shown = ", ".join(facts["unscored"][:5]) + (", …" if len(facts["unscored"]) > 5 else "")
-        warnings.append(f"{len(facts['unscored'])} evaluation rows have no example and are not scored: {shown}")
+        warnings.append(
+            f"{len(facts['unscored'])} evaluation rows have no example or no metric and are not scored: {shown}"
+        )
     for pair in facts["leaks"]["left"]:
         errors.append(f"task {pair['train']}: {pair['records']} training records are in evaluation task "
                       f"{pair['evaluation']} ({pair['how']}); build the data again")  # fmt: skip

@@ -19,7 +19,7 @@ from itx import storage
 from itx.config import RunConfig
 from itx.data import cache
 from itx.errors import UserError
-from itx.eval import metrics, summary
+from itx.eval import foreign, metrics, summary
 
 EVAL_VERSION = 1  # raise it when a change here alters predictions or scores
 CALL = 16_384  # prompts of one generation call: rows are written after each
@@ -46,6 +46,7 @@ def evaluate(
         for part in _calls(missing, config):
             lines = {r["name"]: examples_of(r, config, vocabulary.eos_id) for r in part}
             say(f"evaluate step {step}: {len(part)} rows, {sum(map(len, lines.values()))} prompts")
+            _likelihoods(runner, part, lines)
             _generate(runner, vocabulary, part, lines)
             _rank(runner, vocabulary, part, lines)
             for row in part:
@@ -69,7 +70,9 @@ def examples_of(row: dict, config: RunConfig, eos_id: int) -> list[dict]:
         seen.add(line["content"])
         if len(seen) > config.eval.max_examples > 0:
             break
-        line["prompt_ids"] = tuple(cache.prompt_ids(records[i][:-1], eos_id, config.model.architecture))
+        *before, (target, _) = records[i]
+        line["prompt_ids"] = tuple(cache.prompt_ids(before, eos_id, config.model.architecture))
+        line["target_ids"] = target.tolist()
         out.append(line)
     return out
 
@@ -105,6 +108,16 @@ def _generate(runner: Any, vocabulary: cache.Vocabulary, rows: list[dict], lines
         line["prediction"] = vocabulary.decode(answer["tokens"])
         line["finished"] = bool(answer["finished"])
         line["prompt_tokens"] = len(line.pop("prompt_ids"))
+
+
+def _likelihoods(runner: Any, rows: list[dict], lines: dict[str, list[dict]]) -> None:
+    """Adds "logprob", log p(target + EOS | prompt), to the lines of rows with a metric of (targets, scores)."""
+    asked = [line for r in rows if r.get("seqio") and any(map(foreign.takes_scores, r["metrics"]))
+             for line in lines[r["name"]]]  # fmt: skip
+    if asked:
+        found = runner.rank([list(x["prompt_ids"]) for x in asked], [[x["target_ids"]] for x in asked])
+        for line, (answer,) in zip(asked, found, strict=True):
+            line["logprob"] = answer["logprob"]
 
 
 def option_targets(line: dict) -> list[str]:
@@ -150,6 +163,9 @@ def _rank(runner: Any, vocabulary: cache.Vocabulary, rows: list[dict], lines: di
 
 def score(line: dict, row: dict) -> dict:
     """Adds "extracted", "scores" {metric: value} and "score", the row's primary one, to a line."""
+    if row.get("seqio"):
+        line["extracted"], line["scores"], line["score"] = line["prediction"], {}, foreign.score(row, line)
+        return line
     line["extracted"] = metrics.extract(line.get("extractor"), line["prediction"])
     given = line["extracted"]
     line["scores"] = {
@@ -171,6 +187,7 @@ def score(line: dict, row: dict) -> dict:
 def row_key(step: int, row: dict) -> str:
     """Hash of what a row's predictions depend on, besides the run's own parameters at `step`."""
     parts = [EVAL_VERSION, step, row["sha256"], row["limit"], row["max_examples"], row["metrics"], row["primary"]]
+    parts += [row["seqio"]] if row.get("seqio") else []
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
@@ -185,7 +202,7 @@ def is_complete(run: Any, step: int, row: dict) -> bool:
 
 
 KEPT = ("id", "content", "template", "prompt", "references", "prediction", "finished", "extracted", "score",
-        "scores", "options", "answer_index", "rank", "prompt_tokens")  # fmt: skip
+        "scores", "options", "answer_index", "rank", "prompt_tokens", "logprob", "example")  # fmt: skip
 
 
 def write_predictions(run: Any, step: int, row: dict, lines: list[dict]) -> None:

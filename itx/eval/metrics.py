@@ -6,7 +6,10 @@ Over a set, with SeqIO's signature: `METRICS[name](targets, predictions) -> {nam
 target is a text or a list of references.
 """
 
+import functools
 import importlib
+import json
+import operator
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -146,26 +149,44 @@ METRICS = {f.__name__: f for f in
 
 
 def name_of(metric: str | Callable) -> str:
-    """A metric as locks and keys hold it: a name, or `module:function`; `resolve` is the way back."""
-    return metric if isinstance(metric, str) else f"{metric.__module__}:{metric.__qualname__}"
+    """A metric as locks and keys hold it: a name, or `module:function`, behind it what functools.partial fixes of its
+    arguments as JSON; `resolve` is the way back."""
+    if isinstance(metric, str):
+        return metric
+    fixed = ""
+    if isinstance(metric, functools.partial):
+        try:
+            fixed = " " + json.dumps([metric.args, metric.keywords], ensure_ascii=False, sort_keys=True)
+        except TypeError as e:
+            raise UserError(f"{metric}: its arguments are not plain values: {e}") from e
+        metric = metric.func
+    name = f"{metric.__module__}:{getattr(metric, '__qualname__', '<object>')}"
+    if "<" in name:
+        raise UserError(f"{name} is a lambda, an object or defined within a function; name a module-level function")
+    return name + fixed
 
 
-def resolve(name: str) -> Callable[[Sequence, Sequence], dict[str, float]]:
-    """The metric function behind a name or `module:function`."""
+def resolve(name: str) -> Callable[..., dict[str, float]]:
+    """The function behind a name or `module:function`."""
     if name in METRICS:
         return METRICS[name]
-    module, colon, function = name.partition(":")
+    path, _, fixed = name.partition(" ")
+    module, colon, function = path.partition(":")
     if not colon:
         raise UserError(f"unknown metric {name!r}" + did_you_mean(name, METRICS))
     try:
-        return getattr(importlib.import_module(module), function)
+        found = operator.attrgetter(function)(importlib.import_module(module))
     except (ImportError, AttributeError) as e:
-        raise UserError(f"metric {name!r}: {e}") from e
+        raise UserError(f"{path!r}: {e}") from e
+    args, keywords = json.loads(fixed) if fixed else ((), {})
+    return functools.partial(found, *args, **keywords) if fixed else found
 
 
 def of_row(row: dict) -> Score:
-    """The score that judges an answer without a model on an evaluation row: a ranked one's by exact match."""
-    return per_example("exact_match" if row["primary"] == "rank" else row["metrics"][0])
+    """The score that judges an answer without a model on an evaluation row: by exact match one that is ranked, or of a
+    task registered straight in SeqIO, whose metrics have no form per example."""
+    exact = row["primary"] == "rank" or row.get("seqio")
+    return per_example("exact_match" if exact else row["metrics"][0])
 
 
 def per_example(name: str) -> Score:

@@ -21,7 +21,7 @@ import numpy as np
 from itx import storage, text
 from itx.config import RunConfig
 from itx.data import cache
-from itx.eval import metrics, stats
+from itx.eval import foreign, metrics, stats
 
 GROUPS = ("instances", "templates", "tasks", "clusters", "instruction", "extra")
 GRADES = ("new argument", "new composition", "new operation")
@@ -77,13 +77,17 @@ def row_scores(row: dict, lines: list[dict], chance: tuple[float, str], longest:
     mean = float(np.mean(values)) if values else 0.0
     low, high = stats.wilson(mean, len(values))
     ranked = [x for x in lines if "rank" in x]
+    if row.get("seqio"):
+        found = foreign.values(row, lines) if lines else {}
+    else:
+        found = {m: _mean(x["scores"][m] for x in lines) for m in row["metrics"]}
     return {
         **{k: row[k] for k in ("task", "variant", "cluster", "group", "grade", "relation", "ablation", "split")},
-        "metric": "rank" if row["primary"] == "rank" else row["metrics"][0], "max_examples": row["max_examples"],
+        "metric": "rank" if row["primary"] == "rank" else next(iter(found), ""), "max_examples": row["max_examples"],
         "examples": len(values), "prompts": len(lines), "score": mean, "interval": [low, high],
         "chance": chance[0], "chance_from": chance[1], "corrected": stats.corrected(mean, chance[0]),
         "corrected_interval": [stats.corrected(v, chance[0]) for v in (low, high)],
-        "metrics": {m: _mean(x["scores"][m] for x in lines) for m in row["metrics"]},
+        "metrics": found,
         "rank": {n: _mean(x["rank"]["choice"][n] == x["answer_index"] for x in ranked) for n in RANKINGS}
         if ranked else None,
         "by_template": _by(lines, "template"), "by_gold_position": _by(ranked, "answer_index"),

@@ -8,6 +8,7 @@ registries and reads names and rates back from there (itx/build/seqio_bridge.py)
 
 import importlib
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -178,12 +179,23 @@ def load_modules(modules: Sequence[str]) -> None:
         try:
             importlib.import_module(module)
         except ModuleNotFoundError as e:
-            if e.name and module.startswith(e.name):
+            if e.name and (module + ".").startswith(e.name + "."):
                 here = [p.stem for p in Path.cwd().iterdir() if p.suffix == ".py" or (p / "__init__.py").is_file()]
                 raise UserError(
                     f"data.modules: no module named {module!r} on the path or in this folder{did_you_mean(module, here)}"
                 ) from e
+            raise _broken(module, e) from e
+        except UserError:
             raise
+        except Exception as e:  # of the user's module: whatever it is, they are told where
+            raise _broken(module, e) from e
+
+
+def _broken(module: str, e: Exception) -> UserError:
+    """A module that fails while it is imported: what, and the last line of it that led there."""
+    frames = [f for f in traceback.extract_tb(e.__traceback__) if not f.filename.startswith("<frozen")]
+    at = (e.filename, e.lineno) if isinstance(e, SyntaxError) else (frames[-1].filename, frames[-1].lineno)
+    return UserError(f"data.modules: {module!r} fails at import, {at[0]} line {at[1]}: {type(e).__name__}: {e}")
 
 
 def task(name: str, root: str = "") -> TaskSpec:

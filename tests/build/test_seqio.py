@@ -8,9 +8,7 @@ import sys
 import pytest
 
 from itx.data import cache
-from itx.data import lock as locks
 from itx.data.loader import Batches
-from tests import samples
 from tests.conftest import REPO
 
 NAMES = ["sample_first", "sample_first:inv", "sample_even:fs3", "sample_add:cot"]
@@ -96,13 +94,3 @@ def test_rates_of_the_lock_are_seqios(probe, sample_locks):
     assert {t["name"]: t["rate"] for t in lock["tasks"]} == pytest.approx(probe["rates"])
     assert len(set(probe["rates"].values())) > 2
     assert "sample_second" not in probe["registered"]
-
-
-def test_a_task_registered_straight_in_seqio_builds(probe, sample_cache, sample_locks, tmp_path):
-    file = sample_cache / sample_locks["sample_held"]["vocabulary"]["file"]
-    recipe = samples.write_recipe(tmp_path, tmp_path / "cache", mixture="native", modules=("tests.build.native_tasks",))
-    samples.itx("data", "build", recipe, ITX_TEST_VOCABULARY=str(file))
-    (lock_file,) = (tmp_path / "cache" / "locks").iterdir()
-    (task,) = locks.read(lock_file)["tasks"]
-    got = [tokens for _, *tokens in records(tmp_path / "cache" / task["folders"][0])]
-    assert got == [tokens for _, *tokens in probe["tokens"]["native"]]
