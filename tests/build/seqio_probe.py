@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Run in a process of its own (SeqIO and TensorFlow stay out of the tests' process): prints JSON facts.
 
-python -m tests.build.seqio_probe VOCABULARY NAME…    tokens of tasks through seqio.Task.get_dataset,
-                                                      and a task in SeqIO's own style
+python -m tests.build.seqio_probe VOCABULARY NAME=VOCABULARY…    tokens of tasks through seqio.Task.get_dataset, each
+                                                                 under its vocabulary, and a task in SeqIO's own style
 """
 
 import json
@@ -64,9 +64,10 @@ def converted(name: str, architecture: str, lengths: dict[str, int], n: int) -> 
 
 
 def main() -> None:
-    vocabulary, *names = sys.argv[1:]
-    for name in names:
-        itx.tasks.get(name, vocabulary, fewshot_tokens=128)
+    vocabulary, *words = sys.argv[1:]
+    names = dict(word.split("=") for word in words)
+    for name, file in names.items():
+        itx.tasks.get(name, file, fewshot_tokens=128)
     register_native(vocabulary)
     mixture = itx.tasks.get("sample_held", vocabulary, fewshot_tokens=128)
     with_sentinels = seqio_bridge.seqio.SentencePieceVocabulary(vocabulary, extra_ids=10)
