@@ -45,8 +45,6 @@ LARGEST_GROWTH = 50
 
 def settings_of(config: RunConfig, vocab_file: str) -> Settings:
     d = config.data
-    if d.tfds_data_dir:  # TFDS's own setting, which the worker processes inherit
-        os.environ["TFDS_DATA_DIR"] = d.tfds_data_dir
     return Settings(
         d.modules, d.root, d.cache_dir, vocab_file, d.render_seed, d.suite_seed, d.eval_examples, d.skip_bad,
         d.fewshot_tokens or d.sequence_length, chat.template_text(d.chat_template, d.root), config.model.architecture,
@@ -79,6 +77,8 @@ def vocabulary_file(config: RunConfig, members: list[str]) -> str:
 def members_of(config: RunConfig) -> list[str]:
     """Every variant that the mixture and those of later phases train on; [] where only SeqIO knows the name."""
     d = config.data
+    if d.tfds_data_dir:  # TFDS's own setting: before the modules, which may import it; worker processes inherit it
+        os.environ["TFDS_DATA_DIR"] = d.tfds_data_dir
     registry.load_modules(d.modules)
     found = _variants(d.mixture, d.root)
     steps = [0, *(step for step, _ in d.phases)]
