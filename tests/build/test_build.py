@@ -7,10 +7,12 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from itx.build import evaluation, jobs, leaks, render, vocab
+from itx.build import build, evaluation, jobs, leaks, render, vocab
 from itx.build.build import members_of
 from itx.build.jobs import Job
 from itx.data import cache
+from itx.data import lock as locks
+from itx.data.order import ORDER_VERSION, Order
 from itx.errors import UserError
 from itx.tasks import fingerprint, names, registry
 from itx.tasks.spec import Source, function
@@ -190,6 +192,44 @@ def test_examples_done_at_once_change_no_byte(tmp_path, monkeypatch):
             assert manifest["records"] > 7
             written.append((where, sorted(manifest["files"].items())))
     assert written[:2] == written[2:]
+
+
+def test_any_number_of_processes_writes_the_same_bytes(tmp_path):
+    written = []
+    for workers in (1, 2, 3):
+        folder = tmp_path / str(workers)
+        config = samples.config(str(folder), workers=workers)
+        settings, _, todo = build._plan(config, members_of(config))
+        with build._pool(workers) as pool:
+            made = build._collect(build._submit(pool, todo, settings), lambda *_: None)
+            assert len(pool._processes) == workers and len(made) == len(set(todo)) > 10
+        files = sorted(f for f in folder.rglob("*") if f.is_file())
+        written.append({str(f.relative_to(folder)): f.read_bytes() for f in files})
+    assert written[0] == written[1] == written[2] and len(written[0]) > 100
+
+
+@pytest.mark.parametrize("variant", ["", ":fs2"])
+def test_a_thousand_examples_of_epoch_0_use_all_templates_within_binomial_bounds(tmp_path, monkeypatch, variant):
+    spec, n = registry.TASKS["sample_add"], 7
+    seven = dataclasses.replace(
+        spec, name="sample_seven", templates=tuple((f"Form {k}. {{a}} + {{b}}", "{answer}") for k in range(n)),
+        source=function(lambda *_: ({"a": a, "b": b} for a in range(50) for b in range(50)), {"train": 1.0}),
+    )  # fmt: skip
+    monkeypatch.setitem(registry.TASKS, "sample_seven", seven)
+    file = vocab.train(["sample_add"], 300, "", 0, str(tmp_path))
+    where, manifest = jobs.run(
+        Job(f"sample_seven{variant}", "train"),
+        jobs.Settings(("tests.sample_tasks",), "", str(tmp_path), str(file), 0, 0, 20, False),
+    )
+    records = cache.Records(tmp_path / where)
+    sizes = locks.sizes(records.lengths, "decoder")[:, :2]
+    lock = {"tasks": [{"name": "t", "rate": 1.0}], "seed": 0, "window_examples": 2048, "renderings": 1, "global_batch": 8,
+            "sequence_length": 256, "target_length": 64, "order_version": ORDER_VERSION}  # fmt: skip
+    taken = Order(lock, [[np.arange(2500)]], [[sizes]]).window(0).segments[:1000, 1]
+    assert len(set(taken.tolist())) == 1000 and len(manifest["templates"]) == n
+    used = np.bincount(records.template[taken], minlength=n)
+    assert np.abs(used - 1000 / n).max() < 4 * (1000 / n * (1 - 1 / n)) ** 0.5
+    assert len(set(used.tolist())) > 1  # drawn, not dealt out in turn
 
 
 def test_a_fingerprint_sees_helpers_and_constants():

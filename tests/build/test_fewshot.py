@@ -2,10 +2,13 @@
 """Exemplars: from training alone, never the example itself, as many as asked or counted as fewer."""
 
 import dataclasses
+import re
 from collections import Counter
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from itx.build import fewshot, leaks, render
 from itx.data import audit, cache
@@ -82,6 +85,34 @@ def test_three_examples_with_a_duplicate_give_fewer_and_never_the_example():
         assert {i.hash for i in chosen} == {i.hash for i in items} - {item.hash}
     lone = items[:1]
     assert fewshot.choose(fewshot.pool(spec, lone), lone[0], 2, 0) == []
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    pairs=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=14),
+    shots=st.integers(1, 5),
+    balanced=st.booleans(),
+    rendering=st.integers(0, 2),
+)
+def test_no_exemplar_is_the_example_or_of_another_split_however_small_or_repetitive_the_set(
+    pairs, shots, balanced, rendering
+):
+    rows = [{"a": a, "b": b} for a, b in pairs]
+    source = function(lambda *_: rows, {"train": 0.6, "validation": 0.2, "test": 0.2})
+    spec = dataclasses.replace(registry.task("sample_even"), source=source, balanced_shots=balanced)
+    items = {s: list(render.items(spec, s, "", 0, Counter())) for s in ("train", "validation", "test")}
+    of = {i.hash: (i.values["a"], i.values["b"]) for found in items.values() for i in found}
+    assert set(of.values()) == set(pairs) and len(of) == len(set(pairs))
+    pool, train = fewshot.pool(spec, items["train"]), {of[i.hash] for i in items["train"]}
+    every = [i for found in items.values() for i in found]
+    variant = names.parse(f"sample_even:fs{shots}")
+    rendered, _ = fewshot.render_all(spec, variant, [(i, None) for i in every], rendering, 0, Letters(), pool)
+    for item, r in zip(every, rendered, strict=True):
+        others = train - {of[item.hash]}
+        shown = [of[h] for h in r.exemplars]
+        assert len(set(shown)) == len(shown) == min(shots, len(others)) and set(shown) <= others
+        asked = re.findall(r"Is (\d+) \+ (\d+) even", r.prompt)  # as the model reads it
+        assert [(int(a), int(b)) for a, b in asked] == [*shown, of[item.hash]]
 
 
 class Letters:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Batches from a small cache written here: every token accounted for, for both architectures."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -339,13 +341,15 @@ def test_a_step_has_as_many_loss_positions_as_its_rows_need(tmp_path):
 
 
 @pytest.mark.parametrize("hosts", [1, 2, 4, 8])
-@pytest.mark.parametrize("start", [0, 5])
-def test_hosts_and_restarts_change_no_batch(tmp_path, hosts, start):
+def test_hosts_and_restarts_change_no_batch(tmp_path, hosts):
     lock = many_pieces(tmp_path, "decoder", sequence_length=64, target_length=32, global_batch=8)
     whole = [Batches(lock, tmp_path).batch(t) for t in range(9)]
-    assert not (whole[0]["decoder_target_tokens"] == whole[1]["decoder_target_tokens"]).all()
+    assert all((a["decoder_target_tokens"] != b["decoder_target_tokens"]).any() for a, b in itertools.pairwise(whole))
     size = 8 // hosts
-    parts = [list(Batches(lock, tmp_path).iterate(start, 9, range(h * size, (h + 1) * size))) for h in range(hosts)]
-    for t in range(start, 9):
-        for key, value in whole[t].items():
-            assert (np.concatenate([p[t - start][key] for p in parts]) == value).all()
+    for start in range(9):
+        parts = [
+            list(Batches(lock, tmp_path).iterate(start, 9, range(h * size, h * size + size))) for h in range(hosts)
+        ]
+        for t in range(start, 9):
+            for key, value in whole[t].items():
+                assert (np.concatenate([p[t - start][key] for p in parts]) == value).all()

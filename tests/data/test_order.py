@@ -149,6 +149,23 @@ def test_shares_never_stray_by_one_example(parts, window, seed):
         assert (of_rows == np.bincount(task, minlength=len(rates))).all()
 
 
+@settings(max_examples=200, deadline=None)
+@given(
+    parts=st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=12),
+    window=st.integers(1, 100_000),
+    w=st.integers(0, 1_000_000),
+)
+def test_totals_follow_any_rates_however_many_windows_went_before(parts, window, w):
+    rates = np.array(parts) / sum(parts)
+    order = make_order(0, rates.tolist(), [5] * len(rates), window)
+    before, after = order.placed(w), order.placed(w + 1)
+    for placed, windows in ((before, w), (after, w + 1)):
+        assert (
+            np.abs(placed - rates * window * windows).max() <= 0.5 + 1e-3
+        )  # half of one, and 10^11 examples of floats
+    assert (after >= before).all() and abs((after - before).sum() - window) <= len(rates)
+
+
 @settings(max_examples=25, deadline=None)
 @given(
     sizes=st.lists(st.integers(1, 60), min_size=1, max_size=4),
@@ -177,7 +194,7 @@ def test_every_usable_record_is_taken_once_per_epoch(sizes, left_out, renderings
 
 @pytest.mark.parametrize("seed", range(5))
 def test_where_a_row_stands_says_nothing_of_its_examples(seed):
-    """Packed large first, but rows are permuted: neither fill nor length nor task follows a row's place."""
+    """Packed large first, but rows are permuted: neither fill nor length, loss positions or task follows a row's place."""
     order = make_order(seed, sizes=(4000, 4000, 4000), window=4096)
     window = order.window(seed)
     size, n = order.size(*window.segments.T), np.diff(window.starts)
@@ -185,6 +202,7 @@ def test_where_a_row_stands_says_nothing_of_its_examples(seed):
     facts = {
         "fill": taken,
         "length": taken / n,
+        "loss positions": np.add.reduceat(size[:, 1], window.starts[:-1]),
         "task": np.add.reduceat(window.segments[:, 0] == 0, window.starts[:-1]) / n,
     }
     for name, fact in facts.items():

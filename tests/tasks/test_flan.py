@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 import tasks  # noqa: F401  (registers)
-from itx.build import check, render, sources
+from itx.build import check, fewshot, render, sources
 from itx.errors import UserError
 from itx.eval import metrics
 from itx.tasks import names, registry, templates
@@ -113,9 +113,13 @@ def test_a_task_passes_its_checks_and_loses_nothing(prepared, name):
     spec = SPECS[name]
     assert check.check(spec, "") == []
     total, kept, ids = Counter(), 0, set()
+    pool, training = fewshot.pool(spec, items_of(spec)), {i.hash for i in items_of(spec)}
     for split in ("train", "validation", "test"):
         counts: Counter = Counter()
         found = list(render.items(spec, split, "", 0, counts))
+        for item in found if spec.templated else ():  # exemplars are training examples other than the example
+            shown = {i.hash for i in fewshot.choose(pool, item, 4, 0)}
+            assert len(shown) == 4 and shown <= training - {item.hash}
         assert counts["read"] == len(found) + sum(n for r, n in counts.items() if r != "read"), (split, counts)
         assert not ids & {i.hash for i in found}
         ids |= {i.hash for i in found}
