@@ -117,6 +117,7 @@ def _table(path: Path, options: Mapping[str, Any], **dialect: Any) -> Rows:
     # undecodable bytes become lone surrogates here and are found row by row below
     lines = (line.decode("utf-8", "surrogateescape") + "\n" for _, line in _lines(path, blank=True))
     columns = list(options.get("columns", ())) or None
+    csv.field_size_limit(2**31 - 1)  # of the whole process; its default of 128 KB refuses a long document
     # strict: a quote that never closes is an error, not one cell that swallows the file
     reader = csv.reader(lines, strict=True, **dialect)
     for row in iter(functools.partial(_next_row, reader), None):

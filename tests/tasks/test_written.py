@@ -142,7 +142,7 @@ def test_a_held_out_cluster_leaves_with_its_neighbours_and_kin_each_with_its_rea
     gone = shown["held out"]
     for name, why in gone.items():
         assert f"held out: {name:<22} {why}\n" in said
-    everything = registry.TASKS
+    everything = {n: t for n, t in registry.TASKS.items() if t.module.startswith("tasks.")}
     nli = {n for n, t in everything.items() if t.cluster == "nli"}
     assert len(nli) > 3 and {n: gone[n] for n in nli} == dict.fromkeys(nli, "cluster nli is held out")
     assert gone["piqa"] == "held out by name"
