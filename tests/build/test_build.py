@@ -224,7 +224,7 @@ def test_a_thousand_examples_of_epoch_0_use_all_templates_within_binomial_bounds
     records = cache.Records(tmp_path / where)
     sizes = locks.sizes(records.lengths, "decoder")[:, :2]
     lock = {"tasks": [{"name": "t", "rate": 1.0}], "seed": 0, "window_examples": 2048, "renderings": 1, "global_batch": 8,
-            "sequence_length": 256, "target_length": 64, "order_version": ORDER_VERSION}  # fmt: skip
+            "sequence_length": 256, "target_length": 64, "order_version": ORDER_VERSION, "loss_positions": [64]}  # fmt: skip
     taken = Order(lock, [[np.arange(2500)]], [[sizes]]).window(0).segments[:1000, 1]
     assert len(set(taken.tolist())) == 1000 and len(manifest["templates"]) == n
     used = np.bincount(records.template[taken], minlength=n)

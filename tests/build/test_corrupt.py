@@ -96,7 +96,7 @@ def test_a_line_of_ten_megabytes_becomes_a_record_that_no_row_holds(build):
     records, manifest = build("a.jsonl", lines((7, {"text": LONG})))
     assert manifest["audit"]["read"] == 30 and len(records) == manifest["records"]
     size = locks.sizes(records.lengths, "decoder")
-    lock = {"sequence_length": 256, "target_length": 32}
+    lock = {"sequence_length": 256, "target_length": 32, "architecture": "decoder"}
     with pytest.raises(
         UserError, match=r"task corrupt: 1 of \d+ examples are longer than a row, e\.g\. record 7 takes"
     ):

@@ -59,7 +59,7 @@ def test_a_row_of_one_example_is_what_seqios_converter_makes_of_it(probe, sample
         else {"sequence_length": 40, "target_length": 24}
     )
     lock = {**lock, **lengths, "architecture": architecture, "prefix_lm": architecture == "decoder", "window_examples": 1,
-            "tasks": [{**task, "rate": 1.0}], "global_batch": 1}  # fmt: skip
+            "tasks": [{**task, "rate": 1.0}], "global_batch": 1, "loss_positions": [24]}  # fmt: skip
     batches = Batches(lock, sample_cache)
     ours = batches.rows(list(range(task["examples"])))
     by_target = {}
