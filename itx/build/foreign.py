@@ -132,6 +132,7 @@ def build(task: Any, split: str, settings: Settings, vocabulary: cache.Vocabular
                      if text.is_long(e["input_content"])]  # fmt: skip
         n += len(chunk)
     columns = cache.Columns.joined(parts or [cache.Columns.of([], [], [], vocabulary.size)])
+    digest.update(json.dumps(sorted(counts.items())).encode())  # the manifest tells them
     key = digest.hexdigest()
     where = f"{cache.folder_name(task.name)}/{split}/r0-{key}"
     path = Path(settings.cache_dir) / where
