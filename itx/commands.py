@@ -282,9 +282,11 @@ def _locked(args: Namespace):
 
 def data_audit(args: Namespace) -> int:
     config, lock, _ = _locked(args)
-    from itx.data.audit import audit, print_audit
+    from itx.data.audit import audit, print_audit, with_uses
+    from itx.data.loader import Batches
 
-    facts = audit(lock, config.data.cache_dir, config)
+    taken = Batches(lock, config.data.cache_dir).order.counts(config.train.steps * lock["global_batch"])
+    facts = with_uses(audit(lock, config.data.cache_dir, config), taken)
     print_audit(facts)
     if args.json:
         storage.write_json(args.json, facts)

@@ -235,7 +235,7 @@ def _lock_file(config: RunConfig, settings: Settings, vocab_hash: str, todo: lis
     shape = {
         k: v
         for k, v in dataclasses.asdict(config.data).items()
-        if k not in ("cache_dir", "workers", "root", "tfds_data_dir", "max_epochs", "max_bytes", "max_unknown")
+        if k not in ("cache_dir", "workers", "root", "tfds_data_dir") and not k.startswith("max_")
     }
     specs = {(t := registry.task(j.variant, settings.root)).name: t for j in todo}
     parts = [
