@@ -506,11 +506,13 @@ def tasks_show(args: Namespace) -> int:
 def _show_mixture(registry, args: Namespace) -> int:
     spec = registry.MIXTURES[args.name]
     facts = {"mixture": args.name, "members": registry.members(spec, args.root),
-             "held out": dict(registry.removed(spec, args.root))}  # fmt: skip
+             "held out": dict(registry.removed(spec, args.root)),
+             "left out": dict(registry.left_out(spec, args.root))}  # fmt: skip
     for name, share in facts["members"].items():
         print(f"{name:<32} {'' if share is None else share}")
-    for name, why in facts["held out"].items():
-        print(f"held out: {name:<22} {why}")
+    for how in ("held out", "left out"):
+        for name, why in facts[how].items():
+            print(f"{how}: {name:<22} {why}")
     if args.json:
         storage.write_json(args.json, facts)
     return 0

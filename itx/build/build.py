@@ -390,6 +390,11 @@ def _lock(config: RunConfig, settings: Settings, vocabulary: cache.Vocabulary, s
     spec = registry.MIXTURES.get(d.mixture)
     if spec:
         lock["holdout"] = [{"task": t, "reason": why} for t, why in registry.removed(spec, d.root)]
+    lock["left_out"] = [
+        {"mixture": m, "task": t, "reason": why}
+        for name in _mixtures(config) for m in mixtures_of(name, d.root)
+        for t, why in registry.left_out(registry.MIXTURES[m], d.root)
+    ]  # fmt: skip
     # a small set may leave a split nothing: such a row is named, and not scored
     lock["unscored"] = [r.name for r in rows if not made[r.job][1]["examples"]]
     lock["evaluation"] = evaluation.lock_rows([r for r in rows if made[r.job][1]["examples"]], made, settings)

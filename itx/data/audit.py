@@ -61,6 +61,7 @@ def audit(lock: dict, cache_dir: str | Path, config: RunConfig) -> dict:
         "tasks": tasks,
         "evaluation": {r["name"]: {"task": r["task"], "group": r["group"], **r["audit"]} for r in lock["evaluation"]},
         "unscored": lock.get("unscored", []), "holdout": lock["holdout"],
+        "left_out": lock.get("left_out", []),
         "leaks": {"dropped": lock.get("leaks", []), "pairs": removed_shares(lock),
                   "left": leaks_left(lock, data, Path(cache_dir)), "exemplars": exemplar_leaks(lock, data, Path(cache_dir))},
         "baselines": baselines,
@@ -460,6 +461,8 @@ def print_audit(facts: dict, tasks: bool = True) -> None:
         now, then = (" and ".join(f"{f:.0%}" for f in pair[k]) for k in ("filled_now", "filled"))
         console.print(f"lengths: tokens fill {now} of encoder and decoder rows; data.sequence_length={pair['sequence_length']} and "
                       f"data.target_length={pair['target_length']} would fill {then}", markup=False)  # fmt: skip
+    for x in facts["left_out"]:
+        console.print(f"left out of {x['mixture']}: {x['task']} ({x['reason']})", markup=False)
     for task, why in sorted(facts["easy"].items()):
         console.print(f"easy: {task} ({why}); left out of averages", markup=False)
     for kind in ("warnings", "errors"):

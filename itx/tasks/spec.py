@@ -111,6 +111,7 @@ class MixtureSpec:
     maximum: int | None = None
     temperature: float = 1.0
     scale: float = 1.0
+    partial: bool = False  # a task that has none of the variants is left out and told, not an error
     max_examples: int | None = None  # cuts each task's training data, by content hash
     module: str = ""
 

@@ -63,6 +63,11 @@ def _parts(text: str) -> tuple[tuple[str, str | None], ...]:
     return tuple((literal, name) for literal, name, _, _ in string.Formatter().parse(text))
 
 
+def with_options(among: Sequence[Template], kind: str) -> list[Template]:
+    """Those whose input lists the options ("opt"), those whose input does not ("noopt"), or all ("")."""
+    return [t for t in among if not kind or ("options" in slots(t[0])) == (kind == "opt")]
+
+
 def fill(text: str, values: Mapping[str, Any], where: str = "") -> str:
     """The text with every slot replaced; an unknown or empty slot is an error that names it."""
     out = []
