@@ -84,6 +84,19 @@ def fill(text: str, values: Mapping[str, Any], where: str = "") -> str:
     return "".join(out)
 
 
+def paraphrases(wordings: Sequence[str], body: str, target: str = "{answer}") -> list[Template]:
+    """Several wordings of one instruction, in any language, as a template each: they take turns as `{instruction}`.
+
+    >>> paraphrases(["Say it in French.", "Dis-le en français."], "{instruction}\n{text}")
+    [('Say it in French.\n{text}', '{answer}'), ('Dis-le en français.\n{text}', '{answer}')]
+    """
+    if "instruction" not in slots(body):
+        raise UserError(f"paraphrases: {body!r} has no {{instruction}} for the wordings to stand in")
+    if len(set(wordings)) < len(wordings):
+        raise UserError(f"paraphrases: a wording is there twice: {max(wordings, key=list(wordings).count)!r}")
+    return [(body.replace("{instruction}", w), target) for w in wordings]
+
+
 def answer_pattern(target: str) -> str | None:
     """The regex that reads `answer` back from a target such as `{rationale}\\nThe answer is {answer}.`
 
