@@ -323,6 +323,13 @@ def _serve_rates(parent: int, pipe: Connection, mixtures: list[str], settings: S
         pass  # the build was ended
 
 
+def make(todo: list[Job], settings: Settings, workers: int) -> dict[Job, tuple[str, dict]]:
+    """The folders of some jobs, made where they are not there: (relative folder, manifest) of each."""
+    _check_sources(todo, settings)
+    with _pool(workers) as pool:
+        return _collect(_submit(pool, todo, settings), lambda *_: None)
+
+
 def _submit(
     pool: concurrent.futures.Executor, todo: list[Job], settings: Settings, work: Callable = jobs.run_all
 ) -> list[concurrent.futures.Future]:

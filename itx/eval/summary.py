@@ -10,6 +10,7 @@ stand in the rows but in no average.
 
 import gzip
 import json
+import re
 import sys
 from collections import Counter
 from functools import lru_cache
@@ -91,6 +92,7 @@ def row_scores(row: dict, lines: list[dict], chance: tuple[float, str], longest:
         "no_answer": sum(x["extracted"] is None for x in lines),
         "limit_below_gold": row["max_target_tokens"] > row["limit"],
         "prompts_longer_than_a_row": sum(x["prompt_tokens"] >= longest for x in lines),
+        **({"shots": row["shots"]} if row.get("shots") else {}),
     }  # fmt: skip
 
 
@@ -247,4 +249,52 @@ def print_scores(scores: dict) -> None:
         table.add_row(escape(name), label(r["group"], ""), r["metric"], shown(r["score"], r["interval"]),
                       shown(r["chance"]), shown(r["corrected"]) + (" easy" if r["easy"] else ""), str(r["examples"]),
                       str(r["no_answer"]), str(r["hit_limit"]))  # fmt: skip
+    out.print(table)
+
+
+def by_draw(scores: dict) -> dict[str, dict]:
+    """The rows of one setting, draws of exemplars together: {row: {"group", "score", "sd", "draws", "fewer", "prompts"}}.
+
+    sd: of the draws' scores, None for one; fewer: prompts with fewer exemplars than asked.
+    """
+    found: dict[str, list[dict]] = {}
+    for name, r in scores["rows"].items():
+        base, at, suffix = name.partition("@")
+        found.setdefault(base.partition("#")[0] + at + suffix, []).append(r)
+    return {
+        name: {
+            "group": rows[0]["group"], "score": _mean(r["score"] for r in rows), "draws": len(rows),
+            "sd": float(np.std([r["score"] for r in rows], ddof=1)) if len(rows) > 1 else None,
+            "fewer": sum(r.get("shots", {}).get("fewer", 0) for r in rows), "prompts": sum(r["prompts"] for r in rows),
+        }
+        for name, rows in found.items()
+    }  # fmt: skip
+
+
+def print_settings(settings: dict[str, dict], split: str) -> None:
+    """Numbers of exemplars side by side: averages of groups, then rows."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    out = console()
+    heads = ["shots as trained" if k == "own" else f"{k} shots" for k in settings]
+    step = next(iter(settings.values()))["step"]
+    table = Table("group", *heads, title=f"{split} split at step {step}: corrected for chance, 95 % intervals")
+    groups = {k: {(g["group"], g["kind"]): g for g in s["groups"]} for k, s in settings.items()}
+    for key in dict.fromkeys(key for g in groups.values() for key in g):
+        cells = [shown(g[key]["mean"], g[key]["interval"]) if key in g else "-" for g in groups.values()]
+        table.add_row(label(*key), *cells)
+    out.print(table)
+    table = Table("row", *heads, title="rows: score, ± standard deviation over draws of exemplars")
+    rows = {k: by_draw(s) for k, s in settings.items()}
+    plain = lambda name: re.sub(r":fs\d+", "", name)  # noqa: E731
+    for name in dict.fromkeys(plain(n) for r in rows.values() for n in r):
+        cells = []
+        for of in rows.values():
+            r = next((r for n, r in of.items() if plain(n) == name), None)
+            few = f" ({r['fewer']} of {r['prompts']} with fewer)" if r and r["fewer"] else ""
+            cells.append(
+                "-" if r is None else shown(r["score"]) + ("" if r["sd"] is None else f" ± {r['sd']:.2f}") + few
+            )
+        table.add_row(escape(name), *cells)
     out.print(table)
