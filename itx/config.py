@@ -91,7 +91,7 @@ class DataConfig:
     max_unknown: float = _f(
         "free", 0.2, "the audit fails above this share of tokens unknown to the vocabulary, per task"
     )
-    max_cut: float = _f("free", 0.5, "the audit fails above this share of prompts cut to fit a row, per task")
+    max_cut: float = _f("free", 0.5, "the audit fails above this share of examples cut to fit a row, per task")
     max_duplicates: float = _f(
         "free", 0.5, "the audit fails above this share of records that repeat an input, per task"
     )

@@ -123,7 +123,7 @@ def judge(facts: dict, config: RunConfig) -> dict[str, list[str]]:
         elif f["unknown_share"] > MANY_UNKNOWN:
             warnings.append(f"task {name}: the vocabulary does not know {f['unknown_share']:.1%} of its tokens")
         for share, field, what in (
-            (f["cut_share"], "max_cut", "of its prompts are cut to fit a row"),
+            (f["cut_share"], "max_cut", "of its examples are cut to fit a row"),
             (f["duplicate_share"], "max_duplicates", "of its records repeat an input"),
         ):
             most = getattr(config.data, field)
@@ -132,8 +132,11 @@ def judge(facts: dict, config: RunConfig) -> dict[str, list[str]]:
         if f["no_target"]:
             errors.append(f"task {name}: {f['no_target']} examples have no token to train on before EOS")
         if f["eos_trained"] < f["pieces_loaded"]:
-            errors.append(f"task {name}: only {f['eos_trained']} of {f['pieces_loaded']} trained pieces end in EOS "
-                          "under the loss; the model would not learn to stop")  # fmt: skip
+            ended = f"only {f['eos_trained']} of {f['pieces_loaded']} trained pieces end in EOS under the loss"
+            if f.get("cut_targets"):
+                warnings.append(f"task {name}: {ended}, for targets are cut")
+            else:
+                errors.append(f"task {name}: {ended}; the model would not learn to stop")
         if f["fewshot"].get("fewer"):
             shots = f["fewshot"]
             warnings.append(f"task {name}: {shots['fewer']:,} renderings show fewer than {shots['asked']} exemplars, "
@@ -208,7 +211,7 @@ def task_facts(task: dict, records: cache.Records, usable: np.ndarray, architect
         "task": task["task"], "cluster": task["cluster"], "rate": task["rate"], **task["audit"],
         "renderings": len(task["folders"]), "templates": len(uses), "template_share": [float(uses.min()), float(uses.max())],
         "fewshot": manifest.get("fewshot", {}), **_repeats(task, records, usable),
-        "cut_share": task["audit"].get("cut", 0) / len(usable),
+        "cut_share": max(task["audit"].get(k, 0) for k in ("cut", "cut_targets")) / len(usable),
         "unknown_share": manifest.get("unknown_tokens", 0) / max(1, records.num_tokens),
         "input_tokens": int(before.sum()), "target_tokens": int(target.sum()),
         "input_length": _spread(before), "target_length": _spread(target),

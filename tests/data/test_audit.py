@@ -243,7 +243,7 @@ def test_cut_prompts(small):
     lock["tasks"][0]["audit"] |= {"cut": 30, "cut_tokens": 90}
     facts = measure(lock, config)
     assert facts["tasks"]["first"]["cut_share"] == 0.75
-    assert facts["errors"] == ["task first: 75.0% of its prompts are cut to fit a row; data.max_cut is 0.5"]
+    assert facts["errors"] == ["task first: 75.0% of its examples are cut to fit a row; data.max_cut is 0.5"]
 
 
 def test_examples_without_a_target(tmp_path):
@@ -271,6 +271,9 @@ def test_eos_is_looked_for_in_what_the_loader_gives(small, monkeypatch, architec
     assert facts["errors"] == [
         "task first: only 0 of 32 trained pieces end in EOS under the loss; the model would not learn to stop"
     ]
+    lock["tasks"][0]["audit"] |= {"cut_targets": 3, "cut_target_tokens": 9}  # data.too_long asked for it
+    facts = measure(lock, config)
+    assert facts["errors"] == [] and facts["warnings"][0].endswith("under the loss, for targets are cut")
 
 
 def test_exemplars_that_are_the_example_or_evaluations(tmp_path):
