@@ -110,7 +110,8 @@ def _check_one(spec: TaskSpec, r: render.Rendered, item: render.Item) -> list[st
     bad = [m for m in names_ if metrics.per_example(m)(list(r.references), answer) < 1]
     out = [f"{where}: the gold target scores below 1 under {m}" for m in bad]
     if r.answer_index is not None:
-        named = [o for o in r.options if metrics.SCORES["exact_match"]([o], answer)]
+        equal = metrics.SCORES["exact_string" if "exact_string" in spec.metrics else "exact_match"]
+        named = [o for o in r.options if equal([o], answer)]
         if named != [r.options[r.answer_index]]:
             out.append(f"{where}: the answer {answer!r} stands for the options {named}, not for one of {r.options}")
     if r.prompt != r.prompt.rstrip():

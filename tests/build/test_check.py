@@ -44,6 +44,9 @@ def with_values(**values):
 def test_a_sound_task_passes():
     assert problems() == ""
     assert problems(options=None, metrics=("rouge_l", "exact_match")) == ""
+    cased = {"options": ("Praise", "praise", "question"), "fields": with_values(answer=lambda e: e["n"] % 3)}
+    assert "stands for the options" in problems(**cased, cot=None)
+    assert problems(**cased, cot=None, metrics=("exact_string",)) == ""
 
 
 BROKEN = {
