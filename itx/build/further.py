@@ -94,14 +94,10 @@ def make(request: dict) -> dict:
         empty = [r for r in several if not made[r.job][1]["records"]]
         skipped += [{"row": r.name, "reason": "no example or no wording"} for r in empty]
         kept = [r for r in several if r not in empty]
-        answer[shots] = [
-            {
-                **line,
-                "shots": made[r.job][1]["fewshot"],
-                "stop": r.spec.shot_separator if names.parse(r.job.variant).shots else None,
-            }
-            for r, line in zip(kept, evaluation.lock_rows(kept, made, settings), strict=True)
-        ]
+        answer[shots] = evaluation.lock_rows(kept, made, settings)
+        for row, line in zip(kept, answer[shots], strict=True):
+            if k := names.parse(row.job.variant).shots:
+                line |= {"shots": k, "stop": row.spec.shot_separator}
     return {"settings": answer, "skipped": skipped}
 
 

@@ -70,6 +70,8 @@ def examples_of(row: dict, config: RunConfig, eos_id: int) -> list[dict]:
         if len(seen) > config.eval.max_examples > 0:
             break
         line["prompt_ids"] = tuple(cache.prompt_ids(records[i][:-1], eos_id, config.model.architecture))
+        if row.get("shots"):
+            line["shots"] = int((records.exemplars[i] > 0).sum())
         out.append(line)
     return out
 
@@ -187,7 +189,7 @@ def is_complete(run: Any, step: int, row: dict) -> bool:
 
 
 KEPT = ("id", "content", "template", "prompt", "references", "prediction", "finished", "extracted", "score",
-        "scores", "options", "answer_index", "rank", "prompt_tokens")  # fmt: skip
+        "scores", "options", "answer_index", "rank", "prompt_tokens", "shots")  # fmt: skip
 
 
 def write_predictions(run: Any, step: int, row: dict, lines: list[dict]) -> None:

@@ -92,7 +92,7 @@ def row_scores(row: dict, lines: list[dict], chance: tuple[float, str], longest:
         "no_answer": sum(x["extracted"] is None for x in lines),
         "limit_below_gold": row["max_target_tokens"] > row["limit"],
         "prompts_longer_than_a_row": sum(x["prompt_tokens"] >= longest for x in lines),
-        **({"shots": row["shots"]} if row.get("shots") else {}),
+        **({"shots": row["shots"], "mean_shots": _mean(x["shots"] for x in lines)} if row.get("shots") else {}),
     }  # fmt: skip
 
 
@@ -253,9 +253,9 @@ def print_scores(scores: dict) -> None:
 
 
 def by_draw(scores: dict) -> dict[str, dict]:
-    """The rows of one setting, draws of exemplars together: {row: {"group", "score", "sd", "draws", "fewer", "prompts"}}.
+    """The rows of one setting, draws of exemplars together: {row: {"score", "sd", "draws", "missing"}}.
 
-    sd: of the draws' scores, None for one; fewer: prompts with fewer exemplars than asked.
+    sd: of the draws' scores, None for one; missing: exemplars by which a prompt falls short of what was asked, on average.
     """
     found: dict[str, list[dict]] = {}
     for name, r in scores["rows"].items():
@@ -263,9 +263,9 @@ def by_draw(scores: dict) -> dict[str, dict]:
         found.setdefault(base.partition("#")[0] + at + suffix, []).append(r)
     return {
         name: {
-            "group": rows[0]["group"], "score": _mean(r["score"] for r in rows), "draws": len(rows),
+            "score": _mean(r["score"] for r in rows), "draws": len(rows),
             "sd": float(np.std([r["score"] for r in rows], ddof=1)) if len(rows) > 1 else None,
-            "fewer": sum(r.get("shots", {}).get("fewer", 0) for r in rows), "prompts": sum(r["prompts"] for r in rows),
+            "missing": _mean(r["shots"] - r["mean_shots"] if "shots" in r else 0 for r in rows),
         }
         for name, rows in found.items()
     }  # fmt: skip
@@ -292,7 +292,7 @@ def print_settings(settings: dict[str, dict], split: str) -> None:
         cells = []
         for of in rows.values():
             r = next((r for n, r in of.items() if plain(n) == name), None)
-            few = f" ({r['fewer']} of {r['prompts']} with fewer)" if r and r["fewer"] else ""
+            few = f" ({r['missing']:.1f} exemplars missing)" if r and r["missing"] else ""
             cells.append(
                 "-" if r is None else shown(r["score"]) + ("" if r["sd"] is None else f" ± {r['sd']:.2f}") + few
             )

@@ -70,7 +70,7 @@ def test_exemplars_on_the_other_split(run, tmp_path, sample_cache, sample_locks,
     assert asked and not {int(a, 16) for a in asked} & set(cache.Records(sample_cache / trained).content.tolist())
     for x in lines:
         exemplars = x["prompt"].split("\n\n")[:-1]
-        assert len(exemplars) == 3 and "\n\n" not in x["prediction"]
+        assert len(exemplars) == x["shots"] == 3 and "\n\n" not in x["prediction"]
         assert len(x["prediction"].split()) == 1  # what followed the separator is cut off
     bare = summary.read_predictions(RunFolder(run.path, "validation-0shots"), 2, "sample_first")
     assert {x["content"] for x in bare} == asked and all("\n\n" not in x["prompt"] for x in bare)
@@ -83,7 +83,10 @@ def test_exemplars_on_the_other_split(run, tmp_path, sample_cache, sample_locks,
     assert all(r["split"] == "validation" for s in said["settings"].values() for r in s["rows"].values())
     assert storage.read_json(run.scores_json(2)) == {"rows": {}, "mine": True}  # the run's own are left alone
     assert not run.test_log.is_file()
+    assert all(("shots" in r) == (k == "3") for k, s in said["settings"].items() for r in s["rows"].values())
     shown = capfd.readouterr().out
+    line = next(x for x in shown.splitlines() if x.startswith("│ sample_first "))
+    assert "±" in line and "missing" not in line
     assert "0 shots" in shown and "±" in shown and "validation split at step 2" in shown
     known = len(parrot.prompts)
     ask(run, tmp_path, shots="0,3", split="validation", tasks="sample_first,sample_second,sample_even")
@@ -96,6 +99,14 @@ def test_a_split_alone_keeps_the_exemplars_as_trained(run, tmp_path):
     assert set(rows) == {"sample_first", "sample_first@heldout", *(f"sample_first:fs3{d}" for d in ("", "#1", "#2")),
                          *(f"sample_first:fs3{d}@heldout" for d in ("", "#1", "#2"))}  # fmt: skip
     assert sum(json.loads(line)["rows"] for line in run.test_log.read_text().splitlines()) == len(rows)
+
+
+def test_exemplars_that_do_not_fit_are_told(run, tmp_path, capfd):
+    run, _ = run
+    (rows,) = (s["rows"] for s in ask(run, tmp_path, shots="20", tasks="sample_first")["settings"].values())
+    assert {r["shots"] for r in rows.values()} == {20} and all(1 < r["mean_shots"] < 20 for r in rows.values())
+    mean = sum(r["mean_shots"] for n, r in rows.items() if "@" not in n) / 3
+    assert f"({20 - mean:.1f} exemplars missing)" in " ".join(capfd.readouterr().out.split())
 
 
 @pytest.mark.parametrize("asked, message", [
