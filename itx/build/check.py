@@ -47,11 +47,11 @@ def show(spec: TaskSpec, name: str, root: str) -> dict:
     items = _items(spec, root, POOL if wanted.shots else 1)
     pool = fewshot.pool(spec, items) if wanted.shots else None
     has = variants(spec)
-    bare = str(dataclasses.replace(wanted, shots=0))
+    bare = str(dataclasses.replace(wanted, shots=0, options=""))
     shown = [(n, w) for n, w in has if bare in (spec.name, n) and not names.parse(n).shots]
-    if wanted.shots:
-        shown = [(str(dataclasses.replace(names.parse(n), shots=wanted.shots)), w) for n, w in shown]
-    if not shown:
+    asked = {"shots": wanted.shots, "options": wanted.options}
+    shown = [(str(dataclasses.replace(names.parse(n), **asked)), w) for n, w in shown]
+    if not any(render.choices(spec, names.parse(n), w) for n, w in shown):
         raise UserError(f"task {spec.name!r} has no variant {name!r}" + did_you_mean(str(wanted), {n for n, _ in has}))
     renderings = []
     for variant, which in shown:

@@ -4,8 +4,11 @@
 import pytest
 
 from itx.build import check
+from itx.errors import UserError
+from itx.tasks import registry
 from itx.tasks.registry import make_task
 from itx.tasks.spec import CoT, Skip, function
+from tests import sample_tasks  # noqa: F401  (registers)
 
 N = 70  # more than the examples that most checks look at
 BARE = ("{text}\nKind:", "{answer}")
@@ -111,3 +114,13 @@ def test_copying_is_declared():
 def test_a_task_without_examples_says_what_became_of_them():
     said = problems(lambda e: Skip("not wanted"))
     assert said == f"task 'made' has no examples; records read and skipped: {{'read': {2 * N}, 'not wanted': {2 * N}}}"
+
+
+def test_wordings_with_and_without_options_are_shown():
+    spec = registry.task("sample_even")
+    every = check.show(spec, "sample_even", "")["renderings"]
+    assert every == [{**r, "kind": "training"} for r in check.show(spec, "sample_even:opt", "")["renderings"]] != []
+    shown = check.show(spec, "sample_even:fs2:opt", "")["renderings"]
+    assert [r["kind"] for r in shown] == ["training, fs2, opt"] and shown[0]["prompt"].count("even or odd?") == 3
+    with pytest.raises(UserError, match="task 'sample_even' has no variant 'sample_even:noopt'"):
+        check.show(spec, "sample_even:noopt", "")
