@@ -441,7 +441,7 @@ def _evaluate_settings(args: Namespace, run: RunFolder, config: configs.RunConfi
     settings = {}
     for shots, rows in answer["settings"].items():
         if rows:
-            place = dataclasses.replace(run, setting=f"{split}-{shots}shots")
+            place = dataclasses.replace(run, setting=split if shots == "own" else f"{split}-{shots}shots")
             settings[shots] = evaluate(load, {**lock, "evaluation": rows}, config, place, step)
     print_settings(settings, split)
     if args.json:

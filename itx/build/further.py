@@ -20,6 +20,7 @@ from itx.build.jobs import Job
 from itx.config import RunConfig, from_dict
 from itx.errors import UserError, did_you_mean
 from itx.tasks import names, registry
+from itx.tasks.spec import TaskSpec
 
 DRAWS = 3  # EVALUATION.md: the spread over draws of exemplars is shown
 WORDINGS = {"templates": "heldout", "tasks": "all", "clusters": "all"}  # of a row's group; otherwise those of training
@@ -62,7 +63,7 @@ def _registered(name: str, request: dict, root: str) -> list[str]:
                         + did_you_mean(name, {*known, *registry.TASKS})) from e  # fmt: skip
 
 
-def _impossible(spec: registry.TaskSpec, variant: names.Variant, split: str) -> str:
+def _impossible(spec: TaskSpec, variant: names.Variant, split: str) -> str:
     """Why a task cannot be asked so; "" where it can."""
     if spec.objective:
         return "plain text has no answer to score"
@@ -84,11 +85,7 @@ def make(request: dict) -> dict:
     for shots in request["shots"] or [None]:
         found["own" if shots is None else shots], more = rows(request, config, shots)
         skipped += more
-    todo = [r.job for several in found.values() for r in several]
-    if not todo:
-        why = "; ".join(f"{s['row']}: {s['reason']}" for s in skipped[:3])
-        raise UserError("no evaluation row is left" + (f" ({why})" if why else ": the run has none"))
-    made = build.make(todo, settings, config.data.workers)
+    made = build.make([r.job for several in found.values() for r in several], settings, config.data.workers)
     answer = {}
     for shots, several in found.items():
         empty = [r for r in several if not made[r.job][1]["records"]]
@@ -98,12 +95,14 @@ def make(request: dict) -> dict:
         for row, line in zip(kept, answer[shots], strict=True):
             if k := names.parse(row.job.variant).shots:
                 line |= {"shots": k, "stop": row.spec.shot_separator}
+    if not any(answer.values()):
+        why = "; ".join(f"{s['row']}: {s['reason']}" for s in skipped[:3])
+        raise UserError("no evaluation row is left: " + (why or "the run has none"))
     return {"settings": answer, "skipped": skipped}
 
 
 def main(request: str, answer: str) -> int:
     build.die_with(os.getppid())
-    sys.path.insert(0, os.getcwd())
     try:
         storage.write_json(answer, make(storage.read_json(request)))
     except UserError as e:

@@ -287,11 +287,11 @@ def print_settings(settings: dict[str, dict], split: str) -> None:
     out.print(table)
     table = Table("row", *heads, title="rows: score, ± standard deviation over draws of exemplars")
     rows = {k: by_draw(s) for k, s in settings.items()}
-    plain = lambda name: re.sub(r":fs\d+", "", name)  # noqa: E731
-    for name in dict.fromkeys(plain(n) for r in rows.values() for n in r):
+    if "own" not in rows:  # a task's rows with so many and so many exemplars stand side by side
+        rows = {k: {re.sub(r":fs\d+", "", name): r for name, r in of.items()} for k, of in rows.items()}
+    for name in dict.fromkeys(n for of in rows.values() for n in of):
         cells = []
-        for of in rows.values():
-            r = next((r for n, r in of.items() if plain(n) == name), None)
+        for r in (of.get(name) for of in rows.values()):
             few = f" ({r['missing']:.1f} exemplars missing)" if r and r["missing"] else ""
             cells.append(
                 "-" if r is None else shown(r["score"]) + ("" if r["sd"] is None else f" ± {r['sd']:.2f}") + few

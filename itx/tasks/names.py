@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The grammar of names: `task[:zs|:fsK][:cot][:inv][:opt|:noopt][:tID][#r]`, in this order.
 
-`rte` is `rte:zs#0`; `:opt` takes the wordings that list the options, `:noopt` the others; `:tID` fixes the template whose id is `tID`; `#r` is rendering r. Names satisfy
+`rte` is `rte:zs#0`; `:opt` takes the wordings that list the options, `:noopt` the others; `:tID` fixes the template
+whose id is `tID`; `#r` is rendering r. Names satisfy
 SeqIO's `[\\w\\d\\.\\:_#]+`, ASCII only and to the end (SeqIO's own check admits a trailing newline).
 """
 

@@ -93,11 +93,14 @@ def test_exemplars_on_the_other_split(run, tmp_path, sample_cache, sample_locks,
     assert len(parrot.prompts) == known  # what is answered is not asked again
 
 
-def test_a_split_alone_keeps_the_exemplars_as_trained(run, tmp_path):
+def test_a_split_alone_keeps_the_exemplars_as_trained(run, tmp_path, capfd):
     run, _ = run
     (rows,) = (s["rows"] for s in ask(run, tmp_path, split="test", tasks="sample_first")["settings"].values())
     assert set(rows) == {"sample_first", "sample_first@heldout", *(f"sample_first:fs3{d}" for d in ("", "#1", "#2")),
                          *(f"sample_first:fs3{d}@heldout" for d in ("", "#1", "#2"))}  # fmt: skip
+    shown = capfd.readouterr().out
+    assert "│ sample_first " in shown and "│ sample_first:fs3 " in shown and "shots as trained" in shown
+    assert {p.name for p in run.eval_dir(2).iterdir()} == {"scores.json", "test"}
     assert sum(json.loads(line)["rows"] for line in run.test_log.read_text().splitlines()) == len(rows)
 
 
@@ -128,3 +131,16 @@ def test_an_unknown_task_is_told_by_the_build(run, tmp_path, capfd):
         "'sample_frist' is neither an evaluation row of this run nor a registered task; did you mean 'sample_first'"
         in (capfd.readouterr().err)
     )
+
+
+def test_what_cannot_be_asked_is_named(run, tmp_path, capfd):
+    run, _ = run
+    config = storage.read_json(run.config_json)
+    config["config"]["data"]["modules"] = ["tests.sample_tasks", "tests.text_tasks"]
+    storage.write_json(run.config_json, config)
+    said = ask(run, tmp_path, shots="1", tasks="sample_even,text_lm")
+    assert said["skipped"] == [{"row": "text_lm:fs1@eval", "reason": "plain text has no answer to score"}]
+    assert "not evaluated: text_lm:fs1@eval (plain text has no answer to score)" in capfd.readouterr().out
+    with pytest.raises(SystemExit, match="2"):
+        ask(run, tmp_path, shots="1", tasks="text_lm")
+    assert "no evaluation row is left: text_lm:fs1@eval: plain text" in capfd.readouterr().err
