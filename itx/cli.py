@@ -59,7 +59,13 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = add(commands, "eval", "score a run's checkpoint")
     evaluate.add_argument("run", help="a run folder")
     evaluate.add_argument("--step", type=int, help="default: the newest checkpoint")
-    evaluate.add_argument("--tasks", help="comma-separated evaluation rows or tasks; default: all")
+    evaluate.add_argument(
+        "--tasks", help="comma-separated rows of the run, or with the two below any tasks; default: all"
+    )
+    evaluate.add_argument(
+        "--shots", help="numbers of exemplars, e.g. 0,5, from the training split; default: as trained"
+    )
+    evaluate.add_argument("--split", help="validation or test; default: the run's eval.split")
     evaluate.add_argument("--max_examples", type=int, help="default: the run's eval.max_examples")
     evaluate.add_argument("--cache_dir", help="default: the run's data.cache_dir")
 

@@ -13,6 +13,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from argparse import Namespace
 from importlib import metadata
@@ -198,8 +199,6 @@ def build_in_subprocess(args: Namespace) -> Path:
     """Build (or find) the cache in a process of its own: the build may import SeqIO, training never does."""
     words = [sys.executable, "-m", "itx.cli", "data", "build", args.config, *args.overrides]
     words += ["--quick"] if args.quick else []
-    import tempfile
-
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "build.json"
         code = subprocess.run([*words, "--json", str(out)], env=os.environ | {WATCH: str(os.getpid())}).returncode
@@ -282,9 +281,11 @@ def _locked(args: Namespace):
 
 def data_audit(args: Namespace) -> int:
     config, lock, _ = _locked(args)
-    from itx.data.audit import audit, print_audit
+    from itx.data.audit import audit, print_audit, with_uses
+    from itx.data.loader import Batches
 
-    facts = audit(lock, config.data.cache_dir, config)
+    taken = Batches(lock, config.data.cache_dir).order.counts(config.train.steps * lock["global_batch"])
+    facts = with_uses(audit(lock, config.data.cache_dir, config), taken)
     print_audit(facts)
     if args.json:
         storage.write_json(args.json, facts)
@@ -397,6 +398,8 @@ def evaluate_run(args: Namespace) -> int:
     lock = locks.read(run.lock_json)
     if not Path(config.data.cache_dir).is_dir():
         raise UserError(f"no folder {config.data.cache_dir!r}, where the run's data are; give --cache_dir")
+    if args.shots is not None or args.split is not None:
+        return _evaluate_settings(args, run, config, lock)
     if args.tasks:
         wanted = args.tasks.split(",")
         known = {n for r in lock["evaluation"] for n in (r["name"], r["task"])}
@@ -410,6 +413,53 @@ def evaluate_run(args: Namespace) -> int:
     if args.json:
         storage.write_json(args.json, scores)
     return 0
+
+
+def _evaluate_settings(args: Namespace, run: RunFolder, config: configs.RunConfig, lock: dict) -> int:
+    """`--shots`, `--split`: each number of exemplars is a setting with a folder of its own below the run's scores."""
+    from itx.eval.evaluate import evaluate
+    from itx.eval.summary import print_settings
+    from itx.train import load_model
+
+    splits, split = ("validation", "test"), args.split or config.eval.split
+    if split not in splits:
+        raise UserError(f"--split {split!r}: no split that is evaluated" + did_you_mean(split, splits))
+    words = args.shots.split(",") if args.shots is not None else []
+    for word in words:
+        if not word.isascii() or not word.isdigit() or len(word) > 2:
+            raise UserError(f"--shots {args.shots}: {word!r} is not a number of exemplars from 0 to 99")
+    step = _step(run, args.step)
+    config = dataclasses.replace(config, eval=dataclasses.replace(config.eval, split=split))
+    answer = _further_in_subprocess({
+        "config": configs.to_dict(config), "vocab": str(run.vocab_model), "evaluation": lock["evaluation"],
+        "trained": [t["name"] for t in lock["tasks"]], "tasks": args.tasks.split(",") if args.tasks else [],
+        "split": split, "shots": list(dict.fromkeys(map(int, words))),
+    })  # fmt: skip
+    for x in answer["skipped"]:
+        print(f"not evaluated: {x['row']} ({x['reason']})")
+    load = functools.cache(lambda: load_model(run, config, lock, step))
+    settings = {}
+    for shots, rows in answer["settings"].items():
+        if rows:
+            place = dataclasses.replace(run, setting=split if shots == "own" else f"{split}-{shots}shots")
+            settings[shots] = evaluate(load, {**lock, "evaluation": rows}, config, place, step)
+    print_settings(settings, split)
+    if args.json:
+        storage.write_json(
+            args.json, {"step": step, "split": split, "settings": settings, "skipped": answer["skipped"]}
+        )
+    return 0
+
+
+def _further_in_subprocess(request: dict) -> dict:
+    """Rows that the run's lock does not have, from a build process (itx/build/further.py)."""
+    with tempfile.TemporaryDirectory() as folder:
+        asked, answer = Path(folder) / "request.json", Path(folder) / "answer.json"
+        storage.write_json(asked, request)
+        code = subprocess.run([sys.executable, "-m", "itx.build.further", str(asked), str(answer)]).returncode
+        if code:
+            raise SystemExit(code)
+        return storage.read_json(answer)
 
 
 def generate(args: Namespace) -> int:
@@ -504,11 +554,13 @@ def tasks_show(args: Namespace) -> int:
 def _show_mixture(registry, args: Namespace) -> int:
     spec = registry.MIXTURES[args.name]
     facts = {"mixture": args.name, "members": registry.members(spec, args.root),
-             "held out": dict(registry.removed(spec, args.root))}  # fmt: skip
+             "held out": dict(registry.removed(spec, args.root)),
+             "left out": dict(registry.left_out(spec, args.root))}  # fmt: skip
     for name, share in facts["members"].items():
         print(f"{name:<32} {'' if share is None else share}")
-    for name, why in facts["held out"].items():
-        print(f"held out: {name:<22} {why}")
+    for how in ("held out", "left out"):
+        for name, why in facts[how].items():
+            print(f"{how}: {name:<22} {why}")
     if args.json:
         storage.write_json(args.json, facts)
     return 0

@@ -91,6 +91,13 @@ class DataConfig:
     max_unknown: float = _f(
         "free", 0.2, "the audit fails above this share of tokens unknown to the vocabulary, per task"
     )
+    max_cut: float = _f("free", 0.5, "the audit fails above this share of examples cut to fit a row, per task")
+    max_duplicates: float = _f(
+        "free", 0.5, "the audit fails above this share of records that repeat an input, per task"
+    )
+    max_contamination: float = _f(
+        "free", 0.5, "the audit fails above this share of a task's records that one evaluation task asks"
+    )
     max_bytes: float = _f("free", 1e11, "a build that would write more is refused (estimated first)")
     workers: int = _f("free", 0, "build processes; 0: one per core")
 

@@ -10,6 +10,7 @@ from itx.errors import UserError
 @dataclass(frozen=True)
 class RunFolder:
     path: Path
+    setting: str = ""  # of an evaluation other than the run's own, e.g. "test-5shots"
 
     @property
     def config_json(self) -> Path:
@@ -41,8 +42,8 @@ class RunFolder:
         return self.path / "audit.json"
 
     def eval_dir(self, step: int) -> Path:
-        """scores.json, predictions/<row>.jsonl"""
-        return self.path / "eval" / str(step)
+        """scores.json, predictions/<row>.jsonl; in a folder below it those of another setting."""
+        return self.path / "eval" / str(step) / self.setting
 
     def scores_json(self, step: int) -> Path:
         return self.eval_dir(step) / "scores.json"

@@ -17,7 +17,7 @@ import re
 from typing import Any
 
 from itx.tasks.registry import instruction_task, mixture
-from itx.tasks.spec import CoT, Skip, jsonl, tsv
+from itx.tasks.spec import CoT, Skip, Template, jsonl, tsv
 from tasks import bbh, dialog, induction, mmlu, natural_instructions, p3, text  # noqa: F401  (they register tasks and families)
 
 # "<noinput>", "No input required.", "N/A", "None", … stand for "there is no input"
@@ -109,6 +109,13 @@ def gsm8k_fields(example: dict) -> Any:
     return {"question": example["question"].strip(), "rationale": rationale, "answer": answer}
 
 
+def reasoned(*prompts: str) -> list[Template]:
+    """Prompts whose target is the reasoning and, behind it, the answer."""
+    return [(p, "{rationale}\nThe answer is {answer}.") for p in prompts]
+
+
+# Some prompts of `:cot` ask for reasoning and some do not: it should come unasked too. None is one of the direct ones,
+# whose target is the answer alone.
 instruction_task(
     "gsm8k", version=1, cluster="math_word_problems", origin=("gsm8k",), metrics=("numeric",), fields=gsm8k_fields,
     source=jsonl({"train": "gsm8k/train.jsonl.gz", "test": "gsm8k/test_part.jsonl"}),
@@ -125,18 +132,17 @@ instruction_task(
         ("{question}\nReply with digits alone.", "{answer}"),
     ],
     cot=CoT(
-        [
-            ("{question}\nThink step by step.", "{rationale}\nThe answer is {answer}."),
-            ("Solve this problem and write down how.\n{question}", "{rationale}\nThe answer is {answer}."),
-            ("Problem: {question}\nSteps and result:", "{rationale}\nThe answer is {answer}."),
-            ("{question}\nExplain each calculation before you answer.", "{rationale}\nThe answer is {answer}."),
-            ("Reason first, then state the number.\n\n{question}", "{rationale}\nThe answer is {answer}."),
-            ("Show your work.\n{question}", "{rationale}\nThe answer is {answer}."),
-        ],
-        [
-            ("A pupil has to calculate: {question}\nLead them through it.", "{rationale}\nThe answer is {answer}."),
-            ("{question}\nGo slowly, one line per thought.", "{rationale}\nThe answer is {answer}."),
-        ],
+        reasoned(
+            "{question}\nThink step by step.",
+            "Solve this problem and write down how.\n{question}",
+            "Problem: {question}\nSteps and result:",
+            "{question}\nExplain each calculation before you answer.",
+            "Reason first, then state the number.\n\n{question}",
+            "Show your work.\n{question}",
+            "{question}\nSolution:",
+            "A word problem for you: {question}",
+        ),
+        reasoned("A pupil has to calculate: {question}\nLead them through it.", "{question}\nGo slowly, one line per thought."),
     ),
 )  # fmt: skip
 
@@ -168,14 +174,16 @@ for name, (cluster, origin) in FLAN_COT.items():
         ],
         heldout_templates=[("Here is something to decide.\n{question}\nYour verdict:", "{answer}"), ("{question}\n=>", "{answer}")],
         cot=CoT(
-            [
-                ("{question}\nThink step by step.", "{rationale}\nThe answer is {answer}."),
-                ("{question}\nGive reasons, then the answer.", "{rationale}\nThe answer is {answer}."),
-                ("Answer this and say why.\n{question}", "{rationale}\nThe answer is {answer}."),
-                ("Question: {question}\nReasoning and answer:", "{rationale}\nThe answer is {answer}."),
-                ("{question}\nExplain your choice, then state it.", "{rationale}\nThe answer is {answer}."),
-            ],
-            [("Consider this with care, then decide.\n{question}", "{rationale}\nThe answer is {answer}.")],
+            reasoned(
+                "{question}\nThink step by step.",
+                "{question}\nGive reasons, then the answer.",
+                "Answer this and say why.\n{question}",
+                "Question: {question}\nReasoning and answer:",
+                "{question}\nExplain your choice, then state it.",
+                "Q: {question}\nA:",
+                "Here is a question.\n{question}",
+            ),
+            reasoned("Consider this with care, then decide.\n{question}"),
         ),
     )  # fmt: skip
 

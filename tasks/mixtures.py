@@ -5,8 +5,8 @@ toy_train                    what the quickstart trains on: the toy suite but fo
 flan_mini                    six FLAN tasks of six clusters
 flan_zs flan_fs              all FLAN tasks: without exemplars, half with four; …_no_nli: but for a cluster, its
                              neighbours and its kin (one for every cluster)
-flan_zsopt flan_zsnoopt …    FLAN 2022's four parts: with the wordings as they are (five of seven list a task's
-                             options), and with those alone that list none; the same with exemplars
+flan_zsopt flan_zsnoopt      FLAN 2022's four parts: the wordings that list a task's options, and those that list
+flan_fsopt flan_fsnoopt      none; the same with exemplars. Tasks without such wordings are left out, and told
 flan2022                     its shares of FLAN, P3, Natural Instructions, chain of thought and dialogue
                              (Longpre et al. 2023, arXiv:2301.13688); the parts are flan2022_flan, flan2022_p3, …
 """
@@ -35,11 +35,11 @@ FLAN = [name for name, spec in TASKS.items() if spec.module.removeprefix("tasks.
 # FLAN's limits (arXiv:2109.01652, section 2.4): at most so many examples of a set, and a rate of at most so many
 LIMITS = {"max_examples": 30_000, "maximum": 3_000}
 KINDS = {
-    "zs": {"zs": 1.0}, "fs": {"zs": 0.5, "fs4": 0.5}, "zsopt": {"zs": 1.0}, "zsnoopt": {"zs:noopt": 1.0},
-    "fsopt": {"fs4": 1.0}, "fsnoopt": {"fs4:noopt": 1.0},
+    "zs": {"zs": 1.0}, "fs": {"zs": 0.5, "fs4": 0.5}, "zsopt": {"zs:opt": 1.0}, "zsnoopt": {"zs:noopt": 1.0},
+    "fsopt": {"fs4:opt": 1.0}, "fsnoopt": {"fs4:noopt": 1.0},
 }  # fmt: skip
 for kind, variants in KINDS.items():
-    mixture(f"flan_{kind}", FLAN, variants=variants, **LIMITS)
+    mixture(f"flan_{kind}", FLAN, variants=variants, partial=kind.endswith("opt"), **LIMITS)
 for cluster in FLAN_CLUSTERS:
     for kind in ("zs", "fs"):
         mixture(f"flan_{kind}_no_{cluster}", holdout(clusters=[cluster], among=FLAN), variants=KINDS[kind], **LIMITS)

@@ -18,6 +18,7 @@ from itx.data.audit import accounts, reasons
 from tests.conftest import REPO
 
 PAGE = REPO / "itx" / "data" / "README.md"
+MUCH = 0.1  # of a task's records: pairs of tasks that share so many are named
 SETTINGS = ("--data.mixture=all_files", "--data.sequence_length=1024", "--data.target_length=512", "--eval.tasks=")
 
 
@@ -83,14 +84,19 @@ def main(root: str) -> None:
         size = sum(f.stat().st_size for f in (Path(folder) / "one").rglob("*") if f.is_file())
     if one != two or first != second:
         sys.exit(f"the two builds differ: {sorted(k for k in {*one, *two} if one.get(k) != two.get(k))[:5]}")
+    read = {n: {k: v for k, v in f.items() if k != "used"} for n, f in first["tasks"].items()}  # a page of no run
+    pairs = [
+        f"{p['train']} by {p['evaluation']} {p['share']:.0%}" for p in first["leaks"]["pairs"] if p["share"] >= MUCH
+    ]
     warnings = "".join(f"- {w}\n" for w in first["warnings"]) or "- none\n"
     PAGE.write_text(
         "# What a folder of public data holds\n\n"
         f"Written by `uv run python -m tests.data_page FOLDER`: the mixture `all_files` (tasks/files.py) under T5's vocabulary,\n"
         f"rows of 1,024 tokens and 512 loss positions. Built twice, to the same bytes: {len(one):,} files, {size / 1e6:.1f} MB.\n\n"
-        f"{accounts(first)}\n\n{table(first['tasks'])}\n\nWhat the audit warns of:\n\n{warnings}\n"
+        f"{accounts({**first, 'tasks': read})}\n\n{table(first['tasks'])}\n\nWhat the audit warns of:\n\n{warnings}\n"
         f"Left out because the evaluation rows of these tasks ask it: "
-        f"{sum(p['dropped'] for p in first['leaks']['dropped']):,} records; pairs that still touch: {len(first['leaks']['left'])}.\n",
+        f"{sum(p['dropped'] for p in first['leaks']['dropped']):,} records. Of {len(first['leaks']['pairs'])} pairs of a\n"
+        f"training and an evaluation task most: {', '.join(pairs)}. Pairs that still touch: {len(first['leaks']['left'])}.\n",
         encoding="utf-8",
     )  # fmt: skip
 

@@ -16,7 +16,7 @@ from itx import commands, storage
 from itx import config as configs
 from itx.errors import UserError
 from itx.runs import RunFolder
-from tests import samples
+from tests import sample_tasks, samples
 from tests.conftest import REPO, one_device
 
 
@@ -205,3 +205,14 @@ def test_a_run_whose_shares_change_on_the_way(tmp_path):
     assert facts["errors"] == [] and set(facts["tasks"]) == {t["name"] for t in lock["tasks"]}
     done = samples.itx("data", "batch", recipe, "--train.steps=40", "--step", "30")
     assert any(lock["tasks"][i]["name"] in done.stdout for i in only_later)
+
+
+def test_tasks_that_lack_the_variants_of_a_mixture_are_told(tmp_path):
+    recipe = samples.write_recipe(tmp_path, tmp_path / "cache", mixture="sample_opt")
+    done = samples.itx("data", "audit", recipe, "--json", tmp_path / "audit.json")
+    facts = json.loads((tmp_path / "audit.json").read_text())
+    assert list(facts["tasks"]) == ["sample_even:opt"] and facts["tasks"]["sample_even:opt"]["used"] > 0
+    left = [x["task"] for x in facts["left_out"]]
+    assert left == [n for n in sample_tasks.ALL if n != "sample_even"]
+    said = [line for line in done.stdout.splitlines() if line.startswith("left out of sample_opt: ")]
+    assert said[0] == "left out of sample_opt: sample_first (it has no wording for :zs:opt)" and len(said) == len(left)

@@ -237,8 +237,11 @@ def _leaks(audit: dict) -> str:
     out = ("<p>Leaks, tested on canonical inputs and not on prompts: equal inputs of any length, and shared runs of "
            f"13 words (26 characters where words have no spaces). {sum(p['dropped'] for p in dropped):,} training "
            f"records were left out; a second look finds {sum(p['records'] for p in left):,} left.</p>")  # fmt: skip
-    rows = [[p["train"], p["evaluation"], p["how"], p["dropped"]] for p in dropped]
-    return out + (table(["training task", "evaluation task", "how", "left out"], rows, {3}) if rows else "")
+    share = {(p["train"], p["evaluation"]): f"{p['share']:.1%}" for p in audit["leaks"].get("pairs", ())}
+    rows = [[p["train"], p["evaluation"], p["how"], p["dropped"], share.get((p["train"], p["evaluation"]), "")]
+            for p in dropped]  # fmt: skip
+    head = ["training task", "evaluation task", "how", "left out", "share of the task (pair)"]
+    return out + (table(head, rows, {3, 4}) if rows else "")
 
 
 def _easy(audit: dict) -> str:

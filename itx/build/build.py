@@ -235,7 +235,7 @@ def _lock_file(config: RunConfig, settings: Settings, vocab_hash: str, todo: lis
     shape = {
         k: v
         for k, v in dataclasses.asdict(config.data).items()
-        if k not in ("cache_dir", "workers", "root", "tfds_data_dir", "max_epochs", "max_bytes", "max_unknown")
+        if k not in ("cache_dir", "workers", "root", "tfds_data_dir") and not k.startswith("max_")
     }
     specs = {(t := registry.task(j.variant, settings.root)).name: t for j in todo}
     parts = [
@@ -323,6 +323,13 @@ def _serve_rates(parent: int, pipe: Connection, mixtures: list[str], settings: S
         pass  # the build was ended
 
 
+def make(todo: list[Job], settings: Settings, workers: int) -> dict[Job, tuple[str, dict]]:
+    """The folders of some jobs, made where they are not there: (relative folder, manifest) of each."""
+    _check_sources(todo, settings)
+    with _pool(workers) as pool:
+        return _collect(_submit(pool, todo, settings), lambda *_: None)
+
+
 def _submit(
     pool: concurrent.futures.Executor, todo: list[Job], settings: Settings, work: Callable = jobs.run_all
 ) -> list[concurrent.futures.Future]:
@@ -390,6 +397,11 @@ def _lock(config: RunConfig, settings: Settings, vocabulary: cache.Vocabulary, s
     spec = registry.MIXTURES.get(d.mixture)
     if spec:
         lock["holdout"] = [{"task": t, "reason": why} for t, why in registry.removed(spec, d.root)]
+    lock["left_out"] = [
+        {"mixture": m, "task": t, "reason": why}
+        for name in _mixtures(config) for m in mixtures_of(name, d.root)
+        for t, why in registry.left_out(registry.MIXTURES[m], d.root)
+    ]  # fmt: skip
     # a small set may leave a split nothing: such a row is named, and not scored
     lock["unscored"] = [r.name for r in rows if not made[r.job][1]["examples"]]
     lock["evaluation"] = evaluation.lock_rows([r for r in rows if made[r.job][1]["examples"]], made, settings)

@@ -12,6 +12,7 @@ extra       config.eval.tasks
 from dataclasses import dataclass
 from pathlib import Path
 
+from itx.build import render
 from itx.build.jobs import Job, Settings
 from itx.config import RunConfig
 from itx.data import cache
@@ -50,8 +51,7 @@ def rows(config: RunConfig, members: list[str]) -> list[Row]:
         if variant.inverted or spec.objective or not _has(spec, split):  # plain text: nothing to score
             continue
         out.append(Row(m, "instances", "same task", Job(m, split), spec))
-        held = spec.cot.heldout_templates if variant.cot and spec.cot else spec.heldout_templates
-        if held:
+        if render.choices(spec, variant, "heldout"):
             out.append(Row(f"{m}@heldout", "templates", "same task", Job(m, split, "heldout"), spec))
     out += _held_out(config, trained, split)
     for pattern in config.eval.tasks:
@@ -68,8 +68,6 @@ def rows(config: RunConfig, members: list[str]) -> list[Row]:
 
 
 def _has(spec: TaskSpec, split: str) -> bool:
-    from itx.build import render
-
     return bool(render.source_splits(spec.source, split))
 
 

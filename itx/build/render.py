@@ -204,9 +204,7 @@ def choices(spec: TaskSpec, variant: names.Variant, which: str = "train") -> Seq
         found = spec.heldout_templates if held else spec.templates
     if variant.template:
         found = [t for t in found if templates.template_id(t) == variant.template]
-    if variant.no_options:
-        found = [t for t in found if "options" not in templates.slots(t[0])]
-    return [tuple(t) for t in found]
+    return [tuple(t) for t in templates.with_options(found, variant.options)]
 
 
 def render(spec: TaskSpec, variant: names.Variant, item: Item, rendering: int, render_seed: int,

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a run will be trained on, measured from the lock and the cache before step 0.
 
-    tasks       records read, kept and skipped by reason; lengths; shares; effective epochs
+    tasks       records read, kept and skipped by reason; lengths; shares; effective epochs; cut prompts, inputs that
+                repeat or that other tasks have, examples without a target, EOS under the loss
     mixture     how many examples and tokens the run's steps take; unigram entropy of the targets
-    leaks       what the build left out because evaluation asks it, and what a second look still finds
+    leaks       what the build left out because evaluation asks it, per pair of tasks, and what a second look still
+                finds; exemplars that are the example itself or one of evaluation's
     baselines   what answers without a model score; tasks where they do well are "easy"
 
 `audit` gives plain values; "errors" in them stop a run, "warnings" are printed.
@@ -12,6 +14,7 @@
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +22,7 @@ import numpy as np
 from itx import storage, text
 from itx.config import RunConfig
 from itx.data import cache, packing
-from itx.data.loader import targets
+from itx.data.loader import Batches, targets
 from itx.data.lock import LockedData
 from itx.data.order import Order
 
@@ -30,16 +33,20 @@ BETTER = 0.05  # of all places: a length pair that fills so many more is propose
 COMMON = 10  # a run of words in more training inputs than this is a phrase, not a leak (EVALUATION.md)
 BASELINE_EXAMPLES = 200  # per task (EVALUATION.md)
 EASY = 0.5  # corrected score of a baseline from which a task is easy
+LOADED = 32  # examples per task that are taken through the loader, to see what it puts under the loss
 
 
 def audit(lock: dict, cache_dir: str | Path, config: RunConfig) -> dict:
     """Everything above as one dict of plain values."""
-    data = LockedData(lock, cache_dir)
+    batches = Batches(lock, cache_dir)
+    data = batches.data
     examples, fill, caps = mixture_examples(lock, data, config.train.steps)
     both = lock["architecture"] == "encoder_decoder"
     capacity = np.array([lock["sequence_length"], lock["target_length"]])
     tasks = {t["name"]: task_facts(t, r[0], u[0], lock["architecture"])
              for t, r, u in zip(lock["tasks"], data.records, data.usable, strict=True)}  # fmt: skip
+    for i, (task, shared) in enumerate(zip(lock["tasks"], shared_inputs(lock, data), strict=True)):
+        tasks[task["name"]] |= {"shared": shared, **loss_facts(i, batches)}
     _add_shares(tasks, lock, examples)
     baselines = {t: b for t, b in _baselines(lock, Path(cache_dir)) if b}
     out = {
@@ -54,7 +61,9 @@ def audit(lock: dict, cache_dir: str | Path, config: RunConfig) -> dict:
         "tasks": tasks,
         "evaluation": {r["name"]: {"task": r["task"], "group": r["group"], **r["audit"]} for r in lock["evaluation"]},
         "unscored": lock.get("unscored", []), "holdout": lock["holdout"],
-        "leaks": {"dropped": lock.get("leaks", []), "left": leaks_left(lock, data, Path(cache_dir))},
+        "left_out": lock.get("left_out", []),
+        "leaks": {"dropped": lock.get("leaks", []), "pairs": removed_shares(lock),
+                  "left": leaks_left(lock, data, Path(cache_dir)), "exemplars": exemplar_leaks(lock, data, Path(cache_dir))},
         "baselines": baselines,
         "easy": {t: b["easy"] for t, b in baselines.items() if b["easy"]},
     }  # fmt: skip
@@ -113,6 +122,21 @@ def judge(facts: dict, config: RunConfig) -> dict[str, list[str]]:
             errors.append(f"task {name}: the vocabulary does not know {f['unknown_share']:.1%} of its tokens; {most}")
         elif f["unknown_share"] > MANY_UNKNOWN:
             warnings.append(f"task {name}: the vocabulary does not know {f['unknown_share']:.1%} of its tokens")
+        for share, field, what in (
+            (f["cut_share"], "max_cut", "of its examples are cut to fit a row"),
+            (f["duplicate_share"], "max_duplicates", "of its records repeat an input"),
+        ):
+            most = getattr(config.data, field)
+            if share > most:
+                errors.append(f"task {name}: {share:.1%} {what}; data.{field} is {most:g}")
+        if f["no_target"]:
+            errors.append(f"task {name}: {f['no_target']} examples have no token to train on before EOS")
+        if f["eos_trained"] < f["pieces_loaded"]:
+            ended = f"only {f['eos_trained']} of {f['pieces_loaded']} trained pieces end in EOS under the loss"
+            if f.get("cut_targets"):
+                warnings.append(f"task {name}: {ended}, for targets are cut")
+            else:
+                errors.append(f"task {name}: {ended}; the model would not learn to stop")
         if f["fewshot"].get("fewer"):
             shots = f["fewshot"]
             warnings.append(f"task {name}: {shots['fewer']:,} renderings show fewer than {shots['asked']} exemplars, "
@@ -122,6 +146,13 @@ def judge(facts: dict, config: RunConfig) -> dict[str, list[str]]:
         warnings.append(
             f"{len(facts['unscored'])} evaluation rows have no example or no metric and are not scored: {shown}"
         )
+    for pair in facts["leaks"]["pairs"]:
+        if pair["share"] > config.data.max_contamination:
+            errors.append(f"task {pair['train']}: {pair['share']:.1%} of its records are in evaluation task "
+                          f"{pair['evaluation']} and left out; data.max_contamination is "
+                          f"{config.data.max_contamination:g}")  # fmt: skip
+    for shown in facts["leaks"]["exemplars"]:
+        errors.append(f"{shown['of']}: {shown['records']} renderings show an exemplar that {shown['how']}")
     for pair in facts["leaks"]["left"]:
         errors.append(f"task {pair['train']}: {pair['records']} training records are in evaluation task "
                       f"{pair['evaluation']} ({pair['how']}); build the data again")  # fmt: skip
@@ -181,10 +212,43 @@ def task_facts(task: dict, records: cache.Records, usable: np.ndarray, architect
     return {
         "task": task["task"], "cluster": task["cluster"], "rate": task["rate"], **task["audit"],
         "renderings": len(task["folders"]), "templates": len(uses), "template_share": [float(uses.min()), float(uses.max())],
-        "fewshot": manifest.get("fewshot", {}),
+        "fewshot": manifest.get("fewshot", {}), **_repeats(task, records, usable),
+        "cut_share": max(task["audit"].get(k, 0) for k in ("cut", "cut_targets")) / len(usable),
         "unknown_share": manifest.get("unknown_tokens", 0) / max(1, records.num_tokens),
         "input_tokens": int(before.sum()), "target_tokens": int(target.sum()),
         "input_length": _spread(before), "target_length": _spread(target),
+    }  # fmt: skip
+
+
+def _repeats(task: dict, records: cache.Records, usable: np.ndarray) -> dict:
+    """Inputs that the split holds more than once: those that the build left out and those that are still there."""
+    out, left = task["audit"]["skipped"].get("repeated input", 0), len(usable) - len(np.unique(records.content[usable]))
+    return {"repeated": left, "duplicate_share": (out + left) / (out + len(usable))}
+
+
+def shared_inputs(lock: dict, data: LockedData) -> list[int]:
+    """Of each variant's records how many have an input that another task of the mixture has too."""
+    inputs: dict[str, list[np.ndarray]] = {}
+    for task, records, usable in zip(lock["tasks"], data.records, data.usable, strict=True):
+        inputs.setdefault(task["task"], []).append(records[0].content[usable[0]])
+    found, times = np.unique(
+        np.concatenate([np.unique(np.concatenate(i)) for i in inputs.values()]), return_counts=True
+    )
+    several = found[times > 1]
+    return [int(np.isin(r[0].content[u[0]], several).sum()) for r, u in zip(data.records, data.usable, strict=True)]
+
+
+def loss_facts(i: int, batches: Batches) -> dict:
+    """What the loss sees of task i: examples without a token of a target, and, of some examples as the loader gives
+    them, trained pieces and the EOS under the loss."""
+    lock, records, usable = batches.lock, batches.data.records[i][0], batches.data.usable[i][0]
+    both = lock["architecture"] == "encoder_decoder"
+    some = usable[np.linspace(0, len(usable) - 1, min(LOADED, len(usable))).astype(int)]
+    segments = [batches.segment(i, int(record), 0) for record in some]
+    ended = sum(int(((ids == lock["eos_id"]) & (weights > 0)).sum()) for _, ids, weights in segments)
+    return {
+        "no_target": int((records.lengths[usable, 4 if both else 2] == 0).sum()), "eos_trained": ended,
+        "pieces_loaded": len(some) if both else int(records.lengths[some, 3].sum()),
     }  # fmt: skip
 
 
@@ -243,6 +307,47 @@ def target_counts(records: cache.Records, usable: np.ndarray, lock: dict) -> np.
 
 
 # ---- leaks -----------------------------------------------------------------------------------------
+
+
+def removed_shares(lock: dict) -> list[dict]:
+    """[{"train", "evaluation", "removed", "share"}]: per pair of tasks what the build left out of training, the largest
+    share first. A record that several evaluation tasks ask is counted with one of them."""
+    removed: Counter = Counter()
+    for x in lock.get("leaks", []):
+        removed[x["train"], x["evaluation"]] += x["dropped"]
+    of_task: Counter = Counter()
+    for (train, _), n in removed.items():
+        of_task[train] += n
+    kept = {t["name"]: t["audit"]["kept"] for t in lock["tasks"]}
+    pairs = [{"train": t, "evaluation": e, "removed": n, "share": n / (kept[t] + of_task[t])}
+             for (t, e), n in removed.items()]  # fmt: skip
+    return sorted(pairs, key=lambda p: (-p["share"], p["train"], p["evaluation"]))
+
+
+def exemplar_leaks(lock: dict, data: LockedData, cache_dir: Path) -> list[dict]:
+    """[{"of", "how", "records"}]: training and evaluation prompts that show their own example, and evaluation prompts
+    that show one that the same task is evaluated on. (Training prompts that show such a one are in `leaks_left`.)"""
+    found: Counter = Counter()
+    for task, records, usable in zip(lock["tasks"], data.records, data.usable, strict=True):
+        for r, rows in zip(records, usable, strict=True):
+            found[f"task {task['name']}", "is the example itself"] += _own(r, rows)
+    asked: dict[str, list[np.ndarray]] = {}
+    folders = {r["folder"]: r for r in lock["evaluation"]}
+    opened = {f: cache.Records(cache_dir / f) for f in folders}
+    for f, row in folders.items():
+        asked.setdefault(row["task"], []).append(opened[f].content)
+    for f, row in folders.items():
+        r = opened[f]
+        if r.exemplars.shape[1]:
+            known = np.isin(r.exemplars, np.concatenate(asked[row["task"]])).any(1)
+            found[f"evaluation row {row['name']}", "is the example itself"] += _own(r, np.arange(len(r)))
+            found[f"evaluation row {row['name']}", "is an evaluation example"] += int(known.sum())
+    return [{"of": of, "how": how, "records": n} for (of, how), n in sorted(found.items()) if n]
+
+
+def _own(records: cache.Records, rows: np.ndarray) -> int:
+    """How many of the rows have their own input among their exemplars."""
+    return int((records.exemplars[rows] == records.content[rows, None]).any(1).sum())
 
 
 def leaks_left(lock: dict, data: LockedData, cache_dir: Path) -> list[dict]:
@@ -345,7 +450,8 @@ def print_audit(facts: dict, tasks: bool = True) -> None:
         f"about {m['examples']:,} examples, {m['filled']:.1%} of places filled"
     )
     if tasks:
-        console.print(_task_table(title, facts))
+        for table in _tables(title, facts):
+            console.print(table)
     else:
         console.print(title, markup=False)
     console.print(accounts(facts), markup=False)
@@ -360,6 +466,8 @@ def print_audit(facts: dict, tasks: bool = True) -> None:
         now, then = (" and ".join(f"{f:.0%}" for f in pair[k]) for k in ("filled_now", "filled"))
         console.print(f"lengths: tokens fill {now} of encoder and decoder rows; data.sequence_length={pair['sequence_length']} and "
                       f"data.target_length={pair['target_length']} would fill {then}", markup=False)  # fmt: skip
+    for x in facts["left_out"]:
+        console.print(f"left out of {x['mixture']}: {x['task']} ({x['reason']})", markup=False)
     for task, why in sorted(facts["easy"].items()):
         console.print(f"easy: {task} ({why}); left out of averages", markup=False)
     for kind in ("warnings", "errors"):
@@ -367,20 +475,41 @@ def print_audit(facts: dict, tasks: bool = True) -> None:
             console.print(f"{kind[:-1]}: {line}", markup=False)
 
 
-def _task_table(title: str, facts: dict):
+def _tables(title: str, facts: dict) -> Iterator:
+    """What is read and taken, what the examples are like, and what evaluation takes away; for 120 columns."""
+    tasks = facts["tasks"].items()
+    head = ("read", "kept", "skipped", "used", "epochs", "% examples", "% input", "% target")
+    yield _table(title, ("task", *head), [
+        (name + (" (easy)" if f["task"] in facts["easy"] else ""), f"{f['read']:,}", f"{f['kept']:,}",
+         f"{sum(f['skipped'].values()):,}", f"{f['used']:,}" if "used" in f else "-", f"{f['effective_epochs']:.2f}",
+         f"{f['rate']:.1%}", f"{f['input_share']:.1%}", f"{f['target_share']:.1%}") for name, f in tasks
+    ])  # fmt: skip
+    head = ("M in", "M out", "p95 in", "p95 out", "% unk", "% cut", "% EOS", "% dup", "% shared", "wordings")
+    yield _table("tokens (in: before the target, out: the target), repeats, wordings", ("task", *head), [
+        (name, f"{f['input_tokens'] / 1e6:.3f}", f"{f['target_tokens'] / 1e6:.3f}", f"{f['input_length']['p95']:.0f}",
+         f"{f['target_length']['p95']:.0f}", f"{f['unknown_share']:.1%}", f"{f['cut_share']:.1%}",
+         f"{f['eos_trained'] / max(1, f['pieces_loaded']):.0%}", f"{f['duplicate_share']:.1%}",
+         f"{f['shared'] / f['kept']:.1%}", _coverage(f)) for name, f in tasks
+    ])  # fmt: skip
+    if pairs := facts["leaks"]["pairs"]:
+        yield _table("left out of training, for evaluation asks it", ("training task", "evaluation task", "removed", "share"),
+                     [(p["train"], p["evaluation"], f"{p['removed']:,}", f"{p['share']:.1%}") for p in pairs])  # fmt: skip
+
+
+def _coverage(f: dict) -> str:
+    """How many wordings are used, and the smallest and the largest share of the examples that one of them has."""
+    low, high = f["template_share"]
+    return f"{f['templates']} ({100 * low:.0f}-{high:.0%})"
+
+
+def _table(title: str, head: Sequence[str], rows: list[tuple[str, ...]]):
     from rich.markup import escape
     from rich.table import Table
 
     table = Table(title=title)
-    columns = ("task", "read", "kept", "skipped", "epochs", "% examples", "% input", "% target", "input p95",
-               "target p95", "% unknown")  # fmt: skip
-    for column in columns:
-        table.add_column(column, justify="left" if column == "task" else "right")
-    for name, f in facts["tasks"].items():
-        table.add_row(
-            escape(name) + (" (easy)" if f["task"] in facts["easy"] else ""), f"{f['read']:,}", f"{f['kept']:,}",
-            f"{sum(f['skipped'].values()):,}", f"{f['effective_epochs']:.2f}", f"{f['rate']:.1%}",
-            f"{f['input_share']:.1%}", f"{f['target_share']:.1%}", f"{f['input_length']['p95']:.0f}",
-            f"{f['target_length']['p95']:.0f}", f"{f['unknown_share']:.1%}",
-        )  # fmt: skip
+    for column in head:
+        name = "task" in column
+        table.add_column(column, justify="left" if name else "right", overflow="fold", no_wrap=not name)
+    for row in rows:
+        table.add_row(*map(escape, row))
     return table

@@ -116,7 +116,7 @@ def check_config(lock: dict, config: RunConfig, path: Path | str) -> None:
                 raise UserError(f"{path}: made with {section}.{key}={lock[key]!r}, and the config has {value!r}")
 
 
-SHAPE_FREE = ("evaluation", "unscored", "holdout", "leaks", "vocabulary")
+SHAPE_FREE = ("evaluation", "unscored", "holdout", "left_out", "leaks", "vocabulary")
 
 
 def shape_hash(lock: dict) -> str:

@@ -73,6 +73,8 @@ def examples_of(row: dict, config: RunConfig, eos_id: int) -> list[dict]:
         *before, (target, _) = records[i]
         line["prompt_ids"] = tuple(cache.prompt_ids(before, eos_id, config.model.architecture))
         line["target_ids"] = target.tolist()
+        if row.get("shots"):
+            line["shots"] = int((records.exemplars[i] > 0).sum())
         out.append(line)
     return out
 
@@ -97,15 +99,17 @@ def _calls(rows: list[dict], config: RunConfig) -> Iterable[list[dict]]:
 
 def _generate(runner: Any, vocabulary: cache.Vocabulary, rows: list[dict], lines: dict[str, list[dict]]) -> None:
     """Adds "prediction" and "finished" to the lines; a prompt that several rows share is asked once."""
-    every = [(line, row["limit"]) for row in rows for line in lines[row["name"]]]
-    asked = list(dict.fromkeys((line["prompt_ids"], most) for line, most in every))
+    every = [(line, row["limit"], row.get("stop")) for row in rows for line in lines[row["name"]]]
+    asked = list(dict.fromkeys((line["prompt_ids"], most) for line, most, _ in every))
     answers = runner.generate([list(ids) for ids, _ in asked], [most for _, most in asked])
     if len(answers) != len(asked):
         raise RuntimeError(f"{len(asked)} prompts, {len(answers)} answers")
     found = dict(zip(asked, answers, strict=True))
-    for line, most in every:
+    for line, most, stop in every:
         answer = found[line["prompt_ids"], most]
         line["prediction"] = vocabulary.decode(answer["tokens"])
+        if stop:  # a model that never learned our EOS goes on with a next exemplar
+            line["prediction"] = line["prediction"].lstrip().split(stop)[0]
         line["finished"] = bool(answer["finished"])
         line["prompt_tokens"] = len(line.pop("prompt_ids"))
 
@@ -202,7 +206,7 @@ def is_complete(run: Any, step: int, row: dict) -> bool:
 
 
 KEPT = ("id", "content", "template", "prompt", "references", "prediction", "finished", "extracted", "score",
-        "scores", "options", "answer_index", "rank", "prompt_tokens", "logprob", "example")  # fmt: skip
+        "scores", "options", "answer_index", "rank", "prompt_tokens", "logprob", "example", "shots")  # fmt: skip
 
 
 def write_predictions(run: Any, step: int, row: dict, lines: list[dict]) -> None:

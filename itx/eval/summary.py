@@ -10,6 +10,7 @@ stand in the rows but in no average.
 
 import gzip
 import json
+import re
 import sys
 from collections import Counter
 from functools import lru_cache
@@ -95,6 +96,7 @@ def row_scores(row: dict, lines: list[dict], chance: tuple[float, str], longest:
         "no_answer": sum(x["extracted"] is None for x in lines),
         "limit_below_gold": row["max_target_tokens"] > row["limit"],
         "prompts_longer_than_a_row": sum(x["prompt_tokens"] >= longest for x in lines),
+        **({"shots": row["shots"], "mean_shots": _mean(x["shots"] for x in lines)} if row.get("shots") else {}),
     }  # fmt: skip
 
 
@@ -251,4 +253,52 @@ def print_scores(scores: dict) -> None:
         table.add_row(escape(name), label(r["group"], ""), r["metric"], shown(r["score"], r["interval"]),
                       shown(r["chance"]), shown(r["corrected"]) + (" easy" if r["easy"] else ""), str(r["examples"]),
                       str(r["no_answer"]), str(r["hit_limit"]))  # fmt: skip
+    out.print(table)
+
+
+def by_draw(scores: dict) -> dict[str, dict]:
+    """The rows of one setting, draws of exemplars together: {row: {"score", "sd", "draws", "missing"}}.
+
+    sd: of the draws' scores, None for one; missing: exemplars by which a prompt falls short of what was asked, on average.
+    """
+    found: dict[str, list[dict]] = {}
+    for name, r in scores["rows"].items():
+        base, at, suffix = name.partition("@")
+        found.setdefault(base.partition("#")[0] + at + suffix, []).append(r)
+    return {
+        name: {
+            "score": _mean(r["score"] for r in rows), "draws": len(rows),
+            "sd": float(np.std([r["score"] for r in rows], ddof=1)) if len(rows) > 1 else None,
+            "missing": _mean(r["shots"] - r["mean_shots"] if "shots" in r else 0 for r in rows),
+        }
+        for name, rows in found.items()
+    }  # fmt: skip
+
+
+def print_settings(settings: dict[str, dict], split: str) -> None:
+    """Numbers of exemplars side by side: averages of groups, then rows."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    out = console()
+    heads = ["shots as trained" if k == "own" else f"{k} shots" for k in settings]
+    step = next(iter(settings.values()))["step"]
+    table = Table("group", *heads, title=f"{split} split at step {step}: corrected for chance, 95 % intervals")
+    groups = {k: {(g["group"], g["kind"]): g for g in s["groups"]} for k, s in settings.items()}
+    for key in dict.fromkeys(key for g in groups.values() for key in g):
+        cells = [shown(g[key]["mean"], g[key]["interval"]) if key in g else "-" for g in groups.values()]
+        table.add_row(label(*key), *cells)
+    out.print(table)
+    table = Table("row", *heads, title="rows: score, ± standard deviation over draws of exemplars")
+    rows = {k: by_draw(s) for k, s in settings.items()}
+    if "own" not in rows:  # a task's rows with so many and so many exemplars stand side by side
+        rows = {k: {re.sub(r":fs\d+", "", name): r for name, r in of.items()} for k, of in rows.items()}
+    for name in dict.fromkeys(n for of in rows.values() for n in of):
+        cells = []
+        for r in (of.get(name) for of in rows.values()):
+            few = f" ({r['missing']:.1f} exemplars missing)" if r and r["missing"] else ""
+            cells.append(
+                "-" if r is None else shown(r["score"]) + ("" if r["sd"] is None else f" ± {r['sd']:.2f}") + few
+            )
+        table.add_row(escape(name), *cells)
     out.print(table)

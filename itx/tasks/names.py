@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The grammar of names: `task[:zs|:fsK][:cot][:inv][:noopt][:tID][#r]`, in this order.
+"""The grammar of names: `task[:zs|:fsK][:cot][:inv][:opt|:noopt][:tID][#r]`, in this order.
 
-`rte` is `rte:zs#0`; `:tID` fixes the template whose id is `tID`; `#r` is rendering r. Names satisfy
+`rte` is `rte:zs#0`; `:opt` takes the wordings that list the options, `:noopt` the others; `:tID` fixes the template
+whose id is `tID`; `#r` is rendering r. Names satisfy
 SeqIO's `[\\w\\d\\.\\:_#]+`, ASCII only and to the end (SeqIO's own check admits a trailing newline).
 """
 
@@ -11,7 +12,7 @@ from dataclasses import dataclass, replace
 from itx.errors import UserError
 
 _VARIANT = re.compile(
-    r"(?P<task>[A-Za-z0-9_.]+)(?::(?:zs|fs(?P<shots>[1-9]\d?)))?(?P<cot>:cot)?(?P<inv>:inv)?(?P<noopt>:noopt)?"
+    r"(?P<task>[A-Za-z0-9_.]+)(?::(?:zs|fs(?P<shots>[1-9]\d?)))?(?P<cot>:cot)?(?P<inv>:inv)?(?P<options>:opt|:noopt)?"
     r"(?::(?P<template>t[0-9a-f]{6}))?(?:#(?P<rendering>\d+))?"
 )
 
@@ -24,13 +25,13 @@ class Variant:
     shots: int = 0
     cot: bool = False
     inverted: bool = False
-    no_options: bool = False
+    options: str = ""  # "opt", "noopt" or all wordings
     template: str = ""
     rendering: int = 0
 
     def __str__(self) -> str:
         shots = f":fs{self.shots}" if self.shots else ""
-        flags = (":cot" * self.cot) + (":inv" * self.inverted) + (":noopt" * self.no_options)
+        flags = (":cot" * self.cot) + (":inv" * self.inverted) + (f":{self.options}" if self.options else "")
         template = f":{self.template}" if self.template else ""
         return f"{self.task}{shots}{flags}{template}" + (f"#{self.rendering}" if self.rendering else "")
 
@@ -43,13 +44,15 @@ class Variant:
 def parse(name: str) -> Variant:
     m = _VARIANT.fullmatch(name)
     if m is None:
-        raise UserError(f"name {name!r} is not task[:zs|:fsK][:cot][:inv][:noopt][:tID][#r] (in this order, ASCII)")
+        raise UserError(
+            f"name {name!r} is not task[:zs|:fsK][:cot][:inv][:opt|:noopt][:tID][#r] (in this order, ASCII)"
+        )
     return Variant(
         m["task"],
         int(m["shots"] or 0),
         bool(m["cot"]),
         bool(m["inv"]),
-        bool(m["noopt"]),
+        (m["options"] or "").removeprefix(":"),
         m["template"] or "",
         int(m["rendering"] or 0),
     )

@@ -224,7 +224,7 @@ def expand(name: str, root: str = "") -> list[str]:
 
 
 def supports(spec: TaskSpec, variant: names.Variant) -> bool:
-    """Whether a task has what a variant needs (inverted templates, chain of thought, wordings without options)."""
+    """Whether a task has what a variant needs (inverted templates, chain of thought, wordings with or without options)."""
     if not spec.templated:
         return variant == names.Variant(spec.name)
     if variant.inverted and not spec.inverted:
@@ -232,7 +232,7 @@ def supports(spec: TaskSpec, variant: names.Variant) -> bool:
     if variant.cot and spec.cot is None:
         return False
     found = spec.inverted if variant.inverted else spec.cot.templates if variant.cot else spec.templates
-    return any("options" not in templates.slots(t[0]) for t in found) if variant.no_options else bool(found)
+    return bool(templates.with_options(found, variant.options))
 
 
 def removed(spec: MixtureSpec, root: str = "") -> list[tuple[str, str]]:
@@ -274,6 +274,29 @@ def _pool(spec: MixtureSpec, root: str) -> dict[str, TaskSpec]:
     return dict(TASKS)
 
 
+def _listed(spec: MixtureSpec, root: str) -> list[tuple[str, float]]:
+    """(name, weight) of what a mixture lists, families opened, held-out tasks taken out."""
+    if isinstance(spec.members, Holdout):
+        gone = dict(removed(spec, root))
+        return [(n, 1.0) for n, t in _pool(spec, root).items() if n not in gone and not t.evaluation_only]
+    weights = spec.members if isinstance(spec.members, dict) else dict.fromkeys(spec.members, 1.0)
+    # of a family those for evaluation only stay out (the official test tasks of Natural Instructions)
+    return [(n, weight) for name, weight in weights.items() for n in expand(name, root)
+            if not (name.endswith(".*") and task(n, root).evaluation_only)]  # fmt: skip
+
+
+def _usable(spec: MixtureSpec, t: TaskSpec) -> dict[str, float]:
+    """The mixture's variants that a task has, and their shares."""
+    return {v: s for v, s in spec.variants.items() if supports(t, names.parse(f"{t.name}:{v}"))}
+
+
+def left_out(spec: MixtureSpec, root: str = "") -> list[tuple[str, str]]:
+    """(task, reason) of the tasks that a `partial` mixture lists and cannot use."""
+    bare = [n for n, _ in _listed(spec, root) if n not in MIXTURES and ":" not in n] if spec.partial else []
+    why = f"it has no wording for {' or '.join(':' + v for v in spec.variants)}"
+    return [(n, why) for n in bare if not _usable(spec, task(n, root))]
+
+
 def members(spec: MixtureSpec, root: str = "") -> dict[str, float | None]:
     """Variant name -> its part: a weight (dict members) or its share of its task's proportional rate.
 
@@ -281,14 +304,7 @@ def members(spec: MixtureSpec, root: str = "") -> dict[str, float | None]:
     A nested mixture name stays itself, with None.
     """
     explicit = isinstance(spec.members, dict)
-    if isinstance(spec.members, Holdout):
-        gone = dict(removed(spec, root))
-        listed = [(n, 1.0) for n, t in _pool(spec, root).items() if n not in gone and not t.evaluation_only]
-    else:
-        weights = spec.members if explicit else dict.fromkeys(spec.members, 1.0)
-        # of a family those for evaluation only stay out (the official test tasks of Natural Instructions)
-        listed = [(n, weight) for name, weight in weights.items() for n in expand(name, root)
-                  if not (name.endswith(".*") and task(n, root).evaluation_only)]  # fmt: skip
+    listed = _listed(spec, root)
     out: dict[str, float | None] = {}
 
     def put(name: str, weight: float | None) -> None:
@@ -309,7 +325,9 @@ def members(spec: MixtureSpec, root: str = "") -> dict[str, float | None]:
                 raise UserError(f"mixture {spec.name!r}: task {t.name!r} has no templates for {name!r}")
             put(str(variant), weight)
             continue
-        usable = {v: s for v, s in spec.variants.items() if supports(t, names.parse(f"{name}:{v}"))}
+        usable = _usable(spec, t)
+        if not usable and spec.partial:
+            continue  # `left_out` says so
         if not usable:
             raise UserError(f"mixture {spec.name!r}: task {name!r} has none of the variants {list(spec.variants)}")
         for v, share in usable.items():

@@ -83,6 +83,7 @@ class TaskSpec:
     objective: str = ""  # of plain text, {"text": …}: one of OBJECTIVES; "": not plain text
     shot_separator: str = "\n\n"  # between the exemplars of `:fsK`
     balanced_shots: bool = False  # exemplars take the labels in turn (for tasks with few different answers)
+    extractive: bool = False  # copying the answer from the input is the task: `itx tasks check` takes it for no leak
     tags: Mapping[str, str] = field(default_factory=dict)  # e.g. language, inputs (shared family), grade
     evaluation_only: bool = False  # refused in any training mixture (BBH, GSM8K test, …)
     module: str = ""  # where it was registered
@@ -110,6 +111,7 @@ class MixtureSpec:
     maximum: int | None = None
     temperature: float = 1.0
     scale: float = 1.0
+    partial: bool = False  # a task that has none of the variants is left out and told, not an error
     max_examples: int | None = None  # cuts each task's training data, by content hash
     module: str = ""
 

@@ -63,6 +63,11 @@ def _parts(text: str) -> tuple[tuple[str, str | None], ...]:
     return tuple((literal, name) for literal, name, _, _ in string.Formatter().parse(text))
 
 
+def with_options(among: Sequence[Template], kind: str) -> list[Template]:
+    """Those whose input lists the options ("opt"), those whose input does not ("noopt"), or all ("")."""
+    return [t for t in among if not kind or ("options" in slots(t[0])) == (kind == "opt")]
+
+
 def fill(text: str, values: Mapping[str, Any], where: str = "") -> str:
     """The text with every slot replaced; an unknown or empty slot is an error that names it."""
     out = []
@@ -77,6 +82,19 @@ def fill(text: str, values: Mapping[str, Any], where: str = "") -> str:
             raise UserError(f"{where}: the field {name!r} is empty; template {text!r} would have a hole")
         out.append(value)
     return "".join(out)
+
+
+def paraphrases(wordings: Sequence[str], body: str, target: str = "{answer}") -> list[Template]:
+    """Several wordings of one instruction, in any language, as a template each: they take turns as `{instruction}`.
+
+    >>> paraphrases(["Say it in French.", "Dis-le en français."], "{instruction}\n{text}")
+    [('Say it in French.\n{text}', '{answer}'), ('Dis-le en français.\n{text}', '{answer}')]
+    """
+    if "instruction" not in slots(body):
+        raise UserError(f"paraphrases: {body!r} has no {{instruction}} for the wordings to stand in")
+    if len(set(wordings)) < len(wordings):
+        raise UserError(f"paraphrases: a wording is there twice: {max(wordings, key=list(wordings).count)!r}")
+    return [(body.replace("{instruction}", w), target) for w in wordings]
 
 
 def answer_pattern(target: str) -> str | None:

@@ -218,6 +218,7 @@ instruction_task(
 instruction_task(
     "right_claim",
     **CLAIMS,
+    extractive=True,
     cluster="fact_check",
     source=OWNERS,
     fields=two_claims,

@@ -8,10 +8,13 @@ import sys
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from itx.data import audit as audits
+from itx.data import cache
 from itx.data.loader import Batches
 from itx.data.lock import LockedData
+from itx.eval import summary
 from tests import scored
 
 
@@ -193,3 +196,127 @@ def test_the_loss_positions_of_the_steps_are_told(small, capsys):
     assert told == {str(c): widths.count(c) / 12 for c in (2, 4, 64)} and len({*widths}) > 1
     audits.print_audit(facts)
     assert f"logits at 2 in {told['2']:.0%} of steps" in " ".join(capsys.readouterr().out.split())
+
+
+def with_task(small_run, examples, name="more", rate=0.5, exemplars=(), empty=()):
+    """The run's lock with one more training task; `exemplars`: of each example, contents; `empty`: records without a target."""
+    _, config, lock, vocab, _ = small_run
+    where = scored.Path(config.data.cache_dir)
+    records = [[(vocab.encode(e["prompt"]), False), ([] if i in empty else vocab.encode(e["target"]), True)]
+               for i, e in enumerate(examples)]  # fmt: skip
+    hashes = [int(e["content"], 16) for e in examples]
+    shots = [tuple(int(scored.example(c, "x")["content"], 16) for c in shown) for shown in exemplars]
+    columns = cache.Columns.of(records, hashes, [0] * len(records), vocab.size, shots)
+    folder = f"{name}/train/r0-x"
+    cache.write(where / folder, columns, {"templates": ["t1"]}, examples)
+    made = {"folder": folder, "sha256": cache.manifest_hash(where / folder), "records": len(records)}
+    return {**lock, "tasks": [*lock["tasks"], scored.task(made, name, "pick", rate)]}, config
+
+
+def other_inputs(n: int) -> list[dict]:
+    return [scored.example(f"more {i}", "red") for i in range(n)]
+
+
+def test_repeated_and_shared_inputs(tmp_path):
+    examples = other_inputs(8)
+    theirs = [scored.example(c, "blue") for c, _ in scored.pairs(0, 4)]  # inputs of the task "first"
+    lock, config = with_task(scored.small_run(tmp_path), [*examples, *examples[:4], *theirs])
+    facts = measure(lock, config)
+    more, first = facts["tasks"]["more"], facts["tasks"]["first"]
+    assert (more["repeated"], more["duplicate_share"], more["shared"]) == (4, 0.25, 4)
+    assert (first["repeated"], first["duplicate_share"], first["shared"]) == (0, 0, 4)
+    assert facts["tasks"]["parity"]["shared"] == 0 and facts["errors"] == []
+    lock["tasks"][-1]["audit"] |= {
+        "read": 32,
+        "skipped": {"repeated input": 16},
+    }  # what the build leaves out counts too
+    facts = measure(lock, config)
+    assert facts["tasks"]["more"]["duplicate_share"] == 20 / 32
+    assert facts["errors"] == ["task more: 62.5% of its records repeat an input; data.max_duplicates is 0.5"]
+    lax = dataclasses.replace(config, data=dataclasses.replace(config.data, max_duplicates=0.7))
+    assert measure(lock, lax)["errors"] == []
+
+
+def test_cut_prompts(small):
+    lock, config, _ = small
+    assert measure(lock, config)["tasks"]["first"]["cut_share"] == 0
+    lock["tasks"][0]["audit"] |= {"cut": 30, "cut_tokens": 90}
+    facts = measure(lock, config)
+    assert facts["tasks"]["first"]["cut_share"] == 0.75
+    assert facts["errors"] == ["task first: 75.0% of its examples are cut to fit a row; data.max_cut is 0.5"]
+
+
+def test_examples_without_a_target(tmp_path):
+    lock, config = with_task(scored.small_run(tmp_path), other_inputs(9), empty=(2, 5))
+    facts = measure(lock, config)
+    assert facts["tasks"]["more"]["no_target"] == 2 and facts["tasks"]["first"]["no_target"] == 0
+    assert facts["errors"] == ["task more: 2 examples have no token to train on before EOS"]
+
+
+@pytest.mark.parametrize("architecture", ["decoder", "encoder_decoder"])
+def test_eos_is_looked_for_in_what_the_loader_gives(small, monkeypatch, architecture):
+    lock, config, _ = small
+    lock["architecture"] = architecture
+    first = measure(lock, config)["tasks"]["first"]
+    assert first["eos_trained"] == first["pieces_loaded"] == audits.LOADED
+    true = Batches.segment
+
+    def unweighted(self, task, record, rendering):
+        prompt, ids, weights = true(self, task, record, rendering)
+        return prompt, ids, weights * (np.arange(len(ids)) < len(ids) - (task == 0))
+
+    monkeypatch.setattr(Batches, "segment", unweighted)
+    facts = measure(lock, config)
+    assert facts["tasks"]["first"]["eos_trained"] == 0 and facts["tasks"]["parity"]["eos_trained"] > 0
+    assert facts["errors"] == [
+        "task first: only 0 of 32 trained pieces end in EOS under the loss; the model would not learn to stop"
+    ]
+    lock["tasks"][0]["audit"] |= {"cut_targets": 3, "cut_target_tokens": 9}  # data.too_long asked for it
+    facts = measure(lock, config)
+    assert facts["errors"] == [] and facts["warnings"][0].endswith("under the loss, for targets are cut")
+
+
+def test_exemplars_that_are_the_example_or_evaluations(tmp_path):
+    run = scored.small_run(tmp_path)
+    examples = other_inputs(6)
+    shown = [["more 1", "more 2"], ["more 0"], ["more 2"], ["more 4"], ["more 5"], []]
+    lock, config = with_task(run, examples, exemplars=shown)
+    facts = measure(lock, config)
+    assert facts["leaks"]["exemplars"] == [{"of": "task more", "how": "is the example itself", "records": 1}]
+    assert facts["errors"] == ["task more: 1 renderings show an exemplar that is the example itself"]
+    sound = [s if i != 2 else ["more 3"] for i, s in enumerate(shown)]
+    lock, config = with_task(run, examples, name="sound", exemplars=sound)
+    assert measure(lock, config)["errors"] == []
+    # the same prompts in evaluation: they show what is asked elsewhere, and one of them what it asks itself
+    lock, config = with_task(run, examples, name="asked", exemplars=shown)
+    folder = {k: lock["tasks"][-1][k][0] for k in ("sha256",)} | {"folder": lock["tasks"][-1]["folders"][0]}
+    row = scored.row({**folder, "templates": ["t1"], "max_target_tokens": 2}, "asked", "pick", "extra")
+    assert measure({**run[2], "evaluation": [*run[2]["evaluation"], row]}, config)["leaks"]["exemplars"] == [
+        {"of": "evaluation row asked", "how": "is an evaluation example", "records": 5},
+        {"of": "evaluation row asked", "how": "is the example itself", "records": 1},
+    ]
+
+
+def test_the_share_removed_is_told_per_pair(small, capsys):
+    lock, config, _ = small
+    lock["leaks"] = [{"train": "first", "evaluation": e, "how": how, "dropped": n}
+                     for e, how, n in (("held", "equal input", 7), ("held", "shared run of words", 1), ("other", "x", 2))]  # fmt: skip
+    pairs = [{"train": "first", "evaluation": e, "removed": n, "share": n / 50} for e, n in (("held", 8), ("other", 2))]
+    facts = measure(lock, config)
+    assert facts["leaks"]["pairs"] == pairs and facts["errors"] == []
+    audits.print_audit(facts)
+    shown = [[c.strip() for c in line.strip("│").split("│")] for line in capsys.readouterr().out.splitlines()]
+    assert ["first", "held", "8", "16.0%"] in shown
+    strict = dataclasses.replace(config, data=dataclasses.replace(config.data, max_contamination=0.1))
+    assert measure(lock, strict)["errors"] == [
+        "task first: 16.0% of its records are in evaluation task held and left out; data.max_contamination is 0.1"
+    ]
+
+
+def test_tables_fit_120_columns(small, capsys, monkeypatch):
+    lock, config, _ = small
+    lock["tasks"][0]["name"] = "ni.subtask045_miscellaneous_sentence_paraphrasing"
+    monkeypatch.setattr(summary, "console", lambda: Console(width=120))
+    audits.print_audit(measure(lock, config))
+    lines = [line for line in capsys.readouterr().out.splitlines() if line and line[0] in "┏┃│└"]
+    assert len(lines) > 10 and max(map(len, lines)) == 120 and not any("…" in line for line in lines)

@@ -182,6 +182,12 @@ def test_every_task_has_wordings_without_options(prepared):
         assert registry.supports(spec, variant) and registry.supports(spec, names.parse(f"{name}:fs4:noopt"))
         r = render.render(spec, variant, items_of(spec)[0], 0, 0)
         assert not any(s(r.options)[0] in r.prompt for s in templates.OPTION_STYLES.values() if r.options)
+        variant = names.parse(f"{name}:fs4:opt")
+        if registry.supports(spec, variant):
+            r = render.render(spec, variant, items_of(spec)[0], 0, 0)
+            # letters hide the texts of their options
+            shown = [s(r.options)[0] for s in templates.OPTION_STYLES.values() if r.options[0] != "(A)"]
+            assert any(text in r.prompt for text in shown) if shown else "(A) " in r.prompt
     with pytest.raises(UserError, match="has no templates for 'only_options:noopt'"):
         only = registry.make_task("only_options", version=1, cluster="c", source=None, fields=dict, options=("a", "b"),
                                   templates=[("{x} {options}", "{answer}")])  # fmt: skip
@@ -319,10 +325,16 @@ def test_kin_are_found_across_clusters_and_collections(shared):
 def test_the_kinds_of_flan_mixtures():
     assert mixtures.FLAN == list(SPECS)
     members = {k: registry.members(registry.MIXTURES[f"flan_{k}"]) for k in mixtures.KINDS}
-    assert members["zs"] == members["zsopt"] == dict.fromkeys(SPECS, 1.0)
+    assert members["zs"] == dict.fromkeys(SPECS, 1.0)
+    listing = [n for n, s in SPECS.items() if any("options" in templates.slots(t[0]) for t in s.templates)]
+    assert 30 < len(listing) < len(SPECS)
+    assert members["zsopt"] == {f"{n}:opt": 1.0 for n in listing}
     assert members["zsnoopt"] == {f"{n}:noopt": 1.0 for n in SPECS}
-    assert members["fsopt"] == {f"{n}:fs4": 1.0 for n in SPECS}
+    assert members["fsopt"] == {f"{n}:fs4:opt": 1.0 for n in listing}
     assert members["fsnoopt"] == {f"{n}:fs4:noopt": 1.0 for n in SPECS}
+    left = {k: registry.left_out(registry.MIXTURES[f"flan_{k}"]) for k in mixtures.KINDS}
+    assert left["fsopt"] == [(n, "it has no wording for :fs4:opt") for n in SPECS if n not in listing]
+    assert len(left.pop("zsopt")) == len(left.pop("fsopt")) and not any(left.values())
     mini = registry.MIXTURES["flan_mini"]
     assert mini.maximum == 3000 and len({SPECS[n].cluster for n in registry.members(mini)}) == 6
 

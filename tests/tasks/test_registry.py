@@ -5,6 +5,8 @@ import re
 
 import pytest
 
+from itx.build import evaluation, render
+from itx.config import DataConfig, EvalConfig, RunConfig
 from itx.errors import UserError
 from itx.tasks import names, registry, templates
 from itx.tasks.spec import function, holdout
@@ -13,7 +15,9 @@ from tests import sample_tasks  # noqa: F401  (registers)
 pytestmark = pytest.mark.smoke
 
 
-@pytest.mark.parametrize("name", ["rte", "rte:fs4", "ni.task123_x:cot", "rte:fs4:cot:inv:noopt:t3f9a01#12", "rte#2"])
+@pytest.mark.parametrize(
+    "name", ["rte", "rte:fs4", "ni.task123_x:cot", "rte:fs4:cot:inv:noopt:t3f9a01#12", "rte:fs4:opt", "rte#2"]
+)
 def test_a_name_is_parsed_and_written_back(name):
     assert str(names.parse(name)) == name
     assert re.fullmatch(r"[\w\d\.\:_#]+", name, re.ASCII)  # what SeqIO accepts
@@ -24,7 +28,20 @@ def test_zs_is_the_bare_name():
 
 
 @pytest.mark.parametrize(
-    "name", ["rte:cot:fs4", "rte\n", "rte-zs", "задача", "rte:fs0", "rte:t3f9a", "", "a b", "ni/task1"]
+    "name",
+    [
+        "rte:cot:fs4",
+        "rte:opt:noopt",
+        "rte:noopt:cot",
+        "rte\n",
+        "rte-zs",
+        "задача",
+        "rte:fs0",
+        "rte:t3f9a",
+        "",
+        "a b",
+        "ni/task1",
+    ],
 )
 def test_a_bad_name_is_refused(name):
     with pytest.raises(UserError, match="name"):
@@ -109,6 +126,36 @@ def test_two_tasks_cannot_share_a_name():
 def test_unknown_names_suggest_the_nearest():
     with pytest.raises(UserError, match="unknown task 'sample_frist'; did you mean 'sample_first'"):
         registry.task("sample_frist")
+
+
+OPTIONS = {"options": ("a", "b"), "heldout_templates": [("{x} held {options}", "{answer}")]}
+BOTH = {"templates": [("{x} {options}", "{answer}"), ("{x}?", "{answer}")], **OPTIONS}
+
+
+def test_wordings_with_and_without_options(monkeypatch):
+    spec = make(**BOTH)
+    every = {k: render.choices(spec, names.parse(f"x{k}")) for k in ("", ":opt", ":noopt")}
+    assert every == {"": list(spec.templates), ":opt": [spec.templates[0]], ":noopt": [spec.templates[1]]}
+    held = {k: len(render.choices(spec, names.parse(f"x{k}"), "heldout")) for k in every}
+    assert held == {"": 1, ":opt": 1, ":noopt": 0}
+    only = make("only", **{**BOTH, "templates": [BOTH["templates"][0]]})
+    free = make("free", templates=[("{x}", "{answer}")])
+    for t in (spec, only, free):
+        monkeypatch.setitem(registry.TASKS, t.name, t)
+    names_ = ("x", "only", "free")
+    partial = {k: registry.MixtureSpec("m", names_, {f"fs2:{k}": 1.0}, partial=True) for k in ("opt", "noopt")}
+    assert registry.members(partial["opt"]) == {"x:fs2:opt": 1.0, "only:fs2:opt": 1.0}
+    assert registry.members(partial["noopt"]) == {"x:fs2:noopt": 1.0, "free:fs2:noopt": 1.0}
+    assert registry.left_out(partial["opt"]) == [("free", "it has no wording for :fs2:opt")]
+    assert registry.left_out(partial["noopt"]) == [("only", "it has no wording for :fs2:noopt")]
+    whole = registry.MixtureSpec("m", names_, {"zs:opt": 1.0})
+    assert registry.left_out(whole) == []
+    with pytest.raises(UserError, match="'free' has none of the variants"):
+        registry.members(whole)
+    # a row of held-out wordings only where the variant has some
+    config = RunConfig(data=DataConfig(mixture="none"), eval=EvalConfig(instructions=False))
+    rows = [r.name for r in evaluation.rows(config, ["x", "x:opt", "x:noopt"])]
+    assert rows == ["x", "x@heldout", "x:opt", "x:opt@heldout", "x:noopt"]
 
 
 def test_holding_out_a_task_takes_its_variants():

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`itx eval RUN --shots 0,3 --split …`: the run's rows with exemplars and on another split, beside its own scores."""
+
+import json
+import shutil
+from argparse import Namespace
+
+import pytest
+
+import itx.train
+from itx import commands, storage
+from itx import config as configs
+from itx.data import cache
+from itx.errors import UserError
+from itx.eval import summary
+from itx.runs import RunFolder
+from tests import samples
+
+
+class Parrot:
+    """Says the first word of the last line, and goes on with another exemplar, as a base model does."""
+
+    def __init__(self, vocab: cache.Vocabulary):
+        self.vocab, self.prompts = vocab, []
+
+    def generate(self, prompts, limits):
+        self.prompts += [self.vocab.decode(p) for p in prompts]
+        said = [p.rsplit("\n", 1)[-1].split()[0] for p in self.prompts[-len(prompts) :]]
+        return [{"tokens": self.vocab.encode(f"{w}\n\nGive the first word: x y"), "finished": True} for w in said]
+
+    def rank(self, prompts, options):
+        return [[{"logprob": 0.0, "tokens": 1} for _ in several] for several in options]
+
+
+@pytest.fixture
+def run(tmp_path, sample_cache, sample_locks, monkeypatch):
+    """A run folder whose model is a Parrot, with scores of its own."""
+    config, lock = samples.config(str(sample_cache)), sample_locks["sample_held"]
+    run = RunFolder(tmp_path / "run")
+    storage.write_json(run.config_json, {"config": configs.to_dict(config)})
+    storage.write_json(run.lock_json, lock)
+    run.vocab_model.parent.mkdir()
+    shutil.copy(sample_cache / lock["vocabulary"]["file"], run.vocab_model)
+    storage.write_json(run.scores_json(2), {"rows": {}, "mine": True})
+    parrot = Parrot(cache.Vocabulary(run.vocab_model))
+    monkeypatch.setattr(itx.train, "load_model", lambda *_: parrot)
+    return run, parrot
+
+
+def ask(run: RunFolder, tmp_path, **asked) -> dict:
+    settings = {"step": 2, "tasks": None, "max_examples": None, "cache_dir": None, "shots": None, "split": None}
+    out = tmp_path / "said.json"
+    commands.evaluate_run(Namespace(run=str(run.path), json=str(out), **{**settings, **asked}))
+    return storage.read_json(out)
+
+
+def test_exemplars_on_the_other_split(run, tmp_path, sample_cache, sample_locks, capfd):
+    run, parrot = run
+    said = ask(run, tmp_path, shots="0,3", split="validation", tasks="sample_first,sample_second,sample_even")
+    assert list(said["settings"]) == ["0", "3"] and said["split"] == "validation"
+    zero, three = (set(s["rows"]) for s in said["settings"].values())
+    # with exemplars three draws of each row; sample_first:fs3, trained on, is the same row as sample_first
+    assert zero == {"sample_first", "sample_first@heldout", "sample_second", "sample_even"}
+    draws = lambda n: {n.replace("@", f"{d}@") if "@" in n else n + d for d in ("", "#1", "#2")}  # noqa: E731
+    named = {"sample_first:fs3", "sample_first:fs3@heldout", "sample_second:fs3", "sample_even:fs3"}
+    assert three == {x for n in named for x in draws(n)}
+    lines = summary.read_predictions(RunFolder(run.path, "validation-3shots"), 2, "sample_first:fs3")
+    trained = next(t["folders"][0] for t in sample_locks["sample_held"]["tasks"] if t["name"] == "sample_first")
+    asked = {x["content"] for x in lines}
+    assert asked and not {int(a, 16) for a in asked} & set(cache.Records(sample_cache / trained).content.tolist())
+    for x in lines:
+        exemplars = x["prompt"].split("\n\n")[:-1]
+        assert len(exemplars) == x["shots"] == 3 and "\n\n" not in x["prediction"]
+        assert len(x["prediction"].split()) == 1  # what followed the separator is cut off
+    bare = summary.read_predictions(RunFolder(run.path, "validation-0shots"), 2, "sample_first")
+    assert {x["content"] for x in bare} == asked and all("\n\n" not in x["prompt"] for x in bare)
+    assert all("Give the first word: x y" in x["prediction"] for x in bare)
+    for other in ("#1", "#2"):  # another draw shows the same question behind other exemplars
+        again = summary.read_predictions(RunFolder(run.path, "validation-3shots"), 2, f"sample_first:fs3{other}")
+        pairs = list(zip(lines, again, strict=True))
+        assert all(a["prompt"].split("\n\n")[-1] == b["prompt"].split("\n\n")[-1] for a, b in pairs)
+        assert any(a["prompt"] != b["prompt"] for a, b in pairs)
+    assert all(r["split"] == "validation" for s in said["settings"].values() for r in s["rows"].values())
+    assert storage.read_json(run.scores_json(2)) == {"rows": {}, "mine": True}  # the run's own are left alone
+    assert not run.test_log.is_file()
+    assert all(("shots" in r) == (k == "3") for k, s in said["settings"].items() for r in s["rows"].values())
+    shown = capfd.readouterr().out
+    line = next(x for x in shown.splitlines() if x.startswith("│ sample_first "))
+    assert "±" in line and "missing" not in line
+    assert "0 shots" in shown and "±" in shown and "validation split at step 2" in shown
+    known = len(parrot.prompts)
+    ask(run, tmp_path, shots="0,3", split="validation", tasks="sample_first,sample_second,sample_even")
+    assert len(parrot.prompts) == known  # what is answered is not asked again
+
+
+def test_a_split_alone_keeps_the_exemplars_as_trained(run, tmp_path, capfd):
+    run, _ = run
+    (rows,) = (s["rows"] for s in ask(run, tmp_path, split="test", tasks="sample_first")["settings"].values())
+    assert set(rows) == {"sample_first", "sample_first@heldout", *(f"sample_first:fs3{d}" for d in ("", "#1", "#2")),
+                         *(f"sample_first:fs3{d}@heldout" for d in ("", "#1", "#2"))}  # fmt: skip
+    shown = capfd.readouterr().out
+    assert "│ sample_first " in shown and "│ sample_first:fs3 " in shown and "shots as trained" in shown
+    assert {p.name for p in run.eval_dir(2).iterdir()} == {"scores.json", "test"}
+    assert sum(json.loads(line)["rows"] for line in run.test_log.read_text().splitlines()) == len(rows)
+
+
+def test_exemplars_that_do_not_fit_are_told(run, tmp_path, capfd):
+    run, _ = run
+    (rows,) = (s["rows"] for s in ask(run, tmp_path, shots="20", tasks="sample_first")["settings"].values())
+    assert {r["shots"] for r in rows.values()} == {20} and all(1 < r["mean_shots"] < 20 for r in rows.values())
+    mean = sum(r["mean_shots"] for n, r in rows.items() if "@" not in n) / 3
+    assert f"({20 - mean:.1f} exemplars missing)" in " ".join(capfd.readouterr().out.split())
+
+
+@pytest.mark.parametrize("asked, message", [
+    ({"split": "valid"}, "--split 'valid': no split that is evaluated; did you mean 'validation'"),
+    ({"split": "train"}, "--split 'train'"),
+    ({"shots": "0,five"}, "--shots 0,five: 'five' is not a number of exemplars from 0 to 99"),
+    ({"shots": "-1"}, "'-1' is not a number"),
+    ({"shots": ""}, "'' is not a number"),
+])  # fmt: skip
+def test_a_wrong_setting_is_told(run, tmp_path, asked, message):
+    with pytest.raises(UserError, match=message.replace("(", r"\(")):
+        ask(run[0], tmp_path, **asked)
+
+
+def test_an_unknown_task_is_told_by_the_build(run, tmp_path, capfd):
+    with pytest.raises(SystemExit, match="2"):
+        ask(run[0], tmp_path, shots="2", tasks="sample_frist")
+    assert (
+        "'sample_frist' is neither an evaluation row of this run nor a registered task; did you mean 'sample_first'"
+        in (capfd.readouterr().err)
+    )
+
+
+def test_what_cannot_be_asked_is_named(run, tmp_path, capfd):
+    run, _ = run
+    config = storage.read_json(run.config_json)
+    config["config"]["data"]["modules"] = ["tests.sample_tasks", "tests.text_tasks"]
+    storage.write_json(run.config_json, config)
+    said = ask(run, tmp_path, shots="1", tasks="sample_even,text_lm")
+    assert said["skipped"] == [{"row": "text_lm:fs1@eval", "reason": "plain text has no answer to score"}]
+    assert "not evaluated: text_lm:fs1@eval (plain text has no answer to score)" in capfd.readouterr().out
+    with pytest.raises(SystemExit, match="2"):
+        ask(run, tmp_path, shots="1", tasks="text_lm")
+    assert "no evaluation row is left: text_lm:fs1@eval: plain text" in capfd.readouterr().err
