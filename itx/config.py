@@ -38,25 +38,46 @@ class ModelConfig:
     vocab_size: int = _f("maths", 0, "embedding rows; 0: the vocabulary's size, up to a multiple of 128")
     embed_dim: int = _f("maths", 128, "width of the residual stream")
     num_layers: int = _f("maths", 4, "blocks in the decoder (and in the encoder, where there is one)")
+    encoder_layers: int = _f("maths", 0, "blocks in the encoder; 0: as many as in the decoder")
     num_heads: int = _f("maths", 4, "query heads")
     num_kv_heads: int = _f("maths", 4, "key/value heads; divides num_heads")
     head_dim: int = _f("maths", 32, "width of a head")
     mlp_dim: int = _f("maths", 384, "hidden width of the MLP")
-    mlp_activation: Literal["silu", "gelu", "relu"] = _f("maths", "silu", "activation of the MLP")
+    mlp_activation: Literal["silu", "gelu", "gelu_exact", "relu"] = _f("maths", "silu", "of the MLP; gelu: tanh form")
     mlp_gated: bool = _f("maths", True, "act(x W_gate) * (x W_up), as in GLU variants")
     position: Literal["rope", "t5_relative"] = _f("maths", "rope", "position encoding")
     rope_theta: float = _f("maths", 10_000.0, "RoPE base")
+    rope_theta_local: float = _f(
+        "maths", 0.0, "RoPE base of sliding layers, which are then not scaled; 0: as the others"
+    )
+    rope_scaling: Literal["none", "linear", "llama3"] = _f("maths", "none", "stretches RoPE's wavelengths")
+    rope_factor: float = _f("maths", 1.0, "rope_scaling: by how much")
+    rope_low_factor: float = _f("maths", 1.0, "llama3: wavelengths above original length / this are stretched in full")
+    rope_high_factor: float = _f("maths", 4.0, "llama3: wavelengths below original length / this are kept")
+    rope_original_length: int = _f("maths", 8192, "llama3: context length before it was stretched")
     relative_buckets: int = _f("maths", 32, "T5 relative-bias buckets")
     relative_max_distance: int = _f("maths", 128, "T5 relative-bias farthest distance")
+    sliding_window: int = _f("maths", 0, "newest tokens that a sliding layer sees, its own included; 0: none slides")
+    global_every: int = _f("maths", 0, "with a window: every so many-th layer does not slide; 0: all slide")
     qk_norm: bool = _f("maths", False, "RMS norm of each head's queries and keys")
+    qkv_bias: bool = _f("maths", False, "biases of queries, keys and values")
     scale_attention: bool = _f("maths", True, "divide scores by sqrt(head_dim); T5 does not")
+    query_scalar: float = _f("maths", 0.0, "divide scores by the root of this rather than of head_dim; 0: of head_dim")
+    attention_cap: float = _f("maths", 0.0, "soft cap of scores: cap tanh(score / cap); 0: none")
+    logit_cap: float = _f("maths", 0.0, "soft cap of logits; 0: none")
     smear: int = _f("maths", 0, "previous tokens that an embedding also carries (for small models from scratch)")
     tie_embeddings: bool = _f("maths", True, "the output layer is the embedding table")
+    scale_embeddings: bool = _f("maths", False, "embeddings times sqrt(embed_dim), as in Gemma")
+    scale_logits: bool = _f("maths", False, "divide what the output layer reads by sqrt(embed_dim), as in T5 1.0")
     norm_eps: float = _f("maths", 1e-6, "RMS norm epsilon")
+    norm_plus_one: bool = _f("maths", False, "norms multiply by 1 + their weight, as in Gemma")
+    post_norms: bool = _f("maths", False, "a norm behind attention and behind the MLP too, as in Gemma 2 and 3")
     dropout: float = _f("maths", 0.0, "on each block's two outputs and the embeddings")
     prefix_lm: bool = _f("data", False, "decoder-only: prompt positions see the whole prompt")
     dtype: Literal["float32", "bfloat16"] = _f("maths", "float32", "of activations")
-    remat: Literal["none", "full"] = _f("free", "none", "recompute activations in the backward pass")
+    remat: Literal["none", "dots", "full"] = _f(
+        "free", "none", "in the backward pass recompute nothing, all but products with weights, or whole layers"
+    )
 
 
 @dataclass(frozen=True)
@@ -227,7 +248,9 @@ def load(file: str, overrides: list[str] = (), quick: bool = False) -> tuple[Run
 
 AT_LEAST = {
     0: ("train.steps", "optim.warmup_steps", "optim.decay_steps", "optim.clip_norm", "optim.weight_decay",
-        "model.smear", "model.dropout", "eval.max_examples", "data.workers", "data.fewshot_tokens"),
+        "model.smear", "model.dropout", "model.encoder_layers", "model.sliding_window", "model.global_every",
+        "model.attention_cap", "model.logit_cap", "model.query_scalar", "model.rope_theta_local", "eval.max_examples",
+        "data.workers", "data.fewshot_tokens"),
     1: ("train.microbatches", "train.checkpoint_every", "train.keep_checkpoints", "train.log_every",
         "data.sequence_length", "data.target_length", "data.global_batch", "data.window_examples", "data.renderings",
         "data.vocab_size", "data.eval_examples", "eval.batch_size", "eval.max_new_tokens", "model.embed_dim",
@@ -256,6 +279,12 @@ def check(config: RunConfig) -> None:
         raise UserError(f"model.num_kv_heads={m.num_kv_heads} does not divide model.num_heads={m.num_heads}")
     if m.prefix_lm and m.architecture == "encoder_decoder":
         raise UserError("model.prefix_lm is for decoders: an encoder sees all of the prompt anyway")
+    if m.sliding_window and m.architecture == "encoder_decoder":
+        raise UserError("model.sliding_window is for decoders")
+    if m.global_every == 1 or m.global_every and not m.sliding_window:
+        raise UserError(
+            f"model.global_every={m.global_every}: no layer slides (model.sliding_window={m.sliding_window})"
+        )
 
 
 def _is_a(value: Any, kind: Any) -> bool:

@@ -20,8 +20,8 @@ def lock(num_tasks: int = 3) -> dict:
 
 
 def models() -> dict:
-    """Both architectures, small, every dimension another number."""
-    return {"decoder": presets.tiny_decoder(), "t5": presets.tiny_t5()}
+    """Both architectures, small, every dimension another number, and the decoder with every setting of a family."""
+    return {"decoder": presets.tiny_decoder(), "t5": presets.tiny_t5(), "gemma": presets.tiny_gemma()}
 
 
 def config(model=None, **sections) -> RunConfig:

@@ -9,6 +9,8 @@ Parameters are kept in float32 and cast to the activations' type where they are 
 logical axis names (`out_sharding=`), which itx/mesh.py maps to mesh axes.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -19,7 +21,8 @@ from itx.config import ModelConfig
 ACTIVATIONS = {
     "silu": jax.nn.silu,
     "relu": jax.nn.relu,
-    "gelu": lambda x: jax.nn.gelu(x, approximate=True),  # T5 1.1's gated gelu is the tanh form
+    "gelu": lambda x: jax.nn.gelu(x, approximate=True),  # T5 1.1's and Gemma's is the tanh form
+    "gelu_exact": lambda x: jax.nn.gelu(x, approximate=False),
 }
 
 
@@ -44,16 +47,22 @@ def project(x: Float[Array, "*b e"], w: Float[Array, "e *f"]) -> Float[Array, ".
 
 
 class RMSNorm(nnx.Module):
-    """x / rms(x) * scale, without a mean and without a bias, computed in float32."""
+    """x / rms(x) * scale, without a mean and without a bias, computed in float32.
 
-    def __init__(self, dim: int, axis: str, eps: float):
-        self.scale = nnx.Param(jnp.ones((dim,), jnp.float32), **logical((axis,)))
-        self.eps = eps
+    plus_one: the factor is 1 + scale. It is not added into the parameter, for that would round what a
+    checkpoint holds.
+    """
+
+    def __init__(self, dim: int, axis: str, eps: float, plus_one: bool = False):
+        first = jnp.zeros if plus_one else jnp.ones
+        self.scale = nnx.Param(first((dim,), jnp.float32), **logical((axis,)))
+        self.eps, self.plus_one = eps, plus_one
 
     def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
         y = x.astype(jnp.float32)
         y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.eps)
-        return (y * self.scale[...]).astype(x.dtype)
+        scale = 1.0 + self.scale[...] if self.plus_one else self.scale[...]
+        return (y * scale).astype(x.dtype)
 
 
 class MLP(nnx.Module):
@@ -73,6 +82,11 @@ class MLP(nnx.Module):
         return project(h, self.w_out[...])
 
 
+def soft_cap(x: Array, cap: float) -> Array:
+    """cap tanh(x / cap), which keeps small values as they are; no cap: x."""
+    return cap * jnp.tanh(x / cap) if cap else x
+
+
 def residual_std(cfg: ModelConfig, fan_in: int) -> float:
     """Standard deviation of a matrix that writes to the residual stream.
 
@@ -82,12 +96,32 @@ def residual_std(cfg: ModelConfig, fan_in: int) -> float:
 
 
 def rope_tables(
-    positions: Int[Array, "b l"], head_dim: int, theta: float
+    positions: Int[Array, "b l"], head_dim: int, theta: float, scaling: ModelConfig | None = None
 ) -> tuple[Float[Array, "b 1 l d2"], Float[Array, "b 1 l d2"]]:
-    """cos and sin of the angles of each position, once per forward pass."""
+    """cos and sin of the angles of each position, once per forward pass; stretched as `scaling` says."""
     frequency = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
+    if scaling is not None:
+        frequency = scaled_frequency(frequency, scaling)
     angle = positions.astype(jnp.float32)[:, None, :, None] * frequency
     return jnp.cos(angle), jnp.sin(angle)
+
+
+def scaled_frequency(frequency: Float[Array, "d2"], cfg: ModelConfig) -> Float[Array, "d2"]:
+    """RoPE's frequencies for a longer context.
+
+    linear: all of them divided by the factor (Chen et al. 2023, arXiv 2306.15595). llama3: long waves divided,
+    short ones kept, and between the two thresholds a mean of both, weighted linearly in original length /
+    wavelength (Llama 3.1's reference code, `apply_scaling`).
+    """
+    if cfg.rope_scaling == "none":
+        return frequency
+    divided = frequency / cfg.rope_factor
+    if cfg.rope_scaling == "linear":
+        return divided
+    turns = cfg.rope_original_length * frequency / (2 * math.pi)  # in the original length
+    kept = (turns - cfg.rope_low_factor) / (cfg.rope_high_factor - cfg.rope_low_factor)
+    kept = jnp.clip(kept, 0.0, 1.0)
+    return kept * frequency + (1.0 - kept) * divided
 
 
 def rotate(x: Float[Array, "b n l d"], rope: tuple[Array, Array] | None) -> Float[Array, "b n l d"]:

@@ -21,7 +21,7 @@ from itx.config import ModelConfig
 from itx.mesh import constrain
 from itx.models import attention
 from itx.models.attention import Attention, relative_bucket
-from itx.models.layers import MLP, RMSNorm, dropout, normal, project, rope_tables
+from itx.models.layers import MLP, RMSNorm, dropout, normal, project, rope_tables, soft_cap
 
 # A loop over few layers is unrolled on a CPU, where each turn of a scan costs copies of weights,
 # activations and gradients; elsewhere the scan keeps compilation short. Same sums either way.
@@ -33,23 +33,47 @@ class Context(NamedTuple):
 
     bias: Array  # of self attention [b, 1|n, q, k]
     ordered: bool = False  # no query sees a key behind it in the row
+    window: int = 0  # nor, in a sliding layer, one that stands so many places back; 0: it may
     rope: tuple[Array, Array] | None = None
     memory: Array | None = None  # the encoder's output [b, k, e]
     memory_bias: Array | None = None
     rows: Array | None = None  # one dropout key per global row
+    sliding_bias: Array | None = None  # bias and rope of the layers with a window, where there are some
+    sliding_rope: tuple[Array, Array] | None = None
+
+    def at(self, sliding: Array | bool) -> tuple[Array, tuple | None]:
+        """(bias, rope) of a layer that slides or not; which, may be a traced number."""
+        ours, theirs = (self.sliding_bias, self.sliding_rope), (self.bias, self.rope)
+        if isinstance(sliding, bool):
+            return ours if sliding else theirs
+        return jax.tree.map(lambda a, b: jnp.where(sliding, a, b), ours, theirs)
+
+
+def slides(cfg: ModelConfig, layer: Array | int) -> Array | bool:
+    """Whether a layer has a window; a plain bool where it can be."""
+    if not cfg.sliding_window or not cfg.global_every:
+        return bool(cfg.sliding_window)
+    return (layer + 1) % cfg.global_every != 0
+
+
+# What the backward pass finds stored, by `model.remat`: products with weights have no batch dimension here
+# (layers.project), those of attention have one
+REMAT = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
 
 
 class Block(nnx.Module):
-    """Pre-norm self attention, cross attention where there is an encoder, and an MLP."""
+    """Pre-norm self attention, cross attention where there is an encoder, and an MLP; Gemma's norms behind too."""
 
     def __init__(self, cfg: ModelConfig, cross: bool, rngs: nnx.Rngs):
-        self.attention_norm = RMSNorm(cfg.embed_dim, "embed", cfg.norm_eps)
+        self.attention_norm = norm(cfg)
         self.attention = Attention(cfg, rngs)
-        self.cross_norm = RMSNorm(cfg.embed_dim, "embed", cfg.norm_eps) if cross else None
+        self.attention_post_norm = norm(cfg) if cfg.post_norms else None
+        self.cross_norm = norm(cfg) if cross else None
         self.cross = Attention(cfg, rngs) if cross else None
-        self.mlp_norm = RMSNorm(cfg.embed_dim, "embed", cfg.norm_eps)
+        self.mlp_norm = norm(cfg)
         self.mlp = MLP(cfg, rngs)
-        self.rate = cfg.dropout
+        self.mlp_post_norm = norm(cfg) if cfg.post_norms else None
+        self.cfg, self.rate = cfg, cfg.dropout
 
     def __call__(
         self,
@@ -65,17 +89,20 @@ class Block(nnx.Module):
         With `cache` the new keys and values are written into it at `slot` and all of it is seen.
         """
         h = self.attention_norm(x)
-        k, v = self.attention.keys_values(h, ctx.rope)
+        sliding = slides(self.cfg, layer)
+        bias, rope = ctx.at(sliding)
+        k, v = self.attention.keys_values(h, rope)
         new = {"k": k, "v": v}
         if cache is not None:
             new = {n: jax.lax.dynamic_update_slice_in_dim(cache[n], new[n], slot, 2) for n in new}
-        bias, rope = ctx.bias, ctx.rope
         if at is not None:
             bias = pick_queries(bias, at)
             x, h = pick(x, at), pick(h, at)
             rope = None if rope is None else tuple(pick_queries(r, at) for r in rope)
         q = self.attention.queries(h, rope)
-        out = self.attention(q, new["k"], new["v"], bias, ctx.ordered and at is None)
+        window = ctx.window if sliding is True else 0  # a traced layer may be of either kind
+        out = self.attention(q, new["k"], new["v"], bias, ctx.ordered and at is None, window)
+        out = out if self.attention_post_norm is None else self.attention_post_norm(out)
         x = x + self._drop(out, ctx, layer, 0)
         if self.cross is not None:
             if cache is not None and "cross_k" in cache:
@@ -85,10 +112,16 @@ class Block(nnx.Module):
             q = self.cross.queries(self.cross_norm(x), None)
             x = x + self._drop(self.cross(q, ck, cv, ctx.memory_bias), ctx, layer, 1)
             new |= {"cross_k": ck, "cross_v": cv}
-        return x + self._drop(self.mlp(self.mlp_norm(x)), ctx, layer, 2), new
+        out = self.mlp(self.mlp_norm(x))
+        out = out if self.mlp_post_norm is None else self.mlp_post_norm(out)
+        return x + self._drop(out, ctx, layer, 2), new
 
     def _drop(self, x: Array, ctx: Context, layer: Array | int, site: int) -> Array:
         return dropout(x, ctx.rows, 3 * layer + site + 1, self.rate)
+
+
+def norm(cfg: ModelConfig) -> RMSNorm:
+    return RMSNorm(cfg.embed_dim, "embed", cfg.norm_eps, cfg.norm_plus_one)
 
 
 def pick(x: Array, at: Int[Array, "b t"]) -> Array:
@@ -110,23 +143,24 @@ class Stack(nnx.Module):
 
     def __init__(self, cfg: ModelConfig, encoder: bool, rngs: nnx.Rngs):
         self.cfg, self.encoder = cfg, encoder
+        self.num_layers = cfg.encoder_layers or cfg.num_layers if encoder else cfg.num_layers
         cross = cfg.architecture == "encoder_decoder" and not encoder
 
-        @nnx.split_rngs(splits=cfg.num_layers)
+        @nnx.split_rngs(splits=self.num_layers)
         @nnx.vmap(in_axes=0, out_axes=0, transform_metadata={nnx.PARTITION_NAME: "layers"})
         def create(rngs: nnx.Rngs) -> Block:
             return Block(cfg, cross, rngs)
 
         self.blocks = create(rngs)
-        self.final_norm = RMSNorm(cfg.embed_dim, "embed", cfg.norm_eps)
+        self.final_norm = norm(cfg)
         shape = (cfg.relative_buckets, cfg.num_heads)
         relative = cfg.position == "t5_relative"
         self.relative_bias = normal(rngs, shape, 0.1, ("relpos", "heads")) if relative else None
 
-    def bias(
+    def biases(
         self, q_segments, k_segments, q_positions, k_positions, prefix=None, branches=None
-    ) -> Float[Array, "b h q k"]:
-        """The additive attention bias of this stack's self attention (itx/models/attention.py)."""
+    ) -> dict[str, Float[Array, "b h q k"]]:
+        """{"bias", "sliding_bias" where layers slide}: of this stack's self attention (itx/models/attention.py)."""
         relative = None
         if self.relative_bias is not None:
             if branches is None and q_positions.shape == k_positions.shape:
@@ -143,10 +177,24 @@ class Stack(nnx.Module):
                 # to all rows by a product with ones, whose gradient is a product too: XLA's sum over rows,
                 # the gradient of a broadcast, took a tenth of a training step on a CPU
                 relative = jnp.einsum("b,nqk->bnqk", jnp.ones(len(q_segments)), relative[0])
-        return attention.bias(
-            q_segments, k_segments, q_positions, k_positions, prefix, branches, relative,
-            causal=not self.encoder,
-        )  # fmt: skip
+        windows = {"bias": 0} | ({"sliding_bias": self.cfg.sliding_window} if self.cfg.sliding_window else {})
+        return {
+            name: attention.bias(
+                q_segments, k_segments, q_positions, k_positions, prefix, branches, relative,
+                causal=not self.encoder, window=window,
+            ) for name, window in windows.items()
+        }  # fmt: skip
+
+    def ropes(self, positions: Int[Array, "b l"]) -> dict[str, tuple[Array, Array]]:
+        """{"rope", "sliding_rope" where layers slide}; {} without rotary positions."""
+        cfg = self.cfg
+        if cfg.position != "rope":
+            return {}
+        out = {"rope": rope_tables(positions, cfg.head_dim, cfg.rope_theta, cfg)}
+        if cfg.sliding_window:
+            local = rope_tables(positions, cfg.head_dim, cfg.rope_theta_local) if cfg.rope_theta_local else out["rope"]
+            out["sliding_rope"] = local
+        return out
 
     def __call__(
         self,
@@ -161,9 +209,9 @@ class Stack(nnx.Module):
         def layer(x: Array, params: nnx.State, i: Array | int, at=None) -> Array:
             return nnx.merge(graphdef, params)(x, ctx, i, at)[0]
 
-        if self.cfg.remat == "full":
-            layer = jax.checkpoint(layer, prevent_cse=False)
-        n = self.cfg.num_layers
+        if self.cfg.remat != "none":
+            layer = jax.checkpoint(layer, prevent_cse=False, policy=REMAT[self.cfg.remat])
+        n = self.num_layers
         if unroll is None:
             unroll = jax.default_backend() == "cpu" and n <= UNROLL_LAYERS_ON_CPU
         if not unroll:
@@ -183,9 +231,9 @@ class Stack(nnx.Module):
         generated tokens can update each in place."""
         graphdef, state = nnx.split(self.blocks)
         out = []
-        for i in range(self.cfg.num_layers):
+        for i in range(self.num_layers):
             block = nnx.merge(graphdef, jax.tree.map(lambda a, i=i: a[i], state))
-            last = at is not None and i == self.cfg.num_layers - 1
+            last = at is not None and i == self.num_layers - 1
             old = None if cache is None else cache[i]
             x, new = block(x, ctx, i, at if last else None, old, slot)
             out.append(new)
@@ -243,8 +291,12 @@ class Transformer(nnx.Module):
         x = self.embed(batch["decoder_input_tokens"], previous, d_rows)
         prefix = batch["decoder_causal_attention"] if self.cfg.prefix_lm else None
         branches = batch.get("decoder_branches")  # itx/eval/rank.py: options of one prompt
-        bias = self.decoder.bias(d_segments, d_segments, d_positions, d_positions, prefix, branches)
-        ctx = Context(bias, prefix is None, self.rope(d_positions), memory, memory_bias, d_rows)
+        biases = self.decoder.biases(d_segments, d_segments, d_positions, d_positions, prefix, branches)
+        ctx = Context(
+            **biases, **self.decoder.ropes(d_positions), ordered=prefix is None,
+            window=self.cfg.sliding_window if branches is None else 0,  # branches: places are not positions
+            memory=memory, memory_bias=memory_bias, rows=d_rows,
+        )  # fmt: skip
         at = batch.get("loss_positions")
         if self.encoder is not None:
             # nearly every position of an encoder-decoder's target row is a loss position
@@ -266,17 +318,14 @@ class Transformer(nnx.Module):
         for s in range(self.cfg.smear):
             there = (previous[..., s] >= 0)[..., None]
             x = x + project(jnp.where(there, table[jnp.maximum(previous[..., s], 0)], 0), self.smear[...][s])
+        if self.cfg.scale_embeddings:
+            x = x * jnp.asarray(self.cfg.embed_dim**0.5, x.dtype)
         return dropout(constrain(x, "batch", "length", None), rows, 0, self.cfg.dropout)
-
-    def rope(self, positions: Int[Array, "b l"]) -> tuple[Array, Array] | None:
-        if self.cfg.position != "rope":
-            return None
-        return rope_tables(positions, self.cfg.head_dim, self.cfg.rope_theta)
 
     def encode(self, tokens, segments, positions, rows=None, unroll: bool | None = None) -> Float[Array, "b l e"]:
         """The encoder's output."""
-        bias = self.encoder.bias(segments, segments, positions, positions)
-        ctx = Context(bias, rope=self.rope(positions), rows=rows)
+        biases = self.encoder.biases(segments, segments, positions, positions)
+        ctx = Context(**biases, **self.encoder.ropes(positions), rows=rows)
         return self.encoder(self.embed(tokens, before(tokens, positions, self.cfg.smear), rows), ctx, None, unroll)
 
     def logits(self, x: Float[Array, "b t e"]) -> Float[Array, "b t v"]:
@@ -288,7 +337,9 @@ class Transformer(nnx.Module):
         return self.embedding[...].T if self.head is None else self.head[...]
 
     def unembed(self, x: Float[Array, "b t e"], table: Float[Array, "e v"]) -> Float[Array, "b t v"]:
-        return project(x, table).astype(jnp.float32)
+        if self.cfg.scale_logits:
+            x = x * self.cfg.embed_dim**-0.5
+        return soft_cap(project(x, table).astype(jnp.float32), self.cfg.logit_cap)
 
     def prefill(
         self,
@@ -309,9 +360,9 @@ class Transformer(nnx.Module):
         positions = jnp.maximum(positions, 0)
         # prefix language model: the prompt sees all of itself, as in training
         prefix = segments if self.cfg.prefix_lm and self.encoder is None else None
-        bias = self.decoder.bias(segments, segments, positions, positions, prefix)
-        ctx = self._decoder_context(bias, positions, memory, memory_segments)
-        ctx = ctx._replace(ordered=prefix is None)
+        biases = self.decoder.biases(segments, segments, positions, positions, prefix)
+        ctx = self._decoder_context(biases, positions, memory, memory_segments)
+        ctx = ctx._replace(ordered=prefix is None, window=self.cfg.sliding_window)
         at = jnp.full((tokens.shape[0], 1), l - 1, jnp.int32)
         x, cache = self.decoder.cached(
             self.embed(tokens, before(tokens, positions, self.cfg.smear)), ctx, None, None, at
@@ -335,14 +386,14 @@ class Transformer(nnx.Module):
         positions = jnp.maximum(index - starts[:, None], 0)
         seen = ((index >= starts[:, None]) & (index <= slot)).astype(jnp.int32)
         q_positions = (slot - starts)[:, None]
-        bias = self.decoder.bias(jnp.ones_like(q_positions), seen, q_positions, positions)
-        ctx = self._decoder_context(bias, q_positions, None, memory_segments)
+        biases = self.decoder.biases(jnp.ones_like(q_positions), seen, q_positions, positions)
+        ctx = self._decoder_context(biases, q_positions, None, memory_segments)
         x, cache = self.decoder.cached(self.embed(tokens[:, None], previous[:, None]), ctx, cache, slot)
         return self.logits(x)[:, 0], cache
 
-    def _decoder_context(self, bias, positions, memory, memory_segments) -> Context:
+    def _decoder_context(self, biases, positions, memory, memory_segments) -> Context:
         memory_bias = None
         if memory_segments is not None:
             ones = jnp.ones(positions.shape, jnp.int32)
             memory_bias = attention.bias(ones, memory_segments, causal=False)
-        return Context(bias, False, self.rope(positions), memory, memory_bias)
+        return Context(**biases, **self.decoder.ropes(positions), memory=memory, memory_bias=memory_bias)
