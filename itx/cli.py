@@ -68,6 +68,18 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--prompt", action="append", help="may be given several times")
     generate.add_argument("--max_new_tokens", type=int, default=64)
     generate.add_argument("--step", type=int, help="default: the newest checkpoint")
+
+    convert = commands.add_parser("convert", help="Hugging Face folders in and out").add_subparsers(
+        dest="subcommand", required=True, metavar="COMMAND"
+    )
+    bring = add(convert, "import", "a Hugging Face folder as a run folder that model.pretrained can name")
+    bring.add_argument("hf_dir", help="config.json, safetensors and tokenizer, as save_pretrained writes them")
+    bring.add_argument("out", help="a new folder")
+    give = add(convert, "export", "a run's model as a folder that transformers loads")
+    give.add_argument("run", help="a run folder (its newest checkpoint) or RUN/checkpoints/STEP")
+    give.add_argument("out_dir", help="a new folder")
+    give.add_argument("--dtype", default="", help="of the weights; default: as the run began from, else float32")
+    give.add_argument("--shard_gb", type=float, default=5.0, metavar="GB", help="most of one file")
     return parser
 
 

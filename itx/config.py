@@ -34,6 +34,7 @@ def _f(kind: str, default: Any, doc: str) -> Any:
 class ModelConfig:
     """One `Transformer`; both architectures are settings of it (itx/models/transformer.py)."""
 
+    pretrained: str = _f("maths", "", "begin from this: a Hugging Face folder, a run or a checkpoint; it says the rest")
     architecture: Literal["decoder", "encoder_decoder"] = _f("data", "decoder", "stack(s)")
     vocab_size: int = _f("maths", 0, "embedding rows; 0: the vocabulary's size, up to a multiple of 128")
     embed_dim: int = _f("maths", 128, "width of the residual stream")
@@ -243,6 +244,11 @@ def load(file: str, overrides: list[str] = (), quick: bool = False) -> tuple[Run
         config, name = override(config, text)
         origin[name] = "command line"
     check(config)
+    if config.model.pretrained:
+        from itx.models import pretrained
+
+        config, origin = pretrained.settle(config, origin)
+        check(config)
     return config, origin
 
 

@@ -20,10 +20,11 @@ from jax.sharding import Mesh
 from itx import checkpoint, loss, optim
 from itx import mesh as meshes
 from itx.checkpoint import Checkpoints
-from itx.config import RunConfig
+from itx.config import ModelConfig, RunConfig
 from itx.data import lock as locks
 from itx.errors import UserError
 from itx.log import Book, Interrupts, MetricsLog, Progress
+from itx.models import pretrained
 from itx.models.transformer import Transformer
 
 State = dict[str, Any]
@@ -69,7 +70,10 @@ def vocab_rows(config: RunConfig, lock: dict) -> int:
     """Rows of the embedding: as configured, or the vocabulary's size up to a multiple of 128."""
     size, rows = lock["vocabulary"]["size"], config.model.vocab_size
     if rows and rows < size:
-        raise UserError(f"model.vocab_size={rows} is below the vocabulary's {size} pieces")
+        raise UserError(
+            f"vocabulary {lock['vocabulary'].get('file', '')} has {size} ids, and the embedding only {rows} rows "
+            "(model.vocab_size)"
+        )
     return rows or -(-size // 128) * 128
 
 
@@ -163,6 +167,13 @@ def abstract_model(config: RunConfig, lock: dict) -> tuple[Callable[[], Transfor
     return create, nnx.eval_shape(create)
 
 
+def placed_targets(model: ModelConfig, rows: int, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shape, type and place of each parameter of a model."""
+    abstract = nnx.eval_shape(lambda: Transformer(model, rows, nnx.Rngs(0)))
+    shapes = parameters(abstract)
+    return meshes.targets(shapes, meshes.parameter_shardings(shapes, logical_names(abstract), mesh))
+
+
 def setup(config: RunConfig, lock: dict, mesh: Mesh) -> Setup:
     """Everything a run needs but its state; checks what the config says about parameters."""
     parts = meshes.batch_parts(mesh) * config.train.microbatches
@@ -205,8 +216,12 @@ def setup(config: RunConfig, lock: dict, mesh: Mesh) -> Setup:
 
 
 def initialiser(config: RunConfig, lock: dict, mesh: Mesh) -> Callable[[], Params]:
-    """Draws all parameters from the seed, each device making its own part."""
+    """Draws all parameters from the seed, each device making its own part, or reads those of `model.pretrained`."""
     create, abstract = abstract_model(config, lock)
+    if config.model.pretrained:
+        targets = placed_targets(config.model, vocab_rows(config, lock), mesh)
+        pretrained.check(config.model.pretrained, config.model, targets)
+        return lambda: pretrained.load(config.model.pretrained, config.model, targets)
     place = meshes.parameter_shardings(parameters(abstract), logical_names(abstract), mesh)
     # run once: on a CPU the compiler's optimisation would take longer than it saves
     cpu = jax.default_backend() == "cpu"
@@ -322,9 +337,7 @@ def load_model(run: Any, config: RunConfig, lock: dict, step: int | None = None,
     if step == 0:
         params = initialiser(config, lock, mesh)()
     else:
-        shapes = parameters(abstract)
-        place = meshes.parameter_shardings(shapes, logical_names(abstract), mesh)
-        targets = {p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place[p]) for p, s in shapes.items()}
+        targets = placed_targets(config.model, vocab_rows(config, lock), mesh)
         with Checkpoints(run.checkpoints, config.train.keep_checkpoints) as checkpoints:
             params = checkpoints.params(step, targets)
     return Runner(

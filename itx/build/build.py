@@ -35,6 +35,7 @@ from itx.config import RunConfig
 from itx.data import cache, packing
 from itx.data import lock as locks
 from itx.data.order import ORDER_VERSION, Order
+from itx.data.vocabulary import Vocabulary
 from itx.errors import UserError, did_you_mean
 from itx.tasks import fingerprint, names, registry
 
@@ -56,22 +57,16 @@ def settings_of(config: RunConfig, vocab_file: str) -> Settings:
 
 def vocabulary_file(config: RunConfig, members: list[str]) -> str:
     """The given vocabulary (relative ones stand under data.root), or one trained on the mixture; with sentinels behind
-    its pieces where span corruption is among the members.
+    a SentencePiece model's pieces where span corruption is among the members.
 
     Either way a file of the cache, so that the cache can travel alone to where training happens.
     """
     d = config.data
     if d.vocab:
-        file = Path(d.vocab)
-        if not file.is_file() and d.root:
-            file = Path(d.root) / d.vocab
-        if not file.is_file():
-            near = sources.beside(file if file.parent.is_dir() else Path(d.vocab))
-            raise UserError(f"data.vocab: no file {d.vocab!r} here or under data.root={d.root!r}{near}")
-        kept = vocab.keep_vocabulary(file.read_bytes(), cache.Vocabulary(file).hash, d.cache_dir)
+        kept = vocab.keep_given(d.vocab, d.root, d.cache_dir)
     else:
         kept = vocab.train(members, d.vocab_size, d.root, d.suite_seed, d.cache_dir)
-    if any(registry.task(m, d.root).objective == "span_corruption" for m in members):
+    if kept.suffix == ".model" and any(registry.task(m, d.root).objective == "span_corruption" for m in members):
         kept = vocab.keep_with_sentinels(kept, d.cache_dir)
     return str(kept)
 
@@ -145,7 +140,7 @@ def build(config: RunConfig, progress: Progress = lambda *_: None) -> Built:
         return _build_foreign(config, progress)
     progress("vocabulary", 0, 1)
     settings, rows, todo = _plan(config, members)
-    vocabulary = cache.Vocabulary(settings.vocab)
+    vocabulary = Vocabulary(settings.vocab)
     known = _lock_file(config, settings, vocabulary.hash, todo)
     if known.is_file() and _complete(locks.read(known), d.cache_dir):
         return Built(known, [])
@@ -361,7 +356,7 @@ def _more_renderings(config: RunConfig, lock: dict) -> list[Job]:
     return out
 
 
-def _lock(config: RunConfig, settings: Settings, vocabulary: cache.Vocabulary, shares: list[dict[str, float]],
+def _lock(config: RunConfig, settings: Settings, vocabulary: Vocabulary, shares: list[dict[str, float]],
           made: dict[Job, tuple[str, dict]], rows: list[evaluation.Row] = ()) -> dict:  # fmt: skip
     d = config.data
     lock = {
@@ -450,7 +445,7 @@ def _build_foreign(config: RunConfig, progress: Progress) -> Built:
     shares = seqio_bridge.rates(mixture)
     tasks = {name: seqio_bridge.resolve(name) for name in shares}
     file = seqio_bridge.foreign_vocabulary(tasks, config.data.cache_dir)
-    settings, vocabulary = settings_of(config, file), cache.Vocabulary(file)
+    settings, vocabulary = settings_of(config, file), Vocabulary(file)
     made = {}
     for i, (name, task) in enumerate(tasks.items()):
         progress("cache", i, len(tasks))

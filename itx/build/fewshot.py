@@ -17,7 +17,8 @@ import numpy as np
 
 from itx.build import chat, render
 from itx.build.render import Item, Rendered
-from itx.data.cache import Record, Vocabulary
+from itx.data.cache import Record
+from itx.data.vocabulary import Vocabulary
 from itx.tasks.names import Variant
 from itx.tasks.spec import TaskSpec, Template
 

@@ -23,8 +23,9 @@ import tensorflow as tf
 from itx import storage
 from itx.build import chat, objectives, render
 from itx.build.jobs import SAMPLE, Job, Settings, records_of
-from itx.build.vocab import keep_vocabulary
-from itx.data.cache import Columns, Vocabulary, prompt_ids, read_manifest, write
+from itx.build.vocab import keep_bytes, keep_given, keep_vocabulary
+from itx.data.cache import Columns, prompt_ids, read_manifest, write
+from itx.data.vocabulary import Bytes, TokenizerJson, Vocabulary
 from itx.errors import UserError, did_you_mean
 from itx.tasks import names, registry
 from itx.tasks.spec import SPLITS, MixtureSpec, TaskSpec
@@ -89,6 +90,10 @@ def get(name: str, vocabulary, root: str = "", suite_seed: int = 0, render_seed:
                 part.write_bytes(data)
         _GIVEN.setdefault(str(file), vocabulary)
         vocabulary = file
+    elif isinstance(vocabulary, seqio.ByteVocabulary):
+        vocabulary = keep_bytes(vocabulary.extra_ids, tempfile.gettempdir())
+    elif isinstance(vocabulary, TokenizerVocabulary):
+        vocabulary = vocabulary.vocabulary.file
     return registered(name, Settings((), root, "", str(vocabulary), render_seed, suite_seed, 0, False, fewshot_tokens,
                                      chat_template, *room))  # fmt: skip
 
@@ -135,12 +140,61 @@ def register(name: str, settings: Settings) -> seqio.Task:
     return seqio.TaskRegistry.add(name, source=source, preprocessors=steps, output_features=features)
 
 
-_GIVEN: dict[str, seqio.SentencePieceVocabulary] = {}  # objects that `get` was given, by the file of their model
+_GIVEN: dict[str, seqio.Vocabulary] = {}  # objects that `get` was given, by the file of their model
+
+
+class TokenizerVocabulary(seqio.Vocabulary):
+    """Hugging Face's tokenizer.json as a SeqIO vocabulary."""
+
+    def __init__(self, file: str):
+        self.vocabulary = Vocabulary(file)
+        super().__init__()
+
+    @property
+    def bos_id(self) -> int | None:
+        return self.vocabulary.bos_id
+
+    @property
+    def eos_id(self) -> int | None:
+        return self.vocabulary.eos_id
+
+    @property
+    def unk_id(self) -> int | None:
+        return self.vocabulary.unk_id if self.vocabulary.unk_id >= 0 else None
+
+    @property
+    def pad_id(self) -> int:
+        return self.vocabulary.pad_id
+
+    @property
+    def _base_vocab_size(self) -> int:
+        return self.vocabulary.size
+
+    def _encode(self, s: str) -> list[int]:
+        return self.vocabulary.encode(s)
+
+    def _decode(self, ids: Iterable[int]) -> str:
+        return self.vocabulary.decode(ids)
+
+    def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
+        ids = tf.numpy_function(lambda b: np.array(self._encode(b.decode()), np.int32), [s], tf.int32, stateful=False)
+        return tf.ensure_shape(ids, [None])
+
+    def _decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
+        return tf.numpy_function(lambda x: self._decode(x.tolist()).encode(), [ids], tf.string, stateful=False)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, TokenizerVocabulary) and other.vocabulary.hash == self.vocabulary.hash
 
 
 @functools.cache
-def _vocabulary(file: str) -> seqio.SentencePieceVocabulary:
-    return _GIVEN.get(file) or seqio.SentencePieceVocabulary(file)
+def _vocabulary(file: str) -> seqio.Vocabulary:
+    if file in _GIVEN:
+        return _GIVEN[file]
+    model = Vocabulary(file).model
+    if isinstance(model, Bytes):
+        return seqio.ByteVocabulary(model.size - 259)
+    return TokenizerVocabulary(file) if isinstance(model, TokenizerJson) else seqio.SentencePieceVocabulary(file)
 
 
 def register_mixture(spec: MixtureSpec, settings: Settings) -> seqio.Mixture:
@@ -206,14 +260,20 @@ def foreign_records(task: seqio.Task, split: str) -> list[list[tuple[list[int], 
 
 
 def foreign_vocabulary(tasks: dict[str, seqio.Task], cache_dir: str) -> str:
-    """The one SentencePiece model that SeqIO tasks share, as a file (with the sentinels that it adds)."""
+    """The one vocabulary that SeqIO tasks share, as a file (a SentencePiece model with the sentinels that it adds)."""
     found = {name: t.output_features["targets"].vocabulary for name, t in tasks.items()}
     first_name, first = next(iter(found.items()))
     for name, v in found.items():
         if v != first:
             raise UserError(f"tasks {first_name!r} and {name!r} have different vocabularies")
-        if not isinstance(v, seqio.SentencePieceVocabulary):
-            raise UserError(f"task {name!r}: its vocabulary is {type(v).__name__}, not SentencePiece")
+        if not isinstance(v, (seqio.SentencePieceVocabulary, seqio.ByteVocabulary, TokenizerVocabulary)):
+            raise UserError(
+                f"task {name!r}: its vocabulary is {type(v).__name__}, not SentencePiece, bytes or a tokenizer.json"
+            )
+    if isinstance(first, TokenizerVocabulary):
+        return str(keep_given(first.vocabulary.file, "", cache_dir))
+    if isinstance(first, seqio.ByteVocabulary):
+        return str(keep_bytes(first.extra_ids, cache_dir))
     data = first.sp_model
     return str(keep_vocabulary(data, hashlib.sha256(data).hexdigest()[:16], cache_dir))
 
@@ -231,7 +291,7 @@ def build_foreign(task: seqio.Task, split: str, settings: Settings, vocabulary: 
             "task": task.name, "variant": task.name, "split": split, "rendering": 0, "key": key,
             "vocabulary": vocabulary.hash, "cluster": "seqio", "origin": [], "templates": [""],
             "examples": len(records), "audit": {"read": len(records), "kept": len(records), "skipped": {}},
-            **columns.counts(vocabulary.sp.unk_id()),
+            **columns.counts(vocabulary.unk_id),
         }  # fmt: skip
         sample = [{"id": str(i), "content": f"{c:016x}", "input_content": p, "template": "", "prompt": p, "target": t,
                    "references": [t], "options": None, "answer_index": None, "extractor": None}

@@ -18,6 +18,7 @@ from typing import Any
 from itx import storage
 from itx.config import RunConfig
 from itx.data import cache
+from itx.data.vocabulary import Vocabulary
 from itx.errors import UserError
 from itx.eval import metrics, summary
 
@@ -41,7 +42,7 @@ def evaluate(
     rows = [{**r, "limit": limit(r, config), "max_examples": config.eval.max_examples} for r in lock["evaluation"]]
     missing = [r for r in rows if not is_complete(run, step, r)]
     if missing:
-        runner, vocabulary = load(), cache.Vocabulary(run.vocab_model)
+        runner, vocabulary = load(), Vocabulary(run.vocab_model)
         _log_look(run, step, missing)
         for part in _calls(missing, config):
             lines = {r["name"]: examples_of(r, config, vocabulary.eos_id) for r in part}
@@ -92,7 +93,7 @@ def _calls(rows: list[dict], config: RunConfig) -> Iterable[list[dict]]:
 # ---- asking the model ------------------------------------------------------------------------------
 
 
-def _generate(runner: Any, vocabulary: cache.Vocabulary, rows: list[dict], lines: dict[str, list[dict]]) -> None:
+def _generate(runner: Any, vocabulary: Vocabulary, rows: list[dict], lines: dict[str, list[dict]]) -> None:
     """Adds "prediction" and "finished" to the lines; a prompt that several rows share is asked once."""
     every = [(line, row["limit"]) for row in rows for line in lines[row["name"]]]
     asked = list(dict.fromkeys((line["prompt_ids"], most) for line, most in every))
@@ -102,7 +103,7 @@ def _generate(runner: Any, vocabulary: cache.Vocabulary, rows: list[dict], lines
     found = dict(zip(asked, answers, strict=True))
     for line, most in every:
         answer = found[line["prompt_ids"], most]
-        line["prediction"] = vocabulary.decode(answer["tokens"])
+        line["prediction"] = vocabulary.answer(answer["tokens"])
         line["finished"] = bool(answer["finished"])
         line["prompt_tokens"] = len(line.pop("prompt_ids"))
 
@@ -115,7 +116,7 @@ def option_targets(line: dict) -> list[str]:
     return [line["target"].replace(options[gold], o) for o in options]
 
 
-def _rank(runner: Any, vocabulary: cache.Vocabulary, rows: list[dict], lines: dict[str, list[dict]]) -> None:
+def _rank(runner: Any, vocabulary: Vocabulary, rows: list[dict], lines: dict[str, list[dict]]) -> None:
     """Adds "rank" to lines with options: the choice under each normalisation, and the sums.
 
     sum: log p(option + EOS | prompt); token, byte: per token or byte of the option; calibrated: minus
@@ -132,7 +133,8 @@ def _rank(runner: Any, vocabulary: cache.Vocabulary, rows: list[dict], lines: di
     asked = list(dict.fromkeys(pairs))
     if not asked:
         return
-    ids = {t: vocabulary.encode(t) for _, targets in asked for t in targets}
+    texts = list(dict.fromkeys(t for _, targets in asked for t in targets))
+    ids = dict(zip(texts, vocabulary.following(texts), strict=True))
     prompts = vocabulary.encode_batch([p for p, _ in asked])
     answers = runner.rank(prompts, [[ids[t] for t in targets] for _, targets in asked])
     found = dict(zip(asked, answers, strict=True))

@@ -13,6 +13,7 @@ from itx.data import cache
 from itx.data import lock as locks
 from itx.data.loader import Batches
 from itx.data.order import ORDER_VERSION
+from itx.data.vocabulary import Vocabulary
 from itx.errors import UserError
 from itx.tasks import chat_task, first_user_turn, jsonl, names, openai_messages, registry, sharegpt_messages
 from itx.tasks.spec import Skip
@@ -134,9 +135,9 @@ def test_real_files_lose_no_assistant_turn(shared, monkeypatch, name, file, fiel
 @pytest.mark.parametrize("tokenizer", ["own", "t5_32k/sentencepiece.model", "mistral_v1_32k/tokenizer.model.v1"])
 def test_pieces_have_the_ids_of_the_text_as_a_whole(shared, monkeypatch, tmp_path, tokenizer):
     if tokenizer == "own":
-        vocabulary = cache.Vocabulary(vocab.train(["sample_first"], 400, "", 0, str(tmp_path)))
+        vocabulary = Vocabulary(vocab.train(["sample_first"], 400, "", 0, str(tmp_path)))
     else:
-        vocabulary = cache.Vocabulary(shared / "tokenizers" / tokenizer)
+        vocabulary = Vocabulary(shared / "tokenizers" / tokenizer)
     file = "glaive_toolcall/glaive_toolcall_en_demo.jsonl"
     spec = register(monkeypatch, "glaive", file, sharegpt_messages, split_by_hash={"train": 1.0})
     items = list(render.items(spec, "train", str(shared), 0, Counter()))[:150]
@@ -190,7 +191,7 @@ def test_the_loss_is_on_assistant_turns_alone(tmp_path, monkeypatch, architectur
     records = cache.Records(tmp_path / "cache" / folder)
     assert len(records) == len(items) * (2 if architecture == "encoder_decoder" else 1) > 20
     assert manifest["audit"]["read"] == manifest["audit"]["kept"] + sum(manifest["audit"]["skipped"].values())
-    vocabulary = cache.Vocabulary(file)
+    vocabulary = Vocabulary(file)
     lock = {
         "version": locks.LOCK_VERSION, "order_version": ORDER_VERSION, "architecture": architecture, "prefix_lm": True, "pad_id": 0,
         "bos_id": vocabulary.bos_id, "eos_id": vocabulary.eos_id, "vocabulary": {"hash": "v", "size": vocabulary.size},

@@ -10,16 +10,19 @@ import pytest
 from itx.data import cache
 from itx.data import lock as locks
 from itx.data.loader import Batches
+from itx.data.vocabulary import Vocabulary
 from tests import samples
 from tests.conftest import REPO
+from tests.data.test_vocabulary import TEXTS
 
+TOKENIZER = REPO / "tests" / "golden" / "hf" / "qwen3" / "tokenizer.json"
 NAMES = ["sample_first", "sample_first:inv", "sample_even:fs3", "sample_add:cot"]
 
 
 @pytest.fixture(scope="module")
 def probe(sample_cache, sample_locks):
     file = sample_cache / sample_locks["sample_held"]["vocabulary"]["file"]
-    command = [sys.executable, "-m", "tests.build.seqio_probe", file, *NAMES]
+    command = [sys.executable, "-m", "tests.build.seqio_probe", file, TOKENIZER, *NAMES]
     done = subprocess.run(list(map(str, command)), cwd=REPO, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
@@ -106,3 +109,17 @@ def test_a_task_registered_straight_in_seqio_builds(probe, sample_cache, sample_
     (task,) = locks.read(lock_file)["tasks"]
     got = [tokens for _, *tokens in records(tmp_path / "cache" / task["folders"][0])]
     assert got == [tokens for _, *tokens in probe["tokens"]["native"]]
+
+
+def test_other_vocabularies_are_seqios_too(probe, tmp_path):
+    (tmp_path / "bytes.json").write_text('{"extra_ids": 125}')
+    for name, file in (("tokenizer", TOKENIZER), ("bytes", tmp_path / "bytes.json")):
+        ours, theirs = Vocabulary(file), probe["other"][name]
+        assert theirs["ids"] == theirs["tf"] == ours.encode_batch(TEXTS)
+        assert theirs["decoded"] == theirs["decoded_tf"] == TEXTS and theirs["size"] == ours.size
+    assert probe["other"]["kept"] == [Vocabulary(TOKENIZER).hash, Vocabulary(tmp_path / "bytes.json").hash]
+    prompt, target = probe["other"]["task"]
+    ours = Vocabulary(TOKENIZER)
+    assert ours.decode(prompt).startswith("Give the second word: ") or ours.decode(prompt).endswith("one?")
+    assert ours.decode(target[:-1]).startswith(" ") and target[-1] == ours.eos_id
+    assert ours.answer(target[:-1]) in ours.decode(prompt).split()
