@@ -76,6 +76,9 @@ class ModelConfig:
     dropout: float = _f("maths", 0.0, "on each block's two outputs and the embeddings")
     prefix_lm: bool = _f("data", False, "decoder-only: prompt positions see the whole prompt")
     dtype: Literal["float32", "bfloat16"] = _f("maths", "float32", "of activations")
+    attention: Literal["auto", "xla", "splash", "cudnn"] = _f(
+        "free", "auto", "kernel where it can do what is asked, else XLA; auto: splash on TPU, cudnn on GPU"
+    )
     remat: Literal["none", "dots", "full"] = _f(
         "free", "none", "in the backward pass recompute nothing, all but products with weights, or whole layers"
     )

@@ -3,8 +3,8 @@
 
 `bias` is built once per forward pass, outside the loop over layers, from segment ids, positions and
 the prefix; it holds 0 where a query may see a key and a large negative number elsewhere, plus the
-T5 relative bias where the model has one. `attend` is the one place where a platform's kernel would
-be chosen; what such a kernel needs instead of a bias is all among the arguments of `bias`.
+T5 relative bias where the model has one. A platform's kernel (itx/models/kernels.py) needs segment
+ids instead; the bias is then not used, and hence not computed.
 """
 
 import math
@@ -15,6 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from itx.config import ModelConfig
+from itx.models import kernels
 from itx.models.layers import RMSNorm, logical, normal, project, residual_std, rotate, soft_cap
 
 # Added to forbidden scores. Finite, so that a query that may see no key gets numbers, not NaN.
@@ -129,8 +130,13 @@ class Attention(nnx.Module):
     def __call__(
         self, q: Array, k: Array, v: Array, bias: Array, ordered: bool = False, window: int = 0
     ) -> Float[Array, "b q e"]:
-        out = attend(q, k, v, bias, self.scale, ordered, self.cap, window).swapaxes(1, 2)  # [b, q, n, d]
-        wo = self.wo[...]
+        return self.combine(attend(q, k, v, bias, self.scale, ordered, self.cap, window))
+
+    def by_kernel(self, kernel: str, q: Array, k: Array, v: Array, segments: Array, window: int) -> Array:
+        return self.combine(kernels.attend(kernel, q, k, v, segments, self.scale, self.cap, window))
+
+    def combine(self, out: Float[Array, "b n q d"]) -> Float[Array, "b q e"]:
+        out, wo = out.swapaxes(1, 2), self.wo[...]
         return project(out.reshape(*out.shape[:2], -1), wo.reshape(-1, wo.shape[-1]))
 
 

@@ -14,7 +14,7 @@ from itx.errors import UserError, did_you_mean
 
 ACTIVATIONS = {"silu": "silu", "gelu_pytorch_tanh": "gelu", "gelu_new": "gelu", "gelu": "gelu_exact", "relu": "relu"}
 # Fields of a ModelConfig that say how a run computes, not which model it is
-OF_THE_RUN = ("pretrained", "prefix_lm", "dropout", "dtype", "remat")
+OF_THE_RUN = ("pretrained", "prefix_lm", "dropout", "dtype", "remat", "attention")
 
 DECODER = {
     "embedding": "model.embed_tokens.weight",

@@ -10,6 +10,7 @@ Generation: `prefill` reads prompts that are padded on the left, so that all row
 token at the same slot; `decode` adds one token per row to the cache.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -19,7 +20,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from itx.config import ModelConfig
 from itx.mesh import constrain
-from itx.models import attention
+from itx.models import attention, kernels
 from itx.models.attention import Attention, relative_bucket
 from itx.models.layers import MLP, RMSNorm, dropout, normal, project, rope_tables, soft_cap
 
@@ -38,6 +39,8 @@ class Context(NamedTuple):
     memory: Array | None = None  # the encoder's output [b, k, e]
     memory_bias: Array | None = None
     rows: Array | None = None  # one dropout key per global row
+    kernel: str = "xla"  # of self attention (itx/models/kernels.py), and the segment ids that another one takes
+    segments: Array | None = None
     sliding_bias: Array | None = None  # bias and rope of the layers with a window, where there are some
     sliding_rope: tuple[Array, Array] | None = None
 
@@ -100,8 +103,16 @@ class Block(nnx.Module):
             x, h = pick(x, at), pick(h, at)
             rope = None if rope is None else tuple(pick_queries(r, at) for r in rope)
         q = self.attention.queries(h, rope)
-        window = ctx.window if sliding is True else 0  # a traced layer may be of either kind
-        out = self.attention(q, new["k"], new["v"], bias, ctx.ordered and at is None, window)
+        if ctx.kernel == "xla" or at is not None:
+            window = ctx.window if sliding is True else 0  # a traced layer may be of either kind
+            out = self.attention(q, new["k"], new["v"], bias, ctx.ordered and at is None, window)
+        else:
+
+            def by_kernel(window: int) -> Array:
+                return self.attention.by_kernel(ctx.kernel, q, new["k"], new["v"], ctx.segments, window)
+
+            both = partial(by_kernel, ctx.window), partial(by_kernel, 0)
+            out = both[not sliding]() if isinstance(sliding, bool) else jax.lax.cond(sliding, *both)
         out = out if self.attention_post_norm is None else self.attention_post_norm(out)
         x = x + self._drop(out, ctx, layer, 0)
         if self.cross is not None:
@@ -252,8 +263,8 @@ class Transformer(nnx.Module):
     def __init__(self, cfg: ModelConfig, vocab_size: int, rngs: nnx.Rngs):
         self.cfg = cfg
         e = cfg.embed_dim
-        # Tied: rows of norm 1 give logits of variance 1. Untied (T5 1.1): embeddings of variance 1.
-        std = e**-0.5 if cfg.tie_embeddings else 1.0
+        # Tied: rows of norm 1 give logits of variance 1. Untied, or logits scaled down: embeddings of variance 1.
+        std = e**-0.5 if cfg.tie_embeddings and not cfg.scale_logits else 1.0
         self.embedding = normal(rngs, (vocab_size, e), std, ("vocab", "embed"))
         both = cfg.architecture == "encoder_decoder"
         # smear starts near nothing: the model begins much as one without it
@@ -295,7 +306,8 @@ class Transformer(nnx.Module):
         ctx = Context(
             **biases, **self.decoder.ropes(d_positions), ordered=prefix is None,
             window=self.cfg.sliding_window if branches is None else 0,  # branches: places are not positions
-            memory=memory, memory_bias=memory_bias, rows=d_rows,
+            kernel=kernels.choose(self.cfg, d_segments.shape[1], prefix is None and branches is None),
+            segments=d_segments, memory=memory, memory_bias=memory_bias, rows=d_rows,
         )  # fmt: skip
         at = batch.get("loss_positions")
         if self.encoder is not None:
