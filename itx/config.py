@@ -34,7 +34,6 @@ def _f(kind: str, default: Any, doc: str) -> Any:
 class ModelConfig:
     """One `Transformer`; both architectures are settings of it (itx/models/transformer.py)."""
 
-    pretrained: str = _f("maths", "", "begin from this: a Hugging Face folder, a run or a checkpoint; it says the rest")
     architecture: Literal["decoder", "encoder_decoder"] = _f("data", "decoder", "stack(s)")
     vocab_size: int = _f("maths", 0, "embedding rows; 0: the vocabulary's size, up to a multiple of 128")
     embed_dim: int = _f("maths", 128, "width of the residual stream")
@@ -75,6 +74,7 @@ class ModelConfig:
     post_norms: bool = _f("maths", False, "a norm behind attention and behind the MLP too, as in Gemma 2 and 3")
     dropout: float = _f("maths", 0.0, "on each block's two outputs and the embeddings")
     prefix_lm: bool = _f("data", False, "decoder-only: prompt positions see the whole prompt")
+    pretrained: str = _f("maths", "", "begin from this: a Hugging Face folder, a run or a checkpoint; it says the rest")
     dtype: Literal["float32", "bfloat16"] = _f("maths", "float32", "of activations")
     attention: Literal["auto", "xla", "splash", "cudnn"] = _f(
         "free", "auto", "kernel where it can do what is asked, else XLA; auto: splash on TPU, cudnn on GPU"

@@ -70,9 +70,9 @@ def vocab_rows(config: RunConfig, lock: dict) -> int:
     """Rows of the embedding: as configured, or the vocabulary's size up to a multiple of 128."""
     size, rows = lock["vocabulary"]["size"], config.model.vocab_size
     if rows and rows < size:
+        of = f" of {lock['vocabulary']['file']}" if "file" in lock["vocabulary"] else ""
         raise UserError(
-            f"vocabulary {lock['vocabulary'].get('file', '')} has {size} ids, and the embedding only {rows} rows "
-            "(model.vocab_size)"
+            f"model.vocab_size={rows} is below the vocabulary's {size} ids{of}: each needs a row of the embedding"
         )
     return rows or -(-size // 128) * 128
 

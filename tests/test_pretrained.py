@@ -108,7 +108,7 @@ def test_what_is_taken_from_the_model_and_what_stays_the_recipes(tmp_path):
         ("no tokenizer", ["has no tokenizer.json", "data.vocab"]),
         ("truncated", ["truncated: expected", "found"]),
         ("missing", ["tensors are missing", "model.norm.weight"]),
-        ("small embedding", ["tokenizer.json has 312 ids", "only 300 rows"]),
+        ("small embedding", ["model.vocab_size=300 is below the vocabulary's 312 ids of", "tokenizer.json"]),
     ],
 )
 def test_a_bad_folder_is_said_before_anything_is_trained(case, words, tmp_path):

@@ -3,6 +3,8 @@
 
 import dataclasses
 import functools
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +18,7 @@ from itx.config import MeshConfig
 from itx.models import attention, kernels, presets
 from itx.models.transformer import Transformer
 from tests import synthetic
+from tests.conftest import REPO, one_device
 
 L = 256
 INTERPRETED = functools.partial(kernels.splash, interpret=True)
@@ -103,3 +106,38 @@ def test_who_computes_what():
     assert kernels.choose(gpu, 256, True) == "cudnn"
     for other in ({"dtype": "float32"}, {"attention_cap": 5.0}, {"head_dim": 256}):
         assert kernels.choose(dataclasses.replace(gpu, **other), 256, True) == "xla"
+
+
+FOR_A_TPU = """
+import jax, jax.numpy as jnp
+from flax import nnx
+from jax.experimental import mesh_utils, topologies
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from itx import mesh as meshes, train
+from itx.models import presets
+from itx.models.transformer import Transformer
+
+topology = topologies.get_topology_desc("v5e:2x2", "tpu")
+devices = mesh_utils.create_device_mesh((1, 1, 2, 2), devices=topology.devices)
+mesh = Mesh(devices, meshes.AXES, axis_types=(AxisType.Auto,) * 4)
+cfg = presets.tiny_gemma(sliding_window=100, head_dim=64, dtype="bfloat16", attention="splash")
+model = nnx.graphdef(nnx.eval_shape(lambda: Transformer(cfg, 128, nnx.Rngs(0))))
+rows = jax.ShapeDtypeStruct((4, 256), jnp.int32, sharding=NamedSharding(mesh, PartitionSpec(meshes.BATCH_AXES)))
+batch = {f"decoder_{k}": rows for k in ("input_tokens", "segment_ids", "positions")}
+loss = lambda p, b: jnp.sum(train.merge(model, p)(b, None, False) ** 2)
+params = train.placed_targets(cfg, 128, mesh)
+with jax.set_mesh(mesh):
+    made = jax.jit(jax.grad(loss)).lower(params, batch).compile()
+print(made.as_text().count('custom_call_target="tpu_custom_call"'))
+"""
+
+
+@pytest.mark.slow
+def test_a_model_with_splash_compiles_ahead_of_time_for_a_tpu():
+    """By libtpu, without a TPU; forward and backward, layers of both kinds in one scan."""
+    pytest.importorskip("libtpu", reason="libtpu is not installed (extra `tpu`): nothing compiles for a TPU")
+    quiet = {"TPU_ACCELERATOR_TYPE": "v5litepod-4", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_SKIP_MDS_QUERY": "1"}
+    command = [sys.executable, "-c", FOR_A_TPU]
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, env=one_device() | quiet)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout.split()[-1]) == 6  # one forward and two backward kernels of each kind
