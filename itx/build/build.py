@@ -63,7 +63,7 @@ def vocabulary_file(config: RunConfig, members: list[str]) -> str:
     """
     d = config.data
     if d.vocab:
-        kept = vocab.keep_given(d.vocab, d.root, d.cache_dir)
+        kept = vocab.keep_given(d.vocab, d.root, d.cache_dir, config.model.vocab_size)
     else:
         kept = vocab.train(members, d.vocab_size, d.root, d.suite_seed, d.cache_dir)
     if kept.suffix == ".model" and any(registry.task(m, d.root).objective == "span_corruption" for m in members):

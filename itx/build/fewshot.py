@@ -71,7 +71,8 @@ def render_all(
 
     def one(i: int) -> Rendered:
         if spec.chat:
-            return chat.render(pairs[i][0], chat_template, f"task {spec.name!r}, example {pairs[i][0].id}")
+            where = f"task {spec.name!r}, example {pairs[i][0].id}"
+            return chat.render(pairs[i][0], chat_template, where, vocabulary.eos_text)
         return render.render(spec, variant, pairs[i][0], rendering, render_seed, pairs[i][1], shots[i])
 
     rendered = [one(i) for i in range(len(pairs))]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from itx import storage
 from itx.build import chat, objectives, render, sources
-from itx.data.vocabulary import BESIDE, BYTE_EXTRA_IDS, BYTES, FILES, Vocabulary
+from itx.data.vocabulary import BESIDE, BYTE_EXTRA_IDS, BYTES, FILES, Bytes, TokenizerJson, Vocabulary, fitted
 from itx.errors import UserError
 from itx.tasks import names, registry
 
@@ -29,10 +29,11 @@ _NEWLINE = "A\tE000 20\n"
 _NEWLINE_BACK = "E000 20\tA\n"
 
 
-def keep_given(name: str, root: str, cache_dir: str) -> Path:
+def keep_given(name: str, root: str, cache_dir: str, rows: int = 0) -> Path:
     """The copy in the cache of what `data.vocab` names: a file, here or under data.root, or "bytes".
 
     With a tokenizer of Hugging Face's goes all that belongs to it: its special tokens, and what an export hands on.
+    rows: of the embedding, where they are known; added tokens beyond them are left out.
     """
     if name == BYTES:
         return keep_bytes(BYTE_EXTRA_IDS, cache_dir)
@@ -40,14 +41,18 @@ def keep_given(name: str, root: str, cache_dir: str) -> Path:
     if file is None:
         near = sources.beside(Path(name))
         raise UserError(f"data.vocab: no file {name!r} here or under data.root={root!r}{near}")
-    known = Vocabulary(file).hash
-    main = FILES[0] if file.suffix == ".json" else "sentencepiece.model"
-    data = {main: file.read_bytes(), **{n: p.read_bytes() for n in BESIDE if (p := file.parent / n).is_file()}}
-    key = known if len(data) == 1 else hashlib.sha256(b"".join([known.encode(), *data.values()])).hexdigest()[:16]
-    kept = Path(cache_dir) / "vocab" / key
+    known, main = Vocabulary(file), "sentencepiece.model"
+    if isinstance(known.model, Bytes):
+        return keep_bytes(known.size - 259, cache_dir)
+    data = file.read_bytes()
+    if isinstance(known.model, TokenizerJson):
+        main, data = FILES[0], fitted(data, rows) if rows else data
+    files = {main: data, **{n: p.read_bytes() for n in BESIDE if (p := file.parent / n).is_file()}}
+    key = hashlib.sha256(b"".join([known.hash.encode(), *files.values()])).hexdigest()[:16]
+    kept = Path(cache_dir) / "vocab" / (known.hash if len(files) == 1 else key)
     if not kept.is_dir():
         with storage.whole_folder(kept) as part:
-            for n, content in data.items():
+            for n, content in files.items():
                 (part / n).write_bytes(content)
     return kept / main
 

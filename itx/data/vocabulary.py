@@ -126,16 +126,21 @@ class Bytes:
 
 
 class Vocabulary:
-    """The vocabulary of a file. `spaced`: it puts a space in front of every text itself."""
+    """The vocabulary of a file. `spaced`: it puts a space in front of every text itself.
 
-    def __init__(self, file: str | Path):
+    rows: of an embedding that it is to be `fitted` to.
+    """
+
+    def __init__(self, file: str | Path, rows: int = 0):
         self.file = str(file)
-        self.model = _open(Path(file))
+        self.model = _open(Path(file), rows)
         self.size, self.hash, self.unk_id = self.model.size, self.model.hash, self.model.unk_id
         self.eos_id, self.pad_id = self.model.eos_id, max(self.model.pad_id, 0)
         self.bos_id = self.model.bos_id if self.model.bos_id >= 0 else self.pad_id
         if self.eos_id < 0:
             raise UserError(f"vocabulary {file} has no end-of-sequence piece")
+        piece = self.pieces([self.eos_id])[0]
+        self.eos_text = piece if self.encode(piece) == [self.eos_id] else ""  # a text that is read as EOS
         one = self.encode("a")
         self.spaced = self.decode([*one, *one]) == "a a"
 
@@ -178,6 +183,15 @@ class Vocabulary:
         return [self.model.piece(int(i)) if 0 <= int(i) < self.size else "<?>" for i in ids]
 
 
+def fitted(data: bytes, rows: int) -> bytes:
+    """A tokenizer.json without the added tokens that an embedding of so many rows has none for: Gemma 3's text models
+    share a tokenizer with those that see images, whose token comes behind their last row."""
+    held = json.loads(data)
+    added = held.get("added_tokens", [])
+    held["added_tokens"] = [t for t in added if t["id"] < rows]
+    return data if held["added_tokens"] == added else json.dumps(held, ensure_ascii=False).encode()
+
+
 def special_tokens(folder: Path) -> dict[str, str]:
     """{"bos_token": …, "eos_token": …, "pad_token": …} of a folder with a tokenizer.json; those that it has."""
     out: dict[str, str] = {}
@@ -191,7 +205,7 @@ def special_tokens(folder: Path) -> dict[str, str]:
     return out
 
 
-def _open(file: Path) -> Model:
+def _open(file: Path, rows: int) -> Model:
     try:
         data = file.read_bytes()
     except OSError as e:
@@ -200,6 +214,8 @@ def _open(file: Path) -> Model:
         if data.lstrip()[:1] != b"{":
             return SentencePiece(data)
         held = json.loads(data)
-        return Bytes(held["extra_ids"]) if "extra_ids" in held else TokenizerJson(data, special_tokens(file.parent))
+        if "extra_ids" in held:
+            return Bytes(held["extra_ids"])
+        return TokenizerJson(fitted(data, rows) if rows else data, special_tokens(file.parent))
     except Exception as e:  # tokenizers raises plain Exception
         raise UserError(f"vocabulary {file} is not a SentencePiece model, nor a tokenizer.json ({e})") from e

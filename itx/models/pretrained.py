@@ -106,9 +106,9 @@ def ready(config: RunConfig) -> None:
     has more ids than the embedding has rows."""
     from itx.train import abstract_model, parameters, vocab_rows
 
-    size = 0
-    if Path(config.data.vocab).is_file():
-        size = Vocabulary(config.data.vocab).size
+    size, file = 0, Path(config.data.vocab)
+    if file.is_file():
+        size = Vocabulary(file, config.model.vocab_size).size
     lock = {"vocabulary": {"size": size, "file": config.data.vocab}}
     vocab_rows(config, lock)
     check(config.model.pretrained, config.model, parameters(abstract_model(config, lock)[1]))

@@ -7,6 +7,7 @@ import shutil
 import pytest
 
 from itx.build.render import conversation
+from itx.build.vocab import keep_given
 from itx.data.vocabulary import Vocabulary
 from itx.errors import UserError
 from tests.conftest import REPO
@@ -92,3 +93,17 @@ def test_bytes_are_numbered_as_in_byt5(tmp_path):
     assert vocabulary.encode("aя") == [100, 212, 146] and vocabulary.size == 384
     assert vocabulary.pieces([0, 1, 100, 383]) == ["<pad>", "</s>", "<0x61>", "<extra_id_0>"]
     assert vocabulary.decode([100, 383, 1, 212]) == "a"  # half a character, and ids that are no bytes
+
+
+def test_added_tokens_beyond_the_embedding_are_left_out(tmp_path):
+    """As Gemma 3's token for images, in its text models; pieces of the vocabulary itself are not."""
+    held = json.loads(TOKENIZER.read_bytes())
+    image = {**held["added_tokens"][0], "id": 312, "content": "<image>"}
+    (tmp_path / TOKENIZER.name).write_text(json.dumps({**held, "added_tokens": [*held["added_tokens"], image]}))
+    shutil.copy(TOKENIZER.parent / "tokenizer_config.json", tmp_path)
+    whole, fits = (Vocabulary(tmp_path / TOKENIZER.name, rows) for rows in (0, 312))
+    assert (whole.size, fits.size) == (313, 312) and whole.encode("<image>") == [312]
+    assert fits.decode(fits.encode("<image>")) == "<image>" and fits.encode("да") == whole.encode("да")
+    assert Vocabulary(tmp_path / TOKENIZER.name, 311).size == 312
+    kept = Vocabulary(keep_given(str(tmp_path / TOKENIZER.name), "", str(tmp_path / "cache"), 312))
+    assert kept.size == 312 and kept.hash == fits.hash
