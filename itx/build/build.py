@@ -362,7 +362,8 @@ def _lock(config: RunConfig, settings: Settings, vocabulary: Vocabulary, shares:
     lock = {
         "version": locks.LOCK_VERSION, "order_version": ORDER_VERSION,
         "architecture": config.model.architecture, "prefix_lm": config.model.prefix_lm,
-        "pad_id": vocabulary.pad_id, "bos_id": vocabulary.bos_id, "eos_id": vocabulary.eos_id,
+        "pad_id": vocabulary.pad_id, "bos_id": vocabulary.bos_id if vocabulary.begins or config.model.architecture == "encoder_decoder" else -1,
+        "eos_id": vocabulary.eos_id,
         "vocabulary": {"file": str(Path(settings.vocab).relative_to(d.cache_dir)), "hash": vocabulary.hash, "size": vocabulary.size},
         "mixture": d.mixture, "sequence_length": d.sequence_length, "target_length": d.target_length,
         "global_batch": d.global_batch, "window_examples": d.window_examples, "seed": d.seed,

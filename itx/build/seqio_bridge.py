@@ -177,8 +177,10 @@ class TokenizerVocabulary(seqio.Vocabulary):
         return self.vocabulary.decode(ids)
 
     def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
-        ids = tf.numpy_function(lambda b: np.array(self._encode(b.decode()), np.int32), [s], tf.int32, stateful=False)
-        return tf.ensure_shape(ids, [None])
+        def ids(text: np.ndarray | bytes) -> np.ndarray:
+            return np.array(self._encode(np.asarray(text, object).item().decode()), np.int32)
+
+        return tf.ensure_shape(tf.numpy_function(ids, [s], tf.int32, stateful=False), [None])
 
     def _decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
         return tf.numpy_function(lambda x: self._decode(x.tolist()).encode(), [ids], tf.string, stateful=False)

@@ -77,8 +77,10 @@ class TokenizerJson:
         t.no_truncation()  # a file may hold what its tokenizer was last used with
         t.no_padding()
         self.size = max(t.get_vocab().values(), default=-1) + 1
-        for kind in ("pad", "bos", "eos"):
-            setattr(self, f"{kind}_id", self._id(special.get(f"{kind}_token")))
+        self.pad_id, self.eos_id = (self._id(special.get(f"{kind}_token")) for kind in ("pad", "eos"))
+        # what inference puts before a prompt, which is not always what the file calls its BOS
+        plain, whole = (t.encode("a", add_special_tokens=on).ids for on in (False, True))
+        self.bos_id = whole[0] if whole[1 : 1 + len(plain)] == plain else -1
         model = json.loads(data)["model"]
         unknown = model.get("unk_token") if model.get("unk_id") is None else None
         self.unk_id = self._id(unknown) if model.get("unk_id") is None else model["unk_id"]
@@ -137,6 +139,8 @@ class Vocabulary:
         self.size, self.hash, self.unk_id = self.model.size, self.model.hash, self.model.unk_id
         self.eos_id, self.pad_id = self.model.eos_id, max(self.model.pad_id, 0)
         self.bos_id = self.model.bos_id if self.model.bos_id >= 0 else self.pad_id
+        # a decoder's rows begin with no BOS where at inference nothing stands before a prompt (Qwen)
+        self.begins = not isinstance(self.model, TokenizerJson) or self.model.bos_id >= 0
         if self.eos_id < 0:
             raise UserError(f"vocabulary {file} has no end-of-sequence piece")
         piece = self.pieces([self.eos_id])[0]

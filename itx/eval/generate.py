@@ -42,6 +42,11 @@ class Runner:
     batch_size: int = 256
     step: int = 0
 
+    @property
+    def head(self) -> list[int]:
+        """What stands before a prompt in a decoder: BOS, or nothing (bos_id below 0)."""
+        return [self.bos_id] if self.bos_id >= 0 else []
+
     def generate(
         self, prompts: list[list[int]], max_new_tokens: int | Sequence[int],
         temperature: float = 0.0, seed: int = 0,
@@ -73,6 +78,8 @@ def generate(
         raise UserError(f"generate: {len(prompts)} prompts but {len(limits)} limits")
     if len(prompts) and limits.min() < 1:
         raise UserError("generate: max_new_tokens must be at least 1")
+    if not all(map(len, prompts)) and not runner.head and runner.model.architecture == "decoder":
+        raise UserError("generate: an empty prompt, and the vocabulary puts no BOS before it to begin from")
     out: list[dict[str, Any]] = [{}] * len(prompts)
     waiting = None  # a batch is fetched while the next one runs
     for indices, shape in plan([len(p) for p in prompts], limits, runner):
@@ -139,7 +146,7 @@ def _ask(
     room = np.zeros(rows, np.int32)
     room[: len(limits)] = limits
     for i, prompt in enumerate(prompts):
-        ids = [*prompt, runner.eos_id] if both else [runner.bos_id, *prompt]
+        ids = [*prompt, runner.eos_id] if both else [*runner.head, *prompt]
         starts[i] = width - len(ids)
         tokens[i, starts[i] :] = ids
     put = meshes.put({"tokens": tokens, "starts": starts, "room": room}, runner.mesh)

@@ -29,7 +29,7 @@ def rank(
     """
     both = runner.model.architecture == "encoder_decoder"
     targets = [[[*o, runner.eos_id] if eos else list(o) for o in group] for group in options]
-    heads = [[runner.bos_id] if both else [runner.bos_id, *p] for p in prompts]
+    heads = [[runner.bos_id] if both else [*runner.head, *p] for p in prompts]
     sizes = np.array(
         [
             (len(p) + 1, len(h) + sum(len(t) - 1 for t in ts), sum(map(len, ts)))

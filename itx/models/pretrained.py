@@ -185,9 +185,10 @@ def export(name: str, out: str, dtype: str = "", shard_bytes: int = hf.SHARD_BYT
     source = families.text_config(source)
     if run.lock_json.is_file():
         lock = storage.read_json(run.lock_json)
+        bos = lock["bos_id"] if lock["bos_id"] >= 0 else None
         source = {
             "pad_token_id": lock["pad_id"],
-            "bos_token_id": lock["bos_id"],
+            "bos_token_id": bos,
             "eos_token_id": lock["eos_id"],
         } | source
     hf.write_config(cfg, source, "float32")  # what cannot be exported is said before anything is read

@@ -107,11 +107,12 @@ def main() -> None:
     except UserError as e:
         refused = str(e)
     lengths = {"inputs": 40, "targets": 24}
+    registered = [n for n in seqio_bridge.seqio.TaskRegistry.names() if n.startswith("sample")]
     print(json.dumps({
         "converted": {a: converted("sample_first", a, lengths, 60) for a in ("decoder", "encoder_decoder")},
         "tokens": {n: tokens(n) for n in [*names, "native"]},
         "other": other_vocabularies(tokenizer), "refused": refused, "rates": seqio_bridge.rates(mixture),
-        "registered": [n for n in seqio_bridge.seqio.TaskRegistry.names() if n.startswith("sample")],
+        "registered": registered,
     }))  # fmt: skip
 
 

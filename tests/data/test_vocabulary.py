@@ -81,7 +81,16 @@ def test_special_tokens_are_those_of_the_models_own_files(tmp_path):
     special = {"eos_token": {"content": "<|im_end|>"}, "bos_token": "<|im_start|>"}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(special))
     other = Vocabulary(tmp_path / TOKENIZER.name)
-    assert (other.eos_id, other.bos_id, other.hash != vocabulary.hash) == (3, 2, True)
+    assert (other.eos_id, other.begins, other.hash != vocabulary.hash) == (3, False, True)  # named, but never put there
+    held = json.loads(TOKENIZER.read_bytes())
+    held["post_processor"] = {
+        "type": "TemplateProcessing", "pair": [],
+        "single": [{"SpecialToken": {"id": "<|im_start|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+        "special_tokens": {"<|im_start|>": {"id": "<|im_start|>", "ids": [2], "tokens": ["<|im_start|>"]}},
+    }  # fmt: skip
+    (tmp_path / TOKENIZER.name).write_text(json.dumps(held))
+    other = Vocabulary(tmp_path / TOKENIZER.name)
+    assert (other.bos_id, other.begins) == (2, True)
     (tmp_path / TOKENIZER.name).write_text("{}")
     with pytest.raises(UserError, match="nor a tokenizer.json"):
         Vocabulary(tmp_path / TOKENIZER.name)
