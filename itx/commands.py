@@ -411,11 +411,32 @@ def evaluate_run(args: Namespace) -> int:
             if name not in known:
                 raise UserError(f"--tasks: no evaluation row {name!r} in this run" + did_you_mean(name, known))
         lock["evaluation"] = [r for r in lock["evaluation"] if {r["name"], r["task"]} & set(wanted)]
+    if args.adapter:
+        return _evaluate_adapters(run, config, lock, args)
     step = _step(run, args.step)
     scores = evaluate(lambda: load_model(run, config, lock, step), lock, config, run, step)
     print_scores(scores)
     if args.json:
         storage.write_json(args.json, scores)
+    return 0
+
+
+def _evaluate_adapters(run: RunFolder, config: configs.RunConfig, lock: dict, args: Namespace) -> int:
+    """Each adapter over one base that is loaded once: the run's model, or the base of an adapter's run."""
+    from itx import peft
+    from itx.eval.evaluate import evaluate, print_scores
+    from itx.train import load_model, with_adapter
+
+    step = _step(run, args.step) if config.peft.method == "full" else 0
+    base = load_model(run, config, lock, step)
+    out = {}
+    for folder in args.adapter:
+        runner = with_adapter(base, folder)
+        name = f"{Path(folder).name}-{storage.sha256(Path(folder) / peft.WEIGHTS)[:8]}"
+        out[folder] = evaluate(lambda runner=runner: runner, lock, config, run, name)
+        print_scores(out[folder])
+    if args.json:
+        storage.write_json(args.json, out)
     return 0
 
 
@@ -468,6 +489,13 @@ def convert_export(args: Namespace) -> int:
 
     if args.shard_gb <= 0:
         raise UserError(f"--shard_gb {args.shard_gb}: must be above 0")
+    if pretrained.has_adapter(args.run) and not args.merge:
+        found = pretrained.export_adapter(args.run, args.out_dir)
+        print(f"{found['method']}: {found['parameters']:,} parameters of step {found['step']} over {found['base']}, "
+              f"to {found['folder']}: {', '.join(found['files'])}")  # fmt: skip
+        if args.json:
+            storage.write_json(args.json, found)
+        return 0
     found = pretrained.export(args.run, args.out_dir, args.dtype, int(args.shard_gb * 1e9))
     print(f"{found['family']}: {found['parameters']:,} parameters of step {found['step']} as {found['dtype']}, "
           f"to {found['folder']}: {', '.join(found['files'])}")  # fmt: skip

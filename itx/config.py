@@ -161,6 +161,22 @@ class MeshConfig:
 
 
 @dataclass(frozen=True)
+class PeftConfig:
+    """What trains: all of the model, or an adapter over a frozen base (itx/peft.py)."""
+
+    method: Literal["full", "lora", "prefix", "prompt"] = _f("maths", "full", "full: everything trains")
+    targets: tuple[str, ...] = _f("maths", (r".*/(wq|wk|wv|wo|w_gate|w_in|w_out)",), "LoRA: regexes of weights")
+    rank: int = _f("maths", 8, "LoRA: columns of A, rows of B")
+    alpha: float = _f("maths", 16.0, "LoRA: the product is scaled by alpha / rank")
+    rslora: bool = _f("maths", False, "LoRA: by alpha / sqrt(rank) instead")
+    dora: bool = _f("maths", False, "LoRA: also train each output's magnitude")
+    dropout: float = _f("maths", 0.0, "LoRA: on the input of A")
+    length: int = _f("maths", 20, "prefix, prompt: virtual tokens")
+    prefix_hidden: int = _f("maths", 0, "prefix: width of an MLP that it is trained through; 0: none")
+    base_dtype: Literal["float32", "bfloat16"] = _f("maths", "float32", "of the frozen base's parameters")
+
+
+@dataclass(frozen=True)
 class EvalConfig:
     tasks: tuple[str, ...] = _f("free", (), "evaluated besides what the mixture holds out")
     split: Literal["validation", "test"] = _f("free", "test", "scored by `itx train` at the end")
@@ -183,6 +199,7 @@ class RunConfig:
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
     mesh: MeshConfig = MeshConfig()
+    peft: PeftConfig = PeftConfig()
     eval: EvalConfig = EvalConfig()
     resume: ResumeConfig = ResumeConfig()
 
@@ -259,11 +276,12 @@ AT_LEAST = {
     0: ("train.steps", "optim.warmup_steps", "optim.decay_steps", "optim.clip_norm", "optim.weight_decay",
         "model.smear", "model.dropout", "model.encoder_layers", "model.sliding_window", "model.global_every",
         "model.attention_cap", "model.logit_cap", "model.query_scalar", "model.rope_theta_local", "eval.max_examples",
-        "data.workers", "data.fewshot_tokens"),
+        "data.workers", "data.fewshot_tokens", "peft.prefix_hidden"),
     1: ("train.microbatches", "train.checkpoint_every", "train.keep_checkpoints", "train.log_every",
         "data.sequence_length", "data.target_length", "data.global_batch", "data.window_examples", "data.renderings",
         "data.vocab_size", "data.eval_examples", "eval.batch_size", "eval.max_new_tokens", "model.embed_dim",
-        "model.num_layers", "model.num_heads", "model.num_kv_heads", "model.head_dim", "model.mlp_dim"),
+        "model.num_layers", "model.num_heads", "model.num_kv_heads", "model.head_dim", "model.mlp_dim",
+        "peft.rank", "peft.length"),
 }  # fmt: skip
 
 
@@ -282,8 +300,9 @@ def check(config: RunConfig) -> None:
             if values[name] < least:
                 raise UserError(f"{name}={values[name]}: must be at least {least}")
     m = config.model
-    if not 0 <= m.dropout < 1 or not 0 <= config.train.label_smoothing < 1:
-        raise UserError("model.dropout and train.label_smoothing are shares: at least 0 and below 1")
+    for name in ("model.dropout", "train.label_smoothing", "peft.dropout"):
+        if not 0 <= values[name] < 1:
+            raise UserError(f"{name}={values[name]}: a share, at least 0 and below 1")
     if m.num_heads % m.num_kv_heads:
         raise UserError(f"model.num_kv_heads={m.num_kv_heads} does not divide model.num_heads={m.num_heads}")
     if m.prefix_lm and m.architecture == "encoder_decoder":
@@ -294,6 +313,21 @@ def check(config: RunConfig) -> None:
         raise UserError(
             f"model.global_every={m.global_every}: no layer slides (model.sliding_window={m.sliding_window})"
         )
+    _check_peft(config)
+
+
+def _check_peft(config: RunConfig) -> None:
+    peft, data = config.peft, config.data
+    if peft.method in ("prefix", "prompt"):
+        # a prefix stands before the decoder's row, a prompt before that which holds the instruction
+        short = config.model.architecture == "encoder_decoder" and peft.method == "prefix"
+        row = "target_length" if short else "sequence_length"
+        if peft.length >= getattr(data, row):
+            raise UserError(
+                f"peft.length={peft.length}: a {peft.method} longer than the context, data.{row}={getattr(data, row)}"
+            )
+    if peft.method == "lora" and peft.alpha <= 0:
+        raise UserError(f"peft.alpha={peft.alpha}: must be above 0, or LoRA adds nothing")
 
 
 def _is_a(value: Any, kind: Any) -> bool:

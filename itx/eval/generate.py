@@ -19,7 +19,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from itx import mesh as meshes
-from itx.config import ModelConfig
+from itx.config import ModelConfig, PeftConfig
 from itx.errors import UserError
 
 # Prompts and answers are padded up to a multiple of these; tokens that a compilation is worth:
@@ -30,7 +30,10 @@ COMPILATION = 80_000
 
 @dataclass(frozen=True)
 class Runner:
-    """A model to be asked. `params` is {path: array}; step 0 is the model before tuning."""
+    """A model to be asked. `params` is {path: array}; step 0 is the model before tuning.
+
+    Runners of several adapters over one base share the base's arrays.
+    """
 
     graphdef: nnx.GraphDef
     params: dict[str, jax.Array]
@@ -41,6 +44,7 @@ class Runner:
     pad_id: int
     batch_size: int = 256
     step: int = 0
+    peft: PeftConfig = PeftConfig()
 
     @property
     def head(self) -> list[int]:
@@ -185,7 +189,7 @@ def _generate(
     if model.encoder is not None:
         index = jnp.arange(width, dtype=jnp.int32)[None] - starts[:, None]
         segments = (index >= 0).astype(jnp.int32)
-        memory = model.encode(tokens, segments, jnp.maximum(index, 0))
+        memory, segments = model.encode(tokens, segments, jnp.maximum(index, 0))
         tokens, starts, width = jnp.full((b, 1), bos, jnp.int32), jnp.zeros_like(starts), 1
     logits, cache = model.prefill(tokens, starts, width + slots, memory, segments)
 

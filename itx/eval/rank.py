@@ -15,6 +15,7 @@ import numpy as np
 from flax import nnx
 
 from itx import mesh as meshes
+from itx.peft import prompted_encoder, with_prompts
 
 ROW, SCORES = 256, 128  # tokens and scored positions of a row, where the longest prompt fits
 MULTIPLE = 64  # longer rows are a multiple of this
@@ -47,6 +48,8 @@ def rank(
     out: list[list[dict]] = [[{} for _ in group] for group in options]
     for i in range(0, len(rows), count):
         batch, wanted, where = _batch(runner, rows[i : i + count], prompts, heads, targets, count, room)
+        if prompted_encoder(runner.model, runner.peft):
+            batch = with_prompts(batch)
         placed = meshes.put({**batch, "wanted": wanted}, runner.mesh)
         with jax.set_mesh(runner.mesh):
             scores = _scores(runner.params, placed, graphdef=runner.graphdef)

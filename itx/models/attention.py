@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from itx.config import ModelConfig
 from itx.models import kernels
-from itx.models.layers import RMSNorm, logical, normal, project, residual_std, rotate, soft_cap
+from itx.models.layers import RMSNorm, linear, logical, normal, residual_std, rotate, soft_cap
 
 # Added to forbidden scores. Finite, so that a query that may see no key gets numbers, not NaN.
 FORBIDDEN = -1e9
@@ -70,18 +70,26 @@ def attend(
 
     `ordered` says that query i sees none of the keys behind i, nor those `window` places before it:
     the product is then taken over blocks of queries, each with the keys up to its end, which leaves
-    out 3/8 of the work, and with a window more.
+    out 3/8 of the work, and with a window more. Keys beyond as many as there are queries stand in
+    front of all, and every query sees them.
     """
-    length = q.shape[2]
+    length, front = q.shape[2], k.shape[2] - q.shape[2]
     block = -(-max(length // 4, SMALLEST_BLOCK) // 8) * 8
     if not ordered or length <= block:
         return _attend(q, k, v, bias, scale, cap)
     parts = []
     for i in range(0, length, block):
         h, j = max(0, i + 1 - window) if window else 0, min(i + block, length)
-        part = _attend(q[:, :, i:j], k[:, :, h:j], v[:, :, h:j], bias[:, :, i:j, h:j], scale, cap)
+        keys, values, seen = (_keys(x, front, h, j, axis) for x, axis in ((k, 2), (v, 2), (bias[:, :, i:j], 3)))
+        part = _attend(q[:, :, i:j], keys, values, seen, scale, cap)
         parts.append(part)
     return jnp.concatenate(parts, axis=2)
+
+
+def _keys(x: Array, front: int, i: int, j: int, axis: int) -> Array:
+    """The keys i to j behind those in front, and those in front."""
+    own = jax.lax.slice_in_dim(x, front + i, front + j, axis=axis)
+    return jnp.concatenate([jax.lax.slice_in_dim(x, 0, front, axis=axis), own], axis) if front else own
 
 
 def _attend(q: Array, k: Array, v: Array, bias: Array, scale: float, cap: float = 0.0) -> Array:
@@ -115,29 +123,34 @@ class Attention(nnx.Module):
         self.scale = (cfg.query_scalar or d) ** -0.5 if cfg.scale_attention else 1.0
         self.cap = cfg.attention_cap
 
-    def queries(self, x: Float[Array, "b q e"], rope: tuple | None) -> Float[Array, "b n q d"]:
-        q = self._project(x, self.wq, self.bq)
+    def queries(self, x: Float[Array, "b q e"], rope: tuple | None, rows: Array | None = None) -> Array:
+        """[b, n, q, d]"""
+        q = self._project(x, "wq", self.bq, rows)
         return rotate(q if self.q_norm is None else self.q_norm(q), rope)
 
-    def keys_values(self, x: Float[Array, "b k e"], rope: tuple | None) -> tuple[Array, Array]:
-        k, v = self._project(x, self.wk, self.bk), self._project(x, self.wv, self.bv)
+    def keys_values(self, x: Float[Array, "b k e"], rope: tuple | None, rows: Array | None = None) -> tuple:
+        """Keys and values [b, g, k, d]"""
+        k, v = self._project(x, "wk", self.bk, rows), self._project(x, "wv", self.bv, rows)
         return rotate(k if self.k_norm is None else self.k_norm(k), rope), v
 
-    def _project(self, x: Array, w: nnx.Param, b: nnx.Param | None) -> Array:
-        y = project(x, w[...])
+    def _project(self, x: Array, name: str, b: nnx.Param | None, rows: Array | None) -> Array:
+        y = linear(self, name, x, rows)
         return (y if b is None else y + b[...].astype(y.dtype)).swapaxes(1, 2)
 
     def __call__(
-        self, q: Array, k: Array, v: Array, bias: Array, ordered: bool = False, window: int = 0
+        self, q: Array, k: Array, v: Array, bias: Array, ordered: bool = False, window: int = 0,
+        rows: Array | None = None,
+    ) -> Float[Array, "b q e"]:  # fmt: skip
+        return self.combine(attend(q, k, v, bias, self.scale, ordered, self.cap, window), rows)
+
+    def by_kernel(
+        self, kernel: str, q: Array, k: Array, v: Array, segments: Array, window: int, rows: Array | None = None
     ) -> Float[Array, "b q e"]:
-        return self.combine(attend(q, k, v, bias, self.scale, ordered, self.cap, window))
+        return self.combine(kernels.attend(kernel, q, k, v, segments, self.scale, self.cap, window), rows)
 
-    def by_kernel(self, kernel: str, q: Array, k: Array, v: Array, segments: Array, window: int) -> Array:
-        return self.combine(kernels.attend(kernel, q, k, v, segments, self.scale, self.cap, window))
-
-    def combine(self, out: Float[Array, "b n q d"]) -> Float[Array, "b q e"]:
-        out, wo = out.swapaxes(1, 2), self.wo[...]
-        return project(out.reshape(*out.shape[:2], -1), wo.reshape(-1, wo.shape[-1]))
+    def combine(self, out: Float[Array, "b n q d"], rows: Array | None) -> Float[Array, "b q e"]:
+        out = out.swapaxes(1, 2)
+        return linear(self, "wo", out.reshape(*out.shape[:2], -1), rows)
 
 
 def relative_bucket(

@@ -128,6 +128,11 @@ def load(name: str, cfg: ModelConfig, targets: dict[str, Any]) -> dict[str, Any]
         return hf.load(begin.folder, cfg, targets)
     from itx.checkpoint import Checkpoints
 
+    if _method(begin.run) != "full":
+        import jax
+
+        params = _merged(begin, next(iter(targets.values())).sharding.mesh)
+        return {p: jax.device_put(params[p].astype(t.dtype), t.sharding) for p, t in targets.items()}
     with Checkpoints(begin.run.checkpoints, keep=None) as checkpoints:
         return checkpoints.params(begin.step, targets)
 
@@ -166,8 +171,52 @@ def import_to(folder: str, out: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _run_config(run: RunFolder) -> RunConfig:
+    return configs.from_dict(storage.read_json(run.config_json)["config"])
+
+
+def _method(run: RunFolder) -> str:
+    return _run_config(run).peft.method
+
+
+def _merged(begin: Begin, mesh: Any) -> dict[str, Any]:
+    """Parameters of an adapter's checkpoint, put into its base's weights."""
+    from itx.data import lock as locks
+    from itx.train import load_model, merged
+
+    return merged(load_model(begin.run, _run_config(begin.run), locks.read(begin.run.lock_json), begin.step, mesh))
+
+
+def export_adapter(name: str, out: str) -> dict[str, Any]:
+    """Write the adapter of a run or a checkpoint as Hugging Face's PEFT does. Returns what was written."""
+    import jax
+
+    from itx import peft
+    from itx.checkpoint import Checkpoints
+
+    begin = find(name)
+    config = _run_config(begin.run)
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    with Checkpoints(begin.run.checkpoints, keep=None) as checkpoints:
+        shapes = checkpoints.shapes(begin.step)
+        targets = {p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=here) for p, s in shapes.items()}
+        params, meta = checkpoints.params(begin.step, targets), checkpoints.meta(begin.step)
+    base = config.model.pretrained or str(begin.run.path)
+    peft.save(out, config.model, config.peft, params, meta["base"], base)
+    return {
+        "method": config.peft.method, "base": base, "step": begin.step, "folder": str(out),
+        "parameters": sum(p.size for p in params.values()), "files": [peft.CONFIG, peft.WEIGHTS],
+    }  # fmt: skip
+
+
+def has_adapter(name: str) -> bool:
+    """Whether a run or checkpoint of ours holds an adapter over a base that lies elsewhere."""
+    begin = find(name)
+    return begin.run is not None and _method(begin.run) != "full"
+
+
 def export(name: str, out: str, dtype: str = "", shard_bytes: int = hf.SHARD_BYTES) -> dict[str, Any]:
-    """Write a run's or a checkpoint's model as a Hugging Face folder. Returns what was written."""
+    """Write a run's or a checkpoint's model as a Hugging Face folder, a LoRA merged. Returns what was written."""
     import jax
 
     from itx.checkpoint import Checkpoints
@@ -192,9 +241,13 @@ def export(name: str, out: str, dtype: str = "", shard_bytes: int = hf.SHARD_BYT
             "eos_token_id": lock["eos_id"],
         } | source
     hf.write_config(cfg, source, "float32")  # what cannot be exported is said before anything is read
-    with Checkpoints(run.checkpoints, keep=None) as checkpoints:
-        rows = checkpoints.shapes(begin.step)["embedding"].shape[0]
-        params = checkpoints.params(begin.step, placed_targets(cfg, rows, make_mesh(MeshConfig(data=1, fsdp=-1))))
+    mesh = make_mesh(MeshConfig(data=1, fsdp=-1))
+    if _method(run) != "full":
+        params = _merged(begin, mesh)
+    else:
+        with Checkpoints(run.checkpoints, keep=None) as checkpoints:
+            rows = checkpoints.shapes(begin.step)["embedding"].shape[0]
+            params = checkpoints.params(begin.step, placed_targets(cfg, rows, mesh))
     beside = {n: f for n in (*FILES[:3], *BESIDE) if (f := run.vocab_model.parent / n).is_file()}
     if (generation := run.pretrained / hf.GENERATION).is_file():
         beside[hf.GENERATION] = generation
