@@ -119,8 +119,9 @@ def of_states(
             return (add(carry[0], some), whole), of_x
 
         every = (x, rest)
-        none = meshes.constrain(jnp.zeros((groups, *table.shape), jnp.float32), "batch", None, "vocab")
-        first = (zeros(jax.tree.map(lambda a: a[0], every)), [none] if trains else [])
+        none = [jnp.zeros((groups, *table.shape), jnp.float32)] if trains else []
+        none = [meshes.constrain(x, "batch", None, "vocab") for x in none]
+        first = (zeros(jax.tree.map(lambda a: a[0], every)), none)
         (total, of_table), of_x = jax.lax.scan(one, first, every)
         return total, (of_table[0].sum(0).astype(table.dtype) if trains else None, of_x)
 

@@ -7,19 +7,22 @@ import os
 import signal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from safetensors.numpy import load_file
 
-from itx import checkpoint, loss, peft, train
+from itx import checkpoint, cli, loss, peft, train
 from itx import config as configs
 from itx import mesh as meshes
 from itx.config import MeshConfig, PeftConfig
 from itx.errors import UserError
 from itx.eval.generate import Runner
-from itx.models import presets, transformer
+from itx.models import attention, hf, presets, transformer
 from itx.models.transformer import Transformer
-from tests import synthetic
+from tests import samples, synthetic
+from tests.conftest import REPO
 
 LOCK = synthetic.lock()
 METHODS = {
@@ -33,6 +36,8 @@ MODELS = {
     "decoder": presets.tiny_decoder(),
     "prefix_lm": presets.tiny_decoder(prefix_lm=True, tie_embeddings=False),
     "t5": presets.tiny_t5(),
+    # two layers: one sees 4 tokens, the other all
+    "window": presets.tiny_decoder(sliding_window=4, global_every=2),
 }
 HEAD = (r".*/w\w+", "head")  # every matrix there is
 
@@ -105,6 +110,26 @@ def test_no_virtual_token_is_the_base(name, method):
     assert np.abs(logits(adapted(name, method), batch) - plain).max() > 0.01
 
 
+def test_a_prefix_is_seen_from_outside_a_window():
+    """The last token of a row of 30 through a window of 4: only of the sliding layer's prefix is it asked here."""
+    model = adapted("window", "prefix")
+    batch = batch_of("window", [[([7] * 30, [3], 0)]])
+    graphdef, own, rest = nnx.split(model, peft.PrefixParam, ...)
+    last = jax.jit(jax.grad(lambda own: jnp.sum(nnx.merge(graphdef, own, rest)(batch)[0, 1] ** 2)))(own)
+    for kind in ("k", "v"):
+        assert (np.abs(last["decoder"]["prefix"][kind].get_value()[0]).max(-1) > 0).all()
+
+
+def test_rows_of_blocks_see_a_prefix_too(monkeypatch):
+    """Queries in blocks, each with the prefix and the keys up to its end (and within its window), as all at once."""
+    for name in ("decoder", "window"):
+        model, batch = moved(adapted(name, "prefix")), batch_of(name)
+        whole = logits(model, batch)
+        monkeypatch.setattr(attention, "SMALLEST_BLOCK", 8)
+        np.testing.assert_allclose(logits(model, batch), whole, atol=1e-5)
+        monkeypatch.undo()
+
+
 # ---- training
 
 
@@ -152,7 +177,7 @@ def agree(a: tuple, b: tuple) -> None:
 
 
 PAIRS = [("decoder", "dora"), ("decoder", "prefix"), ("decoder", "prompt"), ("prefix_lm", "prompt"),
-         ("t5", "lora"), ("t5", "prefix_mlp"), ("t5", "prompt")]  # fmt: skip
+         ("t5", "lora"), ("t5", "prefix_mlp"), ("t5", "prompt"), ("window", "prefix")]  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "method"), PAIRS)
@@ -392,3 +417,34 @@ def test_targets_that_match_nothing_or_too_much(targets, message):
     cfg = dataclasses.replace(cfg, peft=dataclasses.replace(cfg.peft, targets=targets))
     with pytest.raises(UserError, match=message):
         train.setup(cfg, LOCK, mesh_of())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["qwen3", "t5"])
+def test_an_adapter_from_the_command_line_to_its_folder_and_back(name, tmp_path, capsys, monkeypatch):
+    """Train over a model of `transformers`, export, score over the base, merge."""
+    golden = REPO / "tests" / "golden" / "hf" / name
+    architecture = "encoder_decoder" if name == "t5" else "decoder"
+    recipe = samples.write_recipe(tmp_path, tmp_path / "cache", mixture="sample_held", architecture=architecture,
+                                  sequence_length=256, target_length=128)  # fmt: skip
+    run, out = tmp_path / "run", tmp_path / "adapter"
+    words = [f"--model.pretrained={golden}", "--run_dir", run, "--eval.before=false", "--peft.method=lora",
+             "--peft.dora=true", "--peft.base_dtype=bfloat16"]  # fmt: skip
+    assert "parameters train (" in samples.itx("train", recipe, *words).stderr
+    for words in (("convert", "export", run, out), ("convert", "export", run, tmp_path / "merged", "--merge"),
+                  ("eval", run, "--adapter", out, "--adapter", out, "--max_examples", "1",
+                   "--json", tmp_path / "scores.json")):  # fmt: skip
+        assert cli.main([str(w) for w in words]) == 0
+    about = json.loads((out / peft.CONFIG).read_text())
+    assert about["base_model_name_or_path"] == str(golden) and about["use_dora"]
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert list(scores) == [str(out)] and scores[str(out)]["rows"]
+    first, last = load_file(golden / hf.SINGLE), load_file(tmp_path / "merged" / hf.SINGLE)
+    moved = {n for n in first if not np.array_equal(first[n].astype(np.float32), last[n].astype(np.float32))}
+    assert len(moved) == len([n for n in first if first[n].ndim == 2 and ("proj" in n or "Attention" in n or "DenseRelu" in n)
+                              and "relative" not in n])  # fmt: skip
+    # and a run may begin from the merged model
+    again = samples.itx(
+        "train", recipe, f"--model.pretrained={run}", "--run_dir", tmp_path / "again", "--eval.before=false"
+    )
+    assert "report:" in again.stdout
