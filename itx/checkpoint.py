@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checkpoints: one class around Orbax's CheckpointManager.
 
-A checkpoint has three items: `params` {path: array} (trainable and frozen), `opt_state` {path: array}
-and `meta` (JSON: step, skipped steps, open log interval, mesh, devices, versions, and all that config.json
-and data.lock.json of the run hold). Names are plain
-strings, so a checkpoint can be read without this program. A save that was cut short is never seen:
-Orbax renames a folder into place when it is whole, and what is left of others is removed here.
+A checkpoint has three items: `params` {path: array} (trainable and frozen; of an adapter's run the
+adapter alone, and meta says over which base), `opt_state` {path: array} and `meta` (JSON: step,
+skipped steps, open log interval, mesh, devices, versions, and all that config.json and
+data.lock.json of the run hold). Names are plain strings, so a checkpoint can be read without this
+program. A save that was cut short is never seen: Orbax renames a folder into place when it is whole, and what is left of others is removed here.
 """
 
 import importlib.metadata

@@ -82,7 +82,7 @@ class LoRA(nnx.Module):
         self.rate, self.salt = peft.dropout, salt
         self.magnitude = nnx.data(None)
         if peft.dora:
-            norms = self.each(self.norm, stacked)(self, w)
+            norms = layerwise(self, "norm", stacked, w)
             self.magnitude = LoRAParam(norms, **logical((*axes[:stacked], *axes[first:])))
 
     def __call__(self, x: Float[Array, "b l e"], w: Array, rows: Key[Array, "b"] | None = None) -> Array:
@@ -118,17 +118,15 @@ class LoRA(nnx.Module):
         r = self.a.shape[-1]
         return self.scale * (self.a[...].reshape(-1, r) @ self.b[...].reshape(r, -1)).reshape(w.shape)
 
-    @staticmethod
-    def each(method: Callable, stacked: bool) -> Callable:
-        """`method` of a LoRA as a function (lora, *arrays), layer by layer where they are stacked."""
-        name = method.__name__
 
-        def call(lora: "LoRA", *arrays: Array):
-            graphdef, state = nnx.split(lora)
-            one = lambda state, *rest: getattr(nnx.merge(graphdef, state), name)(*rest)  # noqa: E731
-            return (jax.vmap(one) if stacked else one)(state, *arrays)
+def layerwise(lora: LoRA, method: str, stacked: bool, *arrays: Array) -> Any:
+    """A method of a LoRA, layer by layer where they are stacked."""
+    graphdef, state = nnx.split(lora)
 
-        return call
+    def one(state: nnx.State, *arrays: Array) -> Any:
+        return getattr(nnx.merge(graphdef, state), method)(*arrays)
+
+    return (jax.vmap(one) if stacked else one)(state, *arrays)
 
 
 def find(model: nnx.Module, path: str) -> tuple[nnx.Module, str]:
@@ -139,15 +137,15 @@ def find(model: nnx.Module, path: str) -> tuple[nnx.Module, str]:
     return model, name
 
 
-def parameter_axes(model: nnx.Module) -> dict[str, tuple[str, ...]]:
-    """{path: logical axes} of all parameters."""
+def logical_names(model: nnx.Module) -> dict[str, tuple[str, ...]]:
+    """{path: logical axis names} of all parameters."""
     flat = nnx.to_flat_state(nnx.state(model, nnx.Param))
     return {"/".join(map(str, p)): v.get_metadata()["out_sharding"] for p, v in flat}
 
 
 def targets(model: nnx.Module, peft: PeftConfig) -> dict[str, tuple[str, ...]]:
     """{path: logical axes} of the weights that `peft.targets` matches."""
-    axes = parameter_axes(model)
+    axes = logical_names(model)
     found = matching("peft.targets", peft.targets, axes)
     wrong = sorted(p for p in found if p.split("/")[-1] not in MATRICES)
     if wrong:
@@ -168,7 +166,7 @@ def add_lora(model: nnx.Module, peft: PeftConfig, rngs: nnx.Rngs) -> None:
 
 def loras(model: nnx.Module) -> Iterator[tuple[str, nnx.Module, str, LoRA]]:
     """(path of the weight, the module that holds it, its name there, its LoRA)."""
-    for path in parameter_axes(model):
+    for path in logical_names(model):
         if path.split("/")[-1] in MATRICES:
             module, name = find(model, path)
             if getattr(module, f"{name}_lora", None) is not None:
@@ -180,7 +178,7 @@ def merge(model: nnx.Module) -> dict[str, tuple[LoRA, Array]]:
     undo = {}
     for path, module, name, lora in list(loras(model)):
         w = getattr(module, name)
-        w[...], norm = LoRA.each(lora.merged, "/blocks/" in path)(lora, w[...])
+        w[...], norm = layerwise(lora, "merged", "/blocks/" in path, w[...])
         delattr(module, f"{name}_lora")
         undo[path] = (lora, norm)
     return undo
@@ -191,7 +189,7 @@ def unmerge(model: nnx.Module, undo: dict[str, tuple[LoRA, Array]]) -> None:
     for path, (lora, norm) in undo.items():
         module, name = find(model, path)
         w = getattr(module, name)
-        w[...] = LoRA.each(lora.unmerged, "/blocks/" in path)(lora, w[...], norm)
+        w[...] = layerwise(lora, "unmerged", "/blocks/" in path, w[...], norm)
         setattr(module, f"{name}_lora", lora)
 
 

@@ -29,6 +29,7 @@ from itx.errors import UserError
 from itx.log import Book, Interrupts, MetricsLog, Progress
 from itx.models import pretrained
 from itx.models.transformer import Transformer, fold
+from itx.peft import logical_names
 
 State = dict[str, Any]
 Metrics = dict[str, jax.Array]
@@ -55,13 +56,6 @@ def parameters(model: nnx.Module) -> Params:
     """{path: value} of all parameters, e.g. "decoder/blocks/mlp/w_in"."""
     state = nnx.state(model, nnx.Param)
     return {"/".join(map(str, p)): v.get_value() for p, v in nnx.to_flat_state(state)}
-
-
-def logical_names(model: nnx.Module) -> optim.Names:
-    """{path: logical axis names} of all parameters."""
-    state = nnx.state(model, nnx.Param)
-    flat = nnx.to_flat_state(state)
-    return {"/".join(map(str, p)): v.get_metadata()["out_sharding"] for p, v in flat}
 
 
 def merge(graphdef: nnx.GraphDef, params: Params) -> Transformer:
@@ -175,12 +169,18 @@ def abstract_model(config: RunConfig, lock: dict) -> tuple[Callable[[], Transfor
         model = Transformer(config.model, rows, nnx.Rngs(seed))
         return model if config.peft.method == "full" else adapters.cast(model, config.peft.base_dtype)
 
-    return create, nnx.eval_shape(create)
+    return create, shapes_of(create)
+
+
+def shapes_of(create: Callable[..., nnx.Module], *models: nnx.Module) -> nnx.Module:
+    """The shapes of create(*models). Unlike nnx.eval_shape it does not ask a mesh that is set for logical names."""
+    graphdefs, states = zip(*map(nnx.split, models), strict=True) if models else ((), ())
+    return nnx.merge(*jax.eval_shape(lambda states: nnx.split(create(*map(nnx.merge, graphdefs, states))), states))
 
 
 def placed_targets(model: ModelConfig, rows: int, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
     """Shape, type and place of each parameter of a model."""
-    return placed(nnx.eval_shape(lambda: Transformer(model, rows, nnx.Rngs(0))), mesh)
+    return placed(shapes_of(lambda: Transformer(model, rows, nnx.Rngs(0))), mesh)
 
 
 def placed(abstract: nnx.Module, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
@@ -190,7 +190,7 @@ def placed(abstract: nnx.Module, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
 
 def adapted(config: RunConfig, base: nnx.Module) -> nnx.Module:
     """The shapes of the model with the run's adapter in it (the base itself where all of it trains)."""
-    return nnx.eval_shape(lambda base: adapters.add(base, config.peft, config.train.seed), base)
+    return shapes_of(lambda base: adapters.add(base, config.peft, config.train.seed), base)
 
 
 def setup(config: RunConfig, lock: dict, mesh: Mesh) -> Setup:
@@ -409,7 +409,7 @@ def with_adapter(runner: Any, folder: str) -> Any:
     if adapter.base and adapter.base != adapters.fingerprint(runner.params):
         raise UserError(f"{folder} was trained over another base: the parameters differ, though their shapes do not")
     base = nnx.eval_shape(lambda params: merge(runner.graphdef, params), runner.params)
-    model = nnx.eval_shape(lambda base: adapters.add(base, adapter.peft, 0), base)
+    model = shapes_of(lambda base: adapters.add(base, adapter.peft, 0), base)
     targets = placed(model, runner.mesh)
     params = {p: jax.device_put(v, targets[p].sharding) for p, v in adapter.params.items()}
     return dataclasses.replace(
