@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checkpoints: one class around Orbax's CheckpointManager.
 
-A checkpoint has three items: `params` {path: array} (trainable and frozen), `opt_state` {path: array}
-and `meta` (JSON: step, skipped steps, open log interval, mesh, devices, versions, and all that config.json
-and data.lock.json of the run hold). Names are plain
-strings, so a checkpoint can be read without this program. A save that was cut short is never seen:
-Orbax renames a folder into place when it is whole, and what is left of others is removed here.
+A checkpoint has three items: `params` {path: array} (trainable and frozen; of an adapter's run the
+adapter alone, and meta says over which base), `opt_state` {path: array} and `meta` (JSON: step,
+skipped steps, open log interval, mesh, devices, versions, and all that config.json and
+data.lock.json of the run hold). Names are plain strings, so a checkpoint can be read without this
+program. A save that was cut short is never seen: Orbax renames a folder into place when it is whole, and what is left of others is removed here.
 """
 
 import importlib.metadata
@@ -22,9 +22,9 @@ LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 
 class Checkpoints:
-    """`directory`/<step>/{params,opt_state,meta}; the newest `keep` stay."""
+    """`directory`/<step>/{params,opt_state,meta}; the newest `keep` stay, None: all."""
 
-    def __init__(self, directory: Path, keep: int = 2):
+    def __init__(self, directory: Path, keep: int | None = 2):
         import orbax.checkpoint as ocp
 
         self.ocp = ocp
@@ -47,19 +47,20 @@ class Checkpoints:
         return sorted(self.manager.all_steps())
 
     def save(self, step: int, params: dict, opt_state: Any, meta: dict) -> None:
+        """opt_state None: of a model that was not trained here."""
         args = self.ocp.args
-        self.manager.save(
-            step,
-            args=args.Composite(
-                params=args.StandardSave(params),
-                opt_state=args.StandardSave(named_leaves(opt_state)),
-                meta=args.JsonSave(meta),
-            ),
-        )
+        items = {"params": args.StandardSave(params), "meta": args.JsonSave(meta)}
+        if opt_state is not None:
+            items["opt_state"] = args.StandardSave(named_leaves(opt_state))
+        self.manager.save(step, args=args.Composite(**items))
 
     def meta(self, step: int) -> dict:
         args = self.ocp.args
         return self.manager.restore(step, args=args.Composite(meta=args.JsonRestore())).meta
+
+    def shapes(self, step: int, item: str = "params") -> dict:
+        """{path: what has its shape and dtype} of what a checkpoint holds."""
+        return self.ocp.StandardCheckpointHandler().metadata(self.directory / str(step) / item).tree
 
     def params(self, step: int, targets: dict) -> dict:
         """Parameters as `targets` says: {path: ShapeDtypeStruct with a sharding}."""
@@ -84,7 +85,7 @@ class Checkpoints:
     def _check(self, step: int, item: str, targets: dict) -> None:
         """UserError where names or shapes differ, before Orbax reads anything."""
         folder = self.directory / str(step)
-        saved = self.ocp.StandardCheckpointHandler().metadata(folder / item).tree
+        saved = self.shapes(step, item)
         for name in sorted(saved.keys() | targets.keys()):
             shapes = [tuple(x[name].shape) if name in x else "absent" for x in (saved, targets)]
             if shapes[0] != shapes[1]:

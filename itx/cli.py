@@ -67,6 +67,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("--split", help="validation or test; default: the run's eval.split")
     evaluate.add_argument("--max_examples", type=int, help="default: the run's eval.max_examples")
+    evaluate.add_argument(
+        "--adapter", action="append", metavar="FOLDER", help="score this adapter over the run's base; several times"
+    )
     evaluate.add_argument("--cache_dir", help="default: the run's data.cache_dir")
 
     generate = add(commands, "generate", "continue a prompt; interactive without --prompt")
@@ -74,6 +77,19 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--prompt", action="append", help="may be given several times")
     generate.add_argument("--max_new_tokens", type=int, default=64)
     generate.add_argument("--step", type=int, help="default: the newest checkpoint")
+
+    convert = commands.add_parser("convert", help="Hugging Face folders in and out").add_subparsers(
+        dest="subcommand", required=True, metavar="COMMAND"
+    )
+    bring = add(convert, "import", "a Hugging Face folder as a run folder that model.pretrained can name")
+    bring.add_argument("hf_dir", help="config.json, safetensors and tokenizer, as save_pretrained writes them")
+    bring.add_argument("out", help="a new folder")
+    give = add(convert, "export", "a run's model as a folder that transformers loads, or its adapter as one of peft's")
+    give.add_argument("run", help="a run folder (its newest checkpoint) or RUN/checkpoints/STEP")
+    give.add_argument("out_dir", help="a new folder")
+    give.add_argument("--merge", action="store_true", help="put an adapter into the weights and export all of them")
+    give.add_argument("--dtype", default="", help="of the weights; default: as the run began from, else float32")
+    give.add_argument("--shard_gb", type=float, default=5.0, metavar="GB", help="most of one file")
     return parser
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from itx import config as configs
 from itx import storage
+from itx.data.vocabulary import Vocabulary
 from itx.errors import UserError, did_you_mean
 from itx.runs import RunFolder, default_run, open_run
 
@@ -37,6 +38,10 @@ def train(args: Namespace) -> int:
     config, origin = configs.load(args.config, args.overrides, args.quick)
     run = RunFolder(Path(args.run_dir) if args.run_dir else default_run(args.config, args.quick))
     notes = check_same_run(run, config)
+    if config.model.pretrained:
+        from itx.models import pretrained
+
+        pretrained.ready(config)
     if config.train.deterministic:  # read by XLA when JAX starts
         os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_deterministic_ops=true"
     lock_file = Path(args.lock) if args.lock else build_in_subprocess(args)
@@ -150,9 +155,9 @@ def begin_run(run: RunFolder, config, origin: dict, lock: dict, args: Namespace,
             raise UserError(
                 f"{run.path} was begun on other data: {locks.difference(old, lock)}; give another --run_dir"
             )
-    model = Path(config.data.cache_dir) / lock["vocabulary"]["file"]
-    if not run.vocab_model.is_file() and not model.is_file():
-        raise UserError(f"the lock's vocabulary is not in the cache: {model}")
+    vocabulary = Path(config.data.cache_dir) / lock["vocabulary"]["file"]
+    if not run.vocab_model.is_file() and not vocabulary.is_file():
+        raise UserError(f"the lock's vocabulary is not in the cache: {vocabulary}")
     for note in notes:
         print(f"changed on resume: {note}", file=sys.stderr)
     old_notes = storage.read_json(run.config_json).get("notes", []) if run.config_json.is_file() else []
@@ -164,9 +169,12 @@ def begin_run(run: RunFolder, config, origin: dict, lock: dict, args: Namespace,
     }  # fmt: skip
     storage.write_json(run.config_json, about)
     storage.write_json(run.lock_json, lock)
+    if config.model.pretrained:
+        from itx.models import pretrained
+
+        pretrained.keep(config.model.pretrained, run.pretrained)
     if not run.vocab_model.is_file():
-        with storage.whole_file(run.vocab_model) as part:
-            part.write_bytes(model.read_bytes())
+        storage.copy_folder(vocabulary.parent, run.vocab_model.parent)
     return about
 
 
@@ -272,11 +280,10 @@ def _build_progress(what: str, done: int, of: int) -> None:
 def _locked(args: Namespace):
     """(config, lock, vocabulary) of a config's data, built where it is not."""
     config = _load(args)
-    from itx.data import cache
     from itx.data import lock as locks
 
     lock = locks.read(build_in_subprocess(args))
-    return config, lock, cache.Vocabulary(Path(config.data.cache_dir) / lock["vocabulary"]["file"])
+    return config, lock, Vocabulary(Path(config.data.cache_dir) / lock["vocabulary"]["file"])
 
 
 def data_audit(args: Namespace) -> int:
@@ -303,7 +310,7 @@ def marked(vocabulary, tokens, weights) -> str:
             words = vocabulary.decode(run[:-1] if ended else run) + ("⟨eos⟩" if ended else "")
             out.append(f"⟦{words}⟧" if flags[i] else words)
             run = []
-    return " ".join(out)
+    return (" " if vocabulary.spaced else "").join(out)
 
 
 def data_show(args: Namespace) -> int:
@@ -407,6 +414,8 @@ def evaluate_run(args: Namespace) -> int:
             if name not in known:
                 raise UserError(f"--tasks: no evaluation row {name!r} in this run" + did_you_mean(name, known))
         lock["evaluation"] = [r for r in lock["evaluation"] if {r["name"], r["task"]} & set(wanted)]
+    if args.adapter:
+        return _evaluate_adapters(run, config, lock, args)
     step = _step(run, args.step)
     scores = evaluate(lambda: load_model(run, config, lock, step), lock, config, run, step)
     print_scores(scores)
@@ -462,15 +471,33 @@ def _further_in_subprocess(request: dict) -> dict:
         return storage.read_json(answer)
 
 
+def _evaluate_adapters(run: RunFolder, config: configs.RunConfig, lock: dict, args: Namespace) -> int:
+    """Each adapter over one base that is loaded once: the run's model, or the base of an adapter's run."""
+    from itx import peft
+    from itx.eval.evaluate import evaluate, print_scores
+    from itx.train import load_model, with_adapter
+
+    step = _step(run, args.step) if config.peft.method == "full" else 0
+    base = load_model(run, config, lock, step)
+    out = {}
+    for folder in args.adapter:
+        runner = with_adapter(base, folder)
+        name = f"{Path(folder).name}-{storage.sha256(Path(folder) / peft.WEIGHTS)[:8]}"
+        out[folder] = evaluate(lambda runner=runner: runner, lock, config, run, name)
+        print_scores(out[folder])
+    if args.json:
+        storage.write_json(args.json, out)
+    return 0
+
+
 def generate(args: Namespace) -> int:
     run = open_run(args.run)
     config = _run_config(run)
-    from itx.data import cache
     from itx.data import lock as locks
     from itx.train import load_model
 
     lock = locks.read(run.lock_json)
-    vocabulary = cache.Vocabulary(run.vocab_model)
+    vocabulary = Vocabulary(run.vocab_model)
     runner = load_model(run, config, lock, _step(run, args.step))
     prompts = [p.replace("\\n", "\n") for p in args.prompt or ()] or iter(_ask, None)
     out = []
@@ -478,7 +505,7 @@ def generate(args: Namespace) -> int:
         if not prompt.strip():
             continue
         answer = runner.generate([vocabulary.encode(prompt)], args.max_new_tokens)[0]
-        out.append({"prompt": prompt, "answer": vocabulary.decode(answer["tokens"]), "finished": answer["finished"]})
+        out.append({"prompt": prompt, "answer": vocabulary.answer(answer["tokens"]), "finished": answer["finished"]})
         print((out[-1]["answer"] or "(an empty answer)") + ("" if answer["finished"] else " …"))
     if args.json:
         storage.write_json(args.json, out)
@@ -490,6 +517,41 @@ def _ask() -> str | None:
         return input("> ").replace("\\n", "\n")
     except EOFError:
         return None
+
+
+# ---- convert ---------------------------------------------------------------------------------------
+
+
+def convert_import(args: Namespace) -> int:
+    from itx.models import pretrained
+
+    found = pretrained.import_to(args.hf_dir, args.out)
+    left_out = ", ".join(f"{n} × {name}" for name, n in found["left_out"].items())
+    print(f"{found['family']}: {found['parameters']:,} parameters, {found['dtype']} there, to {found['folder']}"
+          + (f"; left out: {left_out}" if left_out else ""))  # fmt: skip
+    if args.json:
+        storage.write_json(args.json, found)
+    return 0
+
+
+def convert_export(args: Namespace) -> int:
+    from itx.models import pretrained
+
+    if args.shard_gb <= 0:
+        raise UserError(f"--shard_gb {args.shard_gb}: must be above 0")
+    if pretrained.has_adapter(args.run) and not args.merge:
+        found = pretrained.export_adapter(args.run, args.out_dir)
+        print(f"{found['method']}: {found['parameters']:,} parameters of step {found['step']} over {found['base']}, "
+              f"to {found['folder']}: {', '.join(found['files'])}")  # fmt: skip
+        if args.json:
+            storage.write_json(args.json, found)
+        return 0
+    found = pretrained.export(args.run, args.out_dir, args.dtype, int(args.shard_gb * 1e9))
+    print(f"{found['family']}: {found['parameters']:,} parameters of step {found['step']} as {found['dtype']}, "
+          f"to {found['folder']}: {', '.join(found['files'])}")  # fmt: skip
+    if args.json:
+        storage.write_json(args.json, found)
+    return 0
 
 
 # ---- tasks -----------------------------------------------------------------------------------------
@@ -602,4 +664,6 @@ COMMANDS = {
     ("tasks", "check"): tasks_check,
     ("eval", None): evaluate_run,
     ("generate", None): generate,
+    ("convert", "import"): convert_import,
+    ("convert", "export"): convert_export,
 }

@@ -38,25 +38,50 @@ class ModelConfig:
     vocab_size: int = _f("maths", 0, "embedding rows; 0: the vocabulary's size, up to a multiple of 128")
     embed_dim: int = _f("maths", 128, "width of the residual stream")
     num_layers: int = _f("maths", 4, "blocks in the decoder (and in the encoder, where there is one)")
+    encoder_layers: int = _f("maths", 0, "blocks in the encoder; 0: as many as in the decoder")
     num_heads: int = _f("maths", 4, "query heads")
     num_kv_heads: int = _f("maths", 4, "key/value heads; divides num_heads")
     head_dim: int = _f("maths", 32, "width of a head")
     mlp_dim: int = _f("maths", 384, "hidden width of the MLP")
-    mlp_activation: Literal["silu", "gelu", "relu"] = _f("maths", "silu", "activation of the MLP")
+    mlp_activation: Literal["silu", "gelu", "gelu_exact", "relu"] = _f("maths", "silu", "of the MLP; gelu: tanh form")
     mlp_gated: bool = _f("maths", True, "act(x W_gate) * (x W_up), as in GLU variants")
     position: Literal["rope", "t5_relative"] = _f("maths", "rope", "position encoding")
     rope_theta: float = _f("maths", 10_000.0, "RoPE base")
+    rope_theta_local: float = _f(
+        "maths", 0.0, "RoPE base of sliding layers, which are then not scaled; 0: as the others"
+    )
+    rope_scaling: Literal["none", "linear", "llama3"] = _f("maths", "none", "stretches RoPE's wavelengths")
+    rope_factor: float = _f("maths", 1.0, "rope_scaling: by how much")
+    rope_low_factor: float = _f("maths", 1.0, "llama3: wavelengths above original length / this are stretched in full")
+    rope_high_factor: float = _f("maths", 4.0, "llama3: wavelengths below original length / this are kept")
+    rope_original_length: int = _f("maths", 8192, "llama3: context length before it was stretched")
     relative_buckets: int = _f("maths", 32, "T5 relative-bias buckets")
     relative_max_distance: int = _f("maths", 128, "T5 relative-bias farthest distance")
+    sliding_window: int = _f("maths", 0, "newest tokens that a sliding layer sees, its own included; 0: none slides")
+    global_every: int = _f("maths", 0, "with a window: every so many-th layer does not slide; 0: all slide")
     qk_norm: bool = _f("maths", False, "RMS norm of each head's queries and keys")
+    qkv_bias: bool = _f("maths", False, "biases of queries, keys and values")
     scale_attention: bool = _f("maths", True, "divide scores by sqrt(head_dim); T5 does not")
+    query_scalar: float = _f("maths", 0.0, "divide scores by the root of this rather than of head_dim; 0: of head_dim")
+    attention_cap: float = _f("maths", 0.0, "soft cap of scores: cap tanh(score / cap); 0: none")
+    logit_cap: float = _f("maths", 0.0, "soft cap of logits; 0: none")
     smear: int = _f("maths", 0, "previous tokens that an embedding also carries (for small models from scratch)")
     tie_embeddings: bool = _f("maths", True, "the output layer is the embedding table")
+    scale_embeddings: bool = _f("maths", False, "embeddings times sqrt(embed_dim), as in Gemma")
+    scale_logits: bool = _f("maths", False, "divide what the output layer reads by sqrt(embed_dim), as in T5 1.0")
     norm_eps: float = _f("maths", 1e-6, "RMS norm epsilon")
+    norm_plus_one: bool = _f("maths", False, "norms multiply by 1 + their weight, as in Gemma")
+    post_norms: bool = _f("maths", False, "a norm behind attention and behind the MLP too, as in Gemma 2 and 3")
     dropout: float = _f("maths", 0.0, "on each block's two outputs and the embeddings")
     prefix_lm: bool = _f("data", False, "decoder-only: prompt positions see the whole prompt")
+    pretrained: str = _f("maths", "", "begin from this: a Hugging Face folder, a run or a checkpoint; it says the rest")
     dtype: Literal["float32", "bfloat16"] = _f("maths", "float32", "of activations")
-    remat: Literal["none", "full"] = _f("free", "none", "recompute activations in the backward pass")
+    attention: Literal["auto", "xla", "splash", "cudnn"] = _f(
+        "free", "auto", "kernel where it can do what is asked, else XLA; auto: splash on TPU, cudnn on GPU"
+    )
+    remat: Literal["none", "dots", "full"] = _f(
+        "free", "none", "in the backward pass recompute nothing, all but products with weights, or whole layers"
+    )
 
 
 @dataclass(frozen=True)
@@ -143,6 +168,22 @@ class MeshConfig:
 
 
 @dataclass(frozen=True)
+class PeftConfig:
+    """What trains: all of the model, or an adapter over a frozen base (itx/peft.py)."""
+
+    method: Literal["full", "lora", "prefix", "prompt"] = _f("maths", "full", "full: everything trains")
+    targets: tuple[str, ...] = _f("maths", (r".*/(wq|wk|wv|wo|w_gate|w_in|w_out)",), "LoRA: regexes of weights")
+    rank: int = _f("maths", 8, "LoRA: columns of A, rows of B")
+    alpha: float = _f("maths", 16.0, "LoRA: the product is scaled by alpha / rank")
+    rslora: bool = _f("maths", False, "LoRA: by alpha / sqrt(rank) instead")
+    dora: bool = _f("maths", False, "LoRA: also train each output's magnitude")
+    dropout: float = _f("maths", 0.0, "LoRA: on the input of A")
+    length: int = _f("maths", 20, "prefix, prompt: virtual tokens")
+    prefix_hidden: int = _f("maths", 0, "prefix: width of an MLP that it is trained through; 0: none")
+    base_dtype: Literal["float32", "bfloat16"] = _f("maths", "float32", "of the frozen base's parameters")
+
+
+@dataclass(frozen=True)
 class EvalConfig:
     tasks: tuple[str, ...] = _f("free", (), "evaluated besides what the mixture holds out")
     split: Literal["validation", "test"] = _f("free", "test", "scored by `itx train` at the end")
@@ -165,6 +206,7 @@ class RunConfig:
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
     mesh: MeshConfig = MeshConfig()
+    peft: PeftConfig = PeftConfig()
     eval: EvalConfig = EvalConfig()
     resume: ResumeConfig = ResumeConfig()
 
@@ -229,16 +271,24 @@ def load(file: str, overrides: list[str] = (), quick: bool = False) -> tuple[Run
         config, name = override(config, text)
         origin[name] = "command line"
     check(config)
+    if config.model.pretrained:
+        from itx.models import pretrained
+
+        config, origin = pretrained.settle(config, origin)
+        check(config)
     return config, origin
 
 
 AT_LEAST = {
     0: ("train.steps", "optim.warmup_steps", "optim.decay_steps", "optim.clip_norm", "optim.weight_decay",
-        "model.smear", "model.dropout", "eval.max_examples", "data.workers", "data.fewshot_tokens"),
+        "model.smear", "model.dropout", "model.encoder_layers", "model.sliding_window", "model.global_every",
+        "model.attention_cap", "model.logit_cap", "model.query_scalar", "model.rope_theta_local", "eval.max_examples",
+        "data.workers", "data.fewshot_tokens", "peft.prefix_hidden"),
     1: ("train.microbatches", "train.checkpoint_every", "train.keep_checkpoints", "train.log_every",
         "data.sequence_length", "data.target_length", "data.global_batch", "data.window_examples", "data.renderings",
         "data.vocab_size", "data.eval_examples", "eval.batch_size", "eval.max_new_tokens", "model.embed_dim",
-        "model.num_layers", "model.num_heads", "model.num_kv_heads", "model.head_dim", "model.mlp_dim"),
+        "model.num_layers", "model.num_heads", "model.num_kv_heads", "model.head_dim", "model.mlp_dim",
+        "peft.rank", "peft.length"),
 }  # fmt: skip
 
 
@@ -257,12 +307,34 @@ def check(config: RunConfig) -> None:
             if values[name] < least:
                 raise UserError(f"{name}={values[name]}: must be at least {least}")
     m = config.model
-    if not 0 <= m.dropout < 1 or not 0 <= config.train.label_smoothing < 1:
-        raise UserError("model.dropout and train.label_smoothing are shares: at least 0 and below 1")
+    for name in ("model.dropout", "train.label_smoothing", "peft.dropout"):
+        if not 0 <= values[name] < 1:
+            raise UserError(f"{name}={values[name]}: a share, at least 0 and below 1")
     if m.num_heads % m.num_kv_heads:
         raise UserError(f"model.num_kv_heads={m.num_kv_heads} does not divide model.num_heads={m.num_heads}")
     if m.prefix_lm and m.architecture == "encoder_decoder":
         raise UserError("model.prefix_lm is for decoders: an encoder sees all of the prompt anyway")
+    if m.sliding_window and m.architecture == "encoder_decoder":
+        raise UserError("model.sliding_window is for decoders")
+    if m.global_every == 1 or m.global_every and not m.sliding_window:
+        raise UserError(
+            f"model.global_every={m.global_every}: no layer slides (model.sliding_window={m.sliding_window})"
+        )
+    _check_peft(config)
+
+
+def _check_peft(config: RunConfig) -> None:
+    peft, data = config.peft, config.data
+    if peft.method in ("prefix", "prompt"):
+        # a prefix stands before the decoder's row, a prompt before that which holds the instruction
+        short = config.model.architecture == "encoder_decoder" and peft.method == "prefix"
+        row = "target_length" if short else "sequence_length"
+        if peft.length >= getattr(data, row):
+            raise UserError(
+                f"peft.length={peft.length}: a {peft.method} longer than the context, data.{row}={getattr(data, row)}"
+            )
+    if peft.method == "lora" and peft.alpha <= 0:
+        raise UserError(f"peft.alpha={peft.alpha}: must be above 0, or LoRA adds nothing")
 
 
 def _is_a(value: Any, kind: Any) -> bool:

@@ -67,9 +67,10 @@ def of_states(
     targets: Int[Array, "b t"],
     weights: Float[Array, "b t"],
     tasks: Int[Array, "b t"],
+    trains: bool = True,
     **settings,
 ) -> Sums:
-    """`sums` of the logits unembed(x, table); `settings` are its other arguments.
+    """`sums` of the logits unembed(x, table); `settings` are its other arguments, `trains` says that the table does.
 
     Where a device would hold more than LOGITS_BYTES of them, positions are taken in parts, and each part's gradient is
     computed with its sums: the logits are computed once, and a part's are gone when the next begins. The gradient for
@@ -110,24 +111,25 @@ def of_states(
         return jax.lax.scan(one, zeros(jax.tree.map(lambda a: a[0], every)), every)[0]
 
     def forward(table: Array, x: Array, rest: tuple) -> tuple[Sums, tuple]:
-        gradient = jax.vmap(jax.grad(of_part, (0, 1), has_aux=True), (None, 0, 0))
+        gradient = jax.vmap(jax.grad(of_part, (1, 0) if trains else (1,), has_aux=True), (None, 0, 0))
 
-        def one(carry: tuple[Sums, Array], part: tuple) -> tuple[tuple[Sums, Array], Array]:
-            (of_table, of_x), some = gradient(table, *part)
-            whole = meshes.constrain(carry[1] + of_table, "batch", None, "vocab")
+        def one(carry: tuple[Sums, list[Array]], part: tuple) -> tuple[tuple[Sums, list[Array]], Array]:
+            (of_x, *of_table), some = gradient(table, *part)
+            whole = [meshes.constrain(a + b, "batch", None, "vocab") for a, b in zip(carry[1], of_table, strict=True)]
             return (add(carry[0], some), whole), of_x
 
         every = (x, rest)
-        none = meshes.constrain(jnp.zeros((groups, *table.shape), jnp.float32), "batch", None, "vocab")
+        none = [jnp.zeros((groups, *table.shape), jnp.float32)] if trains else []
+        none = [meshes.constrain(x, "batch", None, "vocab") for x in none]
         first = (zeros(jax.tree.map(lambda a: a[0], every)), none)
         (total, of_table), of_x = jax.lax.scan(one, first, every)
-        return total, (of_table.sum(0).astype(table.dtype), of_x)
+        return total, (of_table[0].sum(0).astype(table.dtype) if trains else None, of_x)
 
     def backward(found: tuple, given: Sums) -> tuple:
         """Only the objective is ever differentiated."""
         of_table, of_x = found
         scale = given["objective"]
-        return (of_table * scale).astype(of_table.dtype), (of_x * scale).astype(of_x.dtype), None
+        return (of_table * scale).astype(of_table.dtype) if trains else None, (of_x * scale).astype(of_x.dtype), None
 
     run.defvjp(forward, backward)
     return run(table, cut(x), tuple(map(cut, (targets, weights, tasks))))

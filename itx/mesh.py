@@ -82,6 +82,11 @@ def parameter_shardings(shapes: dict, names: dict, mesh: Mesh) -> dict:
     return {p: NamedSharding(mesh, spec(names[p], s.shape, mesh, PARAMETERS)) for p, s in shapes.items()}
 
 
+def targets(shapes: dict, place: dict) -> dict[str, jax.ShapeDtypeStruct]:
+    """{path: shape and type}, {path: NamedSharding} -> what to restore or load, with where it goes."""
+    return {p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place[p]) for p, s in shapes.items()}
+
+
 def like_parameters(tree: Any, shapes: dict, names: dict, mesh: Mesh) -> Any:
     """Shardings of a tree that holds values per parameter (an optimizer's state).
 

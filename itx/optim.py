@@ -95,7 +95,7 @@ def matrix_axes(axes: tuple[str, ...]) -> object | None:
     from optax.contrib import MuonDimensionNumbers
 
     inner = [i for i, a in enumerate(axes) if a != "layers"]
-    if len(inner) < 2 or "vocab" in axes or "relpos" in axes or "embed" not in axes:
+    if len(inner) < 2 or {"vocab", "relpos", "rank", "prompt"} & set(axes) or "embed" not in axes:
         return None
     embed = axes.index("embed")
     others = tuple(i for i in inner if i != embed)
@@ -110,8 +110,8 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
 }  # fmt: skip
 
 
-def make(config: OptimConfig, names: Names) -> optax.GradientTransformation:
-    """Gradient -> direction for trainable parameters with these names (frozen ones left out)."""
+def make(config: OptimConfig, names: Names, frozen: Iterable[str] = ()) -> optax.GradientTransformation:
+    """Gradient -> direction for trainable parameters with these names; patterns may also match `frozen` ones."""
     if config.name not in OPTIMIZERS:
         raise UserError(f"optim.name={config.name!r}" + did_you_mean(config.name, OPTIMIZERS))
     build, kwargs = OPTIMIZERS[config.name], dict(config.kwargs or {})
@@ -122,11 +122,12 @@ def make(config: OptimConfig, names: Names) -> optax.GradientTransformation:
     parts = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
     parts.append(build(names, **kwargs))
     if config.weight_decay:
-        decayed = matching("optim.decay", config.decay, names)
+        decayed = matching("optim.decay", config.decay, [*names, *frozen])
         mask = {p: p in decayed for p in names}
         parts.append(optax.add_decayed_weights(config.weight_decay, mask=mask))
     if config.lr_multipliers:
-        factors = first_match("optim.lr_multipliers", config.lr_multipliers, names, 1.0)
+        factors = first_match("optim.lr_multipliers", config.lr_multipliers, [*names, *frozen], 1.0)
+        factors = {p: factors[p] for p in names}
         parts.append(optax.stateless(lambda u, _: jax.tree.map(lambda x, f: x * f, u, factors)))
     return optax.chain(*parts)
 

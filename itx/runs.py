@@ -4,6 +4,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from itx.data.vocabulary import FILES
 from itx.errors import UserError
 
 
@@ -23,7 +24,14 @@ class RunFolder:
 
     @property
     def vocab_model(self) -> Path:
-        return self.path / "vocab" / "sentencepiece.model"
+        """The vocabulary's file, of whichever kind; beside it what else its tokenizer consists of."""
+        folder = self.path / "vocab"
+        return next((f for n in FILES if (f := folder / n).is_file()), folder / "sentencepiece.model")
+
+    @property
+    def pretrained(self) -> Path:
+        """config.json and generation_config.json of the Hugging Face folder that the run began from."""
+        return self.path / "pretrained"
 
     @property
     def metrics_jsonl(self) -> Path:

@@ -49,6 +49,12 @@ def whole_folder(path: Path | str) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
 
 
+def copy_folder(source: Path, to: Path) -> None:
+    """The files of a folder, whole or not at all."""
+    with whole_folder(to) as part:
+        shutil.copytree(source, part, dirs_exist_ok=True)
+
+
 def clean_parts(folder: Path | str) -> int:
     """Remove what killed writers left below `folder`; returns how many. Living ones keep theirs."""
     left = [p for p in Path(folder).rglob(".*.part") if not _alive(p.name.split(".")[-2])]

@@ -2,10 +2,12 @@
 """Training: the state, the step, the loop. Read `train` first; it is the whole run, top to bottom.
 
 The state is a dict {"params": {path: array}, "opt_state": …, "step": int32}. Parameters that do not
-train stand apart in `frozen` {path: array}. `make_step` gives (state, frozen, batch) ->
+train (frozen by name, or the base under an adapter) stand apart in `frozen` {path: array}: gradients are
+taken of the others alone, and so is the optimizer's state. `make_step` gives (state, frozen, batch) ->
 (state, metrics); loss = sum(nll * w) / sum(w) over the global batch, divided once.
 """
 
+import dataclasses
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any, NamedTuple
@@ -19,12 +21,15 @@ from jax.sharding import Mesh
 
 from itx import checkpoint, loss, optim
 from itx import mesh as meshes
+from itx import peft as adapters
 from itx.checkpoint import Checkpoints
-from itx.config import RunConfig
+from itx.config import ModelConfig, PeftConfig, RunConfig
 from itx.data import lock as locks
 from itx.errors import UserError
 from itx.log import Book, Interrupts, MetricsLog, Progress
-from itx.models.transformer import Transformer
+from itx.models import pretrained
+from itx.models.transformer import Transformer, fold
+from itx.peft import logical_names
 
 State = dict[str, Any]
 Metrics = dict[str, jax.Array]
@@ -37,6 +42,7 @@ class Setup(NamedTuple):
     graphdef: nnx.GraphDef
     names: optim.Names  # path -> logical axes, of all parameters
     trainable: list[str]
+    saved: list[str]  # what checkpoints hold: everything, or an adapter run's adapter
     mesh: Mesh
     init: Callable[[], tuple[State, Params]]
     step: Callable[[State, Params, dict], tuple[State, Metrics]]
@@ -52,13 +58,6 @@ def parameters(model: nnx.Module) -> Params:
     return {"/".join(map(str, p)): v.get_value() for p, v in nnx.to_flat_state(state)}
 
 
-def logical_names(model: nnx.Module) -> optim.Names:
-    """{path: logical axis names} of all parameters."""
-    state = nnx.state(model, nnx.Param)
-    flat = nnx.to_flat_state(state)
-    return {"/".join(map(str, p)): v.get_metadata()["out_sharding"] for p, v in flat}
-
-
 def merge(graphdef: nnx.GraphDef, params: Params) -> Transformer:
     """The module with these parameters."""
     flat = {tuple(p.split("/")): v for p, v in params.items()}
@@ -69,7 +68,10 @@ def vocab_rows(config: RunConfig, lock: dict) -> int:
     """Rows of the embedding: as configured, or the vocabulary's size up to a multiple of 128."""
     size, rows = lock["vocabulary"]["size"], config.model.vocab_size
     if rows and rows < size:
-        raise UserError(f"model.vocab_size={rows} is below the vocabulary's {size} pieces")
+        of = f" of {lock['vocabulary']['file']}" if "file" in lock["vocabulary"] else ""
+        raise UserError(
+            f"model.vocab_size={rows} is below the vocabulary's {size} ids{of}: each needs a row of the embedding"
+        )
     return rows or -(-size // 128) * 128
 
 
@@ -89,19 +91,25 @@ def make_step(
     "tokens", "cells"} and {"grad_norm", "learning_rate", "skipped"}.
     """
 
+    settings = {
+        "num_tasks": num_tasks, "z_loss": config.train.z_loss, "label_smoothing": config.train.label_smoothing,
+    }  # fmt: skip
+
     def objective(params: Params, frozen: Params, batch: dict) -> tuple[jax.Array, loss.Sums]:
         batch = dict(batch)
         rows = batch.pop("rows", None)
         model = merge(graphdef, {**frozen, **params})
-        sums = loss.of_states(
-            model.unembed, model.states(batch, rows), model.table, *loss.at_loss_positions(batch), num_tasks=num_tasks,
-            z_loss=config.train.z_loss, label_smoothing=config.train.label_smoothing,
-        )  # fmt: skip
+        states, found = model.states(batch, rows), loss.at_loss_positions(batch)
+        if model.head_adapter is not None:  # what trains is not the table: all logits at once
+            sums = loss.sums(model.logits(states, None if rows is None else fold(rows, 3)), *found, **settings)
+        else:
+            trains = ("embedding" if model.head is None else "head") in params
+            sums = loss.of_states(model.unembed, states, model.table, *found, trains=trains, **settings)
         return sums["objective"], sums
 
     def step(state: State, frozen: Params, batch: dict) -> tuple[State, Metrics]:
         params = state["params"]
-        if config.model.dropout:
+        if config.model.dropout or config.peft.dropout:
             key = jax.random.fold_in(jax.random.key(config.train.seed), state["step"])
             row = jnp.arange(len(batch["task_ids"]), dtype=jnp.int32)
             batch = {**batch, "rows": jax.vmap(lambda r: jax.random.fold_in(key, r))(row)}
@@ -154,13 +162,35 @@ def summed_gradients(
 
 
 def abstract_model(config: RunConfig, lock: dict) -> tuple[Callable[[], Transformer], nnx.Module]:
-    """How the model is made from the seed, and its shapes."""
+    """How the base model is made from the seed, and its shapes."""
     rows, seed = vocab_rows(config, lock), config.train.seed
 
     def create() -> Transformer:
-        return Transformer(config.model, rows, nnx.Rngs(seed))
+        model = Transformer(config.model, rows, nnx.Rngs(seed))
+        return model if config.peft.method == "full" else adapters.cast(model, config.peft.base_dtype)
 
-    return create, nnx.eval_shape(create)
+    return create, shapes_of(create)
+
+
+def shapes_of(create: Callable[..., nnx.Module], *models: nnx.Module) -> nnx.Module:
+    """The shapes of create(*models). Unlike nnx.eval_shape it does not ask a mesh that is set for logical names."""
+    graphdefs, states = zip(*map(nnx.split, models), strict=True) if models else ((), ())
+    return nnx.merge(*jax.eval_shape(lambda states: nnx.split(create(*map(nnx.merge, graphdefs, states))), states))
+
+
+def placed_targets(model: ModelConfig, rows: int, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shape, type and place of each parameter of a model."""
+    return placed(shapes_of(lambda: Transformer(model, rows, nnx.Rngs(0))), mesh)
+
+
+def placed(abstract: nnx.Module, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+    shapes = parameters(abstract)
+    return meshes.targets(shapes, meshes.parameter_shardings(shapes, logical_names(abstract), mesh))
+
+
+def adapted(config: RunConfig, base: nnx.Module) -> nnx.Module:
+    """The shapes of the model with the run's adapter in it (the base itself where all of it trains)."""
+    return shapes_of(lambda base: adapters.add(base, config.peft, config.train.seed), base)
 
 
 def setup(config: RunConfig, lock: dict, mesh: Mesh) -> Setup:
@@ -171,24 +201,29 @@ def setup(config: RunConfig, lock: dict, mesh: Mesh) -> Setup:
             f"data.global_batch={config.data.global_batch} is not divisible by {parts} "
             f"(batch shards × train.microbatches)"
         )
-    _, abstract = abstract_model(config, lock)
-    graphdef = nnx.graphdef(abstract)
-    names = logical_names(abstract)
-    frozen_paths = optim.matching("optim.freeze", config.optim.freeze, names)
-    trainable = [p for p in names if p not in frozen_paths]
+    _, base = abstract_model(config, lock)
+    base_graphdef, base_paths = nnx.graphdef(base), list(parameters(base))
+    abstract = adapted(config, base)
+    graphdef, names = nnx.graphdef(abstract), logical_names(abstract)
+    fixed = optim.matching("optim.freeze", config.optim.freeze, names)
+    trainable = [p for p in adapters.trained(abstract, config.peft) if p not in fixed]
     if not trainable:
         raise UserError("optim.freeze leaves no parameter to train")
-    tx = optim.make(config.optim, {p: names[p] for p in trainable})
+    frozen_paths = [p for p in names if p not in set(trainable)]
+    saved = [p for p in names if config.peft.method == "full" or p not in base_paths]
+    tx = optim.make(config.optim, {p: names[p] for p in trainable}, frozen_paths)
     rate = optim.schedule(config.optim, config.train.steps)
 
     draw = initialiser(config, lock, mesh)
 
-    def state_of(everything: Params) -> tuple[State, Params]:
+    def state_of(base: Params) -> tuple[State, Params]:
+        model = adapters.add(merge(base_graphdef, base), config.peft, config.train.seed)
+        everything = parameters(model)
         params = {p: everything[p] for p in trainable}
         state = {"params": params, "opt_state": tx.init(params), "step": jnp.zeros((), jnp.int32)}
         return state, {p: everything[p] for p in frozen_paths}
 
-    shapes = jax.eval_shape(state_of, parameters(abstract))
+    shapes = jax.eval_shape(state_of, parameters(base))
     where = shardings(shapes, names, mesh)
 
     def init() -> tuple[State, Params]:
@@ -197,7 +232,7 @@ def setup(config: RunConfig, lock: dict, mesh: Mesh) -> Setup:
     targets = jax.tree.map(lambda s, w: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=w), shapes, where)
     step = make_step(graphdef, tx, rate, config, len(lock["tasks"]))
     return Setup(
-        graphdef, names, trainable, mesh,
+        graphdef, names, trainable, saved, mesh,
         init,
         jax.jit(step, donate_argnums=0, out_shardings=(where[0], meshes.replicated(mesh))),
         targets,
@@ -205,8 +240,12 @@ def setup(config: RunConfig, lock: dict, mesh: Mesh) -> Setup:
 
 
 def initialiser(config: RunConfig, lock: dict, mesh: Mesh) -> Callable[[], Params]:
-    """Draws all parameters from the seed, each device making its own part."""
+    """Draws the base's parameters from the seed, each device making its own part, or reads those of `model.pretrained`."""
     create, abstract = abstract_model(config, lock)
+    if config.model.pretrained:
+        targets = placed(abstract, mesh)
+        pretrained.check(config.model.pretrained, config.model, targets)
+        return lambda: pretrained.load(config.model.pretrained, config.model, targets)
     place = meshes.parameter_shardings(parameters(abstract), logical_names(abstract), mesh)
     # run once: on a CPU the compiler's optimisation would take longer than it saves
     cpu = jax.default_backend() == "cpu"
@@ -234,15 +273,38 @@ def init_state(config: RunConfig, lock: dict, mesh: Mesh) -> tuple[State, Params
 
 
 def restore(checkpoints: Checkpoints, step: int, made: Setup) -> tuple[State, Params]:
-    """State and frozen parameters of a checkpoint, on this run's mesh."""
-    state, frozen = made.targets
-    params = checkpoints.params(step, {**state["params"], **frozen})
-    counter = jax.device_put(np.int32(step), state["step"].sharding)
+    """State and frozen parameters of a checkpoint, on this run's mesh. An adapter's base is made as at the start."""
+    targets = {**made.targets[0]["params"], **made.targets[1]}
+    params = checkpoints.params(step, {p: targets[p] for p in made.saved})
+    if len(params) < len(targets):
+        _, frozen = made.init()
+        params = {**frozen, **params}
+        check_base(checkpoints.meta(step), frozen, made.saved)
+    counter = jax.device_put(np.int32(step), made.targets[0]["step"].sharding)
     return {
-        "params": {p: params[p] for p in state["params"]},
-        "opt_state": checkpoints.opt_state(step, state["opt_state"]),
+        "params": {p: params[p] for p in made.targets[0]["params"]},
+        "opt_state": checkpoints.opt_state(step, made.targets[0]["opt_state"]),
         "step": counter,
-    }, {p: params[p] for p in frozen}
+    }, {p: params[p] for p in made.targets[1]}
+
+
+def check_base(meta: dict, base: Params, saved: list[str]) -> None:
+    """UserError where an adapter was trained over other parameters than these."""
+    if meta["base"] != adapters.fingerprint({p: v for p, v in base.items() if p not in set(saved)}):
+        raise UserError(
+            f"the adapter of step {meta['step']} was trained over another base: the frozen parameters are not "
+            "those it was begun with"
+        )
+
+
+def about_size(state: State, frozen: Params) -> str:
+    """What trains and what its optimizer holds, in one line."""
+    count, rest = (sum(x.size for x in jax.tree.leaves(t)) for t in (state["params"], frozen))
+    held = sum(x.nbytes for x in jax.tree.leaves(state["opt_state"]))
+    return (
+        f"{count:,} of {count + rest:,} parameters train ({count / (count + rest):.2%}); "
+        f"optimizer state {held / 1e6:,.2f} MB, frozen parameters {sum(x.nbytes for x in frozen.values()) / 1e6:,.2f} MB"
+    )
 
 
 # ---------------------------------------------------------------- the loop
@@ -279,10 +341,14 @@ def train(
             state, frozen = restore(checkpoints, begin, made)
         else:
             state, frozen = made.init()
+        progress.say(about_size(state, frozen))
+        base = {p: v for p, v in frozen.items() if p not in set(made.saved)}
+        base = adapters.fingerprint(base) if base else None
+        prompted = adapters.prompted_encoder(config.model, config.peft)
         rows = meshes.local_rows(mesh, config.data.global_batch)
         pending = None  # metrics of the step before: fetched while the next one runs
         for step, batch in enumerate(batches.iterate(begin, stop, rows), begin + 1):
-            placed = meshes.put(batch, mesh)
+            placed = meshes.put(adapters.with_prompts(batch) if prompted else batch, mesh)
             with jax.transfer_guard("disallow"):
                 state, metrics = made.step(state, frozen, placed)
             book.add(pending, log, progress)
@@ -291,8 +357,9 @@ def train(
                 book.add(pending, log, progress)
                 pending = None
                 log.sync()  # before the checkpoint commits: a line may be cut back, never missing
-                meta = {"step": step, "environment": here, "about": about, "lock": lock, **book.meta()}
-                checkpoints.save(step, {**state["params"], **frozen}, state["opt_state"], meta)
+                meta = {"step": step, "environment": here, "about": about, "lock": lock, "base": base, **book.meta()}
+                everything = {**state["params"], **frozen}
+                checkpoints.save(step, {p: everything[p] for p in made.saved}, state["opt_state"], meta)
             if interrupts.seen and step < stop:
                 checkpoints.wait()
                 progress.say(f"stopped after step {step}; the same command goes on from there")
@@ -311,27 +378,52 @@ def cells(batch: dict[str, np.ndarray]) -> int:
 def load_model(run: Any, config: RunConfig, lock: dict, step: int | None = None, mesh: Mesh | None = None):
     """A Runner (itx/eval/generate.py) with the parameters of a checkpoint: the newest, or `step`.
 
-    Step 0 is the model before tuning, made anew from the seed.
+    Step 0 is the model before tuning, made anew from the seed: the base without an adapter.
     """
     from itx.eval.generate import Runner
 
     mesh = mesh or meshes.make_mesh(config.mesh)
     _, abstract = abstract_model(config, lock)
+    base = parameters(abstract)
     if step is None:
         step = latest_step(run)
-    if step == 0:
-        params = initialiser(config, lock, mesh)()
-    else:
-        shapes = parameters(abstract)
-        place = meshes.parameter_shardings(shapes, logical_names(abstract), mesh)
-        targets = {p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place[p]) for p, s in shapes.items()}
+    params = initialiser(config, lock, mesh)() if step == 0 or config.peft.method != "full" else {}
+    if step:
+        abstract = adapted(config, abstract)
+        targets = {p: t for p, t in placed(abstract, mesh).items() if config.peft.method == "full" or p not in base}
         with Checkpoints(run.checkpoints, config.train.keep_checkpoints) as checkpoints:
-            params = checkpoints.params(step, targets)
+            if params:
+                check_base(checkpoints.meta(step), params, [])
+            params = {**params, **checkpoints.params(step, targets)}
     return Runner(
         graphdef=nnx.graphdef(abstract), params=params, mesh=mesh, model=config.model,
+        peft=config.peft if step else PeftConfig(),
         bos_id=lock["bos_id"], eos_id=lock["eos_id"], pad_id=lock["pad_id"],
         batch_size=config.eval.batch_size, step=step,
     )  # fmt: skip
+
+
+def with_adapter(runner: Any, folder: str) -> Any:
+    """The Runner of an adapter in PEFT's layout over a base, whose arrays both share."""
+    adapter = adapters.read(folder, runner.model, len(runner.params["embedding"]))
+    if adapter.base and adapter.base != adapters.fingerprint(runner.params):
+        raise UserError(f"{folder} was trained over another base: the parameters differ, though their shapes do not")
+    base = nnx.eval_shape(lambda params: merge(runner.graphdef, params), runner.params)
+    model = shapes_of(lambda base: adapters.add(base, adapter.peft, 0), base)
+    targets = placed(model, runner.mesh)
+    params = {p: jax.device_put(v, targets[p].sharding) for p, v in adapter.params.items()}
+    return dataclasses.replace(
+        runner, graphdef=nnx.graphdef(model), params={**runner.params, **params}, peft=adapter.peft
+    )
+
+
+def merged(runner: Any) -> Params:
+    """The parameters of a LoRA's Runner as those of a plain model."""
+    if runner.peft.method in ("prefix", "prompt"):
+        raise UserError(f"a {runner.peft.method} cannot be merged into weights; export it as an adapter")
+    model = merge(runner.graphdef, runner.params)
+    adapters.merge(model)
+    return parameters(model)
 
 
 def latest_step(run: Any) -> int:

@@ -8,12 +8,13 @@ from pathlib import Path
 from itx.config import DataConfig, EvalConfig, RunConfig, TrainConfig
 from itx.data import cache
 from itx.data.order import ORDER_VERSION
+from itx.data.vocabulary import Vocabulary
 from itx.runs import RunFolder
 
 COLOURS = "red blue green white brown pink gold grey".split()
 
 
-def vocabulary(file: Path) -> cache.Vocabulary:
+def vocabulary(file: Path) -> Vocabulary:
     import sentencepiece
 
     out = io.BytesIO()
@@ -24,7 +25,7 @@ def vocabulary(file: Path) -> cache.Vocabulary:
     )  # fmt: skip
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(out.getvalue())
-    return cache.Vocabulary(file)
+    return Vocabulary(file)
 
 
 def example(content: str, answer: str, template: str = "t1", prompt: str = "", target: str = "", options=None,
@@ -37,7 +38,7 @@ def example(content: str, answer: str, template: str = "t1", prompt: str = "", t
     }  # fmt: skip
 
 
-def folder(cache_dir: Path, where: str, examples: list[dict], vocab: cache.Vocabulary, long: bool = False) -> dict:
+def folder(cache_dir: Path, where: str, examples: list[dict], vocab: Vocabulary, long: bool = False) -> dict:
     """Write a cache folder; returns what lock entries hold of it."""
     records = [[(vocab.encode(e["prompt"]), False), (vocab.encode(e["target"]), True)] for e in examples]
     hashes = [int(e["content"], 16) for e in examples]
@@ -66,7 +67,7 @@ def row(made: dict, name: str, cluster: str, group: str, **more) -> dict:
             **made, **more}  # fmt: skip
 
 
-def lock(tasks: list[dict], rows: list[dict], vocab: cache.Vocabulary, **more) -> dict:
+def lock(tasks: list[dict], rows: list[dict], vocab: Vocabulary, **more) -> dict:
     return {"version": 1, "order_version": ORDER_VERSION, "architecture": "decoder", "prefix_lm": False, "pad_id": 0,
             "bos_id": 0, "eos_id": 1, "vocabulary": {"file": "", "hash": vocab.hash, "size": vocab.size},
             "mixture": "mix", "sequence_length": 64, "target_length": 32, "global_batch": 2, "window_examples": 32,
@@ -90,7 +91,7 @@ def pairs(start: int = 0, n: int = 20) -> list[tuple[str, str]]:
 class Reciter:
     """Knows an answer to each prompt by heart; refuses to be asked twice."""
 
-    def __init__(self, vocab: cache.Vocabulary, answers: dict[str, str], unfinished: str = "\x00"):
+    def __init__(self, vocab: Vocabulary, answers: dict[str, str], unfinished: str = "\x00"):
         self.vocab, self.unfinished = vocab, unfinished
         self.answers = {tuple(vocab.encode(p)): a for p, a in answers.items()}
         self.calls: list[tuple[list, list]] = []
@@ -114,7 +115,7 @@ class Reciter:
         return out
 
 
-def small_run(folder_: Path) -> tuple[RunFolder, RunConfig, dict, cache.Vocabulary, dict[str, str]]:
+def small_run(folder_: Path) -> tuple[RunFolder, RunConfig, dict, Vocabulary, dict[str, str]]:
     """(run, config, lock, vocabulary, right answers): two trained tasks, one with chain of thought, one held out."""
     run, where = RunFolder(folder_ / "run"), folder_ / "cache"
     vocab = vocabulary(run.vocab_model)

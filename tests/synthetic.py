@@ -1,13 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """Small random examples and their batches, packed or not, for tests of the model and the trainer."""
 
+import contextlib
 import dataclasses
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from itx.config import DataConfig, MeshConfig, RunConfig, TrainConfig
 from itx.models import presets
+
+
+@contextlib.contextmanager
+def compilation_cache(folder: Path):
+    """Inside, the same program is compiled once."""
+    settings = {"jax_compilation_cache_dir": str(folder), "jax_persistent_cache_min_compile_time_secs": 0.0}
+    old = {k: jax.config._read(k) for k in settings}
+    for k, v in settings.items():
+        jax.config.update(k, v)
+    yield
+    for k, v in old.items():
+        jax.config.update(k, v)
+
 
 VOCAB, BOS, EOS = 61, 0, 1
 Example = tuple[list[int], list[int], int]  # prompt, target without EOS, task
@@ -20,8 +35,8 @@ def lock(num_tasks: int = 3) -> dict:
 
 
 def models() -> dict:
-    """Both architectures, small, every dimension another number."""
-    return {"decoder": presets.tiny_decoder(), "t5": presets.tiny_t5()}
+    """Both architectures, small, every dimension another number, and the decoder with every setting of a family."""
+    return {"decoder": presets.tiny_decoder(), "t5": presets.tiny_t5(), "gemma": presets.tiny_gemma()}
 
 
 def config(model=None, **sections) -> RunConfig:

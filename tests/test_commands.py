@@ -30,7 +30,7 @@ def begin(run: RunFolder, tmp_path):
     commands.begin_run(run, config, {}, lock, Namespace(config="c.py", quick=False, overrides=[]), notes)
 
 
-@pytest.mark.parametrize("killed_in", ["config.json", "data.lock.json", "sentencepiece.model"])
+@pytest.mark.parametrize("killed_in", ["config.json", "data.lock.json", "vocab"])
 def test_a_run_that_was_killed_while_it_began_begins_again(tmp_path, monkeypatch, killed_in):
     run, replace = RunFolder(tmp_path / "run"), os.replace
 

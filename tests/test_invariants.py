@@ -26,6 +26,7 @@ from itx.config import MeshConfig
 from itx.data import cache
 from itx.data import lock as locks
 from itx.data.loader import Batches
+from itx.data.vocabulary import Vocabulary
 from itx.errors import UserError
 from itx.runs import RunFolder
 from tests.conftest import REPO, one_device
@@ -220,7 +221,7 @@ def test_10_the_run_holds_what_it_was_made_of(run, lock):
     assert held["origin"]["data.mixture"].endswith("quickstart.py")
     assert held["versions"]["jax"] == jax.__version__
     assert held["data_hash"] == locks.shape_hash(lock)
-    assert cache.Vocabulary(run.vocab_model).hash == lock["vocabulary"]["hash"]
+    assert Vocabulary(run.vocab_model).hash == lock["vocabulary"]["hash"]
 
 
 def test_10_every_setting_is_used():

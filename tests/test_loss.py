@@ -113,3 +113,22 @@ def test_logits_in_parts_give_the_same_sums_and_gradients(monkeypatch, mesh, t):
         parts = run()
         assert {s[-2] for s in held} == {3}
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-6, atol=2e-6), whole, parts)
+
+
+def test_a_frozen_table_has_no_gradient_in_parts(monkeypatch):
+    b, t, e, v = 2, 8, 6, 20
+    r = np.random.default_rng(0)
+    x, table = (jnp.asarray(r.normal(size=s), jnp.float32) for s in ((b, t, e), (e, v)))
+    targets, tasks = jnp.asarray(r.integers(0, v, (b, t))), jnp.zeros((b, t), jnp.int32)
+    monkeypatch.setattr(loss, "LOGITS_BYTES", 4 * b * 3 * v)
+
+    def of_x(trains):
+        def objective(x):
+            settings = {"num_tasks": 1, "trains": trains}
+            return loss.of_states(jnp.matmul, x, table, targets, jnp.ones((b, t)), tasks, **settings)["objective"]
+
+        return jax.grad(objective)
+
+    np.testing.assert_allclose(of_x(True)(x), of_x(False)(x), rtol=1e-6)
+    shape = f"f32[1,{e},{v}]"  # one for each group of devices
+    assert shape in str(jax.make_jaxpr(of_x(True))(x)) and shape not in str(jax.make_jaxpr(of_x(False))(x))

@@ -26,14 +26,8 @@ NAMES = ["decoder", "t5"]
 @pytest.fixture(scope="module", autouse=True)
 def compile_once(tmp_path_factory):
     """The same program is compiled once for the whole file."""
-    settings = {"jax_compilation_cache_dir": str(tmp_path_factory.mktemp("xla")),
-                "jax_persistent_cache_min_compile_time_secs": 0.0}  # fmt: skip
-    old = {k: jax.config._read(k) for k in settings}
-    for k, v in settings.items():
-        jax.config.update(k, v)
-    yield
-    for k, v in old.items():
-        jax.config.update(k, v)
+    with synthetic.compilation_cache(tmp_path_factory.mktemp("xla")):
+        yield
 
 
 def mesh_of(devices: int = 1, **sizes):

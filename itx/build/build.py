@@ -35,6 +35,7 @@ from itx.config import RunConfig
 from itx.data import cache, packing
 from itx.data import lock as locks
 from itx.data.order import ORDER_VERSION, Order
+from itx.data.vocabulary import Vocabulary
 from itx.errors import UserError, did_you_mean
 from itx.tasks import fingerprint, names, registry
 
@@ -54,22 +55,16 @@ def settings_of(config: RunConfig, vocab_file: str) -> Settings:
 
 def vocabulary_file(config: RunConfig, members: list[str]) -> str:
     """The given vocabulary (relative ones stand under data.root), or one trained on the mixture; with sentinels behind
-    its pieces where span corruption is among the members.
+    a SentencePiece model's pieces where span corruption is among the members.
 
     Either way a file of the cache, so that the cache can travel alone to where training happens.
     """
     d = config.data
     if d.vocab:
-        file = Path(d.vocab)
-        if not file.is_file() and d.root:
-            file = Path(d.root) / d.vocab
-        if not file.is_file():
-            near = sources.beside(file if file.parent.is_dir() else Path(d.vocab))
-            raise UserError(f"data.vocab: no file {d.vocab!r} here or under data.root={d.root!r}{near}")
-        kept = vocab.keep_vocabulary(file.read_bytes(), cache.Vocabulary(file).hash, d.cache_dir)
+        kept = vocab.keep_given(d.vocab, d.root, d.cache_dir, config.model.vocab_size)
     else:
         kept = vocab.train(members, d.vocab_size, d.root, d.suite_seed, d.cache_dir)
-    if any(registry.task(m, d.root).objective == "span_corruption" for m in members):
+    if kept.suffix == ".model" and any(registry.task(m, d.root).objective == "span_corruption" for m in members):
         kept = vocab.keep_with_sentinels(kept, d.cache_dir)
     return str(kept)
 
@@ -145,7 +140,7 @@ def build(config: RunConfig, progress: Progress = lambda *_: None) -> Built:
         return _build_foreign(config, progress)
     progress("vocabulary", 0, 1)
     settings, rows, todo = _plan(config, members)
-    vocabulary = cache.Vocabulary(settings.vocab)
+    vocabulary = Vocabulary(settings.vocab)
     known = _lock_file(config, settings, vocabulary.hash, todo)
     if known.is_file() and _complete(locks.read(known), d.cache_dir):
         return Built(known, [])
@@ -368,13 +363,14 @@ def _more_renderings(config: RunConfig, lock: dict) -> list[Job]:
     return out
 
 
-def _lock(config: RunConfig, settings: Settings, vocabulary: cache.Vocabulary, shares: list[dict[str, float]],
+def _lock(config: RunConfig, settings: Settings, vocabulary: Vocabulary, shares: list[dict[str, float]],
           made: dict[Job, tuple[str, dict]], rows: list[evaluation.Row] = ()) -> dict:  # fmt: skip
     d = config.data
     lock = {
         "version": locks.LOCK_VERSION, "order_version": ORDER_VERSION,
         "architecture": config.model.architecture, "prefix_lm": config.model.prefix_lm,
-        "pad_id": vocabulary.pad_id, "bos_id": vocabulary.bos_id, "eos_id": vocabulary.eos_id,
+        "pad_id": vocabulary.pad_id, "bos_id": vocabulary.bos_id if vocabulary.begins or config.model.architecture == "encoder_decoder" else -1,
+        "eos_id": vocabulary.eos_id,
         "vocabulary": {"file": str(Path(settings.vocab).relative_to(d.cache_dir)), "hash": vocabulary.hash, "size": vocabulary.size},
         "mixture": d.mixture, "sequence_length": d.sequence_length, "target_length": d.target_length,
         "global_batch": d.global_batch, "window_examples": d.window_examples, "seed": d.seed,
@@ -467,7 +463,7 @@ def _build_foreign(config: RunConfig, progress: Progress) -> Built:
     further = [t for name in theirs for t in seqio_bridge.tasks_of(seqio_bridge.resolve(name))]
     every = tasks | {t.name: t for t in further}
     file = foreign.vocabulary_of(every, d.cache_dir)
-    settings, vocabulary = settings_of(config, file), cache.Vocabulary(file)
+    settings, vocabulary = settings_of(config, file), Vocabulary(file)
     rows, unscored = foreign.rows(list(tasks.values()), split, "", "instances", "same task")
     for task in {t.name: t for t in further}.values():
         of_task = foreign.rows([task], split, "@eval", "extra", "same task" if task.name in tasks else "none")

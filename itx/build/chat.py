@@ -77,8 +77,12 @@ def written(template: str, values: dict, upto: int, prompt: bool, where: str) ->
         raise UserError(f"{where}: data.chat_template: {e}") from e
 
 
-def pieces(template: str, values: dict, where: str) -> list[tuple[str, bool]]:
-    """(text, trained?) in turn; their joined texts are the whole conversation's."""
+def pieces(template: str, values: dict, where: str, eos: str = "") -> list[tuple[str, bool]]:
+    """(text, trained?) in turn; their joined texts are the whole conversation's, but for the texts of the end of
+    sequence that the template writes behind a turn: the layout adds that token.
+
+    eos: that text, where the vocabulary reads it as its EOS (Vocabulary.eos_text).
+    """
     out: list[tuple[str, bool]] = []
     done = ""
     for i, message in enumerate(values["messages"]):
@@ -92,16 +96,17 @@ def pieces(template: str, values: dict, where: str) -> list[tuple[str, bool]]:
                 "told what the assistant is to write"
             )
         target = whole[len(prompt) :].rstrip()  # white space behind a turn belongs to the next prompt
-        if not target:
+        body = target.removesuffix(eos)
+        if not body:
             raise UserError(f"{where}: data.chat_template writes nothing for the assistant's turn {i + 1}")
-        out += [(prompt[len(done) :], False), (target, True)]
+        out += [(prompt[len(done) :], False), (body, True)]
         done = prompt + target
     return out
 
 
-def render(item: Item, template: str, where: str) -> Rendered:
+def render(item: Item, template: str, where: str, eos: str = "") -> Rendered:
     """The rendering of a conversation: its last assistant turn is the target, all before it the prompt."""
-    found = pieces(template, item.values, where)
+    found = pieces(template, item.values, where, eos)
     prompt, target = "".join(text for text, _ in found[:-1]), found[-1][0].strip()
     return Rendered("chat", prompt, target, (target,), None, None, None, pieces=tuple(found))
 

@@ -17,7 +17,8 @@ import numpy as np
 
 from itx.build import chat, render
 from itx.build.render import Item, Rendered
-from itx.data.cache import Record, Vocabulary
+from itx.data.cache import Record
+from itx.data.vocabulary import Vocabulary
 from itx.tasks.names import Variant
 from itx.tasks.spec import TaskSpec, Template
 
@@ -70,7 +71,8 @@ def render_all(
 
     def one(i: int) -> Rendered:
         if spec.chat:
-            return chat.render(pairs[i][0], chat_template, f"task {spec.name!r}, example {pairs[i][0].id}")
+            where = f"task {spec.name!r}, example {pairs[i][0].id}"
+            return chat.render(pairs[i][0], chat_template, where, vocabulary.eos_text)
         return render.render(spec, variant, pairs[i][0], rendering, render_seed, pairs[i][1], shots[i])
 
     rendered = [one(i) for i in range(len(pairs))]

@@ -23,8 +23,8 @@ from itx import text
 from itx.build import render
 from itx.build.evaluation import Row
 from itx.build.jobs import CHUNK, SAMPLE, Job, Settings
-from itx.build.vocab import keep_vocabulary
 from itx.data import cache
+from itx.data.vocabulary import Vocabulary
 from itx.errors import UserError
 from itx.eval import metrics
 from itx.tasks.spec import TaskSpec
@@ -33,7 +33,9 @@ Example = tuple[int, cache.Record, dict]  # content hash, record, what examples.
 
 
 def vocabulary_of(tasks: dict[str, Any], cache_dir: str) -> str:
-    """The one SentencePiece model that SeqIO tasks share, as a file (with the sentinels that it adds)."""
+    """The one vocabulary that SeqIO tasks share, as a file."""
+    from itx.build import seqio_bridge
+
     found = {}
     for name, task in tasks.items():
         if "targets" not in task.output_features:
@@ -45,10 +47,12 @@ def vocabulary_of(tasks: dict[str, Any], cache_dir: str) -> str:
     for (name, feature), v in found.items():
         if v != first:
             raise UserError(f"tasks {first_name!r} and {name!r} have different vocabularies ({feature} of {name!r})")
-        if not hasattr(v, "sp_model"):
-            raise UserError(f"task {name!r}: its vocabulary is {type(v).__name__}, not SentencePiece")
-    data = first.sp_model
-    return str(keep_vocabulary(data, hashlib.sha256(data).hexdigest()[:16], cache_dir))
+    file = seqio_bridge.kept(first, cache_dir)
+    if file is None:
+        raise UserError(
+            f"task {first_name!r}: its vocabulary is {type(first).__name__}, not SentencePiece, bytes or a tokenizer.json"
+        )
+    return str(file)
 
 
 # ---- evaluation ------------------------------------------------------------------------------------
@@ -112,7 +116,7 @@ def part_of(task: Any, split: str) -> tuple[str, float, float] | None:
 # ---- a cache folder --------------------------------------------------------------------------------
 
 
-def build(task: Any, split: str, settings: Settings, vocabulary: cache.Vocabulary) -> tuple[str, dict, bool]:
+def build(task: Any, split: str, settings: Settings, vocabulary: Vocabulary) -> tuple[str, dict, bool]:
     """Cache one split: (relative folder, manifest, whether it was made now). Its content is its key: SeqIO has no other."""
     counts: Counter = Counter()
     examples: Iterator[Example] = _examples(task, split, settings, vocabulary, counts)
@@ -143,15 +147,13 @@ def build(task: Any, split: str, settings: Settings, vocabulary: cache.Vocabular
         "task": task.name, "variant": task.name, "split": split, "rendering": 0, "key": key,
         "vocabulary": vocabulary.hash, "cluster": "seqio", "origin": [], "templates": [""], "examples": n,
         "audit": {"read": read, "kept": n, "skipped": {k: v for k, v in sorted(counts.items()) if v}},
-        **columns.counts(vocabulary.sp.unk_id()),
+        **columns.counts(vocabulary.unk_id),
     }  # fmt: skip
     cache.write(path, columns, manifest, sample, long)
     return where, cache.read_manifest(path), True
 
 
-def _examples(
-    task: Any, split: str, settings: Settings, vocabulary: cache.Vocabulary, counts: Counter
-) -> Iterator[Example]:
+def _examples(task: Any, split: str, settings: Settings, vocabulary: Vocabulary, counts: Counter) -> Iterator[Example]:
     """Every example of a Task's split in its own order. Without a feature `inputs`, the target is its content."""
     eos = vocabulary.eos_id
     theirs, low, high = part_of(task, split) or (split, 0.0, 1.0)
@@ -189,7 +191,7 @@ def _dataset(task: Any, split: str, seed: int) -> Iterator[dict]:
         raise UserError(f"task {task.name!r}: its {split} split cannot be read: {type(e).__name__}: {e}") from e
 
 
-def _text(example: dict, feature: str, ids: list[int], vocabulary: cache.Vocabulary) -> str:
+def _text(example: dict, feature: str, ids: list[int], vocabulary: Vocabulary) -> str:
     """What SeqIO's own evaluation takes for the text: the one before tokenising where the Task keeps it."""
     written = example.get(f"{feature}_pretokenized")
     return written.decode() if isinstance(written, bytes) else vocabulary.decode(ids)

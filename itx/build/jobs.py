@@ -13,6 +13,7 @@ from pathlib import Path
 from itx import text
 from itx.build import chat, fewshot, objectives, render, sources
 from itx.data import cache
+from itx.data.vocabulary import Vocabulary
 from itx.errors import UserError
 from itx.tasks import fingerprint, names, registry, templates
 from itx.tasks.spec import TaskSpec, Template
@@ -158,7 +159,7 @@ def _chosen(job: Job, settings: Settings) -> tuple[list[render.Item], Counter]:
 
 
 def _several(
-    job: Job, items: list[render.Item], counts: Counter, settings: Settings, vocabulary: cache.Vocabulary
+    job: Job, items: list[render.Item], counts: Counter, settings: Settings, vocabulary: Vocabulary
 ) -> list[render.Item]:
     """Items, or those they make: a conversation's turns for an encoder-decoder, a document's chunks."""
     spec = registry.task(job.variant, settings.root)
@@ -172,7 +173,7 @@ def _several(
 
 
 def records_of(
-    job: Job, items: list[render.Item], settings: Settings, vocabulary: cache.Vocabulary
+    job: Job, items: list[render.Item], settings: Settings, vocabulary: Vocabulary
 ) -> tuple[list[render.Rendered], list[cache.Record], list[render.Item]]:
     """(renderings, records, the item of each)."""
     spec, variant = registry.task(job.variant, settings.root), names.parse(job.variant)
@@ -197,7 +198,7 @@ def estimate_all(several: list[Job], settings: Settings) -> list[tuple[Job, dict
     (job, {"records", "bytes", "seconds", "exists"}); seconds of one process.
     """
     registry.load_modules(settings.modules)
-    vocabulary = cache.Vocabulary(settings.vocab)
+    vocabulary = Vocabulary(settings.vocab)
     out = []
     for job in several:
         began = time.monotonic()
@@ -224,7 +225,7 @@ def estimate_all(several: list[Job], settings: Settings) -> list[tuple[Job, dict
 def run(job: Job, settings: Settings) -> tuple[str, dict]:
     """Make the job's folder unless it is there. Returns (relative folder, manifest)."""
     registry.load_modules(settings.modules)
-    vocabulary = cache.Vocabulary(settings.vocab)
+    vocabulary = Vocabulary(settings.vocab)
     where = folder(job, settings, vocabulary.hash)
     path = Path(settings.cache_dir) / where
     spec, variant = registry.task(job.variant, settings.root), names.parse(job.variant)
@@ -257,7 +258,7 @@ def run(job: Job, settings: Settings) -> tuple[str, dict]:
         "vocabulary": vocabulary.hash, **about, "templates": list(ids), "examples": len(items),
         "fewshot": fewshot.counts(columns.exemplars, variant),
         "audit": {"read": read, "kept": len(items), "skipped": {k: v for k, v in sorted(counts.items()) if v}},
-        **columns.counts(vocabulary.sp.unk_id()),
+        **columns.counts(vocabulary.unk_id),
     }  # fmt: skip
     cache.write(path, columns, manifest, sample, long)
     return where, cache.read_manifest(path)

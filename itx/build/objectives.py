@@ -24,7 +24,8 @@ import numpy as np
 
 from itx import text
 from itx.build.render import Item, Rendered, draw
-from itx.data.cache import Record, Vocabulary
+from itx.data.cache import Record
+from itx.data.vocabulary import Vocabulary
 from itx.errors import UserError
 from itx.tasks.spec import TaskSpec
 

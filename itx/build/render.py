@@ -17,7 +17,8 @@ from typing import Any
 
 from itx import text
 from itx.build import sources
-from itx.data.cache import Record, Vocabulary
+from itx.data.cache import Record
+from itx.data.vocabulary import Vocabulary
 from itx.errors import UserError, did_you_mean
 from itx.tasks import names, templates
 from itx.tasks.spec import Skip, Source, TaskSpec, Template
@@ -256,28 +257,15 @@ def _filled(spec: TaskSpec, item: Item, template: Template, style: Callable, h: 
 
 
 def encode(rendered: Sequence[Rendered], vocabulary: Vocabulary) -> list[Record]:
-    """Records of two pieces: the prompt, and the trained target, each encoded alone.
-
-    With SentencePiece's leading `▁` the two stand as if joined by one space, so the prompt's ids are
-    exactly those of inference.
-    """
+    """Records of two pieces: the prompt, encoded alone, and the trained target behind it and a space."""
     plain = [r for r in rendered if not r.pieces]
     prompts = vocabulary.encode_batch([r.prompt for r in plain])
-    targets = vocabulary.encode_batch([r.target for r in plain])
+    targets = vocabulary.following([r.target for r in plain])
     found = iter([[(p, False), (t, True)] for p, t in zip(prompts, targets, strict=True)])
-    return [_conversation(r.pieces, vocabulary) if r.pieces else next(found) for r in rendered]
+    return [conversation(r.pieces, vocabulary) if r.pieces else next(found) for r in rendered]
 
 
-def _conversation(pieces: Sequence[tuple[str, bool]], vocabulary: Vocabulary) -> Record:
-    """Each piece alone. One that follows anything but a single space is encoded behind the character before it, whose
-    ids are taken off again, so that the ids are those of the text as a whole."""
-    out, before = [], ""
-    for part, trained in pieces:
-        if not before or (part.startswith(" ") and not part[1:2].isspace()):
-            ids = vocabulary.encode(part.removeprefix(" ") if before else part)
-        else:
-            head, both = vocabulary.encode(before), vocabulary.encode(before + part)
-            ids = both[len(head) :] if both[: len(head)] == head else vocabulary.encode(part)
-        out.append((ids, trained))
-        before = part[-1]
-    return out
+def conversation(pieces: Sequence[tuple[str, bool]], vocabulary: Vocabulary) -> Record:
+    """Each piece behind the one before it."""
+    before = ["", *(text for text, _ in pieces)]
+    return [(vocabulary.behind(b, text), trained) for b, (text, trained) in zip(before, pieces, strict=False)]

@@ -23,7 +23,9 @@ import tensorflow as tf
 from itx import storage
 from itx.build import chat, objectives, render
 from itx.build.jobs import Job, Settings, records_of
-from itx.data.cache import Vocabulary, prompt_ids
+from itx.build.vocab import keep_bytes, keep_given, keep_vocabulary
+from itx.data.cache import prompt_ids
+from itx.data.vocabulary import Bytes, TokenizerJson, Vocabulary
 from itx.errors import UserError, did_you_mean
 from itx.tasks import names, registry
 from itx.tasks.spec import SPLITS, MixtureSpec, TaskSpec
@@ -88,6 +90,10 @@ def get(name: str, vocabulary, root: str = "", suite_seed: int = 0, render_seed:
                 part.write_bytes(data)
         _GIVEN.setdefault(str(file), vocabulary)
         vocabulary = file
+    elif isinstance(vocabulary, seqio.ByteVocabulary):
+        vocabulary = keep_bytes(vocabulary.extra_ids, tempfile.gettempdir())
+    elif isinstance(vocabulary, TokenizerVocabulary):
+        vocabulary = vocabulary.vocabulary.file
     return registered(name, Settings((), root, "", str(vocabulary), render_seed, suite_seed, 0, False, fewshot_tokens,
                                      chat_template, *room))  # fmt: skip
 
@@ -134,12 +140,63 @@ def register(name: str, settings: Settings) -> seqio.Task:
     return seqio.TaskRegistry.add(name, source=source, preprocessors=steps, output_features=features)
 
 
-_GIVEN: dict[str, seqio.SentencePieceVocabulary] = {}  # objects that `get` was given, by the file of their model
+_GIVEN: dict[str, seqio.Vocabulary] = {}  # objects that `get` was given, by the file of their model
+
+
+class TokenizerVocabulary(seqio.Vocabulary):
+    """Hugging Face's tokenizer.json as a SeqIO vocabulary."""
+
+    def __init__(self, file: str):
+        self.vocabulary = Vocabulary(file)
+        super().__init__()
+
+    @property
+    def bos_id(self) -> int | None:
+        return self.vocabulary.bos_id
+
+    @property
+    def eos_id(self) -> int | None:
+        return self.vocabulary.eos_id
+
+    @property
+    def unk_id(self) -> int | None:
+        return self.vocabulary.unk_id if self.vocabulary.unk_id >= 0 else None
+
+    @property
+    def pad_id(self) -> int:
+        return self.vocabulary.pad_id
+
+    @property
+    def _base_vocab_size(self) -> int:
+        return self.vocabulary.size
+
+    def _encode(self, s: str) -> list[int]:
+        return self.vocabulary.encode(s)
+
+    def _decode(self, ids: Iterable[int]) -> str:
+        return self.vocabulary.decode(ids)
+
+    def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
+        def ids(text: np.ndarray | bytes) -> np.ndarray:
+            return np.array(self._encode(np.asarray(text, object).item().decode()), np.int32)
+
+        return tf.ensure_shape(tf.numpy_function(ids, [s], tf.int32, stateful=False), [None])
+
+    def _decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
+        return tf.numpy_function(lambda x: self._decode(x.tolist()).encode(), [ids], tf.string, stateful=False)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, TokenizerVocabulary) and other.vocabulary.hash == self.vocabulary.hash
 
 
 @functools.cache
-def _vocabulary(file: str) -> seqio.SentencePieceVocabulary:
-    return _GIVEN.get(file) or seqio.SentencePieceVocabulary(file)
+def _vocabulary(file: str) -> seqio.Vocabulary:
+    if file in _GIVEN:
+        return _GIVEN[file]
+    model = Vocabulary(file).model
+    if isinstance(model, Bytes):
+        return seqio.ByteVocabulary(model.size - 259)
+    return TokenizerVocabulary(file) if isinstance(model, TokenizerJson) else seqio.SentencePieceVocabulary(file)
 
 
 def register_mixture(spec: MixtureSpec, settings: Settings) -> seqio.Mixture:
@@ -206,3 +263,15 @@ def rates(mixture_or_task) -> dict[str, float]:
     if total <= 0:
         raise UserError(f"mixture {mixture_or_task.name!r} has no examples")
     return {n: r / total for n, r in sorted(found.items())}
+
+
+def kept(vocabulary: seqio.Vocabulary, cache_dir: str) -> Path | None:
+    """The file of a SeqIO vocabulary (of a SentencePiece model with the sentinels that it adds); None: another kind."""
+    if isinstance(vocabulary, TokenizerVocabulary):
+        return keep_given(vocabulary.vocabulary.file, "", cache_dir)
+    if isinstance(vocabulary, seqio.ByteVocabulary):
+        return keep_bytes(vocabulary.extra_ids, cache_dir)
+    if isinstance(vocabulary, seqio.SentencePieceVocabulary):
+        data = vocabulary.sp_model
+        return keep_vocabulary(data, hashlib.sha256(data).hexdigest()[:16], cache_dir)
+    return None

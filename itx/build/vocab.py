@@ -14,7 +14,8 @@ from collections import Counter
 from pathlib import Path
 
 from itx import storage
-from itx.build import chat, objectives, render
+from itx.build import chat, objectives, render, sources
+from itx.data.vocabulary import BESIDE, BYTE_EXTRA_IDS, BYTES, FILES, Bytes, TokenizerJson, Vocabulary, fitted
 from itx.errors import UserError
 from itx.tasks import names, registry
 
@@ -28,8 +29,44 @@ _NEWLINE = "A\tE000 20\n"
 _NEWLINE_BACK = "E000 20\tA\n"
 
 
+def keep_given(name: str, root: str, cache_dir: str, rows: int = 0) -> Path:
+    """The copy in the cache of what `data.vocab` names: a file, here or under data.root, or "bytes".
+
+    With a tokenizer of Hugging Face's goes all that belongs to it: its special tokens, and what an export hands on.
+    rows: of the embedding, where they are known; added tokens beyond them are left out.
+    """
+    if name == BYTES:
+        return keep_bytes(BYTE_EXTRA_IDS, cache_dir)
+    file = next((p for p in (Path(name), Path(root) / name) if p.is_file()), None)
+    if file is None:
+        near = sources.beside(Path(name))
+        raise UserError(f"data.vocab: no file {name!r} here or under data.root={root!r}{near}")
+    known, main = Vocabulary(file), "sentencepiece.model"
+    if isinstance(known.model, Bytes):
+        return keep_bytes(known.size - 259, cache_dir)
+    data = file.read_bytes()
+    if isinstance(known.model, TokenizerJson):
+        main, data = FILES[0], fitted(data, rows) if rows else data
+    files = {main: data, **{n: p.read_bytes() for n in BESIDE if (p := file.parent / n).is_file()}}
+    key = hashlib.sha256(b"".join([known.hash.encode(), *files.values()])).hexdigest()[:16]
+    kept = Path(cache_dir) / "vocab" / (known.hash if len(files) == 1 else key)
+    if not kept.is_dir():
+        with storage.whole_folder(kept) as part:
+            for n, content in files.items():
+                (part / n).write_bytes(content)
+    return kept / main
+
+
+def keep_bytes(extra_ids: int, cache_dir: str) -> Path:
+    """The vocabulary of bytes, as a file in the cache."""
+    made = Path(cache_dir) / "vocab" / f"{BYTES}{extra_ids}" / "bytes.json"
+    if not made.is_file():
+        storage.write_json(made, {"extra_ids": extra_ids})
+    return made
+
+
 def keep_vocabulary(model: bytes, name: str, cache_dir: str) -> Path:
-    """A vocabulary file's copy in the cache."""
+    """A SentencePiece model's copy in the cache."""
     to = Path(cache_dir) / "vocab" / name / "sentencepiece.model"
     if not to.exists():
         with storage.whole_file(to) as part:

@@ -23,7 +23,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -35,53 +34,6 @@ Piece = tuple[np.ndarray, bool]
 
 
 Record = list[tuple[list[int], bool]]  # pieces: (token ids, trained?)
-
-
-class Vocabulary:
-    """A SentencePiece model file. Pieces of a text are encoded as at inference: each alone."""
-
-    def __init__(self, file: str | Path):
-        import hashlib
-
-        import sentencepiece
-
-        try:
-            data = Path(file).read_bytes()
-        except OSError as e:
-            raise UserError(f"vocabulary {file}: {e.strerror or e}") from e
-        self.sp = sentencepiece.SentencePieceProcessor()
-        try:
-            self.sp.LoadFromSerializedProto(data)
-            self.size = self.sp.GetPieceSize()
-        except (RuntimeError, TypeError, ValueError) as e:
-            raise UserError(f"vocabulary {file} is not a SentencePiece model file") from e
-        if not data or self.size == 0:
-            raise UserError(f"vocabulary {file} is not a SentencePiece model file")
-        self.file = str(file)
-        self.hash = hashlib.sha256(data).hexdigest()[:16]
-        self.pad_id = max(self.sp.pad_id(), 0)
-        self.eos_id = self.sp.eos_id()
-        self.bos_id = self.sp.bos_id() if self.sp.bos_id() >= 0 else self.pad_id
-        if self.eos_id < 0:
-            raise UserError(f"vocabulary {file} has no end-of-sequence piece")
-
-    def encode(self, text: str) -> list[int]:
-        return self.sp.EncodeAsIds(text)
-
-    def encode_batch(self, texts: list[str]) -> list[list[int]]:
-        return self.sp.Encode(texts)
-
-    def starts(self, text: str) -> list[int]:
-        """Where in the text each id of `encode` begins."""
-        return [p.begin for p in self.sp.EncodeAsImmutableProto(text).pieces]
-
-    def decode(self, ids: Any) -> str:
-        """Text of ids; ids outside the model (padding rows of the embedding) read as unknown."""
-        unk = self.sp.unk_id()
-        return self.sp.DecodeIds([int(i) if 0 <= int(i) < self.size else unk for i in ids])
-
-    def pieces(self, ids: Any) -> list[str]:
-        return [self.sp.IdToPiece(int(i)) if 0 <= int(i) < self.size else "<?>" for i in ids]
 
 
 def token_type(vocab_size: int) -> np.dtype:

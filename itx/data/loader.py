@@ -11,6 +11,9 @@ A decoder-only row of two segments (prompt p, target t, EOS e), L = 8, loss posi
     decoder_causal_attention 1 1 1 0 1 1 0 0     only with model.prefix_lm: the inputs B p p
     loss_positions          2 3 5 6              where the weight is above 0; padding -1
 
+Without BOS (the lock's bos_id is -1, as a model's tokenizer puts none before a prompt) the place of a segment's first
+token belongs to segment 0, and positions count from the next: the inputs are p p t, the first of them at position 0.
+
 Encoder-decoder: encoder_* hold prompt + EOS [b, L], decoder_* hold target + EOS [b, T].
 """
 
@@ -166,9 +169,14 @@ class Batches:
             width = lock["target_length"]
         at = Places(parts["decoder_lengths"], count, width)
         tokens, weights = at.put(parts["decoder"]), at.put(parts["weights"], np.float32)
+        seen, positions = at.segment_ids, at.positions
+        if lock["bos_id"] < 0:
+            # without BOS nothing foretells a segment's first token: its place takes part in nothing
+            first = (positions == 0) & at.filled
+            seen, positions, weights[first] = np.where(first, 0, seen), np.maximum(positions - 1, 0), 0
         out |= {
-            "decoder_input_tokens": at.shifted(tokens, lock["bos_id"]), "decoder_target_tokens": tokens,
-            "decoder_loss_weights": weights, "decoder_segment_ids": at.segment_ids, "decoder_positions": at.positions,
+            "decoder_input_tokens": at.shifted(tokens, max(lock["bos_id"], 0)), "decoder_target_tokens": tokens,
+            "decoder_loss_weights": weights, "decoder_segment_ids": seen, "decoder_positions": positions,
             "task_ids": at.spread(segments[:, 0]),
         }  # fmt: skip
         if lock["prefix_lm"] and "encoder" not in parts:

@@ -18,6 +18,7 @@ from typing import Any
 from itx import storage
 from itx.config import RunConfig
 from itx.data import cache
+from itx.data.vocabulary import Vocabulary
 from itx.errors import UserError
 from itx.eval import foreign, metrics, summary
 
@@ -41,7 +42,7 @@ def evaluate(
     rows = [{**r, "limit": limit(r, config), "max_examples": config.eval.max_examples} for r in lock["evaluation"]]
     missing = [r for r in rows if not is_complete(run, step, r)]
     if missing:
-        runner, vocabulary = load(), cache.Vocabulary(run.vocab_model)
+        runner, vocabulary = load(), Vocabulary(run.vocab_model)
         _log_look(run, step, missing)
         for part in _calls(missing, config):
             lines = {r["name"]: examples_of(r, config, vocabulary.eos_id) for r in part}
@@ -97,7 +98,7 @@ def _calls(rows: list[dict], config: RunConfig) -> Iterable[list[dict]]:
 # ---- asking the model ------------------------------------------------------------------------------
 
 
-def _generate(runner: Any, vocabulary: cache.Vocabulary, rows: list[dict], lines: dict[str, list[dict]]) -> None:
+def _generate(runner: Any, vocabulary: Vocabulary, rows: list[dict], lines: dict[str, list[dict]]) -> None:
     """Adds "prediction" and "finished" to the lines; a prompt that several rows share is asked once."""
     every = [(line, row["limit"], row.get("stop")) for row in rows for line in lines[row["name"]]]
     asked = list(dict.fromkeys((line["prompt_ids"], most) for line, most, _ in every))
@@ -107,7 +108,7 @@ def _generate(runner: Any, vocabulary: cache.Vocabulary, rows: list[dict], lines
     found = dict(zip(asked, answers, strict=True))
     for line, most, stop in every:
         answer = found[line["prompt_ids"], most]
-        line["prediction"] = vocabulary.decode(answer["tokens"])
+        line["prediction"] = vocabulary.answer(answer["tokens"])
         if stop:  # a model that never learned our EOS goes on with a next exemplar
             line["prediction"] = line["prediction"].lstrip().split(stop)[0]
         line["finished"] = bool(answer["finished"])
@@ -132,7 +133,7 @@ def option_targets(line: dict) -> list[str]:
     return [line["target"].replace(options[gold], o) for o in options]
 
 
-def _rank(runner: Any, vocabulary: cache.Vocabulary, rows: list[dict], lines: dict[str, list[dict]]) -> None:
+def _rank(runner: Any, vocabulary: Vocabulary, rows: list[dict], lines: dict[str, list[dict]]) -> None:
     """Adds "rank" to lines with options: the choice under each normalisation, and the sums.
 
     sum: log p(option + EOS | prompt); token, byte: per token or byte of the option; calibrated: minus
@@ -149,7 +150,8 @@ def _rank(runner: Any, vocabulary: cache.Vocabulary, rows: list[dict], lines: di
     asked = list(dict.fromkeys(pairs))
     if not asked:
         return
-    ids = {t: vocabulary.encode(t) for _, targets in asked for t in targets}
+    texts = list(dict.fromkeys(t for _, targets in asked for t in targets))
+    ids = dict(zip(texts, vocabulary.following(texts), strict=True))
     prompts = vocabulary.encode_batch([p for p, _ in asked])
     answers = runner.rank(prompts, [[ids[t] for t in targets] for _, targets in asked])
     found = dict(zip(asked, answers, strict=True))

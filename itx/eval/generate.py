@@ -19,7 +19,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from itx import mesh as meshes
-from itx.config import ModelConfig
+from itx.config import ModelConfig, PeftConfig
 from itx.errors import UserError
 
 # Prompts and answers are padded up to a multiple of these; tokens that a compilation is worth:
@@ -30,7 +30,10 @@ COMPILATION = 80_000
 
 @dataclass(frozen=True)
 class Runner:
-    """A model to be asked. `params` is {path: array}; step 0 is the model before tuning."""
+    """A model to be asked. `params` is {path: array}; step 0 is the model before tuning.
+
+    Runners of several adapters over one base share the base's arrays.
+    """
 
     graphdef: nnx.GraphDef
     params: dict[str, jax.Array]
@@ -41,6 +44,12 @@ class Runner:
     pad_id: int
     batch_size: int = 256
     step: int = 0
+    peft: PeftConfig = PeftConfig()
+
+    @property
+    def head(self) -> list[int]:
+        """What stands before a prompt in a decoder: BOS, or nothing (bos_id below 0)."""
+        return [self.bos_id] if self.bos_id >= 0 else []
 
     def generate(
         self, prompts: list[list[int]], max_new_tokens: int | Sequence[int],
@@ -73,6 +82,8 @@ def generate(
         raise UserError(f"generate: {len(prompts)} prompts but {len(limits)} limits")
     if len(prompts) and limits.min() < 1:
         raise UserError("generate: max_new_tokens must be at least 1")
+    if not all(map(len, prompts)) and not runner.head and runner.model.architecture == "decoder":
+        raise UserError("generate: an empty prompt, and the vocabulary puts no BOS before it to begin from")
     out: list[dict[str, Any]] = [{}] * len(prompts)
     waiting = None  # a batch is fetched while the next one runs
     for indices, shape in plan([len(p) for p in prompts], limits, runner):
@@ -139,7 +150,7 @@ def _ask(
     room = np.zeros(rows, np.int32)
     room[: len(limits)] = limits
     for i, prompt in enumerate(prompts):
-        ids = [*prompt, runner.eos_id] if both else [runner.bos_id, *prompt]
+        ids = [*prompt, runner.eos_id] if both else [*runner.head, *prompt]
         starts[i] = width - len(ids)
         tokens[i, starts[i] :] = ids
     put = meshes.put({"tokens": tokens, "starts": starts, "room": room}, runner.mesh)
@@ -178,7 +189,7 @@ def _generate(
     if model.encoder is not None:
         index = jnp.arange(width, dtype=jnp.int32)[None] - starts[:, None]
         segments = (index >= 0).astype(jnp.int32)
-        memory = model.encode(tokens, segments, jnp.maximum(index, 0))
+        memory, segments = model.encode(tokens, segments, jnp.maximum(index, 0))
         tokens, starts, width = jnp.full((b, 1), bos, jnp.int32), jnp.zeros_like(starts), 1
     logits, cache = model.prefill(tokens, starts, width + slots, memory, segments)
 

@@ -15,6 +15,7 @@ import numpy as np
 from flax import nnx
 
 from itx import mesh as meshes
+from itx.peft import prompted_encoder, with_prompts
 
 ROW, SCORES = 256, 128  # tokens and scored positions of a row, where the longest prompt fits
 MULTIPLE = 64  # longer rows are a multiple of this
@@ -29,7 +30,7 @@ def rank(
     """
     both = runner.model.architecture == "encoder_decoder"
     targets = [[[*o, runner.eos_id] if eos else list(o) for o in group] for group in options]
-    heads = [[runner.bos_id] if both else [runner.bos_id, *p] for p in prompts]
+    heads = [[runner.bos_id] if both else [*runner.head, *p] for p in prompts]
     sizes = np.array(
         [
             (len(p) + 1, len(h) + sum(len(t) - 1 for t in ts), sum(map(len, ts)))
@@ -47,6 +48,8 @@ def rank(
     out: list[list[dict]] = [[{} for _ in group] for group in options]
     for i in range(0, len(rows), count):
         batch, wanted, where = _batch(runner, rows[i : i + count], prompts, heads, targets, count, room)
+        if prompted_encoder(runner.model, runner.peft):
+            batch = with_prompts(batch)
         placed = meshes.put({**batch, "wanted": wanted}, runner.mesh)
         with jax.set_mesh(runner.mesh):
             scores = _scores(runner.params, placed, graphdef=runner.graphdef)

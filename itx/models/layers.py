@@ -9,6 +9,8 @@ Parameters are kept in float32 and cast to the activations' type where they are 
 logical axis names (`out_sharding=`), which itx/mesh.py maps to mesh axes.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -19,7 +21,8 @@ from itx.config import ModelConfig
 ACTIVATIONS = {
     "silu": jax.nn.silu,
     "relu": jax.nn.relu,
-    "gelu": lambda x: jax.nn.gelu(x, approximate=True),  # T5 1.1's gated gelu is the tanh form
+    "gelu": lambda x: jax.nn.gelu(x, approximate=True),  # T5 1.1's and Gemma's is the tanh form
+    "gelu_exact": lambda x: jax.nn.gelu(x, approximate=False),
 }
 
 
@@ -33,27 +36,45 @@ def normal(rngs: nnx.Rngs, shape: tuple[int, ...], std: float, axes: tuple[str, 
     return nnx.Param(jax.random.normal(rngs.params(), shape, jnp.float32) * std, **logical(axes))
 
 
-def project(x: Float[Array, "*b e"], w: Float[Array, "e *f"]) -> Float[Array, "..."]:
-    """x w over x's last and w's first dimension, as one product of two matrices.
+def project(x: Float[Array, "*b e"], w: Float[Array, "..."]) -> Float[Array, "..."]:
+    """x w over x's last dimension and the leading ones of w that it is made of, as one product of two matrices.
 
     XLA's CPU backend takes three times as long for a product with a batch dimension (measured,
     8,192 tokens, 128 x 384); elsewhere the two are the same.
     """
-    out = x.reshape(-1, x.shape[-1]) @ w.astype(x.dtype).reshape(w.shape[0], -1)
-    return out.reshape(*x.shape[:-1], *w.shape[1:])
+    e = x.shape[-1]
+    inputs = next(i for i in range(1, w.ndim + 1) if math.prod(w.shape[:i]) == e)
+    out = x.reshape(-1, e) @ w.astype(x.dtype).reshape(e, -1)
+    return out.reshape(*x.shape[:-1], *w.shape[inputs:])
+
+
+def linear(module: nnx.Module, name: str, x: Float[Array, "*b e"], rows: Key[Array, "b"] | None = None) -> Array:
+    """x times the module's weight `name`, with what an adapter adds to it (itx/peft.py).
+
+    Every matrix of a model is applied here. `rows` turns an adapter's dropout on, as in `dropout`.
+    """
+    adapter = getattr(module, f"{name}_lora", None)
+    w = getattr(module, name)[...]
+    return project(x, w) if adapter is None else adapter(x, w, rows)
 
 
 class RMSNorm(nnx.Module):
-    """x / rms(x) * scale, without a mean and without a bias, computed in float32."""
+    """x / rms(x) * scale, without a mean and without a bias, computed in float32.
 
-    def __init__(self, dim: int, axis: str, eps: float):
-        self.scale = nnx.Param(jnp.ones((dim,), jnp.float32), **logical((axis,)))
-        self.eps = eps
+    plus_one: the factor is 1 + scale. It is not added into the parameter, for that would round what a
+    checkpoint holds.
+    """
+
+    def __init__(self, dim: int, axis: str, eps: float, plus_one: bool = False):
+        first = jnp.zeros if plus_one else jnp.ones
+        self.scale = nnx.Param(first((dim,), jnp.float32), **logical((axis,)))
+        self.eps, self.plus_one = eps, plus_one
 
     def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
         y = x.astype(jnp.float32)
         y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.eps)
-        return (y * self.scale[...]).astype(x.dtype)
+        scale = 1.0 + self.scale[...] if self.plus_one else self.scale[...]
+        return (y * scale).astype(x.dtype)
 
 
 class MLP(nnx.Module):
@@ -66,11 +87,16 @@ class MLP(nnx.Module):
         self.w_out = normal(rngs, (f, e), residual_std(cfg, f), ("mlp", "embed"))
         self.activation = cfg.mlp_activation
 
-    def __call__(self, x: Float[Array, "b l e"]) -> Float[Array, "b l e"]:
+    def __call__(self, x: Float[Array, "b l e"], rows: Array | None = None) -> Float[Array, "b l e"]:
         act = ACTIVATIONS[self.activation]
-        h = project(x, self.w_in[...])
-        h = act(project(x, self.w_gate[...])) * h if self.w_gate is not None else act(h)
-        return project(h, self.w_out[...])
+        h = linear(self, "w_in", x, rows)
+        h = act(linear(self, "w_gate", x, rows)) * h if self.w_gate is not None else act(h)
+        return linear(self, "w_out", h, rows)
+
+
+def soft_cap(x: Array, cap: float) -> Array:
+    """cap tanh(x / cap), which keeps small values as they are; no cap: x."""
+    return cap * jnp.tanh(x / cap) if cap else x
 
 
 def residual_std(cfg: ModelConfig, fan_in: int) -> float:
@@ -82,12 +108,32 @@ def residual_std(cfg: ModelConfig, fan_in: int) -> float:
 
 
 def rope_tables(
-    positions: Int[Array, "b l"], head_dim: int, theta: float
+    positions: Int[Array, "b l"], head_dim: int, theta: float, scaling: ModelConfig | None = None
 ) -> tuple[Float[Array, "b 1 l d2"], Float[Array, "b 1 l d2"]]:
-    """cos and sin of the angles of each position, once per forward pass."""
+    """cos and sin of the angles of each position, once per forward pass; stretched as `scaling` says."""
     frequency = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
+    if scaling is not None:
+        frequency = scaled_frequency(frequency, scaling)
     angle = positions.astype(jnp.float32)[:, None, :, None] * frequency
     return jnp.cos(angle), jnp.sin(angle)
+
+
+def scaled_frequency(frequency: Float[Array, "d2"], cfg: ModelConfig) -> Float[Array, "d2"]:
+    """RoPE's frequencies for a longer context.
+
+    linear: all of them divided by the factor (Chen et al. 2023, arXiv 2306.15595). llama3: long waves divided,
+    short ones kept, and between the two thresholds a mean of both, weighted linearly in original length /
+    wavelength (Llama 3.1's reference code, `apply_scaling`).
+    """
+    if cfg.rope_scaling == "none":
+        return frequency
+    divided = frequency / cfg.rope_factor
+    if cfg.rope_scaling == "linear":
+        return divided
+    turns = cfg.rope_original_length * frequency / (2 * math.pi)  # in the original length
+    kept = (turns - cfg.rope_low_factor) / (cfg.rope_high_factor - cfg.rope_low_factor)
+    kept = jnp.clip(kept, 0.0, 1.0)
+    return kept * frequency + (1.0 - kept) * divided
 
 
 def rotate(x: Float[Array, "b n l d"], rope: tuple[Array, Array] | None) -> Float[Array, "b n l d"]:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from itx import storage
 from itx.build import fewshot, jobs, render, sources
-from itx.data import cache
+from itx.data.vocabulary import Vocabulary
 from itx.tasks import instruction_task, jsonl, names
 
 EXAMPLES = 20_000
@@ -27,7 +27,7 @@ TEMPLATES = [
 ]
 
 
-def write(root: Path, out: Path, tokens: int, vocabulary: cache.Vocabulary) -> None:
+def write(root: Path, out: Path, tokens: int, vocabulary: Vocabulary) -> None:
     """EXAMPLES rows of about so many tokens, prompt and answer together; all different."""
     with gzip.open(root / "alpaca" / "alpaca_sample.jsonl.gz", "rt", encoding="utf-8") as f:
         rows = [json.loads(line) for line in f]
@@ -56,7 +56,7 @@ def timed(work) -> tuple[float, object]:
 
 
 def measure(root: Path, tokens: int, file: Path) -> dict:
-    vocabulary = cache.Vocabulary(file)
+    vocabulary = Vocabulary(file)
     with tempfile.TemporaryDirectory() as folder:
         write(root, Path(folder) / "rows.jsonl", tokens, vocabulary)
         name = f"benchmark_{tokens}"

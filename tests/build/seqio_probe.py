@@ -1,20 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """Run in a process of its own (SeqIO and TensorFlow stay out of the tests' process): prints JSON facts.
 
-python -m tests.build.seqio_probe VOCABULARY NAME=VOCABULARY…    tokens of tasks through seqio.Task.get_dataset, each
-                                                                 under its vocabulary, and a task in SeqIO's own style
+python -m tests.build.seqio_probe VOCABULARY TOKENIZER_JSON NAME=VOCABULARY…    tokens of tasks through
+        seqio.Task.get_dataset, each under its vocabulary, and a task in SeqIO's own style
 """
 
 import json
 import sys
+import tempfile
 
 import tensorflow as tf
 
 import itx.tasks
-from itx.build import seqio_bridge
+from itx.build import foreign, seqio_bridge
+from itx.data.vocabulary import Vocabulary
 from itx.errors import UserError
 from itx.tasks import registry
 from tests import sample_tasks  # noqa: F401  (registers)
+from tests.data.test_vocabulary import TEXTS
 
 
 def register_native(vocabulary_file: str) -> None:
@@ -63,8 +66,32 @@ def converted(name: str, architecture: str, lengths: dict[str, int], n: int) -> 
     return [{k: v.tolist() for k, v in e.items()} for e in converter(ds, lengths).as_numpy_iterator()]
 
 
+def other_vocabularies(file: str) -> dict:
+    """A tokenizer.json and bytes as SeqIO vocabularies: ids by Python and by TensorFlow, text of them, a task's tokens."""
+    seqio, out = seqio_bridge.seqio, {}
+    found = {"tokenizer": seqio_bridge.TokenizerVocabulary(file), "bytes": seqio.ByteVocabulary(extra_ids=125)}
+    for name, vocabulary in found.items():
+        ids = [vocabulary.encode(t) for t in TEXTS]
+        out[name] = {
+            "ids": ids, "tf": [vocabulary.encode_tf(tf.constant(t)).numpy().tolist() for t in TEXTS],
+            "decoded": [vocabulary.decode(i) for i in ids],
+            "decoded_tf": [vocabulary.decode_tf(tf.constant(i, tf.int32)).numpy().decode() for i in ids],
+            "size": vocabulary.vocab_size,
+        }  # fmt: skip
+    task = itx.tasks.get("sample_second", found["tokenizer"])
+    assert task.output_features["targets"].vocabulary == seqio_bridge.TokenizerVocabulary(file)
+    assert task.output_features["targets"].vocabulary != found["bytes"]
+    first = next(iter(task.get_dataset(None, "train", shuffle=False).as_numpy_iterator()))
+    out["task"] = [first["inputs"].tolist(), first["targets"].tolist()]
+    bytewise = itx.tasks.get("sample_second:inv", found["bytes"])
+    assert bytewise.output_features["targets"].vocabulary == found["bytes"]
+    kept = [foreign.vocabulary_of({"t": t}, tempfile.mkdtemp()) for t in (task, bytewise)]
+    out["kept"] = [Vocabulary(k).hash for k in kept]
+    return out
+
+
 def main() -> None:
-    vocabulary, *words = sys.argv[1:]
+    vocabulary, tokenizer, *words = sys.argv[1:]
     names = dict(word.split("=") for word in words)
     for name, file in names.items():
         itx.tasks.get(name, file, fewshot_tokens=128)
@@ -81,11 +108,12 @@ def main() -> None:
     except UserError as e:
         refused = str(e)
     lengths = {"inputs": 40, "targets": 24}
+    registered = [n for n in seqio_bridge.seqio.TaskRegistry.names() if n.startswith("sample")]
     print(json.dumps({
         "converted": {a: converted("sample_first", a, lengths, 60) for a in ("decoder", "encoder_decoder")},
         "tokens": {n: tokens(n) for n in [*names, "native"]},
-        "refused": refused, "rates": seqio_bridge.rates(mixture),
-        "registered": [n for n in seqio_bridge.seqio.TaskRegistry.names() if n.startswith("sample")],
+        "other": other_vocabularies(tokenizer), "refused": refused, "rates": seqio_bridge.rates(mixture),
+        "registered": registered,
     }))  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 
 import dataclasses
 import json
+import shutil
 from collections import Counter
 
 import numpy as np
@@ -13,10 +14,12 @@ from itx.data import cache
 from itx.data import lock as locks
 from itx.data.loader import Batches
 from itx.data.order import ORDER_VERSION
+from itx.data.vocabulary import Vocabulary
 from itx.errors import UserError
 from itx.tasks import chat_task, first_user_turn, jsonl, names, openai_messages, registry, sharegpt_messages
 from itx.tasks.spec import Skip
 from tests import sample_tasks, samples  # noqa: F401  (sample_tasks registers)
+from tests.conftest import REPO
 
 CHATML = """{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% endfor %}
 {%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"""
@@ -134,9 +137,9 @@ def test_real_files_lose_no_assistant_turn(shared, monkeypatch, name, file, fiel
 @pytest.mark.parametrize("tokenizer", ["own", "t5_32k/sentencepiece.model", "mistral_v1_32k/tokenizer.model.v1"])
 def test_pieces_have_the_ids_of_the_text_as_a_whole(shared, monkeypatch, tmp_path, tokenizer):
     if tokenizer == "own":
-        vocabulary = cache.Vocabulary(vocab.train(["sample_first"], 400, "", 0, str(tmp_path)))
+        vocabulary = Vocabulary(vocab.train(["sample_first"], 400, "", 0, str(tmp_path)))
     else:
-        vocabulary = cache.Vocabulary(shared / "tokenizers" / tokenizer)
+        vocabulary = Vocabulary(shared / "tokenizers" / tokenizer)
     file = "glaive_toolcall/glaive_toolcall_en_demo.jsonl"
     spec = register(monkeypatch, "glaive", file, sharegpt_messages, split_by_hash={"train": 1.0})
     items = list(render.items(spec, "train", str(shared), 0, Counter()))[:150]
@@ -190,7 +193,7 @@ def test_the_loss_is_on_assistant_turns_alone(tmp_path, monkeypatch, architectur
     records = cache.Records(tmp_path / "cache" / folder)
     assert len(records) == len(items) * (2 if architecture == "encoder_decoder" else 1) > 20
     assert manifest["audit"]["read"] == manifest["audit"]["kept"] + sum(manifest["audit"]["skipped"].values())
-    vocabulary = cache.Vocabulary(file)
+    vocabulary = Vocabulary(file)
     lock = {
         "version": locks.LOCK_VERSION, "order_version": ORDER_VERSION, "architecture": architecture, "prefix_lm": True, "pad_id": 0,
         "bos_id": vocabulary.bos_id, "eos_id": vocabulary.eos_id, "vocabulary": {"hash": "v", "size": vocabulary.size},
@@ -242,3 +245,30 @@ def test_chat_tasks_refuse_what_they_cannot_use(monkeypatch):
         dataclasses.replace(spec, source=dataclasses.replace(spec.source, split_key=first_user_turn))
     )
     assert fewshot.counts(np.zeros((0, 0)), names.parse("talk")) == {}
+
+
+def test_an_end_of_sequence_that_the_template_writes_is_not_trained_twice(tmp_path):
+    """ChatML models end a turn in <|im_end|>, which their template writes and which is their EOS too."""
+    for name in ("tokenizer.json", "chat_template.jinja"):
+        shutil.copy(REPO / "tests" / "golden" / "hf" / "qwen3" / name, tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "<|im_end|>"}')
+    vocabulary, other = (
+        Vocabulary(tmp_path / "tokenizer.json"),
+        Vocabulary(REPO / "tests/golden/hf/qwen3/tokenizer.json"),
+    )
+    assert (vocabulary.eos_text, other.eos_text) == ("<|im_end|>", "</s>")
+    template = chat.template_text(str(tmp_path / "chat_template.jinja"), "")
+    talk = {"messages": [{"role": r, "content": c} for r, c in (("user", "два?"), ("assistant", "2"),
+                                                                ("user", "三?"), ("assistant", "3"))]}  # fmt: skip
+    item = render.Item("1", talk, "c", 1)
+    end = vocabulary.eos_id
+    for v, last in ((vocabulary, False), (other, True)):
+        r = chat.render(item, template, "here", v.eos_text)
+        (record,) = render.encode([r], v)
+        assert [on for _, on in record] == [False, True, False, True]
+        assert [ids[-1] == end for ids, on in record if on] == [last, last]
+        assert r.references == ("3<|im_end|>" if last else "3",)
+    laid = [i for ids, on in render.encode([chat.render(item, template, "", "<|im_end|>")], vocabulary)[0]
+            for i in (*ids, *([end] if on else []))]  # fmt: skip
+    whole = chat.written(template, talk, 4, False, "")
+    assert laid == vocabulary.encode(whole.rstrip())  # the very ids of the conversation as transformers writes it

@@ -20,6 +20,7 @@ from itx.data import audit as audits
 from itx.data import cache
 from itx.data import lock as locks
 from itx.data.loader import Batches
+from itx.data.vocabulary import Vocabulary
 from itx.errors import UserError
 from itx.tasks import fingerprint, function, names, registry, text_task
 from itx.tasks.spec import OBJECTIVES
@@ -119,7 +120,7 @@ def vocabularies(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def vocabulary(vocabularies):
-    return cache.Vocabulary(vocabularies[1])
+    return Vocabulary(vocabularies[1])
 
 
 ROOMS = [
@@ -210,7 +211,7 @@ def test_what_cannot_be_is_refused(vocabularies, vocabulary):
     spec = {o: registry.task(f"text_{o}") for o in OBJECTIVES}
     room = Room("encoder_decoder", 64, 64)
     item = render.Item("1", {"text": "red blue"}, "", 1)
-    none = cache.Vocabulary(vocabularies[0])
+    none = Vocabulary(vocabularies[0])
     for objective, *how, message in (
         ("lm", vocabulary, room, "for this run's encoder-decoder take 'prefix_lm' or 'span_corruption'"),
         ("span_corruption", none, room, r"no sentinels .* extra_ids=100\)"),
@@ -282,7 +283,7 @@ def test_real_documents_lose_nothing(shared):
     """C4 under T5's own vocabulary; and the shipped replay mixture, whose share is a part of its examples."""
     registry.load_modules(["tasks.files"])
     file = shared / "tokenizers" / "t5_32k" / "sentencepiece.model"
-    sp = cache.Vocabulary(file)
+    sp = Vocabulary(file)
     spec = registry.task("c4_demo.lm")
     counts: Counter = Counter()
     items = list(render.items(spec, "train", str(shared), 0, counts))
@@ -325,7 +326,7 @@ def made(vocabularies, tmp_path_factory):
 
 
 def test_sentinels_are_seqios(made, vocabularies, vocabulary):
-    facts, plain = made[0], cache.Vocabulary(vocabularies[0])
+    facts, plain = made[0], Vocabulary(vocabularies[0])
     assert facts["same_bytes"] and facts["size"] == vocabulary.size == plain.size + 100
     assert facts["ids"] == {"▁<extra_id_0>": vocabulary.size - 1, "▁<extra_id_99>": vocabulary.size - 100}
     assert objectives.sentinels(vocabulary) == 100 and objectives.sentinels(plain) == 0
@@ -362,7 +363,7 @@ def test_a_replay_mixture_builds_and_adds_up(made, architecture):
     config, folder, _ = made[1][architecture]
     (file,) = (folder / "locks").iterdir()
     lock = locks.read(file)
-    sp = cache.Vocabulary(folder / lock["vocabulary"]["file"])
+    sp = Vocabulary(folder / lock["vocabulary"]["file"])
     assert objectives.sentinels(sp) == 100 and lock["vocabulary"]["size"] == sp.size
     facts = audits.audit(lock, folder, config)
     assert not facts["errors"]

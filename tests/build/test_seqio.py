@@ -9,8 +9,11 @@ import pytest
 
 from itx.data import cache
 from itx.data.loader import Batches
+from itx.data.vocabulary import Vocabulary
 from tests.conftest import REPO
+from tests.data.test_vocabulary import TEXTS
 
+TOKENIZER = REPO / "tests" / "golden" / "hf" / "qwen3" / "tokenizer.json"
 # variants and the mixture that they are of: each mixture has its own vocabulary
 NAMES = {"sample_first": "sample_held", "sample_first:inv": "sample_held", "sample_even:fs3": "sample_held",
          "sample_add:cot": "sample_mix"}  # fmt: skip
@@ -21,7 +24,7 @@ ELSEWHERE = "sample_add:cot#0"  # the same rendering by another name, which hold
 def probe(sample_cache, sample_locks):
     files = {m: str(sample_cache / lock["vocabulary"]["file"]) for m, lock in sample_locks.items()}
     under = {n: files[m] for n, m in NAMES.items()} | {ELSEWHERE: files["sample_held"]}
-    command = [sys.executable, "-m", "tests.build.seqio_probe", files["sample_held"]]
+    command = [sys.executable, "-m", "tests.build.seqio_probe", files["sample_held"], str(TOKENIZER)]
     done = subprocess.run([*command, *(f"{n}={f}" for n, f in under.items())], cwd=REPO, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
@@ -98,3 +101,17 @@ def test_rates_of_the_lock_are_seqios(probe, sample_locks):
     assert {t["name"]: t["rate"] for t in lock["tasks"]} == pytest.approx(probe["rates"])
     assert len(set(probe["rates"].values())) > 2
     assert "sample_second" not in probe["registered"]
+
+
+def test_other_vocabularies_are_seqios_too(probe, tmp_path):
+    (tmp_path / "bytes.json").write_text('{"extra_ids": 125}')
+    for name, file in (("tokenizer", TOKENIZER), ("bytes", tmp_path / "bytes.json")):
+        ours, theirs = Vocabulary(file), probe["other"][name]
+        assert theirs["ids"] == theirs["tf"] == ours.encode_batch(TEXTS)
+        assert theirs["decoded"] == theirs["decoded_tf"] == TEXTS and theirs["size"] == ours.size
+    assert probe["other"]["kept"] == [Vocabulary(TOKENIZER).hash, Vocabulary(tmp_path / "bytes.json").hash]
+    prompt, target = probe["other"]["task"]
+    ours = Vocabulary(TOKENIZER)
+    assert ours.decode(prompt).startswith("Give the second word: ") or ours.decode(prompt).endswith("one?")
+    assert ours.decode(target[:-1]).startswith(" ") and target[-1] == ours.eos_id
+    assert ours.answer(target[:-1]) in ours.decode(prompt).split()

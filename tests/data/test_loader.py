@@ -353,3 +353,24 @@ def test_hosts_and_restarts_change_no_batch(tmp_path, hosts):
         for t in range(start, 9):
             for key, value in whole[t].items():
                 assert (np.concatenate([p[t - start][key] for p in parts]) == value).all()
+
+
+def test_without_bos_a_segment_begins_with_its_first_token(tmp_path):
+    """As inference has it where a tokenizer puts nothing before a prompt: inputs p p t, not B p p t."""
+    lock = many_pieces(tmp_path, "decoder", sequence_length=64, target_length=32, prefix_lm=True)
+    with_bos, without = (Batches(lock | {"bos_id": i}, tmp_path) for i in (7, -1))
+    untold = 0
+    for t in range(6):
+        a, b = with_bos.batch(t), without.batch(t)
+        first = (a["decoder_positions"] == 0) & (a["decoder_segment_ids"] > 0)
+        assert (a["decoder_input_tokens"][first] == 7).all() and first.sum() > 4
+        assert (b["decoder_segment_ids"] == np.where(first, 0, a["decoder_segment_ids"])).all()
+        rest = b["decoder_segment_ids"] > 0
+        assert (b["decoder_positions"][rest] == a["decoder_positions"][rest] - 1).all()
+        for key in ("decoder_input_tokens", "decoder_target_tokens", "decoder_causal_attention", "task_ids"):
+            assert (b[key][rest] == a[key][rest]).all(), key
+        assert (b["decoder_loss_weights"] == np.where(first, 0, a["decoder_loss_weights"])).all()
+        untold += int((a["decoder_loss_weights"][first] > 0).sum())  # of records without a prompt
+        for row, weights in zip(b["loss_positions"], b["decoder_loss_weights"], strict=True):
+            assert row[row >= 0].tolist() == np.flatnonzero(weights).tolist()
+    assert untold

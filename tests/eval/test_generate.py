@@ -23,10 +23,11 @@ def runner(name: str, tmp_path, devices: int = 1) -> gen.Runner:
     cfg = synthetic.config(MODELS[name], eval={"batch_size": 16})
     mesh = meshes.make_mesh(MeshConfig(), jax.devices()[:devices])
     made = train.load_model(synthetic.Folder(tmp_path), cfg, synthetic.lock(), 0, mesh)
-    smear = made.params["smear"]  # starts at zero, where it would hide
-    drawn = jax.random.normal(jax.random.key(9), smear.shape) * 0.2
-    params = {**made.params, "smear": jax.device_put(drawn, smear.sharding)}
-    return dataclasses.replace(made, params=params)
+    # what starts at zero or one would hide
+    hidden = {n: p for n, p in made.params.items() if n.split("/")[-1] in ("smear", "scale", "bq", "bk", "bv")}
+    drawn = {n: p + 0.2 * jax.random.normal(jax.random.key(i), p.shape) for i, (n, p) in enumerate(hidden.items())}
+    drawn = {n: jax.device_put(p, hidden[n].sharding) for n, p in drawn.items()}
+    return dataclasses.replace(made, params={**made.params, **drawn})
 
 
 def score(runner: gen.Runner, prompt: list[int], answer: list[int]) -> np.ndarray:

@@ -11,6 +11,7 @@ import itx.train
 from itx import commands, storage
 from itx import config as configs
 from itx.data import cache
+from itx.data.vocabulary import Vocabulary
 from itx.errors import UserError
 from itx.eval import summary
 from itx.runs import RunFolder
@@ -20,7 +21,7 @@ from tests import samples
 class Parrot:
     """Says the first word of the last line, and goes on with another exemplar, as a base model does."""
 
-    def __init__(self, vocab: cache.Vocabulary):
+    def __init__(self, vocab: Vocabulary):
         self.vocab, self.prompts = vocab, []
 
     def generate(self, prompts, limits):
@@ -42,7 +43,7 @@ def run(tmp_path, sample_cache, sample_locks, monkeypatch):
     run.vocab_model.parent.mkdir()
     shutil.copy(sample_cache / lock["vocabulary"]["file"], run.vocab_model)
     storage.write_json(run.scores_json(2), {"rows": {}, "mine": True})
-    parrot = Parrot(cache.Vocabulary(run.vocab_model))
+    parrot = Parrot(Vocabulary(run.vocab_model))
     monkeypatch.setattr(itx.train, "load_model", lambda *_: parrot)
     return run, parrot
 

@@ -10,14 +10,15 @@ from itx.models import attention
 from itx.models.layers import RMSNorm, rope_tables, rotate
 
 
-def naive(q, k, v, bias, scale):
+def naive(q, k, v, bias, scale, cap=0.0):
     """Head by head, query by query, in float64."""
     q, k, v, bias = (np.asarray(x, np.float64) for x in (q, k, v, bias))
     b, n, lq, _ = q.shape
     out = np.zeros(q.shape)
     for i, h, a in np.ndindex(b, n, lq):
         g = h * k.shape[1] // n  # the key/value head of this query head
-        s = k[i, g] @ q[i, h, a] * scale + bias[i % bias.shape[0], h % bias.shape[1], a]
+        s = k[i, g] @ q[i, h, a] * scale
+        s = (cap * np.tanh(s / cap) if cap else s) + bias[i % bias.shape[0], h % bias.shape[1], a]
         w = np.exp(s - s.max())
         out[i, h, a] = w / w.sum() @ v[i, g]
     return out
@@ -36,6 +37,19 @@ def test_attend_is_softmax_attention_with_grouped_heads(heads, ordered, monkeypa
     np.testing.assert_allclose(out, naive(q, k, v, bias, 0.3), atol=2e-5)
     exps = str(jax.make_jaxpr(lambda q: attention.attend(q, k, v, bias, 0.3, ordered))(q)).count(" exp ")
     assert exps == (3 if ordered else 1)  # the blocks are really taken
+
+
+def test_attend_leaves_out_what_stands_before_the_window(monkeypatch):
+    monkeypatch.setattr(attention, "SMALLEST_BLOCK", 4)
+    q, k, v = jax.random.normal(jax.random.key(0), (3, 1, 2, 32, 8))
+    one, place = jnp.ones((1, 32), jnp.int32), jnp.arange(32, dtype=jnp.int32)[None]
+    bias = attention.bias(one, one, place, place, window=6)
+    assert ((bias[0, 0] == 0).sum(-1) == np.minimum(np.arange(32) + 1, 6)).all()
+    out = attention.attend(q, k, v, bias, 0.3, True, cap=0.5, window=6)
+    np.testing.assert_allclose(out, naive(q, k, v, bias, 0.3, 0.5), atol=2e-5)
+    assert np.abs(out - naive(q, k, v, bias, 0.3)).max() > 0.01  # the cap is felt
+    shapes = str(jax.make_jaxpr(lambda q: attention.attend(q, k, v, bias, 0.3, True, window=6))(q))
+    assert "f32[1,2,8,13]" in shapes and "f32[1,2,8,32]" not in shapes  # eight queries and five keys before them
 
 
 def test_relative_buckets_against_the_published_function():

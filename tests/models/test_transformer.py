@@ -9,16 +9,18 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from itx.errors import UserError
 from itx.models import presets
 from itx.models.transformer import Transformer
 from tests import synthetic
 
 
 def make(model, seed: int = 0) -> Transformer:
-    """A model from the seed; the smear is drawn too, since it starts at zero and would hide."""
+    """A model from the seed; smear, norms and biases are moved off their start, where they would hide."""
     out = Transformer(model, synthetic.VOCAB, nnx.Rngs(seed))
-    if out.smear is not None:
-        out.smear[...] = jax.random.normal(jax.random.key(9), out.smear[...].shape) * 0.2
+    for i, (path, param) in enumerate(nnx.to_flat_state(nnx.state(out, nnx.Param))):
+        if path[-1] in ("smear", "scale", "bq", "bk", "bv"):
+            param[...] = param[...] + jax.random.normal(jax.random.key(i), param[...].shape) * 0.2
     return out
 
 
@@ -52,7 +54,7 @@ def influence(model, batch: dict, side: str, at: tuple[int, int]) -> np.ndarray:
     return np.abs(np.asarray(jax.jit(jax.grad(logit))(jnp.zeros(shape)))).sum(-1)
 
 
-@pytest.mark.parametrize("name", ["decoder", "t5"])
+@pytest.mark.parametrize("name", ["decoder", "t5", "gemma"])
 def test_no_later_token_and_no_other_segment_has_influence(name):
     cfg = synthetic.config(synthetic.models()[name])
     batch = arrays(synthetic.batch([synthetic.examples(3, 1), synthetic.examples(3, 2)], cfg))
@@ -85,7 +87,7 @@ def test_prefix_sees_itself_both_ways_and_targets_stay_causal():
     assert (influence(make(plain), batch, "decoder", (0, 0))[0][1:] == 0).all()
 
 
-@pytest.mark.parametrize("name", ["decoder", "t5"])
+@pytest.mark.parametrize("name", ["decoder", "t5", "gemma"])
 def test_packed_equals_separate(name):
     cfg = synthetic.config(synthetic.models()[name])
     some = synthetic.examples(3, 4)
@@ -102,7 +104,7 @@ def test_packed_equals_separate(name):
     assert np.abs(wrong - parts).max() > 1e-2  # without segments the numbers do differ
 
 
-@pytest.mark.parametrize("name", ["decoder", "t5"])
+@pytest.mark.parametrize("name", ["decoder", "t5", "gemma"])
 def test_scan_and_unrolled_loop_agree(name):
     """The CPU's loop cuts the last layer down to loss positions; the scan computes all of it."""
     cfg = synthetic.config(synthetic.models()[name])
@@ -122,30 +124,81 @@ def test_remat_changes_the_program_and_not_the_gradient():
     cfg = synthetic.config()
     batch = arrays(synthetic.batch([synthetic.examples(3, 6)], cfg))
     grads, programs = [], []
-    for remat in ("none", "full"):
+    for remat in ("none", "dots", "full"):
         model = make(dataclasses.replace(cfg.model, remat=remat))
         graphdef, state = nnx.split(model)
 
         def f(state, graphdef=graphdef):
             return jnp.sum(nnx.merge(graphdef, state)(batch) ** 2)
 
-        programs.append("remat" in str(jax.make_jaxpr(jax.grad(f))(state)))
+        programs.append(str(jax.make_jaxpr(jax.grad(f))(state)).count("dot_general"))
         grads.append(jax.tree.leaves(jax.jit(jax.grad(f))(state)))
-    assert programs == [False, True]
-    for a, b in zip(*grads, strict=True):
+    assert programs[0] < programs[1] < programs[2]  # products that are computed again: none, attention's, all
+    for a, b, c in zip(*grads, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(a, c, rtol=1e-4, atol=1e-4)
 
 
-def test_parameters_of_presets():
-    """Counted by hand from the formulas of each family."""
+def test_a_sliding_layer_sees_its_window_and_one_that_is_not_sees_all():
+    """One layer at a time: which of a segment's tokens reach the last one."""
+    one = presets.tiny_gemma(num_layers=1)
+    cfg = synthetic.config(one)
+    batch = arrays(synthetic.batch([[([2] * 7 + [3], [4, 5, 6, 7], 0), ([8] * 4, [9], 0)]], cfg))
+    at = int(np.flatnonzero(np.asarray(batch["decoder_segment_ids"])[0] == 1)[-1])
+    window = np.flatnonzero(influence(make(one), batch, "decoder", (0, at))[0])
+    assert window.tolist() == [*range(at - 4, at + 1)]  # five tokens, its own included
+    plain = dataclasses.replace(one, sliding_window=0, global_every=0)
+    assert np.flatnonzero(influence(make(plain), batch, "decoder", (0, at))[0]).tolist() == [*range(at + 1)]
+    both = dataclasses.replace(one, num_layers=2)
+    assert len(np.flatnonzero(influence(make(both), batch, "decoder", (0, at))[0])) == at + 1
 
-    def count(model, rows):
-        abstract = nnx.eval_shape(lambda: Transformer(model, rows, nnx.Rngs(0)))
-        return sum(v.get_value().size for _, v in nnx.to_flat_state(nnx.state(abstract)))
 
+def test_bf16_activations_over_float32_parameters():
+    cfg = synthetic.config(presets.tiny_gemma(dtype="bfloat16"))
+    batch = arrays(synthetic.batch([synthetic.examples(3, 4)], cfg))
+    model = make(cfg.model)
+    assert {v.get_value().dtype for _, v in nnx.to_flat_state(nnx.state(model))} == {jnp.dtype("float32")}
+    assert "bf16" in str(jax.make_jaxpr(lambda: model(batch))())
+    out = run(model, batch)
+    exact = run(make(dataclasses.replace(cfg.model, dtype="float32")), batch)
+    assert out.dtype == np.float32 and 1e-4 < np.abs(out - exact).max() < 0.2
+
+
+def test_the_encoder_may_have_another_depth():
+    deeper = presets.tiny_t5(encoder_layers=3)
+    assert count(deeper, 64) - count(presets.tiny_t5(), 64) == 4 * 32 * 32 + 3 * 32 * 48 + 2 * 32
+
+
+def count(model, rows: int = 0) -> int:
+    abstract = nnx.eval_shape(lambda: Transformer(model, rows or model.vocab_size, nnx.Rngs(0)))
+    return sum(v.get_value().size for _, v in nnx.to_flat_state(nnx.state(abstract)))
+
+
+def test_parameters_of_the_quickstart():
+    """Counted by hand from the formulas of the family."""
     block = 4 * 128 * 128 + 3 * 128 * 384 + 2 * 128
     small = presets.quickstart_decoder()
     smear = small.smear * 128 * 128
     assert count(small, 1024) == small.num_layers * block + 128 + 1024 * 128 + smear
-    # T5 1.1 small has 76,961,152 parameters (google/t5-v1_1-small)
-    assert count(presets.t5_small(), 32_128) == 76_961_152
+
+
+# Parameters of the checkpoints on Hugging Face's hub (of gemma-3-4b those of the language model)
+PARAMETERS = {
+    "t5_small": 60_506_624, "t5_base": 222_903_552, "t5_large": 737_668_096, "t5_3b": 2_851_598_336,
+    "t5_11b": 11_307_321_344, "t5_v1_1_small": 76_961_152, "t5_v1_1_base": 247_577_856,
+    "t5_v1_1_large": 783_150_080, "t5_v1_1_xl": 2_849_757_184, "t5_v1_1_xxl": 11_135_332_352,
+    "flan_t5_small": 76_961_152, "flan_t5_base": 247_577_856, "flan_t5_large": 783_150_080,
+    "flan_t5_xl": 2_849_757_184, "flan_t5_xxl": 11_135_332_352, "mt5_small": 300_176_768,
+    "mt5_base": 582_401_280, "mt5_large": 1_229_581_312, "mt5_xl": 3_742_619_648, "mt5_xxl": 12_921_057_280,
+    "llama3_1_8b": 8_030_261_248, "llama3_2_1b": 1_235_814_400, "llama3_2_3b": 3_212_749_824,
+    "qwen2_5_0_5b": 494_032_768, "qwen2_5_1_5b": 1_543_714_304, "qwen2_5_3b": 3_085_938_688,
+    "qwen2_5_7b": 7_615_616_512, "qwen3_0_6b": 596_049_920, "qwen3_1_7b": 1_720_574_976,
+    "qwen3_4b": 4_022_468_096, "qwen3_8b": 8_190_735_360, "gemma2_2b": 2_614_341_888, "gemma2_9b": 9_241_705_984,
+    "gemma3_270m": 268_098_176, "gemma3_1b": 999_885_952, "gemma3_4b": 3_880_263_168, "mistral_7b": 7_241_732_096,
+}  # fmt: skip
+
+
+def test_parameters_of_published_models():
+    assert {name: count(presets.published(name)) for name in presets.PUBLISHED} == PARAMETERS
+    with pytest.raises(UserError, match="qwen3_4b"):
+        presets.published("qwen3_4")

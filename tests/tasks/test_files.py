@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 
 from itx.build import fewshot, readers, render, sources
-from itx.data.cache import Vocabulary
+from itx.data.vocabulary import Vocabulary
 from itx.errors import UserError
 from itx.tasks import names, registry
 from itx.tasks.spec import Skip

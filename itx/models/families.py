@@ -1,0 +1,332 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Hugging Face's families as data: config.json <-> ModelConfig, and what each of our parameters is called there.
+
+A family is an entry of FAMILIES. Its configuration is fields that only have another name (`fields`), settings that all
+its members share (`fixed`), and the few things that several keys say together: windows and rotary positions. Files of
+transformers 4 and 5 are both read; what is written both read, in the older form.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+from itx.config import ModelConfig
+from itx.errors import UserError, did_you_mean
+
+ACTIVATIONS = {"silu": "silu", "gelu_pytorch_tanh": "gelu", "gelu_new": "gelu", "gelu": "gelu_exact", "relu": "relu"}
+# Fields of a ModelConfig that say how a run computes, not which model it is
+OF_THE_RUN = ("pretrained", "prefix_lm", "dropout", "dtype", "remat", "attention")
+
+DECODER = {
+    "embedding": "model.embed_tokens.weight",
+    "head": "lm_head.weight",
+    "decoder/final_norm/scale": "model.norm.weight",
+    "decoder/blocks/attention_norm/scale": "model.layers.{}.input_layernorm.weight",
+    "decoder/blocks/attention/wq": "model.layers.{}.self_attn.q_proj.weight",
+    "decoder/blocks/attention/wk": "model.layers.{}.self_attn.k_proj.weight",
+    "decoder/blocks/attention/wv": "model.layers.{}.self_attn.v_proj.weight",
+    "decoder/blocks/attention/wo": "model.layers.{}.self_attn.o_proj.weight",
+    "decoder/blocks/attention/bq": "model.layers.{}.self_attn.q_proj.bias",
+    "decoder/blocks/attention/bk": "model.layers.{}.self_attn.k_proj.bias",
+    "decoder/blocks/attention/bv": "model.layers.{}.self_attn.v_proj.bias",
+    "decoder/blocks/attention/q_norm/scale": "model.layers.{}.self_attn.q_norm.weight",
+    "decoder/blocks/attention/k_norm/scale": "model.layers.{}.self_attn.k_norm.weight",
+    "decoder/blocks/mlp_norm/scale": "model.layers.{}.post_attention_layernorm.weight",
+    "decoder/blocks/mlp/w_gate": "model.layers.{}.mlp.gate_proj.weight",
+    "decoder/blocks/mlp/w_in": "model.layers.{}.mlp.up_proj.weight",
+    "decoder/blocks/mlp/w_out": "model.layers.{}.mlp.down_proj.weight",
+}
+GEMMA = DECODER | {
+    "decoder/blocks/attention_post_norm/scale": "model.layers.{}.post_attention_layernorm.weight",
+    "decoder/blocks/mlp_norm/scale": "model.layers.{}.pre_feedforward_layernorm.weight",
+    "decoder/blocks/mlp_post_norm/scale": "model.layers.{}.post_feedforward_layernorm.weight",
+}
+
+
+def _t5_stack(stack: str, mlp: int) -> dict[str, str]:
+    ours, theirs = f"{stack}/blocks", f"{stack}.block.{{}}.layer"
+    return {
+        f"{stack}/final_norm/scale": f"{stack}.final_layer_norm.weight",
+        f"{stack}/relative_bias": f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+        f"{ours}/attention_norm/scale": f"{theirs}.0.layer_norm.weight",
+        **{f"{ours}/attention/w{x}": f"{theirs}.0.SelfAttention.{x}.weight" for x in "qkvo"},
+        f"{ours}/mlp_norm/scale": f"{theirs}.{mlp}.layer_norm.weight",
+        f"{ours}/mlp/w_gate": f"{theirs}.{mlp}.DenseReluDense.wi_0.weight",
+        f"{ours}/mlp/w_in": f"{theirs}.{mlp}.DenseReluDense.wi_1.weight",
+        f"{ours}/mlp/w_out": f"{theirs}.{mlp}.DenseReluDense.wo.weight",
+    }
+
+
+T5 = {
+    "embedding": "shared.weight", "head": "lm_head.weight", **_t5_stack("encoder", 1), **_t5_stack("decoder", 2),
+    "decoder/blocks/cross_norm/scale": "decoder.block.{}.layer.1.layer_norm.weight",
+    **{f"decoder/blocks/cross/w{x}": f"decoder.block.{{}}.layer.1.EncDecAttention.{x}.weight" for x in "qkvo"},
+}  # fmt: skip
+T5_PLAIN = T5 | {
+    f"{stack}/blocks/mlp/w_in": f"{stack}.block.{{}}.layer.{i}.DenseReluDense.wi.weight"
+    for stack, i in (("encoder", 1), ("decoder", 2))
+}
+
+# Tensors that a file may hold besides the model's: copies of others, constants, and the parts that see images
+COPIES = (
+    r"(en|de)coder\.embed_tokens\.weight", r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",
+    r".*rotary_emb\.inv_freq", r"(model\.)?(vision_tower|multi_modal_projector)\..*",
+)  # fmt: skip
+# Where the text model stands inside one that also sees images: their prefix -> the text model's own
+INSIDE = (
+    ("language_model.model.", "model."),
+    ("language_model.lm_head.", "lm_head."),
+    ("model.language_model.", "model."),
+)
+
+# our field -> (key there, its value where the file has none)
+_LLAMA = {
+    "vocab_size": ("vocab_size", None), "embed_dim": ("hidden_size", None),
+    "num_layers": ("num_hidden_layers", None), "num_heads": ("num_attention_heads", None),
+    "num_kv_heads": ("num_key_value_heads", None), "head_dim": ("head_dim", None),
+    "mlp_dim": ("intermediate_size", None), "norm_eps": ("rms_norm_eps", 1e-6),
+    "tie_embeddings": ("tie_word_embeddings", False), "mlp_activation": ("hidden_act", "silu"),
+}  # fmt: skip
+_GEMMA = _LLAMA | {
+    "head_dim": ("head_dim", 256), "tie_embeddings": ("tie_word_embeddings", True),
+    "mlp_activation": ("hidden_activation", "gelu_pytorch_tanh"), "query_scalar": ("query_pre_attn_scalar", 256),
+    "attention_cap": ("attn_logit_softcapping", None), "logit_cap": ("final_logit_softcapping", None),
+}  # fmt: skip
+_T5 = {
+    "vocab_size": ("vocab_size", None), "embed_dim": ("d_model", None), "encoder_layers": ("num_layers", None),
+    "num_layers": ("num_decoder_layers", None), "num_heads": ("num_heads", None),
+    "num_kv_heads": ("num_heads", None), "head_dim": ("d_kv", None), "mlp_dim": ("d_ff", None),
+    "norm_eps": ("layer_norm_epsilon", 1e-6), "relative_buckets": ("relative_attention_num_buckets", 32),
+    "relative_max_distance": ("relative_attention_max_distance", 128),
+}  # fmt: skip
+_ALL_GEMMA = {
+    "qk_norm": False, "norm_plus_one": True, "post_norms": True, "scale_embeddings": True, "scale_attention": True,
+}  # fmt: skip
+
+
+class Family(NamedTuple):
+    """model_type of config.json -> this."""
+
+    classname: str  # in transformers
+    fields: dict[str, tuple[str, Any]]
+    fixed: dict[str, Any]
+    pattern: int | None = None  # every so many-th layer is global where the file does not say; 0: none; None: all are
+
+
+FAMILIES = {
+    "t5": Family("T5ForConditionalGeneration", _T5, {}),
+    "mt5": Family("MT5ForConditionalGeneration", _T5, {}),
+    "llama": Family("LlamaForCausalLM", _LLAMA, {}),
+    "mistral": Family("MistralForCausalLM", _LLAMA, {}, 0),
+    "qwen2": Family("Qwen2ForCausalLM", _LLAMA, {"qkv_bias": True}),
+    "qwen3": Family("Qwen3ForCausalLM", _LLAMA | {"head_dim": ("head_dim", 128)}, {"qk_norm": True}),
+    "gemma2": Family(
+        "Gemma2ForCausalLM", _GEMMA | {"attention_cap": ("attn_logit_softcapping", 50.0),
+                                       "logit_cap": ("final_logit_softcapping", 30.0)}, _ALL_GEMMA, 2),
+    "gemma3_text": Family("Gemma3ForCausalLM", _GEMMA, _ALL_GEMMA | {"qk_norm": True}, 6),
+}  # fmt: skip
+# Keys that say something this model has no setting for: what they must be
+REFUSED = {
+    "attention_bias": False,
+    "mlp_bias": False,
+    "use_bidirectional_attention": False,
+    "partial_rotary_factor": 1.0,
+}
+
+
+def text_config(values: dict) -> dict:
+    """Of a model that also sees images the part about text."""
+    if values.get("model_type") == "gemma3":
+        return {"model_type": "gemma3_text", **values.get("text_config", {})}
+    return values
+
+
+def read(values: dict, where: str) -> ModelConfig:
+    """The ModelConfig of a config.json; UserError where it is none of a known family, or says what we cannot do.
+
+    Where the head is tied is what the tensors say: `tie_embeddings` is only what the file says.
+    """
+    values = text_config(values)
+    kind = values.get("model_type")
+    if kind not in FAMILIES:
+        raise UserError(f"{where}: unknown architecture, model_type {kind!r}{did_you_mean(str(kind), FAMILIES)}")
+    family = FAMILIES[kind]
+    for key, right in REFUSED.items():
+        if values.get(key) not in (None, right) and not (kind == "qwen2" and key == "attention_bias"):
+            raise UserError(f"{where}: {key}={values[key]!r}, which no model here has; expected {right!r}")
+    fallbacks = {"num_key_value_heads": "num_attention_heads", "num_decoder_layers": "num_layers"}
+    found = {}
+    for ours, (key, default) in family.fields.items():
+        value = values.get(key)
+        if value is None:
+            value = values.get(fallbacks.get(key, ""), default)
+        if value is None and key == "head_dim":
+            value = values["hidden_size"] // values["num_attention_heads"]
+        if value is None and not key.endswith("softcapping"):
+            raise UserError(f"{where}: no {key!r}" + did_you_mean(key, values))
+        found[ours] = value or 0.0 if key.endswith("softcapping") else value
+    if family.fields is _T5:
+        found |= _t5_settings(values, where)
+    else:
+        found["mlp_activation"] = _activation(found["mlp_activation"], where)
+        found |= {"architecture": "decoder", "mlp_gated": True, "position": "rope"}
+        found |= _windows(values, family, found["num_layers"], where) | _rope(values, kind, where)
+    kinds = {f.name: f.type for f in dataclasses.fields(ModelConfig)}
+    found |= {name: float(value) for name, value in found.items() if kinds[name] is float}
+    return ModelConfig(**found | family.fixed)
+
+
+def _activation(name: str, where: str) -> str:
+    if name not in ACTIVATIONS:
+        raise UserError(f"{where}: unknown activation {name!r}" + did_you_mean(name, ACTIVATIONS))
+    return ACTIVATIONS[name]
+
+
+def _t5_settings(values: dict, where: str) -> dict:
+    gated, _, name = values.get("feed_forward_proj", "relu").rpartition("-")
+    # transformers reads "gated-gelu" as the tanh form, and so were those models trained
+    name = "gelu_new" if gated and name == "gelu" else values.get("dense_act_fn", name)
+    tied = values.get("tie_word_embeddings") is not False
+    scaled = values.get("scale_decoder_outputs", tied) and values["model_type"] == "t5"
+    return {
+        "architecture": "encoder_decoder", "position": "t5_relative", "scale_attention": False,
+        "mlp_gated": bool(gated), "mlp_activation": _activation(name, where), "tie_embeddings": tied,
+        "scale_logits": scaled, "encoder_layers": values["num_layers"],
+    }  # fmt: skip
+
+
+def _windows(values: dict, family: Family, layers: int, where: str) -> dict:
+    """{"sliding_window", "global_every"}"""
+    window, types = values.get("sliding_window"), values.get("layer_types")
+    every = values.get("sliding_window_pattern") or family.pattern
+    if types is None and values.get("use_sliding_window"):
+        first = values.get("max_window_layers", 28)
+        types = ["sliding_attention" if i >= first else "full_attention" for i in range(layers)]
+    if types is None:
+        types = ["full_attention" if every is None or every and (i + 1) % every == 0 else "sliding_attention"
+                 for i in range(layers)]  # fmt: skip
+    strange = set(types) - {"sliding_attention", "full_attention"}
+    if strange or len(types) != layers:
+        raise UserError(f"{where}: layer_types={sorted(set(types))} of {len(types)}; expected {layers} times "
+                        "'sliding_attention' or 'full_attention'")  # fmt: skip
+    if not window or "sliding_attention" not in types:
+        return {"sliding_window": 0, "global_every": 0}
+    every = types.index("full_attention") + 1 if "full_attention" in types else 0
+    if any((t == "full_attention") != bool(every and (i + 1) % every == 0) for i, t in enumerate(types)):
+        raise UserError(f"{where}: layers slide in no regular pattern (layer_types); expected every n-th to be full")
+    return {"sliding_window": window, "global_every": every}
+
+
+def _rope(values: dict, kind: str, where: str) -> dict:
+    """Rotary positions, as transformers 5 writes them (rope_parameters) or 4 (rope_theta, rope_scaling)."""
+    new = values.get("rope_parameters") or {}
+    full = new.get("full_attention", new)
+    scaling = full if "rope_type" in full else values.get("rope_scaling") or {}
+    theta = full.get("rope_theta", values.get("rope_theta", 1e6 if kind == "gemma3_text" else 1e4))
+    out = {"rope_theta": theta, "rope_theta_local": 0.0}
+    if kind == "gemma3_text":
+        out["rope_theta_local"] = new.get("sliding_attention", {}).get(
+            "rope_theta", values.get("rope_local_base_freq", 1e4)
+        )
+    name = scaling.get("rope_type", scaling.get("type", "default"))
+    if name == "default":
+        return out
+    if name == "linear":
+        return out | {"rope_scaling": "linear", "rope_factor": scaling["factor"]}
+    if name == "llama3":
+        return out | {
+            "rope_scaling": "llama3", "rope_factor": scaling["factor"],
+            "rope_low_factor": scaling["low_freq_factor"], "rope_high_factor": scaling["high_freq_factor"],
+            "rope_original_length": scaling["original_max_position_embeddings"],
+        }  # fmt: skip
+    raise UserError(f"{where}: RoPE of type {name!r}; known are 'default', 'linear' and 'llama3'")
+
+
+def write(cfg: ModelConfig, kind: str) -> dict:
+    """The config.json of a model as one of this family; whether it says all that `cfg` says, `family_of` checks."""
+    family = FAMILIES[kind]
+    out: dict[str, Any] = {"architectures": [family.classname], "model_type": kind}
+    out |= {key: getattr(cfg, ours) for ours, (key, _) in family.fields.items()}
+    back = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
+    if family.fields is _T5:
+        name = back[cfg.mlp_activation]
+        out |= {
+            "num_layers": cfg.encoder_layers or cfg.num_layers, "is_encoder_decoder": True,
+            "feed_forward_proj": ("gated-" + name.removesuffix("_pytorch_tanh")) if cfg.mlp_gated else name,
+            "tie_word_embeddings": cfg.tie_embeddings, "scale_decoder_outputs": cfg.scale_logits,
+            "decoder_start_token_id": 0, "pad_token_id": 0,
+        }  # fmt: skip
+        return out
+    key = family.fields["mlp_activation"][0]
+    out[key] = back[cfg.mlp_activation]
+    out |= {key: out[key] or None for key in out if key.endswith("softcapping")}
+    if "query_pre_attn_scalar" in out:  # there a whole number
+        scalar = cfg.query_scalar or float(cfg.head_dim)
+        out["query_pre_attn_scalar"] = int(scalar) if scalar.is_integer() else scalar
+    scaling = {"none": None, "linear": {"rope_type": "linear", "factor": cfg.rope_factor}, "llama3": {
+        "rope_type": "llama3", "factor": cfg.rope_factor, "low_freq_factor": cfg.rope_low_factor,
+        "high_freq_factor": cfg.rope_high_factor, "original_max_position_embeddings": cfg.rope_original_length,
+    }}  # fmt: skip
+    out |= {"rope_theta": cfg.rope_theta, "rope_scaling": scaling[cfg.rope_scaling]}
+    if kind == "gemma3_text":
+        out["rope_local_base_freq"] = cfg.rope_theta_local or cfg.rope_theta
+    if kind != "llama":
+        out["sliding_window"] = cfg.sliding_window or None
+    if kind in ("qwen2", "qwen3"):
+        out["use_sliding_window"] = bool(cfg.sliding_window)
+    if kind in ("gemma2", "gemma3_text", "qwen2", "qwen3"):
+        out["layer_types"] = ["full_attention" if full else "sliding_attention" for full in global_layers(cfg)]
+    return out
+
+
+def global_layers(cfg: ModelConfig) -> tuple[bool, ...]:
+    """Of each layer whether it sees all that stands before it."""
+    every = cfg.global_every if cfg.sliding_window else 1
+    return tuple(bool(every) and (i + 1) % every == 0 for i in range(cfg.num_layers))
+
+
+def _same(cfg: ModelConfig) -> dict:
+    """What `family_of` compares: the fields of the model, those without effect put at rest."""
+    out = {k: v for k, v in dataclasses.asdict(cfg).items() if k not in OF_THE_RUN}
+    out["encoder_layers"] = out["encoder_layers"] or out["num_layers"]
+    out["global_every"] = global_layers(cfg)
+    if cfg.architecture == "decoder":
+        out |= {"relative_buckets": 0, "relative_max_distance": 0, "encoder_layers": 0}
+        out["query_scalar"] = out["query_scalar"] or float(cfg.head_dim)
+        out["rope_theta_local"] = cfg.rope_theta_local or cfg.rope_theta if cfg.sliding_window else 0.0
+    else:
+        out |= {k: 0 for k in out if k.startswith("rope_")}
+    if cfg.rope_scaling != "llama3":
+        out |= {"rope_low_factor": 0, "rope_high_factor": 0, "rope_original_length": 0}
+    return out
+
+
+def family_of(cfg: ModelConfig, wanted: str | None = None) -> str:
+    """The model_type under which Hugging Face computes what `cfg` does: `wanted`, or the first that reads back the same.
+
+    UserError that names what no family has.
+    """
+    if cfg.prefix_lm:
+        raise UserError(
+            "model.prefix_lm: Hugging Face's decoders read a prompt from left to right, so it cannot be exported"
+        )
+    nearest = None
+    for kind in [wanted] if wanted in FAMILIES else FAMILIES:
+        try:
+            theirs = _same(read(write(cfg, kind), kind))
+        except (UserError, KeyError):
+            continue
+        off = {k: (v, theirs[k]) for k, v in _same(cfg).items() if theirs[k] != v}
+        if not off:
+            return kind
+        if nearest is None or len(off) < len(nearest[1]):
+            nearest = (kind, off)
+    kind, off = nearest
+    wrong = ", ".join(f"model.{k}={ours!r} (there {theirs!r})" for k, (ours, theirs) in off.items())
+    raise UserError(f"no Hugging Face model computes this one; the nearest, {kind!r}, differs in {wrong}")
+
+
+def tensor_names(cfg: ModelConfig) -> dict[str, str]:
+    """Our path -> the name there, `{}` standing for the layer."""
+    if cfg.architecture == "encoder_decoder":
+        return T5 if cfg.mlp_gated else T5_PLAIN
+    return GEMMA if cfg.post_norms else DECODER

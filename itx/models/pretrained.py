@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run may begin from (`model.pretrained`): a folder of Hugging Face's, or one of ours.
+
+Ours is a run folder, from whose newest checkpoint it goes on, one of its checkpoints (RUN/checkpoints/500), or what
+`itx convert import` wrote, which has the same files. Which model it is, its vocabulary and its chat template come
+from there; how it computes and trains is the recipe's. A resumed run restores its own checkpoint and reads nothing here.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from itx import config as configs
+from itx import storage
+from itx.config import ModelConfig, RunConfig
+from itx.data.vocabulary import BESIDE, FILES, Vocabulary
+from itx.errors import UserError, did_you_mean
+from itx.models import families, hf
+from itx.runs import RunFolder
+
+
+class Begin(NamedTuple):
+    """Where a run begins; `run` and `step` of ours."""
+
+    folder: Path
+    run: RunFolder | None = None
+    step: int = 0
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        return self.run.vocab_model.parent if self.run else self.folder
+
+
+def find(name: str) -> Begin:
+    """What a path names; UserError where that is no model."""
+    folder = Path(name)
+    if hf.is_folder(folder):
+        return Begin(folder)
+    run, step = RunFolder(folder), None
+    if folder.parent.name == "checkpoints" and folder.name.isdigit():
+        run, step = RunFolder(folder.parents[1]), int(folder.name)
+    steps = sorted(int(p.name) for p in run.checkpoints.glob("[0-9]*") if p.name.isdigit())
+    if run.config_json.is_file() and (step in steps if step is not None else steps):
+        return Begin(folder, run, steps[-1] if step is None else step)
+    if run.config_json.is_file():
+        there = ", ".join(map(str, steps)) or "none"
+        raise UserError(
+            f"{name}: {run.path} has no checkpoint{'' if step is None else f' of step {step}'}; there are: {there}"
+        )
+    near = [str(p) for p in folder.parent.iterdir() if p.is_dir()] if folder.parent.is_dir() else []
+    raise UserError(
+        f"{name} holds no model: neither a Hugging Face folder (config.json with a model_type) nor a run folder"
+        + did_you_mean(name, near)
+    )
+
+
+def model_config(begin: Begin) -> ModelConfig:
+    if begin.run is None:
+        return hf.model_config(begin.folder)
+    return configs.from_dict(storage.read_json(begin.run.config_json)["config"]).model
+
+
+def settle(config: RunConfig, origin: dict[str, str]) -> tuple[RunConfig, dict[str, str]]:
+    """The config with what `model.pretrained` says: the model, but for what the command line says; vocabulary and chat
+    template where the recipe names none."""
+    begin = find(config.model.pretrained)
+    found, origin = model_config(begin), dict(origin)
+    new = {}
+    for f in dataclasses.fields(ModelConfig):
+        name = f"model.{f.name}"
+        if f.name not in families.OF_THE_RUN and origin[name] != "command line":
+            new[f.name], origin[name] = getattr(found, f.name), str(begin.folder)
+    data = {}
+    tokenizer = next((p for n in FILES if (p := begin.tokenizer_folder / n).is_file()), None)
+    if not config.data.vocab:
+        if tokenizer is None:
+            raise UserError(f"{begin.tokenizer_folder} has no {', '.join(FILES)}; name the vocabulary: data.vocab=…")
+        data["vocab"] = str(tokenizer)
+    if not config.data.chat_template and (template := _chat_template(begin.tokenizer_folder)):
+        data["chat_template"] = str(template)
+    origin |= {f"data.{name}": str(begin.folder) for name in data}
+    model = dataclasses.replace(config.model, **new)
+    return dataclasses.replace(config, model=model, data=dataclasses.replace(config.data, **data)), origin
+
+
+def _chat_template(folder: Path) -> Path | None:
+    """The file that holds the chat template of a model, if it has one."""
+    if (folder / "chat_template.jinja").is_file():
+        return folder / "chat_template.jinja"
+    file = folder / "tokenizer_config.json"
+    return file if file.is_file() and storage.read_json(file).get("chat_template") else None
+
+
+def keep(name: str, to: Path) -> None:
+    """Copy what an export needs besides the weights and the tokenizer (RunFolder.pretrained)."""
+    begin = find(name)
+    for file in (hf.CONFIG, hf.GENERATION):
+        source = (begin.run.pretrained if begin.run else begin.folder) / file
+        if source.is_file():
+            with storage.whole_file(to / file) as part:
+                part.write_bytes(source.read_bytes())
+
+
+def ready(config: RunConfig) -> None:
+    """Before anything is built: UserError where the model's files are not what its config.json says, or the vocabulary
+    has more ids than the embedding has rows."""
+    from itx.train import abstract_model, parameters, vocab_rows
+
+    size, file = 0, Path(config.data.vocab)
+    if file.is_file():
+        size = Vocabulary(file, config.model.vocab_size).size
+    lock = {"vocabulary": {"size": size, "file": config.data.vocab}}
+    vocab_rows(config, lock)
+    check(config.model.pretrained, config.model, parameters(abstract_model(config, lock)[1]))
+
+
+def check(name: str, cfg: ModelConfig, shapes: dict[str, Any]) -> None:
+    """UserError where a model does not have the parameters `shapes`; reads no weight."""
+    begin = find(name)
+    if begin.run is None:
+        hf.check(begin.folder, cfg, shapes)
+
+
+def load(name: str, cfg: ModelConfig, targets: dict[str, Any]) -> dict[str, Any]:
+    """Parameters as `targets` says: {path: ShapeDtypeStruct with a sharding}."""
+    begin = find(name)
+    if begin.run is None:
+        return hf.load(begin.folder, cfg, targets)
+    from itx.checkpoint import Checkpoints
+
+    if _method(begin.run) != "full":
+        import jax
+
+        params = _merged(begin, next(iter(targets.values())).sharding.mesh)
+        return {p: jax.device_put(params[p].astype(t.dtype), t.sharding) for p, t in targets.items()}
+    with Checkpoints(begin.run.checkpoints, keep=None) as checkpoints:
+        return checkpoints.params(begin.step, targets)
+
+
+def import_to(folder: str, out: str) -> dict[str, Any]:
+    """Write a Hugging Face folder as a run folder whose only checkpoint, of step 0, holds its parameters.
+
+    Each of this machine's devices reads its own part. Returns what was found.
+    """
+    from itx.checkpoint import Checkpoints
+    from itx.config import MeshConfig
+    from itx.mesh import make_mesh
+    from itx.train import placed_targets
+
+    if not hf.is_folder(folder):
+        raise UserError(f"{folder} is no Hugging Face folder (no config.json with a model_type)")
+    if Path(out).exists() and any(Path(out).iterdir()):
+        raise UserError(f"{out} is there and not empty")
+    cfg = hf.model_config(folder)
+    targets = placed_targets(cfg, cfg.vocab_size, make_mesh(MeshConfig(data=1, fsdp=-1)))
+    left_out = hf.check(folder, cfg, targets)
+    source, run = hf.read_config(folder), RunFolder(Path(out))
+    params = hf.load(folder, cfg, targets)
+    about = {"from": str(folder), "config": configs.to_dict(RunConfig(model=cfg))}
+    with Checkpoints(run.checkpoints, keep=None) as checkpoints:
+        checkpoints.save(0, params, None, {"step": 0, "about": about})
+    for name in (*FILES, *BESIDE):
+        if (Path(folder) / name).is_file():
+            with storage.whole_file(run.vocab_model.with_name(name)) as part:
+                part.write_bytes((Path(folder) / name).read_bytes())
+    keep(folder, run.pretrained)
+    storage.write_json(run.config_json, about)
+    return {
+        "family": families.family_of(cfg, families.text_config(source)["model_type"]), "dtype": hf.dtype_of(source),
+        "parameters": sum(p.size for p in params.values()), "left_out": dict(left_out), "folder": str(out),
+    }  # fmt: skip
+
+
+def _run_config(run: RunFolder) -> RunConfig:
+    return configs.from_dict(storage.read_json(run.config_json)["config"])
+
+
+def _method(run: RunFolder) -> str:
+    return _run_config(run).peft.method
+
+
+def _merged(begin: Begin, mesh: Any) -> dict[str, Any]:
+    """Parameters of an adapter's checkpoint, put into its base's weights."""
+    from itx.data import lock as locks
+    from itx.train import load_model, merged
+
+    return merged(load_model(begin.run, _run_config(begin.run), locks.read(begin.run.lock_json), begin.step, mesh))
+
+
+def export_adapter(name: str, out: str) -> dict[str, Any]:
+    """Write the adapter of a run or a checkpoint as Hugging Face's PEFT does. Returns what was written."""
+    import jax
+
+    from itx import peft
+    from itx.checkpoint import Checkpoints
+
+    begin = find(name)
+    config = _run_config(begin.run)
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    with Checkpoints(begin.run.checkpoints, keep=None) as checkpoints:
+        shapes = checkpoints.shapes(begin.step)
+        targets = {p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=here) for p, s in shapes.items()}
+        params, meta = checkpoints.params(begin.step, targets), checkpoints.meta(begin.step)
+    base = config.model.pretrained or str(begin.run.path)
+    peft.save(out, config.model, config.peft, params, meta["base"], base)
+    return {
+        "method": config.peft.method, "base": base, "step": begin.step, "folder": str(out),
+        "parameters": sum(p.size for p in params.values()), "files": [peft.CONFIG, peft.WEIGHTS],
+    }  # fmt: skip
+
+
+def has_adapter(name: str) -> bool:
+    """Whether a run or checkpoint of ours holds an adapter over a base that lies elsewhere."""
+    begin = find(name)
+    return begin.run is not None and _method(begin.run) != "full"
+
+
+def export(name: str, out: str, dtype: str = "", shard_bytes: int = hf.SHARD_BYTES) -> dict[str, Any]:
+    """Write a run's or a checkpoint's model as a Hugging Face folder, a LoRA merged. Returns what was written."""
+    import jax
+
+    from itx.checkpoint import Checkpoints
+    from itx.config import MeshConfig
+    from itx.mesh import make_mesh
+    from itx.train import placed_targets
+
+    begin = find(name)
+    if begin.run is None:
+        raise UserError(f"{name} is a Hugging Face folder already")
+    if Path(out).exists() and any(Path(out).iterdir()):
+        raise UserError(f"{out} is there and not empty")
+    cfg, run = model_config(begin), begin.run
+    source = hf.read_config(run.pretrained) if run.pretrained.is_dir() else {}
+    source = families.text_config(source)
+    if run.lock_json.is_file():
+        lock = storage.read_json(run.lock_json)
+        bos = lock["bos_id"] if lock["bos_id"] >= 0 else None
+        source = {
+            "pad_token_id": lock["pad_id"],
+            "bos_token_id": bos,
+            "eos_token_id": lock["eos_id"],
+        } | source
+    hf.write_config(cfg, source, "float32")  # what cannot be exported is said before anything is read
+    mesh = make_mesh(MeshConfig(data=1, fsdp=-1))
+    if _method(run) != "full":
+        params = _merged(begin, mesh)
+    else:
+        with Checkpoints(run.checkpoints, keep=None) as checkpoints:
+            rows = checkpoints.shapes(begin.step)["embedding"].shape[0]
+            params = checkpoints.params(begin.step, placed_targets(cfg, rows, mesh))
+    beside = {n: f for n in (*FILES[:3], *BESIDE) if (f := run.vocab_model.parent / n).is_file()}
+    if (generation := run.pretrained / hf.GENERATION).is_file():
+        beside[hf.GENERATION] = generation
+    if run.vocab_model.name == "sentencepiece.model" and run.vocab_model.is_file():
+        beside["spiece.model" if cfg.architecture == "encoder_decoder" else "tokenizer.model"] = run.vocab_model
+    files = hf.save(out, cfg, params, source=source, beside=beside, dtype=dtype, shard_bytes=shard_bytes)
+    written = hf.read_config(out)
+    return {
+        "family": written["model_type"], "dtype": written["torch_dtype"], "step": begin.step, "folder": str(out),
+        "parameters": sum(p.size for p in jax.tree.leaves(params)), "files": [f.name for f in files],
+    }  # fmt: skip

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Adapters as files: what `peft` wrote is computed as there (tests/golden/make_peft.py), and what is written here reads
+back, here and in `peft`."""
+
+import dataclasses
+import json
+import shutil
+import warnings
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from itx import peft, train
+from itx.errors import UserError
+from itx.models import hf
+from itx.models.transformer import Transformer
+
+GOLDEN = Path(__file__).parent / "golden"
+FOLDERS = sorted(p for p in (GOLDEN / "peft").iterdir())
+BASES = ("gemma3", "llama", "t5_v1_1")
+
+
+def base_of(folder: Path) -> Path:
+    return GOLDEN / "hf" / next(b for b in BASES if folder.name.startswith(b + "_"))
+
+
+def base_model(folder: Path) -> Transformer:
+    """A tiny model of `transformers`, in float32."""
+    cfg = hf.model_config(folder)
+    abstract = nnx.eval_shape(lambda: Transformer(cfg, cfg.vocab_size, nnx.Rngs(0)))
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    targets = {p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=here) for p, s in train.parameters(abstract).items()}
+    return train.merge(nnx.graphdef(abstract), hf.load(folder, cfg, targets))
+
+
+def with_adapter(model: Transformer, adapter: peft.Adapter) -> Transformer:
+    model = peft.add(model, adapter.peft, 0)
+    assert set(peft.trained(model, adapter.peft)) == set(adapter.params)
+    return train.merge(nnx.graphdef(model), {**train.parameters(model), **adapter.params})
+
+
+def feed(base: Path, length: int) -> tuple[dict, np.ndarray]:
+    """The golden ids as a batch, and which of their logits count."""
+    golden = np.load(base / "golden.npz")
+    ids, mask = golden["ids"][:, :length], golden["mask"][:, :length]
+    places = np.broadcast_to(np.arange(ids.shape[1], dtype=np.int32), ids.shape)
+    if "decoder_ids" not in golden:
+        return {"decoder_input_tokens": ids, "decoder_segment_ids": mask, "decoder_positions": places}, mask > 0
+    d = golden["decoder_ids"]
+    d_places = np.broadcast_to(np.arange(d.shape[1], dtype=np.int32), d.shape)
+    return {
+        "encoder_input_tokens": ids, "encoder_segment_ids": mask, "encoder_positions": places,
+        "encoder_prompts": np.ones((len(ids), 1), np.int32), "decoder_input_tokens": d,
+        "decoder_segment_ids": np.ones_like(d), "decoder_positions": d_places,
+    }, np.ones_like(d) > 0  # fmt: skip
+
+
+def logits(model: Transformer, base: Path, length: int) -> tuple[np.ndarray, np.ndarray]:
+    batch, counts = feed(base, length)
+    graphdef, state = nnx.split(model)
+    out = jax.jit(lambda s, b: nnx.merge(graphdef, s)(b))(state, batch)
+    return np.asarray(out), counts
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda f: f.name)
+def test_logits_are_those_of_peft(folder, tmp_path):
+    base = base_of(folder)
+    model = base_model(base)
+    want = np.load(folder / "logits.npy")
+    length = 3 if "gemma" in folder.name else 17
+    adapter = peft.read(folder, model.cfg)
+    out, counts = logits(with_adapter(model, adapter), base, length)
+    scale = np.abs(want[counts]).max()
+    np.testing.assert_allclose(out[counts], want[counts], rtol=1e-4, atol=1e-4 * scale)
+    # and the way back: the same tensors, but for entries that PEFT never reads
+    peft.save(tmp_path, model.cfg, adapter.peft, adapter.params, "f00d", "somewhere")
+    again = peft.read(tmp_path, model.cfg)
+    assert again.peft == adapter.peft and again.base == "f00d" and again.params.keys() == adapter.params.keys()
+    assert all(np.array_equal(again.params[p], v) for p, v in adapter.params.items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda f: f.name)
+def test_peft_loads_what_is_written_here(folder, tmp_path):
+    """An adapter that PEFT has not seen, with every layer's values its own."""
+    for name in ("torch", "transformers"):
+        pytest.importorskip(name, reason=f"{name} is not installed: the check against peft needs it")
+    pytest.importorskip("peft", reason="peft is not installed: nothing to check adapters against")
+    from tests.golden import make_peft
+
+    base = base_of(folder)
+    model = base_model(base)
+    adapter = peft.read(folder, model.cfg)
+    r = np.random.default_rng(2)
+    params = {p: (v + 0.3 * r.standard_normal(v.shape)).astype(np.float32) for p, v in adapter.params.items()}
+    peft.save(tmp_path, model.cfg, adapter.peft, params, "", str(base))
+    out, counts = logits(with_adapter(model, adapter._replace(params=params)), base, make_peft.TOKENS[base.name])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # theirs
+        want = make_peft.logits(tmp_path, base.name)
+    assert np.abs(want - np.load(folder / "logits.npy"))[counts].max() > 0.1
+    np.testing.assert_allclose(out[counts], want[counts], rtol=1e-4, atol=1e-4 * np.abs(want[counts]).max())
+
+
+def edited(folder: Path, to: Path, **changes) -> Path:
+    """A copy of an adapter with other settings."""
+    shutil.copytree(folder, to)
+    about = json.loads((to / peft.CONFIG).read_text())
+    (to / peft.CONFIG).write_text(json.dumps({**about, **changes}))
+    return to
+
+
+def test_an_adapter_for_another_base_is_told(tmp_path):
+    cfg = hf.model_config(GOLDEN / "hf" / "llama")
+    fewer = dataclasses.replace(cfg, num_layers=2)
+    for method, what in (("lora", "no 'base_model.model.model.layers.2"), ("prefix", "3 layers there, 2 here")):
+        with pytest.raises(UserError, match=f"adapter for another base: .*{what}"):
+            peft.read(GOLDEN / "peft" / f"llama_{method}", fewer)
+    wider = dataclasses.replace(cfg, embed_dim=32)
+    for method in ("lora", "prompt"):
+        with pytest.raises(UserError, match="adapter for another base: .* 24.* there, .* 32"):
+            peft.read(GOLDEN / "peft" / f"llama_{method}", wider)
+    more = dataclasses.replace(cfg, num_layers=4)
+    with pytest.raises(UserError, match="w._lora/a is in 3 of 4 layers only"):
+        peft.read(GOLDEN / "peft" / "llama_lora", more)
+    with pytest.raises(UserError, match="another base: 3 layers of 2 heads"):
+        peft.read(GOLDEN / "peft" / "llama_prefix", dataclasses.replace(cfg, num_kv_heads=4))
+    with pytest.raises(UserError, match="adapter for another base: this model has no 'base_model.model.decoder"):
+        peft.read(GOLDEN / "peft" / "t5_v1_1_lora", cfg)
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"peft_type": "IA3"}, "an adapter of type 'IA3'"),
+    ({"rank_pattern": {"q_proj": 4}}, "rank_pattern=.* is not supported"),
+    ({"bias": "all"}, "LoRA with biases"),
+])  # fmt: skip
+def test_what_is_not_supported_is_named(changes, message, tmp_path):
+    cfg = hf.model_config(GOLDEN / "hf" / "llama")
+    with pytest.raises(UserError, match=message):
+        peft.read(edited(GOLDEN / "peft" / "llama_lora", tmp_path / "a", **changes), cfg)
+    with pytest.raises(UserError, match="holds no adapter: adapter_config.json"):
+        peft.read(tmp_path, cfg)
+
+
+def test_target_modules_name_exactly_what_is_adapted():
+    cfg = hf.model_config(GOLDEN / "hf" / "t5_v1_1")
+    every = [p for p in peft._modules(cfg) if p.endswith("/wq")]
+    assert peft._target_modules(cfg, every) == ["q"]
+    only = peft._target_modules(cfg, ["decoder/blocks/cross/wq"])
+    assert only == r"decoder\.block\.\d+\.layer\.1\.EncDecAttention\.q"
