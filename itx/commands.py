@@ -336,6 +336,8 @@ def data_show(args: Namespace) -> int:
 
 def data_batch(args: Namespace) -> int:
     config, lock, vocabulary = _locked(args)
+    import numpy as np
+
     from itx.data.loader import Batches
 
     batches = Batches(lock, config.data.cache_dir)
@@ -349,6 +351,8 @@ def data_batch(args: Namespace) -> int:
         segments = []
         for s, (task, record, rendering) in enumerate(batches.order.row(args.step * size + b), 1):
             at = batch["decoder_segment_ids"][b] == s
+            if lock["bos_id"] < 0:  # its first token has a place that takes part in nothing
+                at[np.flatnonzero(at)[0] - 1] = True
             tokens, weights = batch["decoder_target_tokens"][b][at], batch["decoder_loss_weights"][b][at]
             text = marked(vocabulary, tokens, weights)
             if "encoder_input_tokens" in batch:

@@ -227,7 +227,7 @@ def setup(config: RunConfig, lock: dict, mesh: Mesh) -> Setup:
     where = shardings(shapes, names, mesh)
 
     def init() -> tuple[State, Params]:
-        return jax.jit(state_of, out_shardings=where)(draw())
+        return jax.jit(state_of, out_shardings=where, donate_argnums=0)(draw())
 
     targets = jax.tree.map(lambda s, w: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=w), shapes, where)
     step = make_step(graphdef, tx, rate, config, len(lock["tasks"]))

@@ -11,7 +11,6 @@ import dataclasses
 import json
 import math
 import re
-import shutil
 import struct
 from collections import Counter
 from collections.abc import Iterator
@@ -124,10 +123,6 @@ def _whole(file: Path) -> str:
 # ---- names and layouts ---------------------------------------------------------------------------
 
 
-def _layers(path: str, shape: tuple[int, ...]) -> int | None:
-    return shape[0] if "/blocks/" in path else None
-
-
 def tensor_shape(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape there of one layer's part of a parameter."""
     shape = shape[1:] if "/blocks/" in path else shape
@@ -143,9 +138,10 @@ def tensors_of(cfg: ModelConfig, shapes: Shapes) -> dict[str, tuple[str, int | N
     for path, leaf in shapes.items():
         if path not in table:
             raise UserError(f"parameter {path} has no place in a Hugging Face model" + did_you_mean(path, table))
-        layers = _layers(path, leaf.shape)
-        names = [(table[path], None)] if layers is None else [(table[path].format(i), i) for i in range(layers)]
-        out |= {name: (path, layer) for name, layer in names}
+        if "/blocks/" in path:
+            out |= {table[path].format(i): (path, i) for i in range(leaf.shape[0])}
+        else:
+            out[table[path]] = path, None
     return out
 
 
@@ -215,10 +211,9 @@ def part(tensors: Tensors, name: str, path: str, target: Any, index: tuple[slice
 def _read(tensors: Tensors, name: str, path: str, shape: tuple[int, ...], index: tuple[slice, ...]) -> np.ndarray:
     """One layer's part, in our layout."""
     reads = MATRICES.get(path.rsplit("/", 1)[-1], 0)
-    flat = len(shape) if path.endswith(("/bq", "/bk", "/bv")) else 0
-    groups = [slice(0, reads), slice(reads, None)] if reads else [slice(0, None)] if flat else None
-    if groups is None:
-        return tensors.slice(name)[index] if index else tensors.slice(name)[...]
+    if not reads and not path.endswith(("/bq", "/bk", "/bv")):
+        return tensors.slice(name)[index]
+    groups = [slice(0, reads), slice(reads, None)] if reads else [slice(0, None)]
     # each group of our dimensions is one of theirs: split along its first, whole along the others
     there, inside, sizes = [], [], []
     for g in groups:
@@ -252,12 +247,11 @@ def write_config(cfg: ModelConfig, source: dict, dtype: str) -> dict:
 
 def save(
     folder: Path | str, cfg: ModelConfig, params: dict[str, Any], *, source: dict | None = None,
-    beside: dict[str, Path] | None = None, dtype: str = "", shard_bytes: int = SHARD_BYTES,
+    beside: dict[str, bytes] | None = None, dtype: str = "", shard_bytes: int = SHARD_BYTES,
 ) -> list[Path]:  # fmt: skip
     """Write a folder whole; returns its files. One file's tensors are in memory at a time.
 
-    source: the config.json that the model came with, and more of its keys; beside: name -> file, of what else goes
-    there; dtype: of the weights, default the source's.
+    source: the config.json that the model came with, and more of its keys; beside: what else goes there, by name; dtype: of the weights, default the source's.
     """
     dtype = dtype or dtype_of(source or {})
     if dtype not in NAMES:
@@ -268,8 +262,8 @@ def save(
     sizes = {n: math.prod(tensor_shape(p, params[p].shape)) * kind.itemsize for n, (p, _) in expected.items()}
     shards = list(_shards(sizes, shard_bytes))
     with storage.whole_folder(folder) as out:
-        for name, file in (beside or {}).items():
-            shutil.copyfile(file, out / name)
+        for name, content in (beside or {}).items():
+            (out / name).write_bytes(content)
         weight_map = {}
         for i, names in enumerate(shards, 1):
             file = SINGLE if len(shards) == 1 else f"model-{i:05d}-of-{len(shards):05d}.safetensors"

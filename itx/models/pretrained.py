@@ -7,6 +7,7 @@ from there; how it computes and trains is the recipe's. A resumed run restores i
 """
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -215,6 +216,13 @@ def has_adapter(name: str) -> bool:
     return begin.run is not None and _method(begin.run) != "full"
 
 
+def _ending(values: dict, eos: int) -> dict:
+    """A config with the run's EOS among those that end an answer."""
+    known = values.get("eos_token_id")
+    known = known if isinstance(known, list) else [] if known is None else [known]
+    return values if eos in known else values | {"eos_token_id": [eos, *known] if known else eos}
+
+
 def export(name: str, out: str, dtype: str = "", shard_bytes: int = hf.SHARD_BYTES) -> dict[str, Any]:
     """Write a run's or a checkpoint's model as a Hugging Face folder, a LoRA merged. Returns what was written."""
     import jax
@@ -232,14 +240,19 @@ def export(name: str, out: str, dtype: str = "", shard_bytes: int = hf.SHARD_BYT
     cfg, run = model_config(begin), begin.run
     source = hf.read_config(run.pretrained) if run.pretrained.is_dir() else {}
     source = families.text_config(source)
+    generation = run.pretrained / hf.GENERATION
+    beside = {n: f.read_bytes() for n in (*FILES[:3], *BESIDE) if (f := run.vocab_model.parent / n).is_file()}
+    if generation.is_file():
+        beside[hf.GENERATION] = generation.read_bytes()
+    if run.vocab_model.name == "sentencepiece.model" and run.vocab_model.is_file():
+        name = "spiece.model" if cfg.architecture == "encoder_decoder" else "tokenizer.model"
+        beside[name] = run.vocab_model.read_bytes()
     if run.lock_json.is_file():
         lock = storage.read_json(run.lock_json)
         bos = lock["bos_id"] if lock["bos_id"] >= 0 else None
-        source = {
-            "pad_token_id": lock["pad_id"],
-            "bos_token_id": bos,
-            "eos_token_id": lock["eos_id"],
-        } | source
+        source = _ending({"pad_token_id": lock["pad_id"], "bos_token_id": bos} | source, lock["eos_id"])
+        if generation.is_file() and (g := storage.read_json(generation)) != _ending(g, lock["eos_id"]):
+            beside[hf.GENERATION] = json.dumps(_ending(g, lock["eos_id"]), indent=1).encode()
     hf.write_config(cfg, source, "float32")  # what cannot be exported is said before anything is read
     mesh = make_mesh(MeshConfig(data=1, fsdp=-1))
     if _method(run) != "full":
@@ -248,11 +261,6 @@ def export(name: str, out: str, dtype: str = "", shard_bytes: int = hf.SHARD_BYT
         with Checkpoints(run.checkpoints, keep=None) as checkpoints:
             rows = checkpoints.shapes(begin.step)["embedding"].shape[0]
             params = checkpoints.params(begin.step, placed_targets(cfg, rows, mesh))
-    beside = {n: f for n in (*FILES[:3], *BESIDE) if (f := run.vocab_model.parent / n).is_file()}
-    if (generation := run.pretrained / hf.GENERATION).is_file():
-        beside[hf.GENERATION] = generation
-    if run.vocab_model.name == "sentencepiece.model" and run.vocab_model.is_file():
-        beside["spiece.model" if cfg.architecture == "encoder_decoder" else "tokenizer.model"] = run.vocab_model
     files = hf.save(out, cfg, params, source=source, beside=beside, dtype=dtype, shard_bytes=shard_bytes)
     written = hf.read_config(out)
     return {
