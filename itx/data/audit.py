@@ -122,11 +122,10 @@ def judge(facts: dict, config: RunConfig) -> dict[str, list[str]]:
             errors.append(f"task {name}: the vocabulary does not know {f['unknown_share']:.1%} of its tokens; {most}")
         elif f["unknown_share"] > MANY_UNKNOWN:
             warnings.append(f"task {name}: the vocabulary does not know {f['unknown_share']:.1%} of its tokens")
-        for share, field, what in (
-            (f["cut_share"], "max_cut", "of its examples are cut to fit a row"),
-            (f["duplicate_share"], "max_duplicates", "of its records repeat an input"),
+        for share, field, most, what in (
+            (f["cut_share"], "max_cut", config.data.max_cut, "of its examples are cut to fit a row"),
+            (f["duplicate_share"], "max_duplicates", config.data.max_duplicates, "of its records repeat an input"),
         ):
-            most = getattr(config.data, field)
             if share > most:
                 errors.append(f"task {name}: {share:.1%} {what}; data.{field} is {most:g}")
         if f["no_target"]:
