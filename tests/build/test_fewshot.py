@@ -121,6 +121,8 @@ class Letters:
     def encode_batch(self, texts):
         return [[ord(c) for c in t] for t in texts]
 
+    following = encode_batch
+
 
 def test_exemplars_stand_before_the_prompt_in_its_template_and_style():
     spec, variant = registry.task("sample_even"), names.parse("sample_even:fs2")
