@@ -29,6 +29,7 @@ def _parser() -> argparse.ArgumentParser:
     train = add(commands, "train", "build, audit, tune, evaluate, report; the same command again resumes", config=True)
     train.add_argument("--run_dir", help="default: runs/<config>[-quick]")
     train.add_argument("--lock", help="train from this data lock and its cache; nothing is built")
+    train.add_argument("--dry-run", action="store_true", help="print what trains and what it takes, and stop")
     train.add_argument("--restarts", type=int, default=0, metavar="N", help="start again up to N times after a crash")
 
     data = commands.add_parser("data", help="build, audit and print training data").add_subparsers(

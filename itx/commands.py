@@ -35,6 +35,8 @@ def train(args: Namespace) -> int:
     """The main job; with --restarts it runs in a child process that is started again after a crash."""
     if args.restarts:
         return _restarting(args.restarts)
+    if args.dry_run:
+        return _train_dry_run(args)
     config, origin = configs.load(args.config, args.overrides, args.quick)
     run = RunFolder(Path(args.run_dir) if args.run_dir else default_run(args.config, args.quick))
     notes = check_same_run(run, config)
@@ -85,6 +87,25 @@ def train(args: Namespace) -> int:
     print(f"report: {run.report_html}")
     if args.json:
         storage.write_json(args.json, storage.read_json(run.report_json))
+    return 0
+
+
+def _train_dry_run(args: Namespace) -> int:
+    """How much trains, by shapes alone. A model that is still to be downloaded is the one that the recipe names."""
+    config, _ = configs.load(args.config, args.overrides, args.quick, absent=True)
+    from itx.train import about_size, parts, sizes
+
+    d, size = config.data, config.data.vocab_size
+    if d.vocab and not config.model.vocab_size:
+        file = next((p for p in (Path(d.vocab), Path(d.root) / d.vocab) if p.is_file()), None)
+        if file is None:
+            raise UserError(f"data.vocab: no file {d.vocab!r} here or under data.root={d.root!r}")
+        size = Vocabulary(file).size
+    size = min(size, config.model.vocab_size or size)
+    shapes = parts(config, {"vocabulary": {"size": size}}).shapes
+    print(about_size(*shapes))
+    if args.json:
+        storage.write_json(args.json, sizes(*shapes))
     return 0
 
 

@@ -110,6 +110,8 @@ class DataConfig:
     too_long: Literal["error", "drop", "cut_left", "cut_right", "cut_targets"] = _f(
         "data", "error", "an example longer than a row; cut_*: what its prompt loses first"
     )
+    replay: float = _f("data", 0.0, "share of the examples that are plain text, against forgetting, in every phase")
+    replay_task: str = _f("data", "", "the text task that `replay` draws from, e.g. c4_demo.lm; unused without it")
     skip_bad: bool = _f("data", False, "count and skip unreadable records rather than stop")
     max_epochs: float = _f("free", 1000.0, "the audit fails above this many passes over a task")
     eval_examples: int = _f("data", 200, "evaluation examples kept per task and split, by content hash")
@@ -230,9 +232,12 @@ def flatten(values: dict) -> dict[str, Any]:
     return {f"{s}.{k}": v for s, group in values.items() for k, v in group.items()}
 
 
-def load(file: str, overrides: list[str] = (), quick: bool = False) -> tuple[RunConfig, dict[str, str]]:
+def load(
+    file: str, overrides: list[str] = (), quick: bool = False, absent: bool = False
+) -> tuple[RunConfig, dict[str, str]]:
     """The config of a recipe file with `--a.b=c` overrides, and where each value comes from.
 
+    absent: `model.pretrained` need not be there; the recipe says which model it is.
     Returns (config, origin), origin: dotted name -> "default" | the file | "command line".
     """
     if not os.path.isfile(file):
@@ -271,7 +276,7 @@ def load(file: str, overrides: list[str] = (), quick: bool = False) -> tuple[Run
         config, name = override(config, text)
         origin[name] = "command line"
     check(config)
-    if config.model.pretrained:
+    if config.model.pretrained and (os.path.exists(config.model.pretrained) or not absent):
         from itx.models import pretrained
 
         config, origin = pretrained.settle(config, origin)
@@ -307,7 +312,7 @@ def check(config: RunConfig) -> None:
             if values[name] < least:
                 raise UserError(f"{name}={values[name]}: must be at least {least}")
     m = config.model
-    for name in ("model.dropout", "train.label_smoothing", "peft.dropout"):
+    for name in ("data.replay", "model.dropout", "train.label_smoothing", "peft.dropout"):
         if not 0 <= values[name] < 1:
             raise UserError(f"{name}={values[name]}: a share, at least 0 and below 1")
     if m.num_heads % m.num_kv_heads:
@@ -320,6 +325,8 @@ def check(config: RunConfig) -> None:
         raise UserError(
             f"model.global_every={m.global_every}: no layer slides (model.sliding_window={m.sliding_window})"
         )
+    if config.data.replay and not config.data.replay_task:
+        raise UserError(f"data.replay={config.data.replay} needs data.replay_task, a text task (tasks/text.py)")
     _check_peft(config)
 
 

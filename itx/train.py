@@ -36,6 +36,18 @@ Metrics = dict[str, jax.Array]
 Params = dict[str, jax.Array]
 
 
+class Parts(NamedTuple):
+    """What trains and what does not, before there is a mesh; a function of (config, lock)."""
+
+    graphdef: nnx.GraphDef
+    names: optim.Names
+    trainable: list[str]
+    saved: list[str]
+    tx: optax.GradientTransformation
+    state_of: Callable[[Params], tuple[State, Params]]  # of the base's parameters
+    shapes: tuple[State, Params]  # what that gives
+
+
 class Setup(NamedTuple):
     """What a run has besides its state; a function of (config, lock, mesh)."""
 
@@ -193,14 +205,8 @@ def adapted(config: RunConfig, base: nnx.Module) -> nnx.Module:
     return shapes_of(lambda base: adapters.add(base, config.peft, config.train.seed), base)
 
 
-def setup(config: RunConfig, lock: dict, mesh: Mesh) -> Setup:
-    """Everything a run needs but its state; checks what the config says about parameters."""
-    parts = meshes.batch_parts(mesh) * config.train.microbatches
-    if config.data.global_batch % parts:
-        raise UserError(
-            f"data.global_batch={config.data.global_batch} is not divisible by {parts} "
-            f"(batch shards × train.microbatches)"
-        )
+def parts(config: RunConfig, lock: dict) -> Parts:
+    """What trains, by shapes alone; checks what the config says about parameters."""
     _, base = abstract_model(config, lock)
     base_graphdef, base_paths = nnx.graphdef(base), list(parameters(base))
     abstract = adapted(config, base)
@@ -212,9 +218,6 @@ def setup(config: RunConfig, lock: dict, mesh: Mesh) -> Setup:
     frozen_paths = [p for p in names if p not in set(trainable)]
     saved = [p for p in names if config.peft.method == "full" or p not in base_paths]
     tx = optim.make(config.optim, {p: names[p] for p in trainable}, frozen_paths)
-    rate = optim.schedule(config.optim, config.train.steps)
-
-    draw = initialiser(config, lock, mesh)
 
     def state_of(base: Params) -> tuple[State, Params]:
         model = adapters.add(merge(base_graphdef, base), config.peft, config.train.seed)
@@ -223,16 +226,29 @@ def setup(config: RunConfig, lock: dict, mesh: Mesh) -> Setup:
         state = {"params": params, "opt_state": tx.init(params), "step": jnp.zeros((), jnp.int32)}
         return state, {p: everything[p] for p in frozen_paths}
 
-    shapes = jax.eval_shape(state_of, parameters(base))
-    where = shardings(shapes, names, mesh)
+    return Parts(graphdef, names, trainable, saved, tx, state_of, jax.eval_shape(state_of, parameters(base)))
+
+
+def setup(config: RunConfig, lock: dict, mesh: Mesh) -> Setup:
+    """Everything a run needs but its state."""
+    groups = meshes.batch_parts(mesh) * config.train.microbatches
+    if config.data.global_batch % groups:
+        raise UserError(
+            f"data.global_batch={config.data.global_batch} is not divisible by {groups} "
+            f"(batch shards × train.microbatches)"
+        )
+    of = parts(config, lock)
+    draw = initialiser(config, lock, mesh)
+    where = shardings(of.shapes, of.names, mesh)
 
     def init() -> tuple[State, Params]:
-        return jax.jit(state_of, out_shardings=where, donate_argnums=0)(draw())
+        return jax.jit(of.state_of, out_shardings=where, donate_argnums=0)(draw())
 
-    targets = jax.tree.map(lambda s, w: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=w), shapes, where)
-    step = make_step(graphdef, tx, rate, config, len(lock["tasks"]))
+    targets = jax.tree.map(lambda s, w: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=w), of.shapes, where)
+    rate = optim.schedule(config.optim, config.train.steps)
+    step = make_step(of.graphdef, of.tx, rate, config, len(lock["tasks"]))
     return Setup(
-        graphdef, names, trainable, saved, mesh,
+        of.graphdef, of.names, of.trainable, of.saved, mesh,
         init,
         jax.jit(step, donate_argnums=0, out_shardings=(where[0], meshes.replicated(mesh))),
         targets,
@@ -297,13 +313,20 @@ def check_base(meta: dict, base: Params, saved: list[str]) -> None:
         )
 
 
+def sizes(state: State, frozen: Params) -> dict[str, int]:
+    """{"trainable", "parameters", "optimizer_bytes", "trainable_bytes", "frozen_bytes"} of arrays or their shapes."""
+    count, rest = (sum(x.size for x in jax.tree.leaves(t)) for t in (state["params"], frozen))
+    held = {"optimizer": state["opt_state"], "trainable": state["params"], "frozen": frozen}
+    of = {f"{k}_bytes": sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(t)) for k, t in held.items()}
+    return {"trainable": count, "parameters": count + rest, **of}
+
+
 def about_size(state: State, frozen: Params) -> str:
     """What trains and what its optimizer holds, in one line."""
-    count, rest = (sum(x.size for x in jax.tree.leaves(t)) for t in (state["params"], frozen))
-    held = sum(x.nbytes for x in jax.tree.leaves(state["opt_state"]))
+    n = sizes(state, frozen)
     return (
-        f"{count:,} of {count + rest:,} parameters train ({count / (count + rest):.2%}); "
-        f"optimizer state {held / 1e6:,.2f} MB, frozen parameters {sum(x.nbytes for x in frozen.values()) / 1e6:,.2f} MB"
+        f"{n['trainable']:,} of {n['parameters']:,} parameters train ({n['trainable'] / n['parameters']:.2%}); "
+        f"optimizer state {n['optimizer_bytes'] / 1e6:,.2f} MB, frozen parameters {n['frozen_bytes'] / 1e6:,.2f} MB"
     )
 
 

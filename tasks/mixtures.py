@@ -2,11 +2,14 @@
 """Mixtures.
 
 toy_train                    what the quickstart trains on: the toy suite but for what toy/heldout.py names
+toy_few                      one task each of six of its clusters, for quick variants
 flan_mini                    six FLAN tasks of six clusters
 flan_zs flan_fs              all FLAN tasks: without exemplars, half with four; …_no_nli: but for a cluster, its
                              neighbours and its kin (one for every cluster)
 flan_zsopt flan_zsnoopt      FLAN 2022's four parts: the wordings that list a task's options, and those that list
 flan_fsopt flan_fsnoopt      none; the same with exemplars. Tasks without such wordings are left out, and told
+open_mix                     open instructions and conversations of a folder (tasks/files.py, tasks/dialog.py): what
+                             the recipes of decoders train on until you name your own
 flan2022                     its shares of FLAN, P3, Natural Instructions, chain of thought and dialogue
                              (Longpre et al. 2023, arXiv:2301.13688); the parts are flan2022_flan, flan2022_p3, …
 """
@@ -31,6 +34,8 @@ mixture(
     variants={"zs": 0.6, "cot": 0.3, "inv": 0.1},
 )
 
+mixture("toy_few", ["sum", "count_words", "who_more", "day_after", "thing_of", "reverse_words"], variants={"zs": 1.0})
+
 FLAN = [name for name, spec in TASKS.items() if spec.module.removeprefix("tasks.") in FLAN_CLUSTERS]
 # FLAN's limits (arXiv:2109.01652, section 2.4): at most so many examples of a set, and a rate of at most so many
 LIMITS = {"max_examples": 30_000, "maximum": 3_000}
@@ -44,6 +49,8 @@ for cluster in FLAN_CLUSTERS:
     for kind in ("zs", "fs"):
         mixture(f"flan_{kind}_no_{cluster}", holdout(clusters=[cluster], among=FLAN), variants=KINDS[kind], **LIMITS)
 mixture("flan_mini", ["rte", "copa", "sst2", "mrpc", "squad", "common_gen"], maximum=3_000)
+
+mixture("open_mix", [*files.OPEN, *dialog.FILES], maximum=30_000)
 
 mixture("flan2022_flan", {f"flan_{kind}": 0.25 for kind in ("zsopt", "zsnoopt", "fsopt", "fsnoopt")})
 mixture("flan2022_p3", ["p3.*"], **LIMITS)

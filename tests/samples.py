@@ -39,9 +39,9 @@ def write_recipe(folder: Path, cache: Path, **arguments) -> Path:
     return file
 
 
-def itx(*words, check: int | None = 0, **environment) -> subprocess.CompletedProcess:
+def itx(*words, check: int | None = 0, cwd: Path = REPO, **environment) -> subprocess.CompletedProcess:
     """Run the `itx` command as a user would, on one CPU device; `check` is the exit code it must have."""
     command = [sys.executable, "-m", "itx.cli", *map(str, words)]
-    done = subprocess.run(command, cwd=REPO, env=one_device() | environment, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=cwd, env=one_device() | environment, capture_output=True, text=True)
     assert check is None or done.returncode == check, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done

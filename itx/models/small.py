@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A small model of a published one's family, drawn at random and written as a Hugging Face folder.
+
+The quick variants of the recipes begin from one, so that on a CPU they take the way of the real run: config.json,
+safetensors in bfloat16, a tokenizer with the family's special tokens and a chat template. The tokenizer is a
+byte-level BPE that has learned no merges: it reads any text, and needs none to be made from.
+"""
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+from itx.config import DataConfig, EvalConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
+from itx.models import hf, presets
+
+VERSION = 1  # raise it when a change here alters a folder
+SENTINELS = [f"<extra_id_{i}>" for i in reversed(range(100))]  # T5's, behind all else
+
+
+class Special(NamedTuple):
+    """A family's special tokens; "" where it has none."""
+
+    bos: str  # in front of every prompt
+    eos: str
+    pad: str
+    turn: tuple[str, str] = (
+        "",
+        "",
+    )  # a conversation's turn begins with {role} behind the first, and ends with the second
+
+
+SPECIAL = {
+    "flan_t5": Special("", "</s>", "<pad>"),
+    "llama3": Special("<|begin_of_text|>", "<|eot_id|>", "<|end_of_text|>", ("<|start_header_id|>", "<|eot_id|>")),
+    "qwen3": Special("", "<|im_end|>", "<|endoftext|>", ("<|im_start|>", "<|im_end|>")),
+    "gemma3": Special("<bos>", "<eos>", "<pad>", ("<start_of_turn>", "<end_of_turn>")),
+}
+
+
+def config(name: str) -> ModelConfig:
+    """A published model's settings with a small model's sizes; about 0.2 M parameters."""
+    cfg = presets.published(name)
+    grouped = cfg.num_kv_heads < cfg.num_heads
+    sizes = {
+        "vocab_size": 384, "embed_dim": 64, "num_layers": cfg.global_every or 2, "num_heads": 4,
+        "num_kv_heads": 2 if grouped else 4, "head_dim": 16, "mlp_dim": 128,
+        "sliding_window": 32 if cfg.sliding_window else 0, "query_scalar": 16.0 if cfg.query_scalar else 0.0,
+    }  # fmt: skip
+    return dataclasses.replace(cfg, **sizes)
+
+
+def folder(name: str, cache_dir: str = "cache") -> str:
+    """Where the small model of a published one's family lies; it is made where it is not there.
+
+    >>> folder("qwen3_4b")  # doctest: +SKIP
+    'cache/small/qwen3_4b-1f0c…'
+    """
+    cfg = config(name)
+    key = hashlib.sha256(repr((VERSION, cfg)).encode()).hexdigest()[:8]
+    out = Path(cache_dir) / "small" / f"{name}-{key}"
+    if not out.is_dir():
+        from flax import nnx
+
+        from itx.models.transformer import Transformer
+        from itx.train import parameters
+
+        params = parameters(Transformer(cfg, cfg.vocab_size, nnx.Rngs(0)))
+        hf.save(out, cfg, params, beside=_tokenizer(name, cfg), dtype="bfloat16")
+    return str(out)
+
+
+def _tokenizer(name: str, cfg: ModelConfig) -> dict[str, bytes]:
+    """The tokenizer's files."""
+    import tokenizers
+    from tokenizers import models, pre_tokenizers, processors
+
+    special = next(s for family, s in SPECIAL.items() if name.startswith(family))
+    first = [t for t in dict.fromkeys((special.pad, special.eos, special.bos, *special.turn)) if t]
+    sentinels = SENTINELS if cfg.architecture == "encoder_decoder" else []
+    pieces = [*first, *sorted(pre_tokenizers.ByteLevel.alphabet()), *sentinels]
+    made = tokenizers.Tokenizer(models.BPE({piece: i for i, piece in enumerate(pieces)}, []))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = tokenizers.decoders.ByteLevel()
+    made.add_special_tokens([*first, *sentinels])
+    around = f"{special.bos} $A" if special.bos else "$A " + special.eos if sentinels else "$A"
+    made.post_processor = processors.TemplateProcessing(
+        single=around, special_tokens=[(t, pieces.index(t)) for t in (special.bos, special.eos) if t in around.split()]
+    )
+    about = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": special.pad, "eos_token": special.eos}
+    about |= {"bos_token": special.bos} if special.bos else {}
+    begin, end = special.turn
+    if begin:
+        about["chat_template"] = (
+            f"{{% for m in messages %}}{begin}{{{{ m.role }}}}\n{{{{ m.content }}}}{end}\n{{% endfor %}}"
+            f"{{% if add_generation_prompt %}}{begin}assistant\n{{% endif %}}"
+        )
+    return {"tokenizer.json": made.to_str().encode(), "tokenizer_config.json": json.dumps(about, indent=1).encode()}
+
+
+def quick(name: str, **data) -> RunConfig:
+    """The quick variant of a published model's recipe: its small model, on the embedded suite or on what `data` says.
+
+    Examples are long, for a byte is a token; what does not fit a row is dropped and counted.
+    """
+    return RunConfig(
+        model=ModelConfig(pretrained=folder(name)),
+        data=DataConfig(**{
+            "mixture": "toy_few", "sequence_length": 1024, "target_length": 512, "too_long": "drop",
+            "global_batch": 8, "window_examples": 1024, "eval_examples": 20, **data,
+        }),
+        optim=OptimConfig(name="adamw", learning_rate=3e-3, warmup_steps=5, schedule="linear"),
+        train=TrainConfig(steps=20, checkpoint_every=10, log_every=5),
+        eval=EvalConfig(max_examples=1, max_new_tokens=16, batch_size=32, before=False),
+    )  # fmt: skip
