@@ -60,6 +60,7 @@ def train(args: Namespace) -> int:
         raise UserError(f"the audit fails: {facts['errors'][0]}")
     from itx.eval.evaluate import evaluate
     from itx.eval.fixed import fixed_losses
+    from itx.eval.retention import retention
     from itx.mesh import make_mesh
     from itx.train import load_model, setup
     from itx.train import train as tune
@@ -73,9 +74,15 @@ def train(args: Namespace) -> int:
         load = functools.cache(lambda: load_model(run, config, lock, step))
         evaluate(load, lock, config, run, step)
         fixed_losses(load, lock, config.data.cache_dir, run, step, when)
+        retention(load, lock, config.data.cache_dir, run, step, when)
 
     if config.eval.before:
         score(0, "before")
+    elif config.model.pretrained:  # what tuning may cost is known only beside what was there
+        load = functools.cache(lambda: load_model(run, config, lock, 0))
+        retention(load, lock, config.data.cache_dir, run, 0, "before")
+        if kept := [r for r in lock["evaluation"] if r["group"] == "retention"]:
+            evaluate(load, {**lock, "evaluation": kept}, config, run, 0)
     tune(config, lock, batches, run, made, about)
     storage.write_json(
         run.audit_json, with_uses(facts, batches.order.counts(config.train.steps * lock["global_batch"]))

@@ -192,6 +192,9 @@ class EvalConfig:
     max_examples: int = _f("free", 24, "examples per task, times every template; the report says so")
     batch_size: int = _f("free", 256, "sequences generated or scored together")
     max_new_tokens: int = _f("free", 64, "generation limit; the count of answers that hit it is reported")
+    retention: tuple[str, ...] = _f(
+        "free", (), "what a pretrained model should keep: text tasks (bits per byte), and others with exemplars"
+    )
     before: bool = _f("free", True, "also score the model before tuning")
     instructions: bool = _f("free", True, "also score tasks that share inputs without and with a swapped instruction")
 

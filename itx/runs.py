@@ -67,6 +67,11 @@ class RunFolder:
         return self.path / "eval" / "fixed_examples.json"
 
     @property
+    def retention_json(self) -> Path:
+        """Bits per byte of plain text, before and after."""
+        return self.path / "eval" / "retention.json"
+
+    @property
     def report_json(self) -> Path:
         return self.path / "report.json"
 

@@ -111,12 +111,8 @@ def make_step(
         batch = dict(batch)
         rows = batch.pop("rows", None)
         model = merge(graphdef, {**frozen, **params})
-        states, found = model.states(batch, rows), loss.at_loss_positions(batch)
-        if model.head_adapter is not None:  # what trains is not the table: all logits at once
-            sums = loss.sums(model.logits(states, None if rows is None else fold(rows, 3)), *found, **settings)
-        else:
-            trains = ("embedding" if model.head is None else "head") in params
-            sums = loss.of_states(model.unembed, states, model.table, *found, trains=trains, **settings)
+        trains = ("embedding" if model.head is None else "head") in params
+        sums = batch_sums(model, batch, rows, trains=trains, **settings)
         return sums["objective"], sums
 
     def step(state: State, frozen: Params, batch: dict) -> tuple[State, Metrics]:
@@ -149,6 +145,16 @@ def make_step(
         return {**new, "step": state["step"] + 1}, metrics
 
     return step
+
+
+def batch_sums(
+    model: Transformer, batch: dict, rows: jax.Array | None = None, trains: bool = False, **settings
+) -> loss.Sums:
+    """The sums of a batch (itx/loss.py); `rows` are keys for dropout, `trains` says that the output table does."""
+    states, found = model.states(batch, rows), loss.at_loss_positions(batch)
+    if model.head_adapter is not None:  # what trains is not the table: all logits at once
+        return loss.sums(model.logits(states, None if rows is None else fold(rows, 3)), *found, **settings)
+    return loss.of_states(model.unembed, states, model.table, *found, trains=trains, **settings)
 
 
 def summed_gradients(

@@ -3,6 +3,8 @@
 
     c4_demo.lm | .prefix_lm | .span_corruption    300 documents of C4: c4_demo/c4_demo.jsonl under `data.root`
 
+A tenth of them is held out by hash: on it retention is measured (eval.retention).
+
 Your own text: copy a call and name your file and its field. `lm` is for decoder-only models; a T5 that was pretrained
 on span corruption is best replayed the same (itx/build/objectives.py says what each is).
 """
@@ -19,5 +21,5 @@ def text_fields(example: dict) -> dict:
 for objective in OBJECTIVES:
     text_task(
         f"c4_demo.{objective}", version=1, cluster="text", origin=("c4",), objective=objective, fields=text_fields,
-        source=jsonl("c4_demo/c4_demo.jsonl", split_by_hash={"train": 1.0}),
+        source=jsonl({"train": "c4_demo/c4_demo.jsonl"}),
     )  # fmt: skip

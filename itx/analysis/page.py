@@ -46,6 +46,7 @@ def page(found: dict, picture: bytes, task_losses: bytes) -> str:
     parts = [
         ("scores", "Before and after", _scores(found) + image(picture, "scores by group and training loss")),
         ("instruction", "Does it read the instruction?", _instruction(found)),
+        ("retention", "Retention", _retention(found)),
         ("shows", "What this model can and cannot show", _shows(found)),
         ("loss", "Loss", _loss(found) + image(task_losses, "loss per task, a panel per cluster")),
         ("samples", "Ten outputs", _samples(found)),
@@ -159,6 +160,22 @@ def _fixed(fixed: dict | None) -> str:
     rows = [[t, f"{fixed['before'][t]:.3f}", f"{fixed['after'][t]:.3f}"] for t in both]
     return (f"<p>On the same 16 held-in examples of each row the mean loss fell on {fell} of {len(both)} rows.</p>"
             f"<details><summary>by row</summary>{table(['task', 'before', 'after'], rows, {1, 2})}</details>")  # fmt: skip
+
+
+def _retention(found: dict) -> str:
+    kept = found["retention"]
+    if kept is None:
+        return ""
+    if not kept:
+        return "<p>Not measured: eval.retention names no text.</p>"
+    before, after = kept.get("before", {}), kept.get("after", {})
+    rows = [[n, t["objective"], f"{t['bytes']:,}", f"{before[n]['bits_per_byte']:.3f}" if n in before else "-",
+             f"{t['bits_per_byte']:.3f}", f"{t['bits_per_byte'] - before[n]['bits_per_byte']:+.3f}" if n in before else "-"]
+            for n, t in after.items()]  # fmt: skip
+    head = ["text", "objective", "UTF-8 bytes", "before, bits per byte", "after", "change"]
+    return ("<p>What tuning cost on held-out plain text: the sum of −log2 p over its tokens by the UTF-8 bytes that they "
+            "stand for, by the model before and after tuning. Lower is better; a rise is forgetting. Few-shot "
+            "tasks of eval.retention stand in the table above.</p>" + table(head, rows, {2, 3, 4, 5}))  # fmt: skip
 
 
 def _samples(found: dict) -> str:

@@ -63,6 +63,7 @@ def facts(run: Any) -> dict:
         "groups": _groups(scores), "rows": _rows(scores), "easy": scores["after"]["easy"],
         "samples": samples(run, scores["after"]),
         "loss": losses(run, lock, audit), "fixed_examples": _fixed(run),
+        "retention": _retention(run, bool(about["config"]["model"].get("pretrained"))),
         "holdout": lock["holdout"], "audit": audit,
     }  # fmt: skip
 
@@ -170,6 +171,12 @@ def _fixed(run: Any) -> dict | None:
     return storage.read_json(run.fixed_json) if run.fixed_json.is_file() else None
 
 
+def _retention(run: Any, pretrained: bool) -> dict | None:
+    """{"before", "after": {text: {"bits_per_byte", …}}}; {} where a run from a pretrained model names no text."""
+    found = storage.read_json(run.retention_json) if run.retention_json.is_file() else {}
+    return {k: found[k] for k in ("before", "after") if k in found} if found or pretrained else None
+
+
 # ---- terminal --------------------------------------------------------------------------------------
 
 
@@ -194,10 +201,26 @@ def print_report(found: dict) -> None:
         entropy = f"; unigram entropy of targets {loss['unigram_entropy']:.3f}" if loss["unigram_entropy"] else ""
         console.print(f"loss {loss['total'][0]:.3f} -> {loss['total'][-1]:.3f}{entropy}; "
                       f"{loss['skipped_steps']} steps skipped", markup=False)  # fmt: skip
+    for line in retention_lines(found["retention"]):
+        console.print(line, markup=False)
     if found["audit"]:
         console.print(accounts(found["audit"]), markup=False)
     console.print(f"scored on {e['split']}, eval.max_examples={_one_or_all(e['max_examples'])} contents per row "
                   f"in every template; {len(found['easy'])} easy tasks left out", markup=False)  # fmt: skip
+
+
+def retention_lines(found: dict | None) -> list[str]:
+    """Bits per byte before and after, a line for each text."""
+    if found is None:
+        return []
+    if not found:
+        return ["retention: not measured, for eval.retention names no text (a text task, e.g. c4_demo.lm)"]
+    before = {name: f"{t['bits_per_byte']:.3f} -> " for name, t in found.get("before", {}).items()}
+    return [
+        f"retention on {name}: {before.get(name, '')}"
+        f"{t['bits_per_byte']:.3f} bits per byte ({t['bytes']:,} bytes, {t['objective']})"
+        for name, t in found.get("after", {}).items()
+    ]
 
 
 def _one_or_all(values: list[int]) -> str:

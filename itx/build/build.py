@@ -90,7 +90,28 @@ def members_of(config: RunConfig) -> list[str]:
         if held:
             raise UserError(f"data.phases: {name!r} trains on {held[0]!r}, which {d.mixture!r} holds out")
         found = list(dict.fromkeys([*found, *later]))
-    return found
+    return [*found, _replayed(config, found)] if d.replay else found
+
+
+def _replayed(config: RunConfig, members: list[str]) -> str:
+    """data.replay_task, which must be a text task that is not in the mixture."""
+    d = config.data
+    if not members:
+        raise UserError(f"data.replay: {d.mixture!r} is SeqIO's own; replay goes with itx's mixtures and tasks")
+    name = str(names.parse(d.replay_task))
+    if not registry.task(name, d.root).objective:
+        texts = [t.name for t in registry.TASKS.values() if t.objective]
+        raise UserError(f"data.replay_task: {name!r} is no text task" + did_you_mean(name, texts))
+    if name in members:
+        raise UserError(f"data.replay_task: {name!r} is in {d.mixture!r} already, with a share of its own")
+    return name
+
+
+def with_replay(shares: list[dict[str, float]], data) -> list[dict[str, float]]:
+    """The rates of each phase, and beside them data.replay of plain text; each sums to 1 as before."""
+    if not data.replay:
+        return shares
+    return [{**{n: s * (1 - data.replay) for n, s in of.items()}, data.replay_task: data.replay} for of in shares]
 
 
 def _variants(name: str, root: str) -> list[str]:
@@ -149,7 +170,7 @@ def build(config: RunConfig, progress: Progress = lambda *_: None) -> Built:
     with _seqio(_mixtures(config), settings) as rates, _pool(d.workers) as pool:
         made = _collect(_submit(pool, todo, settings), progress)
         trained = [made[Job(m, "train")][1] for m in members]
-        shares = rates({manifest["task"]: manifest["examples"] for manifest in trained})
+        shares = with_replay(rates({manifest["task"]: manifest["examples"] for manifest in trained}), d)
         lock = _lock(config, settings, vocabulary, shares, made, rows)
         found = leaks.find(lock, d.cache_dir)
         leaks.exclude(lock, found)
@@ -187,7 +208,7 @@ def estimate(config: RunConfig, progress: Progress = lambda *_: None) -> dict:
 def _plan(config: RunConfig, members: list[str]) -> tuple[Settings, list[evaluation.Row], list[Job]]:
     """(settings, evaluation rows, the jobs of a build); the sources of all of them are there."""
     settings = settings_of(config, vocabulary_file(config, members))
-    rows = evaluation.rows(config, members)
+    rows = evaluation.rows(config, members) + evaluation.texts(config, members)
     todo = [Job(m, "train") for m in members] + [r.job for r in rows]
     _check_sources(todo, settings)
     return settings, rows, todo
@@ -236,6 +257,7 @@ def _lock_file(config: RunConfig, settings: Settings, vocab_hash: str, todo: lis
     parts = [
         locks.LOCK_VERSION, ORDER_VERSION, shape, config.model.architecture, config.model.prefix_lm,
         config.train.steps, config.eval.tasks, config.eval.split, config.eval.instructions,
+        config.eval.retention, bool(config.model.pretrained),
         [repr(registry.MIXTURES[m]) for name in _mixtures(config) for m in mixtures_of(name, settings.root)],
         [fingerprint.of_scoring(specs[name]) for name in sorted(specs)],
         [jobs.folder(j, settings, vocab_hash) for j in todo],
@@ -245,7 +267,9 @@ def _lock_file(config: RunConfig, settings: Settings, vocab_hash: str, todo: lis
 
 
 def _complete(lock: dict, cache_dir: str) -> bool:
-    folders = [f for t in lock["tasks"] for f in t["folders"]] + [r["folder"] for r in lock["evaluation"]]
+    folders = [f for t in lock["tasks"] for f in t["folders"]] + [
+        r["folder"] for r in lock["evaluation"] + lock["retention"]
+    ]
     return all((Path(cache_dir) / f / "manifest.json").is_file() for f in folders)
 
 
@@ -381,6 +405,8 @@ def _lock(config: RunConfig, settings: Settings, vocabulary: Vocabulary, shares:
         if any(s.get(name, 0) > 0 for s in shares):
             folders = [made[j] for r in range(d.renderings) if (j := Job(name, "train", rendering=r)) in made]
             lock["tasks"].append(task_entry(name, rate, folders, lock, d))
+    if d.replay:
+        lock |= {"replay": d.replay, "replay_task": d.replay_task}
     if d.phases:
         of = lambda share: [share.get(t["name"], 0.0) for t in lock["tasks"]]  # noqa: E731
         steps = [0, *(s for s, _ in d.phases)]
@@ -400,7 +426,9 @@ def _lock(config: RunConfig, settings: Settings, vocabulary: Vocabulary, shares:
     ]  # fmt: skip
     # a small set may leave a split nothing: such a row is named, and not scored
     lock["unscored"] = [r.name for r in rows if not made[r.job][1]["examples"]]
-    lock["evaluation"] = evaluation.lock_rows([r for r in rows if made[r.job][1]["examples"]], made, settings)
+    scored = [r for r in rows if made[r.job][1]["examples"]]
+    lock["evaluation"] = evaluation.lock_rows([r for r in scored if not r.spec.objective], made, settings)
+    lock["retention"] = evaluation.lock_texts([r for r in scored if r.spec.objective], made, settings)
     return lock
 
 
@@ -426,7 +454,7 @@ def task_entry(name: str, rate: float, folders: list[tuple[str, dict]], lock: di
         records = cache.Records(Path(data.cache_dir) / folder)
         size = locks.sizes(records.lengths, lock["architecture"])
         out, reasons = locks.check_fit(name, size, lock)
-        if spec and spec.max_examples and (~out).sum() > spec.max_examples:
+        if spec and spec.max_examples and name != data.replay_task and (~out).sum() > spec.max_examples:
             ranked = np.argsort(np.where(out, np.uint64(2**64 - 1), records.content), kind="stable")
             beyond = np.zeros(len(out), bool)
             beyond[ranked[spec.max_examples :]] = True

@@ -7,6 +7,8 @@ tasks       held-out tasks of clusters that are trained
 clusters    held-out clusters and their neighbours
 instruction tasks that share their inputs: instruction kept, removed, swapped (an ablation)
 extra       config.eval.tasks
+retention   config.eval.retention, which a model should still do after tuning; of it plain text is no row but measured
+            in bits per byte (itx/eval/retention.py)
 """
 
 from dataclasses import dataclass
@@ -62,9 +64,48 @@ def rows(config: RunConfig, members: list[str]) -> list[Row]:
             if not _has(spec, split):
                 raise UserError(f"eval.tasks: {name!r} has no {split} split")
             out.append(Row(f"{name}@eval", "extra", relation(spec, trained), Job(name, split), spec))
+    for name in _retained(config):
+        spec = registry.task(name, root)
+        if not spec.objective:
+            if not _has(spec, split):
+                raise UserError(f"eval.retention: {name!r} has no {split} split")
+            out.append(Row(f"{name}@retention", "retention", relation(spec, trained), Job(name, split), spec))
     if config.eval.instructions:
         out += _ablations(trained, split)
     return out
+
+
+def _retained(config: RunConfig) -> list[str]:
+    """What eval.retention names; of a run from a pretrained model that names no text, what it replays."""
+    root, d = config.data.root, config.data
+    out = [name for pattern in config.eval.retention for name in registry.expand(pattern, root)]
+    text = any(registry.task(name, root).objective for name in out)
+    return out + [d.replay_task] * bool(d.replay and config.model.pretrained and not text)
+
+
+def texts(config: RunConfig, members: list[str]) -> list[Row]:
+    """The plain texts of eval.retention: the split that is scored, or all of a text that is not trained on."""
+    root, out = config.data.root, []
+    for name in _retained(config):
+        spec = registry.task(name, root)
+        if spec.objective:
+            held = _has(spec, config.eval.split)
+            if not held and name in members:
+                raise UserError(
+                    f"eval.retention: {name!r} is trained on and has no {config.eval.split} split; "
+                    "give its source one (split_by_hash=…)"
+                )
+            split = config.eval.split if held else "train"
+            out.append(Row(name, "retention", "text", Job(name, split, "text"), spec))
+    return out
+
+
+def lock_texts(found: list[Row], made: dict[Job, tuple[str, dict]], settings: Settings) -> list[dict]:
+    """The lock's plain texts, which retention is measured on."""
+    return [{
+        "name": r.name, "objective": r.spec.objective, "split": r.job.split, "folder": (folder := made[r.job][0]),
+        "sha256": cache.manifest_hash(Path(settings.cache_dir) / folder),
+    } for r in found]  # fmt: skip
 
 
 def _has(spec: TaskSpec, split: str) -> bool:
@@ -121,6 +162,9 @@ def lock_rows(found: list[Row], made: dict[Job, tuple[str, dict]], settings: Set
             "tags": dict(spec.tags), "inputs": spec.tags.get("inputs"), "ablation": row.job.ablation or None,
             "audit": manifest["audit"], "options": None if options is None else list(options),
             **({"seqio": row.seqio} if row.seqio else {}),
+            # a base model, which never learned our EOS, goes on with a next exemplar
+            **({"shots": k, "stop": spec.shot_separator} if row.group == "retention" and (k := names.parse(variant).shots)
+               else {}),
         })  # fmt: skip
     names_ = [r["name"] for r in out]
     for name in names_:

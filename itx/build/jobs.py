@@ -30,7 +30,9 @@ class Job:
 
     variant: str
     split: str
-    templates: str = "train"  # train | heldout | all: what is drawn from, or crossed
+    templates: str = (
+        "train"  # train | heldout | all: what is drawn from, or crossed; text: of plain text that is scored
+    )
     ablation: str = ""  # "" | none | removed | swapped: see `ablated`
     other: str = ""  # swapped: the task whose instruction stands in
     rendering: int = 0
@@ -38,7 +40,7 @@ class Job:
     @property
     def crossed(self) -> bool:
         """Evaluation splits: every example in every template (in one, for an ablation)."""
-        return self.split != "train"
+        return self.split != "train" or self.templates == "text"
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,7 @@ def _several(
     """Items, or those they make: a conversation's turns for an encoder-decoder, a document's chunks."""
     spec = registry.task(job.variant, settings.root)
     if spec.objective:
-        return list(objectives.chunks(spec, items, vocabulary, settings.room, counts))
+        return list(objectives.chunks(spec, items, vocabulary, settings.room, counts, sized=job.crossed))
     if job.crossed or not spec.chat or settings.architecture != "encoder_decoder":
         return items
     several = [turn for item in items for turn in chat.turns(item)]
@@ -246,6 +248,9 @@ def run(job: Job, settings: Settings) -> tuple[str, dict]:
         at = sum(len(p.content) for p in parts)
         keep = len(rendered) if job.crossed else max(0, SAMPLE - at)
         sample += [_example(o, r) for o, r in itertools.islice(zip(owners, rendered, strict=True), keep)]
+        if spec.objective and job.crossed:
+            for line, item in zip(sample[at:], owners, strict=True):
+                line["bytes"] = objectives.target_bytes(spec, item, settings.render_seed, settings.room)
         if not job.crossed:
             long += [{"record": at + i, "input": o.content} for i, o in enumerate(owners) if text.is_long(o.content)]
         drawn = [ids.setdefault(r.template, len(ids)) for r in rendered]

@@ -181,10 +181,12 @@ def cut(length: int, size: int, least: int) -> list[tuple[int, int]]:
 
 
 def chunks(
-    spec: TaskSpec, items: Iterable[Item], vocabulary: Vocabulary, room: Room, counts: Counter | None = None
-) -> Iterator[Item]:
+    spec: TaskSpec, items: Iterable[Item], vocabulary: Vocabulary, room: Room, counts: Counter | None = None,
+    sized: bool = False,
+) -> Iterator[Item]:  # fmt: skip
     """An item `id/chunk` of token ids per chunk; its content is the chunk's, so that a leak costs no whole document.
 
+    sized: with "bytes" beside "tokens", each token's part of the text in UTF-8: they add up to the document.
     counts: as of render.items. A document's further chunks are read too, as where `fields` gives several examples.
     """
     counts = Counter() if counts is None else counts
@@ -203,18 +205,24 @@ def chunks(
             continue
         found = cut(len(ids), size, least)
         counts["read"] += len(found) - 1
-        starts = vocabulary.starts(document) if len(found) > 1 else [0]
+        starts = vocabulary.starts(document) if len(found) > 1 or sized else [0]
+        if sized:
+            edges = [0, *starts[1:], len(document)]
+            sizes = [len(document[a:b].encode()) for a, b in zip(edges, edges[1:], strict=False)]
         for n, (a, b) in enumerate(found):
             content, key = item.content, item.hash
             if len(found) > 1:
                 content = text.normalise(document[starts[a] : starts[b] if b < len(ids) else None])
                 key = draw("content", content)
-            yield Item(f"{item.id}/{n}", {"tokens": ids[a:b]}, content, key)
+            more = {"bytes": sizes[a:b]} if sized else {}
+            yield Item(f"{item.id}/{n}", {"tokens": ids[a:b], **more}, content, key)
 
 
-def record(spec: TaskSpec, item: Item, rendering: int, render_seed: int, vocab_size: int, room: Room) -> Record:
+def record(
+    spec: TaskSpec, item: Item, rendering: int, render_seed: int, vocab_size: int, room: Room, of: str = "tokens"
+) -> Record:
     """The two pieces of a chunk (of `chunks`): what is read, and what is trained."""
-    ids = item.values["tokens"]
+    ids = item.values[of]
     h = draw(render_seed, spec.name, item.id)
     if spec.objective == "span_corruption":
         mask = noise_mask(len(ids), (draw(h, "spans", rendering, 0), draw(h, "spans", rendering, 1)))
@@ -225,6 +233,12 @@ def record(spec: TaskSpec, item: Item, rendering: int, render_seed: int, vocab_s
         least = max(1, len(ids) - (room.targets - 1))
         k = least + draw(h, "prefix", rendering) % (len(ids) - least)
     return [(ids[:k], False), (ids[k:], True)]
+
+
+def target_bytes(spec: TaskSpec, item: Item, render_seed: int, room: Room) -> list[int]:
+    """UTF-8 bytes of the text behind each target token of a chunk's first record; a sentinel stands for none."""
+    target, _ = record(spec, item, 0, render_seed, 0, room, of="bytes")[1]
+    return [max(n, 0) for n in target]
 
 
 def rendered(spec: TaskSpec, record: Record, vocabulary: Vocabulary) -> Rendered:

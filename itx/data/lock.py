@@ -109,14 +109,15 @@ class LockedData:
 
 def check_config(lock: dict, config: RunConfig, path: Path | str) -> None:
     """UserError where a lock was not made for this config (a lock may be given: `itx train --lock`)."""
+    made = {"replay": 0.0, **lock}
     model = {k: getattr(config.model, k) for k in ("architecture", "prefix_lm")}
     for section, values in (("model", model), ("data", dataclasses.asdict(config.data))):
         for key, value in values.items():
-            if key in lock and lock[key] != value:
-                raise UserError(f"{path}: made with {section}.{key}={lock[key]!r}, and the config has {value!r}")
+            if key in made and made[key] != value:
+                raise UserError(f"{path}: made with {section}.{key}={made[key]!r}, and the config has {value!r}")
 
 
-SHAPE_FREE = ("evaluation", "unscored", "holdout", "left_out", "leaks", "vocabulary")
+SHAPE_FREE = ("evaluation", "retention", "unscored", "holdout", "left_out", "leaks", "vocabulary")
 
 
 def shape_hash(lock: dict) -> str:

@@ -24,7 +24,7 @@ from itx.config import RunConfig
 from itx.data import cache
 from itx.eval import foreign, metrics, stats
 
-GROUPS = ("instances", "templates", "tasks", "clusters", "instruction", "extra")
+GROUPS = ("instances", "templates", "tasks", "clusters", "instruction", "extra", "retention")
 GRADES = ("new argument", "new composition", "new operation")
 RANKINGS = ("sum", "token", "byte", "calibrated")
 ABLATIONS = ("none", "removed", "swapped")
@@ -214,6 +214,7 @@ def label(group: str, kind: str) -> str:
     names = {
         "instances": "new examples, trained tasks", "templates": "unseen templates", "tasks": "unseen tasks",
         "clusters": "unseen clusters", "instruction": "instruction", "extra": "other data",
+        "retention": "kept from before tuning",
     }  # fmt: skip
     if group == "extra" and kind:
         kind = "unrelated to training" if kind == "none" else f"{kind} as training"
