@@ -135,11 +135,17 @@ SLOW = {"flan_t5_base", "flan_t5_xl", "llama3_8b", "llama3_8b_lora", "qwen3_4b_l
 def test_a_quick_variant_trains_is_exported_and_read_back(name, tmp_path):
     """On real data where they are, else on the embedded suite."""
     run, out = RunFolder(tmp_path / "run"), tmp_path / "out"
-    data = [f"--data.root={SHARED}", "--data.mixture=instruction_1100"] if SHARED.is_dir() else []
+    text = f"c4_demo.{'span_corruption' if 't5' in name else 'lm'}"
+    real = ["--data.mixture=instruction_1100", "--data.replay=0.05", f"--data.replay_task={text}"]
+    data = [f"--data.root={SHARED}", *real] if SHARED.is_dir() else []
     samples.itx("train", file(name), "--quick", "--train.steps=6", "--train.log_every=1", "--run_dir", run.path,
                 *data, *ROWS, cwd=tmp_path)  # fmt: skip
     lines = [json.loads(x) for x in run.metrics_jsonl.read_text().splitlines()]
     assert lines[-1]["step"] == 6 and lines[-1]["train/loss"] < lines[0]["train/loss"]
+    if data:  # what is replayed is also what retention is measured on, its held-out part
+        kept = json.loads(run.retention_json.read_text())
+        assert kept["before"].keys() == kept["after"].keys() == {text}
+        assert kept["before"][text]["bits_per_byte"] != kept["after"][text]["bits_per_byte"] > 1
 
     held = configs.from_dict(json.loads(run.config_json.read_text())["config"])
     config = dataclasses.replace(

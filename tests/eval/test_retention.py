@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bits per byte against a hand computation, and a run that replays and reports what it kept."""
+
+import dataclasses
+import json
+import math
+from collections import Counter
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from itx import mesh as meshes
+from itx import peft, train
+from itx.build import objectives, render
+from itx.build.objectives import Room
+from itx.config import MeshConfig, PeftConfig
+from itx.data.vocabulary import Vocabulary
+from itx.eval.generate import Runner
+from itx.eval.retention import bits_per_byte
+from itx.models import presets, small
+from itx.models.transformer import Transformer
+from itx.tasks import registry
+from tests import samples
+
+RUSSIAN = "Привет, мир! Как дела? Всё хорошо — 你好 🙂."
+MODELS = {"decoder": presets.tiny_decoder(), "prefix_lm": presets.tiny_decoder(prefix_lm=True), "t5": presets.tiny_t5()}
+
+
+@pytest.fixture(scope="module")
+def vocabulary(tmp_path_factory) -> Vocabulary:
+    """Bytes of a byte-level BPE without BOS; sentinels behind them."""
+    return Vocabulary(Path(small.folder("flan_t5_base", str(tmp_path_factory.mktemp("small")))) / "tokenizer.json")
+
+
+def runner(cfg, bos_id: int = 0, method: str = "full") -> Runner:
+    """A random model whose adapter is moved off its start."""
+    model = Transformer(cfg, 384, nnx.Rngs(0))
+    adapter = PeftConfig(method=method, length=3)
+    model = peft.add(model, adapter, 0)
+    params = {p: v + 0.3 * jax.random.normal(jax.random.key(i), v.shape) if "_lora/" in p or "prefix" in p else v
+              for i, (p, v) in enumerate(train.parameters(model).items())}  # fmt: skip
+    mesh = meshes.make_mesh(MeshConfig(), jax.devices()[:2])
+    return Runner(nnx.graphdef(model), params, mesh, cfg, bos_id, 1, 0, peft=adapter)
+
+
+def by_hand(run: Runner, prompt: list[int], target: list[int]) -> float:
+    """Bits of a target, a token at a time, by whole forward passes over a row without padding."""
+    both = run.model.architecture == "encoder_decoder"
+    before = [run.bos_id] if both else [*run.head, *prompt]
+    tokens = [*before, *target]
+
+    def side(name: str, ids: list[int]) -> dict:
+        one = jnp.ones((1, len(ids)), jnp.int32)
+        return {f"{name}_input_tokens": jnp.asarray([ids], jnp.int32), f"{name}_segment_ids": one,
+                f"{name}_positions": jnp.arange(len(ids), dtype=jnp.int32)[None]}  # fmt: skip
+
+    batch = side("decoder", tokens[:-1]) | (side("encoder", [*prompt, 1]) if both else {})
+    if run.model.prefix_lm:
+        batch["decoder_causal_attention"] = (jnp.arange(len(tokens) - 1) < len(before))[None].astype(jnp.int32)
+    logits = jax.jit(lambda p, b: train.merge(run.graphdef, p)(b))(run.params, batch)
+    logp = np.asarray(jax.nn.log_softmax(logits[0].astype(jnp.float32)), np.float64)
+    scored = range(max(len(before), 1), len(tokens))
+    return -sum(logp[i - 1, tokens[i]] for i in scored) / math.log(2)
+
+
+@pytest.mark.parametrize(("name", "bos", "method"), [
+    ("decoder", 0, "full"), ("decoder", -1, "full"), ("prefix_lm", 0, "full"), ("t5", 0, "full"),
+    ("decoder", 0, "lora"), ("decoder", 0, "prefix"),
+])  # fmt: skip
+def test_bits_per_byte_are_those_computed_by_hand(vocabulary, name, bos, method):
+    run, chunks, texts = runner(MODELS[name], bos, method), [], [("Hello there, ", "world. And more."), ("", RUSSIAN)]
+    if name in ("prefix_lm", "t5"):
+        texts[1] = RUSSIAN[:7], RUSSIAN[7:]
+    bits = size = 0
+    for prompt, target in texts:
+        ids = vocabulary.encode(prompt), vocabulary.encode(target)
+        chunks.append((*ids, [1] * len(ids[1])))  # a token is a byte
+        bits += by_hand(run, *ids)
+        size += len(target.encode("utf-8")) - (bos < 0 and not prompt)
+    found = bits_per_byte(run, chunks)
+    assert found["bytes"] == found["tokens"] == size > len("".join(t for _, t in texts))  # Russian: two bytes a letter
+    assert found["bits_per_byte"] == pytest.approx(bits / size, rel=1e-5)
+    if method != "full":  # the adapter takes part
+        assert bits_per_byte(runner(MODELS[name], bos), chunks)["bits"] != pytest.approx(bits, rel=1e-3)
+
+
+@pytest.mark.parametrize("objective", ["lm", "prefix_lm", "span_corruption"])
+def test_bytes_are_those_of_the_text(vocabulary, objective):
+    """Of every chunk, also where a letter is cut in two; a sentinel stands for none."""
+    registry.load_modules(["tests.text_tasks"])
+    spec, room = registry.task(f"text_{objective}"), Room("decoder", 24, 16)
+    item = render.Item("0", {"text": RUSSIAN}, RUSSIAN, 1)
+    chunks = list(objectives.chunks(spec, [item], vocabulary, room, Counter(), sized=True))
+    assert len(chunks) > 2 and sum(sum(c.values["bytes"]) for c in chunks) == len(RUSSIAN.encode())
+    for c in chunks:
+        prompt, target = (ids for ids, _ in objectives.record(spec, c, 0, 0, vocabulary.size, room))
+        sizes = objectives.target_bytes(spec, c, 0, room)
+        assert len(sizes) == len(target)
+        sentinels = [t >= vocabulary.size - 100 for t in target]
+        assert [n for n, s in zip(sizes, sentinels, strict=True) if s] == [0] * sum(sentinels)
+        assert any(sentinels) == (objective == "span_corruption")
+        if objective != "span_corruption":
+            assert sum(sizes) == sum(c.values["bytes"][len(prompt) :])
+
+
+def test_a_run_from_a_pretrained_model_replays_and_reports(tmp_path):
+    """By command, with LoRA: the share of the examples, its place in the lock, both numbers in the report."""
+    modules = "--data.modules=tests.text_tasks"
+    words = ["--data.replay=0.2", "--data.replay_task=text_lm", "--eval.retention=text_prefix_lm", modules,
+             "--peft.method=lora", "--eval.before=false", "--data.vocab=bytes",
+             f"--model.pretrained={small.folder('llama3_1_8b', str(tmp_path))}"]  # fmt: skip
+    recipe = samples.write_recipe(
+        tmp_path, tmp_path / "cache", mixture="sample_mix", sequence_length=256, target_length=128
+    )
+    run = tmp_path / "run"
+    samples.itx("train", recipe, "--run_dir", run, *words)
+    lock = json.loads((run / "data.lock.json").read_text())
+    rates = {t["name"]: t["rate"] for t in lock["tasks"]}
+    assert rates["text_lm"] == pytest.approx(0.2) and sum(rates.values()) == pytest.approx(1)
+    assert (lock["replay"], lock["replay_task"]) == (0.2, "text_lm")
+    from itx.data.loader import Batches
+
+    batches = Batches(lock, tmp_path / "cache")
+    drawn = Counter(lock["tasks"][t]["name"] for r in range(200) for t, *_ in batches.order.row(r))
+    assert drawn["text_lm"] / drawn.total() == pytest.approx(0.2, abs=0.03)
+    report = json.loads((run / "report.json").read_text())
+    before, after = (report["retention"][k]["text_prefix_lm"] for k in ("before", "after"))
+    assert before["bytes"] == after["bytes"] > 1000 and before["bits_per_byte"] != after["bits_per_byte"]
+    assert 5 < before["bits_per_byte"] < 12  # random weights over 384 ids: about log2 384 for a byte
+    page = (run / "report.html").read_text()
+    assert 'id="retention"' in page and f"{after['bits_per_byte']:.3f}" in page
+
+
+def test_replay_is_refused_where_it_cannot_be_meant(tmp_path):
+    from itx.build import build
+    from itx.build.evaluation import texts
+    from itx.config import check
+    from itx.errors import UserError
+
+    def config(mixture: str = "sample_mix", **data):
+        return samples.config(str(tmp_path), mixture, modules=("tests.text_tasks",), **data)
+
+    with pytest.raises(UserError, match="data.replay=1.5: a share"):
+        check(config(replay=1.5, replay_task="text_lm"))
+    with pytest.raises(UserError, match="data.replay=0.1 needs data.replay_task"):
+        check(config(replay=0.1))
+    with pytest.raises(UserError, match="'sample_first' is no text task; valid: text_lm"):
+        build.members_of(config(replay=0.1, replay_task="sample_first"))
+    with pytest.raises(UserError, match="is in 'replay_decoder' already"):
+        build.members_of(config("replay_decoder", replay=0.1, replay_task="text_lm"))
+    assert build.with_replay([{"a": 0.25, "b": 0.75}], config(replay=0.2, replay_task="c").data) == [
+        {"a": pytest.approx(0.2), "b": pytest.approx(0.6), "c": 0.2}
+    ]
+    kept = dataclasses.replace(config().eval, retention=("text_lm",))
+    run = dataclasses.replace(config(), eval=kept)
+    assert [r.job.split for r in texts(run, ["sample_first"])] == ["train"]  # not trained on: all of it
+    with pytest.raises(UserError, match="'text_lm' is trained on and has no test split"):
+        texts(run, ["text_lm"])
