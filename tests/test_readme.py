@@ -10,6 +10,7 @@ import sys
 
 import pytest
 
+from itx.models import presets
 from tests.conftest import REPO, one_device
 
 README = (REPO / "README.md").read_text(encoding="utf-8")
@@ -83,6 +84,17 @@ def test_the_first_two_commands_are_the_main_job_and_the_tests():
     blocks = re.findall(r"```bash\n(.*?)```", README, re.S)
     first = [re.sub(r"\s+#.*", "", line) for line in blocks[0].strip().splitlines()]
     assert first == ["uv run itx train configs/quickstart.py", "uv run pytest"]
+
+
+def test_the_table_of_families_is_the_scripts():
+    """All but the errors, which another CPU may round otherwise."""
+    from tests.families_table import BEGIN, END, size
+
+    text = README.split(BEGIN)[1].split(END)[0]
+    named = dict(re.findall(r"`(\w+)` ([\d.]+ [MB])", text))
+    assert named == {name: size(name) for name in presets.PUBLISHED}
+    errors = re.findall(r"\| (\S+e-\d+) \|$", text, re.M)
+    assert len(errors) == len(text.splitlines()) - 2 and all(0 < float(e) < 1e-4 for e in errors)
 
 
 def test_the_file_tree_names_what_is_there():
