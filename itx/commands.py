@@ -21,7 +21,7 @@ from pathlib import Path
 
 from itx import config as configs
 from itx import storage
-from itx.data.vocabulary import Vocabulary
+from itx.data.vocabulary import BYTE_EXTRA_IDS, BYTES, Bytes, Vocabulary
 from itx.errors import UserError, did_you_mean
 from itx.runs import RunFolder, default_run, open_run
 
@@ -103,7 +103,9 @@ def _train_dry_run(args: Namespace) -> int:
     from itx.train import about_size, parts, sizes
 
     d, size = config.data, config.data.vocab_size
-    if d.vocab and not config.model.vocab_size:
+    if d.vocab == BYTES:
+        size = Bytes(BYTE_EXTRA_IDS).size
+    elif d.vocab and not config.model.vocab_size:
         file = next((p for p in (Path(d.vocab), Path(d.root) / d.vocab) if p.is_file()), None)
         if file is None:
             raise UserError(f"data.vocab: no file {d.vocab!r} here or under data.root={d.root!r}")

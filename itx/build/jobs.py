@@ -30,9 +30,7 @@ class Job:
 
     variant: str
     split: str
-    templates: str = (
-        "train"  # train | heldout | all: what is drawn from, or crossed; text: of plain text that is scored
-    )
+    templates: str = "train"  # train | heldout | all: what is drawn from, or crossed; text: plain text that is scored
     ablation: str = ""  # "" | none | removed | swapped: see `ablated`
     other: str = ""  # swapped: the task whose instruction stands in
     rendering: int = 0

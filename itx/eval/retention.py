@@ -22,6 +22,7 @@ from flax import nnx
 from itx import mesh as meshes
 from itx import storage
 from itx.data import cache
+from itx.errors import UserError
 from itx.peft import prompted_encoder, with_prompts
 from itx.runs import RunFolder
 
@@ -70,6 +71,8 @@ def bits_per_byte(runner: Any, chunks: list[Chunk]) -> dict[str, float]:
         if scored:
             rows.append(([*prompt, runner.eos_id] if both else [], tokens, scored))
             size += sum(sizes[len(target) - scored :])
+    if not size:
+        raise UserError("retention: the text has no token that something stands before; name a longer one")
     widths = [-(-max(map(len, side)) // MULTIPLE) * MULTIPLE for side in list(zip(*rows, strict=True))[:2]]
     parts = meshes.batch_parts(runner.mesh)
     count = parts * max(1, TOKENS // max(widths))
