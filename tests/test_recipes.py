@@ -14,6 +14,7 @@ from itx import cli, mesh, peft, train
 from itx import config as configs
 from itx.config import MeshConfig, PeftConfig
 from itx.data import lock as locks
+from itx.data.vocabulary import Vocabulary
 from itx.errors import UserError
 from itx.models import hf, presets, small
 from itx.runs import RunFolder
@@ -153,8 +154,6 @@ def test_a_quick_variant_trains_is_exported_and_read_back(name, tmp_path):
     )
     assert hf.is_folder(config.model.pretrained)
     lock, one = locks.read(run.lock_json), mesh.make_mesh(MeshConfig(), jax.devices()[:1])
-    from itx.data.vocabulary import Vocabulary
-
     vocabulary = Vocabulary(run.vocab_model)
     base = train.load_model(run, config, lock, 0, one)
     before, after = answers(base, vocabulary), answers(train.load_model(run, config, lock, mesh=one), vocabulary)

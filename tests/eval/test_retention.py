@@ -15,10 +15,15 @@ from flax import nnx
 
 from itx import mesh as meshes
 from itx import peft, train
-from itx.build import objectives, render
+from itx.analysis.report import retention_lines
+from itx.build import build, objectives, render
+from itx.build.evaluation import texts
 from itx.build.objectives import Room
-from itx.config import MeshConfig, PeftConfig
+from itx.config import MeshConfig, PeftConfig, check
+from itx.data import lock as locks
+from itx.data.loader import Batches
 from itx.data.vocabulary import Vocabulary
+from itx.errors import UserError
 from itx.eval.generate import Runner
 from itx.eval.retention import bits_per_byte
 from itx.models import presets, small
@@ -72,17 +77,17 @@ def by_hand(run: Runner, prompt: list[int], target: list[int]) -> float:
     ("decoder", 0, "lora"), ("decoder", 0, "prefix"),
 ])  # fmt: skip
 def test_bits_per_byte_are_those_computed_by_hand(vocabulary, name, bos, method):
-    run, chunks, texts = runner(MODELS[name], bos, method), [], [("Hello there, ", "world. And more."), ("", RUSSIAN)]
+    run, chunks, said = runner(MODELS[name], bos, method), [], [("Hello there, ", "world. And more."), ("", RUSSIAN)]
     if name in ("prefix_lm", "t5"):
-        texts[1] = RUSSIAN[:7], RUSSIAN[7:]
+        said[1] = RUSSIAN[:7], RUSSIAN[7:]
     bits = size = 0
-    for prompt, target in texts:
+    for prompt, target in said:
         ids = vocabulary.encode(prompt), vocabulary.encode(target)
         chunks.append((*ids, [1] * len(ids[1])))  # a token is a byte
         bits += by_hand(run, *ids)
         size += len(target.encode("utf-8")) - (bos < 0 and not prompt)
     found = bits_per_byte(run, chunks)
-    assert found["bytes"] == found["tokens"] == size > len("".join(t for _, t in texts))  # Russian: two bytes a letter
+    assert found["bytes"] == found["tokens"] == size > len("".join(t for _, t in said))  # Russian: two bytes a letter
     assert found["bits_per_byte"] == pytest.approx(bits / size, rel=1e-5)
     if method != "full":  # the adapter takes part
         assert bits_per_byte(runner(MODELS[name], bos), chunks)["bits"] != pytest.approx(bits, rel=1e-3)
@@ -122,8 +127,6 @@ def test_a_run_from_a_pretrained_model_replays_and_reports(tmp_path):
     rates = {t["name"]: t["rate"] for t in lock["tasks"]}
     assert rates["text_lm"] == pytest.approx(0.2) and sum(rates.values()) == pytest.approx(1)
     assert (lock["replay"], lock["replay_task"]) == (0.2, "text_lm")
-    from itx.data.loader import Batches
-
     batches = Batches(lock, tmp_path / "cache")
     drawn = Counter(lock["tasks"][t]["name"] for r in range(200) for t, *_ in batches.order.row(r))
     assert drawn["text_lm"] / drawn.total() == pytest.approx(0.2, abs=0.03)
@@ -135,12 +138,13 @@ def test_a_run_from_a_pretrained_model_replays_and_reports(tmp_path):
     assert 'id="retention"' in page and f"{after['bits_per_byte']:.3f}" in page
 
 
-def test_replay_is_refused_where_it_cannot_be_meant(tmp_path):
-    from itx.build import build
-    from itx.build.evaluation import texts
-    from itx.config import check
-    from itx.errors import UserError
+def test_a_report_says_where_retention_was_not_measured():
+    assert retention_lines(None) == [] and "eval.retention names no text" in retention_lines({})[0]
+    text = {"bits_per_byte": 1.5, "bytes": 2000, "objective": "lm"}
+    assert retention_lines({"after": {"a": text}}) == ["retention on a: 1.500 bits per byte (2,000 bytes, lm)"]
 
+
+def test_replay_is_refused_where_it_cannot_be_meant(tmp_path):
     def config(mixture: str = "sample_mix", **data):
         return samples.config(str(tmp_path), mixture, modules=("tests.text_tasks",), **data)
 
@@ -155,6 +159,11 @@ def test_replay_is_refused_where_it_cannot_be_meant(tmp_path):
     assert build.with_replay([{"a": 0.25, "b": 0.75}], config(replay=0.2, replay_task="c").data) == [
         {"a": pytest.approx(0.2), "b": pytest.approx(0.6), "c": 0.2}
     ]
+    given = {"architecture": "decoder", "prefix_lm": False}  # a lock from elsewhere, without replay and with another's
+    locks.check_config(given, config(), "lock")
+    for lock in (given, given | {"replay": 0.2, "replay_task": "text_prefix_lm"}):
+        with pytest.raises(UserError, match="lock: made with data.replay"):
+            locks.check_config(lock, config(replay=0.2, replay_task="text_lm"), "lock")
     kept = dataclasses.replace(config().eval, retention=("text_lm",))
     run = dataclasses.replace(config(), eval=kept)
     assert [r.job.split for r in texts(run, ["sample_first"])] == ["train"]  # not trained on: all of it
