@@ -36,5 +36,9 @@ for objective in OBJECTIVES:
         f"text_{objective}", version=1, cluster="text", objective=objective, fields=text_fields,
         source=function(documents, {"train": 1.0}),
     )  # fmt: skip
+text_task(
+    "text_kept", version=1, cluster="text", objective="lm", fields=text_fields,
+    source=function(documents, {"train": 0.5, "test": 0.5}),
+)  # fmt: skip
 mixture("replay_decoder", {"sample_mix": 0.8, "text_lm": 0.1, "text_span_corruption": 0.1})
 mixture("replay_encoder_decoder", {"sample_first": 0.8, "text_prefix_lm": 0.1, "text_span_corruption": 0.1})

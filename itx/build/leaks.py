@@ -67,7 +67,9 @@ def exclude(lock: dict, found: Found) -> None:
 def _evaluation_inputs(lock: dict, cache_dir: str | Path) -> dict[str, tuple[str, str]]:
     """Content hash -> (task, canonical input) of everything that is scored."""
     out = {}
-    for folder, task in {r["folder"]: r["task"] for r in lock["evaluation"]}.items():
+    folders = {r["folder"]: r["task"] for r in lock["evaluation"]}
+    folders |= {t["folder"]: t["name"] for t in lock.get("retention", [])}
+    for folder, task in folders.items():
         for e in cache.read_examples(Path(cache_dir) / folder):
             out.setdefault(e["content"], (task, e["input_content"]))
     return out

@@ -16,7 +16,7 @@ from flax import nnx
 from itx import mesh as meshes
 from itx import peft, train
 from itx.analysis.report import retention_lines
-from itx.build import build, objectives, render
+from itx.build import build, leaks, objectives, render
 from itx.build.evaluation import texts
 from itx.build.objectives import Room
 from itx.config import MeshConfig, PeftConfig, check
@@ -115,7 +115,7 @@ def test_bytes_are_those_of_the_text(vocabulary, objective):
 def test_a_run_from_a_pretrained_model_replays_and_reports(tmp_path):
     """By command, with LoRA: the share of the examples, its place in the lock, both numbers in the report."""
     modules = "--data.modules=tests.text_tasks"
-    words = ["--data.replay=0.2", "--data.replay_task=text_lm", "--eval.retention=text_prefix_lm", modules,
+    words = ["--data.replay=0.2", "--data.replay_task=text_kept", modules,
              "--peft.method=lora", "--eval.before=false", "--data.vocab=bytes",
              f"--model.pretrained={small.folder('llama3_1_8b', str(tmp_path))}"]  # fmt: skip
     recipe = samples.write_recipe(
@@ -125,13 +125,21 @@ def test_a_run_from_a_pretrained_model_replays_and_reports(tmp_path):
     samples.itx("train", recipe, "--run_dir", run, *words)
     lock = json.loads((run / "data.lock.json").read_text())
     rates = {t["name"]: t["rate"] for t in lock["tasks"]}
-    assert rates["text_lm"] == pytest.approx(0.2) and sum(rates.values()) == pytest.approx(1)
-    assert (lock["replay"], lock["replay_task"]) == (0.2, "text_lm")
+    assert rates["text_kept"] == pytest.approx(0.2) and sum(rates.values()) == pytest.approx(1)
+    assert (lock["replay"], lock["replay_task"]) == (0.2, "text_kept")
+    assert [(t["name"], t["split"]) for t in lock["retention"]] == [("text_kept", "test")]
+    (trained,) = (t for t in lock["tasks"] if t["name"] == "text_kept")
+    out = set(trained["excluded"][0])  # what shares a run of words with the text that is scored
+    assert out == set(leaks.find(lock, tmp_path / "cache")["text_kept"])
+    same = lock | {"retention": [{"name": "x", "folder": trained["folders"][0]}]}  # were it the text that is trained on
+    assert len(leaks.find(same, tmp_path / "cache")["text_kept"]) == trained["examples"] + len(out) > 20
     batches = Batches(lock, tmp_path / "cache")
-    drawn = Counter(lock["tasks"][t]["name"] for r in range(200) for t, *_ in batches.order.row(r))
-    assert drawn["text_lm"] / drawn.total() == pytest.approx(0.2, abs=0.03)
+    drawn = Counter(lock["tasks"][t]["name"] for t in batches.order.window(0).segments[:, 0])
+    assert abs(drawn["text_kept"] - 0.2 * drawn.total()) <= 1 and drawn.total() > 100
+    rows = [{lock["tasks"][t]["name"] for t, *_ in batches.order.row(r)} for r in range(6 * lock["global_batch"])]
+    assert 0.2 < sum("text_kept" in row for row in rows) / len(rows) <= 1  # long texts: more of the rows
     report = json.loads((run / "report.json").read_text())
-    before, after = (report["retention"][k]["text_prefix_lm"] for k in ("before", "after"))
+    before, after = (report["retention"][k]["text_kept"] for k in ("before", "after"))
     assert before["bytes"] == after["bytes"] > 1000 and before["bits_per_byte"] != after["bits_per_byte"]
     assert 5 < before["bits_per_byte"] < 12  # random weights over 384 ids: about log2 384 for a byte
     page = (run / "report.html").read_text()
@@ -152,7 +160,7 @@ def test_replay_is_refused_where_it_cannot_be_meant(tmp_path):
         check(config(replay=1.5, replay_task="text_lm"))
     with pytest.raises(UserError, match="data.replay=0.1 needs data.replay_task"):
         check(config(replay=0.1))
-    with pytest.raises(UserError, match="'sample_first' is no text task; valid: text_lm"):
+    with pytest.raises(UserError, match="'sample_first' is no text task; valid: text_kept"):
         build.members_of(config(replay=0.1, replay_task="sample_first"))
     with pytest.raises(UserError, match="is in 'replay_decoder' already"):
         build.members_of(config("replay_decoder", replay=0.1, replay_task="text_lm"))
