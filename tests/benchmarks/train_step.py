@@ -5,7 +5,8 @@
 
 M1 is a T5 1.1 of the small size's dimensions (8 rows of 256 + 64 tokens), M2 a Llama of 8 layers (4 rows of 512), both
 in float32. Each measurement is a process of its own; all take turns, so that a slow spell of the machine hits every one.
-itx is measured with logits everywhere (`all`) and at loss positions where 40 % of the tokens are targets (`40%`).
+itx is measured with logits everywhere (`all`), at loss positions where 40 % of the tokens are targets (`40%`), and with
+a LoRA of rank 16 on every matrix of the layers, again with logits everywhere (`lora`).
 A peer's COMMAND prints a line `RESULT {"cpu_s": …}`; `{peers}` in it stands for FOLDER. Writes train_step.json beside
 this file.
 """
@@ -18,19 +19,32 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from itx import storage
+from itx.config import DataConfig, ModelConfig, OptimConfig, PeftConfig, RunConfig, TrainConfig
+from itx.models import presets
 
 SHAPES = {"m1": (8, 256, 64), "m2": (4, 512, 512)}  # rows, tokens, targets at most
 TARGET_SHARE = 0.4
 WARM_UP = 2
-OURS = ("m1 all", "m2 all", "m2 40%")
+OURS = ("m1 all", "m2 all", "m2 40%", "m2 lora")
 
 
 def cpu() -> float:
     used = resource.getrusage(resource.RUSAGE_SELF)
     return used.ru_utime + used.ru_stime
+
+
+def shape_of(name: str) -> ModelConfig:
+    """The model of m1 or m2."""
+    if name == "m1":
+        return presets.t5(512, 8, 6, 1024, vocab_size=32_128)
+    return ModelConfig(
+        embed_dim=512, num_layers=8, num_heads=8, num_kv_heads=4, head_dim=64, mlp_dim=1408, vocab_size=32_000,
+        tie_embeddings=False,
+    )  # fmt: skip
 
 
 def one(name: str, steps: int) -> dict:
@@ -40,21 +54,16 @@ def one(name: str, steps: int) -> dict:
 
     from itx import mesh as meshes
     from itx import train
-    from itx.config import DataConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
-    from itx.models import presets
 
     shape, _, share = name.partition(" ")
     rows, length, room = SHAPES[shape]
-    if shape == "m1":
-        model = presets.t5(512, 8, 6, 1024, vocab_size=32_128)
-    else:
-        model = ModelConfig(embed_dim=512, num_layers=8, num_heads=8, num_kv_heads=4, head_dim=64, mlp_dim=1408,
-                            vocab_size=32_000, tie_embeddings=False)  # fmt: skip
-    targets = room if share == "all" else int(length * TARGET_SHARE)
+    model = shape_of(shape)
+    targets = room if share != "40%" else int(length * TARGET_SHARE)
     cap = -(-targets // 8) * 8
     config = RunConfig(
         model=model, data=DataConfig(global_batch=rows, sequence_length=length, target_length=room),
         optim=OptimConfig(name="adafactor" if shape == "m1" else "adamw", warmup_steps=0), train=TrainConfig(steps=1000),
+        peft=PeftConfig(method="lora", rank=16, alpha=32.0) if share == "lora" else PeftConfig(),
     )  # fmt: skip
     draw = np.random.default_rng(0)
     width = room if shape == "m1" else length
@@ -97,7 +106,11 @@ def result(command: str | list[str], **more) -> dict:
     return json.loads(found[-1])
 
 
-def main() -> None:
+def in_turns(file: str, ours: tuple[str, ...], one: Callable[[str, int], dict]) -> dict:
+    """{name: its results} of itx and the peers named on the command line, one process each, all taking turns.
+
+    Also written to the JSON file of the benchmark `file`, whose module runs `one(name, steps)` itself under --only.
+    """
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=5)
@@ -107,10 +120,10 @@ def main() -> None:
     args = parser.parse_args()
     if args.only:
         print("RESULT " + json.dumps(one(args.only, args.steps)))
-        return
+        raise SystemExit
     peers = dict(c.split("=", 1) for c in args.commands)
-    found: dict[str, list[dict]] = {name: [] for name in (*OURS, *peers)}
-    here = [sys.executable, "-m", "tests.benchmarks.train_step", "--steps", str(args.steps), "--only"]
+    found: dict[str, list[dict]] = {name: [] for name in (*ours, *peers)}
+    here = [sys.executable, "-m", f"tests.benchmarks.{Path(file).stem}", "--steps", str(args.steps), "--only"]
     for _ in range(args.rounds):
         for name in found:
             if name in peers:
@@ -122,8 +135,12 @@ def main() -> None:
     from tests.benchmarks.data_plane import processor
 
     facts = {"processor": processor(), "cores": len(os.sched_getaffinity(0)), "rounds": args.rounds, "found": found}
-    storage.write_json(Path(__file__).with_suffix(".json"), facts)
-    print("\n".join(lines(facts)))
+    storage.write_json(Path(file).with_suffix(".json"), facts)
+    return facts
+
+
+def main() -> None:
+    print("\n".join(lines(in_turns(__file__, OURS, one))))
 
 
 def lines(facts: dict) -> list[str]:
