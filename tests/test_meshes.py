@@ -20,7 +20,7 @@ from itx.config import MeshConfig, PeftConfig
 from itx.models import hf, transformer
 from tests import synthetic
 from tests.models import test_hf as golden
-from tests.test_peft import METHODS, MODELS, adapted, base_of, batch_of, moved
+from tests.test_peft import METHODS, MODELS, adapted, agree, base_of, batch_of, moved
 
 LOCK = synthetic.lock()
 ALL = {"full": PeftConfig(), **METHODS}
@@ -40,9 +40,9 @@ def compile_once(tmp_path_factory):
         yield
 
 
-def mesh_of(sizes: tuple[int, int]):
+def mesh_of(sizes: tuple[int, int], data: int = 1):
     fsdp, tensor = sizes
-    return meshes.make_mesh(MeshConfig(data=1, fsdp=fsdp, tensor=tensor), jax.devices()[: fsdp * tensor])
+    return meshes.make_mesh(MeshConfig(data=data, fsdp=fsdp, tensor=tensor), jax.devices()[: data * fsdp * tensor])
 
 
 def test_every_two_meet():
@@ -69,21 +69,13 @@ def step(cfg, batch: dict, mesh) -> tuple[dict, dict]:
     return jax.device_get(metrics), {p: metrics["weight"] * (before[p] - after[p]) for p in after}
 
 
-def agree(a: tuple, b: tuple) -> None:
-    for key in ("loss", "weight", "task_loss"):
-        np.testing.assert_allclose(a[0][key], b[0][key], rtol=5e-5, err_msg=key)
-    assert a[1].keys() == b[1].keys() and a[1]
-    for path in a[1]:
-        size = np.abs(a[1][path]).max()
-        assert size > 0, path
-        np.testing.assert_allclose(a[1][path], b[1][path], rtol=1e-3, atol=2e-4 * size, err_msg=path)
+SGD = {"name": "sgd", "warmup_steps": 0, "clip_norm": 0.0, "learning_rate": 1.0}
 
 
 def check_step(name: str, method: str, sizes: tuple[int, int], monkeypatch) -> None:
     """3 and 6: rows of three examples in two microbatches on the mesh, against a row each in one go on one device."""
     monkeypatch.setattr(transformer, "UNROLL_LAYERS_ON_CPU", 0)  # layers in a scan, as on accelerators
-    optim = {"name": "sgd", "warmup_steps": 0, "clip_norm": 0.0, "learning_rate": 1.0}
-    cfg = synthetic.config(MODELS[name], peft=dataclasses.asdict(ALL[method]), optim=optim)
+    cfg = synthetic.config(MODELS[name], peft=dataclasses.asdict(ALL[method]), optim=SGD)
     halved = dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, microbatches=2))
     some = synthetic.examples(8, 3)
     packed = synthetic.batch([some[:3], some[3:6], some[6:], *[[]] * 5], cfg)
@@ -121,6 +113,17 @@ def check_adapter(name: str, method: str, sizes: tuple[int, int]) -> None:
 @pytest.mark.parametrize(("name", "method", "sizes"), PAIRWISE)
 def test_loss_and_gradient_are_those_of_one_device_unpacked(name, method, sizes, monkeypatch):
     check_step(name, method, sizes, monkeypatch)
+
+
+def test_what_dropout_draws_is_the_same_on_a_mesh(monkeypatch):
+    """LoRA's, on a mesh with an axis of data too."""
+    monkeypatch.setattr(transformer, "UNROLL_LAYERS_ON_CPU", 0)
+    lora = dataclasses.asdict(ALL["lora"])
+    plain, cfg = (synthetic.config(MODELS["decoder"], peft=lora | {"dropout": d}, optim=SGD) for d in (0.0, 0.1))
+    batch = synthetic.Batches(cfg).batch(0)
+    one = step(cfg, batch, mesh_of((1, 1)))
+    assert abs(one[0]["loss"] - step(plain, batch, mesh_of((1, 1)))[0]["loss"]) > 1e-3
+    agree(one, step(cfg, batch, mesh_of((2, 2), data=2)))
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from itx import mesh as meshes
 from itx.config import MeshConfig, PeftConfig
 from itx.errors import UserError
 from itx.eval.generate import Runner
-from itx.models import attention, hf, presets, transformer
+from itx.models import attention, hf, presets
 from itx.models.transformer import Transformer
 from tests import samples, synthetic
 from tests.conftest import REPO
@@ -140,13 +140,6 @@ def compile_once(tmp_path_factory):
         yield
 
 
-PAIRS = (
-    [("decoder", m) for m in METHODS]
-    + [("t5", m) for m in METHODS]
-    + [("prefix_lm", "prefix"), ("prefix_lm", "prompt")]
-)
-
-
 def gradient(name: str, method: str, batches: list[dict]) -> list[tuple]:
     """({sums of the loss}, {path: gradient}) of a moved adapter for each batch, by one program."""
     model = moved(adapted(name, method))
@@ -189,46 +182,6 @@ def test_packing_changes_neither_loss_nor_gradient_of_an_adapter(name, method):
         alone["encoder_prompts"] = packed["encoder_prompts"] * (np.arange(4) == 0)
     assert packed["decoder_segment_ids"].max() == 3 and alone["decoder_segment_ids"].max() == 1
     agree(*gradient(name, method, [packed, alone]))
-
-
-SGD = {"optim": {"name": "sgd", "warmup_steps": 0, "clip_norm": 0.0, "learning_rate": 1.0}}
-
-
-def one_step(cfg, batch: dict, mesh) -> tuple[dict, dict]:
-    """As `gradient`, by one step of training on a mesh: with sgd the step is the gradient."""
-    state, frozen, made = train.init_state(cfg, LOCK, mesh)
-    shift = {p: 0.1 * jax.random.normal(jax.random.key(i), x.shape) for i, (p, x) in enumerate(state["params"].items())}
-    state["params"] = {p: jax.device_put(x + shift[p], x.sharding) for p, x in state["params"].items()}
-    before = jax.device_get(state["params"])
-    batch = peft.with_prompts(batch) if peft.prompted_encoder(cfg.model, cfg.peft) else batch
-    with jax.set_mesh(made.mesh):
-        new, metrics = made.step(state, frozen, meshes.put(batch, made.mesh))
-    after = jax.device_get(new["params"])
-    return jax.device_get(metrics), {p: metrics["weight"] * (before[p] - after[p]) for p in after}
-
-
-MESHES = [{"fsdp": 2, "tensor": 4}, {"fsdp": 4, "tensor": 2}, {"data": 2, "fsdp": 2, "tensor": 2}]
-EVERY = [(n, m, s) for n in MODELS for m in METHODS for s in MESHES]
-SOME = [("decoder", "lora", MESHES[0]), ("t5", "prefix", MESHES[1]), ("prefix_lm", "prompt", MESHES[1])]
-
-
-def check_mesh(name: str, method: str, sizes: dict, monkeypatch) -> None:
-    monkeypatch.setattr(transformer, "UNROLL_LAYERS_ON_CPU", 0)  # layers in a scan, as on accelerators
-    cfg = configured(name, method, **SGD)
-    cfg = dataclasses.replace(cfg, peft=dataclasses.replace(cfg.peft, dropout=0.1 * (method == "lora")))
-    batch = synthetic.Batches(cfg).batch(0)
-    agree(one_step(cfg, batch, mesh_of()), one_step(cfg, batch, mesh_of(8, **sizes)))
-
-
-@pytest.mark.parametrize(("name", "method", "sizes"), SOME)
-def test_every_mesh_gives_an_adapter_the_same_step(name, method, sizes, monkeypatch):
-    check_mesh(name, method, sizes, monkeypatch)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("name", "method", "sizes"), [e for e in EVERY if e not in SOME])
-def test_every_mesh_architecture_and_method(name, method, sizes, monkeypatch):
-    check_mesh(name, method, sizes, monkeypatch)
 
 
 def test_factors_are_split_as_their_weights_are():
