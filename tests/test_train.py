@@ -17,6 +17,7 @@ from itx import mesh as meshes
 from itx.config import MeshConfig
 from itx.errors import UserError
 from itx.log import TIMING, MetricsLog, read_lines
+from itx.models import presets
 from tests import synthetic
 
 LOCK = synthetic.lock()
@@ -118,6 +119,53 @@ def test_loss_positions_bring_no_activations_together(monkeypatch, sizes):
     for logits_bytes in (2**28, 4 * 3 * 128):
         added = moved(batch["loss_positions"][:, :16], logits_bytes) - before
         assert all(shape.count(",") == 1 for shape, _ in added) and added.total() <= 3
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_logits_at_loss_positions_alone_give_the_loss_and_gradient_of_all(name):
+    """Under a cap that the fullest row meets, with a row that has no target and rows that have few."""
+    cfg = synthetic.config(
+        synthetic.models()[name], optim={"name": "sgd", "warmup_steps": 0, "learning_rate": 100.0, "clip_norm": 0.0}
+    )
+    some = synthetic.examples(14, 5)
+    batch = synthetic.batch([some[:3], some[3:6], [], some[6:7], some[7:8], some[8:10], some[10:11], some[11:]], cfg)
+    counts = (batch["loss_positions"] >= 0).sum(1)
+    length = batch["decoder_positions"].shape[1]
+    assert counts.min() == 0 and len(set(counts)) > 3 and counts.max() < length
+    everywhere = np.tile(np.arange(length, dtype=np.int32), (len(counts), 1))
+    every = one_step(cfg, {**batch, "loss_positions": everywhere})
+    few = one_step(cfg, {**batch, "loss_positions": batch["loss_positions"][:, : counts.max()]})
+    cut = one_step(cfg, {**batch, "loss_positions": batch["loss_positions"][:, : counts.max() - 1]})
+    assert cut[0]["weight"] < every[0]["weight"] == few[0]["weight"] == batch["decoder_loss_weights"].sum()
+    start = jax.device_get(
+        train.init_state(cfg, LOCK, mesh_of())[0]["params"]
+    )  # the step is 100 times the gradient, beside which a parameter rounds off little
+    np.testing.assert_allclose(few[0]["loss"], every[0]["loss"], rtol=1e-6)
+    for path, x in start.items():
+        one, other, less = (x - a[1][path] for a in (every, few, cut))
+        size = np.abs(one).max()
+        assert np.abs(less - one).max() > 1e-4 * size > 0, path
+        np.testing.assert_allclose(other, one, atol=1e-6 * size, rtol=0, err_msg=path)
+
+
+@pytest.mark.parametrize("sizes", [{}, {"fsdp": 4, "tensor": 2}])
+def test_memory_of_a_step_grows_with_loss_positions_as_the_formula_says(monkeypatch, sizes):
+    """`loss.of_states`: by 2 to 3.2 times rows × positions × vocabulary × 4 bytes / devices, up to LOGITS_BYTES."""
+    devices, vocabulary, positions = int(np.prod(list(sizes.values()) or [1])), 8192, 8
+    cfg = synthetic.config(presets.tiny_decoder(), optim={"name": "sgd", "warmup_steps": 0})
+    lock = {**LOCK, "vocabulary": {"size": vocabulary, "hash": "0"}}
+    batch, mesh = synthetic.Batches(cfg).batch(0), mesh_of(devices, **sizes)
+    unit = 8 * positions * vocabulary * 4 / devices
+
+    def memory(cap: int) -> float:
+        made, at = train.setup(cfg, lock, mesh), np.tile(np.arange(cap, dtype=np.int32), (8, 1))
+        with jax.set_mesh(mesh):
+            step = made.step.lower(*made.targets, {**batch, "loss_positions": at}).compile()
+        return step.memory_analysis().temp_size_in_bytes / unit
+
+    assert 2.0 < memory(2 * positions) - memory(positions) < 3.2
+    monkeypatch.setattr(loss, "LOGITS_BYTES", unit / 2)
+    assert memory(4 * positions) - memory(2 * positions) < 0.4
 
 
 def test_dropout_is_drawn_per_step_and_row():
