@@ -4,10 +4,10 @@
 `Runner` is a model ready to be asked: parameters on a mesh and the ids it needs. Prompts are sorted
 by length and cut into batches of few shapes (`buckets`), because each shape costs a compilation;
 they are padded on the left, so that every row writes its next token at the same slot. A batch
-stops as soon as all its rows have ended.
+stops as soon as all its rows have ended. `texts` is generation as a person wants it: text, stop strings, streaming.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,12 +20,20 @@ from jax.sharding import Mesh
 
 from itx import mesh as meshes
 from itx.config import ModelConfig, PeftConfig
+from itx.data.vocabulary import Vocabulary
 from itx.errors import UserError
+from itx.eval import sampling
+from itx.eval.sampling import Sampling
 
 # Prompts and answers are padded up to a multiple of these; tokens that a compilation is worth:
 # measured on 2 cores, one shape of a 1 M-parameter model takes as long as reading that many.
 PROMPT_STEP, ANSWER_STEP = 16, 16
 COMPILATION = 80_000
+LOOK_EVERY = 8  # tokens between two looks for stop strings: each costs a round trip to the device
+GREEDY = Sampling()
+
+# (prompt, its tokens so far) -> is it to stop?
+Watch = Callable[[int, list[int]], bool]
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,7 @@ class Runner:
     batch_size: int = 256
     step: int = 0
     peft: PeftConfig = PeftConfig()
+    context: int = 0  # most tokens of a prompt and its answer (in an encoder: of a prompt); 0: as many as it takes
 
     @property
     def head(self) -> list[int]:
@@ -52,11 +61,11 @@ class Runner:
         return [self.bos_id] if self.bos_id >= 0 else []
 
     def generate(
-        self, prompts: list[list[int]], max_new_tokens: int | Sequence[int],
-        temperature: float = 0.0, seed: int = 0,
+        self, prompts: list[list[int]], max_new_tokens: int | Sequence[int], how: Sampling = GREEDY,
+        watch: Watch | None = None, every: int = LOOK_EVERY,
     ) -> list[dict[str, Any]]:  # fmt: skip
         """[{"tokens": [...], "finished": bool}]: see `generate`."""
-        return generate(self, prompts, max_new_tokens, temperature, seed)
+        return generate(self, prompts, max_new_tokens, how, watch, every)
 
     def rank(self, prompts: list[list[int]], options: list[list[list[int]]]) -> list[list[dict]]:
         """Log-probabilities of options: see itx/eval/rank.py."""
@@ -66,13 +75,14 @@ class Runner:
 
 
 def generate(
-    runner: Runner, prompts: list[list[int]], max_new_tokens: int | Sequence[int],
-    temperature: float = 0.0, seed: int = 0,
+    runner: Runner, prompts: list[list[int]], max_new_tokens: int | Sequence[int], how: Sampling = GREEDY,
+    watch: Watch | None = None, every: int = LOOK_EVERY,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """Continue each prompt until EOS or its limit; greedy unless temperature > 0.
+    """Continue each prompt until EOS or its limit.
 
     Prompts are token ids without BOS and EOS, as in training data. `finished` says that EOS came
-    within the limit; the EOS itself is left out of `tokens`.
+    within the limit; the EOS itself is left out of `tokens`. `watch` sees the tokens of each prompt that goes on after
+    every so many, and once where it ends, and may stop it; beams it cannot watch.
     """
     if isinstance(max_new_tokens, int):
         limits = np.full(len(prompts), max_new_tokens, np.int32)
@@ -82,16 +92,82 @@ def generate(
         raise UserError(f"generate: {len(prompts)} prompts but {len(limits)} limits")
     if len(prompts) and limits.min() < 1:
         raise UserError("generate: max_new_tokens must be at least 1")
-    if not all(map(len, prompts)) and not runner.head and runner.model.architecture == "decoder":
-        raise UserError("generate: an empty prompt, and the vocabulary puts no BOS before it to begin from")
+    if watch and how.beams > 1:
+        raise UserError("generate: beams are known at the end alone; they cannot be streamed")
+    check_prompts(runner, prompts, limits)
     out: list[dict[str, Any]] = [{}] * len(prompts)
     waiting = None  # a batch is fetched while the next one runs
     for indices, shape in plan([len(p) for p in prompts], limits, runner):
-        answer = _ask(runner, [prompts[i] for i in indices], limits[indices], shape, temperature, seed)
+        carry, advance = _ask(runner, [prompts[i] for i in indices], indices, limits[indices], shape, how)
+        if watch:
+            carry = _watched(advance, carry, indices, shape[2], watch, every, runner.eos_id)
+        else:
+            carry = advance(carry, shape[2], np.zeros(shape[0], bool))
         _collect(waiting, out, runner.eos_id)
-        waiting = (indices, limits[indices], answer)
+        waiting = (indices, limits[indices], carry["state"])
     _collect(waiting, out, runner.eos_id)
     return out
+
+
+def check_prompts(runner: Runner, prompts: list[list[int]], limits: np.ndarray) -> None:
+    """UserError for a prompt from which nothing can begin, or which with its answer is longer than the context."""
+    both = runner.model.architecture == "encoder_decoder"
+    for i, prompt in enumerate(prompts):
+        if not prompt and not both and not runner.head:
+            raise UserError(f"generate: prompt {i} is empty, and the vocabulary puts no BOS before it to begin from")
+        tokens = len(prompt) + 1 if both else len(runner.head) + len(prompt) + int(limits[i])
+        if runner.context and tokens > runner.context:
+            answer = "its EOS" if both else f"{limits[i]} new ones"
+            raise UserError(
+                f"generate: prompt {i} has {len(prompt)} tokens, with {answer} more than the context of "
+                f"{runner.context}"
+            )
+
+
+def texts(
+    runner: Any, vocabulary: Vocabulary, prompts: list[list[int]], max_new_tokens: int, how: Sampling = GREEDY,
+    stop: Sequence[str] = (), stream: Callable[[int, str], None] | None = None,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """[{"text", "tokens", "finished", "stop"}]: answers as text, cut before the first of the `stop` strings in them.
+
+    A stop string is looked for in the text, so it may begin or end within a token; `tokens` are then those up to the
+    one that completes it, and `stop` says which it was (None: another end). `finished`: by EOS or a stop string.
+    Beams are cut when the search is over. `stream` gets (prompt, text so far) after each token: what a later token may
+    still change or a stop string take back is held back, so that each text begins with the one before.
+    """
+    if not all(stop):
+        raise UserError("an empty stop string: every text holds it")
+
+    def watch(i: int, ids: list[int]) -> bool:
+        text = vocabulary.answer(ids)
+        if stream:
+            stream(i, settled(cut(text, stop)[0], stop))
+        return cut(text, stop)[1] is not None
+
+    seen = watch if (stop or stream) and how.beams == 1 else None
+    out = []
+    for answer in runner.generate(prompts, max_new_tokens, how, seen, 1 if stream else LOOK_EVERY):
+        ids = answer["tokens"]
+        text, found = cut(vocabulary.answer(ids), stop)
+        if found is not None:  # looks are several tokens apart
+            ids = next(ids[:n] for n in range(1, len(ids) + 1) if found in vocabulary.answer(ids[:n]))
+        out.append({"text": text, "tokens": ids, "finished": answer["finished"] or found is not None, "stop": found})
+    return out
+
+
+def cut(text: str, stop: Sequence[str]) -> tuple[str, str | None]:
+    """The text before the first stop string in it, and which that is."""
+    at, found = min(((text.find(s), s) for s in stop if s in text), default=(len(text), None))
+    return text[:at], found
+
+
+def settled(text: str, stop: Sequence[str]) -> str:
+    """The text without an end that is not known yet: part of a character, or of a stop string."""
+    text = text.rstrip("\ufffd")
+    for s in stop:
+        n = next((n for n in range(len(s) - 1, 0, -1) if text.endswith(s[:n])), 0)
+        text = text[: len(text) - n]
+    return text
 
 
 def plan(lengths: Sequence[int], limits: np.ndarray, runner: Runner) -> list[tuple[np.ndarray, tuple[int, int, int]]]:
@@ -139,88 +215,125 @@ def buckets(sizes: np.ndarray, price: int) -> list[tuple[int, np.ndarray]]:
 
 
 def _ask(
-    runner: Runner, prompts: list[list[int]], limits: np.ndarray,
-    shape: tuple[int, int, int], temperature: float, seed: int,
-) -> jax.Array:  # fmt: skip
-    """Start one batch; the answer is an array [rows, answer slots] that may not be there yet."""
+    runner: Runner, prompts: list[list[int]], indices: np.ndarray, limits: np.ndarray, shape: tuple[int, int, int],
+    how: Sampling,
+) -> tuple[dict, Callable]:  # fmt: skip
+    """Read one batch of prompts: what is carried from token to token, and (carry, tokens, stopped) -> carry, which
+    goes on up to so many tokens; both may not be there yet."""
     rows, width, slots = shape
     both = runner.model.architecture == "encoder_decoder"
     tokens = np.full((rows, width), runner.pad_id, np.int32)
     starts = np.full(rows, width - 1, np.int32)  # rows without a prompt hold one token
-    room = np.zeros(rows, np.int32)
-    room[: len(limits)] = limits
+    room, index = np.zeros(rows, np.int32), np.zeros(rows, np.int32)
+    room[: len(limits)], index[: len(indices)] = limits, indices
     for i, prompt in enumerate(prompts):
         ids = [*prompt, runner.eos_id] if both else [*runner.head, *prompt]
         starts[i] = width - len(ids)
         tokens[i, starts[i] :] = ids
-    put = meshes.put({"tokens": tokens, "starts": starts, "room": room}, runner.mesh)
+    put = meshes.put({"tokens": tokens, "starts": starts, "room": room, "index": index}, runner.mesh)
+    compiled, numbers = how.split()
+    more = {"graphdef": runner.graphdef, "how": compiled, "eos": runner.eos_id}
+
+    def advance(carry: dict, until: int, stopped: np.ndarray) -> dict:
+        with jax.set_mesh(runner.mesh):
+            return _advance(runner.params, carry, numbers, np.int32(until), stopped, **more)
+
     with jax.set_mesh(runner.mesh):
-        return _generate(
-            runner.params, put["tokens"], put["starts"], put["room"], np.float32(temperature or 1.0),
-            np.int32(seed), graphdef=runner.graphdef, slots=slots, bos=runner.bos_id,
-            eos=runner.eos_id, sample=temperature > 0.0,
-        )  # fmt: skip
+        return _begin(runner.params, put, numbers, slots=slots, bos=runner.bos_id, **more), advance
+
+
+def _watched(
+    advance: Callable, carry: dict, indices: np.ndarray, slots: int, watch: Watch, every: int, eos: int
+) -> dict:
+    """A batch that is looked at after every so many tokens; rows that are to stop are done."""
+    going = np.arange(len(indices))
+    stopped = np.zeros(len(carry["state"]["done"]), bool)
+    n = 1
+    while going.size:
+        answers, done = jax.device_get((carry["state"]["answers"], carry["state"]["done"]))
+        for row in going:
+            ids = answers[row, :n]
+            end = np.flatnonzero(ids == eos)
+            stopped[row] |= watch(int(indices[row]), ids[: end[0] if end.size else n].tolist())
+        going = going[~done[going] & ~stopped[going]]
+        n = min(n + every, slots)
+        if going.size:
+            carry = advance(carry, n, stopped)
+    return carry
 
 
 def _collect(waiting: tuple | None, out: list[dict], eos: int) -> None:
     if waiting is None:
         return
-    indices, limits, answer = waiting
-    answer = np.asarray(answer)
+    indices, limits, state = waiting
+    answers = np.asarray(state["answers"])
     for row, (i, limit) in enumerate(zip(indices, limits, strict=True)):
-        ids = answer[row, :limit]
+        ids = answers[row, :limit]
         end = np.flatnonzero(ids == eos)
         finished = bool(end.size)
         out[i] = {"tokens": ids[: end[0] if finished else limit].tolist(), "finished": finished}
 
 
-@partial(jax.jit, static_argnames=("graphdef", "slots", "bos", "eos", "sample"))
-def _generate(
-    params: dict, tokens: jax.Array, starts: jax.Array, room: jax.Array, temperature: jax.Array,
-    seed: jax.Array, *, graphdef: nnx.GraphDef, slots: int, bos: int, eos: int, sample: bool,
-) -> jax.Array:  # fmt: skip
-    """tokens [b, l] padded on the left up to `starts` -> answers [b, slots], filled up with EOS."""
+@partial(jax.jit, static_argnames=("graphdef", "how", "slots", "bos", "eos"))
+def _begin(
+    params: dict, put: dict, numbers: dict, *, graphdef: nnx.GraphDef, how: Sampling, slots: int, bos: int, eos: int,
+) -> dict:  # fmt: skip
+    """Prompts [b, l], padded on the left up to `starts`, and the first token behind each."""
     from itx.models.transformer import before
     from itx.train import merge
 
     model = merge(graphdef, params)
+    tokens, starts = put["tokens"], put["starts"]
     b, width = tokens.shape
+    place = jnp.arange(width, dtype=jnp.int32)[None] - starts[:, None]
     memory = segments = None
     if model.encoder is not None:
-        index = jnp.arange(width, dtype=jnp.int32)[None] - starts[:, None]
-        segments = (index >= 0).astype(jnp.int32)
-        memory, segments = model.encode(tokens, segments, jnp.maximum(index, 0))
+        segments = (place >= 0).astype(jnp.int32)
+        memory, segments = model.encode(tokens, segments, jnp.maximum(place, 0))
         tokens, starts, width = jnp.full((b, 1), bos, jnp.int32), jnp.zeros_like(starts), 1
+        place = jnp.zeros((b, 1), jnp.int32)
     logits, cache = model.prefill(tokens, starts, width + slots, memory, segments)
-
-    def choose(logits: jax.Array, n: jax.Array) -> jax.Array:
-        if not sample:
-            return jnp.argmax(logits, axis=-1).astype(jnp.int32)
-        key = jax.random.fold_in(jax.random.key(seed), n)
-        return jax.random.categorical(key, logits / temperature).astype(jnp.int32)
-
-    def more(carry: tuple) -> jax.Array:
-        n, _, _, done, _, _ = carry
-        return (n < slots) & ~jnp.all(done)
-
-    def one(carry: tuple) -> tuple:
-        n, previous, token, done, answers, cache = carry
-        answers = jax.lax.dynamic_update_slice_in_dim(answers, token[:, None], n, 1)
-        done = done | (token == eos) | (n + 1 >= room)
-
-        def next_token(cache: list) -> tuple:
-            logits, new = model.decode(token, previous, width + n, starts, cache, segments)
-            return jnp.where(done, eos, choose(logits, n + 1)), new
-
-        new, cache = next_token(cache)
-        previous = jnp.concatenate([token[:, None], previous], 1)[:, : model.cfg.smear]
-        return n + 1, previous, new, done, answers, cache
-
-    zero = jnp.zeros((), jnp.int32)
-    done = room <= 0
+    seen = jnp.zeros((b, logits.shape[-1]), bool)
+    seen = seen.at[jnp.arange(b)[:, None], tokens].max(place >= 0)
+    state = sampling.begin(how, put["room"], seen, slots, eos)
     # what stands before the first new token, nearest first
-    back = before(tokens, jnp.maximum(jnp.arange(width, dtype=jnp.int32)[None] - starts[:, None], 0), model.cfg.smear)
+    back = before(tokens, jnp.maximum(place, 0), model.cfg.smear)
     previous = jnp.concatenate([tokens[:, -1:], back[:, -1]], 1)[:, : model.cfg.smear]
-    first = jnp.where(done, eos, choose(logits, zero))
-    answers = jnp.full((b, slots), eos, jnp.int32)
-    return jax.lax.while_loop(more, one, (zero, previous, first, done, answers, cache))[4]
+    keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(numbers["seed"]), i))(put["index"])
+    if how.beams > 1:
+        per_beam = (logits, cache, previous, starts, segments)
+        logits, cache, previous, starts, segments = jax.tree.map(lambda x: jnp.repeat(x, how.beams, axis=0), per_beam)
+    state, token, _ = sampling.select(how, numbers, keys, state, logits, jnp.int32(0), eos)
+    return {
+        "n": jnp.int32(1), "width": jnp.int32(width), "token": token, "previous": previous, "keys": keys,
+        "state": state, "cache": cache, "starts": starts, "segments": segments,
+    }  # fmt: skip
+
+
+@partial(jax.jit, static_argnames=("graphdef", "how", "eos"), donate_argnames="carry")
+def _advance(
+    params: dict, carry: dict, numbers: dict, until: jax.Array, stopped: jax.Array, *,
+    graphdef: nnx.GraphDef, how: Sampling, eos: int,
+) -> dict:  # fmt: skip
+    """Choose tokens until there are so many, or all rows are done."""
+    from itx.train import merge
+
+    model = merge(graphdef, params)
+
+    def more(carry: dict) -> jax.Array:
+        return (carry["n"] < until) & ~jnp.all(carry["state"]["done"])
+
+    def one(carry: dict) -> dict:
+        n, token, previous = carry["n"], carry["token"], carry["previous"]
+        logits, cache = model.decode(
+            token, previous, carry["width"] + n - 1, carry["starts"], carry["cache"], carry["segments"]
+        )
+        state, new, rows = sampling.select(how, numbers, carry["keys"], carry["state"], logits, n, eos)
+        previous = jnp.concatenate([token[:, None], previous], 1)[:, : model.cfg.smear]
+        if rows is not None:  # beams of a prompt share what the encoder left
+            previous = previous[rows]
+            cache = [{k: x if k.startswith("cross") else x[rows] for k, x in layer.items()} for layer in cache]
+        return {**carry, "n": n + 1, "token": new, "previous": previous, "state": state, "cache": cache}
+
+    state = {**carry["state"], "done": carry["state"]["done"] | stopped}
+    return jax.lax.while_loop(more, one, {**carry, "state": state})
