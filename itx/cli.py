@@ -73,10 +73,24 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("--cache_dir", help="default: the run's data.cache_dir")
 
-    generate = add(commands, "generate", "continue a prompt; interactive without --prompt")
+    generate = add(commands, "generate", "answer prompts; without any, a conversation in the terminal")
     generate.add_argument("run", help="a run folder")
-    generate.add_argument("--prompt", action="append", help="may be given several times")
-    generate.add_argument("--max_new_tokens", type=int, default=64)
+    generate.add_argument("--prompt", action="append", help="may be given several times; \\n in it is a new line")
+    generate.add_argument("--prompts", metavar="FILE", help="one per line; in a .jsonl file {prompt} or {messages}")
+    generate.add_argument("--system", default="", metavar="TEXT", help="what a conversation stands under")
+    generate.add_argument("--raw", action="store_true", help="the run's chat template is not put around prompts")
+    generate.add_argument("--max_new_tokens", type=int, default=64, metavar="N")
+    generate.add_argument(
+        "--context", type=int, metavar="N", help="most tokens; default: the run's data.sequence_length"
+    )
+    generate.add_argument("--stop", action="append", metavar="TEXT", help="an answer ends before it; several times")
+    generate.add_argument("--temperature", type=float, default=0.0, help="default: 0, the best token")
+    generate.add_argument("--top_k", type=int, default=0, metavar="K", help="draw from the K best tokens")
+    generate.add_argument("--top_p", type=float, default=1.0, metavar="P", help="draw from the fewest that hold P")
+    generate.add_argument("--repetition_penalty", type=float, default=1.0, metavar="X", help="above 1: less repetition")
+    generate.add_argument("--beams", type=int, default=1, metavar="K", help="beam search")
+    generate.add_argument("--length_penalty", type=float, default=1.0, metavar="X", help="of beams; above 1: longer")
+    generate.add_argument("--seed", type=int, default=0, help="of what is drawn")
     generate.add_argument("--step", type=int, help="default: the newest checkpoint")
 
     convert = commands.add_parser("convert", help="Hugging Face folders in and out").add_subparsers(

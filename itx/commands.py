@@ -525,32 +525,38 @@ def _evaluate_adapters(run: RunFolder, config: configs.RunConfig, lock: dict, ar
 
 
 def generate(args: Namespace) -> int:
+    if args.prompt and args.prompts:
+        raise UserError("--prompt or --prompts, not both")
+    for name in ("max_new_tokens", "context"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            raise UserError(f"--{name} {getattr(args, name)}: must be at least 1")
     run = open_run(args.run)
     config = _run_config(run)
     from itx.data import lock as locks
+    from itx.eval import terminal
+    from itx.eval.sampling import Sampling
     from itx.train import load_model
 
+    how = Sampling(**{f.name: getattr(args, f.name) for f in dataclasses.fields(Sampling)})
     lock = locks.read(run.lock_json)
-    vocabulary = Vocabulary(run.vocab_model)
+    template = "" if args.raw else lock.get("chat", "")
+    if args.system and not template:
+        raise UserError("--system: " + ("with --raw" if args.raw else "this run was not trained on conversations, and")
+                        + " a prompt is asked as it is")  # fmt: skip
+    asked = [[terminal.message(terminal.unescaped(p), "--prompt")] for p in args.prompt or ()]
+    asked = terminal.read_prompts(args.prompts) if args.prompts else asked
+    head = [terminal.message(args.system, "--system", "system")] if args.system else []
     runner = load_model(run, config, lock, _step(run, args.step))
-    prompts = [p.replace("\\n", "\n") for p in args.prompt or ()] or iter(_ask, None)
-    out = []
-    for prompt in prompts:
-        if not prompt.strip():
-            continue
-        answer = runner.generate([vocabulary.encode(prompt)], args.max_new_tokens)[0]
-        out.append({"prompt": prompt, "answer": vocabulary.answer(answer["tokens"]), "finished": answer["finished"]})
-        print((out[-1]["answer"] or "(an empty answer)") + ("" if answer["finished"] else " …"))
+    runner = dataclasses.replace(runner, context=args.context or config.data.sequence_length)
+    stop = tuple(map(terminal.unescaped, args.stop or ()))
+    ready = terminal.Run(runner, Vocabulary(run.vocab_model), template, args.max_new_tokens, how, stop)
+    if asked:
+        out = terminal.several(ready, [m if m[0]["role"] == "system" else [*head, *m] for m in asked])
+    else:
+        out = terminal.converse(ready, args.system)
     if args.json:
         storage.write_json(args.json, out)
     return 0
-
-
-def _ask() -> str | None:
-    try:
-        return input("> ").replace("\\n", "\n")
-    except EOFError:
-        return None
 
 
 # ---- convert ---------------------------------------------------------------------------------------

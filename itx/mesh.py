@@ -60,6 +60,24 @@ def make_mesh(config: MeshConfig, devices: list | None = None) -> Mesh:
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 
 
+COPIES = 4  # training holds a parameter, its gradient and two moments where generation holds the parameter alone
+
+
+def for_generation(mesh: Mesh, heads: int) -> Mesh:
+    """The same devices, laid out for generation: every token reads every weight, and weights that fsdp splits would be
+    brought together for each. What fsdp's devices can they split by tensor instead, as the heads divide; of the others
+    up to COPIES hold the same weights and other rows; the rest stays fsdp."""
+    replica, data, fsdp, tensor = (mesh.shape[a] for a in AXES)
+
+    def largest(n: int, fits) -> int:
+        return max(d for d in range(1, n + 1) if n % d == 0 and fits(d))
+
+    split = largest(fsdp, lambda d: d == 1 or heads % (tensor * d) == 0)
+    copies = largest(fsdp // split, lambda d: d <= COPIES)
+    shape = (replica, data * copies, fsdp // split // copies, tensor * split)
+    return Mesh(mesh.devices.reshape(shape), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
 def spec(names: tuple[str | None, ...], shape: tuple[int, ...], mesh: Any, table: dict) -> PartitionSpec:
     """The PartitionSpec of an array with these logical names.
 

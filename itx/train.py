@@ -408,10 +408,11 @@ def load_model(run: Any, config: RunConfig, lock: dict, step: int | None = None,
     """A Runner (itx/eval/generate.py) with the parameters of a checkpoint: the newest, or `step`.
 
     Step 0 is the model before tuning, made anew from the seed: the base without an adapter.
+    mesh: default: the config's devices as generation wants them.
     """
     from itx.eval.generate import Runner
 
-    mesh = mesh or meshes.make_mesh(config.mesh)
+    mesh = mesh or meshes.for_generation(meshes.make_mesh(config.mesh), config.model.num_heads)
     _, abstract = abstract_model(config, lock)
     base = parameters(abstract)
     if step is None:

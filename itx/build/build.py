@@ -262,6 +262,8 @@ def _lock_file(config: RunConfig, settings: Settings, vocab_hash: str, todo: lis
         [fingerprint.of_scoring(specs[name]) for name in sorted(specs)],
         [jobs.folder(j, settings, vocab_hash) for j in todo],
     ]  # fmt: skip
+    if any(spec.chat for spec in specs.values()):
+        parts.append(settings.chat_template)  # the lock holds it
     name = f"{jobs.render.draw(json.dumps(parts, sort_keys=True, default=str)):016x}.json"
     return Path(config.data.cache_dir) / "locks" / name
 
@@ -405,6 +407,9 @@ def _lock(config: RunConfig, settings: Settings, vocabulary: Vocabulary, shares:
         if any(s.get(name, 0) > 0 for s in shares):
             folders = [made[j] for r in range(d.renderings) if (j := Job(name, "train", rendering=r)) in made]
             lock["tasks"].append(task_entry(name, rate, folders, lock, d))
+    chats = {name for name, spec in registry.TASKS.items() if spec.chat}
+    if chats & {names.parse(t["name"]).task for t in lock["tasks"]}:  # how `itx generate` is to ask
+        lock["chat"] = settings.chat_template
     if d.replay:
         lock |= {"replay": d.replay, "replay_task": d.replay_task}
     if d.phases:

@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`itx generate`: what is asked on the command line, in a file or by a person, and the answers.
+
+A run that trained on conversations is asked through its own chat template, and remembers what was said; any other run
+gets each prompt as it is, alone, as its training data were.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from itx.build import chat, render
+from itx.data import cache
+from itx.data.vocabulary import Vocabulary
+from itx.errors import UserError
+from itx.eval.generate import Runner, texts
+from itx.eval.sampling import Sampling
+from itx.tasks.chat import ROLES
+
+Messages = list[dict[str, str]]  # [{"role", "content"}]
+HELP = """  a line                asks it; \\n in it begins a new line
+  /new                  forget the conversation
+  /system TEXT          begin a new one under this instruction
+  Ctrl-C                cut an answer short
+  Ctrl-D                leave"""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A model that texts are put to. template: of conversations; "": it was trained on none."""
+
+    runner: Runner
+    vocabulary: Vocabulary
+    template: str = ""
+    max_new_tokens: int = 64
+    how: Sampling = Sampling()
+    stop: tuple[str, ...] = ()
+
+    def ids(self, messages: Messages) -> list[int]:
+        """What the model reads before its answer: the ids that training had for such a text."""
+        if not self.template:
+            return self.vocabulary.encode(messages[-1]["content"])
+        pieces = self._pieces(messages)[:-1]
+        before = render.conversation(pieces, self.vocabulary)
+        return cache.prompt_ids(before, self.runner.eos_id, self.runner.model.architecture)
+
+    def _pieces(self, messages: Messages) -> list[tuple[str, bool]]:
+        answered = {"messages": [*messages, {"role": "assistant", "content": "."}]}
+        return chat.pieces(self.template, answered, "the conversation", self.vocabulary.eos_text)
+
+    def stops(self, messages: Messages) -> tuple[str, ...]:
+        """The stop strings, and what the template writes behind an answer."""
+        behind = self._pieces(messages)[-1][0].partition(".")[2] if self.template else ""
+        return (*self.stop, behind) if behind else self.stop
+
+    def answers(self, asked: Sequence[Messages], stream: Callable | None = None) -> list[dict[str, Any]]:
+        """[{"text", "tokens", "finished", "stop"}] of itx/eval/generate.py."""
+        if not asked:
+            return []
+        ids = [self.ids(messages) for messages in asked]
+        stop = self.stops(asked[0])
+        return texts(self.runner, self.vocabulary, ids, self.max_new_tokens, self.how, stop, stream)
+
+    def room(self, messages: Messages) -> tuple[Messages, int]:
+        """The messages without the oldest turns that the context has no room for, and how many these are."""
+        context, both = self.runner.context, self.runner.model.architecture == "encoder_decoder"
+        more = 1 if both else len(self.runner.head) + self.max_new_tokens
+        head = [m for m in messages[:1] if m["role"] == "system"]
+        turns = messages[len(head) :]
+        left_out = 0
+        while context and len(turns) > 1 and len(self.ids([*head, *turns])) + more > context:
+            n = next((i for i, m in enumerate(turns) if i and m["role"] == "user"), len(turns))
+            if n == len(turns):
+                break
+            turns, left_out = turns[n:], left_out + n
+        return [*head, *turns], left_out
+
+
+def message(text: str, where: str, role: str = "user") -> dict[str, str]:
+    """A message that can be asked; UserError for an empty one and for one that is no Unicode text."""
+    if not text.strip():
+        raise UserError(f"{where} is empty")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as e:
+        raise UserError(f"{where} is not UTF-8 (character {e.start})") from e
+    return {"role": role, "content": text}
+
+
+def unescaped(text: str) -> str:
+    return text.replace("\\n", "\n")
+
+
+def read_prompts(file: str) -> list[Messages]:
+    """A prompt per line (\\n in it stands for a new line), or in a .jsonl file {"prompt"} or {"messages"} per line."""
+    try:
+        lines = Path(file).read_bytes().removesuffix(b"\n").split(b"\n")
+    except OSError as e:
+        raise UserError(f"--prompts {file}: {e.strerror or e}") from e
+    out: list[Messages] = []
+    for n, raw in enumerate(lines, 1):
+        where = f"{file}, line {n},"
+        try:
+            line = raw.decode("utf-8").removesuffix("\r")
+            held = json.loads(line) if Path(file).suffix == ".jsonl" else {"prompt": unescaped(line)}
+        except UnicodeDecodeError as e:
+            raise UserError(f"{where} is not UTF-8 (byte {e.start})") from e
+        except ValueError as e:
+            raise UserError(f"{where} is not JSON: {e}") from e
+        out.append(_messages(held, where))
+    return out
+
+
+def _messages(held: Any, where: str) -> Messages:
+    if not isinstance(held, dict) or not {"prompt", "messages"} & held.keys():
+        raise UserError(f'{where} has neither "prompt" nor "messages"')
+    if "prompt" in held:
+        if not isinstance(held["prompt"], str):
+            raise UserError(f'{where} "prompt" is no text')
+        return [message(held["prompt"], where)]
+    turns = held["messages"]
+    if not isinstance(turns, list) or not turns:
+        raise UserError(f'{where} "messages" is no list of turns')
+    for i, turn in enumerate(turns):
+        if not isinstance(turn, dict) or turn.get("role") not in ROLES or not isinstance(turn.get("content"), str):
+            raise UserError(f'{where} turn {i} is no {{"role": one of {", ".join(ROLES)}, "content": text}}')
+    if turns[-1]["role"] == "assistant":
+        raise UserError(f"{where} the last turn is the assistant's: nothing is left to answer")
+    return [message(turn["content"], f"{where} turn {i}", turn["role"]) for i, turn in enumerate(turns)]
+
+
+def facts(messages: Messages, answer: dict[str, Any]) -> dict[str, Any]:
+    """A line of `itx generate --json`."""
+    said = {"prompt": messages[-1]["content"]} if len(messages) == 1 else {"messages": messages}
+    return {
+        **said,
+        "answer": answer["text"],
+        **{k: answer[k] for k in ("finished", "stop")},
+        "tokens": len(answer["tokens"]),
+    }
+
+
+def shown(answer: dict[str, Any]) -> str:
+    return (answer["text"] or "(an empty answer)") + ("" if answer["finished"] else " …")
+
+
+def several(run: Run, asked: list[Messages]) -> list[dict[str, Any]]:
+    """Answer all of them together; print each, behind its prompt where there are several."""
+    if not run.template and (long := next((m for m in asked if len(m) > 1), None)):
+        raise UserError(
+            f"a conversation of {len(long)} turns: this run was not trained on conversations, so it takes one prompt"
+        )
+    answers = run.answers(asked)
+    for messages, answer in zip(asked, answers, strict=True):
+        if len(asked) > 1:
+            print(f"> {messages[-1]['content']}")
+        print(shown(answer) + ("\n" if len(asked) > 1 else ""))
+    return [facts(m, a) for m, a in zip(asked, answers, strict=True)]
+
+
+def converse(run: Run, system: str = "", read: TextIO | None = None) -> list[dict[str, Any]]:
+    """Ask what a person types until the input ends; returns what was asked and answered."""
+    terminal = read is None and sys.stdin.isatty()
+    if terminal:
+        import readline  # noqa: F401  (input() then edits lines and keeps a history, of any script)
+
+        remembers = "It remembers the conversation" if run.template else "Each prompt is asked alone"
+        print(f"{remembers}; /help says what there is.")
+    head = [message(system, "--system", "system")] if system else []
+    messages, out = list(head), []
+    while (line := _line(terminal, read or sys.stdin)) is not None:
+        word, _, rest = line.partition(" ")
+        if not line.strip():
+            continue
+        if word == "/help" and not rest:
+            print(HELP if run.template else "\n".join(x for x in HELP.splitlines() if "/" not in x[:3]))
+        elif word in ("/new", "/system") and run.template:
+            head = head if word == "/new" else [message(unescaped(rest), "/system", "system")] if rest.strip() else []
+            messages = list(head)
+            print("(a new conversation)")
+        else:
+            messages = [*(messages if run.template else ()), {"role": "user", "content": unescaped(line)}]
+            messages, left_out = run.room(messages)
+            if left_out:
+                print(f"(the {left_out} oldest turns are left out: the context has no room for them)")
+            try:
+                answer = _streamed(run, messages, terminal)
+            except UserError as e:  # too long, say: the next may do
+                print(f"itx: {e}", file=sys.stderr)
+                messages = messages[:-1]
+                continue
+            out.append(facts(messages, answer))
+            if answer["text"].strip():
+                messages = [*messages, {"role": "assistant", "content": answer["text"].strip()}]
+            else:  # a template has no place for an empty turn
+                messages = messages[:-1]
+    return out
+
+
+def _line(terminal: bool, read: TextIO) -> str | None:
+    """The next line; None at the end of the input."""
+    try:
+        line = input("> ") + "\n" if terminal else read.readline()
+    except EOFError:
+        print()
+        return None
+    except KeyboardInterrupt:
+        print()
+        return ""
+    except UnicodeDecodeError as e:
+        raise UserError(f"the input is not UTF-8: {e}") from e
+    if not line:
+        return None
+    message("." + line, "the input")
+    return line.removesuffix("\n")
+
+
+def _streamed(run: Run, messages: Messages, terminal: bool) -> dict[str, Any]:
+    """The answer, written as it comes where a person looks on; Ctrl-C cuts it short."""
+    if not terminal:
+        answer = run.answers([messages])[0]
+        print(shown(answer), flush=True)
+        return answer
+    so_far = ""
+
+    def write(_: int, text: str) -> None:
+        nonlocal so_far
+        print(text[len(so_far) :], end="", flush=True)
+        so_far = text
+
+    stream = write if run.how.beams == 1 else None
+    try:
+        answer = run.answers([messages], stream)[0]
+    except KeyboardInterrupt:
+        answer = {"text": so_far, "tokens": [], "finished": False, "stop": None}
+    print(shown(answer)[len(so_far) :], flush=True)
+    return answer
