@@ -236,10 +236,11 @@ def _ask(
 
     def advance(carry: dict, until: int, stopped: np.ndarray) -> dict:
         with jax.set_mesh(runner.mesh):
-            return _advance(runner.params, carry, numbers, np.int32(until), stopped, **more)
+            return _advance(runner.params, fixed, carry, numbers, np.int32(until), stopped, **more)
 
     with jax.set_mesh(runner.mesh):
-        return _begin(runner.params, put, numbers, slots=slots, bos=runner.bos_id, **more), advance
+        fixed, carry = _begin(runner.params, put, numbers, slots=slots, bos=runner.bos_id, **more)
+    return carry, advance
 
 
 def _watched(
@@ -277,8 +278,9 @@ def _collect(waiting: tuple | None, out: list[dict], eos: int) -> None:
 @partial(jax.jit, static_argnames=("graphdef", "how", "slots", "bos", "eos"))
 def _begin(
     params: dict, put: dict, numbers: dict, *, graphdef: nnx.GraphDef, how: Sampling, slots: int, bos: int, eos: int,
-) -> dict:  # fmt: skip
-    """Prompts [b, l], padded on the left up to `starts`, and the first token behind each."""
+) -> tuple[dict, dict]:  # fmt: skip
+    """Prompts [b, l], padded on the left up to `starts`, and the first token behind each: (what stays as it is, what is
+    carried from token to token)."""
     from itx.models.transformer import before
     from itx.train import merge
 
@@ -303,16 +305,14 @@ def _begin(
     if how.beams > 1:
         per_beam = (logits, cache, previous, starts, segments)
         logits, cache, previous, starts, segments = jax.tree.map(lambda x: jnp.repeat(x, how.beams, axis=0), per_beam)
-    state, token, _ = sampling.select(how, numbers, keys, state, logits, jnp.int32(0), eos)
-    return {
-        "n": jnp.int32(1), "width": jnp.int32(width), "token": token, "previous": previous, "keys": keys,
-        "state": state, "cache": cache, "starts": starts, "segments": segments,
-    }  # fmt: skip
+    state, token, _ = sampling.select(how, numbers, keys, state, logits, jnp.int32(0), put["room"], eos)
+    fixed = {"width": jnp.int32(width), "keys": keys, "room": put["room"], "starts": starts, "segments": segments}
+    return fixed, {"n": jnp.int32(1), "token": token, "previous": previous, "state": state, "cache": cache}
 
 
 @partial(jax.jit, static_argnames=("graphdef", "how", "eos"), donate_argnames="carry")
 def _advance(
-    params: dict, carry: dict, numbers: dict, until: jax.Array, stopped: jax.Array, *,
+    params: dict, fixed: dict, carry: dict, numbers: dict, until: jax.Array, stopped: jax.Array, *,
     graphdef: nnx.GraphDef, how: Sampling, eos: int,
 ) -> dict:  # fmt: skip
     """Choose tokens until there are so many, or all rows are done."""
@@ -326,14 +326,14 @@ def _advance(
     def one(carry: dict) -> dict:
         n, token, previous = carry["n"], carry["token"], carry["previous"]
         logits, cache = model.decode(
-            token, previous, carry["width"] + n - 1, carry["starts"], carry["cache"], carry["segments"]
+            token, previous, fixed["width"] + n - 1, fixed["starts"], carry["cache"], fixed["segments"]
         )
-        state, new, rows = sampling.select(how, numbers, carry["keys"], carry["state"], logits, n, eos)
+        state, new, rows = sampling.select(how, numbers, fixed["keys"], carry["state"], logits, n, fixed["room"], eos)
         previous = jnp.concatenate([token[:, None], previous], 1)[:, : model.cfg.smear]
         if rows is not None:  # beams of a prompt share what the encoder left
             previous = previous[rows]
             cache = [{k: x if k.startswith("cross") else x[rows] for k, x in layer.items()} for layer in cache]
-        return {**carry, "n": n + 1, "token": new, "previous": previous, "state": state, "cache": cache}
+        return {"n": n + 1, "token": new, "previous": previous, "state": state, "cache": cache}
 
     state = {**carry["state"], "done": carry["state"]["done"] | stopped}
     return jax.lax.while_loop(more, one, {**carry, "state": state})

@@ -72,18 +72,18 @@ def penalised(scores: Float[Array, "b v"], seen: Bool[Array, "b v"], penalty: Ar
     return jnp.where(seen, jnp.where(scores < 0, scores * penalty, scores / penalty), scores)
 
 
-def draw(
-    logits: Float[Array, "b v"], keys: Key[Array, "b"], how: Sampling, temperature: Array, top_p: Array
-) -> Int[Array, "b"]:
-    """A token of each row. Only what `how` filters by is computed: a sort of the vocabulary is dear."""
+def filtered(
+    logits: Float[Array, "b v"], how: Sampling, temperature: Array, top_p: Array
+) -> tuple[Float[Array, "b k"], Int[Array, "b k"] | None]:
+    """What is drawn from: scores, and the ids they stand for (None: all, in order). Only what `how` filters by is
+    computed: a sort of the vocabulary is dear."""
     scores, ids = logits / temperature, None
     if how.top_k or how.top_p < 1:
         scores, ids = jax.lax.top_k(scores, min(how.top_k or scores.shape[-1], scores.shape[-1]))
     if how.top_p < 1:  # the best token stays whatever top_p is
         p = jax.nn.softmax(scores, axis=-1)
         scores = jnp.where(jnp.cumsum(p, axis=-1) - p < top_p, scores, -jnp.inf)
-    chosen = jax.vmap(jax.random.categorical)(keys, scores)
-    return (chosen if ids is None else jnp.take_along_axis(ids, chosen[:, None], axis=1)[:, 0]).astype(jnp.int32)
+    return scores, ids
 
 
 def best(logits: Float[Array, "b v"]) -> Int[Array, "b"]:
@@ -99,7 +99,7 @@ def begin(how: Sampling, room: Int[Array, "b"], seen: Bool[Array, "b v"], slots:
     room: the most tokens of each row; `done` rows need no more.
     """
     b, k = len(room), how.beams
-    state = {"room": room, "done": room <= 0, "answers": jnp.full((b, slots), eos, jnp.int32)}
+    state = {"done": room <= 0, "answers": jnp.full((b, slots), eos, jnp.int32)}
     if how.repetition_penalty != 1:
         state["seen"] = jnp.repeat(seen, k, axis=0)
     if k > 1:
@@ -114,28 +114,37 @@ def begin(how: Sampling, room: Int[Array, "b"], seen: Bool[Array, "b v"], slots:
 
 
 def select(
-    how: Sampling, numbers: dict, keys: Key[Array, "b"], state: State, logits: Float[Array, "bk v"], n: Array, eos: int
+    how: Sampling,
+    numbers: dict,
+    keys: Key[Array, "b"],
+    state: State,
+    logits: Float[Array, "bk v"],
+    n: Array,
+    room: Int[Array, "b"],
+    eos: int,
 ) -> tuple[State, Int[Array, "bk"], Int[Array, "bk"] | None]:
     """Token n of each row (of each beam): the state with it, the tokens, and the row that each continues (None: its
     own)."""
     if how.beams > 1:
-        return _beam_search(how, numbers, state, logits, n, eos)
+        return _beam_search(how, numbers, state, logits, n, room, eos)
     if "seen" in state:
         logits = penalised(logits, state["seen"], numbers["repetition_penalty"])
     if how.temperature:
         keys = jax.vmap(lambda key: jax.random.fold_in(key, n))(keys)
-        token = draw(logits, keys, how, numbers["temperature"], numbers["top_p"])
+        scores, ids = filtered(logits, how, numbers["temperature"], numbers["top_p"])
+        token = jax.vmap(jax.random.categorical)(keys, scores).astype(jnp.int32)
+        token = token if ids is None else jnp.take_along_axis(ids, token[:, None], axis=1)[:, 0]
     else:
         token = best(logits)
     token = jnp.where(state["done"], eos, token)
     answers = jax.lax.dynamic_update_slice_in_dim(state["answers"], token[:, None], n, 1)
-    state = {**state, "answers": answers, "done": state["done"] | (token == eos) | (n + 1 >= state["room"])}
+    state = {**state, "answers": answers, "done": state["done"] | (token == eos) | (n + 1 >= room)}
     if "seen" in state:
         state["seen"] = state["seen"].at[jnp.arange(len(token)), token].set(True)
     return state, token, None
 
 
-def _beam_search(how: Sampling, numbers: dict, state: State, logits: Array, n: Array, eos: int) -> tuple:
+def _beam_search(how: Sampling, numbers: dict, state: State, logits: Array, n: Array, room: Array, eos: int) -> tuple:
     k, v = how.beams, logits.shape[-1]
     b = len(logits) // k
     weight = (n + 1).astype(jnp.float32) ** numbers["length_penalty"]
@@ -147,7 +156,7 @@ def _beam_search(how: Sampling, numbers: dict, state: State, logits: Array, n: A
     parents, tokens = index // v, (index % v).astype(jnp.int32)
     beams = jnp.take_along_axis(state["beams"], parents[..., None], axis=1)  # [b, 2 k, slots]
     beams = jax.lax.dynamic_update_slice_in_dim(beams, tokens[..., None], n, 2)
-    last = n + 1 >= state["room"]
+    last = n + 1 >= room
     ends = (tokens == eos) | last[:, None]
 
     open_ = ~state["done"]

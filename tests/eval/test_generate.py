@@ -2,19 +2,26 @@
 """Generation with a cache and ranking, against plain forward passes."""
 
 import dataclasses
+import functools
+import json
+import types
 from functools import partial
 
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 from itx import mesh as meshes
 from itx import train
 from itx.config import MeshConfig
 from itx.errors import UserError
 from itx.eval import generate as gen
+from itx.eval import sampling
+from itx.eval.sampling import Sampling
 from itx.models import presets
 from tests import synthetic
+from tests.models import test_hf as golden
 
 MODELS = {**synthetic.models(), "prefix": presets.tiny_decoder(prefix_lm=True)}
 
@@ -93,6 +100,249 @@ def test_many_devices_give_the_same_answers(tmp_path):
     assert one.mesh.devices.size == 1 and eight.mesh.devices.size == 8
     prompts = [p for p, _, _ in synthetic.examples(11, seed=10)]
     assert one.generate(prompts, 4) == eight.generate(prompts, 4)
+
+
+# ---- against transformers (tests/golden/make_generation.py)
+
+GENERATION = json.loads((golden.GOLDEN.parent / "generation.json").read_text())
+NAMES = {"num_beams": "beams"}  # theirs: ours
+
+
+@functools.cache
+def golden_runner(name: str, eos: int) -> gen.Runner:
+    cfg, params, _ = golden.golden(name)
+    mesh = meshes.make_mesh(MeshConfig(), jax.devices()[:1])
+    graphdef = nnx.graphdef(golden.model_of(cfg, params))
+    both = cfg.architecture == "encoder_decoder"
+    return gen.Runner(
+        graphdef=graphdef, params=params, mesh=mesh, model=cfg, bos_id=0 if both else -1, eos_id=eos, pad_id=0
+    )
+
+
+@pytest.mark.parametrize("name", GENERATION["models"])
+@pytest.mark.parametrize("setting", GENERATION["settings"])
+def test_answers_are_those_of_transformers(name, setting):
+    """All prompts in one ragged batch; there they were asked one by one."""
+    found = GENERATION["models"][name]
+    how = Sampling(**{NAMES.get(k, k): v for k, v in GENERATION["settings"][setting].items()})
+    got = golden_runner(name, found["eos"]).generate(found["prompts"], GENERATION["new"], how)
+    assert [a["tokens"] for a in got] == found["answers"][setting]
+    assert [a["finished"] for a in got] == [len(a) < GENERATION["new"] for a in found["answers"][setting]]
+
+
+def test_the_settings_differ_in_what_they_answer():
+    for found in GENERATION["models"].values():
+        assert len({json.dumps(a) for a in found["answers"].values()}) >= 4
+    every = [a for found in GENERATION["models"].values() for some in found["answers"].values() for a in some]
+    assert {len(a) for a in every} >= {0, 1, 2, 3, 5, 6, 10}
+
+
+@pytest.mark.parametrize("found", GENERATION["filters"]["settings"], ids=lambda x: str([*x.values()][:3]))
+def test_filters_leave_the_probabilities_of_transformers(found):
+    logits = np.array(GENERATION["filters"]["logits"], np.float32)
+    how = Sampling(**{k: found[k] for k in ("temperature", "top_k", "top_p")})
+    compiled, numbers = how.split()
+    scores, ids = sampling.filtered(logits, compiled, numbers["temperature"], numbers["top_p"])
+    p = np.asarray(jax.nn.softmax(scores))
+    if ids is not None:
+        every = np.zeros(logits.shape)
+        np.put_along_axis(every, np.asarray(ids), p, axis=1)
+        p = every
+    np.testing.assert_allclose(p, found["probabilities"], atol=1e-6)
+
+
+def test_a_penalty_is_that_of_transformers():
+    held = GENERATION["filters"]
+    logits, seen = np.array(held["logits"], np.float32), np.zeros((4, 61), bool)
+    np.put_along_axis(seen, np.array(held["seen"]), True, axis=1)
+    np.testing.assert_allclose(sampling.penalised(logits, seen, 1.7), held["penalised"], rtol=1e-6)
+
+
+# ---- against passes without a cache
+
+MODES = {
+    "greedy": Sampling(),
+    "temperature": Sampling(temperature=0.8, seed=1),
+    "top_k": Sampling(temperature=1.0, top_k=4, seed=2),
+    "top_p": Sampling(temperature=1.2, top_p=0.7, seed=3),
+    "all": Sampling(temperature=0.9, top_k=20, top_p=0.9, repetition_penalty=1.4, seed=2**32 - 1),
+    "penalty": Sampling(repetition_penalty=1.6),
+    "beams": Sampling(beams=3, length_penalty=0.5, repetition_penalty=1.2),
+}
+
+
+def uncached(r: gen.Runner, prompt: list[int], how: Sampling, index: int, limit: int) -> list[int]:
+    """The answer to one prompt by a full pass of prompt and answer for every token; EOS ends it."""
+    both, k = r.model.architecture == "encoder_decoder", how.beams
+    head = [r.bos_id] if both else prompt
+    room = len(head) + limit
+
+    def sides(ids: list[list[int]], name: str, width: int) -> dict:
+        tokens = np.array([row + [0] * (width - len(row)) for row in ids])
+        return golden.side(tokens, np.array([[1] * len(row) + [0] * (width - len(row)) for row in ids]), name)
+
+    compiled, numbers = how.split()
+    seen = np.zeros((1, len(r.params["embedding"])), bool)
+    seen[0, head] = True
+    state = sampling.begin(compiled, np.array([limit]), seen, limit, r.eos_id)
+    keys = jax.random.fold_in(jax.random.key(how.seed), index)[None]
+    rows: list[list[int]] = [[]] * k
+    for n in range(limit):
+        batch = sides([[*head, *row] for row in rows], "decoder", room)
+        if both:
+            batch |= sides([[*prompt, r.eos_id]] * k, "encoder", len(prompt) + 1)
+        logits = forward(r.params, batch, graphdef=r.graphdef)[:, len(head) + n - 1]
+        state, tokens, of = sampling.select(
+            compiled, numbers, keys, state, logits, np.int32(n), np.array([limit]), r.eos_id
+        )
+        rows = [[*rows[i if of is None else int(of[i])], int(t)] for i, t in enumerate(tokens)]
+        if state["done"][0]:
+            break
+    answer = np.asarray(state["answers"][0]).tolist()
+    return answer[: answer.index(r.eos_id)] if r.eos_id in answer else answer
+
+
+SHOWN = ("gemma3", "t5_v1_1")  # the others: -m slow
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in SHOWN else pytest.param(n, marks=pytest.mark.slow) for n in golden.FAMILIES]
+)
+def test_every_mode_of_every_family_is_that_without_a_cache(name):
+    """Three prompts, one longer than a window, in one batch and in batches of one row; each alone without a cache."""
+    r = golden_runner(name, 11)
+    draw = np.random.default_rng(5)
+    prompts = [draw.integers(12, 61, n).tolist() for n in (13, 4, 8)]
+    assert not r.model.sliding_window or len(prompts[0]) > 2 * r.model.sliding_window
+    answers = {}
+    for mode, how in MODES.items():
+        got = [a["tokens"] for a in r.generate(prompts, 6, how)]
+        assert got == [uncached(r, p, how, i, 6) for i, p in enumerate(prompts)], mode
+        answers[mode] = got
+        if mode in ("all", "beams"):
+            alone = dataclasses.replace(r, batch_size=1)
+            assert [a["tokens"] for a in alone.generate(prompts, 6, how)] == got
+    assert len({json.dumps(a) for a in answers.values()}) >= 5
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_drawn_answers_depend_on_prompt_and_seed_alone(name, tmp_path):
+    r = runner(name, tmp_path)
+    prompts = [p for p, _, _ in synthetic.examples(5, seed=7)]
+    prompts[3] = prompts[0]
+    how = Sampling(temperature=1.5, seed=4)
+    got = r.generate(prompts, 8, how)
+    assert got == dataclasses.replace(r, batch_size=1).generate(prompts, 8, how)
+    assert got[0] == r.generate(prompts[:1], 8, how)[0] != got[3]
+    assert got != r.generate(prompts, 8, dataclasses.replace(how, seed=5))
+
+
+def test_another_temperature_or_seed_is_the_same_program(tmp_path):
+    r = runner("decoder", tmp_path)
+    r.generate([[5, 6]], 4, Sampling(temperature=1.0, top_p=0.9))
+    before = gen._advance._cache_size(), gen._begin._cache_size()
+    r.generate([[5, 6, 7]], 3, Sampling(temperature=0.3, top_p=0.2, seed=9))
+    assert (gen._advance._cache_size(), gen._begin._cache_size()) == before
+    r.generate([[5, 6]], 4, Sampling(temperature=1.0, top_k=3))
+    assert gen._advance._cache_size() == before[0] + 1
+
+
+# ---- looking on
+
+
+def test_a_watched_answer_is_the_same_and_may_be_stopped(tmp_path):
+    r = runner("decoder", tmp_path)
+    prompts = [p for p, _, _ in synthetic.examples(4, seed=10)]
+    free = r.generate(prompts, 9)
+    looks: dict[int, list] = {i: [] for i in range(4)}
+
+    def look(i: int, ids: list[int]) -> bool:
+        looks[i].append(ids)
+        return i == 1 and len(ids) >= 3
+
+    got = r.generate(prompts, 9, watch=look, every=2)
+    for i, seen in looks.items():
+        want = free[i]["tokens"]
+        assert all(want[: len(ids)] == ids for ids in seen) and [len(s) for s in seen][:2] == [1, 3]
+        assert got[i]["tokens"] == (want[:3] if i == 1 else want)
+
+
+def test_stop_strings_cut_the_text_wherever_they_stand(tmp_path):
+    """A vocabulary of letters, two to a token: a stop string may split one."""
+    r = runner("decoder", tmp_path)
+    words = [chr(ord("а") + i % 32) + chr(ord("a") + i % 26) for i in range(synthetic.VOCAB)]
+    vocabulary = types.SimpleNamespace(answer=lambda ids: "".join(words[i % 61] for i in ids))
+    prompts = [p for p, _, _ in synthetic.examples(3, seed=8)]
+    free = [a["tokens"] for a in r.generate(prompts, 20)]
+    text = vocabulary.answer(free[0])
+    for at, length in ((21, 1), (20, 2), (21, 2), (22, 5)):
+        stop = text[at : at + length]
+        at = text.index(stop)
+        got = gen.texts(r, vocabulary, prompts, 20, stop=(stop, "☃"))
+        assert got[0]["text"] == text[:at] and got[0]["stop"] == stop and got[0]["finished"]
+        assert got[0]["tokens"] == free[0][: -(-(at + length) // 2)]
+        for ids, answer in zip(free[1:], got[1:], strict=True):
+            assert answer["text"] == vocabulary.answer(ids).partition(stop)[0]
+    beams = Sampling(beams=2)
+    whole = vocabulary.answer(r.generate(prompts, 20, beams)[0]["tokens"])
+    assert gen.texts(r, vocabulary, prompts, 20, beams, stop=(whole[3:5],))[0]["text"] == whole.partition(whole[3:5])[0]
+    with pytest.raises(UserError, match="empty stop string"):
+        gen.texts(r, vocabulary, prompts, 20, stop=("a", ""))
+
+
+def test_a_stream_never_takes_back_what_it_wrote(tmp_path):
+    r = runner("decoder", tmp_path)
+    letters = [f"{i:02}" for i in range(synthetic.VOCAB)]
+    half = types.SimpleNamespace(  # an odd token's second letter is not whole before the next token
+        answer=lambda ids: (
+            "".join(letters[i % 61] for i in ids)[: -1 if ids and ids[-1] % 2 else None]
+            + ("\ufffd" if ids and ids[-1] % 2 else "")
+        )
+    )
+    seen: list[str] = []
+    how = Sampling(temperature=2.0, seed=3)
+    free = half.answer(r.generate([[7, 8, 9]], 12, how)[0]["tokens"])
+    stop = free[13:17]
+    got = gen.texts(r, half, [[7, 8, 9]], 12, how, stop=(stop,), stream=lambda i, text: seen.append(text))[0]
+    assert got["text"] == free.partition(stop)[0] and len(set(seen)) > 4
+    assert all(b.startswith(a) for a, b in zip(seen, [*seen[1:], got["text"]], strict=True))
+
+
+def test_what_is_not_settled_is_held_back():
+    assert gen.settled("ab\ufffd", ()) == "ab"
+    assert gen.settled("one\nTw", ("\nTwo",)) == "one" and gen.settled("one\nTx", ("\nTwo",)) == "one\nTx"
+    assert gen.cut("a b c", ("c", "b")) == ("a ", "b") and gen.cut("a", ("b",)) == ("a", None)
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"temperature": -0.1}, "temperature=-0.1: must be 0"),
+        ({"top_k": 3}, "need a temperature above 0"),
+        ({"temperature": 1.0, "top_p": 0.0}, "top_p=0.0: must be above 0"),
+        ({"beams": 0}, "beams=0: must be at least 1"),
+        ({"beams": 2, "temperature": 1.0}, "beams are searched, not drawn"),
+        ({"length_penalty": 2.0}, "needs beams above 1"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty=0.0"),
+        ({"seed": -1}, "seed=-1"),
+    ],
+)
+def test_settings_that_make_no_sense_are_named(settings, match):
+    with pytest.raises(UserError, match=match):
+        Sampling(**settings)
+
+
+def test_a_prompt_that_is_too_long_or_empty_is_named(tmp_path):
+    r = dataclasses.replace(runner("decoder", tmp_path), context=12)
+    assert len(r.generate([[5] * 7], 4)) == 1  # with BOS just as long
+    with pytest.raises(UserError, match="prompt 1 has 8 tokens, with 4 new ones more than the context of 12"):
+        r.generate([[5] * 7, [5] * 8], 4)
+    with pytest.raises(UserError, match="prompt 0 has 12 tokens, with its EOS"):
+        dataclasses.replace(runner("t5", tmp_path), context=12).generate([[5] * 12], 40)
+    with pytest.raises(UserError, match="prompt 1 is empty"):
+        dataclasses.replace(r, bos_id=-1).generate([[5], []], 4)
+    with pytest.raises(UserError, match="beams are known at the end alone"):
+        r.generate([[5]], 4, Sampling(beams=2), watch=lambda i, ids: False)
 
 
 def test_buckets_weigh_compilation_against_padding():
