@@ -28,6 +28,15 @@ def pytest_collection_modifyitems(items) -> None:
         item.add_marker(pytest.mark.xdist_group(costly[0] if costly else item.path.name))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def programs_go():
+    """What a file compiled is gone after it: each program takes hundreds of memory mappings, of which Linux allows a
+    process 65,530 (vm.max_map_count), and LLVM aborts the process where there are no more."""
+    yield
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real public data; a test that needs it is skipped where it is absent."""

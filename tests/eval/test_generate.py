@@ -223,6 +223,7 @@ def test_every_mode_of_every_family_is_that_without_a_cache(name):
             alone = dataclasses.replace(r, batch_size=1)
             assert [a["tokens"] for a in alone.generate(prompts, 6, how)] == got
     assert len({json.dumps(a) for a in answers.values()}) >= 5
+    jax.clear_caches()  # as at the end of a file (tests/conftest.py): these are more programs than most files'
 
 
 @pytest.mark.parametrize("name", list(MODELS))
