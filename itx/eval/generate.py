@@ -29,6 +29,7 @@ from itx.eval.sampling import Sampling
 # measured on 2 cores, one shape of a 1 M-parameter model takes as long as reading that many.
 PROMPT_STEP, ANSWER_STEP = 16, 16
 COMPILATION = 80_000
+SCORES_BYTES = 2**30  # of attention scores that a device holds at once: longer prompts go in smaller batches
 LOOK_EVERY = 8  # tokens between two looks for stop strings: each costs a round trip to the device
 GREEDY = Sampling()
 
@@ -180,15 +181,20 @@ def plan(lengths: Sequence[int], limits: np.ndarray, runner: Runner) -> list[tup
         for width, inner in buckets(_up(size[members], PROMPT_STEP), COMPILATION):
             rows = members[inner]
             rows = rows[np.lexsort((rows, size[rows], limits[rows]))]
-            count = batch_rows(len(rows), runner)
+            count = batch_rows(len(rows), int(width), runner)
             out += [(rows[i : i + count], (count, int(width), int(slots))) for i in range(0, len(rows), count)]
     return out
 
 
-def batch_rows(n: int, runner: Runner) -> int:
-    """Rows of a batch: the configured size, or a power of two for few prompts."""
-    rows = min(runner.batch_size, max(8, 1 << (n - 1).bit_length()))
+def batch_rows(n: int, width: int, runner: Runner) -> int:
+    """Rows of a batch: the configured size or what memory has room for, or a power of two for few prompts."""
+    rows = min(runner.batch_size, attention_rows(width, runner), max(8, 1 << (n - 1).bit_length()))
     return int(_up(np.int64(rows), meshes.batch_parts(runner.mesh)))
+
+
+def attention_rows(width: int, runner: Runner) -> int:
+    """The most rows of a width whose attention scores, in float32, are within SCORES_BYTES on each device."""
+    return max(1, runner.mesh.size * SCORES_BYTES // (4 * runner.model.num_heads * width**2))
 
 
 def _up(x: np.ndarray, multiple: int) -> np.ndarray:

@@ -15,10 +15,13 @@ import numpy as np
 from flax import nnx
 
 from itx import mesh as meshes
+from itx.eval.generate import attention_rows
 from itx.peft import prompted_encoder, with_prompts
 
 ROW, SCORES = 256, 128  # tokens and scored positions of a row, where the longest prompt fits
 MULTIPLE = 64  # longer rows are a multiple of this
+ROWS = 4  # the rows of a batch are a multiple of this, so that batches have few shapes
+LOGITS_BYTES = 2**30  # that a device holds at once
 
 
 def rank(
@@ -43,8 +46,7 @@ def rank(
     if not both:
         room[0] = 1 << 60
     rows = first_fit(sizes, room)
-    count = int(-(-max(1, runner.batch_size // 8) // meshes.batch_parts(runner.mesh)))
-    count *= meshes.batch_parts(runner.mesh)
+    count = batch_rows(len(rows), max(room[0] if both else 0, room[1]), room[2], runner)
     out: list[list[dict]] = [[{} for _ in group] for group in options]
     for i in range(0, len(rows), count):
         batch, wanted, where = _batch(runner, rows[i : i + count], prompts, heads, targets, count, room)
@@ -58,6 +60,16 @@ def rank(
             total = float(scores[row, begin:end].sum())
             out[prompt][option] = {"logprob": total, "tokens": end - begin}
     return out
+
+
+def batch_rows(rows: int, width: int, scored: int, runner: Any) -> int:
+    """Rows of a batch: all batches alike, and few of their rows empty."""
+    logits = 4 * scored * len(runner.params["embedding"])  # bytes of a row
+    most = max(1, min(runner.batch_size // 8, attention_rows(width, runner), runner.mesh.size * LOGITS_BYTES // logits))
+    even = -(-rows // max(1, -(-rows // most)))
+    parts = meshes.batch_parts(runner.mesh)
+    multiple = parts * -(-min(ROWS, most) // parts)
+    return max(1, -(-even // multiple)) * multiple
 
 
 def first_fit(sizes: np.ndarray, room: list[int]) -> list[list[int]]:

@@ -17,6 +17,7 @@ from itx import train
 from itx.config import MeshConfig
 from itx.errors import UserError
 from itx.eval import generate as gen
+from itx.eval import rank as ranking
 from itx.eval import sampling
 from itx.eval.sampling import Sampling
 from itx.models import presets
@@ -352,6 +353,27 @@ def test_buckets_weigh_compilation_against_padding():
     assert [w for w, _ in gen.buckets(sizes, 10)] == [16, 32, 96]
     assert [w for w, _ in gen.buckets(sizes, 10**6)] == [96]
     assert gen.buckets(np.array([], np.int64), 10) == []
+
+
+def test_long_prompts_go_in_smaller_batches(tmp_path, monkeypatch):
+    """As many rows as memory has room for; the answers are the same."""
+    r = runner("t5", tmp_path)
+    monkeypatch.setattr(gen, "SCORES_BYTES", 4 * r.model.num_heads * 64**2 * 3)  # of three rows of 64
+    prompts = [[2 + (7 * i + j) % 59 for j in range(63 if i % 2 else 15)] for i in range(12)]
+    shapes = [shape for _, shape in gen.plan([len(p) for p in prompts], np.full(12, 4), r)]
+    assert {(rows, width) for rows, width, _ in shapes} == {(3, 64)}  # few enough for one width
+    small = r.generate(prompts, 4)
+    monkeypatch.undo()
+    assert {rows for _, (rows, _, _) in gen.plan([len(p) for p in prompts], np.full(12, 4), r)} == {16}
+    assert small == r.generate(prompts, 4)
+
+
+def test_rows_of_a_ranking_leave_few_empty(tmp_path):
+    r = dataclasses.replace(runner("decoder", tmp_path), batch_size=256)
+    assert [ranking.batch_rows(n, 256, 128, r) for n in (1, 5, 19, 33, 100)] == [4, 8, 20, 20, 28]
+    assert ranking.batch_rows(100, 256, 2**20, r) < 4 < ranking.batch_rows(100, 256, 2**15, r)
+    eight = runner("decoder", tmp_path, devices=8)
+    assert [ranking.batch_rows(n, 256, 128, eight) for n in (0, 1, 19)] == [8, 8, 8]
 
 
 def test_bad_limits_are_named(tmp_path):
