@@ -249,6 +249,20 @@ def test_training_lowers_the_loss_and_frozen_parameters_cost_nothing_and_stay_bi
     assert told in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("method", ["lora", "dora", "prefix", "prompt"])
+def test_a_compiled_step_has_no_memory_for_what_does_not_train(method):
+    """Beside full tuning it takes two moments of the frozen parameters less, and about their gradient less: one row, so
+    that activations are few."""
+    wide = presets.tiny_decoder(embed_dim=128, mlp_dim=1024)
+    adapter = synthetic.config(wide, peft=dataclasses.asdict(METHODS[method]), data={"global_batch": 1})
+    batch = synthetic.Batches(adapter).batch(0)
+    steps = [train.setup(c, LOCK, mesh_of()) for c in (adapter, dataclasses.replace(adapter, peft=PeftConfig()))]
+    one, full = (made.step.lower(*made.targets, batch).compile().memory_analysis() for made in steps)
+    frozen = 4 * sum(x.size for x in steps[0].targets[1].values())
+    assert 1.85 < (full.argument_size_in_bytes - one.argument_size_in_bytes) / frozen <= 2
+    assert (full.temp_size_in_bytes - one.temp_size_in_bytes) / frozen > 0.8
+
+
 def test_resume_of_an_adapter_is_bitwise_and_its_checkpoint_holds_no_base(tmp_path):
     cfg = configured("decoder", "lora", train={"steps": 4, "checkpoint_every": 2}, optim={"warmup_steps": 1})
     cfg = dataclasses.replace(cfg, peft=dataclasses.replace(cfg.peft, dropout=0.2, base_dtype="bfloat16"))
