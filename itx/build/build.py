@@ -407,10 +407,8 @@ def _lock(config: RunConfig, settings: Settings, vocabulary: Vocabulary, shares:
         if any(s.get(name, 0) > 0 for s in shares):
             folders = [made[j] for r in range(d.renderings) if (j := Job(name, "train", rendering=r)) in made]
             lock["tasks"].append(task_entry(name, rate, folders, lock, d))
-    chats = {name for name, spec in registry.TASKS.items() if spec.chat}
-    if chats & {
-        t["name"].partition(":")[0] for t in lock["tasks"]
-    }:  # how `itx generate` is to ask; SeqIO's have any name
+    trained = {t["name"].partition(":")[0] for t in lock["tasks"]}
+    if any(spec.chat for name, spec in registry.TASKS.items() if name in trained):  # how `itx generate` is to ask
         lock["chat"] = settings.chat_template
     if d.replay:
         lock |= {"replay": d.replay, "replay_task": d.replay_task}
