@@ -39,10 +39,10 @@ def fixed_losses(
     return found
 
 
-def fixed_examples(folder: Path, lock: dict) -> list[tuple[list[int], list[int]]]:
-    """(prompt ids, target ids) of the first contents of an evaluation folder, each in the next template."""
+def fixed_examples(folder: Path, lock: dict, most: int | None = EXAMPLES) -> list[tuple[list[int], list[int]]]:
+    """(prompt ids, target ids) of the first contents (None: of all) of an evaluation folder, each in the next template."""
     records = cache.Records(folder)
-    first = list(dict.fromkeys(records.content.tolist()))[:EXAMPLES]
+    first = list(dict.fromkeys(records.content.tolist()))[:most]
     out = []
     for i, content in enumerate(first):
         mine = np.flatnonzero(records.content == np.uint64(content))

@@ -28,7 +28,7 @@ from itx.models import presets
 
 SHAPES = {"m1": (8, 256, 64), "m2": (4, 512, 512)}  # rows, tokens, targets at most
 TARGET_SHARE = 0.4
-WARM_UP = 2
+WARM_UP = 4  # by then the process has what memory it will keep
 OURS = ("m1 all", "m2 all", "m2 40%", "m2 lora")
 
 
