@@ -16,25 +16,27 @@ import subprocess
 import time
 from pathlib import Path
 
-from tests.conftest import REPO
-
+REPO = Path(__file__).parents[1]  # not tests.conftest's, which sets eight devices up
 PICTURE = REPO / ".readme" / "report.png"
 LINES = 45  # of the transcript, from its end
 RECIPES = {"decoder": "quickstart", "T5": "quickstart_t5"}
 
 
-def train(recipe: str, seed: int, run: Path) -> None:
-    """One run from an empty folder, with what it printed and how long it took."""
+def train(words: list[str], run: Path) -> None:
+    """`itx train` with these arguments from an empty folder, with what it printed and how long it took."""
     shutil.rmtree(run, ignore_errors=True)
-    seeds = [f"--{name}={seed}" for name in ("data.suite_seed", "train.seed", "data.seed")]
-    command = ["uv", "run", "itx", "train", f"configs/{recipe}.py", *seeds, "--run_dir", str(run.relative_to(REPO))]
+    command = ["uv", "run", "itx", "train", *words, "--run_dir", str(run.relative_to(REPO))]
     began = time.monotonic()
-    plain = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}  # tests.conftest's: eight devices, slow code
-    done = subprocess.run(
-        command, cwd=REPO, env=plain, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True
-    )
+    done = subprocess.run(command, cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode:
+        raise SystemExit(f"{command}: exit {done.returncode}\n{done.stdout[-3000:]}")
     (run / "seconds.txt").write_text(f"{time.monotonic() - began:.0f}\n")
     (run / "console.txt").write_text(done.stdout, encoding="utf-8")
+
+
+def seeds(seed: int) -> list[str]:
+    """One seed for the suite, the weights and the order."""
+    return [f"--{name}={seed}" for name in ("data.suite_seed", "train.seed", "data.seed")]
 
 
 def groups(run: Path) -> dict[str, float]:
@@ -42,9 +44,9 @@ def groups(run: Path) -> dict[str, float]:
     return {g["label"]: g["after"]["mean"] for g in json.loads((run / "report.json").read_text())["groups"]}
 
 
-def spread(values: list[float]) -> str:
-    mean = sum(values) / len(values)
-    return f"{mean:.2f} ({min(values):.2f} to {max(values):.2f})"
+def spread(values: list[float], digits: int = 2) -> str:
+    mean, least, most = (f"{v:.{digits}f}" for v in (sum(values) / len(values), min(values), max(values)))
+    return f"{mean} ({least} to {most})"
 
 
 def table(columns: dict[str, list[Path]]) -> str:
@@ -90,7 +92,7 @@ def main() -> None:
     if args.train:
         for name, runs in columns.items():
             for seed, run in zip(args.seeds, runs, strict=True):
-                train(RECIPES[name], seed, run)
+                train([f"configs/{RECIPES[name]}.py", *seeds(seed)], run)
     columns = {name: [r for r in runs if (r / "report.json").is_file()] for name, runs in columns.items()}
     readme = REPO / "README.md"
     begin, end = "<!-- figures: ", "<!-- end figures -->"
