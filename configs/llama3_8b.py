@@ -8,8 +8,9 @@ The full run reads meta-llama/Llama-3.1-8B from checkpoints/Llama-3.1-8B and the
 put your own mixture there, `--data.modules=mine --data.mixture=my_mix`. The base model has no chat template: a plain one
 is used unless `--data.chat_template=…` names one. Parameters and optimizer state take 96 GB, split over all devices.
 
-Rate 5e-6, falling linearly after 3 % of warm-up, 128 rows of 4,096 tokens, two epochs: Tülu 3 (arXiv:2411.15124),
-section 4.3, for this model.
+Rate 5e-6, falling linearly after 3 % of warm-up, 128 rows of 4,096 tokens: Tülu 3 (arXiv:2411.15124), section 4.3,
+for this model, over two epochs. Here it is 1,000 steps: set `--train.steps` to your data, of which `itx data audit` says how
+often they are seen.
 """
 
 from itx.config import DataConfig, EvalConfig, MeshConfig, OptimConfig, RunConfig, TrainConfig

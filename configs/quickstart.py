@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The main job on the embedded suite, decoder-only, from random weights: about five minutes on two CPU cores.
+"""The main job on the embedded suite, decoder-only, from random weights: about four minutes on two CPU cores.
 
     uv run itx train configs/quickstart.py
 

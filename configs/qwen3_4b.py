@@ -7,8 +7,8 @@
 The full run reads Qwen/Qwen3-4B-Base from checkpoints/Qwen3-4B-Base and the files of `open_mix` under `--data.root`: put
 your own mixture there, `--data.modules=mine --data.mixture=my_mix`. Conversations are written by the model's own template.
 
-The rate falls from 7e-6 to a tenth of it over two epochs, weight decay 0.1, gradients clipped at 1: Qwen 2.5's report
-(arXiv:2412.15115), section 4.1; Qwen 3's (arXiv:2505.09388) names no other.
+The rate falls from 7e-6 to a tenth of it, weight decay 0.1, gradients clipped at 1: Qwen 2.5's report (arXiv:2412.15115),
+section 4.1, over two epochs; Qwen 3's (arXiv:2505.09388) names no other. Set `--train.steps` to your data.
 """
 
 import dataclasses

@@ -2,7 +2,7 @@
 """Real public data from a folder, on a laptop's CPU: small (4.7 M parameters, 4.1 M of them the
 vocabulary's), but right: every record accounted for, a loss for each of the 170 task variants.
 
-    uv run itx train configs/real_mix.py --data.root=../shared/data --train.steps=200
+    uv run itx train configs/real_mix.py --data.root=FOLDER --train.steps=200
 
 The folder's layout is in tasks/files.py; `itx data audit` prints every task's lengths. Expect: the loss falls
 from 9.8 to 5.4 and on every task; it is below 6.74, the unigram entropy of the mixture's targets (nats), from
