@@ -84,14 +84,7 @@ class Checkpoints:
 
     def _check(self, step: int, item: str, targets: dict) -> None:
         """UserError where names or shapes differ, before Orbax reads anything."""
-        folder = self.directory / str(step)
-        saved = self.shapes(step, item)
-        for name in sorted(saved.keys() | targets.keys()):
-            shapes = [tuple(x[name].shape) if name in x else "absent" for x in (saved, targets)]
-            if shapes[0] != shapes[1]:
-                raise UserError(
-                    f"{folder}: {item} are not those of this config: {name} is {shapes[0]} there, {shapes[1]} here"
-                )
+        check_shapes(f"{self.directory / str(step)}: {item}", self.shapes(step, item), targets)
 
     def wait(self) -> None:
         self.manager.wait_until_finished()
@@ -101,6 +94,14 @@ class Checkpoints:
 
     def __exit__(self, *error: object) -> None:
         self.manager.close()
+
+
+def check_shapes(what: str, saved: dict[str, Any], targets: dict[str, Any]) -> None:
+    """UserError where names or shapes differ."""
+    for name in sorted(saved.keys() | targets.keys()):
+        there, here = (tuple(x[name].shape) if name in x else "absent" for x in (saved, targets))
+        if there != here:
+            raise UserError(f"{what} are not those of this config: {name} is {there} there, {here} here")
 
 
 def named_leaves(tree: Any) -> dict[str, Any]:

@@ -205,6 +205,9 @@ def begin_run(run: RunFolder, config, origin: dict, lock: dict, args: Namespace,
         pretrained.keep(config.model.pretrained, run.pretrained)
     if not run.vocab_model.is_file():
         storage.copy_folder(vocabulary.parent, run.vocab_model.parent)
+    if lock.get("chat"):  # what an export and a run that begins from this one find
+        with storage.whole_file(run.chat_template) as part:
+            part.write_text(lock["chat"], encoding="utf-8")
     return about
 
 
@@ -516,7 +519,7 @@ def _evaluate_adapters(run: RunFolder, config: configs.RunConfig, lock: dict, ar
     out = {}
     for folder in args.adapter:
         runner = with_adapter(base, folder)
-        name = f"{Path(folder).name}-{storage.sha256(Path(folder) / peft.WEIGHTS)[:8]}"
+        name = f"{Path(folder).name}-{peft.key(folder)}-{step}"
         out[folder] = evaluate(lambda runner=runner: runner, lock, config, run, name)
         print_scores(out[folder])
     if args.json:
@@ -580,6 +583,10 @@ def convert_export(args: Namespace) -> int:
     if args.shard_gb <= 0:
         raise UserError(f"--shard_gb {args.shard_gb}: must be above 0")
     if pretrained.has_adapter(args.run) and not args.merge:
+        if args.dtype:
+            raise UserError(
+                "--dtype: an adapter is written as it was trained, in float32; with --merge it is the model's"
+            )
         found = pretrained.export_adapter(args.run, args.out_dir)
         print(f"{found['method']}: {found['parameters']:,} parameters of step {found['step']} over {found['base']}, "
               f"to {found['folder']}: {', '.join(found['files'])}")  # fmt: skip

@@ -91,7 +91,7 @@ class DataConfig:
     modules: tuple[str, ...] = _f("data", ("tasks",), "modules to import; they register tasks")
     root: str = _f("free", "", "folder that relative source files stand under")
     cache_dir: str = _f("free", "cache", "where tokenised data are kept")
-    vocab: str = _f("data", "", "a SentencePiece model file; empty: one is trained on the mixture")
+    vocab: str = _f("data", "", "a SentencePiece model, a tokenizer.json, or bytes; empty: one is trained here")
     vocab_size: int = _f("data", 1024, "pieces of a vocabulary trained here")
     render_seed: int = _f("data", 0, "draws templates and option order (part of the cache)")
     tfds_data_dir: str = _f("free", "", "prepared TFDS datasets; default: $TFDS_DATA_DIR, ~/tensorflow_datasets")
@@ -140,7 +140,7 @@ class OptimConfig:
     final_share: float = _f("maths", 0.1, "learning rate at the end, as a share of the peak")
     clip_norm: float = _f("maths", 1.0, "global gradient norm; 0: no clipping")
     weight_decay: float = _f("maths", 0.0, "on parameters that `decay` matches")
-    decay: tuple[str, ...] = _f("maths", (r".*/(kernel|w\w*)$",), "regexes of decayed parameters")
+    decay: tuple[str, ...] = _f("maths", (r".*/(kernel|w\w*|\w+_lora/[ab])$",), "regexes of decayed parameters")
     lr_multipliers: tuple[tuple[str, float], ...] = _f("maths", (), "(regex, factor), first match wins")
     freeze: tuple[str, ...] = _f("maths", (), "regexes of parameters that stay as they are")
 

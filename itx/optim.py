@@ -124,6 +124,8 @@ def make(config: OptimConfig, names: Names, frozen: Iterable[str] = ()) -> optax
     if config.weight_decay:
         decayed = matching("optim.decay", config.decay, [*names, *frozen])
         mask = {p: p in decayed for p in names}
+        if not any(mask.values()):
+            raise UserError(f"optim.weight_decay={config.weight_decay}: optim.decay matches nothing that trains")
         parts.append(optax.add_decayed_weights(config.weight_decay, mask=mask))
     if config.lr_multipliers:
         factors = first_match("optim.lr_multipliers", config.lr_multipliers, [*names, *frozen], 1.0)

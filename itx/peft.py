@@ -405,6 +405,12 @@ def _target_modules(cfg: ModelConfig, weights: list[str]) -> list[str] | str:
     return "|".join(re.escape(modules[p]).replace(r"\{\}", r"\d+") for p in weights)
 
 
+def key(folder: Path | str) -> str:
+    """Of what an adapter's folder says and holds."""
+    both = "".join(storage.sha256(Path(folder) / name) for name in (CONFIG, WEIGHTS))
+    return hashlib.sha256(both.encode()).hexdigest()[:8]
+
+
 def read(folder: Path | str, cfg: ModelConfig, rows: int = 0) -> Adapter:
     """An adapter that PEFT or `save` wrote, for a model of this config; UserError where it is for another.
 
@@ -431,10 +437,24 @@ def read(folder: Path | str, cfg: ModelConfig, rows: int = 0) -> Adapter:
     return Adapter(peft, params, base)
 
 
+# what PEFT's LoraConfig may say that changes what is computed, and is not done here
+OTHER_LORAS = (
+    "rank_pattern", "alpha_pattern", "modules_to_save", "layer_replication", "trainable_token_indices",
+    "alora_invocation_tokens", "arrow_config", "kasa_config", "use_bdlora", "use_qalora",
+)  # fmt: skip
+# initialisations that leave the base as it is; pissa, olora, corda, loftq and lora_ga take part of its weights away
+OVER_THE_BASE = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
+
+
 def _read_lora(about: dict, tensors: dict, cfg: ModelConfig, folder: Path) -> tuple[PeftConfig, dict]:
-    for key in ("rank_pattern", "alpha_pattern", "modules_to_save", "layer_replication", "trainable_token_indices"):
-        if about.get(key):
-            raise UserError(f"{folder}: {key}={about[key]!r} is not supported")
+    for name in OTHER_LORAS:
+        if about.get(name):
+            raise UserError(f"{folder}: {name}={about[name]!r} is not supported")
+    if about.get("init_lora_weights", True) not in OVER_THE_BASE:
+        raise UserError(
+            f"{folder}: init_lora_weights={about['init_lora_weights']!r}: its base's weights are others than they were; "
+            "save it with PEFT's path_initial_model_for_weight_conversion"
+        )
     if about.get("bias", "none") != "none" or about.get("lora_bias"):
         raise UserError(f"{folder}: LoRA with biases is not supported")
     # where the head is a target, PEFT writes the base's own weight too
@@ -481,7 +501,7 @@ def _read_prefix(about: dict, tensors: dict, cfg: ModelConfig, folder: Path) -> 
             f"heads in {flat.shape[1]} values there, {cfg.num_layers} of {g} × {d} in this model"
         )
     step = 4 if cfg.architecture == "encoder_decoder" else 2
-    if step == 2 and entries != 2 * cfg.num_layers:
+    if entries not in (step * cfg.num_layers, 2 * cfg.num_layers):  # see `save`
         raise UserError(f"{folder}: an adapter for another base: {entries // 2} layers there, {cfg.num_layers} here")
     at = [step * layer % entries for layer in range(cfg.num_layers)]  # see `save`
     split = flat.reshape(len(flat), entries, g, d).transpose(1, 2, 0, 3)  # [entries, g, p, d]

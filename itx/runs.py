@@ -29,6 +29,11 @@ class RunFolder:
         return next((f for n in FILES if (f := folder / n).is_file()), folder / "sentencepiece.model")
 
     @property
+    def chat_template(self) -> Path:
+        """How conversations were written, where any were trained on; a Hugging Face tokenizer reads it there."""
+        return self.path / "vocab" / "chat_template.jinja"
+
+    @property
     def pretrained(self) -> Path:
         """config.json and generation_config.json of the Hugging Face folder that the run began from."""
         return self.path / "pretrained"

@@ -451,7 +451,7 @@ def merged(runner: Any) -> Params:
     """The parameters of a LoRA's Runner as those of a plain model."""
     if runner.peft.method in ("prefix", "prompt"):
         raise UserError(f"a {runner.peft.method} cannot be merged into weights; export it as an adapter")
-    model = merge(runner.graphdef, runner.params)
+    model = adapters.cast(merge(runner.graphdef, runner.params), "float32")  # bfloat16 would round the adapter away
     adapters.merge(model)
     return parameters(model)
 

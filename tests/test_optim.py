@@ -89,6 +89,17 @@ def test_a_pattern_that_matches_nothing_is_named(settings):
         optim.make(OptimConfig(**settings), NAMES)
 
 
+def test_a_decay_of_nothing_that_trains_is_named():
+    """An adapter's own factors decay; of a prompt nothing does, and it is said."""
+    factors = {"decoder/blocks/attention/wq_lora/a": ("layers", "embed", "rank")}
+    p = {"decoder/blocks/attention/wq_lora/a": jnp.ones((3, 6, 2))}
+    tx = optim.make(OptimConfig(weight_decay=0.1, name="sgd"), factors, list(NAMES))
+    update = tx.update(jax.tree.map(jnp.zeros_like, p), tx.init(p), p)[0]
+    np.testing.assert_allclose(next(iter(update.values())), 0.1, rtol=1e-6)
+    with pytest.raises(UserError, match="optim.decay matches nothing that trains"):
+        optim.make(OptimConfig(weight_decay=0.1), {"decoder/prompt": ("prompt", "embed")}, list(NAMES))
+
+
 def test_unknown_names_are_named():
     with pytest.raises(UserError, match="did you mean 'adamw'"):
         optim.make(OptimConfig(name="adam_w"), NAMES)

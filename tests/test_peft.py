@@ -19,7 +19,7 @@ from itx import mesh as meshes
 from itx.config import MeshConfig, PeftConfig
 from itx.errors import UserError
 from itx.eval.generate import Runner
-from itx.models import attention, hf, presets
+from itx.models import attention, hf, presets, pretrained
 from itx.models.transformer import Transformer
 from tests import samples, synthetic
 from tests.conftest import REPO
@@ -98,6 +98,18 @@ def test_lora_at_init_is_the_base_and_merging_gives_the_adapter(name, method):
     back, first = train.parameters(model), train.parameters(base)
     for path in first:
         np.testing.assert_allclose(back[path], first[path], atol=2e-6, err_msg=path)
+
+
+def test_merging_over_a_bfloat16_base_keeps_what_bfloat16_cannot_hold():
+    runner = runner_of("decoder", "lora")
+    base = train.parameters(base_of("decoder"))
+    low = {p: (v.astype(jnp.bfloat16) if p in base else v * 0.01) for p, v in runner.params.items()}
+    path = next(p for p in base if p.endswith("/wq"))
+    found = train.merged(dataclasses.replace(runner, params=low))[path]
+    exact = train.merged(dataclasses.replace(runner, params={p: v.astype(jnp.float32) for p, v in low.items()}))[path]
+    assert found.dtype == jnp.float32
+    np.testing.assert_array_equal(found, exact)
+    assert (found != exact.astype(jnp.bfloat16)).any()
 
 
 @pytest.mark.parametrize(
@@ -318,15 +330,17 @@ def test_cached_generation_and_ranking_are_a_full_pass(name, method):
     batch = batch_of(name, rows)
     out = np.asarray(jax.nn.log_softmax(logits(train.merge(runner.graphdef, runner.params), batch)))
     plain = np.asarray(jax.nn.log_softmax(logits(base_of(name), batch)))
+    compared = 0
     for i, (answer, option) in enumerate(zip(answers, options, strict=True)):
         begin = int(np.flatnonzero(batch["decoder_loss_weights"][i])[0])
         at = batch["loss_positions"][i].tolist().index(begin)
         best = out[i, at : at + 6].argmax(-1).tolist()
         assert best[: len(answer)] == answer
-        if answer and len(answer) == 5:
+        if len(answer) == 5:
+            compared += 1
             want = sum(out[i, at + j, t] for j, t in enumerate([*option[0], synthetic.EOS]))
             assert ranked[i][0]["logprob"] == pytest.approx(float(want), abs=2e-3)
-    assert np.abs(out - plain).max() > 0.1
+    assert compared and np.abs(out - plain).max() > 0.1
 
 
 def test_several_adapters_over_one_base(tmp_path):
@@ -415,3 +429,7 @@ def test_an_adapter_from_the_command_line_to_its_folder_and_back(name, tmp_path,
         "train", recipe, f"--model.pretrained={run}", "--run_dir", tmp_path / "again", "--eval.before=false"
     )
     assert "report:" in again.stdout
+    begun = pretrained.find(str(run))
+    cfg = dataclasses.replace(pretrained.model_config(begun), num_layers=1, encoder_layers=0)
+    with pytest.raises(UserError, match="params are not those of this config: .* there, .* here"):
+        pretrained.load(str(run), cfg, train.placed_targets(cfg, cfg.vocab_size, mesh_of()))

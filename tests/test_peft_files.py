@@ -126,6 +126,9 @@ def test_an_adapter_for_another_base_is_told(tmp_path):
     more = dataclasses.replace(cfg, num_layers=4)
     with pytest.raises(UserError, match="w._lora/a is in 3 of 4 layers only"):
         peft.read(GOLDEN / "peft" / "llama_lora", more)
+    cut = dataclasses.replace(hf.model_config(GOLDEN / "hf" / "t5_v1_1"), num_layers=1, encoder_layers=1)
+    with pytest.raises(UserError, match=r"another base: \d layers there, 1 here"):
+        peft.read(GOLDEN / "peft" / "t5_v1_1_prefix", cut)
     with pytest.raises(UserError, match="another base: 3 layers of 2 heads"):
         peft.read(GOLDEN / "peft" / "llama_prefix", dataclasses.replace(cfg, num_kv_heads=4))
     with pytest.raises(UserError, match="adapter for another base: this model has no 'base_model.model.decoder"):
@@ -136,6 +139,8 @@ def test_an_adapter_for_another_base_is_told(tmp_path):
     ({"peft_type": "IA3"}, "an adapter of type 'IA3'"),
     ({"rank_pattern": {"q_proj": 4}}, "rank_pattern=.* is not supported"),
     ({"bias": "all"}, "LoRA with biases"),
+    ({"alora_invocation_tokens": [3, 4]}, "alora_invocation_tokens=.* is not supported"),
+    ({"init_lora_weights": "pissa"}, "init_lora_weights='pissa': its base's weights are others"),
 ])  # fmt: skip
 def test_what_is_not_supported_is_named(changes, message, tmp_path):
     cfg = hf.model_config(GOLDEN / "hf" / "llama")
@@ -143,6 +148,12 @@ def test_what_is_not_supported_is_named(changes, message, tmp_path):
         peft.read(edited(GOLDEN / "peft" / "llama_lora", tmp_path / "a", **changes), cfg)
     with pytest.raises(UserError, match="holds no adapter: adapter_config.json"):
         peft.read(tmp_path, cfg)
+
+
+def test_the_key_of_an_adapter_is_of_settings_and_weights(tmp_path):
+    folder = GOLDEN / "peft" / "llama_lora"
+    assert peft.key(folder) == peft.key(shutil.copytree(folder, tmp_path / "same"))
+    assert peft.key(folder) != peft.key(edited(folder, tmp_path / "other", lora_alpha=1))
 
 
 def test_target_modules_name_exactly_what_is_adapted():

@@ -86,6 +86,8 @@ def test_import_and_export_by_command_give_the_tensors_back(tmp_path, capsys):
         assert {k: v.tobytes() for k, v in first.items()} == {k: v.tobytes() for k, v in last.items()}
     assert cli.main(["convert", "export", str(made), str(out)]) == 2
     assert "is there and not empty" in capsys.readouterr().err
+    assert cli.main(["convert", "export", str(made), str(tmp_path / "facts.json")]) == 2
+    assert "facts.json is a file, not a folder" in capsys.readouterr().err
 
 
 def test_what_is_taken_from_the_model_and_what_stays_the_recipes(tmp_path):

@@ -82,8 +82,8 @@ def generate(
     """Continue each prompt until EOS or its limit.
 
     Prompts are token ids without BOS and EOS, as in training data. `finished` says that EOS came
-    within the limit; the EOS itself is left out of `tokens`. `watch` sees the tokens of each prompt that goes on after
-    every so many, and once where it ends, and may stop it; beams it cannot watch.
+    within the limit, or that `watch` stopped it; the EOS itself is left out of `tokens`. `watch` sees the tokens of each
+    prompt that goes on after every so many, and once where it ends, and may stop it; beams it cannot watch.
     """
     if isinstance(max_new_tokens, int):
         limits = np.full(len(prompts), max_new_tokens, np.int32)
@@ -139,11 +139,15 @@ def texts(
     if not all(stop):
         raise UserError("an empty stop string: every text holds it")
 
+    told: dict[int, str] = {}
+
     def watch(i: int, ids: list[int]) -> bool:
-        text = vocabulary.answer(ids)
-        if stream:
-            stream(i, settled(cut(text, stop)[0], stop))
-        return cut(text, stop)[1] is not None
+        text, found = cut(vocabulary.answer(ids), stop)
+        sure = settled(text, stop)
+        if stream and sure.startswith(told.get(i, "")):  # not where part of a character spoils those before it
+            told[i] = sure
+            stream(i, sure)
+        return found is not None
 
     seen = watch if (stop or stream) and how.beams == 1 else None
     out = []
@@ -157,8 +161,10 @@ def texts(
 
 
 def cut(text: str, stop: Sequence[str]) -> tuple[str, str | None]:
-    """The text before the first stop string in it, and which that is."""
-    at, found = min(((text.find(s), s) for s in stop if s in text), default=(len(text), None))
+    """The text before the stop string that is complete first, and which that is: the same however often one looks."""
+    _, at, found = min(
+        ((text.find(s) + len(s), text.find(s), s) for s in stop if s in text), default=(0, len(text), None)
+    )
     return text[:at], found
 
 

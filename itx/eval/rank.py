@@ -15,6 +15,7 @@ import numpy as np
 from flax import nnx
 
 from itx import mesh as meshes
+from itx.errors import UserError
 from itx.eval.generate import attention_rows
 from itx.peft import prompted_encoder, with_prompts
 
@@ -34,6 +35,8 @@ def rank(
     both = runner.model.architecture == "encoder_decoder"
     targets = [[[*o, runner.eos_id] if eos else list(o) for o in group] for group in options]
     heads = [[runner.bos_id] if both else [*runner.head, *p] for p in prompts]
+    if not all(heads):
+        raise UserError(f"rank: prompt {heads.index([])} is empty, and the vocabulary puts no BOS before it")
     sizes = np.array(
         [
             (len(p) + 1, len(h) + sum(len(t) - 1 for t in ts), sum(map(len, ts)))

@@ -5,6 +5,7 @@ A run that trained on conversations is asked through its own chat template, and 
 gets each prompt as it is, alone, as its training data were.
 """
 
+import codecs
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -48,7 +49,8 @@ class Run:
         return cache.prompt_ids(before, self.runner.eos_id, self.runner.model.architecture)
 
     def _pieces(self, messages: Messages) -> list[tuple[str, bool]]:
-        answered = {"messages": [*messages, {"role": "assistant", "content": "."}]}
+        turns = [{**m, "content": m["content"].strip()} for m in messages]  # as in training (itx/tasks/chat.py)
+        answered = {"messages": [*turns, {"role": "assistant", "content": "."}]}
         return chat.pieces(self.template, answered, "the conversation", self.vocabulary.eos_text)
 
     def stops(self, messages: Messages) -> tuple[str, ...]:
@@ -97,7 +99,7 @@ def unescaped(text: str) -> str:
 def read_prompts(file: str) -> list[Messages]:
     """A prompt per line (\\n in it stands for a new line), or in a .jsonl file {"prompt"} or {"messages"} per line."""
     try:
-        lines = Path(file).read_bytes().removesuffix(b"\n").split(b"\n")
+        lines = Path(file).read_bytes().removeprefix(codecs.BOM_UTF8).removesuffix(b"\n").split(b"\n")
     except OSError as e:
         raise UserError(f"--prompts {file}: {e.strerror or e}") from e
     out: list[Messages] = []
@@ -117,6 +119,10 @@ def read_prompts(file: str) -> list[Messages]:
 def _messages(held: Any, where: str) -> Messages:
     if not isinstance(held, dict) or not {"prompt", "messages"} & held.keys():
         raise UserError(f'{where} has neither "prompt" nor "messages"')
+    if {"prompt", "messages"} <= held.keys():
+        raise UserError(f'{where} has both "prompt" and "messages"')
+    if held.get("tools"):
+        raise UserError(f'{where} "tools" are not written here: put them into a message of the system')
     if "prompt" in held:
         if not isinstance(held["prompt"], str):
             raise UserError(f'{where} "prompt" is no text')
@@ -236,5 +242,6 @@ def _streamed(run: Run, messages: Messages, terminal: bool) -> dict[str, Any]:
         answer = run.answers([messages], stream)[0]
     except KeyboardInterrupt:
         answer = {"text": so_far, "tokens": [], "finished": False, "stop": None}
-    print(shown(answer)[len(so_far) :], flush=True)
+    whole = shown(answer)  # what bytes were cut short may read otherwise in the end
+    print(whole[len(so_far) :] if whole.startswith(so_far) else "\n" + whole, flush=True)
     return answer

@@ -40,15 +40,21 @@ Shapes = dict[str, Any]  # path -> anything with a shape (and for `load` a shard
 
 def is_folder(path: Path | str) -> bool:
     """Whether a folder holds a model of Hugging Face's."""
-    file = Path(path) / CONFIG
-    return file.is_file() and "model_type" in storage.read_json(file)
+    return (Path(path) / CONFIG).is_file() and "model_type" in read_config(path)
 
 
 def read_config(folder: Path | str) -> dict:
+    return _json(Path(folder), CONFIG)
+
+
+def _json(folder: Path, name: str) -> dict:
     try:
-        return storage.read_json(Path(folder) / CONFIG)
+        found = storage.read_json(folder / name)
     except (OSError, ValueError) as e:
-        raise UserError(f"{folder}: no readable {CONFIG} ({e})") from e
+        raise UserError(f"{folder}: no readable {name} ({e})") from e
+    if not isinstance(found, dict):
+        raise UserError(f"{folder}: no readable {name} (it is no JSON object)")
+    return found
 
 
 class Tensors:
@@ -66,7 +72,10 @@ class Tensors:
     def _files(self) -> list[Path]:
         single, index = self.folder / SINGLE, self.folder / INDEX
         if index.is_file():
-            files = [self.folder / n for n in sorted(set(storage.read_json(index)["weight_map"].values()))]
+            of = _json(self.folder, INDEX).get("weight_map")
+            if not isinstance(of, dict):
+                raise UserError(f"{index} has no weight_map")
+            files = [self.folder / n for n in sorted(set(of.values()))]
             missing = [f.name for f in files if not f.is_file()]
             if missing:
                 raise UserError(f"{index} names {len(files)} files; missing: {', '.join(missing)}")
@@ -115,7 +124,10 @@ def _whole(file: Path) -> str:
             return ""
         if size < 8 + header:
             return f"truncated: its header takes {8 + header:,} bytes, the file has {size:,}"
-        ends = [t["data_offsets"][1] for n, t in json.loads(f.read(header)).items() if n != "__metadata__"]
+        try:
+            ends = [t["data_offsets"][1] for n, t in json.loads(f.read(header)).items() if n != "__metadata__"]
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return ""
     expected = 8 + header + max(ends, default=0)
     return f"truncated: expected {expected:,} bytes, found {size:,}" if size != expected else ""
 
@@ -149,7 +161,7 @@ def tensors_of(cfg: ModelConfig, shapes: Shapes) -> dict[str, tuple[str, int | N
 
 
 def model_config(folder: Path | str) -> ModelConfig:
-    """The ModelConfig of a folder; whether the head is tied is what its tensors say."""
+    """The ModelConfig of a folder; whether an encoder-decoder's head is tied is what its tensors say."""
     cfg = families.read(read_config(folder), str(Path(folder) / CONFIG))
     if cfg.architecture == "encoder_decoder":  # transformers 5 writes `tie_word_embeddings: true` for all of them
         cfg = dataclasses.replace(cfg, tie_embeddings="lm_head.weight" not in Tensors(folder).found)

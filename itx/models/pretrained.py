@@ -127,15 +127,24 @@ def load(name: str, cfg: ModelConfig, targets: dict[str, Any]) -> dict[str, Any]
     begin = find(name)
     if begin.run is None:
         return hf.load(begin.folder, cfg, targets)
-    from itx.checkpoint import Checkpoints
+    from itx.checkpoint import Checkpoints, check_shapes
 
     if _method(begin.run) != "full":
         import jax
 
         params = _merged(begin, next(iter(targets.values())).sharding.mesh)
+        check_shapes(f"{name}: params", params, targets)
         return {p: jax.device_put(params[p].astype(t.dtype), t.sharding) for p, t in targets.items()}
     with Checkpoints(begin.run.checkpoints, keep=None) as checkpoints:
         return checkpoints.params(begin.step, targets)
+
+
+def _new(out: str) -> None:
+    """UserError where something is already that a folder is to be written to."""
+    if Path(out).is_file():
+        raise UserError(f"{out} is a file, not a folder")
+    if Path(out).is_dir() and any(Path(out).iterdir()):
+        raise UserError(f"{out} is there and not empty")
 
 
 def import_to(folder: str, out: str) -> dict[str, Any]:
@@ -150,8 +159,7 @@ def import_to(folder: str, out: str) -> dict[str, Any]:
 
     if not hf.is_folder(folder):
         raise UserError(f"{folder} is no Hugging Face folder (no config.json with a model_type)")
-    if Path(out).exists() and any(Path(out).iterdir()):
-        raise UserError(f"{out} is there and not empty")
+    _new(out)
     cfg = hf.model_config(folder)
     targets = placed_targets(cfg, cfg.vocab_size, make_mesh(MeshConfig(data=1, fsdp=-1)))
     left_out = hf.check(folder, cfg, targets)
@@ -195,6 +203,7 @@ def export_adapter(name: str, out: str) -> dict[str, Any]:
     from itx import peft
     from itx.checkpoint import Checkpoints
 
+    _new(out)
     begin = find(name)
     config = _run_config(begin.run)
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
@@ -235,8 +244,7 @@ def export(name: str, out: str, dtype: str = "", shard_bytes: int = hf.SHARD_BYT
     begin = find(name)
     if begin.run is None:
         raise UserError(f"{name} is a Hugging Face folder already")
-    if Path(out).exists() and any(Path(out).iterdir()):
-        raise UserError(f"{out} is there and not empty")
+    _new(out)
     cfg, run = model_config(begin), begin.run
     source = hf.read_config(run.pretrained) if run.pretrained.is_dir() else {}
     source = families.text_config(source)

@@ -15,7 +15,7 @@ from itx.data import lock as locks
 from itx.data.order import ORDER_VERSION, Order
 from itx.errors import UserError
 from itx.tasks import fingerprint, names, registry
-from itx.tasks.spec import Source, function
+from itx.tasks.spec import Source, function, jsonl
 from tests import sample_tasks, samples  # noqa: F401  (sample_tasks registers)
 
 pytestmark = pytest.mark.smoke
@@ -61,6 +61,12 @@ def test_missing_splits_are_made_as_the_evaluation_rules_say(files, want):
         assert len(got) == (split in want)
         for name, low, high in got:
             assert (name, low, high) == (want[split][0], *map(pytest.approx, want[split][1:]))
+
+
+def test_one_file_is_the_training_split_unless_shares_are_given():
+    assert jsonl("a.jsonl") == jsonl({"train": "a.jsonl"})
+    shares = {"train": 0.7, "test": 0.3}
+    assert render.source_splits(jsonl("a.jsonl", split_by_hash=shares), "test") == [("", 0.7, 1.0)]
 
 
 def test_a_rendering_is_a_function_of_seed_task_example_and_number():

@@ -310,9 +310,30 @@ def test_a_stream_never_takes_back_what_it_wrote(tmp_path):
     assert all(b.startswith(a) for a, b in zip(seen, [*seen[1:], got["text"]], strict=True))
 
 
+def test_a_stream_over_bytes_of_characters_begins_with_what_it_wrote(tmp_path):
+    """Where a tokenizer falls back to bytes, the bytes of a run are one text or, until the last is there, none at all."""
+    r = runner("decoder", tmp_path)
+    text = "你好，мир 🙂 naïve".encode()
+
+    def answer(ids: list[int]) -> str:
+        raw = (text * 2)[: len(ids)]
+        try:
+            return raw.decode()
+        except UnicodeDecodeError:
+            return "\ufffd" * len(raw)
+
+    seen: list[str] = []
+    how = Sampling(temperature=2.0, seed=3)
+    vocabulary = types.SimpleNamespace(answer=answer)
+    got = gen.texts(r, vocabulary, [[7, 8, 9]], 18, how, stream=lambda i, t: seen.append(t))[0]
+    assert len(got["tokens"]) == 18 and len(set(seen)) > 4
+    assert all(b.startswith(a) for a, b in zip(seen, seen[1:], strict=False))
+
+
 def test_what_is_not_settled_is_held_back():
     assert gen.settled("ab\ufffd", ()) == "ab"
     assert gen.settled("one\nTw", ("\nTwo",)) == "one" and gen.settled("one\nTx", ("\nTwo",)) == "one\nTx"
+    assert gen.cut("abcd", ("b", "abc")) == ("a", "b") == gen.cut("ab", ("b", "abc"))  # as if it came letter by letter
     assert gen.cut("a b c", ("c", "b")) == ("a ", "b") and gen.cut("a", ("b",)) == ("a", None)
 
 
@@ -332,6 +353,13 @@ def test_what_is_not_settled_is_held_back():
 def test_settings_that_make_no_sense_are_named(settings, match):
     with pytest.raises(UserError, match=match):
         Sampling(**settings)
+
+
+def test_a_ranking_of_an_empty_prompt_needs_bos(tmp_path):
+    r = runner("decoder", tmp_path)
+    assert r.rank([[5], []], [[[3]], [[4]]])[1][0]["tokens"] == 2
+    with pytest.raises(UserError, match="rank: prompt 1 is empty"):
+        dataclasses.replace(r, bos_id=-1).rank([[5], []], [[[3]], [[4]]])
 
 
 def test_a_prompt_that_is_too_long_or_empty_is_named(tmp_path):

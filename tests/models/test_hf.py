@@ -299,15 +299,26 @@ def test_a_truncated_file_is_named(tmp_path):
     file.write_bytes(data[: header // 2])
     with pytest.raises(UserError, match=f"its header takes {8 + header:,} bytes, the file has {header // 2:,}"):
         hf.Tensors(folder)
-    file.write_bytes(b"not a tensor in here")
-    with pytest.raises(UserError, match="no safetensors file"):
-        hf.Tensors(folder)
+    for rubbish in (b"not a tensor in here", bytes(4096), struct.pack("<Q", 4) + b"nope" + bytes(99)):
+        file.write_bytes(rubbish)
+        with pytest.raises(UserError, match="no safetensors file"):
+            hf.Tensors(folder)
     file.rename(folder / "pytorch_model.bin")
     with pytest.raises(UserError, match="expected model.safetensors .*found pytorch_model.bin"):
         hf.Tensors(folder)
     (folder / hf.INDEX).write_text(json.dumps({"weight_map": {"a": "model-1.safetensors"}}))
     with pytest.raises(UserError, match="missing: model-1.safetensors"):
         hf.Tensors(folder)
+    for text, match in (
+        ('{"weight_map": {"a"', "no readable model.safetensors.index.json"),
+        ("{}", "has no weight_map"),
+    ):
+        (folder / hf.INDEX).write_text(text)
+        with pytest.raises(UserError, match=match):
+            hf.Tensors(folder)
+    (folder / hf.CONFIG).write_text('{"model_type": "qw')
+    with pytest.raises(UserError, match="no readable config.json"):
+        hf.is_folder(folder)
 
 
 @pytest.mark.parametrize(

@@ -236,7 +236,8 @@ def table() -> str:
         "# FLAN's clusters over TFDS", "",
         "Written by `uv run python -m tests.tasks.test_flan` from the registry. Every task here ran on synthetic rows in",
         "its builder's schema (tests/tasks/flan_probe.py): read, rendered in all wordings, scored. None of the published",
-        "rows were read: `itx tasks check NAME --download` fetches a set and does that.", "",
+        "rows were read: `itx tasks check NAME --download` fetches a set into `$TFDS_DATA_DIR` and does that; story_cloze,",
+        "xsum and samsum must be downloaded by hand before (TFDS says from where and to where).", "",
         f"{len(SPECS)} sets, {len(FLAN_CLUSTERS)} clusters.", "",
         "| cluster | task | TFDS set | made from | wordings | metrics |", "|---|---|---|---|---|---|",
     ]  # fmt: skip
