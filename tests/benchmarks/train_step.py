@@ -151,7 +151,8 @@ def lines(facts: dict) -> list[str]:
         f"`python -m tests.benchmarks.train_step`: {facts['cores']} cores of {facts['processor']}, float32, medians of "
         f"{facts['rounds']} rounds in turn; CPU seconds a step, and the speed relative to itx with logits everywhere. M1: T5 1.1, 8 + 8 "
         "layers of 512/1024, 8 rows of 256 + 64 tokens, Adafactor. M2: Llama-like, 8 layers of 512, 4 rows of 512 tokens, AdamW; "
-        "40 %: so many of the tokens are targets. Peers compute the logits of all tokens.", "",
+        "40 %: so many of the tokens are targets. Peers compute the logits of all tokens. itx keeps the memory that a step frees "
+        "(itx/mesh.py), in fragments up to four times what a step needs.", "",
         "| | CPU s a step | speed, itx with all logits = 1 | peak memory, MB |", "|---|---|---|---|",
     ]  # fmt: skip
     for name, runs in facts["found"].items():
