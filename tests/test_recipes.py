@@ -129,7 +129,7 @@ def answers(runner, vocabulary) -> np.ndarray:
 
 
 ROWS = ("--data.sequence_length=512", "--data.target_length=256")
-SLOW = {"flan_t5_base", "flan_t5_xl", "llama3_8b", "llama3_8b_lora", "qwen3_4b_lora", "gemma3_4b"}
+SLOW = {"flan_t5_base", "flan_t5_xl", "llama3_8b", "llama3_8b_lora", "qwen3_4b", "qwen3_4b_lora", "gemma3_4b"}
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in RECIPES])
