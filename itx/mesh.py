@@ -32,7 +32,7 @@ ACTIVATIONS = {"batch": BATCH_AXES, "vocab": ("tensor",), "mlp": ("tensor",),
 # glibc's mallopt: parameter -> value. Memory that XLA frees after a step stays with the process (-1: never
 # trim, for glibc reads -1 as the largest size; -4: no mmap), in one arena (-8): otherwise each step faults its pages
 # in anew, a quarter of the time of a step of the quickstart (measured: 528 ms, and 399 ms with this). A threshold of
-# 2 GB is not enough: a step of M2 (tests/benchmarks) that needs 2.2 GB for a moment took 8.8 CPU seconds, and takes 6.6
+# 2 GB is not enough: a step of M2 (tests/benchmarks) that needs 2.2 GB for a moment took 8.8 CPU seconds, and takes about 7
 # when nothing is trimmed. The price is fragments: the process may keep up to four times what a step needs.
 KEEP_FREED_MEMORY = {-1: -1, -4: 0, -8: 1}
 
