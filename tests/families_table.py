@@ -13,11 +13,8 @@ import numpy as np
 from itx import train
 from itx.config import RunConfig
 from itx.models import families, hf, presets
-from tests.conftest import REPO
 from tests.models import test_hf as goldens
-
-README = REPO / "README.md"
-BEGIN, END = "<!-- families: uv run python -m tests.families_table -->\n", "<!-- end families -->"
+from tests.readme_figures import put
 
 
 def size(name: str) -> str:
@@ -61,8 +58,7 @@ def table() -> str:
 
 def main() -> None:
     jax.config.update("jax_platforms", "cpu")
-    before, rest = README.read_text(encoding="utf-8").split(BEGIN)
-    README.write_text(f"{before}{BEGIN}{table()}{END}{rest.split(END, 1)[1]}", encoding="utf-8")
+    put("families", "uv run python -m tests.families_table", table())
 
 
 if __name__ == "__main__":

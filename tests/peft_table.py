@@ -16,9 +16,8 @@ import os
 from pathlib import Path
 
 from itx import storage
-from tests.readme_figures import REPO, seeds, spread, train
+from tests.readme_figures import REPO, put, seeds, spread, train
 
-BEGIN, END = "<!-- methods: ", "<!-- end methods -->"
 DATA = {"instruction_1100": "`instruction_1100`", "adapt_suite": "the tasks that the toy suite holds out"}
 METHODS = {
     "full": ["--optim.learning_rate=1e-3"],
@@ -31,22 +30,27 @@ KEPT = ("first_word", "sum", "count_words", "who_more", "day_after", "thing_of")
 TEXT = "c4_demo.lm"
 
 
-def base_words(root: str, seed: int) -> list[str]:
+def words(root: str, seed: int, mixture: str) -> list[str]:
+    """What the base's run and the adapters' have in common."""
     return [
         "configs/quickstart.py", *seeds(seed), f"--data.root={root}", "--data.modules=tasks,tests.adapt_tasks",
-        "--data.mixture=adapt_base", f"--data.replay_task={TEXT}", "--data.replay=0.05", "--data.vocab_size=2048",
-        "--data.sequence_length=256", "--data.target_length=128", "--data.too_long=drop", "--train.steps=1300",
-        "--eval.before=False", "--eval.tasks=instruction_1100", "--eval.max_examples=4", "--eval.instructions=False",
+        f"--data.mixture={mixture}", "--data.sequence_length=256", "--data.target_length=128", "--data.too_long=drop",
+        "--eval.instructions=False",
+    ]  # fmt: skip
+
+
+def base_words(root: str, seed: int) -> list[str]:
+    return [
+        *words(root, seed, "adapt_base"), f"--data.replay_task={TEXT}", "--data.replay=0.05", "--data.vocab_size=2048",
+        "--train.steps=1300", "--eval.before=False", "--eval.tasks=instruction_1100", "--eval.max_examples=4",
     ]  # fmt: skip
 
 
 def adapter_words(root: str, seed: int, data: str, method: str, base: Path) -> list[str]:
     return [
-        "configs/quickstart.py", *seeds(seed), f"--data.root={root}", "--data.modules=tasks,tests.adapt_tasks",
-        f"--data.mixture={data}", f"--model.pretrained={base.relative_to(REPO)}", "--data.global_batch=8",
-        "--data.sequence_length=256", "--data.target_length=128", "--data.too_long=drop", "--optim.name=adamw",
-        f"--eval.retention={TEXT},{','.join(KEPT)}", "--eval.max_examples=40", "--eval.instructions=False",
-        "--train.steps=300", *METHODS[method],
+        *words(root, seed, data), f"--model.pretrained={base.relative_to(REPO)}", "--data.global_batch=8",
+        "--optim.name=adamw", "--train.steps=300", f"--eval.retention={TEXT},{','.join(KEPT)}", "--eval.max_examples=40",
+        *METHODS[method],
     ]  # fmt: skip
 
 
@@ -56,7 +60,7 @@ def measure(run: Path) -> None:
     from itx import mesh as meshes
     from itx.data import lock as locks
     from itx.data.loader import Batches
-    from itx.eval.fixed import fixed_examples
+    from itx.eval.fixed import fixed_examples, target_losses
     from itx.runs import RunFolder
     from itx.train import load_model, setup, sizes
 
@@ -65,11 +69,9 @@ def measure(run: Path) -> None:
     lock = locks.read(folder.lock_json)
     rows = [r for r in lock["evaluation"] if r["group"] == "instances"]
     pairs = [p for r in rows for p in fixed_examples(Path(config.data.cache_dir) / r["folder"], lock, None)]
-    tokens = sum(len(target) + 1 for _, target in pairs)
 
     def loss(step: int) -> float:
-        answers = load_model(folder, config, lock, step).rank([p for p, _ in pairs], [[t] for _, t in pairs])
-        return -sum(a[0]["logprob"] for a in answers) / tokens
+        return target_losses(load_model(folder, config, lock, step), {"all": pairs})["all"]
 
     made = setup(config, lock, meshes.make_mesh(config.mesh))
     batch = Batches(lock, config.data.cache_dir).batch(0)
@@ -147,10 +149,8 @@ def main() -> None:
                     train(adapter_words(args.root, seed, data, method, base), run)
                     measure(run)
                 found.append(run)
-    readme = REPO / "README.md"
-    before, rest = readme.read_text(encoding="utf-8").split(BEGIN, 1)
-    command = f"uv run python -m tests.peft_table FOLDER {' '.join(map(str, args.seeds))} --train"
-    readme.write_text(f"{before}{BEGIN}{command} -->\n{block(runs)}{END}{rest.split(END, 1)[1]}", encoding="utf-8")
+    numbers = " ".join(map(str, args.seeds))
+    put("methods", f"uv run python -m tests.peft_table FOLDER {numbers} --train", block(runs))
 
 
 if __name__ == "__main__":

@@ -39,6 +39,14 @@ def seeds(seed: int) -> list[str]:
     return [f"--{name}={seed}" for name in ("data.suite_seed", "train.seed", "data.seed")]
 
 
+def put(name: str, command: str, text: str) -> None:
+    """Replace what stands in the README between `<!-- name: command -->` and `<!-- end name -->`."""
+    readme, begin, end = REPO / "README.md", f"<!-- {name}: ", f"<!-- end {name} -->"
+    before, rest = readme.read_text(encoding="utf-8").split(begin, 1)
+    after = rest.split(end, 1)[1]
+    readme.write_text(f"{before}{begin}{command} -->\n{text}{end}{after}", encoding="utf-8")
+
+
 def groups(run: Path) -> dict[str, float]:
     """Label -> score after tuning, corrected for chance."""
     return {g["label"]: g["after"]["mean"] for g in json.loads((run / "report.json").read_text())["groups"]}
@@ -94,12 +102,8 @@ def main() -> None:
             for seed, run in zip(args.seeds, runs, strict=True):
                 train([f"configs/{RECIPES[name]}.py", *seeds(seed)], run)
     columns = {name: [r for r in runs if (r / "report.json").is_file()] for name, runs in columns.items()}
-    readme = REPO / "README.md"
-    begin, end = "<!-- figures: ", "<!-- end figures -->"
-    command = f"uv run python -m tests.readme_figures {' '.join(map(str, args.seeds))} --train"
-    before, rest = readme.read_text(encoding="utf-8").split(begin, 1)
-    after = rest.split(end, 1)[1]
-    readme.write_text(f"{before}{begin}{command} -->\n{block(columns)}{end}{after}", encoding="utf-8")
+    numbers = " ".join(map(str, args.seeds))
+    put("figures", f"uv run python -m tests.readme_figures {numbers} --train", block(columns))
     PICTURE.parent.mkdir(exist_ok=True)
     shutil.copyfile(columns["decoder"][0] / "report.png", PICTURE)
 

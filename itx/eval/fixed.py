@@ -17,6 +17,8 @@ from itx.runs import RunFolder
 
 EXAMPLES = 16
 
+Pair = tuple[list[int], list[int]]  # prompt ids, target ids
+
 
 def fixed_losses(
     load: Callable[[], Any], lock: dict, cache_dir: str | Path, run: RunFolder, step: int, when: str
@@ -27,20 +29,25 @@ def fixed_losses(
         return found
     rows = [r for r in lock["evaluation"] if r["group"] == "instances"]
     asked = {r["name"]: fixed_examples(Path(cache_dir) / r["folder"], lock) for r in rows}
+    found[when], found["steps"][when] = target_losses(load(), asked), step
+    storage.write_json(run.fixed_json, found)
+    return found
+
+
+def target_losses(runner: Any, asked: dict[str, list[Pair]]) -> dict[str, float]:
+    """{name: nats per target token, EOS included}, all asked together."""
     flat = [pair for pairs in asked.values() for pair in pairs]
-    answers = iter(load().rank([p for p, _ in flat], [[t] for _, t in flat]))
+    answers = iter(runner.rank([p for p, _ in flat], [[t] for _, t in flat]))
     losses = {}
     for name, pairs in asked.items():
         scores = [next(answers)[0] for _ in pairs]
         tokens = sum(len(t) + 1 for _, t in pairs)
         losses[name] = -sum(s["logprob"] for s in scores) / tokens
-    found[when], found["steps"][when] = losses, step
-    storage.write_json(run.fixed_json, found)
-    return found
+    return losses
 
 
-def fixed_examples(folder: Path, lock: dict, most: int | None = EXAMPLES) -> list[tuple[list[int], list[int]]]:
-    """(prompt ids, target ids) of the first contents (None: of all) of an evaluation folder, each in the next template."""
+def fixed_examples(folder: Path, lock: dict, most: int | None = EXAMPLES) -> list[Pair]:
+    """Of the first contents (None: of all) of an evaluation folder, each in the next template."""
     records = cache.Records(folder)
     first = list(dict.fromkeys(records.content.tolist()))[:most]
     out = []

@@ -121,9 +121,10 @@ def holdout(clusters: Sequence[str] = (), tasks: Sequence[str] = (), among: Sequ
     return Holdout(tuple(clusters), tuple(tasks), None if among is None else tuple(among))
 
 
-def _files(files: str | Mapping[str, str], shares: Mapping[str, float] | None) -> dict[str, str]:
-    """One file, whose rows are split by hash (as `split_by_hash` says, else 5 % each held out), or one per split."""
-    return {"" if shares else "train": files} if isinstance(files, str) else dict(files)
+def _source(kind: str, files: str | Mapping[str, str], shares: Mapping[str, float] | None, **more: Any) -> Source:
+    """Of one file, whose rows are split by hash (as `shares` says, else 5 % each held out), or of one per split."""
+    files = {"" if shares else "train": files} if isinstance(files, str) else dict(files)
+    return Source(kind, files, shares, **more)
 
 
 def jsonl(
@@ -132,7 +133,7 @@ def jsonl(
     split_key: Callable[[dict], str] | None = None,
 ) -> Source:
     """JSON lines, plain or .gz: one file (5 % each for validation and test, or `split_by_hash`) or one per split."""
-    return Source("jsonl", _files(files, split_by_hash), split_by_hash, split_key=split_key)
+    return _source("jsonl", files, split_by_hash, split_key=split_key)
 
 
 def csv(
@@ -151,24 +152,24 @@ def tsv(
 
 def _table(kind: str, files: Any, shares: Mapping[str, float] | None, columns: Sequence[str]) -> Source:
     options = {"columns": tuple(columns)} if columns else {}
-    return Source(kind, _files(files, shares), shares, options=options)
+    return _source(kind, files, shares, options=options)
 
 
 def parquet(files: str | Mapping[str, str], split_by_hash: Mapping[str, float] | None = None) -> Source:
     """Apache Parquet files."""
-    return Source("parquet", _files(files, split_by_hash), split_by_hash)
+    return _source("parquet", files, split_by_hash)
 
 
 def hf_dataset(folders: str | Mapping[str, str], split_by_hash: Mapping[str, float] | None = None) -> Source:
     """Folders that Hugging Face's `Dataset.save_to_disk` wrote; of a `DatasetDict`: {"train": "folder/train", …}."""
-    return Source("hf_dataset", _files(folders, split_by_hash), split_by_hash)
+    return _source("hf_dataset", folders, split_by_hash)
 
 
 def tfrecord(
     files: str | Mapping[str, str], features: Mapping[str, Any], split_by_hash: Mapping[str, float] | None = None
 ) -> Source:
     """tf.train.Examples; features: {"text": str, "label": int, "tokens": [int]} (str, bytes, int, float)."""
-    return Source("tfrecord", _files(files, split_by_hash), split_by_hash, options={"features": dict(features)})
+    return _source("tfrecord", files, split_by_hash, options={"features": dict(features)})
 
 
 def tfds(name: str, splits: Mapping[str, str] | Sequence[str]) -> Source:
