@@ -39,12 +39,19 @@ def seeds(seed: int) -> list[str]:
     return [f"--{name}={seed}" for name in ("data.suite_seed", "train.seed", "data.seed")]
 
 
+def part(name: str) -> tuple[str, str, str]:
+    """The README before `<!-- name: command -->`, from there up to `<!-- end name -->`, and the rest."""
+    begin, end = f"<!-- {name}: ", f"<!-- end {name} -->"
+    before, rest = (REPO / "README.md").read_text(encoding="utf-8").split(begin, 1)
+    inside, after = rest.split(end, 1)
+    return before, begin + inside, end + after
+
+
 def put(name: str, command: str, text: str) -> None:
-    """Replace what stands in the README between `<!-- name: command -->` and `<!-- end name -->`."""
-    readme, begin, end = REPO / "README.md", f"<!-- {name}: ", f"<!-- end {name} -->"
-    before, rest = readme.read_text(encoding="utf-8").split(begin, 1)
-    after = rest.split(end, 1)[1]
-    readme.write_text(f"{before}{begin}{command} -->\n{text}{end}{after}", encoding="utf-8")
+    """Replace what stands in the README between the marks of this name."""
+    before, _, after = part(name)
+    whole = f"{before}<!-- {name}: {command} -->\n{text}{after}"
+    (REPO / "README.md").write_text(whole, encoding="utf-8")
 
 
 def groups(run: Path) -> dict[str, float]:

@@ -88,9 +88,10 @@ def test_the_first_two_commands_are_the_main_job_and_the_tests():
 
 def test_the_table_of_families_is_the_scripts():
     """All but the errors, which another CPU may round otherwise."""
-    from tests.families_table import BEGIN, END, size
+    from tests.families_table import size
+    from tests.readme_figures import part
 
-    text = README.split(BEGIN)[1].split(END)[0]
+    text = part("families")[1].split("-->\n", 1)[1]
     named = dict(re.findall(r"`(\w+)` ([\d.]+ [MB])", text))
     assert named == {name: size(name) for name in presets.PUBLISHED}
     errors = re.findall(r"\| (\S+e-\d+) \|$", text, re.M)
