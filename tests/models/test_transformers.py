@@ -25,8 +25,6 @@ from itx.runs import RunFolder
 from tests.models.test_hf import FAMILIES, GOLDEN, batch, golden, model_of, side
 from tests.test_pretrained import tuned
 
-torch = pytest.importorskip("torch", reason="torch is not installed: the check against transformers needs it")
-tf = pytest.importorskip("transformers", reason="transformers is not installed: nothing to check exports against")
 pytestmark = pytest.mark.slow
 
 # transformers 5 sets `tie_word_embeddings` of every T5 by itself, and then says so of any file with a head of its own,
@@ -34,8 +32,17 @@ pytestmark = pytest.mark.slow
 TIED = "we will NOT tie them"
 
 
+@pytest.fixture(autouse=True)
+def peers():
+    """Not at the module's head: there a run without slow tests would report the module as skipped."""
+    for name in ("torch", "transformers"):
+        pytest.importorskip(name, reason=f"{name} is not installed: the check against transformers needs it")
+
+
 def loaded(folder, caplog):
     """The model as a user loads it; anything it logs from WARNING up, or could not place, fails."""
+    import transformers as tf
+
     seq2seq = hf.read_config(folder)["architectures"][0].endswith("ConditionalGeneration")
     auto = tf.AutoModelForSeq2SeqLM if seq2seq else tf.AutoModelForCausalLM
     logger = logging.getLogger("transformers")
@@ -52,6 +59,8 @@ def loaded(folder, caplog):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_transformers_computes_the_same(name, tmp_path, caplog):
+    import torch
+
     cfg, params, g = golden(name)
     r = np.random.default_rng(1)  # weights that transformers has not seen
     params = {p: v + 0.05 * jnp.asarray(r.standard_normal(v.shape), jnp.float32) for p, v in params.items()}
@@ -85,6 +94,9 @@ def test_transformers_computes_the_same(name, tmp_path, caplog):
 @pytest.mark.parametrize("name", ["qwen3", "t5"])
 def test_a_tuned_run_is_served_by_transformers(name, tmp_path, caplog):
     """The model, tokenizer and chat template of a run that began from `transformers`' own folder."""
+    import torch
+    import transformers as tf
+
     run, out = tuned(name, tmp_path)
     model, tokenizer = loaded(out, caplog), tf.AutoTokenizer.from_pretrained(out)
     config = json.loads((run / "config.json").read_text())["config"]
