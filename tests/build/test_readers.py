@@ -173,8 +173,7 @@ def test_a_datasets_folder_is_what_datasets_writes(tmp_path):
     for split in ("train", "test"):
         assert [e for _, e in read(hf_dataset({"train": f"d/{split}"}), tmp_path)[0]] == PLAIN
     both["train"].filter(lambda e: e["label"] == 0).save_to_disk(tmp_path / "f")
-    with pytest.raises(UserError, match="flatten_indices"):
-        read(hf_dataset({"train": "f"}), tmp_path)
+    assert [e for _, e in read(hf_dataset({"train": "f"}), tmp_path)[0]] == [e for e in PLAIN if e["label"] == 0]
 
 
 def test_tables_with_and_without_a_header(tmp_path):
