@@ -153,12 +153,21 @@ def shown(answer: dict[str, Any]) -> str:
     return (answer["text"] or "(an empty answer)") + ("" if answer["finished"] else " …")
 
 
+def warn_of_unknown(run: Run, text: str) -> None:
+    """Say it on stderr where the vocabulary has no tokens for parts of what is asked: the model cannot read them."""
+    ids = run.vocabulary.encode(text)
+    if unknown := ids.count(run.vocabulary.unk_id):
+        print(f"itx: the vocabulary does not know {unknown} of the {len(ids)} tokens of {text[:40]!r}", file=sys.stderr)
+
+
 def several(run: Run, asked: list[Messages]) -> list[dict[str, Any]]:
     """Answer all of them together; print each, behind its prompt where there are several."""
     if not run.template and (long := next((m for m in asked if len(m) > 1), None)):
         raise UserError(
             f"a conversation of {len(long)} turns: this run was not trained on conversations, so it takes one prompt"
         )
+    for messages in asked:
+        warn_of_unknown(run, messages[-1]["content"])
     answers = run.answers(asked)
     for messages, answer in zip(asked, answers, strict=True):
         if len(asked) > 1:
@@ -192,6 +201,7 @@ def converse(run: Run, system: str = "", read: TextIO | None = None) -> list[dic
             messages, left_out = run.room(messages)
             if left_out:
                 print(f"(the {left_out} oldest turns are left out: the context has no room for them)")
+            warn_of_unknown(run, messages[-1]["content"])
             try:
                 answer = _streamed(run, messages, terminal)
             except UserError as e:  # too long, say: the next may do

@@ -6,6 +6,7 @@ import dataclasses
 import io
 import json
 import os
+import re
 import select
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import jax
 import pytest
+import sentencepiece
 
 from itx import cli, train
 from itx.build import chat
@@ -133,6 +135,23 @@ def test_several_prompts_are_answered_together(run, capsys):
     assert capsys.readouterr().out.startswith("> Привет!")
     with pytest.raises(UserError, match="a conversation of 3 turns: this run was not trained on conversations"):
         terminal.several(dataclasses.replace(run, template=""), [messages(TALKS[0], 3)])
+
+
+def test_what_the_vocabulary_does_not_know_is_said(run, tmp_path, capsys):
+    """Latin letters alone, as in T5's vocabulary: what is asked in Russian never reaches the model."""
+    (tmp_path / "latin.txt").write_text("the quick brown fox jumps over the lazy dog\n" * 20)
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(tmp_path / "latin.txt"), model_prefix=str(tmp_path / "latin"), vocab_size=40, hard_vocab_limit=False,
+        minloglevel=2,
+    )  # fmt: skip
+    latin = dataclasses.replace(run, vocabulary=Vocabulary(tmp_path / "latin.model"), template="")
+    terminal.several(latin, [messages(("the fox",), 1)])
+    assert capsys.readouterr().err == ""
+    terminal.several(latin, [messages(("the лис",), 1)])
+    said = capsys.readouterr().err
+    assert re.fullmatch(r"itx: the vocabulary does not know [1-3] of the \d tokens of 'the лис'\n", said)
+    terminal.converse(latin, "", io.StringIO("the лис\n"))
+    assert capsys.readouterr().err == said
 
 
 def test_a_file_of_prompts(tmp_path):
