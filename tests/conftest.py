@@ -45,6 +45,13 @@ def shared() -> Path:
     return SHARED
 
 
+def need(*peers: str) -> None:
+    """Skip a slow test where what it compares with is not installed. Called within the test: at the head of a file, a
+    run without slow tests would report the file as skipped."""
+    for name in peers:
+        pytest.importorskip(name, reason=f"{name} is not installed: the check against it needs it")
+
+
 @pytest.fixture(scope="session")
 def sample_cache(tmp_path_factory) -> Path:
     """A cache with the locks of `sample_held` and `sample_mix`, built once (importing SeqIO takes 13 s)."""

@@ -40,11 +40,11 @@ def seeds(seed: int) -> list[str]:
 
 
 def part(name: str) -> tuple[str, str, str]:
-    """The README before `<!-- name: command -->`, from there up to `<!-- end name -->`, and the rest."""
+    """The README before `<!-- name: command -->`, from there to `<!-- end name -->`, and from that on."""
     begin, end = f"<!-- {name}: ", f"<!-- end {name} -->"
     before, rest = (REPO / "README.md").read_text(encoding="utf-8").split(begin, 1)
-    inside, after = rest.split(end, 1)
-    return before, begin + inside, end + after
+    text, after = rest.split(" -->\n", 1)[1].split(end, 1)
+    return before, text, end + after
 
 
 def put(name: str, command: str, text: str) -> None:

@@ -17,6 +17,7 @@ from itx import peft, train
 from itx.errors import UserError
 from itx.models import hf
 from itx.models.transformer import Transformer
+from tests.conftest import need
 
 GOLDEN = Path(__file__).parent / "golden"
 FOLDERS = sorted(p for p in (GOLDEN / "peft").iterdir())
@@ -86,9 +87,7 @@ def test_logits_are_those_of_peft(folder, tmp_path):
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda f: f.name)
 def test_peft_loads_what_is_written_here(folder, tmp_path):
     """An adapter that PEFT has not seen, with every layer's values its own."""
-    for name in ("torch", "transformers"):
-        pytest.importorskip(name, reason=f"{name} is not installed: the check against peft needs it")
-    pytest.importorskip("peft", reason="peft is not installed: nothing to check adapters against")
+    need("torch", "transformers", "peft")
     from tests.golden import make_peft
 
     base = base_of(folder)

@@ -91,7 +91,7 @@ def test_the_table_of_families_is_the_scripts():
     from tests.families_table import size
     from tests.readme_figures import part
 
-    text = part("families")[1].split("-->\n", 1)[1]
+    _, text, _ = part("families")
     named = dict(re.findall(r"`(\w+)` ([\d.]+ [MB])", text))
     assert named == {name: size(name) for name in presets.PUBLISHED}
     errors = re.findall(r"\| (\S+e-\d+) \|$", text, re.M)

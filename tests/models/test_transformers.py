@@ -22,6 +22,7 @@ from itx.data.vocabulary import Vocabulary
 from itx.eval.generate import Runner
 from itx.models import hf
 from itx.runs import RunFolder
+from tests.conftest import need
 from tests.models.test_hf import FAMILIES, GOLDEN, batch, golden, model_of, side
 from tests.test_pretrained import tuned
 
@@ -34,9 +35,7 @@ TIED = "we will NOT tie them"
 
 @pytest.fixture(autouse=True)
 def peers():
-    """Not at the module's head: there a run without slow tests would report the module as skipped."""
-    for name in ("torch", "transformers"):
-        pytest.importorskip(name, reason=f"{name} is not installed: the check against transformers needs it")
+    need("torch", "transformers")
 
 
 def loaded(folder, caplog):
