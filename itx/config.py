@@ -305,7 +305,7 @@ def check(config: RunConfig) -> None:
     for name, f in fields_by_name().items():
         section, leaf = name.split(".")
         value = getattr(getattr(config, section), leaf)
-        if not _is_a(value, f.type):
+        if not is_a(value, f.type):
             if get_origin(f.type) is Literal:
                 raise UserError(f"{name}={value!r}: no such choice" + did_you_mean(str(value), get_args(f.type)))
             raise UserError(f"{name}={value!r}: not a {getattr(f.type, '__name__', f.type)}")
@@ -347,7 +347,7 @@ def _check_peft(config: RunConfig) -> None:
         raise UserError(f"peft.alpha={peft.alpha}: must be above 0, or LoRA adds nothing")
 
 
-def _is_a(value: Any, kind: Any) -> bool:
+def is_a(value: Any, kind: Any) -> bool:
     """Whether a value is of a field's type; an int may stand for a float, None for an empty dict."""
     if get_origin(kind) is Literal:
         return value in get_args(kind)
@@ -356,8 +356,8 @@ def _is_a(value: Any, kind: Any) -> bool:
         if not isinstance(value, (tuple, list)):
             return False
         if len(inner) == 2 and inner[1] is Ellipsis:
-            return all(_is_a(v, inner[0]) for v in value)
-        return len(value) == len(inner) and all(_is_a(v, t) for v, t in zip(value, inner, strict=True))
+            return all(is_a(v, inner[0]) for v in value)
+        return len(value) == len(inner) and all(is_a(v, t) for v, t in zip(value, inner, strict=True))
     if get_origin(kind) is dict:
         return value is None or isinstance(value, dict)
     if kind is float:

@@ -9,7 +9,7 @@ transformers 4 and 5 are both read; what is written both read, in the older form
 import dataclasses
 from typing import Any, NamedTuple
 
-from itx.config import ModelConfig
+from itx.config import ModelConfig, is_a
 from itx.errors import UserError, did_you_mean
 
 ACTIVATIONS = {"silu": "silu", "gelu_pytorch_tanh": "gelu", "gelu_new": "gelu", "gelu": "gelu_exact", "relu": "relu"}
@@ -87,9 +87,11 @@ _LLAMA = {
     "tie_embeddings": ("tie_word_embeddings", False), "mlp_activation": ("hidden_act", "silu"),
 }  # fmt: skip
 _GEMMA = _LLAMA | {
+    # what the classes of transformers hold where a file is silent, as the text part of the hub's gemma-3-4b is
+    "num_heads": ("num_attention_heads", 8), "num_kv_heads": ("num_key_value_heads", 4),
     "head_dim": ("head_dim", 256), "tie_embeddings": ("tie_word_embeddings", True),
     "mlp_activation": ("hidden_activation", "gelu_pytorch_tanh"), "query_scalar": ("query_pre_attn_scalar", 256),
-    "attention_cap": ("attn_logit_softcapping", None), "logit_cap": ("final_logit_softcapping", None),
+    "attention_cap": ("attn_logit_softcapping", 0.0), "logit_cap": ("final_logit_softcapping", 0.0),
 }  # fmt: skip
 _T5 = {
     "vocab_size": ("vocab_size", None), "embed_dim": ("d_model", None), "encoder_layers": ("num_layers", None),
@@ -101,6 +103,9 @@ _T5 = {
 _ALL_GEMMA = {
     "qk_norm": False, "norm_plus_one": True, "post_norms": True, "scale_embeddings": True, "scale_attention": True,
 }  # fmt: skip
+
+
+WINDOW = 4096
 
 
 class Family(NamedTuple):
@@ -122,7 +127,8 @@ FAMILIES = {
     "gemma2": Family(
         "Gemma2ForCausalLM", _GEMMA | {"attention_cap": ("attn_logit_softcapping", 50.0),
                                        "logit_cap": ("final_logit_softcapping", 30.0)}, _ALL_GEMMA, 2),
-    "gemma3_text": Family("Gemma3ForCausalLM", _GEMMA, _ALL_GEMMA | {"qk_norm": True}, 6),
+    "gemma3_text": Family(
+        "Gemma3ForCausalLM", _GEMMA | {"vocab_size": ("vocab_size", 262_208)}, _ALL_GEMMA | {"qk_norm": True}, 6),
 }  # fmt: skip
 # Keys that say something this model has no setting for: what they must be
 REFUSED = {
@@ -133,11 +139,18 @@ REFUSED = {
 }
 
 
-def text_config(values: dict) -> dict:
-    """Of a model that also sees images the part about text."""
-    if values.get("model_type") == "gemma3":
-        return {"model_type": "gemma3_text", **values.get("text_config", {})}
-    return values
+# What a model that also sees images says outside the part about text
+OUTSIDE = ("dtype", "torch_dtype", "bos_token_id", "eos_token_id", "pad_token_id")
+
+
+def text_config(values: dict, where: str = "config.json") -> dict:
+    """Of a model that also sees images the part about text, with what stands outside it for both."""
+    if values.get("model_type") != "gemma3":
+        return values
+    inner = values.get("text_config")
+    if not isinstance(inner, dict):
+        raise UserError(f"{where}: text_config={inner!r}; expected the settings of the text model")
+    return {"model_type": "gemma3_text", **inner, **{k: values[k] for k in OUTSIDE if k in values}}
 
 
 def read(values: dict, where: str) -> ModelConfig:
@@ -145,34 +158,47 @@ def read(values: dict, where: str) -> ModelConfig:
 
     Where the head is tied is what the tensors say: `tie_embeddings` is only what the file says.
     """
-    values = text_config(values)
+    values = text_config(values, where)
     kind = values.get("model_type")
-    if kind not in FAMILIES:
+    if not isinstance(kind, str) or kind not in FAMILIES:
         raise UserError(f"{where}: unknown architecture, model_type {kind!r}{did_you_mean(str(kind), FAMILIES)}")
     family = FAMILIES[kind]
     for key, right in REFUSED.items():
         if values.get(key) not in (None, right) and not (kind == "qwen2" and key == "attention_bias"):
             raise UserError(f"{where}: {key}={values[key]!r}, which no model here has; expected {right!r}")
     fallbacks = {"num_key_value_heads": "num_attention_heads", "num_decoder_layers": "num_layers"}
-    found = {}
+    kinds = {f.name: f.type for f in dataclasses.fields(ModelConfig)} | {"mlp_activation": str}
+    found: dict[str, Any] = {}
     for ours, (key, default) in family.fields.items():
-        value = values.get(key)
-        if value is None:
-            value = values.get(fallbacks.get(key, ""), default)
-        if value is None and key == "head_dim":
-            value = values["hidden_size"] // values["num_attention_heads"]
-        if value is None and not key.endswith("softcapping"):
-            raise UserError(f"{where}: no {key!r}" + did_you_mean(key, values))
-        found[ours] = value or 0.0 if key.endswith("softcapping") else value
+        if values.get(key) is None and default is None and key in fallbacks:
+            key = fallbacks[key]
+        if values.get(key) is None and key == "head_dim" and default is None:
+            default = found["embed_dim"] // found["num_heads"]
+        if key.endswith("softcapping"):  # null: none
+            default = default if key not in values else 0.0
+        found[ours] = _setting(values, key, kinds[ours], where, default)
+    if found["num_heads"] % found["num_kv_heads"]:
+        raise UserError(f"{where}: {found['num_kv_heads']} key/value heads do not divide {found['num_heads']} heads")
     if family.fields is _T5:
         found |= _t5_settings(values, where)
     else:
         found["mlp_activation"] = _activation(found["mlp_activation"], where)
         found |= {"architecture": "decoder", "mlp_gated": True, "position": "rope"}
         found |= _windows(values, family, found["num_layers"], where) | _rope(values, kind, where)
-    kinds = {f.name: f.type for f in dataclasses.fields(ModelConfig)}
     found |= {name: float(value) for name, value in found.items() if kinds[name] is float}
     return ModelConfig(**found | family.fixed)
+
+
+def _setting(values: dict, key: str, kind: type, where: str, default: Any = None) -> Any:
+    """A value of a config.json, or the default where it is absent or null; UserError where that is None, or the value
+    of another type than `kind`. Whole numbers count something: at least 1."""
+    value = default if values.get(key) is None else values[key]
+    if value is None:
+        raise UserError(f"{where}: no {key!r}" + did_you_mean(key, values))
+    if not is_a(value, kind) or kind is int and value < 1:
+        expected = {int: "a whole number from 1", float: "a number", str: "a name", bool: "true or false"}
+        raise UserError(f"{where}: {key}={value!r}; expected {expected.get(kind, 'an object')}")
+    return value
 
 
 def _activation(name: str, where: str) -> str:
@@ -182,9 +208,9 @@ def _activation(name: str, where: str) -> str:
 
 
 def _t5_settings(values: dict, where: str) -> dict:
-    gated, _, name = values.get("feed_forward_proj", "relu").rpartition("-")
+    gated, _, name = _setting(values, "feed_forward_proj", str, where, "relu").rpartition("-")
     # transformers reads "gated-gelu" as the tanh form, and so were those models trained
-    name = "gelu_new" if gated and name == "gelu" else values.get("dense_act_fn", name)
+    name = "gelu_new" if gated and name == "gelu" else _setting(values, "dense_act_fn", str, where, name)
     tied = values.get("tie_word_embeddings") is not False
     scaled = values.get("scale_decoder_outputs", tied) and values["model_type"] == "t5"
     return {
@@ -196,18 +222,21 @@ def _t5_settings(values: dict, where: str) -> dict:
 
 def _windows(values: dict, family: Family, layers: int, where: str) -> dict:
     """{"sliding_window", "global_every"}"""
-    window, types = values.get("sliding_window"), values.get("layer_types")
+    # null says that there is none; where nothing is said, the classes of transformers hold 4096
+    none = "sliding_window" in values and not values["sliding_window"]
+    window = 0 if none else _setting(values, "sliding_window", int, where, WINDOW)
+    types = values.get("layer_types")
     every = values.get("sliding_window_pattern") or family.pattern
     if types is None and values.get("use_sliding_window"):
-        first = values.get("max_window_layers", 28)
+        first = _setting(values, "max_window_layers", int, where, 28)
         types = ["sliding_attention" if i >= first else "full_attention" for i in range(layers)]
     if types is None:
         types = ["full_attention" if every is None or every and (i + 1) % every == 0 else "sliding_attention"
                  for i in range(layers)]  # fmt: skip
-    strange = set(types) - {"sliding_attention", "full_attention"}
-    if strange or len(types) != layers:
-        raise UserError(f"{where}: layer_types={sorted(set(types))} of {len(types)}; expected {layers} times "
-                        "'sliding_attention' or 'full_attention'")  # fmt: skip
+    known = ("sliding_attention", "full_attention")
+    if not isinstance(types, list) or len(types) != layers or any(t not in known for t in types):
+        found = f"{sorted(set(map(str, types)))} of {len(types)}" if isinstance(types, list) else repr(types)
+        raise UserError(f"{where}: layer_types={found}; expected {layers} times {known[0]!r} or {known[1]!r}")
     if not window or "sliding_attention" not in types:
         return {"sliding_window": 0, "global_every": 0}
     every = types.index("full_attention") + 1 if "full_attention" in types else 0
@@ -218,25 +247,26 @@ def _windows(values: dict, family: Family, layers: int, where: str) -> dict:
 
 def _rope(values: dict, kind: str, where: str) -> dict:
     """Rotary positions, as transformers 5 writes them (rope_parameters) or 4 (rope_theta, rope_scaling)."""
-    new = values.get("rope_parameters") or {}
-    full = new.get("full_attention", new)
-    scaling = full if "rope_type" in full else values.get("rope_scaling") or {}
-    theta = full.get("rope_theta", values.get("rope_theta", 1e6 if kind == "gemma3_text" else 1e4))
-    out = {"rope_theta": theta, "rope_theta_local": 0.0}
+    new = _setting(values, "rope_parameters", dict, where, {})
+    full = _setting(new, "full_attention", dict, where, new)
+    scaling = full if "rope_type" in full else _setting(values, "rope_scaling", dict, where, {})
+    theta = _setting(values, "rope_theta", float, where, 1e6 if kind == "gemma3_text" else 1e4)
+    out = {"rope_theta": _setting(full, "rope_theta", float, where, theta), "rope_theta_local": 0.0}
     if kind == "gemma3_text":
-        out["rope_theta_local"] = new.get("sliding_attention", {}).get(
-            "rope_theta", values.get("rope_local_base_freq", 1e4)
-        )
-    name = scaling.get("rope_type", scaling.get("type", "default"))
+        local = _setting(values, "rope_local_base_freq", float, where, 1e4)
+        sliding = _setting(new, "sliding_attention", dict, where, {})
+        out["rope_theta_local"] = _setting(sliding, "rope_theta", float, where, local)
+    name, inside = scaling.get("rope_type", scaling.get("type", "default")), f"{where}, RoPE's scaling"
     if name == "default":
         return out
     if name == "linear":
-        return out | {"rope_scaling": "linear", "rope_factor": scaling["factor"]}
+        return out | {"rope_scaling": "linear", "rope_factor": _setting(scaling, "factor", float, inside)}
     if name == "llama3":
         return out | {
-            "rope_scaling": "llama3", "rope_factor": scaling["factor"],
-            "rope_low_factor": scaling["low_freq_factor"], "rope_high_factor": scaling["high_freq_factor"],
-            "rope_original_length": scaling["original_max_position_embeddings"],
+            "rope_scaling": "llama3", "rope_factor": _setting(scaling, "factor", float, inside),
+            "rope_low_factor": _setting(scaling, "low_freq_factor", float, inside),
+            "rope_high_factor": _setting(scaling, "high_freq_factor", float, inside),
+            "rope_original_length": _setting(scaling, "original_max_position_embeddings", int, inside),
         }  # fmt: skip
     raise UserError(f"{where}: RoPE of type {name!r}; known are 'default', 'linear' and 'llama3'")
 

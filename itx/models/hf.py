@@ -243,7 +243,7 @@ def _read(tensors: Tensors, name: str, path: str, shape: tuple[int, ...], index:
 
 def dtype_of(source: dict) -> str:
     """The type of the weights that a config.json names; float32 where it names none."""
-    source = {**source, **families.text_config(source)}
+    source = families.text_config(source)
     return source.get("dtype") or source.get("torch_dtype") or "float32"
 
 

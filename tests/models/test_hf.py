@@ -202,9 +202,8 @@ OLD_CONFIGS = {
     },
     "gemma3_4b": {
         "model_type": "gemma3", "vision_config": {"hidden_size": 1152}, "text_config": {
-            "hidden_size": 2560, "intermediate_size": 10240, "num_attention_heads": 8, "num_hidden_layers": 34,
-            "num_key_value_heads": 4, "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
-            "sliding_window": 1024, "vocab_size": 262208, "model_type": "gemma3_text"},
+            "hidden_size": 2560, "intermediate_size": 10240, "model_type": "gemma3_text", "num_hidden_layers": 34,
+            "rope_scaling": {"factor": 8.0, "rope_type": "linear"}, "sliding_window": 1024},
     },
     "gemma3_1b": {
         "model_type": "gemma3_text", "hidden_size": 1152, "intermediate_size": 6912, "num_attention_heads": 4,
@@ -230,6 +229,18 @@ def test_configs_of_the_hub_are_read(name):
     rest = {"encoder_layers": 0, "query_scalar": want.query_scalar} if want.query_scalar else {"encoder_layers": 0}
     assert dataclasses.replace(got, **rest) == want
     assert families._same(got) == families._same(want)
+
+
+def test_what_stands_outside_the_text_part_is_exported(tmp_path):
+    """The hub's gemma-3-4b-it names its type and the ends of an answer outside `text_config`."""
+    cfg, params, _ = golden("gemma3")
+    outside = {"torch_dtype": "bfloat16", "eos_token_id": [1, 106], "pad_token_id": 0}
+    source = {"model_type": "gemma3", **outside, "text_config": hf.read_config(GOLDEN / "gemma3") | {"eos_token_id": 1}}
+    del source["text_config"]["dtype"]
+    hf.save(tmp_path / "out", cfg, params, source=source)
+    written = hf.read_config(tmp_path / "out")
+    assert {k: written[k] for k in outside} == outside and written["model_type"] == "gemma3_text"
+    assert set(map(hf.Tensors(tmp_path / "out").dtype, hf.tensors_of(cfg, params))) == {"BF16"}
 
 
 def test_the_text_model_inside_one_that_sees_images(tmp_path):
@@ -332,11 +343,35 @@ def test_a_truncated_file_is_named(tmp_path):
         ({"model_type": "llama", "mlp_bias": True}, "mlp_bias=True"),
         ({"layer_types": ["full_attention", "sliding_attention", "sliding_attention"], "sliding_window": 5}, "pattern"),
         ({"layer_types": ["chunked_attention"] * 3}, "chunked_attention"),
+        ({"layer_types": "full_attention"}, "layer_types='full_attention'; expected 3 times"),
+        ({"hidden_size": "64"}, "hidden_size='64'; expected a whole number from 1"),
+        ({"hidden_size": 64.0}, "hidden_size=64.0; expected a whole number from 1"),
+        ({"num_attention_heads": 0}, "num_attention_heads=0; expected a whole number from 1"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers=0; expected a whole number from 1"),
+        ({"num_key_value_heads": 3}, "3 key/value heads do not divide 4 heads"),
+        ({"rms_norm_eps": "small"}, "rms_norm_eps='small'; expected a number"),
+        ({"rope_scaling": "linear", "rope_parameters": None}, "rope_scaling='linear'; expected an object"),
+        ({"rope_scaling": {"type": "linear"}, "rope_parameters": None}, "RoPE's scaling: no 'factor'"),
+        ({"rope_scaling": {"type": "llama3", "factor": 8.0}, "rope_parameters": None}, "no 'low_freq_factor'"),
+        ({"model_type": ["qwen2"]}, "unknown architecture"),
+        ({"model_type": "gemma3", "text_config": None}, "text_config=None; expected the settings of the text model"),
     ],
 )
 def test_configs_that_say_what_no_model_here_does(change, words):
+    source = hf.read_config(GOLDEN / "qwen2")
+    families.read(source, "config.json")
     with pytest.raises(UserError, match=words):
-        families.read({**hf.read_config(GOLDEN / "qwen2"), **change}, "config.json")
+        families.read({**source, **change}, "config.json")
+
+
+def test_a_window_that_is_not_said_is_that_of_the_class_and_null_is_none():
+    for name, kind in (("mistral_7b", "mistral"), ("gemma2_2b", "gemma2"), ("gemma3_1b", "gemma3_text")):
+        said = OLD_CONFIGS[name]
+        assert said["model_type"] == kind and families.read(said, name).sliding_window
+        assert families.read({**said, "sliding_window": None}, name).sliding_window == 0
+        absent = {k: v for k, v in said.items() if k != "sliding_window"}
+        assert families.read(absent, name).sliding_window == 4096
+    assert families.read(OLD_CONFIGS["llama3_2_1b"], "llama").sliding_window == 0
 
 
 @pytest.mark.parametrize(
