@@ -8,6 +8,7 @@ resumes after a kill at any moment.
 
 import dataclasses
 import functools
+import math
 import os
 import shlex
 import signal
@@ -23,7 +24,7 @@ from itx import config as configs
 from itx import storage
 from itx.data.vocabulary import BYTE_EXTRA_IDS, BYTES, Bytes, Vocabulary
 from itx.errors import UserError, did_you_mean
-from itx.runs import RunFolder, default_run, open_run
+from itx.runs import RunFolder, default_run, open_run, read_config
 
 VERSIONED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "sentencepiece")
 
@@ -221,16 +222,6 @@ def _code_version() -> str:
         return commit.stdout.strip() + ("+" if dirty.stdout.strip() else "")
     except (OSError, subprocess.CalledProcessError):
         return metadata.version("itx")
-
-
-def read_config(run: RunFolder) -> dict:
-    """What config.json of a run folder holds."""
-    try:
-        held = storage.read_json(run.config_json)
-        configs.flatten(held["config"])
-        return held
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
-        raise UserError(f"{run.config_json} is not what a run writes ({type(e).__name__}: {e})") from e
 
 
 WATCH = "ITX_END_WITH_PARENT"  # set for a build that a training run started: it ends when that is killed
@@ -580,7 +571,7 @@ def convert_import(args: Namespace) -> int:
 def convert_export(args: Namespace) -> int:
     from itx.models import pretrained
 
-    if args.shard_gb <= 0:
+    if not 0 < args.shard_gb < math.inf:
         raise UserError(f"--shard_gb {args.shard_gb}: must be above 0")
     if pretrained.has_adapter(args.run) and not args.merge:
         if args.dtype:

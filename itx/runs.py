@@ -4,6 +4,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from itx import config as configs
+from itx import storage
 from itx.data.vocabulary import FILES
 from itx.errors import UserError
 
@@ -87,6 +89,16 @@ class RunFolder:
     @property
     def report_png(self) -> Path:
         return self.path / "report.png"
+
+
+def read_config(run: RunFolder) -> dict:
+    """What config.json of a run folder holds."""
+    try:
+        held = storage.read_json(run.config_json)
+        configs.flatten(held["config"])
+        return held
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
+        raise UserError(f"{run.config_json} is not what a run writes ({type(e).__name__}: {e})") from e
 
 
 def default_run(config_file: str, quick: bool) -> Path:

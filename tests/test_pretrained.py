@@ -13,9 +13,11 @@ from safetensors.numpy import load_file, save_file
 from itx import cli, train
 from itx import config as configs
 from itx import mesh as meshes
+from itx.build.chat import template_text
 from itx.config import MeshConfig
 from itx.data import lock as locks
 from itx.data.loader import Batches
+from itx.data.vocabulary import Vocabulary
 from itx.errors import UserError
 from itx.models import hf, presets, pretrained
 from itx.runs import RunFolder
@@ -86,8 +88,72 @@ def test_import_and_export_by_command_give_the_tensors_back(tmp_path, capsys):
         assert {k: v.tobytes() for k, v in first.items()} == {k: v.tobytes() for k, v in last.items()}
     assert cli.main(["convert", "export", str(made), str(out)]) == 2
     assert "is there and not empty" in capsys.readouterr().err
+    for size in ("nan", "inf", "0"):
+        assert cli.main(["convert", "export", str(made), str(tmp_path / "new"), "--shard_gb", size]) == 2
+        assert f"--shard_gb {float(size)}: must be above 0" in capsys.readouterr().err
+    assert cli.main(["convert", "export", str(made), str(tmp_path / "facts.json" / "out")]) == 2
+    assert "facts.json is a file, not a folder" in capsys.readouterr().err
+    for held, words in (("{}", "neither"), ("[]", "no JSON object"), ('{"config": {}}', "has no checkpoint")):
+        (tmp_path / "empty").mkdir(exist_ok=True)
+        (tmp_path / "empty" / "config.json").write_text(held)
+        assert cli.main(["convert", "export", str(tmp_path / "empty"), str(tmp_path / "new")]) == 2
+        assert words in capsys.readouterr().err
     assert cli.main(["convert", "export", str(made), str(tmp_path / "facts.json")]) == 2
     assert "facts.json is a file, not a folder" in capsys.readouterr().err
+
+
+def test_a_gemma_that_sees_images_comes_back_in_its_type_with_its_ends(tmp_path):
+    """As the hub has gemma-3-4b-it: the text model inside, its type and the ends of an answer outside."""
+    folder, made, out = (tmp_path / n for n in ("model", "made", "out"))
+    shutil.copytree(GOLDEN / "gemma3", folder)
+    inner = hf.read_config(folder)
+    outside = {"torch_dtype": inner.pop("dtype", None) or inner.pop("torch_dtype"), "eos_token_id": [1, 106]}
+    assert outside["torch_dtype"] == "bfloat16"
+    held = {"model_type": "gemma3", **outside, "text_config": {**inner, "eos_token_id": 1}}
+    (folder / hf.CONFIG).write_text(json.dumps(held))
+    tensors = load_file(folder / hf.SINGLE)
+    save_file({n.replace("model.", "language_model.model.", 1): v for n, v in tensors.items()}, folder / hf.SINGLE)
+    assert cli.main(["convert", "import", str(folder), str(made)]) == 0
+    assert cli.main(["convert", "export", str(made), str(out)]) == 0
+    back, written = load_file(out / hf.SINGLE), hf.read_config(out)
+    assert {k: v.tobytes() for k, v in tensors.items()} == {k: v.tobytes() for k, v in back.items()}
+    assert {k: written[k] for k in outside} == outside
+
+
+@pytest.mark.parametrize("padded", [True, False])
+def test_special_ids_are_exported_as_the_tokenizer_has_them(padded, tmp_path):
+    """A tokenizer without a pad token gives no pad_token_id: the id that fills our rows is a token of its own there."""
+    shutil.copytree(GOLDEN / "qwen3", tmp_path / "model")
+    file = tmp_path / "model" / "tokenizer_config.json"
+    held = json.loads(file.read_text())
+    assert hf.read_config(tmp_path / "model")["pad_token_id"] is None
+    file.write_text(json.dumps({k: v for k, v in held.items() if padded or k != "pad_token"}))
+    pretrained.import_to(str(tmp_path / "model"), str(tmp_path / "run"))
+    run = RunFolder(tmp_path / "run")
+    vocabulary = Vocabulary(run.vocab_model)
+    ids = {"pad_id": vocabulary.pad_id, "bos_id": -1, "eos_id": vocabulary.eos_id}
+    run.lock_json.write_text(json.dumps({"version": locks.LOCK_VERSION, **ids}))
+    pretrained.export(str(run.path), str(tmp_path / "out"))
+    written = hf.read_config(tmp_path / "out")
+    assert written["eos_token_id"] == vocabulary.eos_id and written.get("bos_token_id") is None
+    assert written.get("pad_token_id") == (vocabulary.model.pad_id if padded else None)
+    assert (vocabulary.model.pad_id >= 0) == padded and vocabulary.pad_id >= 0
+
+
+def test_a_head_that_is_a_copy_of_the_embedding_is_tied(tmp_path):
+    """T5 1.0 as some files hold it; where the configuration says that it is not tied, a copy is a head of its own."""
+    folder = tmp_path / "model"
+    shutil.copytree(GOLDEN / "t5", folder)
+    tensors, held = load_file(folder / hf.SINGLE), hf.read_config(folder)
+    cfg = hf.model_config(folder)
+    assert cfg.tie_embeddings and "lm_head.weight" not in tensors
+    save_file(tensors | {"lm_head.weight": tensors["shared.weight"].copy()}, folder / hf.SINGLE)
+    assert hf.model_config(folder) == cfg
+    (folder / hf.CONFIG).write_text(json.dumps(held | {"tie_word_embeddings": False}))
+    assert not hf.model_config(folder).tie_embeddings
+    (folder / hf.CONFIG).write_text(json.dumps(held))
+    save_file(tensors | {"lm_head.weight": tensors["shared.weight"] + 1}, folder / hf.SINGLE)
+    assert not hf.model_config(folder).tie_embeddings
 
 
 def test_what_is_taken_from_the_model_and_what_stays_the_recipes(tmp_path):
@@ -101,6 +167,13 @@ def test_what_is_taken_from_the_model_and_what_stays_the_recipes(tmp_path):
     assert origin["model.rope_theta"] == "command line" and origin["model.num_layers"] == str(GOLDEN / "qwen3")
     assert config.data.vocab == str(GOLDEN / "qwen3" / "tokenizer.json")
     assert config.data.chat_template == str(GOLDEN / "qwen3" / "chat_template.jinja")
+    folder = shutil.copytree(GOLDEN / "qwen3", tmp_path / "model")
+    (folder / "chat_template.jinja").unlink()
+    assert not json.loads((folder / "tokenizer_config.json").read_text()).get("chat_template")
+    assert configs.load(str(file), [f"--model.pretrained={folder}"])[0].data.chat_template == ""
+    (folder / "chat_template.json").write_text(json.dumps({"chat_template": "{{ messages }}"}))
+    named = configs.load(str(file), [f"--model.pretrained={folder}"])[0].data.chat_template
+    assert template_text(named, "") == "{{ messages }}"
     given, origin = configs.load(str(file), [*words, "--data.vocab=bytes"])
     assert given.data.vocab == "bytes" and origin["data.vocab"] == "command line"
 
@@ -112,6 +185,9 @@ def test_what_is_taken_from_the_model_and_what_stays_the_recipes(tmp_path):
         ("no tokenizer", ["has no tokenizer.json", "data.vocab"]),
         ("truncated", ["truncated: expected", "found"]),
         ("missing", ["tensors are missing", "model.norm.weight"]),
+        ("no model_type", ["config.json has neither a 'model_type'"]),
+        ("broken tokenizer_config", ["tokenizer_config.json: no readable JSON"]),
+        ("tokenizer_config is a list", ["tokenizer_config.json: expected a JSON object, found list"]),
         ("small embedding", ["model.vocab_size=300 is below the vocabulary's 312 ids of", "tokenizer.json"]),
     ],
 )
@@ -129,6 +205,11 @@ def test_a_bad_folder_is_said_before_anything_is_trained(case, words, tmp_path):
         tensors = load_file(folder / hf.SINGLE)
         del tensors["model.norm.weight"]
         save_file(tensors, folder / hf.SINGLE)
+    elif case == "no model_type":
+        (folder / hf.CONFIG).write_text(json.dumps({"hidden_size": 24}))
+    elif "tokenizer_config" in case:
+        (folder / "chat_template.jinja").unlink()
+        (folder / "tokenizer_config.json").write_text("[]" if "list" in case else '{"chat_temp')
     else:
         given.append("--model.vocab_size=300")
     with pytest.raises(UserError) as e:

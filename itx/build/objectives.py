@@ -25,12 +25,11 @@ import numpy as np
 from itx import text
 from itx.build.render import Item, Rendered, draw
 from itx.data.cache import Record
-from itx.data.vocabulary import Vocabulary
+from itx.data.vocabulary import SENTINELS, Vocabulary
 from itx.errors import UserError
 from itx.tasks.spec import TaskSpec
 
 OBJECTIVES_VERSION = 1  # raise it when a change here alters a record: it is part of the cache keys of plain text
-SENTINELS = 100  # T5's
 NOISE_DENSITY, MEAN_SPAN = np.float32(0.15), np.float32(3.0)  # T5's, in the precision of its graph
 LEAST = {"lm": 1, "prefix_lm": 2, "span_corruption": 2}  # tokens that give a target, and a prompt where there is one
 

@@ -273,5 +273,5 @@ def kept(vocabulary: seqio.Vocabulary, cache_dir: str) -> Path | None:
         return keep_bytes(vocabulary.extra_ids, cache_dir)
     if isinstance(vocabulary, seqio.SentencePieceVocabulary):
         data = vocabulary.sp_model
-        return keep_vocabulary(data, hashlib.sha256(data).hexdigest()[:16], cache_dir)
+        return keep_vocabulary(data, cache_dir)
     return None

@@ -14,8 +14,18 @@ from collections import Counter
 from pathlib import Path
 
 from itx import storage
-from itx.build import chat, objectives, render, sources
-from itx.data.vocabulary import BESIDE, BYTE_EXTRA_IDS, BYTES, FILES, Bytes, TokenizerJson, Vocabulary, fitted
+from itx.build import chat, render, sources
+from itx.data.vocabulary import (
+    BESIDE,
+    BYTE_EXTRA_IDS,
+    BYTES,
+    FILES,
+    Bytes,
+    TokenizerJson,
+    Vocabulary,
+    fitted,
+    with_sentinels,
+)  # fmt: skip
 from itx.errors import UserError
 from itx.tasks import names, registry
 
@@ -47,14 +57,7 @@ def keep_given(name: str, root: str, cache_dir: str, rows: int = 0) -> Path:
     data = file.read_bytes()
     if isinstance(known.model, TokenizerJson):
         main, data = FILES[0], fitted(data, rows) if rows else data
-    files = {main: data, **{n: p.read_bytes() for n in BESIDE if (p := file.parent / n).is_file()}}
-    key = hashlib.sha256(b"".join([known.hash.encode(), *files.values()])).hexdigest()[:16]
-    kept = Path(cache_dir) / "vocab" / (known.hash if len(files) == 1 else key)
-    if not kept.is_dir():
-        with storage.whole_folder(kept) as part:
-            for n, content in files.items():
-                (part / n).write_bytes(content)
-    return kept / main
+    return _keep(main, data, known.hash, _beside(file), cache_dir)
 
 
 def keep_bytes(extra_ids: int, cache_dir: str) -> Path:
@@ -65,31 +68,30 @@ def keep_bytes(extra_ids: int, cache_dir: str) -> Path:
     return made
 
 
-def keep_vocabulary(model: bytes, name: str, cache_dir: str) -> Path:
-    """A SentencePiece model's copy in the cache."""
-    to = Path(cache_dir) / "vocab" / name / "sentencepiece.model"
-    if not to.exists():
-        with storage.whole_file(to) as part:
-            part.write_bytes(model)
-    return to
+def keep_vocabulary(model: bytes, cache_dir: str, beside: dict[str, bytes] | None = None) -> Path:
+    """A SentencePiece model's copy in the cache, with what else its tokenizer consists of."""
+    return _keep("sentencepiece.model", model, hashlib.sha256(model).hexdigest()[:16], beside or {}, cache_dir)
+
+
+def _keep(name: str, data: bytes, known: str, beside: dict[str, bytes], cache_dir: str) -> Path:
+    """A vocabulary's copy in the cache, under its hash, or that of all its files where there are several."""
+    key = hashlib.sha256(b"".join([known.encode(), data, *beside.values()])).hexdigest()[:16] if beside else known
+    kept = Path(cache_dir) / "vocab" / key
+    if not kept.is_dir():
+        with storage.whole_folder(kept) as part:
+            for n, content in {name: data, **beside}.items():
+                (part / n).write_bytes(content)
+    return kept / name
+
+
+def _beside(file: Path) -> dict[str, bytes]:
+    return {n: p.read_bytes() for n in BESIDE if (p := file.parent / n).is_file()}
 
 
 def keep_with_sentinels(file: Path | str, cache_dir: str) -> Path:
     """The vocabulary of a file with sentinels behind its pieces, in the cache."""
-    model = with_sentinels(Path(file).read_bytes())
-    return keep_vocabulary(model, hashlib.sha256(model).hexdigest()[:16], cache_dir)
-
-
-def with_sentinels(model: bytes, count: int = objectives.SENTINELS) -> bytes:
-    """A SentencePiece model with T5's sentinels as SeqIO appends them, <extra_id_0> last; one that has some is kept."""
-    from sentencepiece import sentencepiece_model_pb2
-
-    proto = sentencepiece_model_pb2.ModelProto.FromString(model)
-    if proto.pieces[-1].piece.removeprefix("▁") == "<extra_id_0>":
-        return model
-    for i in reversed(range(count)):
-        proto.pieces.add(piece=f"▁<extra_id_{i}>", score=0.0, type=proto.SentencePiece.USER_DEFINED)
-    return proto.SerializeToString()
+    file = Path(file)
+    return keep_vocabulary(with_sentinels(file.read_bytes()), cache_dir, _beside(file))
 
 
 def vocab_key(members: list[str], size: int, root: str, suite_seed: int) -> str:

@@ -21,6 +21,8 @@ BESIDE = (
     "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
     "chat_template.jinja", "chat_template.json",
 )  # fmt: skip
+IMAGE = "<image_soft_token>"  # what stands for one in Gemma 3's vocabulary
+SENTINELS = 100  # T5's
 BYTES = "bytes"  # data.vocab=bytes
 BYTE_EXTRA_IDS = 125  # ByT5's sentinels: 3 special ids, 256 bytes and these make its 384 rows
 
@@ -188,20 +190,63 @@ class Vocabulary:
 
 
 def fitted(data: bytes, rows: int) -> bytes:
-    """A tokenizer.json without the added tokens that an embedding of so many rows has none for: Gemma 3's text models
-    share a tokenizer with those that see images, whose token comes behind their last row."""
+    """A tokenizer.json without the token for images where an embedding of so many rows has none for it: Gemma 3's text
+    models share a tokenizer with those that see images. No other token is left out: a text may hold it."""
     held = json.loads(data)
     added = held.get("added_tokens", [])
-    held["added_tokens"] = [t for t in added if t["id"] < rows]
+    held["added_tokens"] = [t for t in added if t["id"] < rows or t["content"] != IMAGE]
     return data if held["added_tokens"] == added else json.dumps(held, ensure_ascii=False).encode()
+
+
+def with_sentinels(model: bytes, count: int = SENTINELS) -> bytes:
+    """A SentencePiece model with T5's sentinels as SeqIO appends them, <extra_id_0> last; one that has some is kept."""
+    proto = _proto(model)
+    if _sentinel(proto.pieces[-1], 0):
+        return model
+    for i in reversed(range(count)):
+        proto.pieces.add(piece=f"▁<extra_id_{i}>", score=0.0, type=proto.SentencePiece.USER_DEFINED)
+    return proto.SerializeToString()
+
+
+def without_sentinels(model: bytes) -> bytes:
+    """The model that `with_sentinels` was given: Hugging Face's T5 tokenizer appends them itself."""
+    proto, count = _proto(model), 0
+    while count < len(proto.pieces) and _sentinel(proto.pieces[-1 - count], count):
+        count += 1
+    if not count:
+        return model
+    del proto.pieces[-count:]
+    return proto.SerializeToString()
+
+
+def _proto(model: bytes) -> Any:
+    from sentencepiece import sentencepiece_model_pb2
+
+    return sentencepiece_model_pb2.ModelProto.FromString(model)
+
+
+def _sentinel(piece: Any, i: int) -> bool:
+    return piece.piece.removeprefix("▁") == f"<extra_id_{i}>"
+
+
+def tokenizer_json(file: Path) -> dict[str, Any]:
+    """One of the JSON files of a tokenizer; {} where there is none."""
+    if not file.is_file():
+        return {}
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as e:
+        raise UserError(f"{file}: no readable JSON ({e})") from e
+    if not isinstance(found, dict):
+        raise UserError(f"{file}: expected a JSON object, found {type(found).__name__}")
+    return found
 
 
 def special_tokens(folder: Path) -> dict[str, str]:
     """{"bos_token": …, "eos_token": …, "pad_token": …} of a folder with a tokenizer.json; those that it has."""
     out: dict[str, str] = {}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        file = folder / name
-        found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        found = tokenizer_json(folder / name)
         for kind in ("bos_token", "eos_token", "pad_token"):
             token = found.get(kind)
             token = token.get("content") if isinstance(token, dict) else token
@@ -221,5 +266,7 @@ def _open(file: Path, rows: int) -> Model:
         if "extra_ids" in held:
             return Bytes(held["extra_ids"])
         return TokenizerJson(fitted(data, rows) if rows else data, special_tokens(file.parent))
+    except UserError:  # a file beside it
+        raise
     except Exception as e:  # tokenizers raises plain Exception
         raise UserError(f"vocabulary {file} is not a SentencePiece model, nor a tokenizer.json ({e})") from e

@@ -283,7 +283,6 @@ def write(cfg: ModelConfig, kind: str) -> dict:
             "num_layers": cfg.encoder_layers or cfg.num_layers, "is_encoder_decoder": True,
             "feed_forward_proj": ("gated-" + name.removesuffix("_pytorch_tanh")) if cfg.mlp_gated else name,
             "tie_word_embeddings": cfg.tie_embeddings, "scale_decoder_outputs": cfg.scale_logits,
-            "decoder_start_token_id": 0, "pad_token_id": 0,
         }  # fmt: skip
         return out
     key = family.fields["mlp_activation"][0]
@@ -339,6 +338,7 @@ def family_of(cfg: ModelConfig, wanted: str | None = None) -> str:
         raise UserError(
             "model.prefix_lm: Hugging Face's decoders read a prompt from left to right, so it cannot be exported"
         )
+    cfg = dataclasses.replace(cfg, vocab_size=cfg.vocab_size or 1)  # 0: the vocabulary's size
     nearest = None
     for kind in [wanted] if wanted in FAMILIES else FAMILIES:
         try:

@@ -33,6 +33,7 @@ DTYPES = {"F32": np.dtype(np.float32), "BF16": np.dtype(ml_dtypes.bfloat16), "F1
 NAMES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 # Matrices, by the last part of their path: how many of our leading dimensions are what they read
 MATRICES = {"wq": 1, "wk": 1, "wv": 1, "wo": 2, "w_gate": 1, "w_in": 1, "w_out": 1, "head": 1}
+COMPARED = 4096  # rows of a matrix at a time
 SHARD_BYTES = 5 * 10**9  # of a file, as `save_pretrained` cuts
 
 Shapes = dict[str, Any]  # path -> anything with a shape (and for `load` a sharding)
@@ -73,8 +74,8 @@ class Tensors:
         single, index = self.folder / SINGLE, self.folder / INDEX
         if index.is_file():
             of = _json(self.folder, INDEX).get("weight_map")
-            if not isinstance(of, dict):
-                raise UserError(f"{index} has no weight_map")
+            if not isinstance(of, dict) or not all(isinstance(n, str) for n in of.values()):
+                raise UserError(f"{index} has no weight_map of tensors to files' names")
             files = [self.folder / n for n in sorted(set(of.values()))]
             missing = [f.name for f in files if not f.is_file()]
             if missing:
@@ -164,8 +165,21 @@ def model_config(folder: Path | str) -> ModelConfig:
     """The ModelConfig of a folder; whether an encoder-decoder's head is tied is what its tensors say."""
     cfg = families.read(read_config(folder), str(Path(folder) / CONFIG))
     if cfg.architecture == "encoder_decoder":  # transformers 5 writes `tie_word_embeddings: true` for all of them
-        cfg = dataclasses.replace(cfg, tie_embeddings="lm_head.weight" not in Tensors(folder).found)
+        cfg = dataclasses.replace(cfg, tie_embeddings=_tied(Tensors(folder), cfg.tie_embeddings))
     return cfg
+
+
+def _tied(tensors: Tensors, said: bool) -> bool:
+    """Whether an encoder-decoder's head is its embedding: there is none of its own, or what there is is a copy."""
+    head, table = "lm_head.weight", families.T5["embedding"]
+    if head not in tensors.found:
+        return True
+    shape = tensors.shape(head)
+    if not said or table not in tensors.found or len(shape) != 2 or tensors.shape(table) != shape:
+        return False
+    head, table = tensors.slice(head), tensors.slice(table)
+    parts = (slice(i, min(i + COMPARED, shape[0])) for i in range(0, shape[0], COMPARED))
+    return all(np.array_equal(head[p], table[p]) for p in parts)
 
 
 def check(folder: Path | str, cfg: ModelConfig, shapes: Shapes, tensors: Tensors | None = None) -> Counter:
@@ -254,6 +268,8 @@ def write_config(cfg: ModelConfig, source: dict, dtype: str) -> dict:
     stale = ("rope_parameters", "dtype", "dense_act_fn", "is_gated_act", "transformers_version", "_name_or_path",
              "_sliding_window_pattern", "sliding_window_pattern")  # fmt: skip
     kept = {k: v for k, v in source.items() if k not in stale}
+    if cfg.architecture == "encoder_decoder":
+        kept = {"decoder_start_token_id": 0, "pad_token_id": 0, **kept}
     return {**kept, **families.write(cfg, kind), "torch_dtype": dtype}
 
 

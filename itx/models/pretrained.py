@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 from itx import config as configs
 from itx import storage
 from itx.config import ModelConfig, RunConfig
-from itx.data.vocabulary import BESIDE, FILES, Vocabulary
+from itx.data import lock as locks
+from itx.data.vocabulary import BESIDE, FILES, Vocabulary, tokenizer_json, without_sentinels
 from itx.errors import UserError, did_you_mean
 from itx.models import families, hf
-from itx.runs import RunFolder
+from itx.runs import RunFolder, read_config
 
 
 class Begin(NamedTuple):
@@ -38,6 +39,8 @@ def find(name: str) -> Begin:
     if hf.is_folder(folder):
         return Begin(folder)
     run, step = RunFolder(folder), None
+    if run.config_json.is_file() and "config" not in hf.read_config(folder):
+        raise UserError(f"{run.config_json} has neither a 'model_type', as Hugging Face's have, nor a run's 'config'")
     if folder.parent.name == "checkpoints" and folder.name.isdigit():
         run, step = RunFolder(folder.parents[1]), int(folder.name)
     steps = sorted(int(p.name) for p in run.checkpoints.glob("[0-9]*") if p.name.isdigit())
@@ -58,7 +61,7 @@ def find(name: str) -> Begin:
 def model_config(begin: Begin) -> ModelConfig:
     if begin.run is None:
         return hf.model_config(begin.folder)
-    return configs.from_dict(storage.read_json(begin.run.config_json)["config"]).model
+    return _run_config(begin.run).model
 
 
 def settle(config: RunConfig, origin: dict[str, str]) -> tuple[RunConfig, dict[str, str]]:
@@ -88,8 +91,8 @@ def _chat_template(folder: Path) -> Path | None:
     """The file that holds the chat template of a model, if it has one."""
     if (folder / "chat_template.jinja").is_file():
         return folder / "chat_template.jinja"
-    file = folder / "tokenizer_config.json"
-    return file if file.is_file() and storage.read_json(file).get("chat_template") else None
+    files = (folder / "chat_template.json", folder / "tokenizer_config.json")
+    return next((f for f in files if tokenizer_json(f).get("chat_template")), None)
 
 
 def keep(name: str, to: Path) -> None:
@@ -141,8 +144,9 @@ def load(name: str, cfg: ModelConfig, targets: dict[str, Any]) -> dict[str, Any]
 
 def _new(out: str) -> None:
     """UserError where something is already that a folder is to be written to."""
-    if Path(out).is_file():
-        raise UserError(f"{out} is a file, not a folder")
+    file = next((p for p in (Path(out), *Path(out).parents) if p.is_file()), None)
+    if file is not None:
+        raise UserError(f"{file} is a file, not a folder")
     if Path(out).is_dir() and any(Path(out).iterdir()):
         raise UserError(f"{out} is there and not empty")
 
@@ -181,7 +185,7 @@ def import_to(folder: str, out: str) -> dict[str, Any]:
 
 
 def _run_config(run: RunFolder) -> RunConfig:
-    return configs.from_dict(storage.read_json(run.config_json)["config"])
+    return configs.from_dict(read_config(run)["config"])
 
 
 def _method(run: RunFolder) -> str:
@@ -190,7 +194,6 @@ def _method(run: RunFolder) -> str:
 
 def _merged(begin: Begin, mesh: Any) -> dict[str, Any]:
     """Parameters of an adapter's checkpoint, put into its base's weights."""
-    from itx.data import lock as locks
     from itx.train import load_model, merged
 
     return merged(load_model(begin.run, _run_config(begin.run), locks.read(begin.run.lock_json), begin.step, mesh))
@@ -247,18 +250,25 @@ def export(name: str, out: str, dtype: str = "", shard_bytes: int = hf.SHARD_BYT
     _new(out)
     cfg, run = model_config(begin), begin.run
     source = hf.read_config(run.pretrained) if run.pretrained.is_dir() else {}
-    source = families.text_config(source)
+    source = families.text_config(source, str(run.pretrained / hf.CONFIG))
     generation = run.pretrained / hf.GENERATION
     beside = {n: f.read_bytes() for n in (*FILES[:3], *BESIDE) if (f := run.vocab_model.parent / n).is_file()}
     if generation.is_file():
         beside[hf.GENERATION] = generation.read_bytes()
     if run.vocab_model.name == "sentencepiece.model" and run.vocab_model.is_file():
-        name = "spiece.model" if cfg.architecture == "encoder_decoder" else "tokenizer.model"
-        beside[name] = run.vocab_model.read_bytes()
+        model = run.vocab_model.read_bytes()
+        if cfg.architecture == "encoder_decoder":
+            beside["spiece.model"] = without_sentinels(model)
+        else:
+            beside["tokenizer.model"] = model
     if run.lock_json.is_file():
-        lock = storage.read_json(run.lock_json)
-        bos = lock["bos_id"] if lock["bos_id"] >= 0 else None
-        source = _ending({"pad_token_id": lock["pad_id"], "bos_token_id": bos} | source, lock["eos_id"])
+        lock = locks.read(run.lock_json)
+        pad = Vocabulary(run.vocab_model, cfg.vocab_size).model.pad_id  # the lock's is what rows are filled with
+        special = {"pad_token_id": pad, "bos_token_id": lock["bos_id"]}
+        source = source | {k: i for k, i in special.items() if i >= 0 and source.get(k) is None}
+        if cfg.architecture == "encoder_decoder":
+            source["decoder_start_token_id"] = lock["bos_id"]
+        source = _ending(source, lock["eos_id"])
         if generation.is_file() and (g := storage.read_json(generation)) != _ending(g, lock["eos_id"]):
             beside[hf.GENERATION] = json.dumps(_ending(g, lock["eos_id"]), indent=1).encode()
     hf.write_config(cfg, source, "float32")  # what cannot be exported is said before anything is read

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from itx.config import DataConfig, EvalConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
+from itx.data.vocabulary import SENTINELS
 from itx.models import hf, presets
 
 VERSION = 1  # raise it when a change here alters a folder
-SENTINELS = [f"<extra_id_{i}>" for i in reversed(range(100))]  # T5's, behind all else
 
 
 class Special(NamedTuple):
@@ -78,7 +78,8 @@ def _tokenizer(name: str, cfg: ModelConfig) -> dict[str, bytes]:
 
     special = next(s for family, s in SPECIAL.items() if name.startswith(family))
     first = [t for t in dict.fromkeys((special.pad, special.eos, special.bos, *special.turn)) if t]
-    sentinels = SENTINELS if cfg.architecture == "encoder_decoder" else []
+    sentinels = [f"<extra_id_{i}>" for i in reversed(range(SENTINELS))]  # T5's, behind all else
+    sentinels = sentinels if cfg.architecture == "encoder_decoder" else []
     pieces = [*first, *sorted(pre_tokenizers.ByteLevel.alphabet()), *sentinels]
     made = tokenizers.Tokenizer(models.BPE({piece: i for i, piece in enumerate(pieces)}, []))
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

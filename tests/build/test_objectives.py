@@ -20,7 +20,7 @@ from itx.data import audit as audits
 from itx.data import cache
 from itx.data import lock as locks
 from itx.data.loader import Batches
-from itx.data.vocabulary import Vocabulary
+from itx.data.vocabulary import Vocabulary, with_sentinels, without_sentinels
 from itx.errors import UserError
 from itx.tasks import fingerprint, function, names, registry, text_task
 from itx.tasks.spec import OBJECTIVES
@@ -330,10 +330,19 @@ def test_sentinels_are_seqios(made, vocabularies, vocabulary):
     assert facts["same_bytes"] and facts["size"] == vocabulary.size == plain.size + 100
     assert facts["ids"] == {"▁<extra_id_0>": vocabulary.size - 1, "▁<extra_id_99>": vocabulary.size - 100}
     assert objectives.sentinels(vocabulary) == 100 and objectives.sentinels(plain) == 0
-    data = vocabularies[1].read_bytes()
-    assert vocab.with_sentinels(data) == data
+    plain_data, data = (f.read_bytes() for f in vocabularies)
+    assert with_sentinels(data) == data != plain_data == without_sentinels(data) == without_sentinels(plain_data)
     for e in text_tasks.documents("", "", 0):  # other text has the ids it had
         assert plain.encode(e["text"]) == vocabulary.encode(e["text"])
+
+
+def test_sentinels_leave_a_tokenizers_other_files_beside_it(vocabularies, tmp_path):
+    file = tmp_path / "spiece.model"
+    file.write_bytes(vocabularies[0].read_bytes())
+    (tmp_path / "tokenizer_config.json").write_text('{"extra_ids": 100}')
+    kept = vocab.keep_with_sentinels(vocab.keep_given(str(file), "", str(tmp_path / "cache")), str(tmp_path / "cache"))
+    assert kept.read_bytes() == vocabularies[1].read_bytes() and kept.parent != vocabularies[1].parent
+    assert (kept.parent / "tokenizer_config.json").read_text() == '{"extra_ids": 100}'
 
 
 def test_noise_is_drawn_as_tensorflow_shuffles(made):

@@ -8,7 +8,7 @@ import pytest
 
 from itx.build.render import conversation
 from itx.build.vocab import keep_given
-from itx.data.vocabulary import Vocabulary
+from itx.data.vocabulary import IMAGE, Vocabulary
 from itx.errors import UserError
 from tests.conftest import REPO
 
@@ -104,15 +104,33 @@ def test_bytes_are_numbered_as_in_byt5(tmp_path):
     assert vocabulary.decode([100, 383, 1, 212]) == "a"  # half a character, and ids that are no bytes
 
 
-def test_added_tokens_beyond_the_embedding_are_left_out(tmp_path):
-    """As Gemma 3's token for images, in its text models; pieces of the vocabulary itself are not."""
+def with_token(folder, content: str):
+    """A copy of the tokenizer with one more added token, of id 312."""
     held = json.loads(TOKENIZER.read_bytes())
-    image = {**held["added_tokens"][0], "id": 312, "content": "<image>"}
-    (tmp_path / TOKENIZER.name).write_text(json.dumps({**held, "added_tokens": [*held["added_tokens"], image]}))
-    shutil.copy(TOKENIZER.parent / "tokenizer_config.json", tmp_path)
-    whole, fits = (Vocabulary(tmp_path / TOKENIZER.name, rows) for rows in (0, 312))
-    assert (whole.size, fits.size) == (313, 312) and whole.encode("<image>") == [312]
-    assert fits.decode(fits.encode("<image>")) == "<image>" and fits.encode("да") == whole.encode("да")
-    assert Vocabulary(tmp_path / TOKENIZER.name, 311).size == 312
-    kept = Vocabulary(keep_given(str(tmp_path / TOKENIZER.name), "", str(tmp_path / "cache"), 312))
+    more = {**held["added_tokens"][0], "id": 312, "content": content}
+    folder.mkdir(exist_ok=True)
+    (folder / TOKENIZER.name).write_text(json.dumps({**held, "added_tokens": [*held["added_tokens"], more]}))
+    shutil.copy(TOKENIZER.parent / "tokenizer_config.json", folder)
+    return folder / TOKENIZER.name
+
+
+def test_the_token_for_images_is_left_out_of_a_text_models_vocabulary(tmp_path):
+    """Gemma 3's text models have no row for it; any other token that has none makes the vocabulary too large."""
+    file = with_token(tmp_path, IMAGE)
+    whole, fits = (Vocabulary(file, rows) for rows in (0, 312))
+    assert (whole.size, fits.size) == (313, 312) and whole.encode(IMAGE) == [312]
+    assert fits.decode(fits.encode(IMAGE)) == IMAGE and fits.encode("да") == whole.encode("да")
+    assert Vocabulary(file, 311).size == 312
+    kept = Vocabulary(keep_given(str(file), "", str(tmp_path / "cache"), 312))
     assert kept.size == 312 and kept.hash == fits.hash
+    other = with_token(tmp_path / "other", "<tool>")
+    assert Vocabulary(other, 312).size == 313
+    assert Vocabulary(keep_given(str(other), "", str(tmp_path / "cache"), 312)).encode("<tool>") == [312]
+
+
+def test_a_tokenizers_broken_files_are_named(tmp_path):
+    file = with_token(tmp_path, "<tool>")
+    for text, words in (("[]", "expected a JSON object, found list"), ('{"eos_to', "no readable JSON")):
+        (tmp_path / "tokenizer_config.json").write_text(text)
+        with pytest.raises(UserError, match=f"tokenizer_config.json: {words}"):
+            Vocabulary(file)
