@@ -111,7 +111,7 @@ class DataConfig:
         "data", "error", "an example longer than a row; cut_*: what its prompt loses first"
     )
     replay: float = _f("data", 0.0, "share of the examples that are plain text, against forgetting, in every phase")
-    replay_task: str = _f("data", "", "the text task that `replay` draws from, e.g. c4_demo.lm; unused without it")
+    replay_task: str = _f("data", "", "text task that `replay` draws from, and retention is measured on: c4_demo.lm")
     skip_bad: bool = _f("data", False, "count and skip unreadable records rather than stop")
     max_epochs: float = _f("free", 1000.0, "the audit fails above this many passes over a task")
     eval_examples: int = _f("data", 200, "evaluation examples kept per task and split, by content hash")

@@ -61,6 +61,7 @@ def test_full_size_by_shapes(name, tmp_path, capsys):
     assert f"{n['trainable']:,} of {n['parameters']:,} parameters train" in line and "optimizer state" in line
     found = {f.name: getattr(config.model, f.name) for f in dataclasses.fields(config.model)}
     settings = {k: found[k] for k in ("pretrained", "dropout", "dtype", "remat")}
+    assert config.data.replay_task.startswith("c4_demo.")  # what retention is measured on
     assert config.model == presets.published(preset, **settings)
     assert (config.model.dtype, n["trainable_bytes"]) == (
         "bfloat16",

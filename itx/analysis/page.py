@@ -166,8 +166,8 @@ def _retention(found: dict) -> str:
     kept = found["retention"]
     if kept is None:
         return ""
-    if not kept:
-        return "<p>Not measured: eval.retention names no text.</p>"
+    if "unretained" in kept:
+        return f"<p>Not measured: {esc(kept['unretained'])}.</p>"
     before, after = kept.get("before", {}), kept.get("after", {})
     rows = [[n, t["objective"], f"{t['bytes']:,}", f"{before[n]['bits_per_byte']:.3f}" if n in before else "-",
              f"{t['bits_per_byte']:.3f}", f"{t['bits_per_byte'] - before[n]['bits_per_byte']:+.3f}" if n in before else "-"]

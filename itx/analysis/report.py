@@ -63,7 +63,7 @@ def facts(run: Any) -> dict:
         "groups": _groups(scores), "rows": _rows(scores), "easy": scores["after"]["easy"],
         "samples": samples(run, scores["after"]),
         "loss": losses(run, lock, audit), "fixed_examples": _fixed(run),
-        "retention": _retention(run, bool(about["config"]["model"].get("pretrained"))),
+        "retention": _retention(run, lock),
         "holdout": lock["holdout"], "audit": audit,
     }  # fmt: skip
 
@@ -171,10 +171,11 @@ def _fixed(run: Any) -> dict | None:
     return storage.read_json(run.fixed_json) if run.fixed_json.is_file() else None
 
 
-def _retention(run: Any, pretrained: bool) -> dict | None:
-    """{"before", "after": {text: {"bits_per_byte", …}}}; {} where a run from a pretrained model names no text."""
-    found = storage.read_json(run.retention_json) if run.retention_json.is_file() else {}
-    return {k: found[k] for k in ("before", "after") if k in found} if found or pretrained else None
+def _retention(run: Any, lock: dict) -> dict | None:
+    """{"before", "after": {text: {"bits_per_byte", …}}}, or {"unretained": why there is none}; None for a run from
+    scratch."""
+    found = storage.read_json(run.retention_json) if run.retention_json.is_file() else lock
+    return {k: found[k] for k in ("before", "after", "unretained") if k in found} or None
 
 
 # ---- terminal --------------------------------------------------------------------------------------
@@ -213,8 +214,8 @@ def retention_lines(found: dict | None) -> list[str]:
     """Bits per byte before and after, a line for each text."""
     if found is None:
         return []
-    if not found:
-        return ["retention: not measured, for eval.retention names no text (a text task, e.g. c4_demo.lm)"]
+    if "unretained" in found:
+        return [f"retention: not measured, for {found['unretained']}"]
     before = {name: f"{t['bits_per_byte']:.3f} -> " for name, t in found.get("before", {}).items()}
     return [
         f"retention on {name}: {before.get(name, '')}"

@@ -434,6 +434,8 @@ def _lock(config: RunConfig, settings: Settings, vocabulary: Vocabulary, shares:
     scored = [r for r in rows if made[r.job][1]["examples"]]
     lock["evaluation"] = evaluation.lock_rows([r for r in scored if not r.spec.objective], made, settings)
     lock["retention"] = evaluation.lock_texts([r for r in scored if r.spec.objective], made, settings)
+    if config.model.pretrained and not lock["retention"]:
+        lock["unretained"] = evaluation.default_text(config)[1] or "the text that is to be kept has no example"
     return lock
 
 

@@ -14,7 +14,7 @@ retention   config.eval.retention, which a model should still do after tuning; o
 from dataclasses import dataclass
 from pathlib import Path
 
-from itx.build import render
+from itx.build import render, sources
 from itx.build.jobs import Job, Settings
 from itx.config import RunConfig
 from itx.data import cache
@@ -76,11 +76,30 @@ def rows(config: RunConfig, members: list[str]) -> list[Row]:
 
 
 def _retained(config: RunConfig) -> list[str]:
-    """What eval.retention names; of a run from a pretrained model that names no text, what it replays."""
-    root, d = config.data.root, config.data
+    """What eval.retention names; of a run from a pretrained model that names no text, the `default_text`."""
+    root = config.data.root
     out = [name for pattern in config.eval.retention for name in registry.expand(pattern, root)]
     text = any(registry.task(name, root).objective for name in out)
-    return out + [d.replay_task] * bool(d.replay and config.model.pretrained and not text)
+    return out if text or not config.model.pretrained else [*out, *default_text(config)[0]]
+
+
+def default_text(config: RunConfig) -> tuple[list[str], str]:
+    """What retention is measured on where eval.retention names no text: data.replay_task, trained on or not; or none,
+    and why. A recipe names one whose files not everybody has: without a replay that is no error."""
+    name, root = config.data.replay_task, config.data.root
+    if not name:
+        return [], "neither eval.retention nor data.replay_task names a text task, e.g. c4_demo.lm"
+    try:
+        spec = registry.task(name, root)
+        if not spec.objective:
+            raise UserError("it is no text task")
+        for split, _, _ in render.source_splits(spec.source, "train") if spec.source.kind != "function" else ():
+            sources.parts(spec.source, split, root)
+    except UserError as e:
+        if config.data.replay:
+            raise
+        return [], f"data.replay_task={name}: {e}"
+    return [name], ""
 
 
 def texts(config: RunConfig, members: list[str]) -> list[Row]:

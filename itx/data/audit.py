@@ -60,7 +60,7 @@ def audit(lock: dict, cache_dir: str | Path, config: RunConfig) -> dict:
         },
         "tasks": tasks,
         "evaluation": {r["name"]: {"task": r["task"], "group": r["group"], **r["audit"]} for r in lock["evaluation"]},
-        "unscored": lock.get("unscored", []), "holdout": lock["holdout"],
+        "unscored": lock.get("unscored", []), "unretained": lock.get("unretained", ""), "holdout": lock["holdout"],
         "left_out": lock.get("left_out", []),
         "leaks": {"dropped": lock.get("leaks", []), "pairs": removed_shares(lock),
                   "left": leaks_left(lock, data, Path(cache_dir)), "exemplars": exemplar_leaks(lock, data, Path(cache_dir))},
@@ -145,6 +145,8 @@ def judge(facts: dict, config: RunConfig) -> dict[str, list[str]]:
         warnings.append(
             f"{len(facts['unscored'])} evaluation rows have no example or no metric and are not scored: {shown}"
         )
+    if facts["unretained"]:
+        warnings.append(f"what tuning costs in plain text is not measured: {facts['unretained']}")
     for pair in facts["leaks"]["pairs"]:
         if pair["share"] > config.data.max_contamination:
             errors.append(f"task {pair['train']}: {pair['share']:.1%} of its records are in evaluation task "

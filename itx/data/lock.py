@@ -117,7 +117,7 @@ def check_config(lock: dict, config: RunConfig, path: Path | str) -> None:
                 raise UserError(f"{path}: made with {section}.{key}={made[key]!r}, and the config has {value!r}")
 
 
-SHAPE_FREE = ("chat", "evaluation", "retention", "unscored", "holdout", "left_out", "leaks", "vocabulary")
+SHAPE_FREE = ("chat", "evaluation", "retention", "unretained", "unscored", "holdout", "left_out", "leaks", "vocabulary")
 
 
 def shape_hash(lock: dict) -> str:

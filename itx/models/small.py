@@ -103,13 +103,15 @@ def _tokenizer(name: str, cfg: ModelConfig) -> dict[str, bytes]:
 def quick(name: str, **data) -> RunConfig:
     """The quick variant of a published model's recipe: its small model, on the embedded suite or on what `data` says.
 
-    Examples are long, for a byte is a token; what does not fit a row is dropped and counted.
+    Examples are long, for a byte is a token; what does not fit a row is dropped and counted. Retention is measured where
+    `data.root` has the text.
     """
+    objective = "lm" if config(name).architecture == "decoder" else "span_corruption"
     return RunConfig(
         model=ModelConfig(pretrained=folder(name)),
         data=DataConfig(**{
             "mixture": "toy_few", "sequence_length": 1024, "target_length": 512, "too_long": "drop",
-            "global_batch": 8, "window_examples": 1024, "eval_examples": 20, **data,
+            "global_batch": 8, "window_examples": 1024, "eval_examples": 20, "replay_task": f"c4_demo.{objective}", **data,
         }),
         optim=OptimConfig(name="adamw", learning_rate=3e-3, warmup_steps=5, schedule="linear"),
         train=TrainConfig(steps=20, checkpoint_every=10, log_every=5),

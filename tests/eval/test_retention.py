@@ -4,6 +4,7 @@
 import dataclasses
 import json
 import math
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from itx import mesh as meshes
 from itx import peft, train
 from itx.analysis.report import retention_lines
 from itx.build import build, leaks, objectives, render
-from itx.build.evaluation import texts
+from itx.build.evaluation import default_text, texts
 from itx.build.objectives import Room
 from itx.config import MeshConfig, PeftConfig, check
 from itx.data import lock as locks
@@ -29,6 +30,7 @@ from itx.eval.retention import bits_per_byte
 from itx.models import presets, small
 from itx.models.transformer import Transformer
 from itx.tasks import registry
+from itx.tasks.spec import jsonl
 from tests import samples
 
 RUSSIAN = "Привет, мир! Как дела? Всё хорошо — 你好 🙂."
@@ -147,9 +149,39 @@ def test_a_run_from_a_pretrained_model_replays_and_reports(tmp_path):
 
 
 def test_a_report_says_where_retention_was_not_measured():
-    assert retention_lines(None) == [] and "eval.retention names no text" in retention_lines({})[0]
+    assert retention_lines(None) == []
+    assert retention_lines({"unretained": "no text"}) == ["retention: not measured, for no text"]
     text = {"bits_per_byte": 1.5, "bytes": 2000, "objective": "lm"}
     assert retention_lines({"after": {"a": text}}) == ["retention on a: 1.500 bits per byte (2,000 bytes, lm)"]
+
+
+def test_a_text_that_could_be_replayed_is_measured_without_a_replay(tmp_path, monkeypatch):
+    """Recipes name one: who has its file sees what tuning cost, who has not reads why it is not measured."""
+    registry.load_modules(["tests.text_tasks"])
+    there = registry.TASKS["text_kept"]
+    absent = dataclasses.replace(there, name="text_absent", source=jsonl({"train": "nowhere/text.jsonl"}))
+    monkeypatch.setitem(registry.TASKS, absent.name, absent)
+
+    def config(task: str, pretrained: str = "somewhere", **data):
+        made = samples.config(str(tmp_path), modules=("tests.text_tasks",), replay_task=task, **data)
+        return dataclasses.replace(made, model=dataclasses.replace(made.model, pretrained=pretrained))
+
+    def found(made):
+        return [(r.name, r.job.split) for r in texts(made, ["sample_first"])]
+
+    assert found(config("text_kept")) == [("text_kept", "test")] and found(config("text_kept", pretrained="")) == []
+    assert default_text(config("text_kept"))[1] == ""
+    named = dataclasses.replace(config("text_kept").eval, retention=("text_lm",))
+    assert found(dataclasses.replace(config("text_kept"), eval=named)) == [("text_lm", "train")]
+    for task, words in (
+        ("", "neither eval.retention nor data.replay_task names a text task"),
+        ("text_absent", "data.replay_task=text_absent: .*data.root, which is not set"),
+        ("text_gone", "data.replay_task=text_gone: .*text_"),
+        ("sample_first", "data.replay_task=sample_first: it is no text task"),
+    ):
+        assert found(config(task)) == [] and re.search(words, default_text(config(task))[1]), task
+    with pytest.raises(UserError, match="data.root, which is not set"):
+        texts(config("text_absent", replay=0.1), ["sample_first"])
 
 
 def test_replay_is_refused_where_it_cannot_be_meant(tmp_path):
