@@ -22,7 +22,7 @@ UNSPACED = (
 )
 # The parts of Unicode that have marks: a look at all of it takes a quarter of a second
 MARKS = (range(0x20000), range(0xE0000, 0xE0200))
-# Runs this long that training and evaluation share are a leak (EVALUATION.md, Leaks)
+# Runs this long that training and evaluation share are a leak
 LEAK_WORDS, LEAK_CHARACTERS = 13, 26
 QUOTES = "\"'`«»„“”‟‘’‚‛‹›"
 ENDS = ".,;:!?…。、，．！？；：।"

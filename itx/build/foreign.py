@@ -104,7 +104,7 @@ def tried(rows: list[Row], folders: list[str]) -> list[Row]:
 def part_of(task: Any, split: str) -> tuple[str, float, float] | None:
     """Which examples of a Task make a split: (SeqIO's split, from, to), from <= content hash / 2^64 < to; None: none.
 
-    Where `validation` is all that was kept from training, validation and test are its halves (EVALUATION.md).
+    Where `validation` is all that was kept from training, validation and test are its halves.
     """
     if split in task.splits and (split != "validation" or "test" in task.splits):
         return split, 0.0, 1.0

@@ -22,7 +22,7 @@ from itx.errors import UserError, did_you_mean
 from itx.tasks import names, registry
 from itx.tasks.spec import TaskSpec
 
-DRAWS = 3  # EVALUATION.md: the spread over draws of exemplars is shown
+DRAWS = 3  # the spread over draws of exemplars is shown
 WORDINGS = {"templates": "heldout", "tasks": "all", "clusters": "all"}  # of a row's group; otherwise those of training
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Leave out of training what evaluation asks (EVALUATION.md, Leaks): tested on inputs, not on prompts.
+"""Leave out of training what evaluation asks: tested on inputs, not on prompts.
 
 Two tests: equal canonical input at any length, and for inputs of 13 words or more a shared run of 13
 words (26 characters in scripts without spaces). A run that stands in more than 10 training inputs is a

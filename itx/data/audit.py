@@ -30,8 +30,8 @@ WINDOWS = 4  # windows laid out to learn how many examples a row holds
 MANY_EPOCHS = 4.0  # from here on repeated data are worth less than new (Muennighoff et al., 2023)
 MANY_UNKNOWN = 0.01  # share of unknown tokens from which a task is warned about
 BETTER = 0.05  # of all places: a length pair that fills so many more is proposed
-COMMON = 10  # a run of words in more training inputs than this is a phrase, not a leak (EVALUATION.md)
-BASELINE_EXAMPLES = 200  # per task (EVALUATION.md)
+COMMON = 10  # a run of words in more training inputs than this is a phrase, not a leak
+BASELINE_EXAMPLES = 200  # per task
 EASY = 0.5  # corrected score of a baseline from which a task is easy
 LOADED = 32  # examples per task that are taken through the loader, to see what it puts under the loss
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How sure a score is. EVALUATION.md, Uncertainty, says which interval belongs to which number.
+"""How sure a score is: which interval belongs to which number.
 
 one task     Wilson, n = examples (an example in several templates counts once)
 an average   hierarchical bootstrap over cluster, task, example; t over clusters below 8 of them
