@@ -428,7 +428,6 @@ def evaluate_run(args: Namespace) -> int:
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, cache_dir=args.cache_dir))
     from itx.data import lock as locks
     from itx.eval.evaluate import evaluate, print_scores
-    from itx.train import load_model
 
     lock = locks.read(run.lock_json)
     if not Path(config.data.cache_dir).is_dir():
@@ -442,21 +441,40 @@ def evaluate_run(args: Namespace) -> int:
             if name not in known:
                 raise UserError(f"--tasks: no evaluation row {name!r} in this run" + did_you_mean(name, known))
         lock["evaluation"] = [r for r in lock["evaluation"] if {r["name"], r["task"]} & set(wanted)]
-    if args.adapter:
-        return _evaluate_adapters(run, config, lock, args)
-    step = _step(run, args.step)
-    scores = evaluate(lambda: load_model(run, config, lock, step), lock, config, run, step)
-    print_scores(scores)
+    out = {}
+    for name, (step, load) in _scored(run, config, lock, args).items():
+        out[name] = evaluate(load, lock, config, run, step)
+        print_scores(out[name])
     if args.json:
-        storage.write_json(args.json, scores)
+        storage.write_json(args.json, out if args.adapter else out[""])
     return 0
+
+
+def _scored(run: RunFolder, config: configs.RunConfig, lock: dict, args: Namespace) -> dict[str, tuple]:
+    """What `itx eval` scores: {"": (step, its Runner when called)}; or, with --adapter, of each folder an adapter over
+    one base that is loaded once: the run's model, or the base of an adapter's run. `step` then names its scores."""
+    from itx import peft
+    from itx.train import load_model, with_adapter
+
+    if args.adapter and config.peft.method != "full":
+        if args.step:
+            raise UserError(f"--step {args.step}: an --adapter stands over this run's base, not over its own adapter")
+        step = 0
+    else:
+        step = _step(run, args.step)
+    base = functools.cache(lambda: load_model(run, config, lock, step))
+    if not args.adapter:
+        return {"": (step, base)}
+    return {
+        folder: (f"{Path(folder).name}-{peft.key(folder)}-{step}", lambda folder=folder: with_adapter(base(), folder))
+        for folder in args.adapter
+    }
 
 
 def _evaluate_settings(args: Namespace, run: RunFolder, config: configs.RunConfig, lock: dict) -> int:
     """`--shots`, `--split`: each number of exemplars is a setting with a folder of its own below the run's scores."""
     from itx.eval.evaluate import evaluate
     from itx.eval.summary import print_settings
-    from itx.train import load_model
 
     splits, split = ("validation", "test"), args.split or config.eval.split
     if split not in splits:
@@ -465,8 +483,8 @@ def _evaluate_settings(args: Namespace, run: RunFolder, config: configs.RunConfi
     for word in words:
         if not word.isascii() or not word.isdigit() or len(word) > 2:
             raise UserError(f"--shots {args.shots}: {word!r} is not a number of exemplars from 0 to 99")
-    step = _step(run, args.step)
     config = dataclasses.replace(config, eval=dataclasses.replace(config.eval, split=split))
+    scored = _scored(run, config, lock, args)
     answer = _further_in_subprocess({
         "config": configs.to_dict(config), "vocab": str(run.vocab_model), "evaluation": lock["evaluation"],
         "trained": [t["name"] for t in lock["tasks"]], "tasks": args.tasks.split(",") if args.tasks else [],
@@ -474,17 +492,19 @@ def _evaluate_settings(args: Namespace, run: RunFolder, config: configs.RunConfi
     })  # fmt: skip
     for x in answer["skipped"]:
         print(f"not evaluated: {x['row']} ({x['reason']})")
-    load = functools.cache(lambda: load_model(run, config, lock, step))
-    settings = {}
-    for shots, rows in answer["settings"].items():
-        if rows:
-            place = dataclasses.replace(run, setting=split if shots == "own" else f"{split}-{shots}shots")
-            settings[shots] = evaluate(load, {**lock, "evaluation": rows}, config, place, step)
-    print_settings(settings, split)
+    out = {}
+    for name, (step, load) in scored.items():
+        if name:
+            print(name)
+        load, settings = functools.cache(load), {}
+        for shots, rows in answer["settings"].items():
+            if rows:
+                place = dataclasses.replace(run, setting=split if shots == "own" else f"{split}-{shots}shots")
+                settings[shots] = evaluate(load, {**lock, "evaluation": rows}, config, place, step)
+        print_settings(settings, split)
+        out[name] = {"step": step, "split": split, "settings": settings, "skipped": answer["skipped"]}
     if args.json:
-        storage.write_json(
-            args.json, {"step": step, "split": split, "settings": settings, "skipped": answer["skipped"]}
-        )
+        storage.write_json(args.json, out if args.adapter else out[""])
     return 0
 
 
@@ -497,25 +517,6 @@ def _further_in_subprocess(request: dict) -> dict:
         if code:
             raise SystemExit(code)
         return storage.read_json(answer)
-
-
-def _evaluate_adapters(run: RunFolder, config: configs.RunConfig, lock: dict, args: Namespace) -> int:
-    """Each adapter over one base that is loaded once: the run's model, or the base of an adapter's run."""
-    from itx import peft
-    from itx.eval.evaluate import evaluate, print_scores
-    from itx.train import load_model, with_adapter
-
-    step = _step(run, args.step) if config.peft.method == "full" else 0
-    base = load_model(run, config, lock, step)
-    out = {}
-    for folder in args.adapter:
-        runner = with_adapter(base, folder)
-        name = f"{Path(folder).name}-{peft.key(folder)}-{step}"
-        out[folder] = evaluate(lambda runner=runner: runner, lock, config, run, name)
-        print_scores(out[folder])
-    if args.json:
-        storage.write_json(args.json, out)
-    return 0
 
 
 def generate(args: Namespace) -> int:

@@ -407,7 +407,10 @@ def _target_modules(cfg: ModelConfig, weights: list[str]) -> list[str] | str:
 
 def key(folder: Path | str) -> str:
     """Of what an adapter's folder says and holds."""
-    both = "".join(storage.sha256(Path(folder) / name) for name in (CONFIG, WEIGHTS))
+    try:
+        both = "".join(storage.sha256(Path(folder) / name) for name in (CONFIG, WEIGHTS))
+    except OSError as e:
+        raise UserError(f"{folder} holds no adapter: {CONFIG} and {WEIGHTS} ({e})") from e
     return hashlib.sha256(both.encode()).hexdigest()[:8]
 
 

@@ -420,6 +420,17 @@ def test_an_adapter_from_the_command_line_to_its_folder_and_back(name, tmp_path,
     assert about["base_model_name_or_path"] == str(golden) and about["use_dora"]
     scores = json.loads((tmp_path / "scores.json").read_text())
     assert list(scores) == [str(out)] and scores[str(out)]["rows"]
+    # another setting scores the adapter too, and the step of a run's own adapter is none of its base
+    used, whole = [], train.with_adapter
+    monkeypatch.setattr(train, "with_adapter", lambda base, folder: used.append(folder) or whole(base, folder))
+    words = ["eval", str(run), "--adapter", str(out), "--max_examples", "1"]
+    assert cli.main([*words, "--shots", "0", "--json", str(tmp_path / "shots.json")]) == 0
+    found = json.loads((tmp_path / "shots.json").read_text())[str(out)]
+    assert used == [str(out)] and found["settings"]["0"]["rows"]
+    assert found["step"] == f"adapter-{peft.key(out)}-0" and (run / "eval" / found["step"] / "test-0shots").is_dir()
+    for more, said in ((["--step", "4"], "--step 4"), (["--adapter", str(tmp_path / "gone")], "gone holds no adapter")):
+        assert cli.main([*words, *more]) == 2
+        assert said in capsys.readouterr().err
     first, last = load_file(golden / hf.SINGLE), load_file(tmp_path / "merged" / hf.SINGLE)
     moved = {n for n in first if not np.array_equal(first[n].astype(np.float32), last[n].astype(np.float32))}
     assert len(moved) == len([n for n in first if first[n].ndim == 2 and ("proj" in n or "Attention" in n or "DenseRelu" in n)
