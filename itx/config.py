@@ -14,6 +14,7 @@ import dataclasses
 import importlib.util
 import io
 import json
+import math
 import os
 import sys
 import traceback
@@ -279,6 +280,7 @@ def load(
         config, name = override(config, text)
         origin[name] = "command line"
     check(config)
+    _check_used(config, origin)
     if config.model.pretrained and (os.path.exists(config.model.pretrained) or not absent):
         from itx.models import pretrained
 
@@ -309,6 +311,8 @@ def check(config: RunConfig) -> None:
             if get_origin(f.type) is Literal:
                 raise UserError(f"{name}={value!r}: no such choice" + did_you_mean(str(value), get_args(f.type)))
             raise UserError(f"{name}={value!r}: not a {getattr(f.type, '__name__', f.type)}")
+        if f.type is float and (math.isnan(value) or math.isinf(value) and not name.startswith("data.max_")):
+            raise UserError(f"{name}={value}: must be a finite number")
     values = flatten(to_dict(config))
     for least, names in AT_LEAST.items():
         for name in names:
@@ -345,6 +349,29 @@ def _check_peft(config: RunConfig) -> None:
             )
     if peft.method == "lora" and peft.alpha <= 0:
         raise UserError(f"peft.alpha={peft.alpha}: must be above 0, or LoRA adds nothing")
+    if peft.method == "lora" and not peft.targets:
+        raise UserError("peft.targets is empty: LoRA adapts the weights that its regexes match, e.g. .*/(wq|wv)")
+
+
+# what an adapter's settings are of
+METHODS_OF = {
+    **dict.fromkeys(("targets", "rank", "alpha", "rslora", "dora", "dropout"), ("lora",)),
+    "length": ("prefix", "prompt"), "prefix_hidden": ("prefix",), "base_dtype": ("lora", "prefix", "prompt"),
+}  # fmt: skip
+
+
+def _check_used(config: RunConfig, origin: dict[str, str]) -> None:
+    """UserError for a setting of another tuning method than the run's, which would do nothing; a recipe's own are none
+    where the command line chose the method."""
+    said = origin["peft.method"]
+    for leaf, methods in METHODS_OF.items():
+        name = f"peft.{leaf}"
+        typed = origin[name] == "command line" or origin[name] != "default" and said != "command line"
+        if typed and config.peft.method not in methods:
+            raise UserError(
+                f"{name} is a setting of {' and '.join(methods)}; this run's peft.method={config.peft.method} has none: "
+                f"give --peft.method={methods[0]} too, or leave it out"
+            )
 
 
 def is_a(value: Any, kind: Any) -> bool:

@@ -378,12 +378,34 @@ def test_several_adapters_over_one_base(tmp_path):
     (["--peft.method=prompt", "--peft.length=900"], "peft.length=900: a prompt longer than the context"),
     (["--peft.dropout=1"], "peft.dropout=1.0: a share"),
     (["--peft.method=lora", "--peft.alpha=0"], "peft.alpha=0.0: must be above 0"),
+    (["--peft.method=lora", "--peft.alpha=nan"], "peft.alpha=nan: must be a finite number"),
+    (["--peft.method=lora", "--peft.alpha=inf"], "peft.alpha=inf: must be a finite number"),
+    (["--peft.method=lora", "--peft.targets="], "peft.targets is empty"),
+    (["--peft.rank=4"], "peft.rank is a setting of lora; this run's peft.method=full has none"),
+    (["--peft.base_dtype=bfloat16"], "peft.base_dtype is a setting of lora and prefix and prompt"),
+    (["--peft.method=prefix", "--peft.dora=true"], "peft.dora is a setting of lora; this run's peft.method=prefix"),
+    (["--peft.method=prompt", "--peft.prefix_hidden=8"], "peft.prefix_hidden is a setting of prefix"),
+    (["--peft.method=lora", "--peft.length=4"], "peft.length is a setting of prefix and prompt"),
 ])  # fmt: skip
 def test_settings_that_cannot_be_meant(settings, message, tmp_path):
     file = tmp_path / "recipe.py"
     file.write_text("from itx.config import *\ndef get_config(quick=False):\n    return RunConfig()\n")
     with pytest.raises(UserError, match=message):
         configs.load(str(file), settings)
+
+
+def test_a_recipes_settings_of_another_method_give_way_to_the_command_line(tmp_path):
+    """Who asks a LoRA's recipe for a prefix has not typed its rank; a recipe that says a rank and no method means it."""
+    file = tmp_path / "recipe.py"
+    lines = "from itx.config import *\ndef get_config(quick=False):\n    return RunConfig(peft=PeftConfig({}))\n"
+    file.write_text(lines.format("method='lora', rank=4, dora=True"))
+    for method in ("full", "prefix"):
+        assert configs.load(str(file), [f"--peft.method={method}"])[0].peft.rank == 4
+    with pytest.raises(UserError, match="peft.rank is a setting of lora; this run's peft.method=prefix"):
+        configs.load(str(file), ["--peft.method=prefix", "--peft.rank=2"])
+    file.write_text(lines.format("rank=4"))
+    with pytest.raises(UserError, match="peft.rank is a setting of lora; this run's peft.method=full"):
+        configs.load(str(file))
 
 
 @pytest.mark.parametrize(("targets", "message"), [

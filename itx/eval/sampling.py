@@ -7,11 +7,13 @@ length, and the K best others go on, until no beam can improve on the worst that
 """
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from itx.errors import UserError
@@ -41,10 +43,11 @@ class Sampling:
 
     def __post_init__(self):
         for name, ok, what in (
-            ("temperature", self.temperature >= 0, "0 (greedy) or above"),
+            ("temperature", self.temperature == 0 or _positive(self.temperature), "0 (greedy) or above"),
             ("top_k", self.top_k >= 0, "0 (all) or above"),
-            ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
-            ("repetition_penalty", self.repetition_penalty > 0, "above 0"),
+            ("top_p", _positive(self.top_p) and self.top_p <= 1, "above 0 and at most 1"),
+            ("repetition_penalty", _positive(self.repetition_penalty), "above 0"),
+            ("length_penalty", math.isfinite(self.length_penalty), "a finite number"),
             ("beams", self.beams >= 1, "at least 1"),
             ("seed", 0 <= self.seed < 2**32, "a number of 32 bits"),
         ):
@@ -66,6 +69,11 @@ class Sampling:
         )  # fmt: skip
         numbers = {k: jnp.float32(getattr(self, k)) for k in ("temperature", "top_p", "repetition_penalty")}
         return compiled, {**numbers, "length_penalty": jnp.float32(self.length_penalty), "seed": jnp.uint32(self.seed)}
+
+
+def _positive(value: float) -> bool:
+    """Whether a number is above 0 and finite, in float32 too, which programs take it in."""
+    return abs(value) < 3e38 and bool(np.float32(value) > 0)
 
 
 def penalised(scores: Float[Array, "b v"], seen: Bool[Array, "b v"], penalty: Array) -> Float[Array, "b v"]:

@@ -4,6 +4,7 @@
 import dataclasses
 import functools
 import json
+import math
 import types
 from functools import partial
 
@@ -343,6 +344,11 @@ def test_what_is_not_settled_is_held_back():
         ({"temperature": -0.1}, "temperature=-0.1: must be 0"),
         ({"top_k": 3}, "need a temperature above 0"),
         ({"temperature": 1.0, "top_p": 0.0}, "top_p=0.0: must be above 0"),
+        ({"temperature": 1e-46}, "temperature=1e-46: must be 0"),
+        ({"temperature": math.inf}, "temperature=inf: must be 0"),
+        ({"temperature": math.nan}, "temperature=nan: must be 0"),
+        ({"repetition_penalty": math.inf}, "repetition_penalty=inf: must be above 0"),
+        ({"beams": 2, "length_penalty": math.nan}, "length_penalty=nan: must be a finite number"),
         ({"beams": 0}, "beams=0: must be at least 1"),
         ({"beams": 2, "temperature": 1.0}, "beams are searched, not drawn"),
         ({"length_penalty": 2.0}, "needs beams above 1"),
