@@ -392,6 +392,18 @@ def is_a(value: Any, kind: Any) -> bool:
     return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
 
 
+def setting(values: dict, key: str, kind: type, where: str, default: Any = None) -> Any:
+    """A value of a JSON file of others, or the default where it is absent or null; UserError where that is None, or the value
+    of another type than `kind`. Whole numbers count something: at least 1."""
+    value = default if values.get(key) is None else values[key]
+    if value is None:
+        raise UserError(f"{where}: no {key!r}" + did_you_mean(key, values))
+    if not is_a(value, kind) or kind is int and value < 1:
+        expected = {int: "a whole number from 1", float: "a number", str: "a name", bool: "true or false"}
+        raise UserError(f"{where}: {key}={value!r}; expected {expected.get(kind, 'an object')}")
+    return value
+
+
 def override(config: RunConfig, text: str) -> tuple[RunConfig, str]:
     """Apply one `--a.b=c`; the key is checked here, the value by its type (tyro)."""
     key, equals, value = text.partition("=")

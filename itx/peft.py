@@ -32,7 +32,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from itx import storage
-from itx.config import ModelConfig, PeftConfig
+from itx.config import ModelConfig, PeftConfig, setting
 from itx.errors import UserError, did_you_mean
 from itx.models import families
 from itx.models.hf import MATRICES
@@ -424,11 +424,13 @@ def read(folder: Path | str, cfg: ModelConfig, rows: int = 0) -> Adapter:
         about, tensors = storage.read_json(folder / CONFIG), load_file(folder / WEIGHTS)
     except (OSError, ValueError, SafetensorError) as e:
         raise UserError(f"{folder} holds no adapter: {CONFIG} and {WEIGHTS} ({e})") from e
-    base = storage.read_json(folder / BASE)["fingerprint"] if (folder / BASE).is_file() else ""
+    if not isinstance(about, dict):
+        raise UserError(f"{folder / CONFIG}: expected a JSON object, found {type(about).__name__}")
+    base = _fingerprint(folder / BASE)
     tensors = {n: np.asarray(x, np.float32) for n, x in tensors.items()}
     kind = about.get("peft_type")
     readers = {"LORA": _read_lora, "PREFIX_TUNING": _read_prefix, "PROMPT_TUNING": _read_prompt}
-    if kind not in readers:
+    if not isinstance(kind, str) or kind not in readers:
         raise UserError(f"{folder}: an adapter of type {kind!r}" + did_you_mean(str(kind), readers))
     peft, params = readers[kind](about, tensors, cfg, folder)
     model = nnx.eval_shape(lambda: add(Transformer(cfg, rows or cfg.vocab_size, nnx.Rngs(0)), peft, 0))
@@ -438,6 +440,16 @@ def read(folder: Path | str, cfg: ModelConfig, rows: int = 0) -> Adapter:
         if ours != theirs:
             raise UserError(f"{folder}: an adapter for another base: {path} is {theirs} there, {ours} in this model")
     return Adapter(peft, params, base)
+
+
+def _fingerprint(file: Path) -> str:
+    """Of the base that an adapter of ours was trained over; "" where the file is not there."""
+    if not file.is_file():
+        return ""
+    try:
+        return str(storage.read_json(file)["fingerprint"])
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise UserError(f"{file} is not what itx writes ({type(e).__name__}: {e})") from e
 
 
 # what PEFT's LoraConfig may say that changes what is computed, and is not done here
@@ -463,7 +475,9 @@ def _read_lora(about: dict, tensors: dict, cfg: ModelConfig, folder: Path) -> tu
     # where the head is a target, PEFT writes the base's own weight too
     left = {n: x for n, x in tensors.items() if not n.endswith(".base_layer.weight")}
     params: dict[str, np.ndarray] = {}
-    rank, g, n, d = about["r"], cfg.num_kv_heads, cfg.num_heads, cfg.head_dim
+    where = str(folder / CONFIG)  # what is absent there is as in PEFT's class
+    rank = setting(about, "r", int, where, 8)
+    g, n, d = cfg.num_kv_heads, cfg.num_heads, cfg.head_dim
     heads = {"wq": (n, d), "wk": (g, d), "wv": (g, d)}
     for path in _modules(cfg):
         name, found = path.split("/")[-1], {}
@@ -483,8 +497,9 @@ def _read_lora(about: dict, tensors: dict, cfg: ModelConfig, folder: Path) -> tu
     if left or not params:
         raise UserError(f"{folder}: an adapter for another base: this model has no {next(iter(left), 'such weight')!r}")
     return PeftConfig(
-        method="lora", rank=rank, alpha=float(about["lora_alpha"]), dropout=float(about.get("lora_dropout", 0.0)),
-        rslora=bool(about.get("use_rslora")), dora=bool(about.get("use_dora")),
+        method="lora", rank=rank, alpha=float(setting(about, "lora_alpha", float, where, 8)),
+        dropout=float(setting(about, "lora_dropout", float, where, 0.0)),
+        rslora=setting(about, "use_rslora", bool, where, False), dora=setting(about, "use_dora", bool, where, False),
         targets=tuple(re.escape(p.removesuffix("_lora/a")) for p in params if p.endswith("/a")),
     ), params  # fmt: skip
 
@@ -492,16 +507,22 @@ def _read_lora(about: dict, tensors: dict, cfg: ModelConfig, folder: Path) -> tu
 def _embeddings(tensors: dict, folder: Path) -> np.ndarray:
     if list(tensors) != ["prompt_embeddings"]:
         raise UserError(f"{folder}: expected prompt_embeddings alone, found {', '.join(sorted(tensors))}")
+    if tensors["prompt_embeddings"].ndim != 2:
+        raise UserError(
+            f"{folder}: prompt_embeddings has shape {tensors['prompt_embeddings'].shape}; expected two sizes"
+        )
     return tensors["prompt_embeddings"]
 
 
 def _read_prefix(about: dict, tensors: dict, cfg: ModelConfig, folder: Path) -> tuple[PeftConfig, dict]:
     flat, g, d = _embeddings(tensors, folder), cfg.num_kv_heads, cfg.head_dim
     entries, rest = divmod(flat.shape[1], g * d)
-    if rest or about["num_attention_heads"] != g or entries != 2 * about["num_layers"]:
+    heads = setting(about, "num_attention_heads", int, str(folder / CONFIG), g)
+    layers = setting(about, "num_layers", int, str(folder / CONFIG), max(entries // 2, 1))
+    if rest or heads != g or entries != 2 * layers:
         raise UserError(
-            f"{folder}: an adapter for another base: {about['num_layers']} layers of {about['num_attention_heads']} "
-            f"heads in {flat.shape[1]} values there, {cfg.num_layers} of {g} × {d} in this model"
+            f"{folder}: an adapter for another base: {layers} layers of {heads} heads in {flat.shape[1]} values there, "
+            f"{cfg.num_layers} of {g} × {d} in this model"
         )
     step = 4 if cfg.architecture == "encoder_decoder" else 2
     if entries not in (step * cfg.num_layers, 2 * cfg.num_layers):  # see `save`
@@ -513,6 +534,9 @@ def _read_prefix(about: dict, tensors: dict, cfg: ModelConfig, folder: Path) -> 
 
 
 def _read_prompt(about: dict, tensors: dict, cfg: ModelConfig, folder: Path) -> tuple[PeftConfig, dict]:
-    flat = _embeddings(tensors, folder)[: about["num_virtual_tokens"]]  # a second half is never used
+    flat = _embeddings(tensors, folder)
+    flat = flat[
+        : setting(about, "num_virtual_tokens", int, str(folder / CONFIG), len(flat))
+    ]  # a second half is never used
     stack = "encoder" if cfg.architecture == "encoder_decoder" else "decoder"
     return PeftConfig(method="prompt", length=len(flat)), {f"{stack}/prompt": flat}

@@ -140,6 +140,11 @@ def test_an_adapter_for_another_base_is_told(tmp_path):
     ({"bias": "all"}, "LoRA with biases"),
     ({"alora_invocation_tokens": [3, 4]}, "alora_invocation_tokens=.* is not supported"),
     ({"init_lora_weights": "pissa"}, "init_lora_weights='pissa': its base's weights are others"),
+    ({"peft_type": ["LORA"]}, r"an adapter of type \['LORA'\]"),
+    ({"r": "8"}, "adapter_config.json: r='8'; expected a whole number from 1"),
+    ({"r": 0}, "adapter_config.json: r=0; expected a whole number from 1"),
+    ({"lora_alpha": [8]}, r"lora_alpha=\[8\]; expected a number"),
+    ({"use_dora": "yes"}, "use_dora='yes'; expected true or false"),
 ])  # fmt: skip
 def test_what_is_not_supported_is_named(changes, message, tmp_path):
     cfg = hf.model_config(GOLDEN / "hf" / "llama")
@@ -147,6 +152,34 @@ def test_what_is_not_supported_is_named(changes, message, tmp_path):
         peft.read(edited(GOLDEN / "peft" / "llama_lora", tmp_path / "a", **changes), cfg)
     with pytest.raises(UserError, match="holds no adapter: adapter_config.json"):
         peft.read(tmp_path, cfg)
+
+
+def test_settings_that_a_file_leaves_out_are_those_of_pefts_classes(tmp_path):
+    """None of them was written by PEFT; people edit such files, and older versions wrote fewer keys."""
+    cfg = hf.model_config(GOLDEN / "hf" / "llama")
+    absent = ("r", "lora_alpha", "lora_dropout", "use_dora", "num_layers", "num_attention_heads", "num_virtual_tokens")
+    for method in ("lora", "prefix", "prompt"):
+        whole = peft.read(GOLDEN / "peft" / f"llama_{method}", cfg)
+        folder = edited(GOLDEN / "peft" / f"llama_{method}", tmp_path / method, **dict.fromkeys(absent[1:]))
+        found = peft.read(folder, cfg)
+        assert found.params.keys() == whole.params.keys()
+        want = dataclasses.replace(whole.peft, alpha=8.0, dropout=0.0) if method == "lora" else whole.peft
+        assert found.peft == want and (whole.peft != want) == (method == "lora")
+    about = json.loads((GOLDEN / "peft" / "llama_lora" / peft.CONFIG).read_text())
+    assert about["r"] != 8  # so that PEFT's default does not fit the tensors
+    with pytest.raises(UserError, match="an adapter for another base: .*cannot reshape .*8"):
+        peft.read(edited(GOLDEN / "peft" / "llama_lora", tmp_path / "rank", r=None), cfg)
+
+
+def test_an_adapters_broken_files_are_named(tmp_path):
+    cfg = hf.model_config(GOLDEN / "hf" / "llama")
+    folder = edited(GOLDEN / "peft" / "llama_lora", tmp_path / "a")
+    (folder / peft.BASE).write_text("{}")
+    with pytest.raises(UserError, match="itx_base.json is not what itx writes"):
+        peft.read(folder, cfg)
+    (folder / peft.CONFIG).write_text("[]")
+    with pytest.raises(UserError, match="adapter_config.json: expected a JSON object, found list"):
+        peft.read(folder, cfg)
 
 
 def test_the_key_of_an_adapter_is_of_settings_and_weights(tmp_path):

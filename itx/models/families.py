@@ -9,7 +9,7 @@ transformers 4 and 5 are both read; what is written both read, in the older form
 import dataclasses
 from typing import Any, NamedTuple
 
-from itx.config import ModelConfig, is_a
+from itx.config import ModelConfig, setting
 from itx.errors import UserError, did_you_mean
 
 ACTIVATIONS = {"silu": "silu", "gelu_pytorch_tanh": "gelu", "gelu_new": "gelu", "gelu": "gelu_exact", "relu": "relu"}
@@ -176,7 +176,7 @@ def read(values: dict, where: str) -> ModelConfig:
             default = found["embed_dim"] // found["num_heads"]
         if key.endswith("softcapping"):  # null: none
             default = default if key not in values else 0.0
-        found[ours] = _setting(values, key, kinds[ours], where, default)
+        found[ours] = setting(values, key, kinds[ours], where, default)
     if found["num_heads"] % found["num_kv_heads"]:
         raise UserError(f"{where}: {found['num_kv_heads']} key/value heads do not divide {found['num_heads']} heads")
     if family.fields is _T5:
@@ -189,18 +189,6 @@ def read(values: dict, where: str) -> ModelConfig:
     return ModelConfig(**found | family.fixed)
 
 
-def _setting(values: dict, key: str, kind: type, where: str, default: Any = None) -> Any:
-    """A value of a config.json, or the default where it is absent or null; UserError where that is None, or the value
-    of another type than `kind`. Whole numbers count something: at least 1."""
-    value = default if values.get(key) is None else values[key]
-    if value is None:
-        raise UserError(f"{where}: no {key!r}" + did_you_mean(key, values))
-    if not is_a(value, kind) or kind is int and value < 1:
-        expected = {int: "a whole number from 1", float: "a number", str: "a name", bool: "true or false"}
-        raise UserError(f"{where}: {key}={value!r}; expected {expected.get(kind, 'an object')}")
-    return value
-
-
 def _activation(name: str, where: str) -> str:
     if name not in ACTIVATIONS:
         raise UserError(f"{where}: unknown activation {name!r}" + did_you_mean(name, ACTIVATIONS))
@@ -208,9 +196,9 @@ def _activation(name: str, where: str) -> str:
 
 
 def _t5_settings(values: dict, where: str) -> dict:
-    gated, _, name = _setting(values, "feed_forward_proj", str, where, "relu").rpartition("-")
+    gated, _, name = setting(values, "feed_forward_proj", str, where, "relu").rpartition("-")
     # transformers reads "gated-gelu" as the tanh form, and so were those models trained
-    name = "gelu_new" if gated and name == "gelu" else _setting(values, "dense_act_fn", str, where, name)
+    name = "gelu_new" if gated and name == "gelu" else setting(values, "dense_act_fn", str, where, name)
     tied = values.get("tie_word_embeddings") is not False
     scaled = values.get("scale_decoder_outputs", tied) and values["model_type"] == "t5"
     return {
@@ -224,11 +212,11 @@ def _windows(values: dict, family: Family, layers: int, where: str) -> dict:
     """{"sliding_window", "global_every"}"""
     # null says that there is none; where nothing is said, the classes of transformers hold 4096
     none = "sliding_window" in values and not values["sliding_window"]
-    window = 0 if none else _setting(values, "sliding_window", int, where, WINDOW)
+    window = 0 if none else setting(values, "sliding_window", int, where, WINDOW)
     types = values.get("layer_types")
     every = values.get("sliding_window_pattern") or family.pattern
     if types is None and values.get("use_sliding_window"):
-        first = _setting(values, "max_window_layers", int, where, 28)
+        first = setting(values, "max_window_layers", int, where, 28)
         types = ["sliding_attention" if i >= first else "full_attention" for i in range(layers)]
     if types is None:
         types = ["full_attention" if every is None or every and (i + 1) % every == 0 else "sliding_attention"
@@ -247,26 +235,26 @@ def _windows(values: dict, family: Family, layers: int, where: str) -> dict:
 
 def _rope(values: dict, kind: str, where: str) -> dict:
     """Rotary positions, as transformers 5 writes them (rope_parameters) or 4 (rope_theta, rope_scaling)."""
-    new = _setting(values, "rope_parameters", dict, where, {})
-    full = _setting(new, "full_attention", dict, where, new)
-    scaling = full if "rope_type" in full else _setting(values, "rope_scaling", dict, where, {})
-    theta = _setting(values, "rope_theta", float, where, 1e6 if kind == "gemma3_text" else 1e4)
-    out = {"rope_theta": _setting(full, "rope_theta", float, where, theta), "rope_theta_local": 0.0}
+    new = setting(values, "rope_parameters", dict, where, {})
+    full = setting(new, "full_attention", dict, where, new)
+    scaling = full if "rope_type" in full else setting(values, "rope_scaling", dict, where, {})
+    theta = setting(values, "rope_theta", float, where, 1e6 if kind == "gemma3_text" else 1e4)
+    out = {"rope_theta": setting(full, "rope_theta", float, where, theta), "rope_theta_local": 0.0}
     if kind == "gemma3_text":
-        local = _setting(values, "rope_local_base_freq", float, where, 1e4)
-        sliding = _setting(new, "sliding_attention", dict, where, {})
-        out["rope_theta_local"] = _setting(sliding, "rope_theta", float, where, local)
+        local = setting(values, "rope_local_base_freq", float, where, 1e4)
+        sliding = setting(new, "sliding_attention", dict, where, {})
+        out["rope_theta_local"] = setting(sliding, "rope_theta", float, where, local)
     name, inside = scaling.get("rope_type", scaling.get("type", "default")), f"{where}, RoPE's scaling"
     if name == "default":
         return out
     if name == "linear":
-        return out | {"rope_scaling": "linear", "rope_factor": _setting(scaling, "factor", float, inside)}
+        return out | {"rope_scaling": "linear", "rope_factor": setting(scaling, "factor", float, inside)}
     if name == "llama3":
         return out | {
-            "rope_scaling": "llama3", "rope_factor": _setting(scaling, "factor", float, inside),
-            "rope_low_factor": _setting(scaling, "low_freq_factor", float, inside),
-            "rope_high_factor": _setting(scaling, "high_freq_factor", float, inside),
-            "rope_original_length": _setting(scaling, "original_max_position_embeddings", int, inside),
+            "rope_scaling": "llama3", "rope_factor": setting(scaling, "factor", float, inside),
+            "rope_low_factor": setting(scaling, "low_freq_factor", float, inside),
+            "rope_high_factor": setting(scaling, "high_freq_factor", float, inside),
+            "rope_original_length": setting(scaling, "original_max_position_embeddings", int, inside),
         }  # fmt: skip
     raise UserError(f"{where}: RoPE of type {name!r}; known are 'default', 'linear' and 'llama3'")
 
