@@ -289,7 +289,7 @@ PARTS: dict[str, tuple[Callable[[bool], None], bool]] = {
 def run_part(command: list[str], seconds: float, cache: str, keep: Callable[[dict], None]) -> str:
     """Run a part and `keep` its results as they come; "" or why it ended early."""
     # JAX takes three quarters of the memory by default; parts that draw the same weights compile that once
-    env = {**os.environ, "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.92", "JAX_COMPILATION_CACHE_DIR": cache}
+    env = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.92", "JAX_COMPILATION_CACHE_DIR": cache, **os.environ}
     with tempfile.TemporaryFile("w+") as errors:
         child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=env)
         waits = selectors.DefaultSelector()
@@ -334,8 +334,9 @@ def main() -> None:
         args.out.mkdir(parents=True, exist_ok=True)
         files.append(args.out / "gpu.json")
 
-    def keep(result: dict) -> None:
-        facts["found"][result.pop("name")] = result
+    def keep(result: dict | None = None) -> None:
+        if result:
+            facts["found"][result.pop("name")] = result
         for file in files:
             file.write_text(json.dumps(facts, indent=1) + "\n")
 
@@ -351,6 +352,7 @@ def main() -> None:
         print(f"{part}: {why or 'done'}, {time.monotonic() - began:.0f} s", flush=True)
         if why:
             facts["failed"][part] = why
+            keep()
     cache.cleanup()
     print("\n".join(lines(facts)), flush=True)
 
