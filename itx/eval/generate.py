@@ -98,8 +98,10 @@ def generate(
     check_prompts(runner, prompts, limits)
     out: list[dict[str, Any]] = [{}] * len(prompts)
     waiting = None  # a batch is fetched while the next one runs
+    with jax.set_mesh(runner.mesh):
+        ready = _ready(runner.params, graphdef=runner.graphdef)
     for indices, shape in plan([len(p) for p in prompts], limits, runner):
-        carry, advance = _ask(runner, [prompts[i] for i in indices], indices, limits[indices], shape, how)
+        carry, advance = _ask(runner, ready, [prompts[i] for i in indices], indices, limits[indices], shape, how)
         if watch:
             carry = _watched(advance, carry, indices, shape[2], watch, every, runner.eos_id)
         else:
@@ -227,8 +229,8 @@ def buckets(sizes: np.ndarray, price: int) -> list[tuple[int, np.ndarray]]:
 
 
 def _ask(
-    runner: Runner, prompts: list[list[int]], indices: np.ndarray, limits: np.ndarray, shape: tuple[int, int, int],
-    how: Sampling,
+    runner: Runner, ready: dict, prompts: list[list[int]], indices: np.ndarray, limits: np.ndarray,
+    shape: tuple[int, int, int], how: Sampling,
 ) -> tuple[dict, Callable]:  # fmt: skip
     """Read one batch of prompts: what is carried from token to token, and (carry, tokens, stopped) -> carry, which
     goes on up to so many tokens; both may not be there yet."""
@@ -248,10 +250,10 @@ def _ask(
 
     def advance(carry: dict, until: int, stopped: np.ndarray) -> dict:
         with jax.set_mesh(runner.mesh):
-            return _advance(runner.params, fixed, carry, numbers, np.int32(until), stopped, **more)
+            return _advance(runner.params, ready, fixed, carry, numbers, np.int32(until), stopped, **more)
 
     with jax.set_mesh(runner.mesh):
-        fixed, carry = _begin(runner.params, put, numbers, slots=slots, bos=runner.bos_id, **more)
+        fixed, carry = _begin(runner.params, ready, put, numbers, slots=slots, bos=runner.bos_id, **more)
     return carry, advance
 
 
@@ -287,16 +289,36 @@ def _collect(waiting: tuple | None, out: list[dict], eos: int) -> None:
         out[i] = {"tokens": ids[: end[0] if finished else limit].tolist(), "finished": finished}
 
 
+@partial(jax.jit, static_argnames="graphdef")
+def _ready(params: dict, *, graphdef: nnx.GraphDef) -> dict:
+    """The parameters as the loop over tokens reads them, {"params": those outside the decoder's layers, "layers": those
+    of each}: in the activations' type, as every product with a weight takes it (layers.project), and apart.
+
+    Whether XLA takes either out of the loop depends on the platform; a weight cast for each token is read in float32,
+    written and read again. What is computed in float32 stays so: norms, T5's bias, a prefix's MLP, and with DoRA
+    (|W + s A B|) all of it.
+    """
+    from itx.train import merge
+
+    dtype = merge(graphdef, params).cfg.dtype
+    if dtype == "bfloat16" and not any(p.endswith("/magnitude") for p in params):
+        exact = {p for p in params if p.endswith(("/scale", "/relative_bias")) or "/prefix/" in p}
+        params = {p: v if p in exact else v.astype(dtype) for p, v in params.items()}
+    outside = {p: v for p, v in params.items() if "/blocks/" not in p}
+    return {"params": outside, "layers": merge(graphdef, params).decoder.layers()}
+
+
 @partial(jax.jit, static_argnames=("graphdef", "how", "slots", "bos", "eos"))
 def _begin(
-    params: dict, put: dict, numbers: dict, *, graphdef: nnx.GraphDef, how: Sampling, slots: int, bos: int, eos: int,
+    params: dict, ready: dict, put: dict, numbers: dict, *, graphdef: nnx.GraphDef, how: Sampling, slots: int, bos: int,
+    eos: int,
 ) -> tuple[dict, dict]:  # fmt: skip
     """Prompts [b, l], padded on the left up to `starts`, and the first token behind each: (what stays as it is, what is
     carried from token to token)."""
     from itx.models.transformer import before
     from itx.train import merge
 
-    model = merge(graphdef, params)
+    model = merge(graphdef, {**params, **ready["params"]})
     tokens, starts = put["tokens"], put["starts"]
     b, width = tokens.shape
     place = jnp.arange(width, dtype=jnp.int32)[None] - starts[:, None]
@@ -306,7 +328,7 @@ def _begin(
         memory, segments = model.encode(tokens, segments, jnp.maximum(place, 0))
         tokens, starts, width = jnp.full((b, 1), bos, jnp.int32), jnp.zeros_like(starts), 1
         place = jnp.zeros((b, 1), jnp.int32)
-    logits, cache = model.prefill(tokens, starts, width + slots, memory, segments)
+    logits, cache = model.prefill(tokens, starts, width + slots, ready["layers"], memory, segments)
     seen = jnp.zeros((b, logits.shape[-1]), bool)
     seen = seen.at[jnp.arange(b)[:, None], tokens].max(place >= 0)
     state = sampling.begin(how, put["room"], seen, slots, eos)
@@ -324,13 +346,13 @@ def _begin(
 
 @partial(jax.jit, static_argnames=("graphdef", "how", "eos"), donate_argnames="carry")
 def _advance(
-    params: dict, fixed: dict, carry: dict, numbers: dict, until: jax.Array, stopped: jax.Array, *,
+    params: dict, ready: dict, fixed: dict, carry: dict, numbers: dict, until: jax.Array, stopped: jax.Array, *,
     graphdef: nnx.GraphDef, how: Sampling, eos: int,
 ) -> dict:  # fmt: skip
     """Choose tokens until there are so many, or all rows are done."""
     from itx.train import merge
 
-    model = merge(graphdef, params)
+    model = merge(graphdef, {**params, **ready["params"]})
 
     def more(carry: dict) -> jax.Array:
         return (carry["n"] < until) & ~jnp.all(carry["state"]["done"])
@@ -338,7 +360,7 @@ def _advance(
     def one(carry: dict) -> dict:
         n, token, previous = carry["n"], carry["token"], carry["previous"]
         logits, cache = model.decode(
-            token, previous, fixed["width"] + n - 1, fixed["starts"], carry["cache"], fixed["segments"]
+            token, previous, fixed["width"] + n - 1, fixed["starts"], ready["layers"], carry["cache"], fixed["segments"]
         )
         state, new, rows = sampling.select(how, numbers, fixed["keys"], carry["state"], logits, n, fixed["room"], eos)
         previous = jnp.concatenate([token[:, None], previous], 1)[:, : model.cfg.smear]

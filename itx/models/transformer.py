@@ -298,16 +298,21 @@ class Stack(nnx.Module):
             x = pick(x, at) if at is not None and not early else x
         return self.final_norm(x)
 
+    def layers(self) -> list[nnx.State]:
+        """Each layer's parameters, apart."""
+        state = nnx.state(self.blocks)
+        return [jax.tree.map(lambda a, i=i: a[i], state) for i in range(self.num_layers)]
+
     def cached(
-        self, x: Array, ctx: Context, cache: list | None, slot: Array | None, at=None, virtual=None
+        self, x: Array, ctx: Context, layers: list, cache: list | None, slot: Array | None, at=None, virtual=None
     ) -> tuple[Array, list]:
-        """As `__call__`, and the keys and values of every layer: a list, so that the loop over
+        """As `__call__`, with the `layers` apart, and the keys and values of each: a list, so that the loop over
         generated tokens can update each in place. Those of virtual tokens stand in front."""
-        graphdef, state = nnx.split(self.blocks)
+        graphdef = nnx.graphdef(self.blocks)
         out = []
         for i in range(self.num_layers):
-            params, front = jax.tree.map(lambda a, i=i: a[i], (state, virtual))
-            block = nnx.merge(graphdef, params)
+            front = jax.tree.map(lambda a, i=i: a[i], virtual)
+            block = nnx.merge(graphdef, layers[i])
             last = at is not None and i == self.num_layers - 1
             old = None if cache is None else cache[i]
             x, new = block(x, ctx, i, at if last else None, old, slot, front)
@@ -446,6 +451,7 @@ class Transformer(nnx.Module):
         tokens: Int[Array, "b l"],
         starts: Int[Array, "b"],
         slots: int,
+        layers: list,
         memory: Array | None = None,
         memory_segments: Array | None = None,
     ) -> tuple[Float[Array, "b v"], list]:
@@ -467,7 +473,7 @@ class Transformer(nnx.Module):
         ctx = ctx._replace(ordered=prefix is None, window=self.cfg.sliding_window)
         at = jnp.full((tokens.shape[0], 1), l - 1, jnp.int32)
         x, cache = self.decoder.cached(
-            self.embed(tokens, before(tokens, positions, self.cfg.smear)), ctx, None, None, at, virtual
+            self.embed(tokens, before(tokens, positions, self.cfg.smear)), ctx, layers, None, None, at, virtual
         )
         pad = ((0, 0), (0, 0), (0, slots - l), (0, 0))
         cache = [{n: a if n.startswith("cross") else jnp.pad(a, pad) for n, a in layer.items()} for layer in cache]
@@ -479,6 +485,7 @@ class Transformer(nnx.Module):
         previous: Int[Array, "b s"],
         slot: Int[Array, ""],
         starts: Int[Array, "b"],
+        layers: list,
         cache: list,
         memory_segments: Array | None = None,
     ) -> tuple[Float[Array, "b v"], list]:
@@ -491,7 +498,8 @@ class Transformer(nnx.Module):
         q_positions = (slot - starts)[:, None]
         biases = self.decoder.biases(jnp.ones_like(q_positions), seen, q_positions, positions, virtual=n)
         ctx = self._decoder_context(biases, q_positions + n, None, memory_segments)
-        x, cache = self.decoder.cached(self.embed(tokens[:, None], previous[:, None]), ctx, cache, slot + n)
+        x = self.embed(tokens[:, None], previous[:, None])
+        x, cache = self.decoder.cached(x, ctx, layers, cache, slot + n)
         return self.logits(x)[:, 0], cache
 
     def _decoder_context(self, biases, positions, memory, memory_segments) -> Context:

@@ -15,13 +15,14 @@ from flax import nnx
 
 from itx import mesh as meshes
 from itx import train
-from itx.config import MeshConfig
+from itx.config import MeshConfig, PeftConfig
 from itx.errors import UserError
 from itx.eval import generate as gen
 from itx.eval import rank as ranking
 from itx.eval import sampling
 from itx.eval.sampling import Sampling
 from itx.models import presets
+from itx.models.transformer import Transformer
 from tests import synthetic
 from tests.models import test_hf as golden
 
@@ -67,6 +68,61 @@ def test_greedy_tokens_are_the_best_of_a_full_pass(name, tmp_path):
         assert best[: len(ids)].tolist() == ids
         if answer["finished"]:
             assert best[len(ids)] == synthetic.EOS
+
+
+ADAPTERS = {
+    "": PeftConfig(), "lora": PeftConfig(method="lora", rank=2), "dora": PeftConfig(method="lora", rank=2, dora=True),
+    "prefix": PeftConfig(method="prefix", length=3, prefix_hidden=8), "prompt": PeftConfig(method="prompt", length=3),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name, adapter", [*((n, "") for n in MODELS), *(("decoder", a) for a in ADAPTERS if a)])
+def test_what_is_cast_and_taken_apart_before_the_loop_computes_the_same(name, adapter, tmp_path):
+    r = runner(name, tmp_path)
+    r = dataclasses.replace(r, model=dataclasses.replace(r.model, dtype="bfloat16"))
+    abstract = train.shapes_of(lambda: Transformer(r.model, len(r.params["embedding"]), nnx.Rngs(0)))
+    model = train.adapters.add(train.merge(nnx.graphdef(abstract), r.params), ADAPTERS[adapter], 0)
+    graphdef, params = nnx.graphdef(model), train.parameters(model)
+    params = {p: v if v.any() else v + 0.1 for p, v in params.items()}  # LoRA's b
+    ready = gen._ready(params, graphdef=graphdef)
+    layers = [{"/".join(p): v.get_value() for p, v in nnx.to_flat_state(layer)} for layer in ready["layers"]]
+    together = {f"decoder/blocks/{p}": jax.numpy.stack([layer[p] for layer in layers]) for p in layers[0]}
+    used = {**params, **ready["params"], **together}
+    assert (used["decoder/blocks/mlp/w_in"].dtype == "bfloat16") == (adapter != "dora")
+    batch = synthetic.batch([[([5, 6, 7, 8], [9, 10, 11], 0)]], synthetic.config(r.model))
+    a, b = (np.asarray(forward(p, batch, graphdef=graphdef)) for p in (params, used))
+    assert np.array_equal(a, b) and a.std() > 0.1
+
+
+def test_the_loop_over_tokens_casts_no_weight(tmp_path, monkeypatch):
+    """XLA may take it out of the loop or not; where it does not, each token would read all weights in float32."""
+    made = runner("decoder", tmp_path)
+    abstract = train.shapes_of(
+        lambda: Transformer(
+            dataclasses.replace(made.model, dtype="bfloat16"), len(made.params["embedding"]), nnx.Rngs(0)
+        )
+    )
+    advance, programs = gen._advance, []
+
+    def seen(*args, **static):
+        programs.append(jax.make_jaxpr(partial(advance, **static))(*args))
+        return advance(*args, **static)
+
+    monkeypatch.setattr(gen, "_advance", seen)
+    dataclasses.replace(made, graphdef=nnx.graphdef(abstract)).generate([[5, 6, 7]], 4)
+    weight = min(v.size for p, v in made.params.items() if "/blocks/" in p and p.split("/")[-1].startswith("w"))
+    within = [e for e in equations(programs[0].jaxpr) if e.primitive.name == "while"]
+    read = [x.aval for e in within for x in e.invars]
+    assert len([x for x in read if x.dtype == "bfloat16" and x.ndim > 1]) > 2 * made.model.num_layers
+    assert not [x for x in read if x.dtype == "float32" and x.size >= weight / made.model.num_layers]
+
+
+def equations(jaxpr):
+    """All equations, those of inner programs too."""
+    for e in jaxpr.eqns:
+        yield e
+        for inner in (x for x in e.params.values() if hasattr(x, "eqns") or hasattr(x, "jaxpr")):
+            yield from equations(inner)
 
 
 def test_generation_stops_at_eos(tmp_path):
