@@ -180,13 +180,17 @@ def settled(text: str, stop: Sequence[str]) -> str:
 
 
 def plan(lengths: Sequence[int], limits: np.ndarray, runner: Runner) -> list[tuple[np.ndarray, tuple[int, int, int]]]:
-    """Batches of prompts of like size: (indices, (rows, prompt slots, answer slots))."""
+    """Batches of prompts of like size: (indices, (rows, prompt slots, answer slots)).
+
+    A prompt alone takes a power of two: a conversation grows with every turn and is compiled for few lengths.
+    """
     out = []
     size = np.asarray(lengths, np.int64) + 1  # BOS, or EOS at the end of an encoder's prompt
+    widths = _up(size, PROMPT_STEP) if len(size) > 1 else np.maximum(PROMPT_STEP, _power(size))
     answers = _up(limits, ANSWER_STEP)
     groups = buckets(answers, 16 * COMPILATION)  # few: also a shape for each prompt length
     for slots, members in groups:
-        for width, inner in buckets(_up(size[members], PROMPT_STEP), COMPILATION):
+        for width, inner in buckets(widths[members], COMPILATION):
             rows = members[inner]
             rows = rows[np.lexsort((rows, size[rows], limits[rows]))]
             count = batch_rows(len(rows), int(width), runner)
@@ -195,14 +199,20 @@ def plan(lengths: Sequence[int], limits: np.ndarray, runner: Runner) -> list[tup
 
 
 def batch_rows(n: int, width: int, runner: Runner) -> int:
-    """Rows of a batch: the configured size or what memory has room for, or a power of two for few prompts."""
-    rows = min(runner.batch_size, attention_rows(width, runner), max(8, 1 << (n - 1).bit_length()))
+    """Rows of a batch: the configured size or what memory has room for, or a power of two for few prompts, 8 from two
+    on: each other number is a compilation."""
+    rows = min(runner.batch_size, attention_rows(width, runner), max(8, int(_power(np.int64(n)))) if n > 1 else 1)
     return int(_up(np.int64(rows), meshes.batch_parts(runner.mesh)))
 
 
 def attention_rows(width: int, runner: Runner) -> int:
     """The most rows of a width whose attention scores, in float32, are within SCORES_BYTES on each device."""
     return max(1, runner.mesh.size * SCORES_BYTES // (4 * runner.model.num_heads * width**2))
+
+
+def _power(x: np.ndarray) -> np.ndarray:
+    """The next power of two."""
+    return 1 << np.ceil(np.log2(x)).astype(np.int64)
 
 
 def _up(x: np.ndarray, multiple: int) -> np.ndarray:

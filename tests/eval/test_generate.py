@@ -445,6 +445,19 @@ def test_buckets_weigh_compilation_against_padding():
     assert gen.buckets(np.array([], np.int64), 10) == []
 
 
+def test_a_conversation_is_compiled_for_few_lengths(tmp_path):
+    """Each turn asks a longer prompt, alone: a row, whose slots are powers of two."""
+    r = runner("decoder", tmp_path)
+    prompts = [[2 + j % 59 for j in range(9 * turn)] for turn in range(1, 13)]
+    before = gen._begin._cache_size(), gen._advance._cache_size()
+    alone = [r.generate([p], 5)[0] for p in prompts]
+    added = gen._begin._cache_size() - before[0], gen._advance._cache_size() - before[1]
+    assert max(added) <= 4  # 16, 32, 64 and 128 slots; multiples of 16 would be 7
+    shapes = [gen.plan([n], np.full(1, 5), r)[0][1] for n in (1, 15, 16, 100, 127, 128)]
+    assert [(rows, width) for rows, width, _ in shapes] == [(1, 16), (1, 16), (1, 32), (1, 128), (1, 128), (1, 256)]
+    assert alone == r.generate(prompts, 5)
+
+
 def test_long_prompts_go_in_smaller_batches(tmp_path, monkeypatch):
     """As many rows as memory has room for; the answers are the same."""
     r = runner("t5", tmp_path)
