@@ -9,7 +9,6 @@ What they cannot express stays with XLA: T5's bias, a prompt that sees all of it
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from itx import mesh as meshes
@@ -83,11 +82,12 @@ INTERPRET = False  # run Splash without a TPU (tests)
 def cudnn(
     q: Array, k: Array, v: Array, segments: Array, scale: float, cap: float, window: int, implementation: Any = "cudnn"
 ) -> Array:
-    """cuDNN's fused attention; it takes the mask as a bias of the row's length squared, in the activations' type."""
-    place = jnp.arange(q.shape[2], dtype=jnp.int32)
-    distance = place[:, None] - place[None, :]
-    seen = (distance >= 0) & (distance < window) if window else distance >= 0
-    mask = (segments[:, :, None] == segments[:, None, :]) & seen
+    """cuDNN's fused attention; it takes the segments as a bias of the row's length squared, in the activations' type, and
+    leaves out the blocks that lie behind a query or before its window (a train step of Llama 3.2 1B: 0.9 of the time)."""
+    mask = segments[:, None, :, None] == segments[:, None, None, :]
     q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
-    out = jax.nn.dot_product_attention(q, k, v, mask=mask[:, None], scale=scale, implementation=implementation)
+    out = jax.nn.dot_product_attention(
+        q, k, v, mask=mask, scale=scale, is_causal=True, local_window_size=(window - 1, 0) if window else None,
+        implementation=implementation,
+    )  # fmt: skip
     return out.swapaxes(1, 2)

@@ -26,7 +26,7 @@ SEGMENTS = (0.45, 0.3, 0.15, 0.1)  # of a row; each row has them in another orde
 TARGET_SHARE = 0.4  # of each segment, at its end
 WARM_UP, STEPS = 3, 10
 PROMPT, NEW = 128, 256
-BATCHES = (1, 4, 16, 64, 256)
+BATCHES = (1, 16, 128)
 MATRIX, COPIED = 8192, 2**30
 HERE = Path(__file__)
 
