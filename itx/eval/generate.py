@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.experimental.layout import Format, Layout
 from jax.sharding import Mesh
 
 from itx import mesh as meshes
@@ -25,7 +24,6 @@ from itx.data.vocabulary import Vocabulary
 from itx.errors import UserError
 from itx.eval import sampling
 from itx.eval.sampling import Sampling
-from itx.models.hf import MATRICES
 
 # Prompts and answers are padded up to a multiple of these; tokens that a compilation is worth:
 # measured on 2 cores, one shape of a 1 M-parameter model takes as long as reading that many.
@@ -102,8 +100,6 @@ def generate(
     waiting = None  # a batch is fetched while the next one runs
     with jax.set_mesh(runner.mesh):
         ready = _ready(runner.params, graphdef=runner.graphdef)
-    if jax.default_backend() == "gpu":
-        ready["layers"] = sums_innermost(ready["layers"])
     for indices, shape in plan([len(p) for p in prompts], limits, runner):
         carry, advance = _ask(runner, ready, [prompts[i] for i in indices], indices, limits[indices], shape, how)
         if watch:
@@ -320,18 +316,6 @@ def _ready(params: dict, *, graphdef: nnx.GraphDef) -> dict:
         params = {p: v if p in exact else v.astype(dtype) for p, v in params.items()}
     outside = {p: v for p, v in params.items() if "/blocks/" not in p}
     return {"params": outside, "layers": merge(graphdef, params).decoder.layers()}
-
-
-def sums_innermost(layers: list) -> list:
-    """The layers with each matrix laid out in memory so that what a product sums over lies together. Of a matrix that
-    lies so a GPU's product with one row reads all bytes at the memory's rate, of others at 0.4 to 0.8 of it (H200)."""
-
-    def one(path: tuple, x: jax.Array) -> jax.Array:
-        reads = next((MATRICES[n] for part in path if (n := getattr(part, "key", None)) in MATRICES), 0)
-        order = (*range(reads, x.ndim), *range(reads))
-        return jax.device_put(x, Format(Layout(order), x.sharding)) if reads else x
-
-    return jax.tree.map_with_path(one, layers)
 
 
 @partial(jax.jit, static_argnames=("graphdef", "how", "slots", "bos", "eos"))

@@ -83,7 +83,7 @@ def cudnn(
     q: Array, k: Array, v: Array, segments: Array, scale: float, cap: float, window: int, implementation: Any = "cudnn"
 ) -> Array:
     """cuDNN's fused attention; it takes the segments as a bias of the row's length squared, in the activations' type, and
-    leaves out the blocks that lie behind a query or before its window (a train step of Llama 3.2 1B: 0.9 of the time)."""
+    leaves out the blocks that lie behind a query or before its window."""
     mask = segments[:, None, :, None] == segments[:, None, None, :]
     q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
     out = jax.nn.dot_product_attention(

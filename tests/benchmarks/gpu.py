@@ -403,6 +403,8 @@ def lines(facts: dict) -> list[str]:
     for name, r in decoding.items():
         took, bound, batch = r["wall_s"] / r["new"], r["bytes"] / of["copy_bytes"], int(name.split()[1])
         out.append(f"| {batch} | {took * 1e3:.2f} | {bound * 1e3:.2f} | {bound / took:.0%} | {batch / took:,.0f} |")
+    for note in facts.get("notes", []):  # what a run cannot say of itself, written into gpu.json by hand
+        out += ["", note]
     if facts["failed"]:
         out += ["", "Not measured: " + "; ".join(f"{part} ({why})" for part, why in facts["failed"].items()) + "."]
     return out

@@ -445,27 +445,6 @@ def test_buckets_weigh_compilation_against_padding():
     assert gen.buckets(np.array([], np.int64), 10) == []
 
 
-@pytest.mark.parametrize("name", ["decoder", "t5"])
-def test_matrices_laid_out_for_one_row_are_the_same(name, tmp_path, monkeypatch):
-    """As on a GPU: another order in memory, the same answers."""
-    r = runner(name, tmp_path)
-    want = r.generate([[5, 6, 7, 8]], 6)
-    laid = []
-
-    def ready(params, *, graphdef):
-        out = gen_ready(params, graphdef=graphdef)
-        laid.extend(gen.sums_innermost(out["layers"]))
-        return {**out, "layers": laid}
-
-    gen_ready = gen._ready
-    monkeypatch.setattr(gen, "_ready", ready)
-    assert r.generate([[5, 6, 7, 8]], 6) == want
-    found = {p[-1]: x.format.layout.major_to_minor for p, x in nnx.to_flat_state(laid[0]) if p[0] == "attention"}
-    assert found["wq"] == (1, 2, 0) and found["wo"] == (2, 0, 1)
-    others = {p: x for p, x in nnx.to_flat_state(laid[0]) if p[-1] not in gen.MATRICES}
-    assert others and all(x.format.layout.major_to_minor == tuple(range(x.ndim)) for x in others.values())
-
-
 def test_a_conversation_is_compiled_for_few_lengths(tmp_path):
     """Each turn asks a longer prompt, alone: a row, whose slots are powers of two."""
     r = runner("decoder", tmp_path)
