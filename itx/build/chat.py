@@ -3,18 +3,25 @@
 
 A template is what Hugging Face's tokenizers carry: it sees `messages`, `tools`, `add_generation_prompt`, `bos_token`
 and `eos_token` (both empty: the layout adds BOS and EOS), and may call `raise_exception`. It runs in a sandbox. What is
-trained in turn i is what it writes for messages[: i + 1] beyond messages[:i] with a generation prompt; a template that
-rewrites earlier turns later on cannot be split so, and is an error.
+trained in turn i is what it writes for messages[: i + 1] beyond messages[:i] with a generation prompt. Templates of
+models that think write an earlier turn otherwise once others follow: such a conversation is an example for each answer,
+behind what the model will read before it, rather than one for all.
 """
 
+import dataclasses
 import functools
 import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from itx.build.render import Item, Rendered
 from itx.build.sources import beside
 from itx.errors import UserError
+
+Pieces = tuple[tuple[str, bool], ...]  # (text, trained?)
+SPLIT = "split conversations"  # what `prepared` counts them under
 
 # Lines that begin with the speaker; every turn's text follows a single space, as targets do elsewhere
 PLAIN = """{%- set names = {"system": "System", "user": "User", "assistant": "Assistant", "tool": "Tool"} -%}
@@ -66,56 +73,101 @@ def _compiled(template: str) -> Any:
 
 def written(template: str, values: dict, upto: int, prompt: bool, where: str) -> str:
     """The text of the first `upto` messages."""
-    import jinja2
-
+    made = _compiled(template)
     try:
-        return _compiled(template).render(
+        return made.render(
             messages=values["messages"][:upto], tools=values.get("tools"), add_generation_prompt=prompt,
             bos_token="", eos_token="",
         )  # fmt: skip
-    except jinja2.TemplateError as e:
-        raise UserError(f"{where}: data.chat_template: {e}") from e
+    except Exception as e:  # of the template's own code: what it refuses, and what it takes for another type
+        import jinja2
+
+        said = str(e) if isinstance(e, jinja2.TemplateError) else f"{type(e).__name__}: {e}"
+        raise UserError(f"{where}: data.chat_template: {said}") from e
 
 
-def pieces(template: str, values: dict, where: str, eos: str = "") -> list[tuple[str, bool]]:
-    """(text, trained?) in turn; their joined texts are the whole conversation's, but for the texts of the end of
-    sequence that the template writes behind a turn: the layout adds that token.
+class Answer(NamedTuple):
+    """An assistant's turn: what stands before it, what is trained, and the text of the end of sequence behind it."""
 
-    eos: that text, where the vocabulary reads it as its EOS (Vocabulary.eos_text).
+    prompt: str
+    text: str
+    end: str
+
+
+def answers(template: str, values: dict, where: str, eos: str = "") -> list[Answer]:
+    """The assistant's turns.
+
+    eos: the text of the end of sequence, where the vocabulary reads it as its EOS (Vocabulary.eos_text): the layout adds
+    that token, so one that the template writes behind a turn is not trained twice.
     """
-    out: list[tuple[str, bool]] = []
-    done = ""
+    out = []
     for i, message in enumerate(values["messages"]):
         if message["role"] != "assistant":
             continue
         prompt = written(template, values, i, True, where)
         whole = written(template, values, i + 1, False, where)
-        if not prompt.startswith(done) or not whole.startswith(prompt):
+        if not whole.startswith(prompt):
             raise UserError(
-                f"{where}: data.chat_template writes turn {i + 1} otherwise once others follow, so that it cannot be "
-                "told what the assistant is to write"
+                f"{where}: data.chat_template writes what stands before turn {i + 1} otherwise than it asks for that "
+                "turn, so that it cannot be told what the assistant is to write"
             )
         target = whole[len(prompt) :].rstrip()  # white space behind a turn belongs to the next prompt
         body = target.removesuffix(eos)
         if not body:
             raise UserError(f"{where}: data.chat_template writes nothing for the assistant's turn {i + 1}")
-        out += [(prompt[len(done) :], False), (body, True)]
-        done = prompt + target
+        out.append(Answer(prompt, body, target[len(body) :]))
     return out
+
+
+def joined(found: Sequence[Answer]) -> Pieces | None:
+    """(text, trained?) in turn, whose joined texts are the whole conversation's but for the `end`s; None where the
+    template wrote a turn otherwise once others followed."""
+    out: list[tuple[str, bool]] = []
+    done = ""
+    for prompt, text, end in found:
+        if not prompt.startswith(done):
+            return None
+        out += [(prompt[len(done) :], False), (text, True)]
+        done = prompt + text + end
+    return tuple(out)
+
+
+def last(found: Sequence[Answer]) -> Pieces:
+    """As `joined`, of the last answer alone where they cannot be joined."""
+    return joined(found) or ((found[-1].prompt, False), (found[-1].text, True))
+
+
+def prepared(
+    items: Iterable[Item], template: str, eos: str, each: bool, whole: bool, task: str, counts: Counter,
+    skip_bad: bool = False,
+) -> Iterator[Item]:  # fmt: skip
+    """Conversations as items whose values are {"pieces"}, as `joined` gives them.
+
+    each: an item for every answer, as encoder-decoder models train on one target at a time; whole: never more than one
+    of a conversation, as evaluation asks. Else an item for every answer where they cannot be joined: counts[SPLIT].
+    """
+    _compiled(template)  # its own mistakes are no conversation's
+    for item in items:
+        try:
+            found = answers(template, item.values, f"task {task!r}, example {item.id}", eos)
+        except UserError as e:
+            if not skip_bad:
+                raise UserError(f"{e}; --data.skip_bad=True counts and skips such conversations") from e
+            counts["refused by data.chat_template"] += 1
+            continue
+        row = joined(found)
+        if whole or row and not each:
+            yield dataclasses.replace(item, values={"pieces": last(found)})
+            continue
+        counts[SPLIT] += not each
+        counts["read"] += len(found) - 1  # as where `fields` makes several examples of one record
+        for n in range(len(found)):
+            upto = last(found[: n + 1] if each else found[n : n + 1])
+            yield dataclasses.replace(item, id=f"{item.id}/{n}", values={"pieces": upto})
 
 
 def render(item: Item, template: str, where: str, eos: str = "") -> Rendered:
     """The rendering of a conversation: its last assistant turn is the target, all before it the prompt."""
-    found = pieces(template, item.values, where, eos)
-    prompt, target = "".join(text for text, _ in found[:-1]), found[-1][0].strip()
-    return Rendered("chat", prompt, target, (target,), None, None, None, pieces=tuple(found))
-
-
-def turns(item: Item) -> list[Item]:
-    """An item per assistant turn, for encoder-decoder models, which train on one target at a time."""
-    messages = item.values["messages"]
-    ends = [i + 1 for i, m in enumerate(messages) if m["role"] == "assistant"]
-    return [
-        Item(f"{item.id}/{n}", {**item.values, "messages": messages[:end]}, item.content, item.hash)
-        for n, end in enumerate(ends)
-    ]
+    pieces = item.values.get("pieces") or last(answers(template, item.values, where, eos))
+    prompt, target = "".join(text for text, _ in pieces[:-1]), pieces[-1][0].strip()
+    return Rendered("chat", prompt, target, (target,), None, None, None, pieces=pieces)

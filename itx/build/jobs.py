@@ -161,15 +161,15 @@ def _chosen(job: Job, settings: Settings) -> tuple[list[render.Item], Counter]:
 def _several(
     job: Job, items: list[render.Item], counts: Counter, settings: Settings, vocabulary: Vocabulary
 ) -> list[render.Item]:
-    """Items, or those they make: a conversation's turns for an encoder-decoder, a document's chunks."""
+    """Items, or those they make: a conversation's pieces or answers, a document's chunks."""
     spec = registry.task(job.variant, settings.root)
     if spec.objective:
         return list(objectives.chunks(spec, items, vocabulary, settings.room, counts, sized=job.crossed))
-    if job.crossed or not spec.chat or settings.architecture != "encoder_decoder":
+    if not spec.chat:
         return items
-    several = [turn for item in items for turn in chat.turns(item)]
-    counts["read"] += len(several) - len(items)  # as where `fields` makes several examples of one record
-    return several
+    each = settings.architecture == "encoder_decoder"
+    more = (vocabulary.eos_text, each, job.crossed, spec.name, counts, settings.skip_bad)
+    return list(chat.prepared(items, settings.chat_template, *more))
 
 
 def records_of(
@@ -255,11 +255,11 @@ def run(job: Job, settings: Settings) -> tuple[str, dict]:
         shots = [r.exemplars for r in rendered]
         parts.append(cache.Columns.of(records, [o.hash for o in owners], drawn, vocabulary.size, shots))
     columns = cache.Columns.joined(parts)
-    read = counts.pop("read", 0)
+    read, split = counts.pop("read", 0), counts.pop(chat.SPLIT, 0)
     manifest = {
         "task": spec.name, "variant": job.variant, **asdict(job), "key": where.rsplit("-", 1)[1],
         "vocabulary": vocabulary.hash, **about, "templates": list(ids), "examples": len(items),
-        "fewshot": fewshot.counts(columns.exemplars, variant),
+        "fewshot": fewshot.counts(columns.exemplars, variant), "split_conversations": split,
         "audit": {"read": read, "kept": len(items), "skipped": {k: v for k, v in sorted(counts.items()) if v}},
         **columns.counts(vocabulary.unk_id),
     }  # fmt: skip

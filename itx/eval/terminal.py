@@ -7,6 +7,7 @@ gets each prompt as it is, alone, as its training data were.
 
 import codecs
 import json
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import Any, TextIO
 from itx.build import chat, render
 from itx.data import cache
 from itx.data.vocabulary import Vocabulary
-from itx.errors import UserError
+from itx.errors import UserError, did_you_mean
 from itx.eval.generate import Runner, texts
 from itx.eval.sampling import Sampling
 from itx.tasks.chat import ROLES
@@ -26,7 +27,8 @@ HELP = """  a line                asks it; \\n in it begins a new line
   /new                  forget the conversation
   /system TEXT          begin a new one under this instruction
   Ctrl-C                cut an answer short
-  Ctrl-D                leave"""
+  Ctrl-D, /quit         leave"""
+COMMANDS = ("/help", "/new", "/system", "/quit", "/exit")
 
 
 @dataclass(frozen=True)
@@ -48,10 +50,10 @@ class Run:
         before = render.conversation(pieces, self.vocabulary)
         return cache.prompt_ids(before, self.runner.eos_id, self.runner.model.architecture)
 
-    def _pieces(self, messages: Messages) -> list[tuple[str, bool]]:
+    def _pieces(self, messages: Messages) -> chat.Pieces:
         turns = [{**m, "content": m["content"].strip()} for m in messages]  # as in training (itx/tasks/chat.py)
         answered = {"messages": [*turns, {"role": "assistant", "content": "."}]}
-        return chat.pieces(self.template, answered, "the conversation", self.vocabulary.eos_text)
+        return chat.last(chat.answers(self.template, answered, "the conversation", self.vocabulary.eos_text))
 
     def stops(self, messages: Messages) -> tuple[str, ...]:
         """The stop strings, and what the template writes behind an answer."""
@@ -153,11 +155,15 @@ def shown(answer: dict[str, Any]) -> str:
     return (answer["text"] or "(an empty answer)") + ("" if answer["finished"] else " …")
 
 
-def warn_of_unknown(run: Run, text: str) -> None:
+def warn_of_unknown(run: Run, messages: Messages) -> None:
     """Say it on stderr where the vocabulary has no tokens for parts of what is asked: the model cannot read them."""
-    ids = run.vocabulary.encode(text)
-    if unknown := ids.count(run.vocabulary.unk_id):
-        print(f"itx: the vocabulary does not know {unknown} of the {len(ids)} tokens of {text[:40]!r}", file=sys.stderr)
+    for text in (m["content"] for m in messages):
+        ids = run.vocabulary.encode(text)
+        if unknown := ids.count(run.vocabulary.unk_id):
+            print(
+                f"itx: the vocabulary does not know {unknown} of the {len(ids)} tokens of {text[:40]!r}",
+                file=sys.stderr,
+            )
 
 
 def several(run: Run, asked: list[Messages]) -> list[dict[str, Any]]:
@@ -167,7 +173,7 @@ def several(run: Run, asked: list[Messages]) -> list[dict[str, Any]]:
             f"a conversation of {len(long)} turns: this run was not trained on conversations, so it takes one prompt"
         )
     for messages in asked:
-        warn_of_unknown(run, messages[-1]["content"])
+        warn_of_unknown(run, messages)
     answers = run.answers(asked)
     for messages, answer in zip(asked, answers, strict=True):
         if len(asked) > 1:
@@ -184,36 +190,49 @@ def converse(run: Run, system: str = "", read: TextIO | None = None) -> list[dic
 
         remembers = "It remembers the conversation" if run.template else "Each prompt is asked alone"
         print(f"{remembers}; /help says what there is.")
-    head = [message(system, "--system", "system")] if system else []
+    head = _head(run, system, "--system") if system else []
     messages, out = list(head), []
     while (line := _line(terminal, read or sys.stdin)) is not None:
-        word, _, rest = line.partition(" ")
-        if not line.strip():
+        word, _, rest = line.strip().partition(" ")
+        if not word:
             continue
-        if word == "/help" and not rest:
-            print(HELP if run.template else "\n".join(x for x in HELP.splitlines() if "/" not in x[:3]))
-        elif word in ("/new", "/system") and run.template:
-            head = head if word == "/new" else [message(unescaped(rest), "/system", "system")] if rest.strip() else []
-            messages = list(head)
-            print("(a new conversation)")
-        else:
-            messages = [*(messages if run.template else ()), {"role": "user", "content": unescaped(line)}]
-            messages, left_out = run.room(messages)
-            if left_out:
-                print(f"(the {left_out} oldest turns are left out: the context has no room for them)")
-            warn_of_unknown(run, messages[-1]["content"])
-            try:
-                answer = _streamed(run, messages, terminal)
-            except UserError as e:  # too long, say: the next may do
-                print(f"itx: {e}", file=sys.stderr)
-                messages = messages[:-1]
-                continue
-            out.append(facts(messages, answer))
-            if answer["text"].strip():
-                messages = [*messages, {"role": "assistant", "content": answer["text"].strip()}]
-            else:  # a template has no place for an empty turn
-                messages = messages[:-1]
+        if word in ("/quit", "/exit"):
+            break
+        try:
+            if word == "/help":
+                print(HELP if run.template else "\n".join(x for x in HELP.splitlines() if "/" not in x[:3]))
+            elif word in ("/new", "/system") and run.template:
+                if word == "/new" and rest:
+                    raise UserError(f"/new takes no text; to ask under an instruction: /system {rest}")
+                if word == "/system":
+                    head = _head(run, unescaped(rest), word) if rest.strip() else []
+                messages = list(head)
+                print("(a new conversation)")
+            elif re.fullmatch("/[a-z]+", word):
+                there = [c for c in COMMANDS if run.template or c not in ("/new", "/system")]
+                raise UserError(f"no command {word}{did_you_mean(word, there)}; --prompt asks a text that begins so")
+            else:
+                user = message(unescaped(line), "the line")
+                warn_of_unknown(run, [user])
+                kept, left_out = run.room([*(messages if run.template else ()), user])
+                if left_out:
+                    print(f"(the {left_out} oldest turns are left out: the context has no room for them)")
+                answer = _streamed(run, kept, terminal)
+                out.append(facts(kept, answer))
+                # a template has no place for an empty turn
+                said = [{"role": "assistant", "content": text}] if (text := answer["text"].strip()) else []
+                messages = [*kept, *said] if said else kept[:-1]
+        except UserError as e:  # too long, say: the next may do, behind what was said so far
+            print(f"itx: {e}", file=sys.stderr)
     return out
+
+
+def _head(run: Run, system: str, where: str) -> Messages:
+    """An instruction, as a conversation begins with it; UserError where the run's template has no place for one."""
+    head = [message(system, where, "system")]
+    run.ids([*head, message("?", where)])
+    warn_of_unknown(run, head)
+    return head
 
 
 def _line(terminal: bool, read: TextIO) -> str | None:

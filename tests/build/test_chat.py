@@ -24,7 +24,15 @@ from tests.conftest import REPO
 CHATML = """{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% endfor %}
 {%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"""
 # writes earlier answers otherwise once others follow, as templates of models that think do
-FORGETS = "{% for m in messages %}{{ m.content if loop.last else m.content[:3] }}\n{% endfor %}"
+THINKS = """{% for m in messages %}<{{ m.role }}>
+{% if m.role == 'assistant' and loop.last %}<think></think>{% endif %}{{ m.content }}<|im_end|>
+{% endfor %}{% if add_generation_prompt %}<assistant>
+{% endif %}"""
+# an instruction stands in the last question alone
+LATE = """{% for m in messages if m.role != 'system' %}{% if m.role == 'user' %}[INST]
+{%- if (loop.last or loop.index0 == loop.length - 2) and messages[0].role == 'system' %} {{ messages[0].content }}{% endif %} {{ m.content }}[/INST]
+{%- else %} {{ m.content }}</s>{% endif %}{% endfor %}"""
+STRICT = "{% if messages and messages[0].role == 'assistant' %}{{ raise_exception('the user begins') }}{% endif %}" + CHATML
 
 TALK = [
     ("system", "Be brief."),
@@ -35,13 +43,17 @@ TALK = [
 ]
 
 
+def pieces(template, values, where):
+    return chat.joined(chat.answers(template, values, where))
+
+
 def values(turns=TALK, **more):
     return {"messages": [{"role": r, "content": c} for r, c in turns], **more}
 
 
 @pytest.mark.parametrize("template", [chat.PLAIN, CHATML])
 def test_pieces_join_to_the_text_and_the_assistants_are_trained(template):
-    found = chat.pieces(template, values(), "here")
+    found = pieces(template, values(), "here")
     whole = chat.written(template, values(), len(TALK), False, "here")
     assert "".join(t for t, _ in found) == whole.rstrip() and [t for _, t in found] == [False, True, False, True]
     said = [t.strip().removesuffix("<|im_end|>") for t, trained in found if trained]
@@ -50,9 +62,10 @@ def test_pieces_join_to_the_text_and_the_assistants_are_trained(template):
 
 
 def test_templates_differ_and_their_mistakes_are_errors():
-    assert chat.pieces(chat.PLAIN, values(), "") != chat.pieces(CHATML, values(), "")
+    assert pieces(chat.PLAIN, values(), "") != pieces(CHATML, values(), "")
     for template, message in (
-        (FORGETS, "writes turn 3 otherwise once others follow"),
+        ("{% if not add_generation_prompt %}!{% endif %}a", "writes what stands before turn 3 otherwise"),
+        ("{{ messages[0].content + 1 }}", "here: data.chat_template: TypeError: "),
         ("{% for m in messages %}", "data.chat_template, line 1: Unexpected end of template"),
         ("{{ raise_exception('no system turn') }}", "here: data.chat_template: no system turn"),
         ("{{ messages.__class__.__mro__ }}", "access to attribute '__class__' of 'list' object is unsafe"),
@@ -60,7 +73,38 @@ def test_templates_differ_and_their_mistakes_are_errors():
         ("nothing", "writes nothing for the assistant's turn 3"),
     ):
         with pytest.raises(UserError, match=message):
-            chat.pieces(template, values(), "here")
+            pieces(template, values(), "here")
+
+
+@pytest.mark.parametrize("template", [THINKS, LATE])
+def test_a_template_that_writes_earlier_turns_otherwise_gives_an_example_for_each_answer(template):
+    """What is trained stands behind the very text that the model will read before it."""
+    found = chat.answers(template, values(), "here", "<|im_end|>")
+    assert pieces(template, values(), "here") is None and pieces(CHATML, values(), "here")
+    assert chat.last(found) == ((chat.written(template, values(), 4, True, ""), False), (found[-1].text, True))
+    item, counts = render.Item("1", values(), "c", 1), Counter()
+    made = list(chat.prepared([item], template, "<|im_end|>", False, False, "t", counts))
+    assert [i.id for i in made] == ["1/0", "1/1"] and counts == {"read": 1, chat.SPLIT: 1}
+    for i, end, said in zip(made, (2, 4), ("Здравствуй, как дела?", "4"), strict=True):
+        r = chat.render(i, template, "here")
+        assert r.pieces[0] == (chat.written(template, values(), end, True, ""), False) and len(r.pieces) == 2
+        assert r.target.removeprefix("<think></think>").removesuffix("</s>") == said
+        assert (template == THINKS) == r.target.startswith("<think></think>")
+    (whole,) = chat.prepared([item], template, "<|im_end|>", False, True, "t", Counter())  # of an evaluation
+    assert whole.id == "1" and chat.render(whole, template, "") == chat.render(made[-1], template, "")
+    (row,) = chat.prepared([item], CHATML, "", False, False, "t", counts)
+    assert row.values["pieces"] == pieces(CHATML, values(), "") and counts[chat.SPLIT] == 1
+
+
+def test_a_conversation_that_the_template_refuses_is_skipped_only_where_asked():
+    items = [render.Item(str(i), values(turns), "c", i) for i, turns in enumerate((TALK[2:], TALK))]
+    with pytest.raises(UserError, match="task 't', example 0: data.chat_template: the user begins; --data.skip_bad"):
+        list(chat.prepared(items, STRICT, "", False, False, "t", Counter()))
+    counts = Counter()
+    (kept,) = chat.prepared(items, STRICT, "", False, False, "t", counts, skip_bad=True)
+    assert kept.id == "1" and counts == {"refused by data.chat_template": 1}
+    with pytest.raises(UserError, match="data.chat_template, line 1"):  # a template's own mistake is no conversation's
+        list(chat.prepared(items, "{% for m in messages %}", "", False, False, "t", counts, skip_bad=True))
 
 
 def test_a_template_comes_from_a_file_or_a_tokenizers_config(tmp_path):
@@ -125,7 +169,7 @@ def test_real_files_lose_no_assistant_turn(shared, monkeypatch, name, file, fiel
            for m in json.loads(line)["conversations"] if m["from"] in ("gpt", "function_call")}  # fmt: skip
     trained, with_tools = set(), 0
     for item in items:
-        found = chat.pieces(chat.PLAIN, item.values, item.id)
+        found = pieces(chat.PLAIN, item.values, item.id)
         assert [t.strip() for t, on in found if on] == [
             m["content"] for m in item.values["messages"] if m["role"] == "assistant"
         ]

@@ -24,6 +24,7 @@ from itx.data import lock as locks
 from itx.data.vocabulary import Vocabulary
 from itx.errors import UserError
 from itx.eval import terminal
+from itx.eval.sampling import Sampling
 from itx.runs import RunFolder
 from tests import samples
 from tests.conftest import REPO, one_device
@@ -115,8 +116,9 @@ def test_the_oldest_turns_make_room(run):
 def test_a_conversation_remembers_until_it_is_forgotten(run, capsys):
     lines = ["Привет!", "", "/new is a word", "/system Отвечай кратко.", "你好", "/new", "Hi"]
     found = terminal.converse(run, "Be kind.", io.StringIO("".join(x + "\n" for x in lines)))
-    said = capsys.readouterr().out
-    assert said.count("(a new conversation)") == 3 and len(found) == 3
+    said = capsys.readouterr()
+    assert said.out.count("(a new conversation)") == 2 and len(found) == 3
+    assert said.err == "itx: /new takes no text; to ask under an instruction: /system is a word\n"
     heads = [f["messages"][0] for f in found]
     assert [h["content"] for h in heads] == ["Be kind.", "Отвечай кратко.", "Отвечай кратко."]
     assert [f["messages"][-1]["content"] for f in found] == ["Привет!", "你好", "Hi"]
@@ -124,7 +126,52 @@ def test_a_conversation_remembers_until_it_is_forgotten(run, capsys):
     answered = bool(long[0]["answer"].strip())
     assert len(long[1].get("messages", [0])) == (3 if answered else 1)
     alone = terminal.converse(dataclasses.replace(run, template=""), "", io.StringIO("a\nb\\nc\n/new\n"))
-    assert [f["prompt"] for f in alone] == ["a", "b\nc", "/new"]
+    assert [f["prompt"] for f in alone] == ["a", "b\nc"] and "no command /new; " in capsys.readouterr().err
+
+
+STRICT = ("{% if messages[0].role == 'system' and messages[0].content | length > 9 %}{{ raise_exception('too long') }}"
+          "{% endif %}" + CHATML)  # fmt: skip
+
+
+def test_a_refused_line_leaves_the_conversation_as_it_was(run, capsys):
+    """A line beyond the context, an instruction that the template refuses, a command that is none."""
+    answering = dataclasses.replace(run, how=Sampling(temperature=1.0, seed=3))
+    small = dataclasses.replace(answering, runner=dataclasses.replace(run.runner, context=120))
+    lines = ["Hi", "x" * 300, "Bob?"]
+    found = terminal.converse(small, "", io.StringIO("".join(x + "\n" for x in lines)))
+    assert "more than the context of 120" in capsys.readouterr().err
+    assert [m["content"] for m in found[1]["messages"] if m["role"] == "user"] == ["Hi", "Bob?"]
+    strict = dataclasses.replace(answering, template=STRICT)
+    lines = [
+        "/system Be.",
+        "Hi",
+        "/system Be very brief.",
+        "Bob?",
+        "/sytem a",
+        "/help me",
+        " /new",
+        "Who?",
+        "/quit",
+        "no",
+    ]
+    found = terminal.converse(strict, "", io.StringIO("".join(x + "\n" for x in lines)))
+    said = capsys.readouterr()
+    assert "data.chat_template: too long" in said.err and "no command /sytem; did you mean '/system'" in said.err
+    assert [f["messages"][0]["content"] for f in found] == ["Be."] * 3  # the refused one never began
+    assert [len(f["messages"]) for f in found] == [2, 4, 2] and "forget the conversation" in said.out
+    with pytest.raises(UserError, match="too long"):
+        terminal.converse(strict, "Be very brief.", io.StringIO("Hi\n"))
+
+
+def test_a_template_that_writes_earlier_turns_otherwise_is_asked_as_it_trained(run):
+    """Models that think: the block stands before the last answer alone, so a second question has other text before it."""
+    thinks = dataclasses.replace(run, template=CHATML.replace("{{ m.content }}", (
+        "{% if m.role == 'assistant' and loop.last %}<think></think>{% endif %}{{ m.content }}")))  # fmt: skip
+    talk = messages(TALKS[1], 3)
+    want = chat.written(thinks.template, {"messages": talk}, 3, True, "")
+    assert "<think>" not in want and thinks.ids(talk) == run.vocabulary.encode(want)
+    found = terminal.converse(thinks, "", io.StringIO("Hi\nBob?\n你好\n"))
+    assert len(found) == 3 and thinks.stops(talk) == ("<|im_end|>",)
 
 
 def test_several_prompts_are_answered_together(run, capsys):
