@@ -16,11 +16,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from itx.build.render import Item, Rendered
+from itx.build.render import Item, Rendered, content_of, draw
 from itx.build.sources import beside
 from itx.errors import UserError
+from itx.tasks.spec import TaskSpec
 
 Pieces = tuple[tuple[str, bool], ...]  # (text, trained?)
+CHAT_VERSION = 2  # raise it when a change here alters a record
 SPLIT = "split conversations"  # what `prepared` counts them under
 
 # Lines that begin with the speaker; every turn's text follows a single space, as targets do elsewhere
@@ -138,18 +140,20 @@ def last(found: Sequence[Answer]) -> Pieces:
 
 
 def prepared(
-    items: Iterable[Item], template: str, eos: str, each: bool, whole: bool, task: str, counts: Counter,
+    items: Iterable[Item], template: str, eos: str, each: bool, whole: bool, spec: TaskSpec, counts: Counter,
     skip_bad: bool = False,
 ) -> Iterator[Item]:  # fmt: skip
     """Conversations as items whose values are {"pieces"}, as `joined` gives them.
 
     each: an item for every answer, as encoder-decoder models train on one target at a time; whole: never more than one
     of a conversation, as evaluation asks. Else an item for every answer where they cannot be joined: counts[SPLIT].
+    An answer's content is what stands before it, and of those with one content the first is kept, as of all examples.
     """
     _compiled(template)  # its own mistakes are no conversation's
+    seen: set[int] = set()
     for item in items:
         try:
-            found = answers(template, item.values, f"task {task!r}, example {item.id}", eos)
+            found = answers(template, item.values, f"task {spec.name!r}, example {item.id}", eos)
         except UserError as e:
             if not skip_bad:
                 raise UserError(f"{e}; --data.skip_bad=True counts and skips such conversations") from e
@@ -157,13 +161,21 @@ def prepared(
             continue
         row = joined(found)
         if whole or row and not each:
+            seen.add(item.hash)
             yield dataclasses.replace(item, values={"pieces": last(found)})
             continue
         counts[SPLIT] += not each
         counts["read"] += len(found) - 1  # as where `fields` makes several examples of one record
-        for n in range(len(found)):
-            upto = last(found[: n + 1] if each else found[n : n + 1])
-            yield dataclasses.replace(item, id=f"{item.id}/{n}", values={"pieces": upto})
+        messages = item.values["messages"]
+        ends = [i + 1 for i, m in enumerate(messages) if m["role"] == "assistant"]
+        for n, end in enumerate(ends):
+            content = content_of(spec, {**item.values, "messages": messages[:end]})
+            key = draw("content", content)
+            if key in seen:
+                counts["begins as another conversation"] += 1
+                continue
+            seen.add(key)
+            yield Item(f"{item.id}/{n}", {"pieces": last(found[: n + 1] if each else found[n : n + 1])}, content, key)
 
 
 def render(item: Item, template: str, where: str, eos: str = "") -> Rendered:

@@ -86,7 +86,7 @@ def _further_key(job: Job, spec: TaskSpec, settings: Settings) -> list:
         objectives.check(spec, settings.room)
         return [objectives.OBJECTIVES_VERSION, *settings.room]
     if spec.chat:
-        return [settings.chat_template, settings.architecture]
+        return [chat.CHAT_VERSION, settings.chat_template, settings.architecture]
     if not names.parse(job.variant).shots:
         return []
     train = [sources.source_hash(spec.source, s, settings.root, settings.suite_seed)
@@ -168,7 +168,7 @@ def _several(
     if not spec.chat:
         return items
     each = settings.architecture == "encoder_decoder"
-    more = (vocabulary.eos_text, each, job.crossed, spec.name, counts, settings.skip_bad)
+    more = (vocabulary.eos_text, each, job.crossed, spec, counts, settings.skip_bad)
     return list(chat.prepared(items, settings.chat_template, *more))
 
 

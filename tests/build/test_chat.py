@@ -32,7 +32,9 @@ THINKS = """{% for m in messages %}<{{ m.role }}>
 LATE = """{% for m in messages if m.role != 'system' %}{% if m.role == 'user' %}[INST]
 {%- if (loop.last or loop.index0 == loop.length - 2) and messages[0].role == 'system' %} {{ messages[0].content }}{% endif %} {{ m.content }}[/INST]
 {%- else %} {{ m.content }}</s>{% endif %}{% endfor %}"""
-STRICT = "{% if messages and messages[0].role == 'assistant' %}{{ raise_exception('the user begins') }}{% endif %}" + CHATML
+STRICT = (
+    "{% if messages and messages[0].role == 'assistant' %}{{ raise_exception('the user begins') }}{% endif %}" + CHATML
+)
 
 TALK = [
     ("system", "Be brief."),
@@ -77,34 +79,41 @@ def test_templates_differ_and_their_mistakes_are_errors():
 
 
 @pytest.mark.parametrize("template", [THINKS, LATE])
-def test_a_template_that_writes_earlier_turns_otherwise_gives_an_example_for_each_answer(template):
+def test_a_template_that_writes_earlier_turns_otherwise_gives_an_example_for_each_answer(template, monkeypatch):
     """What is trained stands behind the very text that the model will read before it."""
+    spec = register(monkeypatch)
     found = chat.answers(template, values(), "here", "<|im_end|>")
     assert pieces(template, values(), "here") is None and pieces(CHATML, values(), "here")
     assert chat.last(found) == ((chat.written(template, values(), 4, True, ""), False), (found[-1].text, True))
     item, counts = render.Item("1", values(), "c", 1), Counter()
-    made = list(chat.prepared([item], template, "<|im_end|>", False, False, "t", counts))
+    made = list(chat.prepared([item], template, "<|im_end|>", False, False, spec, counts))
+    assert made[0].content.splitlines() == ["system: be brief.", "user: привет!"] and made[0].hash != made[1].hash
     assert [i.id for i in made] == ["1/0", "1/1"] and counts == {"read": 1, chat.SPLIT: 1}
     for i, end, said in zip(made, (2, 4), ("Здравствуй, как дела?", "4"), strict=True):
         r = chat.render(i, template, "here")
         assert r.pieces[0] == (chat.written(template, values(), end, True, ""), False) and len(r.pieces) == 2
         assert r.target.removeprefix("<think></think>").removesuffix("</s>") == said
         assert (template == THINKS) == r.target.startswith("<think></think>")
-    (whole,) = chat.prepared([item], template, "<|im_end|>", False, True, "t", Counter())  # of an evaluation
+    again = render.Item("2", values([*TALK[:2], ("assistant", "Да?"), ("user", "3 + 3?"), ("assistant", "6")]), "d", 2)
+    both = list(chat.prepared([item, again], template, "<|im_end|>", False, False, spec, counts := Counter()))
+    assert [i.id for i in both] == ["1/0", "1/1", "2/1"]  # once per content, as single questions are
+    assert counts == {"read": 2, chat.SPLIT: 2, "begins as another conversation": 1}
+    (whole,) = chat.prepared([item], template, "<|im_end|>", False, True, spec, Counter())  # of an evaluation
     assert whole.id == "1" and chat.render(whole, template, "") == chat.render(made[-1], template, "")
-    (row,) = chat.prepared([item], CHATML, "", False, False, "t", counts)
-    assert row.values["pieces"] == pieces(CHATML, values(), "") and counts[chat.SPLIT] == 1
+    (row,) = chat.prepared([item], CHATML, "", False, False, spec, counts)
+    assert row.values["pieces"] == pieces(CHATML, values(), "") and counts[chat.SPLIT] == 2
 
 
-def test_a_conversation_that_the_template_refuses_is_skipped_only_where_asked():
+def test_a_conversation_that_the_template_refuses_is_skipped_only_where_asked(monkeypatch):
+    spec = register(monkeypatch)
     items = [render.Item(str(i), values(turns), "c", i) for i, turns in enumerate((TALK[2:], TALK))]
-    with pytest.raises(UserError, match="task 't', example 0: data.chat_template: the user begins; --data.skip_bad"):
-        list(chat.prepared(items, STRICT, "", False, False, "t", Counter()))
+    with pytest.raises(UserError, match="task 'talk', example 0: data.chat_template: the user begins; --data.skip_bad"):
+        list(chat.prepared(items, STRICT, "", False, False, spec, Counter()))
     counts = Counter()
-    (kept,) = chat.prepared(items, STRICT, "", False, False, "t", counts, skip_bad=True)
+    (kept,) = chat.prepared(items, STRICT, "", False, False, spec, counts, skip_bad=True)
     assert kept.id == "1" and counts == {"refused by data.chat_template": 1}
     with pytest.raises(UserError, match="data.chat_template, line 1"):  # a template's own mistake is no conversation's
-        list(chat.prepared(items, "{% for m in messages %}", "", False, False, "t", counts, skip_bad=True))
+        list(chat.prepared(items, "{% for m in messages %}", "", False, False, spec, counts, skip_bad=True))
 
 
 def test_a_template_comes_from_a_file_or_a_tokenizers_config(tmp_path):
@@ -235,7 +244,8 @@ def test_the_loss_is_on_assistant_turns_alone(tmp_path, monkeypatch, architectur
     folder, manifest = jobs.run(jobs.Job("talk", "train"), settings)
     items, _ = jobs._items("talk", "train", settings)
     records = cache.Records(tmp_path / "cache" / folder)
-    assert len(records) == len(items) * (2 if architecture == "encoder_decoder" else 1) > 20
+    first = {i.values["messages"][0]["content"] for i in items}  # asked again and again, and kept once as an answer's input
+    assert len(records) == len(items) + (len(first) if architecture == "encoder_decoder" else 0) > len(first) > 10
     assert manifest["audit"]["read"] == manifest["audit"]["kept"] + sum(manifest["audit"]["skipped"].values())
     vocabulary = Vocabulary(file)
     lock = {
