@@ -579,9 +579,16 @@ def convert_export(args: Namespace) -> int:
             raise UserError(
                 "--dtype: an adapter is written as it was trained, in float32; with --merge it is the model's"
             )
+        from itx import peft
+
         found = pretrained.export_adapter(args.run, args.out_dir)
         print(f"{found['method']}: {found['parameters']:,} parameters of step {found['step']} over {found['base']}, "
               f"to {found['folder']}: {', '.join(found['files'])}")  # fmt: skip
+        config = _run_config(pretrained.find(args.run).run)
+        found["same_in_peft"] = same = peft.same_in_peft(config.model, config.peft)
+        if same is not None:
+            print(f"beyond {same:,} tokens of prompt and answer it computes something else in PEFT: there the window of "
+                  f"{config.model.sliding_window:,} tokens hides virtual tokens, here they are always seen")  # fmt: skip
         if args.json:
             storage.write_json(args.json, found)
         return 0

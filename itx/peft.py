@@ -392,6 +392,17 @@ def save(folder: Path | str, cfg: ModelConfig, peft: PeftConfig, params: dict, b
     storage.write_json(folder / BASE, {"fingerprint": base})
 
 
+def same_in_peft(cfg: ModelConfig, peft: PeftConfig) -> int | None:
+    """Up to how many tokens of prompt and answer an exported adapter's model is the same in PEFT; None: any number.
+
+    Virtual tokens are seen from outside a window too; there they have places in front of the row, which a window
+    leaves behind as any others.
+    """
+    if not cfg.sliding_window or peft.method not in ("prefix", "prompt"):
+        return None
+    return max(0, cfg.sliding_window - peft.length)
+
+
 def _is_adapters(path: str) -> bool:
     return "_lora/" in path or path.split("/")[1:2] in (["prefix"], ["prompt"])
 

@@ -104,6 +104,36 @@ def test_peft_loads_what_is_written_here(folder, tmp_path):
     np.testing.assert_allclose(out[counts], want[counts], rtol=1e-4, atol=1e-4 * np.abs(want[counts]).max())
 
 
+def test_up_to_where_a_window_leaves_virtual_tokens_alone_in_peft():
+    gemma, llama = (hf.model_config(GOLDEN / "hf" / name) for name in ("gemma3", "llama"))
+    prefix, prompt, lora = (peft.PeftConfig(method=m, length=2) for m in ("prefix", "prompt", "lora"))
+    assert gemma.sliding_window == 5 and not llama.sliding_window
+    assert [peft.same_in_peft(gemma, p) for p in (prefix, prompt, lora)] == [3, 3, None]
+    assert peft.same_in_peft(gemma, dataclasses.replace(prefix, length=7)) == 0
+    assert peft.same_in_peft(llama, prefix) is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["prefix", "prompt"])
+def test_a_window_hides_virtual_tokens_in_peft(method, monkeypatch):
+    """The same up to the token that `same_in_peft` says, and no further."""
+    need("torch", "transformers", "peft")
+    from tests.golden import make_peft
+
+    folder = GOLDEN / "peft" / f"gemma3_{method}"
+    model = base_model(base_of(folder))
+    adapter = peft.read(folder, model.cfg)
+    monkeypatch.setitem(make_peft.TOKENS, "gemma3", 12)
+    out, counts = logits(with_adapter(model, adapter), base_of(folder), 12)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # theirs
+        want = make_peft.logits(folder, "gemma3")
+    whole = counts.all(1)
+    apart = np.abs(out - want)[whole].max((0, 2)) / np.abs(want).max()
+    same = peft.same_in_peft(model.cfg, adapter.peft)
+    assert whole.any() and apart[:same].max() < 1e-4 and apart[same:].min() > 0.01
+
+
 def edited(folder: Path, to: Path, **changes) -> Path:
     """A copy of an adapter with other settings."""
     shutil.copytree(folder, to)

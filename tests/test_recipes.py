@@ -160,7 +160,10 @@ def test_a_quick_variant_trains_is_exported_and_read_back(name, tmp_path):
     before, after = answers(base, vocabulary), answers(train.load_model(run, config, lock, mesh=one), vocabulary)
     assert np.abs(after - before).min() > 1e-3
     method = config.peft.method
-    samples.itx("convert", "export", run.path, out, *([] if method != "full" else ["--dtype", "float32"]), cwd=tmp_path)
+    words = [] if method != "full" else ["--dtype", "float32"]
+    said = samples.itx("convert", "export", run.path, out, *words, cwd=tmp_path).stdout
+    # 8 virtual tokens and a window of 32 (itx/models/small.py)
+    assert ("beyond 24 tokens of prompt and answer it computes something else in PEFT" in said) == (method == "prefix")
     if method != "full":
         assert {p.name for p in out.iterdir()} >= {peft.CONFIG, peft.WEIGHTS}
         np.testing.assert_allclose(answers(train.with_adapter(base, str(out)), vocabulary), after, rtol=1e-4)
