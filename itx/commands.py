@@ -6,6 +6,7 @@ leaves whole files in the run folder and is skipped when they are there, so that
 resumes after a kill at any moment.
 """
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -17,6 +18,7 @@ import sys
 import tempfile
 import time
 from argparse import Namespace
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
@@ -221,7 +223,9 @@ def _code_version() -> str:
         dirty = subprocess.run([*git, "status", "--porcelain", "--", "."], capture_output=True, text=True, check=True)
         return commit.stdout.strip() + ("+" if dirty.stdout.strip() else "")
     except (OSError, subprocess.CalledProcessError):
-        return metadata.version("itx")
+        with contextlib.suppress(metadata.PackageNotFoundError):  # a copied folder, on PYTHONPATH
+            return metadata.version("itx")
+        return "unknown"
 
 
 WATCH = "ITX_END_WITH_PARENT"  # set for a build that a training run started: it ends when that is killed
@@ -442,33 +446,38 @@ def evaluate_run(args: Namespace) -> int:
                 raise UserError(f"--tasks: no evaluation row {name!r} in this run" + did_you_mean(name, known))
         lock["evaluation"] = [r for r in lock["evaluation"] if {r["name"], r["task"]} & set(wanted)]
     out = {}
-    for name, (step, load) in _scored(run, config, lock, args).items():
-        out[name] = evaluate(load, lock, config, run, step)
-        print_scores(out[name])
+    for folder, step, load in _evaluated(args, run, config, lock):
+        out[folder] = evaluate(load, lock, config, run, step)
+        print_scores(out[folder])
     if args.json:
         storage.write_json(args.json, out if args.adapter else out[""])
     return 0
 
 
-def _scored(run: RunFolder, config: configs.RunConfig, lock: dict, args: Namespace) -> dict[str, tuple]:
-    """What `itx eval` scores: {"": (step, its Runner when called)}; or, with --adapter, of each folder an adapter over
-    one base that is loaded once: the run's model, or the base of an adapter's run. `step` then names its scores."""
+def _evaluated(
+    args: Namespace, run: RunFolder, config: configs.RunConfig, lock: dict
+) -> list[tuple[str, int | str, Callable]]:
+    """(an adapter's folder, the step that its scores stand under, what loads its model) of each `--adapter`, over one
+    base that is loaded once: the run's model, or the base of an adapter's run. Without any the run's own, as ""."""
     from itx import peft
-    from itx.train import load_model, with_adapter
+    from itx.train import load_model, vocab_rows, with_adapter
 
-    if args.adapter and config.peft.method != "full":
-        if args.step:
-            raise UserError(f"--step {args.step}: an --adapter stands over this run's base, not over its own adapter")
-        step = 0
-    else:
-        step = _step(run, args.step)
+    own = config.peft.method != "full"
+    if args.adapter and args.step and own:
+        raise UserError(
+            f"--step {args.step} with --adapter: {run.path} trains an adapter itself ({config.peft.method}), and its "
+            "base, which is what is scored with another one, is the same at every step; leave --step out"
+        )
+    step = 0 if args.adapter and own else _step(run, args.step)
     base = functools.cache(lambda: load_model(run, config, lock, step))
     if not args.adapter:
-        return {"": (step, base)}
-    return {
-        folder: (f"{Path(folder).name}-{peft.key(folder)}-{step}", lambda folder=folder: with_adapter(base(), folder))
-        for folder in args.adapter
-    }
+        return [("", step, base)]
+    out = []
+    for folder in dict.fromkeys(args.adapter):
+        peft.read(folder, config.model, vocab_rows(config, lock))  # a mistake shows before anything is built or asked
+        name = f"{Path(folder).name}-{peft.key(folder)}-{step}"
+        out.append((folder, name, functools.cache(lambda folder=folder: with_adapter(base(), folder))))
+    return out
 
 
 def _evaluate_settings(args: Namespace, run: RunFolder, config: configs.RunConfig, lock: dict) -> int:
@@ -483,8 +492,8 @@ def _evaluate_settings(args: Namespace, run: RunFolder, config: configs.RunConfi
     for word in words:
         if not word.isascii() or not word.isdigit() or len(word) > 2:
             raise UserError(f"--shots {args.shots}: {word!r} is not a number of exemplars from 0 to 99")
+    evaluated = _evaluated(args, run, config, lock)
     config = dataclasses.replace(config, eval=dataclasses.replace(config.eval, split=split))
-    scored = _scored(run, config, lock, args)
     answer = _further_in_subprocess({
         "config": configs.to_dict(config), "vocab": str(run.vocab_model), "evaluation": lock["evaluation"],
         "trained": [t["name"] for t in lock["tasks"]], "tasks": args.tasks.split(",") if args.tasks else [],
@@ -493,16 +502,14 @@ def _evaluate_settings(args: Namespace, run: RunFolder, config: configs.RunConfi
     for x in answer["skipped"]:
         print(f"not evaluated: {x['row']} ({x['reason']})")
     out = {}
-    for name, (step, load) in scored.items():
-        if name:
-            print(name)
-        load, settings = functools.cache(load), {}
+    for folder, step, load in evaluated:
+        settings = {}
         for shots, rows in answer["settings"].items():
             if rows:
                 place = dataclasses.replace(run, setting=split if shots == "own" else f"{split}-{shots}shots")
                 settings[shots] = evaluate(load, {**lock, "evaluation": rows}, config, place, step)
         print_settings(settings, split)
-        out[name] = {"step": step, "split": split, "settings": settings, "skipped": answer["skipped"]}
+        out[folder] = {"step": step, "split": split, "settings": settings, "skipped": answer["skipped"]}
     if args.json:
         storage.write_json(args.json, out if args.adapter else out[""])
     return 0

@@ -216,3 +216,15 @@ def test_tasks_that_lack_the_variants_of_a_mixture_are_told(tmp_path):
     assert left == [n for n in sample_tasks.ALL if n != "sample_even"]
     said = [line for line in done.stdout.splitlines() if line.startswith("left out of sample_opt: ")]
     assert said[0] == "left out of sample_opt: sample_first (it has no wording for :zs:opt)" and len(said) == len(left)
+
+
+def test_a_copied_folder_has_no_version(monkeypatch):
+    """Neither a checkout nor installed: a run begins all the same, and says that its code is not known."""
+    assert commands._code_version() != "unknown"
+
+    def none(*_, **__):
+        raise commands.metadata.PackageNotFoundError("itx")
+
+    monkeypatch.setattr(commands.metadata, "version", none)
+    monkeypatch.setenv("PATH", "")
+    assert commands._code_version() == "unknown"

@@ -244,7 +244,9 @@ def test_the_loss_is_on_assistant_turns_alone(tmp_path, monkeypatch, architectur
     folder, manifest = jobs.run(jobs.Job("talk", "train"), settings)
     items, _ = jobs._items("talk", "train", settings)
     records = cache.Records(tmp_path / "cache" / folder)
-    first = {i.values["messages"][0]["content"] for i in items}  # asked again and again, and kept once as an answer's input
+    first = {
+        i.values["messages"][0]["content"] for i in items
+    }  # asked again and again, and kept once as an answer's input
     assert len(records) == len(items) + (len(first) if architecture == "encoder_decoder" else 0) > len(first) > 10
     assert manifest["audit"]["read"] == manifest["audit"]["kept"] + sum(manifest["audit"]["skipped"].values())
     vocabulary = Vocabulary(file)

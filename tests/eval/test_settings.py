@@ -4,16 +4,20 @@
 import json
 import shutil
 from argparse import Namespace
+from pathlib import Path
 
 import pytest
+from flax import nnx
 
 import itx.train
-from itx import commands, storage
+from itx import commands, peft, storage
 from itx import config as configs
+from itx.config import PeftConfig
 from itx.data import cache
 from itx.data.vocabulary import Vocabulary
 from itx.errors import UserError
 from itx.eval import summary
+from itx.models.transformer import Transformer
 from itx.runs import RunFolder
 from tests import samples
 
@@ -51,7 +55,7 @@ def run(tmp_path, sample_cache, sample_locks, monkeypatch):
 def ask(run: RunFolder, tmp_path, **asked) -> dict:
     settings = {"step": 2, "tasks": None, "max_examples": None, "cache_dir": None, "shots": None, "split": None}
     out = tmp_path / "said.json"
-    commands.evaluate_run(Namespace(run=str(run.path), json=str(out), adapter=None, **{**settings, **asked}))
+    commands.evaluate_run(Namespace(run=str(run.path), json=str(out), **{"adapter": None, **settings, **asked}))
     return storage.read_json(out)
 
 
@@ -92,6 +96,67 @@ def test_exemplars_on_the_other_split(run, tmp_path, sample_cache, sample_locks,
     known = len(parrot.prompts)
     ask(run, tmp_path, shots="0,3", split="validation", tasks="sample_first,sample_second,sample_even")
     assert len(parrot.prompts) == known  # what is answered is not asked again
+
+
+@pytest.fixture
+def adapters(run, tmp_path, monkeypatch):
+    """Two LoRAs for the run's model, {folder: its Parrot}."""
+    run, parrot = run
+    config = configs.from_dict(storage.read_json(run.config_json)["config"])
+    rows = itx.train.vocab_rows(config, storage.read_json(run.lock_json))
+    made = {}
+    for rank in (1, 2):
+        method = PeftConfig(method="lora", rank=rank, targets=(r".*/wq",))
+        model = peft.add(Transformer(config.model, rows, nnx.Rngs(0)), method, 0)
+        folder = str(tmp_path / f"lora_{rank}")
+        peft.save(folder, config.model, method, itx.train.parameters(model), "", "base")
+        made[folder] = Parrot(parrot.vocab)
+    monkeypatch.setattr(itx.train, "with_adapter", lambda base, folder: made[folder])
+    return made
+
+
+def test_adapters_are_asked_in_each_setting(run, adapters, tmp_path, capfd):
+    run, parrot = run
+    asked = {"split": "validation", "tasks": "sample_even", "adapter": [*adapters, next(iter(adapters))]}
+    said = ask(run, tmp_path, shots="0,1", **asked)
+    assert list(said) == list(adapters) and not parrot.prompts
+    shown = capfd.readouterr().out
+    for folder, answer in said.items():
+        assert adapters[folder].prompts and list(answer["settings"]) == ["0", "1"]
+        assert answer["step"].startswith(Path(folder).name) and answer["step"].endswith("-2")
+        assert summary.read_predictions(RunFolder(run.path, "validation-0shots"), answer["step"], "sample_even")
+        assert f"split at step {answer['step']}" in " ".join(shown.split())
+    known = [len(a.prompts) for a in adapters.values()]
+    ask(run, tmp_path, shots="0,1", **asked)
+    assert [len(a.prompts) for a in adapters.values()] == known
+    # the run's own rows too, and its own model where no adapter is named
+    assert list(ask(run, tmp_path, **{**asked, "split": None})) == list(adapters) and not parrot.prompts
+    assert list(ask(run, tmp_path, shots="0", split="validation", tasks="sample_even")["settings"]) == ["0"]
+    assert parrot.prompts
+
+
+def test_a_wrong_adapter_is_told_before_anything_is_built(run, adapters, tmp_path, monkeypatch):
+    monkeypatch.setattr(commands, "_further_in_subprocess", lambda request: pytest.fail("something was built"))
+    for asked in ({"shots": "0"}, {}):
+        with pytest.raises(UserError, match="nowhere holds no adapter"):
+            ask(run[0], tmp_path, adapter=[*adapters, str(tmp_path / "nowhere")], **asked)
+    assert not any(a.prompts for a in adapters.values())
+
+
+def test_the_base_of_an_adapters_run_has_no_step(run, adapters, tmp_path):
+    run, _ = run
+    held = storage.read_json(run.config_json)
+    held["config"]["peft"]["method"] = "lora"
+    storage.write_json(run.config_json, held)
+    asked = {"tasks": "sample_even", "adapter": list(adapters)[:1]}
+    for more in ({}, {"shots": "0"}):
+        with pytest.raises(
+            UserError, match="--step 2 with --adapter: .* base, .* the same at every step; leave --step"
+        ):
+            ask(run, tmp_path, **asked, **more)
+    for step in (0, None):
+        (scores,) = ask(run, tmp_path, **asked, step=step).values()
+        assert scores["step"].endswith("-0") and scores["rows"]
 
 
 def test_a_split_alone_keeps_the_exemplars_as_trained(run, tmp_path, capfd):
