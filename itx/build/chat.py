@@ -2,10 +2,10 @@
 """Conversations as text: a Jinja chat template splits them into what is trained (assistant turns) and what is not.
 
 A template is what Hugging Face's tokenizers carry: it sees `messages`, `tools`, `add_generation_prompt`, `bos_token`
-and `eos_token` (both empty: the layout adds BOS and EOS), and may call `raise_exception`. It runs in a sandbox. What is
-trained in turn i is what it writes for messages[: i + 1] beyond messages[:i] with a generation prompt. Templates of
-models that think write an earlier turn otherwise once others follow: such a conversation is an example for each answer,
-behind what the model will read before it, rather than one for all.
+(empty: the layout adds BOS) and `eos_token`, and may call `raise_exception`. It runs in a sandbox. What is trained in
+turn i is what it writes for messages[: i + 1] beyond messages[:i] with a generation prompt. Templates of models that
+think write an earlier turn otherwise once others follow: such a conversation is an example for each answer, behind what
+the model will read before it, rather than one for all.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from itx.build.render import Item, Rendered, content_of, draw
+from itx.build.render import END, Item, Rendered, content_of, draw
 from itx.build.sources import beside
 from itx.errors import UserError
 from itx.tasks.spec import TaskSpec
@@ -74,12 +74,12 @@ def _compiled(template: str) -> Any:
 
 
 def written(template: str, values: dict, upto: int, prompt: bool, where: str) -> str:
-    """The text of the first `upto` messages."""
+    """The text of the first `upto` messages; END where the template writes the end of sequence."""
     made = _compiled(template)
     try:
         return made.render(
             messages=values["messages"][:upto], tools=values.get("tools"), add_generation_prompt=prompt,
-            bos_token="", eos_token="",
+            bos_token="", eos_token=END,
         )  # fmt: skip
     except Exception as e:  # of the template's own code: what it refuses, and what it takes for another type
         import jinja2
@@ -89,7 +89,7 @@ def written(template: str, values: dict, upto: int, prompt: bool, where: str) ->
 
 
 class Answer(NamedTuple):
-    """An assistant's turn: what stands before it, what is trained, and the text of the end of sequence behind it."""
+    """An assistant's turn: what stands before it, what is trained, and the end of sequence behind it, END or a text."""
 
     prompt: str
     text: str
@@ -99,22 +99,24 @@ class Answer(NamedTuple):
 def answers(template: str, values: dict, where: str, eos: str = "") -> list[Answer]:
     """The assistant's turns.
 
-    eos: the text of the end of sequence, where the vocabulary reads it as its EOS (Vocabulary.eos_text): the layout adds
-    that token, so one that the template writes behind a turn is not trained twice.
+    The layout adds EOS to what is trained, so one that the template writes behind a turn is not trained twice: END, or
+    eos, the text that the vocabulary reads as its EOS (Vocabulary.eos_text).
     """
+    if any(END in m["content"] for m in values["messages"]):
+        raise UserError(f"{where}: a turn holds U+FFFF, which is no character")
     out = []
     for i, message in enumerate(values["messages"]):
         if message["role"] != "assistant":
             continue
+        whole = written(template, values, i + 1, False, where)  # first: a template says why it refuses a turn
         prompt = written(template, values, i, True, where)
-        whole = written(template, values, i + 1, False, where)
         if not whole.startswith(prompt):
             raise UserError(
                 f"{where}: data.chat_template writes what stands before turn {i + 1} otherwise than it asks for that "
                 "turn, so that it cannot be told what the assistant is to write"
             )
         target = whole[len(prompt) :].rstrip()  # white space behind a turn belongs to the next prompt
-        body = target.removesuffix(eos)
+        body = target.removesuffix(END).removesuffix(eos)
         if not body:
             raise UserError(f"{where}: data.chat_template writes nothing for the assistant's turn {i + 1}")
         out.append(Answer(prompt, body, target[len(body) :]))
@@ -181,5 +183,6 @@ def prepared(
 def render(item: Item, template: str, where: str, eos: str = "") -> Rendered:
     """The rendering of a conversation: its last assistant turn is the target, all before it the prompt."""
     pieces = item.values.get("pieces") or last(answers(template, item.values, where, eos))
-    prompt, target = "".join(text for text, _ in pieces[:-1]), pieces[-1][0].strip()
+    prompt, target = ("".join(text for text, _ in part).replace(END, "") for part in (pieces[:-1], pieces[-1:]))
+    target = target.strip()
     return Rendered("chat", prompt, target, (target,), None, None, None, pieces=pieces)

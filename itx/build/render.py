@@ -56,6 +56,9 @@ class Rendered:
     pieces: tuple[tuple[str, bool], ...] = ()  # of a conversation: (text, trained?)
 
 
+END = "\uffff"  # the end of sequence within the text of a conversation: a code point that is no character
+
+
 def draw(*parts: Any) -> int:
     """64 bits that depend on the parts alone, on any machine."""
     return int.from_bytes(hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest(), "big")
@@ -266,6 +269,13 @@ def encode(rendered: Sequence[Rendered], vocabulary: Vocabulary) -> list[Record]
 
 
 def conversation(pieces: Sequence[tuple[str, bool]], vocabulary: Vocabulary) -> Record:
-    """Each piece behind the one before it."""
-    before = ["", *(text for text, _ in pieces)]
-    return [(vocabulary.behind(b, text), trained) for b, (text, trained) in zip(before, pieces, strict=False)]
+    """Each piece behind the one before it; for each END in it the id of EOS."""
+    out: Record = []
+    before = ""
+    for piece, trained in pieces:
+        ids: list[int] = []
+        for n, part in enumerate(piece.split(END)):
+            ids += [vocabulary.eos_id] * (n > 0) + vocabulary.behind(before, part)
+            before = part or before
+        out.append((ids, trained))
+    return out

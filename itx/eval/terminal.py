@@ -57,7 +57,7 @@ class Run:
 
     def stops(self, messages: Messages) -> tuple[str, ...]:
         """The stop strings, and what the template writes behind an answer."""
-        behind = self._pieces(messages)[-1][0].partition(".")[2] if self.template else ""
+        behind = self._pieces(messages)[-1][0].partition(".")[2].replace(render.END, "") if self.template else ""
         return (*self.stop, behind) if behind else self.stop
 
     def answers(self, asked: Sequence[Messages], stream: Callable | None = None) -> list[dict[str, Any]]:

@@ -31,7 +31,7 @@ THINKS = """{% for m in messages %}<{{ m.role }}>
 # an instruction stands in the last question alone
 LATE = """{% for m in messages if m.role != 'system' %}{% if m.role == 'user' %}[INST]
 {%- if (loop.last or loop.index0 == loop.length - 2) and messages[0].role == 'system' %} {{ messages[0].content }}{% endif %} {{ m.content }}[/INST]
-{%- else %} {{ m.content }}</s>{% endif %}{% endfor %}"""
+{%- else %} {{ m.content }}{{ eos_token }}{% endif %}{% endfor %}"""
 STRICT = (
     "{% if messages and messages[0].role == 'assistant' %}{{ raise_exception('the user begins') }}{% endif %}" + CHATML
 )
@@ -92,7 +92,7 @@ def test_a_template_that_writes_earlier_turns_otherwise_gives_an_example_for_eac
     for i, end, said in zip(made, (2, 4), ("Здравствуй, как дела?", "4"), strict=True):
         r = chat.render(i, template, "here")
         assert r.pieces[0] == (chat.written(template, values(), end, True, ""), False) and len(r.pieces) == 2
-        assert r.target.removeprefix("<think></think>").removesuffix("</s>") == said
+        assert r.target.removeprefix("<think></think>") == said and render.END not in r.prompt
         assert (template == THINKS) == r.target.startswith("<think></think>")
     again = render.Item("2", values([*TALK[:2], ("assistant", "Да?"), ("user", "3 + 3?"), ("assistant", "6")]), "d", 2)
     both = list(chat.prepared([item, again], template, "<|im_end|>", False, False, spec, counts := Counter()))
@@ -114,6 +114,22 @@ def test_a_conversation_that_the_template_refuses_is_skipped_only_where_asked(mo
     assert kept.id == "1" and counts == {"refused by data.chat_template": 1}
     with pytest.raises(UserError, match="data.chat_template, line 1"):  # a template's own mistake is no conversation's
         list(chat.prepared(items, "{% for m in messages %}", "", False, False, spec, counts, skip_bad=True))
+
+
+@pytest.mark.parametrize("template", [CHATML.replace("'<|im_end|>'", "eos_token"), LATE], ids=["joined", "apart"])
+def test_the_end_of_sequence_stands_where_the_template_writes_it(template, monkeypatch):
+    """Behind a question too, as Zephyr's has it, and behind the earlier answers that a last one follows."""
+    vocabulary = Vocabulary(REPO / "tests/golden/hf/qwen3/tokenizer.json")
+    made = list(chat.prepared([render.Item("1", values(), "c", 1)], template, vocabulary.eos_text, False, False,
+                              register(monkeypatch), Counter()))  # fmt: skip
+    assert len(made) == (1 if template != LATE else 2)
+    (record,) = render.encode([chat.render(made[-1], template, "")], vocabulary)
+    laid = [i for ids, on in record for i in (*ids, *([vocabulary.eos_id] if on else []))]
+    whole = chat.written(template, values(), len(TALK), False, "").rstrip()
+    assert laid == vocabulary.encode(whole.replace(render.END, "</s>"))  # as transformers writes it
+    assert laid.count(vocabulary.eos_id) == (5 if template != LATE else 2)
+    with pytest.raises(UserError, match=r"here: a turn holds U\+FFFF"):
+        chat.answers(template, values([("user", "a\uffff"), ("assistant", "b")]), "here")
 
 
 def test_a_template_comes_from_a_file_or_a_tokenizers_config(tmp_path):
