@@ -501,10 +501,10 @@ def _read_lora(about: dict, tensors: dict, cfg: ModelConfig, folder: Path) -> tu
             inputs = (n, d) if name == "wo" else (-1,)
             shape = {"a": (*inputs, rank), "b": (rank, *heads.get(name, (-1,))), "magnitude": heads.get(name, (-1,))}
             try:
-                stacked = [x.reshape(shape[ours.split("/")[-1]]) for x in layers]
+                stacked = np.stack([x.reshape(shape[ours.split("/")[-1]]) for x in layers])
             except ValueError as e:
                 raise UserError(f"{folder}: an adapter for another base: {ours}: {e}") from e
-            params[ours] = np.stack(stacked) if "/blocks/" in path else stacked[0]
+            params[ours] = stacked if "/blocks/" in path else stacked[0]
     if left or not params:
         raise UserError(f"{folder}: an adapter for another base: this model has no {next(iter(left), 'such weight')!r}")
     return PeftConfig(

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
+from safetensors.numpy import load_file, save_file
 
 from itx import peft, train
 from itx.errors import UserError
@@ -203,6 +204,13 @@ def test_settings_that_a_file_leaves_out_are_those_of_pefts_classes(tmp_path):
 
 def test_an_adapters_broken_files_are_named(tmp_path):
     cfg = hf.model_config(GOLDEN / "hf" / "llama")
+    odd = edited(GOLDEN / "peft" / "llama_lora", tmp_path / "odd")
+    tensors = load_file(odd / peft.WEIGHTS)
+    name = next(n for n in tensors if "layers.1." in n and n.endswith("lora_A.weight"))
+    tensors[name] = np.concatenate([tensors[name]] * 2)
+    save_file(tensors, odd / peft.WEIGHTS)
+    with pytest.raises(UserError, match="an adapter for another base: .*_lora/a"):
+        peft.read(odd, cfg)
     folder = edited(GOLDEN / "peft" / "llama_lora", tmp_path / "a")
     (folder / peft.BASE).write_text("{}")
     with pytest.raises(UserError, match="itx_base.json is not what itx writes"):

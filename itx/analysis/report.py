@@ -63,7 +63,7 @@ def facts(run: Any) -> dict:
         "groups": _groups(scores), "rows": _rows(scores), "easy": scores["after"]["easy"],
         "samples": samples(run, scores["after"]),
         "loss": losses(run, lock, audit), "fixed_examples": _fixed(run),
-        "retention": _retention(run, lock),
+        "retention": _retention(run, lock, about["config"]["model"].get("pretrained")),
         "holdout": lock["holdout"], "audit": audit,
     }  # fmt: skip
 
@@ -171,11 +171,14 @@ def _fixed(run: Any) -> dict | None:
     return storage.read_json(run.fixed_json) if run.fixed_json.is_file() else None
 
 
-def _retention(run: Any, lock: dict) -> dict | None:
+def _retention(run: Any, lock: dict, pretrained: str | None) -> dict | None:
     """{"before", "after": {text: {"bits_per_byte", …}}}, or {"unretained": why there is none}; None for a run from
     scratch."""
     found = storage.read_json(run.retention_json) if run.retention_json.is_file() else lock
-    return {k: found[k] for k in ("before", "after", "unretained") if k in found} or None
+    none = (
+        {"unretained": "the run's data name no text"} if pretrained else None
+    )  # locks of earlier versions say no more
+    return {k: found[k] for k in ("before", "after", "unretained") if k in found} or none
 
 
 # ---- terminal --------------------------------------------------------------------------------------

@@ -264,6 +264,8 @@ def _lock_file(config: RunConfig, settings: Settings, vocab_hash: str, todo: lis
     ]  # fmt: skip
     if any(spec.chat for spec in specs.values()):
         parts.append(settings.chat_template)  # the lock holds it
+    if config.model.pretrained:  # and why no text is measured, which depends on the files that are there
+        parts.append(evaluation.default_text(config, [j.variant for j in todo if j.split == "train"])[1])
     name = f"{jobs.render.draw(json.dumps(parts, sort_keys=True, default=str)):016x}.json"
     return Path(config.data.cache_dir) / "locks" / name
 
@@ -435,7 +437,9 @@ def _lock(config: RunConfig, settings: Settings, vocabulary: Vocabulary, shares:
     lock["evaluation"] = evaluation.lock_rows([r for r in scored if not r.spec.objective], made, settings)
     lock["retention"] = evaluation.lock_texts([r for r in scored if r.spec.objective], made, settings)
     if config.model.pretrained and not lock["retention"]:
-        lock["unretained"] = evaluation.default_text(config)[1] or "the text that is to be kept has no example"
+        named = any(r.spec.objective for r in rows)
+        why = "" if named else evaluation.default_text(config, [t["name"] for t in lock["tasks"]])[1]
+        lock["unretained"] = why or "the text that is to be kept has no example"
     return lock
 
 
@@ -510,6 +514,7 @@ def _build_foreign(config: RunConfig, progress: Progress) -> Built:
         *made[job], fresh = foreign.build(every[job.variant], job.split, settings, vocabulary)
         new |= {job.variant} if fresh else set()
     own = evaluation.rows(dataclasses.replace(config, eval=dataclasses.replace(config.eval, tasks=ours)), [])
+    own += evaluation.texts(config, [])
     there = _there([r.job for r in own], settings, vocabulary.hash)
     if own:
         with _pool(d.workers) as pool:

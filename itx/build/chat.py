@@ -161,23 +161,28 @@ def prepared(
                 raise UserError(f"{e}; --data.skip_bad=True counts and skips such conversations") from e
             counts["refused by data.chat_template"] += 1
             continue
-        row = joined(found)
-        if whole or row and not each:
-            seen.add(item.hash)
-            yield dataclasses.replace(item, values={"pieces": last(found)})
-            continue
-        counts[SPLIT] += not each
-        counts["read"] += len(found) - 1  # as where `fields` makes several examples of one record
-        messages = item.values["messages"]
-        ends = [i + 1 for i, m in enumerate(messages) if m["role"] == "assistant"]
-        for n, end in enumerate(ends):
-            content = content_of(spec, {**item.values, "messages": messages[:end]})
-            key = draw("content", content)
-            if key in seen:
+        if whole or joined(found) and not each:
+            made = [dataclasses.replace(item, values={"pieces": last(found)})]
+        else:
+            counts[SPLIT] += not each
+            counts["read"] += len(found) - 1  # as where `fields` makes several examples of one record
+            made = _each(item, found, each, spec)
+        for one in made:
+            if one.hash in seen:
                 counts["begins as another conversation"] += 1
                 continue
-            seen.add(key)
-            yield Item(f"{item.id}/{n}", {"pieces": last(found[: n + 1] if each else found[n : n + 1])}, content, key)
+            seen.add(one.hash)
+            yield one
+
+
+def _each(item: Item, found: Sequence[Answer], joins: bool, spec: TaskSpec) -> Iterator[Item]:
+    """An item for every answer, behind those before it as `last` gives them, or (not `joins`) as it is asked alone."""
+    messages = item.values["messages"]
+    ends = [i + 1 for i, m in enumerate(messages) if m["role"] == "assistant"]
+    for n, end in enumerate(ends):
+        content = content_of(spec, {**item.values, "messages": messages[:end]})
+        pieces = last(found[: n + 1] if joins else found[n : n + 1])
+        yield Item(f"{item.id}/{n}", {"pieces": pieces}, content, draw("content", content))
 
 
 def render(item: Item, template: str, where: str, eos: str = "") -> Rendered:

@@ -14,7 +14,7 @@ retention   config.eval.retention, which a model should still do after tuning; o
 from dataclasses import dataclass
 from pathlib import Path
 
-from itx.build import render, sources
+from itx.build import objectives, render, sources
 from itx.build.jobs import Job, Settings
 from itx.config import RunConfig
 from itx.data import cache
@@ -76,47 +76,51 @@ def rows(config: RunConfig, members: list[str]) -> list[Row]:
 
 
 def _retained(config: RunConfig) -> list[str]:
-    """What eval.retention names; of a run from a pretrained model that names no text, the `default_text`."""
-    root = config.data.root
-    out = [name for pattern in config.eval.retention for name in registry.expand(pattern, root)]
-    text = any(registry.task(name, root).objective for name in out)
-    return out if text or not config.model.pretrained else [*out, *default_text(config)[0]]
+    """What eval.retention names."""
+    return [name for pattern in config.eval.retention for name in registry.expand(pattern, config.data.root)]
 
 
-def default_text(config: RunConfig) -> tuple[list[str], str]:
+def default_text(config: RunConfig, members: list[str]) -> tuple[list[str], str]:
     """What retention is measured on where eval.retention names no text: data.replay_task, trained on or not; or none,
     and why. A recipe names one whose files not everybody has: without a replay that is no error."""
-    name, root = config.data.replay_task, config.data.root
+    d = config.data
+    name, root = d.replay_task, d.root
     if not name:
         return [], "neither eval.retention nor data.replay_task names a text task, e.g. c4_demo.lm"
     try:
         spec = registry.task(name, root)
         if not spec.objective:
             raise UserError("it is no text task")
-        for split, _, _ in render.source_splits(spec.source, "train") if spec.source.kind != "function" else ():
-            sources.parts(spec.source, split, root)
+        objectives.check(spec, objectives.Room(config.model.architecture, d.sequence_length, d.target_length))
+        split = _text_split(spec, config, members)
+        for part, _, _ in render.source_splits(spec.source, split) if spec.source.kind != "function" else ():
+            sources.parts(spec.source, part, root)
     except UserError as e:
-        if config.data.replay:
+        if d.replay:
             raise
         return [], f"data.replay_task={name}: {e}"
     return [name], ""
 
 
+def _text_split(spec: TaskSpec, config: RunConfig, members: list[str]) -> str:
+    """Of a text the split that is scored, or all of one that is not trained on."""
+    if _has(spec, config.eval.split):
+        return config.eval.split
+    if spec.name in members:
+        raise UserError(
+            f"the text {spec.name!r} is trained on and has no {config.eval.split} split to be measured on; "
+            "give its source one (split_by_hash=…)"
+        )
+    return "train"
+
+
 def texts(config: RunConfig, members: list[str]) -> list[Row]:
-    """The plain texts of eval.retention: the split that is scored, or all of a text that is not trained on."""
-    root, out = config.data.root, []
-    for name in _retained(config):
-        spec = registry.task(name, root)
-        if spec.objective:
-            held = _has(spec, config.eval.split)
-            if not held and name in members:
-                raise UserError(
-                    f"eval.retention: {name!r} is trained on and has no {config.eval.split} split; "
-                    "give its source one (split_by_hash=…)"
-                )
-            split = config.eval.split if held else "train"
-            out.append(Row(name, "retention", "text", Job(name, split, "text"), spec))
-    return out
+    """The plain texts of eval.retention; of a run from a pretrained model that names none, the `default_text`."""
+    specs = [registry.task(name, config.data.root) for name in _retained(config)]
+    specs = [s for s in specs if s.objective]
+    if not specs and config.model.pretrained:
+        specs = [registry.task(name, config.data.root) for name in default_text(config, members)[0]]
+    return [Row(s.name, "retention", "text", Job(s.name, _text_split(s, config, members), "text"), s) for s in specs]
 
 
 def lock_texts(found: list[Row], made: dict[Job, tuple[str, dict]], settings: Settings) -> list[dict]:

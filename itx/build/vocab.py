@@ -43,7 +43,7 @@ def keep_given(name: str, root: str, cache_dir: str, rows: int = 0) -> Path:
     """The copy in the cache of what `data.vocab` names: a file, here or under data.root, or "bytes".
 
     With a tokenizer of Hugging Face's goes all that belongs to it: its special tokens, and what an export hands on.
-    rows: of the embedding, where they are known; added tokens beyond them are left out.
+    rows: of the embedding, where they are known; the token for images beyond them is left out.
     """
     if name == BYTES:
         return keep_bytes(BYTE_EXTRA_IDS, cache_dir)

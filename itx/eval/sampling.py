@@ -13,7 +13,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from itx.errors import UserError
@@ -72,8 +71,8 @@ class Sampling:
 
 
 def _positive(value: float) -> bool:
-    """Whether a number is above 0 and finite, in float32 too, which programs take it in."""
-    return abs(value) < 3e38 and bool(np.float32(value) > 0)
+    """Whether a number is above 0, and neither so small nor so large that float32 has no logits divided by it."""
+    return 1e-30 < value < 1e30
 
 
 def penalised(scores: Float[Array, "b v"], seen: Bool[Array, "b v"], penalty: Array) -> Float[Array, "b v"]:

@@ -150,7 +150,7 @@ def text_config(values: dict, where: str = "config.json") -> dict:
     inner = values.get("text_config")
     if not isinstance(inner, dict):
         raise UserError(f"{where}: text_config={inner!r}; expected the settings of the text model")
-    return {"model_type": "gemma3_text", **inner, **{k: values[k] for k in OUTSIDE if k in values}}
+    return {"model_type": "gemma3_text", **inner, **{k: values[k] for k in OUTSIDE if values.get(k) is not None}}
 
 
 def read(values: dict, where: str) -> ModelConfig:
@@ -216,7 +216,7 @@ def _windows(values: dict, family: Family, layers: int, where: str) -> dict:
     types = values.get("layer_types")
     every = values.get("sliding_window_pattern") or family.pattern
     if types is None and values.get("use_sliding_window"):
-        first = setting(values, "max_window_layers", int, where, 28)
+        first = 0 if values.get("max_window_layers") == 0 else setting(values, "max_window_layers", int, where, 28)
         types = ["sliding_attention" if i >= first else "full_attention" for i in range(layers)]
     if types is None:
         types = ["full_attention" if every is None or every and (i + 1) % every == 0 else "sliding_attention"

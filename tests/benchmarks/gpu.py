@@ -225,6 +225,7 @@ def train_torch(small: bool) -> None:
             except torch.cuda.OutOfMemoryError:
                 print(f"{rows} rows do not fit", flush=True)
             torch.cuda.empty_cache()  # outside the handler, which holds the frames of what failed
+            torch.cuda.reset_peak_memory_stats()
             rows //= 2
         if cuda:
             torch.cuda.empty_cache()
@@ -303,6 +304,9 @@ def run_part(command: list[str], seconds: float, cache: str, keep: Callable[[dic
                     keep(json.loads(line[7:]))
         if line:
             child.kill()
+        for late in child.stdout:  # what was written, and not read before the end
+            if late.startswith("RESULT ") and late.endswith("\n"):
+                keep(json.loads(late[7:]))
         code = child.wait()
         errors.seek(0)
         said = errors.read().strip().splitlines()

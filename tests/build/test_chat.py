@@ -98,6 +98,9 @@ def test_a_template_that_writes_earlier_turns_otherwise_gives_an_example_for_eac
     both = list(chat.prepared([item, again], template, "<|im_end|>", False, False, spec, counts := Counter()))
     assert [i.id for i in both] == ["1/0", "1/1", "2/1"]  # once per content, as single questions are
     assert counts == {"read": 2, chat.SPLIT: 2, "begins as another conversation": 1}
+    single = render.Item("3", values(TALK[:3]), made[0].content, made[0].hash)
+    for order, kept in (([item, single], ["1/0", "1/1"]), ([single, item], ["3", "1/1"])):
+        assert [i.id for i in chat.prepared(order, template, "", False, False, spec, Counter())] == kept
     (whole,) = chat.prepared([item], template, "<|im_end|>", False, True, spec, Counter())  # of an evaluation
     assert whole.id == "1" and chat.render(whole, template, "") == chat.render(made[-1], template, "")
     (row,) = chat.prepared([item], CHATML, "", False, False, spec, counts)

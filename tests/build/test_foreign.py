@@ -33,9 +33,9 @@ def run(tmp_path_factory, vocabulary):
     """(run folder, lock, cache folder) of a few steps of T5 on `user_mix`."""
     folder = tmp_path_factory.mktemp("foreign")
     recipe = samples.write_recipe(folder, folder / "cache", mixture="user_mix", architecture="encoder_decoder",
-                                  modules=("tests.sample_tasks", "tests.build.foreign_tasks"), eval_examples=24, workers=1)  # fmt: skip
+                                  modules=("tests.sample_tasks", "tests.text_tasks", "tests.build.foreign_tasks"), eval_examples=24, workers=1)  # fmt: skip
     samples.itx("train", recipe, "--run_dir", folder / "run", "--eval.split=validation", "--eval.max_examples=0",
-                "--eval.before=False", "--eval.tasks=user.half,sample_even", ITX_TEST_VOCABULARY=vocabulary)  # fmt: skip
+                "--eval.before=False", "--eval.tasks=user.half,sample_even", "--eval.retention=text_prefix_lm", ITX_TEST_VOCABULARY=vocabulary)  # fmt: skip
     found = RunFolder(folder / "run")
     return found, locks.read(found.lock_json), folder / "cache"
 
@@ -131,6 +131,12 @@ def test_eval_tasks_names_tasks_of_seqio_and_our_own(run, probe):
         "user.half": [["train", 0, 1], ["validation", 0, 0.5], ["validation", 0.5, 1]],
         "user.more": [["train", 0, 1], None, None],
     }
+
+
+def test_a_text_of_ours_is_measured_beside_tasks_of_seqio(run):
+    found, lock, _ = run
+    assert [t["name"] for t in lock["retention"]] == ["text_prefix_lm"] and "unretained" not in lock
+    assert storage.read_json(found.retention_json)["after"]["text_prefix_lm"]["bytes"] > 1000
 
 
 def test_training_and_evaluation_imported_no_seqio(run):

@@ -400,6 +400,7 @@ def test_what_is_not_settled_is_held_back():
         ({"temperature": -0.1}, "temperature=-0.1: must be 0"),
         ({"top_k": 3}, "need a temperature above 0"),
         ({"temperature": 1.0, "top_p": 0.0}, "top_p=0.0: must be above 0"),
+        ({"temperature": 1e-38}, "temperature=1e-38: must be 0"),
         ({"temperature": 1e-46}, "temperature=1e-46: must be 0"),
         ({"temperature": math.inf}, "temperature=inf: must be 0"),
         ({"temperature": math.nan}, "temperature=nan: must be 0"),

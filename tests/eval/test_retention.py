@@ -170,7 +170,7 @@ def test_a_text_that_could_be_replayed_is_measured_without_a_replay(tmp_path, mo
         return [(r.name, r.job.split) for r in texts(made, ["sample_first"])]
 
     assert found(config("text_kept")) == [("text_kept", "test")] and found(config("text_kept", pretrained="")) == []
-    assert default_text(config("text_kept"))[1] == ""
+    assert default_text(config("text_kept"), [])[1] == ""
     named = dataclasses.replace(config("text_kept").eval, retention=("text_lm",))
     assert found(dataclasses.replace(config("text_kept"), eval=named)) == [("text_lm", "train")]
     for task, words in (
@@ -179,9 +179,22 @@ def test_a_text_that_could_be_replayed_is_measured_without_a_replay(tmp_path, mo
         ("text_gone", "data.replay_task=text_gone: .*text_"),
         ("sample_first", "data.replay_task=sample_first: it is no text task"),
     ):
-        assert found(config(task)) == [] and re.search(words, default_text(config(task))[1]), task
+        assert found(config(task)) == [] and re.search(words, default_text(config(task), [])[1]), task
+    t5 = dataclasses.replace(config("text_kept"), model=dataclasses.replace(presets.tiny_t5(), pretrained="somewhere"))
+    assert found(t5) == [] and "objective 'lm' is for decoder-only models" in default_text(t5, [])[1]
     with pytest.raises(UserError, match="data.root, which is not set"):
         texts(config("text_absent", replay=0.1), ["sample_first"])
+    # what would be scored is what must be there: the split, or all of a text that is not trained on
+    files = {"train": str(tmp_path / "train.jsonl"), "test": str(tmp_path / "test.jsonl")}
+    halves = dataclasses.replace(there, name="text_halves", source=jsonl(files))
+    monkeypatch.setitem(registry.TASKS, halves.name, halves)
+    (tmp_path / "train.jsonl").write_text('{"text": "a"}\n')
+    assert found(config("text_halves")) == [] and "test.jsonl" in default_text(config("text_halves"), [])[1]
+    (tmp_path / "train.jsonl").rename(tmp_path / "test.jsonl")
+    assert found(config("text_halves")) == [("text_halves", "test")]
+    assert default_text(config("text_lm"), []) == (["text_lm"], "")  # it has no split for that
+    assert texts(config("text_lm"), ["text_lm"]) == []  # but the mixture itself trains on all of it
+    assert "'text_lm' is trained on and has no test split" in default_text(config("text_lm"), ["text_lm"])[1]
 
 
 def test_replay_is_refused_where_it_cannot_be_meant(tmp_path):

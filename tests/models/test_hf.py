@@ -235,11 +235,17 @@ def test_what_stands_outside_the_text_part_is_exported(tmp_path):
     """The hub's gemma-3-4b-it names its type and the ends of an answer outside `text_config`."""
     cfg, params, _ = golden("gemma3")
     outside = {"torch_dtype": "bfloat16", "eos_token_id": [1, 106], "pad_token_id": 0}
-    source = {"model_type": "gemma3", **outside, "text_config": hf.read_config(GOLDEN / "gemma3") | {"eos_token_id": 1}}
+    source = {
+        "model_type": "gemma3",
+        **outside,
+        "bos_token_id": None,
+        "text_config": hf.read_config(GOLDEN / "gemma3") | {"eos_token_id": 1},
+    }
     del source["text_config"]["dtype"]
     hf.save(tmp_path / "out", cfg, params, source=source)
     written = hf.read_config(tmp_path / "out")
     assert {k: written[k] for k in outside} == outside and written["model_type"] == "gemma3_text"
+    assert written.get("bos_token_id") == source["text_config"].get("bos_token_id")  # null there says nothing
     assert set(map(hf.Tensors(tmp_path / "out").dtype, hf.tensors_of(cfg, params))) == {"BF16"}
 
 
@@ -372,6 +378,8 @@ def test_a_window_that_is_not_said_is_that_of_the_class_and_null_is_none():
         absent = {k: v for k, v in said.items() if k != "sliding_window"}
         assert families.read(absent, name).sliding_window == 4096
     assert families.read(OLD_CONFIGS["llama3_2_1b"], "llama").sliding_window == 0
+    slides = OLD_CONFIGS["qwen2_5_0_5b"] | {"use_sliding_window": True, "max_window_layers": 0}
+    assert families.read(slides, "qwen").sliding_window == 32768  # all layers from the first on
 
 
 @pytest.mark.parametrize(
