@@ -393,8 +393,8 @@ def is_a(value: Any, kind: Any) -> bool:
 
 
 def setting(values: dict, key: str, kind: type, where: str, default: Any = None) -> Any:
-    """A value of a JSON file of others, or the default where it is absent or null; UserError where that is None, or the value
-    of another type than `kind`. Whole numbers count something: at least 1."""
+    """A value of a JSON file that others wrote, or the default where it is absent or null; UserError where that is None,
+    or the value of another type than `kind`. Whole numbers count something: at least 1."""
     value = default if values.get(key) is None else values[key]
     if value is None:
         raise UserError(f"{where}: no {key!r}" + did_you_mean(key, values))

@@ -546,8 +546,7 @@ def _read_prefix(about: dict, tensors: dict, cfg: ModelConfig, folder: Path) -> 
 
 def _read_prompt(about: dict, tensors: dict, cfg: ModelConfig, folder: Path) -> tuple[PeftConfig, dict]:
     flat = _embeddings(tensors, folder)
-    flat = flat[
-        : setting(about, "num_virtual_tokens", int, str(folder / CONFIG), len(flat))
-    ]  # a second half is never used
+    length = setting(about, "num_virtual_tokens", int, str(folder / CONFIG), len(flat))
+    flat = flat[:length]  # a second half is never used
     stack = "encoder" if cfg.architecture == "encoder_decoder" else "decoder"
     return PeftConfig(method="prompt", length=len(flat)), {f"{stack}/prompt": flat}
