@@ -26,7 +26,7 @@ from itx import config as configs
 from itx import storage
 from itx.data.vocabulary import BYTE_EXTRA_IDS, BYTES, Bytes, Vocabulary
 from itx.errors import UserError, did_you_mean
-from itx.runs import RunFolder, default_run, open_run, read_config
+from itx.runs import RunFolder, default_run, open_run, read_config, run_config
 
 VERSIONED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "sentencepiece")
 
@@ -410,7 +410,7 @@ def lock_hash(lock: dict) -> str:
 
 def _run_config(run: RunFolder, **evaluation) -> configs.RunConfig:
     """The config a run folder holds, with evaluation settings replaced."""
-    config = configs.from_dict(read_config(run)["config"])
+    config = run_config(run)
     given = {k: v for k, v in evaluation.items() if v is not None}
     return dataclasses.replace(config, eval=dataclasses.replace(config.eval, **given))
 
@@ -533,7 +533,7 @@ def generate(args: Namespace) -> int:
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise UserError(f"--{name} {getattr(args, name)}: must be at least 1")
     run = open_run(args.run)
-    config = _run_config(run)
+    config = run_config(run)
     from itx.data import lock as locks
     from itx.eval import terminal
     from itx.eval.sampling import Sampling
@@ -591,7 +591,7 @@ def convert_export(args: Namespace) -> int:
         found = pretrained.export_adapter(args.run, args.out_dir)
         print(f"{found['method']}: {found['parameters']:,} parameters of step {found['step']} over {found['base']}, "
               f"to {found['folder']}: {', '.join(found['files'])}")  # fmt: skip
-        config = _run_config(pretrained.find(args.run).run)
+        config = run_config(pretrained.find(args.run).run)
         found["same_in_peft"] = same = peft.same_in_peft(config.model, config.peft)
         if same is not None:
             print(f"beyond {same:,} tokens of prompt and answer it computes something else in PEFT: there the window of "

@@ -101,6 +101,10 @@ def read_config(run: RunFolder) -> dict:
         raise UserError(f"{run.config_json} is not what a run writes ({type(e).__name__}: {e})") from e
 
 
+def run_config(run: RunFolder) -> configs.RunConfig:
+    return configs.from_dict(read_config(run)["config"])
+
+
 def default_run(config_file: str, quick: bool) -> Path:
     return Path("runs") / (Path(config_file).stem + ("-quick" if quick else ""))
 

@@ -175,9 +175,8 @@ def _retention(run: Any, lock: dict, pretrained: str | None) -> dict | None:
     """{"before", "after": {text: {"bits_per_byte", …}}}, or {"unretained": why there is none}; None for a run from
     scratch."""
     found = storage.read_json(run.retention_json) if run.retention_json.is_file() else lock
-    none = (
-        {"unretained": "the run's data name no text"} if pretrained else None
-    )  # locks of earlier versions say no more
+    # locks of earlier versions do not say why
+    none = {"unretained": "the run's data name no text"} if pretrained else None
     return {k: found[k] for k in ("before", "after", "unretained") if k in found} or none
 
 

@@ -161,8 +161,9 @@ def prepared(
                 raise UserError(f"{e}; --data.skip_bad=True counts and skips such conversations") from e
             counts["refused by data.chat_template"] += 1
             continue
-        if whole or joined(found) and not each:
-            made = [dataclasses.replace(item, values={"pieces": last(found)})]
+        row = joined(found)
+        if whole or row and not each:
+            made = [dataclasses.replace(item, values={"pieces": row or last(found)})]
         else:
             counts[SPLIT] += not each
             counts["read"] += len(found) - 1  # as where `fields` makes several examples of one record

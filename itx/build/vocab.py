@@ -25,7 +25,7 @@ from itx.data.vocabulary import (
     Vocabulary,
     fitted,
     with_sentinels,
-)  # fmt: skip
+)
 from itx.errors import UserError
 from itx.tasks import names, registry
 

@@ -18,7 +18,7 @@ from itx.data import lock as locks
 from itx.data.vocabulary import BESIDE, FILES, Vocabulary, tokenizer_json, without_sentinels
 from itx.errors import UserError, did_you_mean
 from itx.models import families, hf
-from itx.runs import RunFolder, read_config
+from itx.runs import RunFolder, run_config
 
 
 class Begin(NamedTuple):
@@ -61,7 +61,7 @@ def find(name: str) -> Begin:
 def model_config(begin: Begin) -> ModelConfig:
     if begin.run is None:
         return hf.model_config(begin.folder)
-    return _run_config(begin.run).model
+    return run_config(begin.run).model
 
 
 def settle(config: RunConfig, origin: dict[str, str]) -> tuple[RunConfig, dict[str, str]]:
@@ -184,19 +184,15 @@ def import_to(folder: str, out: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _run_config(run: RunFolder) -> RunConfig:
-    return configs.from_dict(read_config(run)["config"])
-
-
 def _method(run: RunFolder) -> str:
-    return _run_config(run).peft.method
+    return run_config(run).peft.method
 
 
 def _merged(begin: Begin, mesh: Any) -> dict[str, Any]:
     """Parameters of an adapter's checkpoint, put into its base's weights."""
     from itx.train import load_model, merged
 
-    return merged(load_model(begin.run, _run_config(begin.run), locks.read(begin.run.lock_json), begin.step, mesh))
+    return merged(load_model(begin.run, run_config(begin.run), locks.read(begin.run.lock_json), begin.step, mesh))
 
 
 def export_adapter(name: str, out: str) -> dict[str, Any]:
@@ -208,7 +204,7 @@ def export_adapter(name: str, out: str) -> dict[str, Any]:
 
     _new(out)
     begin = find(name)
-    config = _run_config(begin.run)
+    config = run_config(begin.run)
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     with Checkpoints(begin.run.checkpoints, keep=None) as checkpoints:
         shapes = checkpoints.shapes(begin.step)

@@ -78,8 +78,8 @@ def _tokenizer(name: str, cfg: ModelConfig) -> dict[str, bytes]:
 
     special = next(s for family, s in SPECIAL.items() if name.startswith(family))
     first = [t for t in dict.fromkeys((special.pad, special.eos, special.bos, *special.turn)) if t]
-    sentinels = [f"<extra_id_{i}>" for i in reversed(range(SENTINELS))]  # T5's, behind all else
-    sentinels = sentinels if cfg.architecture == "encoder_decoder" else []
+    count = SENTINELS if cfg.architecture == "encoder_decoder" else 0
+    sentinels = [f"<extra_id_{i}>" for i in reversed(range(count))]  # T5's, behind all else
     pieces = [*first, *sorted(pre_tokenizers.ByteLevel.alphabet()), *sentinels]
     made = tokenizers.Tokenizer(models.BPE({piece: i for i, piece in enumerate(pieces)}, []))
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
