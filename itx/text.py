@@ -4,7 +4,7 @@
 normalise   what counts as the same text: NFKC, case, white space; for answers also outer punctuation
 words       letters, digits and marks between anything else; one character each in scripts that put
             no spaces between words (Chinese, Japanese, Thai, Lao, Burmese, Khmer)
-numbers     the numbers of a text: decimal comma, thousands spaces, U+2212, units behind them
+numbers     the numbers of a text: decimal comma, thousands spaces, dashes, fractions, every script's digits
 """
 
 import hashlib
@@ -46,12 +46,21 @@ def exact(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).split())
 
 
+_EMPHASIS = re.compile(r"([*_]{1,3})(?!\1)(.*[^*_])\1", re.DOTALL)  # markdown: *a*, **a**, __a__
+_OPTION_LABEL = re.compile(r"([^\W_])\)")  # "a)" names option A
+
+
 def _bare(text: str) -> str:
-    """Without the quotes, the closing marks and the one pair of brackets around an answer."""
+    """An answer without what stands around it: quotes, closing marks, markdown emphasis, one pair of brackets, and the
+    bracket behind a label such as `a)`."""
     whole = text
     while text:
         before = text
         text = text.strip(QUOTES + " ").rstrip(ENDS + " ").lstrip("¿¡ ")
+        if emphasis := _EMPHASIS.fullmatch(text):
+            text = emphasis[2]
+        if option := _OPTION_LABEL.fullmatch(text):
+            text = option[1]
         if len(text) > 1 and BRACKETS.get(text[0]) == text[-1] and text[-1] not in text[1:-1]:
             text = text[1:-1]
         if text == before:
@@ -105,16 +114,27 @@ def content_key(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(normalise(text).encode(), digest_size=8).digest(), "big")
 
 
+@cache
+def _token_pattern() -> re.Pattern:
+    """Whole tokens of a normalised text: a number with its sign and decimals, a word with the `+` or `#` that ends its
+    name (C++, C#, A+)."""
+    digits = r"[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+[.,/][0-9]+(?![.,/]?[0-9])|[0-9]+"
+    return re.compile(rf"(?<![\w)])-(?:{digits})|{digits}|(?:{_word_pattern().pattern})(?:\+{{1,2}}(?!\w)|\#(?!\w))?")
+
+
 def contains(text: str, part: str) -> bool:
-    """Whether the words of `part` stand in `text` side by side.
+    """Whether the whole tokens of `part` stand in `text` side by side.
 
     >>> contains("Столица Франции - Париж.", "Париж"), contains("Парижский", "Париж")
     (True, False)
+    >>> contains("It costs 1.5", "5"), contains("It is written in C", "C++")
+    (False, False)
     """
-    wanted, found = words(part), words(text)
+    tokens_of = _token_pattern().findall
+    wanted, present = tokens_of(normalise(part)), tokens_of(normalise(text))
     if not wanted:
         return normalise(part) in normalise(text)
-    return any(found[i : i + len(wanted)] == wanted for i in range(len(found) - len(wanted) + 1))
+    return any(present[i : i + len(wanted)] == wanted for i in range(len(present) - len(wanted) + 1))
 
 
 _NUMBER = re.compile(
@@ -127,7 +147,7 @@ _NUMBER = re.compile(
         | (?<!\d[ ]) [1-9]\d{0,2} (?:[ \u00a0\u2009\u202f]\d{3})+    # 1 234; "10 20 300" is a list
       ) (?P<rest>[.,]\d+)? (?!\d)
     | (?P<dots>[1-9]\d{0,2}(?:\.\d{3})+) , (?P<comma>\d+)          # 1.234,5
-    | (?P<over>\d+/\d+) (?![\d/])
+    | (?:(?<!\d[ ])(?P<units>\d+)[ ]+)?(?P<over>\d+/\d+) (?![\d/])  # 1 1/2 is one number
     | (?P<plain>(?: (?<!\d[.,])\d+[.,]\d+(?![.,]?\d) | \d+) (?:[eE][-+]?\d+)?) (?!\d)
     | (?<!\d) (?P<point>\.\d+)
     )
@@ -136,25 +156,64 @@ _NUMBER = re.compile(
 )
 
 
-def numbers(text: str) -> list[float]:
-    """Every number of a text, in order.
+DASHES = "\u2010\u2011\u2012\u2013\u2212\ufe63\uff0d"  # each is written as a minus sign by someone
+_MINUS_WORD = re.compile(r"(?<!\w)(?:minus|минус)[ \u00a0]+(?=[0-9])|[负負](?=[0-9])", re.IGNORECASE)
 
-    A comma before exactly three digits separates thousands (1,234), any other is a decimal comma;
-    spaces between groups of three separate thousands. Units and percent signs are passed over.
+
+def _plain_digits(text: str) -> str:
+    """The text with each number in ASCII: other scripts' digits and separators, vulgar fractions (½ as ` 1/2`), dashes
+    and words for minus, apostrophes and underscores between groups of three digits. Superscripts stay as they are."""
+    out = []
+    for c in text:
+        if "0" <= c <= "9" or c.isascii():
+            out.append(c)
+        elif (digit := unicodedata.decimal(c, None)) is not None:
+            out.append(str(digit))
+        elif unicodedata.decomposition(c).startswith("<fraction>"):
+            fraction = unicodedata.normalize("NFKC", c).replace("\u2044", "/")
+            out.append(f" {fraction}" if out and out[-1].isdigit() else fraction)
+        else:
+            out.append("-" if c in DASHES else {"\u066b": ".", "\u066c": ",", "\u2044": "/", "\uff0e": "."}.get(c, c))
+    plain = re.sub(r"(?<=[0-9])[\u2019_](?=[0-9]{3}(?![0-9]))", "'", "".join(out))
+    return _MINUS_WORD.sub("-", plain)
+
+
+def _whole_or_decimal(written: str) -> int | float:
+    """An int where only digits are written, so that whole numbers of any length are compared exactly."""
+    try:
+        return int(written)
+    except ValueError:  # a decimal fraction, or more digits than Python turns into an int
+        return float(written)
+
+
+def numbers(text: str) -> list[int | float]:
+    """Every number of a text, in order: an int where it is written as a whole number.
+
+    A comma before exactly three digits separates thousands (1,234), any other is a decimal comma; spaces, apostrophes
+    and underscores between groups of three separate thousands too. Units and percent signs are passed over.
 
     >>> numbers("60 км/ч, −1 234,5 кг, $3,000.25, 0,125 and 3/4")
-    [60.0, -1234.5, 3000.25, 0.125, 0.75]
+    [60, -1234.5, 3000.25, 0.125, 0.75]
+    >>> numbers("minus 5, 1 1/2, ½, ٣٫٥, 1’234 and 1_000")
+    [-5, 1.5, 0.5, 3.5, 1234, 1000]
     """
-    out = []
-    for m in _NUMBER.finditer(text):
+    out: list[int | float] = []
+    for m in _NUMBER.finditer(_plain_digits(text)):
+        values: list[int | float] = []
         if m["grouped"]:
-            value = float(re.sub(r"\D", "", m["grouped"]) + (m["rest"] or "").replace(",", "."))
+            values = [_whole_or_decimal(re.sub(r"\D", "", m["grouped"]) + (m["rest"] or "").replace(",", "."))]
         elif m["dots"]:
-            value = float(m["dots"].replace(".", "") + "." + m["comma"])
+            values = [float(m["dots"].replace(".", "") + "." + m["comma"])]
         elif m["over"]:
-            over, under = map(float, m["over"].split("/"))  # not int: Python refuses one of 4,301 digits
-            value = over / under if under else over
+            above, below = map(float, m["over"].split("/"))  # not int: Python refuses one of 4,301 digits
+            fraction = above / below if below else above
+            if not m["units"]:
+                values = [fraction]
+            elif above < below:
+                values = [float(m["units"]) + fraction]
+            else:  # "10 20/4" are two numbers
+                values = [_whole_or_decimal(m["units"]), fraction]
         else:
-            value = float((m["plain"] or m["point"]).replace(",", "."))
-        out.append(-value if m["sign"] else value)
+            values = [_whole_or_decimal((m["plain"] or m["point"]).replace(",", "."))]
+        out += [-values[0] if m["sign"] else values[0], *values[1:]]
     return out

@@ -73,6 +73,10 @@ def test_a_long_text_has_thirteen_words(s):
         ("10 20 300", [10, 20, 300]),
         ("1,2,3", [1, 2, 3]), ("3/4 cup", [0.75]), ("v2 CO2 5 м²", [5]), ("50 %", [50]), ("2e3", [2000]), (".5", [0.5]),
         ("12:30", [12, 30]), ("no", []),
+        ("–5", [-5]), ("‐5", [-5]), ("minus 5", [-5]), ("минус 5", [-5]), ("负5", [-5]), ("3–5", [3, 5]),
+        ("1 1/2", [1.5]), ("½", [0.5]), ("2½ cups", [2.5]), ("10 20/4", [10, 5]), ("٣٫٥", [3.5]), ("१२", [12]),
+        ("１２．５", [12.5]), ("1’234", [1234]), ("1'234", [1234]), ("1_000", [1000]), ("10²", [10]),
+        ("12345678901234567891", [12345678901234567891]),
     ],
 )  # fmt: skip
 def test_numbers(given_, wanted):
@@ -91,6 +95,15 @@ def test_contains_asks_for_whole_words():
     assert not text.contains("Парижский", "Париж") and not text.contains("Berlin", "in")
     assert text.contains("the big cat sat", "BIG cat") and not text.contains("big the cat", "big cat")
     assert text.contains("首都是北京。", "北京")
+
+
+@pytest.mark.parametrize(
+    "answer, part",
+    [("1.5", "5"), ("-5", "5"), ("3/4", "4"), ("1,250", "250"), ("written in C", "C++"), ("in C++", "C"), ("C#", "C")],
+)
+def test_contains_asks_for_whole_tokens(answer, part):
+    assert text.contains(f"It is {answer}.", answer) and text.contains(f"It is {part}.", part)
+    assert not text.contains(f"It is {answer}.", part)
 
 
 def test_leak_runs():

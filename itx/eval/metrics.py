@@ -9,6 +9,7 @@ target is a text or a list of references.
 import functools
 import importlib
 import json
+import math
 import operator
 import re
 from collections import Counter
@@ -42,10 +43,19 @@ def _contains(references: list[str], prediction: str) -> float:
 
 def _numeric(references: list[str], prediction: str) -> float:
     """The last number of the answer equals the last of a reference; units are passed over."""
-    found = text.numbers(prediction)
-    wanted = [n[-1] for r in references if (n := text.numbers(r))]
-    # a relative 1e-6 forgives the rounding of decimal fractions and nothing that a person would write
-    return float(bool(found) and any(abs(found[-1] - w) <= 1e-6 * max(1.0, abs(w)) for w in wanted))
+    answered = text.numbers(prediction)
+    expected = [n[-1] for r in references if (n := text.numbers(r))]
+    return float(bool(answered) and any(_same_number(answered[-1], number) for number in expected))
+
+
+MAX_RELATIVE_ERROR = 1e-6  # forgives the rounding of decimal fractions and nothing that a person would write
+
+
+def _same_number(answered: int | float, expected: int | float) -> bool:
+    """A whole number must be met exactly, any other to a relative MAX_RELATIVE_ERROR."""
+    if isinstance(expected, int) or expected.is_integer() or not math.isfinite(expected):
+        return answered == expected
+    return abs(answered - expected) <= MAX_RELATIVE_ERROR * abs(expected)
 
 
 def _rouge_l(references: list[str], prediction: str) -> float:

@@ -16,6 +16,7 @@ from collections import Counter
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 
@@ -31,8 +32,8 @@ ABLATIONS = ("none", "removed", "swapped")
 
 
 def predictions_file(run: Any, step: int, row: str) -> Path:
-    safe = "".join(c if c.isalnum() or c in "-_.@" else "_" for c in row)
-    return run.eval_dir(step) / "predictions" / f"{safe}.jsonl"
+    """The file of a row's predictions. Names are percent-encoded, so that no two rows share a file (`x:cot`, `x_cot`)."""
+    return run.eval_dir(step) / "predictions" / f"{quote(row, safe='@')}.jsonl"
 
 
 def read_predictions(run: Any, step: int, row: str) -> list[dict]:

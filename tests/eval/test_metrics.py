@@ -6,8 +6,9 @@ import json
 import pytest
 
 from itx.errors import UserError
-from itx.eval import metrics
+from itx.eval import metrics, summary
 from itx.eval.metrics import SCORES, extract
+from itx.runs import RunFolder
 from itx.tasks.templates import answer_pattern
 
 
@@ -17,6 +18,9 @@ from itx.tasks.templates import answer_pattern
         ("exact_match", "Париж", "«париж».", "Берлин"),
         ("exact_match", "A", "(a)", "the a"),
         ("exact_match", "-5", "\u22125", "5"),
+        ("exact_match", "A", "a)", "b)"),
+        ("exact_match", "Париж", "**Париж**.", "**Берлин**"),
+        ("exact_match", "f(x)", "__f(x)__", "f"),
         ("accuracy", "not entailed", "Not entailed.", "entailed"),
         ("exact_string", "ABC!", " ABC! ", "abc!"),
         ("contains", "Париж", "Столица Франции - Париж.", "Столица Германии - Берлин."),
@@ -34,6 +38,23 @@ def test_right_and_wrong_answers(name, reference, right, wrong):
     assert SCORES[name]([reference], right) == 1.0
     assert SCORES[name]([reference], wrong) == 0.0
     assert SCORES[name](["unlike anything 77", reference], right) == 1.0  # the best reference counts
+
+
+@pytest.mark.parametrize(
+    "reference, right, wrong",
+    [("1000000", "1,000,000.0", "1000001"), ("0", "0.0", "0.0000001"), ("9" * 20, "9" * 20, "9" * 19 + "8"),
+     ("2.5", "2.5000001", "2.50001"), ("0.000002", "2e-6", "0.0000021")],
+)  # fmt: skip
+def test_whole_numbers_are_met_exactly_and_others_relatively(reference, right, wrong):
+    assert SCORES["numeric"]([reference], right) == 1.0
+    assert SCORES["numeric"]([reference], wrong) == 0.0
+
+
+def test_no_two_rows_share_a_file_of_predictions(tmp_path):
+    run = RunFolder(tmp_path)
+    names = ["x:cot", "x_cot", "x%3Acot", "x/cot", "x@T1", "x:fs4#1"]
+    files = {summary.predictions_file(run, 3, name) for name in names}
+    assert len(files) == len(names) and {f.parent for f in files} == {run.eval_dir(3) / "predictions"}
 
 
 def test_articles_are_left_out_by_squad_alone():
