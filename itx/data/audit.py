@@ -136,6 +136,9 @@ def judge(facts: dict, config: RunConfig) -> dict[str, list[str]]:
                 warnings.append(f"task {name}: {ended}, for targets are cut")
             else:
                 errors.append(f"task {name}: {ended}; the model would not learn to stop")
+        elif f["eos_trained"] > f["pieces_loaded"]:  # a text of the data was read as EOS
+            errors.append(f"task {name}: {f['eos_trained']} EOS under the loss in {f['pieces_loaded']} trained pieces; "
+                          "some of its texts hold what the vocabulary reads as EOS")  # fmt: skip
         if f["split_conversations"]:
             warnings.append(f"task {name}: {f['split_conversations']:,} conversations are an example for each answer, for "
                             "data.chat_template writes earlier turns otherwise once others follow")  # fmt: skip

@@ -276,6 +276,17 @@ def test_eos_is_looked_for_in_what_the_loader_gives(small, monkeypatch, architec
     assert facts["errors"] == [] and facts["warnings"][0].endswith("under the loss, for targets are cut")
 
 
+def test_more_eos_under_the_loss_than_pieces_is_an_error(small):
+    """A text of the data that is read as EOS would teach the model to stop within an answer."""
+    lock, config, _ = small
+    facts = measure(lock, config)
+    first = facts["tasks"]["first"]
+    assert first["eos_trained"] == first["pieces_loaded"] and not audits.judge(facts, config)["errors"]
+    doubled = {**first, "eos_trained": 2 * first["pieces_loaded"]}
+    errors = audits.judge({**facts, "tasks": {**facts["tasks"], "first": doubled}}, config)["errors"]
+    assert [e for e in errors if e.startswith("task first: 64 EOS under the loss in 32 trained pieces")]
+
+
 def test_exemplars_that_are_the_example_or_evaluations(tmp_path):
     run = scored.small_run(tmp_path)
     examples = other_inputs(6)
