@@ -72,6 +72,9 @@ def _parser() -> argparse.ArgumentParser:
         "--adapter", action="append", metavar="FOLDER", help="score this adapter over the run's base; several times"
     )
     evaluate.add_argument("--cache_dir", help="default: the run's data.cache_dir")
+    evaluate.add_argument(
+        "--modules", default="", help="comma-separated modules whose own metrics may run; a run folder cannot name any"
+    )
 
     generate = add(commands, "generate", "answer prompts; without any, a conversation in the terminal")
     generate.add_argument("run", help="a run folder")
@@ -118,20 +121,41 @@ def main(argv: list[str] | None = None) -> int:
         print(f"itx: {_unknown(unknown[0], takes_overrides)}", file=sys.stderr)
         return 2
     from itx.errors import UserError
+    from itx.text import visible
 
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # an ASCII terminal shows other characters as \\u escapes
+            stream.reconfigure(errors="backslashreplace")
     sys.path.insert(0, os.getcwd())  # tasks/ and data.modules of the folder one stands in
     try:
+        _refuse_remote_paths(args)
         from itx import commands
 
         return commands.COMMANDS[args.command, getattr(args, "subcommand", None)](args)
     except UserError as e:
-        print(f"itx: {e}", file=sys.stderr)
+        print(f"itx: {visible(str(e))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("itx: interrupted; the same command resumes", file=sys.stderr)
         return 130
     except BrokenPipeError:
         return 0
+
+
+PATH_ARGUMENTS = ("config", "run", "run_dir", "lock", "cache_dir", "json", "root", "hf_dir", "out", "out_dir")
+
+
+def _refuse_remote_paths(args: argparse.Namespace) -> None:
+    """UserError for a path such as gs://bucket/run, of which a folder named `gs:` would be made here."""
+    from itx.errors import UserError
+    from itx.storage import is_remote
+
+    overrides = [tuple(text.removeprefix("--").split("=", 1)) for text in args.overrides if "=" in text]
+    given = [(f"--{name}", getattr(args, name, None)) for name in PATH_ARGUMENTS]
+    given += [(f"--{name}", value) for name, value in overrides]
+    for name, value in given:
+        if isinstance(value, str) and is_remote(value):
+            raise UserError(f"{name} {value}: remote storage is not built yet; give a local path")
 
 
 def _unknown(word: str, takes_overrides: bool) -> str:

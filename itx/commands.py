@@ -26,7 +26,9 @@ from itx import config as configs
 from itx import storage
 from itx.data.vocabulary import BYTE_EXTRA_IDS, BYTES, Bytes, Vocabulary
 from itx.errors import UserError, did_you_mean
+from itx.eval import metrics
 from itx.runs import RunFolder, default_run, open_run, read_config, run_config
+from itx.text import visible
 
 VERSIONED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "sentencepiece")
 
@@ -41,6 +43,7 @@ def train(args: Namespace) -> int:
     if args.dry_run:
         return _train_dry_run(args)
     config, origin = configs.load(args.config, args.overrides, args.quick)
+    metrics.trust(config.data.modules)
     run = RunFolder(Path(args.run_dir) if args.run_dir else default_run(args.config, args.quick))
     notes = check_same_run(run, config)
     if config.model.pretrained:
@@ -247,7 +250,9 @@ def build_in_subprocess(args: Namespace) -> Path:
 
 
 def _load(args: Namespace) -> configs.RunConfig:
-    return configs.load(args.config, args.overrides, args.quick)[0]
+    config = configs.load(args.config, args.overrides, args.quick)[0]
+    metrics.trust(config.data.modules)
+    return config
 
 
 def data_build(args: Namespace) -> int:
@@ -356,7 +361,7 @@ def data_show(args: Namespace) -> int:
                 prompt, target, weight = batches.segment(i, int(record), 0)
                 text = marked(vocabulary, [*prompt, *target], [*(0 * prompt), *weight])
                 out.append({"task": name, "record": int(record), "text": text, "loss_tokens": len(target)})
-                print(f"--- {name}, record {record}: {len(prompt)} + {len(target)} tokens\n{text}")
+                print(f"--- {name}, record {record}: {len(prompt)} + {len(target)} tokens\n{visible(text)}")
     if args.json:
         storage.write_json(args.json, out)
     return 0
@@ -391,7 +396,7 @@ def data_batch(args: Namespace) -> int:
             )
         print(f"--- row {b}")
         for s in segments:
-            print(f"[{s['task']} {s['record']}#{s['rendering']}] {s['text']}")
+            print(f"[{s['task']} {s['record']}#{s['rendering']}] {visible(s['text'])}")
         out.append(segments)
     if args.json:
         arrays = {k: v.tolist() for k, v in batch.items()}
@@ -426,6 +431,7 @@ def _step(run: RunFolder, given: int | None) -> int:
 
 
 def evaluate_run(args: Namespace) -> int:
+    metrics.trust(args.modules.split(","))
     run = open_run(args.run)
     config = _run_config(run, max_examples=args.max_examples)
     if args.cache_dir:
@@ -658,9 +664,9 @@ def tasks_show(args: Namespace) -> int:
 
     facts = check.show(registry.task(args.name, args.root), args.name, args.root)
     for key, value in facts["task"].items():
-        print(f"{key:<12} {value}")
+        print(f"{key:<12} {visible(str(value))}")
     for r in facts["renderings"]:
-        print(f"--- {r['template']} ({r['kind']})\n{r['prompt']}\n⟦{r['target']}⟧")
+        print(f"--- {r['template']} ({r['kind']})\n{visible(r['prompt'])}\n⟦{visible(r['target'])}⟧")
     if args.json:
         storage.write_json(args.json, facts)
     return 0

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,11 @@ def sha256(file: Path | str) -> str:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
+def is_remote(path: str) -> bool:
+    """Whether a path names a store by its scheme, such as gs://bucket/folder."""
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", path) is not None
+
+
 @contextlib.contextmanager
 def whole_file(path: Path | str) -> Iterator[Path]:
     """Write to the path that is yielded; it takes the place of `path` when the block ends without error."""
@@ -24,7 +30,10 @@ def whole_file(path: Path | str) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
+        part.touch()
+        mode = part.stat().st_mode  # as the umask has it; a library may put a private file in its place
         yield part
+        part.chmod(mode)
         with open(part, "rb") as f:
             os.fsync(f.fileno())
         os.replace(part, path)
@@ -40,8 +49,12 @@ def whole_folder(path: Path | str) -> Iterator[Path]:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
+    file_mode = part.stat().st_mode & 0o666
     try:
         yield part
+        for file in part.rglob("*"):  # safetensors makes private files
+            if file.is_file():
+                file.chmod(file_mode)
         if path.exists():  # another process made the same content first
             shutil.rmtree(path)
         os.replace(part, path)

@@ -41,6 +41,19 @@ def normalise(text: str, answer: bool = False) -> str:
     return _bare(text) if answer else text
 
 
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def visible(text: str) -> str:
+    """A text for the terminal: control characters are spelled out, so that data cannot move the cursor, set the window's
+    title or turn the direction of what is read.
+
+    >>> visible("a" + chr(27) + "[2J")
+    'a\\\\x1b[2J'
+    """
+    return _CONTROLS.sub(lambda m: f"\\x{ord(m[0]):02x}" if ord(m[0]) < 256 else f"\\u{ord(m[0]):04x}", text)
+
+
 def exact(text: str) -> str:
     """For answers whose case and punctuation matter: NFKC and white space alone."""
     return " ".join(unicodedata.normalize("NFKC", text).split())

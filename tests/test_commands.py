@@ -30,6 +30,14 @@ def begin(run: RunFolder, tmp_path):
     commands.begin_run(run, config, {}, lock, Namespace(config="c.py", quick=False, overrides=[]), notes)
 
 
+def test_an_ascii_terminal_shows_a_task():
+    done = samples.itx(
+        "tasks", "show", "sample_add", "--modules", "tests.sample_tasks", check=None, PYTHONIOENCODING="ascii"
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.isascii() and "\\u27e6" in done.stdout  # ⟦ stands before a target
+
+
 @pytest.mark.parametrize("killed_in", ["config.json", "data.lock.json", "vocab"])
 def test_a_run_that_was_killed_while_it_began_begins_again(tmp_path, monkeypatch, killed_in):
     run, replace = RunFolder(tmp_path / "run"), os.replace

@@ -73,6 +73,7 @@ def check(spec: TaskSpec, root: str) -> list[str]:
     target; an inverted prompt shows the answer and asks for a field that the plain ones show.
     """
     problems = []
+    metrics.trust(name for m in spec.metrics if ":" in (name := metrics.name_of(m)))
     try:
         items = _items(spec, root, EXAMPLES)
         pool = fewshot.pool(spec, items) if spec.templated else None

@@ -8,12 +8,13 @@ target is a text or a list of references.
 
 import functools
 import importlib
+import inspect
 import json
 import math
 import operator
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from itx import text
 from itx.errors import UserError, did_you_mean
@@ -176,19 +177,41 @@ def name_of(metric: str | Callable) -> str:
     return name + fixed
 
 
+_TRUSTED_PACKAGES = {"tasks"}
+
+
+def trust(modules: Iterable[str]) -> None:
+    """Let `resolve` import functions of these modules' packages. Callers pass what the user named in a recipe
+    (data.modules) or on the command line (--modules), or what a task of theirs gives as a metric (`module:function`);
+    never what a lock or a run folder names: that is data."""
+    named = (m.partition(":")[0].partition(".")[0].strip() for m in modules)
+    _TRUSTED_PACKAGES.update(package for package in named if package)
+
+
 def resolve(name: str) -> Callable[..., dict[str, float]]:
-    """The function behind a name or `module:function`."""
-    if name in METRICS:
-        return METRICS[name]
+    """The function behind a name of METRICS, or behind `module:function` of a package that the user trusts.
+
+    UserError where the package was not named by the user (nothing is imported then), or where the name is not that of a
+    function which this module itself defines.
+    """
     path, _, fixed = name.partition(" ")
     module, colon, function = path.partition(":")
+    if name in METRICS or module == __name__ and function in METRICS:
+        return METRICS[function or name]
     if not colon:
         raise UserError(f"unknown metric {name!r}" + did_you_mean(name, METRICS))
+    if module.partition(".")[0] not in _TRUSTED_PACKAGES:
+        raise UserError(
+            f"metric {path!r} is code of a module that you did not name, and was not imported; where you trust it: "
+            f"`itx eval RUN --modules={module}`, or --data.modules of a recipe"
+        )
     try:
         found = operator.attrgetter(function)(importlib.import_module(module))
-    except (ImportError, AttributeError) as e:
+        args, keywords = json.loads(fixed) if fixed else ((), {})
+    except (ImportError, AttributeError, ValueError, TypeError) as e:
         raise UserError(f"{path!r}: {e}") from e
-    args, keywords = json.loads(fixed) if fixed else ((), {})
+    if not inspect.isfunction(found) or found.__module__ != module:
+        raise UserError(f"metric {path!r} is not a function that {module} defines")
     return functools.partial(found, *args, **keywords) if fixed else found
 
 

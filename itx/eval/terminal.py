@@ -21,6 +21,7 @@ from itx.errors import UserError, did_you_mean
 from itx.eval.generate import Runner, texts
 from itx.eval.sampling import Sampling
 from itx.tasks.chat import ROLES
+from itx.text import visible
 
 Messages = list[dict[str, str]]  # [{"role", "content"}]
 HELP = """  a line                asks it; \\n in it begins a new line
@@ -152,7 +153,8 @@ def facts(messages: Messages, answer: dict[str, Any]) -> dict[str, Any]:
 
 
 def shown(answer: dict[str, Any]) -> str:
-    return (answer["text"] or "(an empty answer)") + ("" if answer["finished"] else " …")
+    """An answer for the terminal: its control characters are spelled out, and ` …` says that it was cut."""
+    return (visible(answer["text"]) or "(an empty answer)") + ("" if answer["finished"] else " …")
 
 
 def warn_of_unknown(run: Run, messages: Messages) -> None:
@@ -177,7 +179,7 @@ def several(run: Run, asked: list[Messages]) -> list[dict[str, Any]]:
     answers = run.answers(asked)
     for messages, answer in zip(asked, answers, strict=True):
         if len(asked) > 1:
-            print(f"> {messages[-1]['content']}")
+            print(f"> {visible(messages[-1]['content'])}")
         print(shown(answer) + ("\n" if len(asked) > 1 else ""))
     return [facts(m, a) for m, a in zip(asked, answers, strict=True)]
 
@@ -263,6 +265,7 @@ def _streamed(run: Run, messages: Messages, terminal: bool) -> dict[str, Any]:
 
     def write(_: int, text: str) -> None:
         nonlocal so_far
+        text = visible(text)
         print(text[len(so_far) :], end="", flush=True)
         so_far = text
 

@@ -143,7 +143,7 @@ def test_training_and_evaluation_imported_no_seqio(run):
     """The modules that score are imported, the one that registers is not."""
     code = (
         "import sys\nfrom itx.cli import main\n"
-        f"code = main(['eval', {str(run[0].path)!r}, '--step', '6'])\n"
+        f"code = main(['eval', {str(run[0].path)!r}, '--step', '6', '--modules', 'tests'])\n"
         "assert 'tests.build.foreign_scores' in sys.modules\n"
         "assert not {'tests.build.foreign_tasks', 'seqio', 'tensorflow'} & set(sys.modules)\nsys.exit(code)\n"
     )

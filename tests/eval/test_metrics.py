@@ -115,6 +115,7 @@ def half(targets, predictions):
 
 
 def test_metrics_by_name_and_by_module():
+    metrics.trust(["tests.eval"])
     assert metrics.resolve("rouge_l") is metrics.rouge_l
     assert metrics.per_example("itx.eval.metrics:contains") is SCORES["contains"]
     mine = metrics.per_example(f"{half.__module__}:half")
@@ -123,6 +124,35 @@ def test_metrics_by_name_and_by_module():
         metrics.resolve("exact_mach")
     with pytest.raises(UserError, match="nowhere:f"):
         metrics.resolve("nowhere:f")
+
+
+@pytest.mark.parametrize("function", ["score", "os.system", "Other"])
+def test_what_a_lock_names_is_no_code_to_run(tmp_path, monkeypatch, function):
+    """A module that the user did not name is not imported; of one that is trusted only its own functions are called."""
+    name = f"code_of_a_stranger_{function.replace('.', '_')}"
+    ran = tmp_path / "ran"
+    (tmp_path / f"{name}.py").write_text(
+        f"import os, pathlib\npathlib.Path({str(ran)!r}).touch()\n"
+        "class Other: pass\ndef score(targets, predictions):\n    return {'score': 1.0}\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    refused = False
+    try:
+        metrics.resolve(f"{name}:{function}")
+    except UserError:
+        refused = True
+    assert refused and not ran.exists()
+    metrics.trust([name])
+    if function == "score":
+        assert metrics.resolve(f"{name}:score")(["a"], ["b"]) == {"score": 1.0} and ran.exists()
+    else:
+        with pytest.raises(UserError, match="not a function that"):
+            metrics.resolve(f'{name}:{function} [["true"], {{}}]')
+
+
+def test_a_lock_that_names_a_shell_runs_none():
+    with pytest.raises(UserError, match="pty:spawn"):
+        metrics.resolve('pty:spawn [[["/bin/true"]], {}]')
 
 
 def test_the_answer_is_the_last_match_of_the_target_pattern():

@@ -72,6 +72,14 @@ def run(talked) -> terminal.Run:
     return terminal.Run(runner, Vocabulary(folder.vocab_model), lock["chat"], max_new_tokens=5)
 
 
+def test_an_answer_moves_no_cursor():
+    """A generated text may hold escape sequences, e.g. one that sets the title of a terminal's window."""
+    answer = {"text": "a\x1b]0;title\x07b\u202e\n\tБ北", "finished": True}
+    said = terminal.shown(answer)
+    assert "\x1b" not in said and "\x07" not in said and "\u202e" not in said
+    assert said.startswith("a\\x1b]0;title") and said.endswith("\n\tБ北")
+
+
 def test_a_conversation_is_asked_with_the_ids_that_training_had(talked, run):
     lock = locks.read(talked / "data.lock.json")
     assert lock["chat"] == chat.PLAIN
