@@ -7,9 +7,11 @@ Mixture   rates are SeqIO's own (`mixing_rate_num_examples` with its cap and tem
           `rates`; any Mixture or Task that a user registered straight in SeqIO resolves the same way.
 """
 
+import atexit
 import functools
 import hashlib
 import json
+import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -84,18 +86,26 @@ def get(name: str, vocabulary, root: str = "", suite_seed: int = 0, render_seed:
     """itx.tasks.get: the seqio Task or Mixture behind one of our names."""
     if isinstance(vocabulary, seqio.SentencePieceVocabulary):  # with the sentinels that it adds
         data = vocabulary.sp_model
-        file = Path(tempfile.gettempdir()) / f"itx-{hashlib.sha256(data).hexdigest()[:16]}.model"
+        file = _private_folder() / f"itx-{hashlib.sha256(data).hexdigest()[:16]}.model"
         if not file.is_file():
             with storage.whole_file(file) as part:
                 part.write_bytes(data)
         _GIVEN.setdefault(str(file), vocabulary)
         vocabulary = file
     elif isinstance(vocabulary, seqio.ByteVocabulary):
-        vocabulary = keep_bytes(vocabulary.extra_ids, tempfile.gettempdir())
+        vocabulary = keep_bytes(vocabulary.extra_ids, str(_private_folder()))
     elif isinstance(vocabulary, TokenizerVocabulary):
         vocabulary = vocabulary.vocabulary.file
     return registered(name, Settings((), root, "", str(vocabulary), render_seed, suite_seed, 0, False, fewshot_tokens,
                                      chat_template, *room))  # fmt: skip
+
+
+@functools.cache
+def _private_folder() -> Path:
+    """A folder of this process alone: under a name that others can guess, they could leave a file of their own."""
+    folder = tempfile.mkdtemp(prefix="itx-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
 
 
 def registered(name: str, settings: Settings) -> seqio.Task | seqio.Mixture:

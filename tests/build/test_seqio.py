@@ -2,6 +2,7 @@
 """SeqIO is the registry of record: its tasks yield the build's tokens, its rates are the lock's."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -115,3 +116,24 @@ def test_other_vocabularies_are_seqios_too(probe, tmp_path):
     assert ours.decode(prompt).startswith("Give the second word: ") or ours.decode(prompt).endswith("one?")
     assert ours.decode(target[:-1]).startswith(" ") and target[-1] == ours.eos_id
     assert ours.answer(target[:-1]) in ours.decode(prompt).split()
+
+
+def test_a_file_planted_under_a_guessable_name_is_not_read(sample_cache, sample_locks, tmp_path):
+    """Another user of the machine can write in the folder for temporary files."""
+    model = sample_cache / sample_locks["sample_held"]["vocabulary"]["file"]
+    script = f"""
+import hashlib, pathlib, tempfile, seqio, itx.tasks
+from itx.build import seqio_bridge
+from tests import sample_tasks
+vocabulary = seqio.SentencePieceVocabulary({str(model)!r})
+name = f"itx-{{hashlib.sha256(vocabulary.sp_model).hexdigest()[:16]}}.model"
+planted = pathlib.Path(tempfile.gettempdir()) / name
+planted.write_bytes(b"planted")
+seen = []
+seqio_bridge.registered = lambda name, settings: seen.append(pathlib.Path(settings.vocab).read_bytes())
+seqio_bridge.get("x", vocabulary)
+print("read", seen[0] != b"planted" and seen[0] == vocabulary.sp_model)
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=REPO, env={**os.environ, "TMPDIR": str(tmp_path)},
+                          capture_output=True, text=True)  # fmt: skip
+    assert done.stdout.splitlines()[-1:] == ["read True"], done.stdout + done.stderr[-2000:]
