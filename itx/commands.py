@@ -12,7 +12,6 @@ import functools
 import math
 import os
 import shlex
-import signal
 import subprocess
 import sys
 import tempfile
@@ -23,7 +22,7 @@ from importlib import metadata
 from pathlib import Path
 
 from itx import config as configs
-from itx import storage
+from itx import processes, storage
 from itx.data.vocabulary import BYTE_EXTRA_IDS, BYTES, Bytes, Vocabulary
 from itx.errors import UserError, did_you_mean
 from itx.eval import metrics
@@ -36,15 +35,17 @@ VERSIONED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "num
 # ---- train ---------------------------------------------------------------------------------------
 
 
+@processes.ends_at_sigterm()
 def train(args: Namespace) -> int:
     """The main job; with --restarts it runs in a child process that is started again after a crash."""
     if args.restarts:
-        return _restarting(args.restarts)
+        return _restarting(args)
+    processes.die_with_starter()
     if args.dry_run:
         return _train_dry_run(args)
     config, origin = configs.load(args.config, args.overrides, args.quick)
     metrics.trust(config.data.modules)
-    run = RunFolder(Path(args.run_dir) if args.run_dir else default_run(args.config, args.quick))
+    run = _run_folder(args)
     notes = check_same_run(run, config)
     if config.model.pretrained:
         from itx.models import pretrained
@@ -124,24 +125,16 @@ def _train_dry_run(args: Namespace) -> int:
     return 0
 
 
-# done, a mistake that a new start would meet again, or told to stop (SIGINT, SIGTERM)
-ENDED = (0, 2, 128 + signal.SIGINT, 128 + signal.SIGTERM)
-
-
-def _restarting(times: int) -> int:
+def _restarting(args: Namespace) -> int:
     words = sys.argv[1:]
     at = next(i for i, w in enumerate(words) if w.startswith("--restarts"))
     words = words[:at] + words[at + (1 if "=" in words[at] else 2) :]
-    for attempt in range(times + 1):
-        child = subprocess.Popen([sys.executable, "-m", "itx.cli", *words])
-        signal.signal(signal.SIGTERM, lambda number, _, child=child: child.send_signal(number))
-        signal.signal(signal.SIGINT, lambda *_: None)  # a terminal sends it to the child too
-        code = child.wait()
-        if code in ENDED:
-            return code
-        print(f"itx: exit {code}; start {attempt + 2} of {times + 1}", file=sys.stderr)
-        time.sleep(1)
-    return code
+    command = [sys.executable, "-m", "itx.cli", *words]
+    return processes.Supervisor(command, args.restarts, _run_folder(args).checkpoints).run()
+
+
+def _run_folder(args: Namespace) -> RunFolder:
+    return RunFolder(Path(args.run_dir) if args.run_dir else default_run(args.config, args.quick))
 
 
 def check_same_run(run: RunFolder, config: configs.RunConfig) -> list[str]:
@@ -231,16 +224,15 @@ def _code_version() -> str:
         return "unknown"
 
 
-WATCH = "ITX_END_WITH_PARENT"  # set for a build that a training run started: it ends when that is killed
-
-
 def build_in_subprocess(args: Namespace) -> Path:
     """Build (or find) the cache in a process of its own: the build may import SeqIO, training never does."""
     words = [sys.executable, "-m", "itx.cli", "data", "build", args.config, *args.overrides]
     words += ["--quick"] if args.quick else []
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "build.json"
-        code = subprocess.run([*words, "--json", str(out)], env=os.environ | {WATCH: str(os.getpid())}).returncode
+        code = subprocess.run(
+            [*words, "--json", str(out)], env=os.environ | {processes.WATCH: str(os.getpid())}
+        ).returncode
         if code:
             raise SystemExit(code)
         return Path(storage.read_json(out)["lock"])
@@ -257,11 +249,10 @@ def _load(args: Namespace) -> configs.RunConfig:
 
 def data_build(args: Namespace) -> int:
     config = _load(args)
-    from itx.build.build import build, die_with
+    from itx.build.build import build
     from itx.data import lock as locks
 
-    if starter := os.environ.pop(WATCH, ""):
-        die_with(int(starter))
+    processes.die_with_starter()
     if args.dry_run:
         return _dry_run(config, args.json)
     started = time.monotonic()

@@ -21,6 +21,7 @@ import traceback
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_origin
 
+from itx import storage
 from itx.errors import UserError, did_you_mean
 
 KINDS = ("data", "maths", "free")
@@ -304,6 +305,11 @@ AT_LEAST = {
 
 def check(config: RunConfig) -> None:
     """UserError for a value that cannot be meant: out of range, or in conflict with another."""
+    for name in ("data.root", "data.cache_dir", "data.vocab", "model.pretrained"):
+        section, leaf = name.split(".")
+        path = str(getattr(getattr(config, section), leaf))
+        if storage.is_remote(path):
+            raise UserError(f"{name}={path}: remote storage is not built yet; give a local path")
     for name, f in fields_by_name().items():
         section, leaf = name.split(".")
         value = getattr(getattr(config, section), leaf)

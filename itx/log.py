@@ -200,7 +200,7 @@ class Book:
 
 
 class Interrupts:
-    """SIGTERM or Ctrl-C: finish the step, save, leave. A second Ctrl-C stops at once."""
+    """SIGTERM or Ctrl-C: finish the step, save, leave. A second signal stops at once."""
 
     def __enter__(self) -> "Interrupts":
         self.seen, self.old = 0, {}
@@ -214,6 +214,8 @@ class Interrupts:
     def _note(self, number: int, frame: Any) -> None:
         if self.seen and number == signal.SIGINT:
             raise KeyboardInterrupt
+        if self.seen:
+            os._exit(128 + number)
         self.seen = number
 
     @property

@@ -370,6 +370,9 @@ def train(
             state, frozen = restore(checkpoints, begin, made)
         else:
             state, frozen = made.init()
+        if interrupts.seen:  # it came while the state was made or restored, before anything new was computed
+            progress.say(f"stopped at step {begin}; the same command goes on from there")
+            raise SystemExit(interrupts.exit_code)
         progress.say(about_size(state, frozen))
         base = {p: v for p, v in frozen.items() if p not in set(made.saved)}
         base = adapters.fingerprint(base) if base else None
@@ -389,7 +392,7 @@ def train(
                 meta = {"step": step, "environment": here, "about": about, "lock": lock, "base": base, **book.meta()}
                 everything = {**state["params"], **frozen}
                 checkpoints.save(step, {p: everything[p] for p in made.saved}, state["opt_state"], meta)
-            if interrupts.seen and step < stop:
+            if interrupts.seen:  # after the last step too: evaluation is not begun
                 checkpoints.wait()
                 progress.say(f"stopped after step {step}; the same command goes on from there")
                 raise SystemExit(interrupts.exit_code)

@@ -78,14 +78,22 @@ def test_asking_a_run_without_checkpoint_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     "codes, wanted, starts",
-    [([0], 0, 1), ([2], 2, 1), ([-9, 0], 0, 2), ([1, 143], 143, 2), ([130], 130, 1), ([1, 1, 1], 1, 3)],
+    [
+        ([0], 0, 1),
+        ([2], 2, 1),
+        ([-9, 0], 0, 2),
+        ([1, 143], 143, 2),
+        ([130], 130, 1),
+        ([1, 1, 1], 1, 3),
+        ([-15, 0], 143, 1),
+    ],
 )
-def test_restarts(monkeypatch, codes, wanted, starts):
+def test_restarts(monkeypatch, tmp_path, codes, wanted, starts):
     """After a crash (an exception, a signal) it starts again; not after a mistake, a stop, or the last try."""
     begun = []
 
     class Child:
-        def __init__(self, words):
+        def __init__(self, words, **_):
             begun.append(words[3:])
 
         def wait(self):
@@ -93,10 +101,12 @@ def test_restarts(monkeypatch, codes, wanted, starts):
 
     handlers = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
     monkeypatch.setattr(subprocess, "Popen", Child)
-    monkeypatch.setattr(commands.time, "sleep", lambda s: None)
+    clock = iter(range(0, 10**6, 100))  # a pause is over at once
+    monkeypatch.setattr(time, "sleep", lambda s: None)
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     monkeypatch.setattr(sys, "argv", ["itx", "train", "c.py", "--restarts", "2", "--train.steps=3"])
     try:
-        assert commands._restarting(2) == wanted
+        assert commands.train(Namespace(restarts=2, run_dir=str(tmp_path / "run"))) == wanted
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)

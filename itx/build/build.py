@@ -19,8 +19,6 @@ import math
 import multiprocessing
 import os
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -37,6 +35,7 @@ from itx.data import lock as locks
 from itx.data.order import ORDER_VERSION, Order
 from itx.data.vocabulary import Vocabulary
 from itx.errors import UserError, did_you_mean
+from itx.processes import die_with
 from itx.tasks import fingerprint, names, registry
 
 Progress = Callable[[str, int, int], None]  # what, done, of
@@ -285,17 +284,6 @@ def _pool(workers: int) -> concurrent.futures.ProcessPoolExecutor:
     """Spawned, so that workers start clean: no TensorFlow, no threads of this process."""
     context = multiprocessing.get_context("spawn")
     return concurrent.futures.ProcessPoolExecutor(workers or os.cpu_count(), context, die_with, (os.getpid(),))
-
-
-def die_with(parent: int) -> None:
-    """End this process when `parent`, which started it, is gone, SIGKILL included: no worker goes on alone."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 @contextlib.contextmanager

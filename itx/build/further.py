@@ -19,6 +19,7 @@ from itx.build.evaluation import Row
 from itx.build.jobs import Job
 from itx.config import RunConfig, from_dict
 from itx.errors import UserError, did_you_mean
+from itx.processes import die_with
 from itx.tasks import names, registry
 from itx.tasks.spec import TaskSpec
 
@@ -102,7 +103,7 @@ def make(request: dict) -> dict:
 
 
 def main(request: str, answer: str) -> int:
-    build.die_with(os.getppid())
+    die_with(os.getppid())
     try:
         storage.write_json(answer, make(storage.read_json(request)))
     except UserError as e:

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a run ends and is started again, with recipes that crash, wait or are stopped before anything is imported."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests import samples
+from tests.conftest import REPO, one_device
+
+# Each start writes a line to starts.txt. What it does then is `act`.
+RECIPE = """
+import os, pathlib, signal, time
+here = pathlib.Path(__file__).parent
+with open(here / "starts.txt", "a") as out:
+    out.write(f"{{os.getpid()}}\\n")
+starts = len((here / "starts.txt").read_text().split())
+{act}
+"""
+CRASH = "os._exit(7)"
+
+
+def recipe(folder, act):
+    (folder / "recipe.py").write_text(RECIPE.format(act=act))
+    return folder / "recipe.py"
+
+
+def starts(folder):
+    file = folder / "starts.txt"
+    return [int(line) for line in file.read_text().split()] if file.is_file() else []
+
+
+def supervised(folder, act, times):
+    words = ["train", recipe(folder, act), "--restarts", times, "--run_dir", folder / "run"]
+    command = [sys.executable, "-m", "itx.cli", *map(str, words)]
+    return subprocess.Popen(command, cwd=REPO, env=one_device(), stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(true, seconds=20.0):
+    until = time.monotonic() + seconds
+    while not (found := true()) and time.monotonic() < until:
+        time.sleep(0.05)
+    return found
+
+
+def living(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_starts_are_counted_by_what_they_gain(tmp_path):
+    """A crash that gained a checkpoint costs no restart; the text names no start that there will not be."""
+    gain = "(here / 'run' / 'checkpoints' / str(starts)).mkdir(parents=True) if starts < 3 else None"
+    child = supervised(tmp_path, f"{gain}\n{CRASH}", 1)
+    said = child.communicate()[1]
+    assert child.returncode == 7 and len(starts(tmp_path)) == 4, said
+    assert "3 of 2" not in said and "2 of 1" not in said
+
+
+def test_a_crash_without_gain_is_tried_as_often_as_asked(tmp_path):
+    child = supervised(tmp_path, CRASH, 1)
+    said = child.communicate()[1]
+    assert child.returncode == 7 and len(starts(tmp_path)) == 2, said
+    assert "start 3 of 2" not in said
+
+
+def test_a_stopped_child_is_not_started_again(tmp_path):
+    """Outside the training loop SIGTERM ended the child as a signal does, which looked like a crash."""
+    child = supervised(tmp_path, "os.kill(os.getpid(), signal.SIGTERM); time.sleep(5)", 1)
+    said = child.communicate()[1]
+    assert (child.returncode, len(starts(tmp_path))) == (143, 1), said
+
+
+def test_the_pause_before_a_start_can_be_stopped(tmp_path):
+    child = supervised(tmp_path, CRASH, 5)
+    first = child.stderr.readline()
+    assert "exit 7" in first
+    child.send_signal(signal.SIGTERM)
+    said = child.communicate()[1]
+    assert (child.returncode, len(starts(tmp_path))) == (143, 1), said
+
+
+def test_the_child_ends_with_its_supervisor(tmp_path):
+    child = supervised(tmp_path, "time.sleep(60)", 1)
+    assert wait_for(lambda: starts(tmp_path))
+    child.kill()
+    child.wait()  # not communicate: a child that goes on holds the pipe open
+    child.stderr.close()
+    (pid,) = starts(tmp_path)
+    try:
+        assert wait_for(lambda: not living(pid), 5.0), "the child goes on without its supervisor"
+    finally:
+        if living(pid):
+            os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("option", ["--run_dir=gs://bucket/run", "--data.cache_dir=s3://bucket/cache"])
+def test_remote_paths_are_refused(tmp_path, option):
+    done = samples.itx("train", samples.write_recipe(tmp_path, tmp_path / "cache"), "--dry-run", option, check=None)
+    assert done.returncode == 2, done.stdout
+    (line,) = done.stderr.splitlines()
+    assert option.split("=")[1] in line and "remote" in line
