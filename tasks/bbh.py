@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """BIG-Bench Hard, `bbh.*`: 15 tasks in `<data.root>/bbh/bbh/*.json`, for evaluation only.
 
-The files carry a canary that asks never to train on them. Each has one split, so validation and test
-are its halves by content hash. Input and target stand as published (the target of a multiple-choice
+The files carry a canary that asks never to train on them. Each has one split, which is test, whole. Input and target stand as published (the target of a multiple-choice
 question is its letter, "(A)"); the two wordings per task are our own and show no example.
 """
 

@@ -2,8 +2,7 @@
 """Instruction induction, `ii.*`: 24 small tasks in `<data.root>/instruction_induction`, for evaluation only.
 
 `induce/<task>.json` holds the examples, `annotations/<task>.json` instructions that people wrote for
-them: up to six of those are the templates, as they stand. Each task has one split, so validation and
-test are its halves by content hash. All references that a file lists count as right.
+them: up to six of those are the templates, as they stand. Each task has one split, which is test, whole. All references that a file lists count as right.
 """
 
 import json

@@ -18,11 +18,12 @@ from typing import Any, NamedTuple
 
 from itx.build.render import END, Item, Rendered, content_of, draw
 from itx.build.sources import beside
+from itx.data.vocabulary import CONTENT_BEGIN, CONTENT_END, guard, unguarded
 from itx.errors import UserError
 from itx.tasks.spec import TaskSpec
 
 Pieces = tuple[tuple[str, bool], ...]  # (text, trained?)
-CHAT_VERSION = 2  # raise it when a change here alters a record
+CHAT_VERSION = 3  # raise it when a change here alters a record
 SPLIT = "split conversations"  # what `prepared` counts them under
 
 # Lines that begin with the speaker; every turn's text follows a single space, as targets do elsewhere
@@ -96,14 +97,30 @@ class Answer(NamedTuple):
     end: str
 
 
-def answers(template: str, values: dict, where: str, eos: str = "") -> list[Answer]:
+def guarded(values: dict, control: Sequence[str], where: str) -> dict:
+    """The values with every control token's text in a turn or a tool's description marked as content."""
+
+    def mark(value: Any) -> Any:
+        if isinstance(value, str):
+            if any(c in value for c in (END, CONTENT_BEGIN, CONTENT_END)):
+                raise UserError(f"{where}: a turn holds U+FFFF, U+FDD0 or U+FDD1, which are no characters")
+            return guard(value, control)
+        if isinstance(value, dict):
+            return {mark(k): mark(v) for k, v in value.items()}
+        return [mark(v) for v in value] if isinstance(value, list) else value
+
+    messages = [{k: v if k == "role" else mark(v) for k, v in m.items()} for m in values["messages"]]
+    return {**values, "messages": messages, **({"tools": mark(values["tools"])} if values.get("tools") else {})}
+
+
+def answers(template: str, values: dict, where: str, eos: str = "", control: Sequence[str] = ()) -> list[Answer]:
     """The assistant's turns.
 
     The layout adds EOS to what is trained, so one that the template writes behind a turn is not trained twice: END, or
-    eos, the text that the vocabulary reads as its EOS (Vocabulary.eos_text).
+    eos, the text that the vocabulary reads as its EOS (Vocabulary.eos_text). control: the texts of the vocabulary's
+    control tokens (Vocabulary.control); in content they stand between marks (`guard`).
     """
-    if any(END in m["content"] for m in values["messages"]):
-        raise UserError(f"{where}: a turn holds U+FFFF, which is no character")
+    values = guarded(values, control, where)
     out = []
     for i, message in enumerate(values["messages"]):
         if message["role"] != "assistant":
@@ -143,7 +160,7 @@ def last(found: Sequence[Answer]) -> Pieces:
 
 def prepared(
     items: Iterable[Item], template: str, eos: str, each: bool, whole: bool, spec: TaskSpec, counts: Counter,
-    skip_bad: bool = False,
+    skip_bad: bool = False, control: Sequence[str] = (),
 ) -> Iterator[Item]:  # fmt: skip
     """Conversations as items whose values are {"pieces"}, as `joined` gives them.
 
@@ -155,7 +172,7 @@ def prepared(
     seen: set[int] = set()
     for item in items:
         try:
-            found = answers(template, item.values, f"task {spec.name!r}, example {item.id}", eos)
+            found = answers(template, item.values, f"task {spec.name!r}, example {item.id}", eos, control)
         except UserError as e:
             if not skip_bad:
                 raise UserError(f"{e}; --data.skip_bad=True counts and skips such conversations") from e
@@ -186,9 +203,11 @@ def _each(item: Item, found: Sequence[Answer], joins: bool, spec: TaskSpec) -> I
         yield Item(f"{item.id}/{n}", {"pieces": pieces}, content, draw("content", content))
 
 
-def render(item: Item, template: str, where: str, eos: str = "") -> Rendered:
+def render(item: Item, template: str, where: str, eos: str = "", control: Sequence[str] = ()) -> Rendered:
     """The rendering of a conversation: its last assistant turn is the target, all before it the prompt."""
-    pieces = item.values.get("pieces") or last(answers(template, item.values, where, eos))
-    prompt, target = ("".join(text for text, _ in part).replace(END, "") for part in (pieces[:-1], pieces[-1:]))
+    pieces = item.values.get("pieces") or last(answers(template, item.values, where, eos, control))
+    prompt, target = (
+        unguarded("".join(text for text, _ in part)).replace(END, "") for part in (pieces[:-1], pieces[-1:])
+    )
     target = target.strip()
     return Rendered("chat", prompt, target, (target,), None, None, None, pieces=pieces)

@@ -72,7 +72,7 @@ def render_all(
     def one(i: int) -> Rendered:
         if spec.chat:
             where = f"task {spec.name!r}, example {pairs[i][0].id}"
-            return chat.render(pairs[i][0], chat_template, where, vocabulary.eos_text)
+            return chat.render(pairs[i][0], chat_template, where, vocabulary.eos_text, vocabulary.control)
         return render.render(spec, variant, pairs[i][0], rendering, render_seed, pairs[i][1], shots[i])
 
     rendered = [one(i) for i in range(len(pairs))]

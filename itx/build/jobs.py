@@ -69,8 +69,8 @@ def key(job: Job, settings: Settings, vocab_hash: str) -> str:
     spec = registry.task(job.variant, settings.root)
     parts = [
         render.RENDER_VERSION, json.dumps(asdict(job), sort_keys=True), fingerprint.of_task(spec),
-        *(sources.source_hash(spec.source, s, settings.root, settings.suite_seed)
-          for s, _, _ in render.source_splits(spec.source, job.split)),
+        *((sources.source_hash(spec.source, s, settings.root, settings.suite_seed), low, high)
+          for s, low, high in render.source_splits(spec.source, job.split)),
         vocab_hash, settings.render_seed, settings.suite_seed, settings.skip_bad,
         settings.eval_examples if job.crossed else 0,
         fingerprint.of_task(registry.task(job.other, settings.root)) if job.other else "",
@@ -89,8 +89,8 @@ def _further_key(job: Job, spec: TaskSpec, settings: Settings) -> list:
         return [chat.CHAT_VERSION, settings.chat_template, settings.architecture]
     if not names.parse(job.variant).shots:
         return []
-    train = [sources.source_hash(spec.source, s, settings.root, settings.suite_seed)
-             for s, _, _ in render.source_splits(spec.source, "train")]  # fmt: skip
+    train = [(sources.source_hash(spec.source, s, settings.root, settings.suite_seed), low, high)
+             for s, low, high in render.source_splits(spec.source, "train")]  # fmt: skip
     return [fewshot.POOL, settings.fewshot_tokens, *train]
 
 
@@ -168,7 +168,7 @@ def _several(
     if not spec.chat:
         return items
     each = settings.architecture == "encoder_decoder"
-    more = (vocabulary.eos_text, each, job.crossed, spec, counts, settings.skip_bad)
+    more = (vocabulary.eos_text, each, job.crossed, spec, counts, settings.skip_bad, vocabulary.control)
     return list(chat.prepared(items, settings.chat_template, *more))
 
 

@@ -24,7 +24,7 @@ from itx.tasks import names, templates
 from itx.tasks.spec import Skip, Source, TaskSpec, Template
 
 # Raise it when a change here alters a rendering, or one of the cache's format: it is part of every cache key.
-RENDER_VERSION = 3
+RENDER_VERSION = 4
 # Where a set ships no dev or test part: this share of train, by content hash
 DEV_SHARE = 0.05
 WHOLE: Template = ("", "")  # stands for the run's chat template, or for plain text as it is
@@ -83,7 +83,8 @@ def source_splits(source: Source, split: str) -> list[tuple[str, float, float]]:
     """Which rows make a split: [(source split, from, to)], from <= hash / 2^64 < to.
 
     A set with train alone gives 5 % of it each to validation and test; with train and test, 5 % of
-    train to validation; with one evaluation split only, validation and test are its halves.
+    train to validation; with train and validation, each half of validation. A set whose only split is an evaluation
+    split is test, whole, so that its scores compare with published ones; it has no validation.
     """
     if source.split_by_hash:
         at, out = 0.0, []
@@ -99,6 +100,8 @@ def source_splits(source: Source, split: str) -> list[tuple[str, float, float]]:
         if evaluation == {"validation"}:
             cut = 0.0
         return [("train", 0.0, 1.0 - cut)] if "train" in have else []
+    if len(have) == 1 and evaluation:
+        return [(*evaluation, 0.0, 1.0)] if split == "test" else []
     if split in have and evaluation != {split}:
         return [(split, 0.0, 1.0)]
     if "train" in have and not evaluation:

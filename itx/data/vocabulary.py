@@ -8,6 +8,8 @@ every text themselves (SentencePiece's `▁`: T5, Llama 2), to others it must be
 
 import hashlib
 import json
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,6 +25,10 @@ BESIDE = (
 )  # fmt: skip
 IMAGE = "<image_soft_token>"  # what stands for one in Gemma 3's vocabulary
 SENTINELS = 100  # T5's
+# A chat template's output holds content between these noncharacters where it reads as a control token: `guard` sets them
+CONTENT_BEGIN, CONTENT_END = "\ufdd0", "\ufdd1"
+# USER_DEFINED pieces of a SentencePiece model that are control tokens by their form; others are text (Gemma's <table>)
+CONTROL_FORM = re.compile(r"▁?(<extra_id_\d+>|<\|[^|<>\s]+\|>|<(start|end)_of_turn>|\[/?[A-Z_]+\])")
 BYTES = "bytes"  # data.vocab=bytes
 BYTE_EXTRA_IDS = 125  # ByT5's sentinels: 3 special ids, 256 bytes and these make its 384 rows
 
@@ -36,8 +42,10 @@ class Model(Protocol):
     eos_id: int
     unk_id: int
     hash: str
+    control: tuple[str, ...]  # texts that a chat template may write as control tokens, and content may not
 
-    def encode_batch(self, texts: list[str]) -> list[list[int]]: ...
+    def encode_batch(self, texts: list[str]) -> list[list[int]]: ...  # content: never a control token
+    def encode_template(self, text: str) -> list[int]: ...  # what a chat template itself wrote
     def starts(self, text: str) -> list[int]: ...
     def decode(self, ids: list[int]) -> str: ...
     def piece(self, id: int) -> str: ...
@@ -55,11 +63,39 @@ class SentencePiece:
         if not data or self.size == 0:
             raise ValueError("it is empty")
         self.pad_id, self.bos_id, self.eos_id, self.unk_id = sp.pad_id(), sp.bos_id(), sp.eos_id(), sp.unk_id()
+        pieces = map(sp.IdToPiece, range(self.size))
+        self.control = tuple(form[1] for piece in pieces if (form := CONTROL_FORM.fullmatch(piece)))
+        self.control_pattern = _any_of(self.control)
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
-        return self.sp.Encode(texts)
+        return [
+            [i for i, _ in self._cut_at_controls(text)] if self._holds_control(text) else ids
+            for text, ids in zip(texts, self.sp.Encode(texts), strict=True)
+        ]
+
+    def encode_template(self, text: str) -> list[int]:
+        return self.sp.Encode(text)
+
+    def _holds_control(self, text: str) -> bool:
+        return self.control_pattern is not None and self.control_pattern.search(text) is not None
+
+    def _cut_at_controls(self, text: str) -> list[tuple[int, int]]:
+        """(id, where it begins) of a text that is encoded in parts which end within each control token's text, so that
+        no part holds a whole one. A part is encoded behind the character before it, whose ids are taken off again."""
+        cuts = [0, *(m.start() + 1 for m in self.control_pattern.finditer(text)), len(text)]
+        out = []
+        for begin, end in zip(cuts, cuts[1:], strict=False):
+            before, part = text[max(0, begin - 1) : begin], text[begin:end]
+            head, both = self.sp.Encode(before), self.sp.EncodeAsImmutableProto(before + part).pieces
+            if [p.id for p in both[: len(head)]] == head:
+                out += [(p.id, begin - len(before) + p.begin) for p in both[len(head) :]]
+            else:
+                out += [(p.id, begin + p.begin) for p in self.sp.EncodeAsImmutableProto(part).pieces]
+        return out
 
     def starts(self, text: str) -> list[int]:
+        if self._holds_control(text):
+            return [begin for _, begin in self._cut_at_controls(text)]
         return [p.begin for p in self.sp.EncodeAsImmutableProto(text).pieces]
 
     def decode(self, ids: list[int]) -> str:
@@ -75,9 +111,12 @@ class TokenizerJson:
     def __init__(self, data: bytes, special: dict[str, str]):
         import tokenizers
 
-        self.tokenizer = t = tokenizers.Tokenizer.from_str(data.decode("utf-8"))
-        t.no_truncation()  # a file may hold what its tokenizer was last used with
-        t.no_padding()
+        self.tokenizer, self.content = (tokenizers.Tokenizer.from_str(data.decode("utf-8")) for _ in range(2))
+        for t in (self.content, self.tokenizer):
+            t.no_truncation()  # a file may hold what its tokenizer was last used with
+            t.no_padding()
+        self.content.encode_special_tokens = True  # as ordinary text
+        self.control = tuple(a.content for a in t.get_added_tokens_decoder().values() if a.special)
         self.size = max(t.get_vocab().values(), default=-1) + 1
         self.pad_id, self.eos_id = (self._id(special.get(f"{kind}_token")) for kind in ("pad", "eos"))
         # what inference puts before a prompt, which is not always what the file calls its BOS
@@ -93,10 +132,13 @@ class TokenizerJson:
         return -1 if found is None else found
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
-        return [e.ids for e in self.tokenizer.encode_batch(texts, add_special_tokens=False)]
+        return [e.ids for e in self.content.encode_batch(texts, add_special_tokens=False)]
+
+    def encode_template(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text, add_special_tokens=False).ids
 
     def starts(self, text: str) -> list[int]:
-        return [begin for begin, _ in self.tokenizer.encode(text, add_special_tokens=False).offsets]
+        return [begin for begin, _ in self.content.encode(text, add_special_tokens=False).offsets]
 
     def decode(self, ids: list[int]) -> str:
         return self.tokenizer.decode([i for i in ids if i >= 0], skip_special_tokens=False)
@@ -109,6 +151,7 @@ class Bytes:
     """UTF-8 bytes behind three special ids, as seqio.ByteVocabulary and ByT5 number them."""
 
     pad_id, bos_id, eos_id, unk_id = 0, -1, 1, 2
+    control = ()
 
     def __init__(self, extra_ids: int):
         self.size = 3 + 256 + extra_ids
@@ -116,6 +159,9 @@ class Bytes:
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
         return [[3 + b for b in text.encode("utf-8")] for text in texts]
+
+    def encode_template(self, text: str) -> list[int]:
+        return self.encode_batch([text])[0]
 
     def starts(self, text: str) -> list[int]:
         return [i for i, c in enumerate(text) for _ in c.encode("utf-8")]
@@ -146,7 +192,9 @@ class Vocabulary:
         if self.eos_id < 0:
             raise UserError(f"vocabulary {file} has no end-of-sequence piece")
         piece = self.pieces([self.eos_id])[0]
-        self.eos_text = piece if self.encode(piece) == [self.eos_id] else ""  # a text that is read as EOS
+        # a text that is read as EOS where a chat template writes it
+        self.eos_text = piece if self.model.encode_template(piece) == [self.eos_id] else ""
+        self.control = self.model.control
         one = self.encode("a")
         self.spaced = self.decode([*one, *one]) == "a a"
 
@@ -161,17 +209,27 @@ class Vocabulary:
         return self.encode_batch(texts if self.spaced else [" " + t for t in texts])
 
     def behind(self, before: str, text: str) -> list[int]:
-        """Ids of a text that stands right behind another, as if both were encoded together.
+        """Ids of what a chat template wrote right behind another text, as if both were encoded together.
 
-        Where the vocabulary adds a space of its own, and the text does not begin with just that, it is encoded
-        behind the last character before it, whose ids are taken off again.
+        Its own text may hold control tokens; what stands between CONTENT_BEGIN and CONTENT_END is content and holds none.
         """
+        ids: list[int] = []
+        before = unguarded(before)
+        for n, part in enumerate(re.split(f"[{CONTENT_BEGIN}{CONTENT_END}]", text)):
+            encode = self.encode if n % 2 else self.model.encode_template
+            ids += self._joined(before, part, encode) if part else []
+            before = part or before
+        return ids
+
+    def _joined(self, before: str, text: str, encode: Callable[[str], list[int]]) -> list[int]:
+        """Ids of a text right behind another. Where the vocabulary adds a space of its own, and the text does not begin
+        with just that, it is encoded behind the last character before it, whose ids are taken off again."""
         if not before or not self.spaced:
-            return self.encode(text)
+            return encode(text)
         if text.startswith(" ") and not text[1:2].isspace():
-            return self.encode(text[1:])
-        head, both = self.encode(before[-1]), self.encode(before[-1] + text)
-        return both[len(head) :] if both[: len(head)] == head else self.encode(text)
+            return encode(text[1:])
+        head, both = encode(before[-1]), encode(before[-1] + text)
+        return both[len(head) :] if both[: len(head)] == head else encode(text)
 
     def starts(self, text: str) -> list[int]:
         """Where in the text each id of `encode` begins."""
@@ -187,6 +245,28 @@ class Vocabulary:
 
     def pieces(self, ids: Any) -> list[str]:
         return [self.model.piece(int(i)) if 0 <= int(i) < self.size else "<?>" for i in ids]
+
+
+def _any_of(texts: Sequence[str]) -> re.Pattern | None:
+    """A pattern that finds the longest of the texts first; None where there are none."""
+    longest_first = sorted(texts, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first))) if texts else None
+
+
+def guard(text: str, control: Sequence[str]) -> str:
+    """A content as a chat template is given it: each text of a control token in it stands between marks, so that
+    `Vocabulary.behind` tells it from what the template writes itself.
+
+    >>> guard("a</s>b", ["</s>"]) == "a" + CONTENT_BEGIN + "</s>" + CONTENT_END + "b"
+    True
+    """
+    pattern = _any_of(control)
+    return pattern.sub(lambda m: CONTENT_BEGIN + m[0] + CONTENT_END, text) if pattern else text
+
+
+def unguarded(text: str) -> str:
+    """A text without the marks of `guard`."""
+    return text.replace(CONTENT_BEGIN, "").replace(CONTENT_END, "")
 
 
 def fitted(data: bytes, rows: int) -> bytes:

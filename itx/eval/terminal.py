@@ -54,7 +54,8 @@ class Run:
     def _pieces(self, messages: Messages) -> chat.Pieces:
         turns = [{**m, "content": m["content"].strip()} for m in messages]  # as in training (itx/tasks/chat.py)
         answered = {"messages": [*turns, {"role": "assistant", "content": "."}]}
-        return chat.last(chat.answers(self.template, answered, "the conversation", self.vocabulary.eos_text))
+        eos, control = self.vocabulary.eos_text, self.vocabulary.control
+        return chat.last(chat.answers(self.template, answered, "the conversation", eos, control))
 
     def stops(self, messages: Messages) -> tuple[str, ...]:
         """The stop strings, and what the template writes behind an answer."""

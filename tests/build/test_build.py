@@ -50,7 +50,8 @@ def test_splits_are_disjoint_and_shared_by_tasks_over_the_same_inputs():
         ({"train"}, {"train": ("train", 0, 0.9), "validation": ("train", 0.9, 0.95), "test": ("train", 0.95, 1)}),
         ({"train", "test"}, {"train": ("train", 0, 0.95), "validation": ("train", 0.95, 1), "test": ("test", 0, 1)}),
         ({"train", "validation"}, {"train": ("train", 0, 1), "validation": ("validation", 0, 0.5), "test": ("validation", 0.5, 1)}),
-        ({"test"}, {"validation": ("test", 0, 0.5), "test": ("test", 0.5, 1)}),
+        ({"test"}, {"test": ("test", 0, 1)}),
+        ({"validation"}, {"test": ("validation", 0, 1)}),
         ({"train", "validation", "test"}, {s: (s, 0, 1) for s in ("train", "validation", "test")}),
     ],
 )  # fmt: skip

@@ -129,7 +129,7 @@ def test_the_end_of_sequence_stands_where_the_template_writes_it(template, monke
     (record,) = render.encode([chat.render(made[-1], template, "")], vocabulary)
     laid = [i for ids, on in record for i in (*ids, *([vocabulary.eos_id] if on else []))]
     whole = chat.written(template, values(), len(TALK), False, "").rstrip()
-    assert laid == vocabulary.encode(whole.replace(render.END, "</s>"))  # as transformers writes it
+    assert laid == vocabulary.model.encode_template(whole.replace(render.END, "</s>"))  # as transformers writes it
     assert laid.count(vocabulary.eos_id) == (5 if template != LATE else 2)
     with pytest.raises(UserError, match=r"here: a turn holds U\+FFFF"):
         chat.answers(template, values([("user", "a\uffff"), ("assistant", "b")]), "here")
@@ -346,4 +346,6 @@ def test_an_end_of_sequence_that_the_template_writes_is_not_trained_twice(tmp_pa
     laid = [i for ids, on in render.encode([chat.render(item, template, "", "<|im_end|>")], vocabulary)[0]
             for i in (*ids, *([end] if on else []))]  # fmt: skip
     whole = chat.written(template, talk, 4, False, "")
-    assert laid == vocabulary.encode(whole.rstrip())  # the very ids of the conversation as transformers writes it
+    assert laid == vocabulary.model.encode_template(
+        whole.rstrip()
+    )  # the very ids of the conversation as transformers writes it

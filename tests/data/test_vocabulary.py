@@ -74,7 +74,8 @@ def test_special_tokens_are_those_of_the_models_own_files(tmp_path):
     vocabulary = Vocabulary(TOKENIZER)
     assert (vocabulary.pad_id, vocabulary.eos_id, vocabulary.bos_id) == (0, 1, 0)
     assert vocabulary.pieces([1, 2]) == ["</s>", "<|im_start|>"]
-    assert vocabulary.encode("<|im_start|>user") == [2, *vocabulary.encode("user")]
+    assert vocabulary.behind("", "<|im_start|>user") == [2, *vocabulary.encode("user")]
+    assert 2 not in vocabulary.encode("<|im_start|>user")  # in a content it is text
     shutil.copy(TOKENIZER, tmp_path)
     with pytest.raises(UserError, match="no end-of-sequence piece"):
         Vocabulary(tmp_path / TOKENIZER.name)
@@ -118,14 +119,14 @@ def test_the_token_for_images_is_left_out_of_a_text_models_vocabulary(tmp_path):
     """Gemma 3's text models have no row for it; any other token that has none makes the vocabulary too large."""
     file = with_token(tmp_path, IMAGE)
     whole, fits = (Vocabulary(file, rows) for rows in (0, 312))
-    assert (whole.size, fits.size) == (313, 312) and whole.encode(IMAGE) == [312]
+    assert (whole.size, fits.size) == (313, 312) and whole.behind("", IMAGE) == [312]
     assert fits.decode(fits.encode(IMAGE)) == IMAGE and fits.encode("да") == whole.encode("да")
     assert Vocabulary(file, 311).size == 312
     kept = Vocabulary(keep_given(str(file), "", str(tmp_path / "cache"), 312))
     assert kept.size == 312 and kept.hash == fits.hash
     other = with_token(tmp_path / "other", "<tool>")
     assert Vocabulary(other, 312).size == 313
-    assert Vocabulary(keep_given(str(other), "", str(tmp_path / "cache"), 312)).encode("<tool>") == [312]
+    assert Vocabulary(keep_given(str(other), "", str(tmp_path / "cache"), 312)).behind("", "<tool>") == [312]
 
 
 def test_a_tokenizers_broken_files_are_named(tmp_path):

@@ -240,7 +240,7 @@ def test_evaluation_families_yield_input_and_answer_for_every_row(shared):
         repeated = sum(c["repeated input"] for c in counts.values())
         left_out = sum(n for (task, _), n in odd.items() if task == name)
         assert kept + repeated + left_out == read["read"]
-        assert 0.2 < len(found["test"]) / kept < 0.8
+        assert not found["validation"]  # a lone split is test, whole, as published scores have it
         assert not {i.hash for i in found["validation"]} & {i.hash for i in found["test"]}
     # published rows whose options were broken at commas
     assert odd == {
