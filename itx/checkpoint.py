@@ -5,36 +5,56 @@ A checkpoint has three items: `params` {path: array} (trainable and frozen; of a
 adapter alone, and meta says over which base), `opt_state` {path: array} and `meta` (JSON: step,
 skipped steps, open log interval, mesh, devices, versions, and all that config.json and
 data.lock.json of the run hold). Names are plain strings, so a checkpoint can be read without this
-program. A save that was cut short is never seen: Orbax renames a folder into place when it is whole, and what is left of others is removed here.
+program. A save that was cut short is never seen: Orbax renames a folder into place when it is whole, and the trainer
+removes what is left of others. `meta` also holds a digest of each array's bytes, which is the same for every mesh and
+number of processes, and one of itself; whoever reads a checkpoint compares them.
 """
 
+import hashlib
 import importlib.metadata
+import json
 import platform
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from itx.errors import UserError
 
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy")
+BLOCK_BYTES = 1 << 26  # of an array under one digest
+
+
+class Damaged(UserError):
+    """A checkpoint's files do not give what was saved."""
 
 
 class Checkpoints:
-    """`directory`/<step>/{params,opt_state,meta}; the newest `keep` stay, None: all."""
+    """`directory`/<step>/{params,opt_state,meta}; the newest `keep` stay, None: all.
 
-    def __init__(self, directory: Path, keep: int | None = 2):
+    A reader (`read_only`) leaves the folder as it is: what looks like the rest of a killed save may be a trainer's
+    save in progress.
+    """
+
+    def __init__(self, directory: Path, keep: int | None = 3, read_only: bool = False):
         import orbax.checkpoint as ocp
 
         self.ocp = ocp
         self.directory = Path(directory).resolve()
+        if read_only and not self.directory.is_dir():
+            raise UserError(f"{self.directory} is no folder: there is no checkpoint to read")
         self.manager = ocp.CheckpointManager(
             self.directory,
             item_names=("params", "opt_state", "meta"),
             options=ocp.CheckpointManagerOptions(
                 max_to_keep=keep,
-                cleanup_tmp_directories=True,
+                read_only=read_only,
+                create=not read_only,
+                cleanup_tmp_directories=not read_only,
                 # a CPU array is saved from the buffer that the next step may reuse (donation)
                 enable_async_checkpointing=jax.default_backend() != "cpu",
             ),
@@ -49,18 +69,33 @@ class Checkpoints:
     def save(self, step: int, params: dict, opt_state: Any, meta: dict) -> None:
         """opt_state None: of a model that was not trained here."""
         args = self.ocp.args
-        items = {"params": args.StandardSave(params), "meta": args.JsonSave(meta)}
-        if opt_state is not None:
-            items["opt_state"] = args.StandardSave(named_leaves(opt_state))
+        arrays = {"params": params} | ({} if opt_state is None else {"opt_state": named_leaves(opt_state)})
+        meta = meta | {"digests": {item: {name: digest(x) for name, x in of.items()} for item, of in arrays.items()}}
+        items = {item: args.StandardSave(of) for item, of in arrays.items()}
+        items["meta"] = args.JsonSave(meta | {"seal": seal(meta)})
         self.manager.save(step, args=args.Composite(**items))
 
     def meta(self, step: int) -> dict:
+        """What `save` was given; Damaged where the file is not what was written."""
+        self._known(step)
         args = self.ocp.args
-        return self.manager.restore(step, args=args.Composite(meta=args.JsonRestore())).meta
+        meta = self._read(
+            step, "meta", lambda: self.manager.restore(step, args=args.Composite(meta=args.JsonRestore())).meta
+        )
+        if not isinstance(meta, dict):
+            raise Damaged(f"{self.directory / str(step)} is damaged: meta holds no object")
+        if {"seal", "digests"} & meta.keys() and meta.get("seal") != seal(meta):
+            raise Damaged(f"{self.directory / str(step)} is damaged: meta is not what was saved")
+        return meta
 
     def shapes(self, step: int, item: str = "params") -> dict:
         """{path: what has its shape and dtype} of what a checkpoint holds."""
-        return self.ocp.StandardCheckpointHandler().metadata(self.directory / str(step) / item).tree
+        digests = self.meta(step).get("digests")
+        if digests is not None:
+            saved = digests.get(item, {})
+            return {n: jax.ShapeDtypeStruct(tuple(d["shape"]), np.dtype(d["dtype"])) for n, d in saved.items()}
+        folder = self.directory / str(step) / item  # saved before digests were kept
+        return self._read(step, item, lambda: self.ocp.StandardCheckpointHandler().metadata(folder).tree)
 
     def params(self, step: int, targets: dict) -> dict:
         """Parameters as `targets` says: {path: ShapeDtypeStruct with a sharding}."""
@@ -72,15 +107,65 @@ class Checkpoints:
         order = list(named_leaves(targets))
         return jax.tree.unflatten(jax.tree.structure(targets), [leaves[n] for n in order])
 
-    def _restore(self, step: int, item: str, targets: dict) -> dict:
+    def verify(self, step: int) -> bool:
+        """Read all of a checkpoint; Damaged where it is not what was saved, False where it holds no digests."""
+        digests = self.meta(step).get("digests")
+        here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        for item in digests or ("params",):
+            saved = self.shapes(step, item)
+            self._restore(
+                step, item, {n: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=here) for n, s in saved.items()}
+            )
+        return digests is not None
+
+    def set_aside(self, step: int) -> Path:
+        """Rename a step's folder, so that it is no longer one of the checkpoints; nothing is deleted."""
+        folder, n = self.directory / str(step), 1
+        while (aside := self.directory / f"{step}.damaged{'' if n == 1 else f'-{n}'}").exists():
+            n += 1
+        if jax.process_index() == 0:
+            folder.rename(aside)
+        if jax.process_count() > 1:
+            from jax.experimental import multihost_utils
+
+            multihost_utils.sync_global_devices(f"step {step} is set aside")
+        self.manager.reload()
+        return aside
+
+    def _known(self, step: int) -> None:
         if step not in self.manager.all_steps():
             raise UserError(
                 f"{self.directory} has no checkpoint of step {step}; there are: "
                 + (", ".join(map(str, self.steps())) or "none")
             )
+
+    def _restore(self, step: int, item: str, targets: dict) -> dict:
+        """Arrays of a checkpoint, compared with their digests as they were saved and only then cast."""
         self._check(step, item, targets)
-        args = self.ocp.args
-        return self.manager.restore(step, args=args.Composite(**{item: args.StandardRestore(targets)}))[item]
+        saved = self.shapes(step, item)
+        as_saved = {n: jax.ShapeDtypeStruct(t.shape, saved[n].dtype, sharding=t.sharding) for n, t in targets.items()}
+        args = self.ocp.args.Composite(**{item: self.ocp.args.StandardRestore(as_saved)})
+        arrays = self._read(step, item, lambda: self.manager.restore(step, args=args)[item])
+        for name, then in self.meta(step).get("digests", {}).get(item, {}).items():
+            if digest(arrays[name]) != then:
+                raise Damaged(f"{self.directory / str(step)} is damaged: {item}/{name} is not what was saved")
+        return {n: x if x.dtype == targets[n].dtype else x.astype(targets[n].dtype) for n, x in arrays.items()}
+
+    def _read(self, step: int, item: str, read: Callable[[], Any]) -> Any:
+        """What `read` gives. Orbax and its stores fail in many ways on damaged files: each becomes one line."""
+        try:
+            return read()
+        except MemoryError:
+            raise
+        except PermissionError as e:  # the files may be sound: nothing is set aside
+            raise UserError(f"{self.directory / str(step)}: {item} cannot be read: {e.strerror}") from e
+        except Exception as e:
+            if "RESOURCE_EXHAUSTED" in str(e):  # memory of a device, no fault of the files
+                raise
+            why = " ".join(str(e).split())[:200]
+            raise Damaged(
+                f"{self.directory / str(step)} is damaged: {item} cannot be read ({type(e).__name__}: {why})"
+            ) from e
 
     def _check(self, step: int, item: str, targets: dict) -> None:
         """UserError where names or shapes differ, before Orbax reads anything."""
@@ -94,6 +179,27 @@ class Checkpoints:
 
     def __exit__(self, *error: object) -> None:
         self.manager.close()
+
+
+def digest(array: Any) -> dict:
+    """{"shape", "dtype", "blocks"} of an array: a hash of each BLOCK_BYTES of it in row-major order, wherever its
+    parts lie."""
+    if not getattr(array, "is_fully_addressable", True):
+        from jax.experimental import multihost_utils
+
+        array = multihost_utils.process_allgather(array, tiled=True)
+    host = np.ascontiguousarray(array)
+    flat = host.reshape(-1).view(np.uint8)
+    blocks = [flat[at : at + BLOCK_BYTES] for at in range(0, len(flat), BLOCK_BYTES)]
+    with ThreadPoolExecutor(4) as pool:
+        hashes = list(pool.map(lambda block: hashlib.sha256(block).hexdigest(), blocks))
+    return {"shape": list(np.shape(array)), "dtype": str(host.dtype), "blocks": hashes}
+
+
+def seal(meta: dict) -> str:
+    """A hash of all that meta holds besides it, as it reads back from JSON."""
+    held = json.loads(json.dumps({k: v for k, v in meta.items() if k != "seal"}))
+    return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()
 
 
 def check_shapes(what: str, saved: dict[str, Any], targets: dict[str, Any]) -> None:

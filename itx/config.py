@@ -153,7 +153,7 @@ class TrainConfig:
     seed: int = _f("maths", 0, "initialisation and dropout")
     microbatches: int = _f("free", 1, "gradient accumulation: parts a batch is split into")
     checkpoint_every: int = _f("free", 500, "steps")
-    keep_checkpoints: int = _f("free", 2, "newest kept")
+    keep_checkpoints: int = _f("free", 3, "newest kept")
     log_every: int = _f("free", 10, "steps between lines of metrics.jsonl")
     z_loss: float = _f("maths", 0.0, "weight of log(Z)^2")
     label_smoothing: float = _f("maths", 0.0, "share of the target spread over the vocabulary")

@@ -310,6 +310,31 @@ def restore(checkpoints: Checkpoints, step: int, made: Setup) -> tuple[State, Pa
     }, {p: params[p] for p in made.targets[1]}
 
 
+def resume(
+    checkpoints: Checkpoints, made: Setup, lock: dict
+) -> tuple[int, dict, tuple[State, Params] | None, list[str]]:
+    """(step, meta, state and frozen parameters, lines to say) of the newest checkpoint that is what was saved; step 0
+    and no state where there is none. A damaged one is set aside."""
+    lines: list[str] = []
+    while step := checkpoints.latest():
+        try:
+            meta = checkpoints.meta(step)
+            if locks.shape_hash(meta["lock"]) != locks.shape_hash(lock):
+                raise UserError(
+                    f"{checkpoints.directory} was begun on other data: {locks.difference(meta['lock'], lock)}"
+                )
+            held = restore(checkpoints, step, made)
+        except checkpoint.Damaged as e:
+            lines.append(f"{e}; it is set aside as {checkpoints.set_aside(step).name}")
+            continue
+        if "digests" not in meta:
+            lines.append(f"the checkpoint of step {step} holds no digests: it could not be verified")
+        return step, meta, held, lines
+    if lines:
+        lines.append("no checkpoint is left: training begins anew at step 0")
+    return 0, {}, None, lines
+
+
 def check_base(meta: dict, base: Params, saved: list[str]) -> None:
     """UserError where an adapter was trained over other parameters than these."""
     if meta["base"] != adapters.fingerprint({p: v for p, v in base.items() if p not in set(saved)}):
@@ -354,22 +379,19 @@ def train(
     here = checkpoint.environment(mesh)
     with ExitStack() as stack:
         checkpoints = stack.enter_context(Checkpoints(run.checkpoints, config.train.keep_checkpoints))
-        begin = checkpoints.latest() or 0
-        meta = checkpoints.meta(begin) if begin else {}
+        stack.enter_context(jax.set_mesh(mesh))
+        interrupts = stack.enter_context(Interrupts())
+        begin, meta, held, lines = resume(checkpoints, made, lock)
         book = Book(config, lock, meta)
         progress = stack.enter_context(progress or Progress(begin, stop))
         board = run.tensorboard if config.train.tensorboard else None
         log = stack.enter_context(MetricsLog(run.metrics_jsonl, begin, board))
-        interrupts = stack.enter_context(Interrupts())
-        stack.enter_context(jax.set_mesh(mesh))
+        for line in lines:
+            progress.say(line)
         if begin:
-            if locks.shape_hash(meta["lock"]) != locks.shape_hash(lock):
-                raise UserError(f"{run.checkpoints} was begun on other data: {locks.difference(meta['lock'], lock)}")
-            changed = checkpoint.differences(meta["environment"], here)
-            progress.say(changed or f"resumed at step {begin}")
-            state, frozen = restore(checkpoints, begin, made)
-        else:
-            state, frozen = made.init()
+            progress.say(checkpoint.differences(meta["environment"], here) or f"resumed at step {begin}")
+        state, frozen = held or made.init()
+        del held  # the first step takes the state's memory
         if interrupts.seen:  # it came while the state was made or restored, before anything new was computed
             progress.say(f"stopped at step {begin}; the same command goes on from there")
             raise SystemExit(interrupts.exit_code)
@@ -424,7 +446,7 @@ def load_model(run: Any, config: RunConfig, lock: dict, step: int | None = None,
     if step:
         abstract = adapted(config, abstract)
         targets = {p: t for p, t in placed(abstract, mesh).items() if config.peft.method == "full" or p not in base}
-        with Checkpoints(run.checkpoints, config.train.keep_checkpoints) as checkpoints:
+        with Checkpoints(run.checkpoints, read_only=True) as checkpoints:
             if params:
                 check_base(checkpoints.meta(step), params, [])
             params = {**params, **checkpoints.params(step, targets)}

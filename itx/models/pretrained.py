@@ -138,7 +138,7 @@ def load(name: str, cfg: ModelConfig, targets: dict[str, Any]) -> dict[str, Any]
         params = _merged(begin, next(iter(targets.values())).sharding.mesh)
         check_shapes(f"{name}: params", params, targets)
         return {p: jax.device_put(params[p].astype(t.dtype), t.sharding) for p, t in targets.items()}
-    with Checkpoints(begin.run.checkpoints, keep=None) as checkpoints:
+    with Checkpoints(begin.run.checkpoints, read_only=True) as checkpoints:
         return checkpoints.params(begin.step, targets)
 
 
@@ -206,7 +206,7 @@ def export_adapter(name: str, out: str) -> dict[str, Any]:
     begin = find(name)
     config = run_config(begin.run)
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    with Checkpoints(begin.run.checkpoints, keep=None) as checkpoints:
+    with Checkpoints(begin.run.checkpoints, read_only=True) as checkpoints:
         shapes = checkpoints.shapes(begin.step)
         targets = {p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=here) for p, s in shapes.items()}
         params, meta = checkpoints.params(begin.step, targets), checkpoints.meta(begin.step)
@@ -272,7 +272,7 @@ def export(name: str, out: str, dtype: str = "", shard_bytes: int = hf.SHARD_BYT
     if _method(run) != "full":
         params = _merged(begin, mesh)
     else:
-        with Checkpoints(run.checkpoints, keep=None) as checkpoints:
+        with Checkpoints(run.checkpoints, read_only=True) as checkpoints:
             rows = checkpoints.shapes(begin.step)["embedding"].shape[0]
             params = checkpoints.params(begin.step, placed_targets(cfg, rows, mesh))
     files = hf.save(out, cfg, params, source=source, beside=beside, dtype=dtype, shard_bytes=shard_bytes)

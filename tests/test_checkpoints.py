@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints that are damaged, and readers beside a trainer's save."""
+
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from itx import checkpoint, train
+from itx import mesh as meshes
+from itx.config import MeshConfig
+from itx.errors import UserError
+from tests import synthetic
+
+LOCK = synthetic.lock()
+
+
+def config():
+    return synthetic.config(train={"steps": 4, "checkpoint_every": 2, "log_every": 1})
+
+
+def fit(folder):
+    cfg = config()
+    made = train.setup(cfg, LOCK, meshes.make_mesh(MeshConfig(), jax.devices()[:1]))
+    return jax.device_get(train.train(cfg, LOCK, synthetic.Batches(cfg), folder, made=made))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A finished run, and the state that it ended with."""
+    with synthetic.compilation_cache(tmp_path_factory.mktemp("xla")):
+        folder = tmp_path_factory.mktemp("trained")
+        yield folder, fit(synthetic.Folder(folder))
+
+
+def largest(step, item):
+    return max((p for p in (step / item).rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+
+
+def flip(file):
+    """One bit of the middle byte."""
+    held = bytearray(file.read_bytes())
+    held[len(held) // 2] ^= 1
+    file.write_bytes(held)
+
+
+def emptied(step):
+    shutil.rmtree(step)
+    step.mkdir()
+
+
+FAULTS = {
+    "params flipped": lambda step: flip(largest(step, "params")),
+    "optimizer flipped": lambda step: flip(largest(step, "opt_state")),
+    "meta flipped": lambda step: flip(largest(step, "meta")),
+    "truncated": lambda step: largest(step, "params").write_bytes(largest(step, "params").read_bytes()[:100]),
+    "deleted": lambda step: largest(step, "opt_state").unlink(),
+    "empty": emptied,
+}
+
+
+# Orbax drops its other reads where one of them fails
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning", "ignore:coroutine.*never awaited:RuntimeWarning"
+)
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_damaged_checkpoint_is_named_and_set_aside_and_the_one_before_is_used(fault, trained, tmp_path, capsys):
+    source, straight = trained
+    folder = synthetic.Folder(shutil.copytree(source, tmp_path / "run"))
+    step = folder.checkpoints / "4"
+    assert step.is_dir()
+    FAULTS[fault](step)
+    failure = None
+    try:
+        resumed = fit(folder)
+    except Exception as e:
+        failure = e
+    assert failure is None
+    told = capsys.readouterr()
+    assert "damaged" in told.out + told.err and str(step) in (told.out + told.err).replace("\n", "")
+    assert (folder.checkpoints / "4.damaged").is_dir() and step.is_dir()
+    assert jax.tree.all(jax.tree.map(np.array_equal, straight, resumed))
+
+
+def test_an_honest_checkpoint_is_neither_named_nor_set_aside(trained, tmp_path, capsys):
+    source, straight = trained
+    folder = synthetic.Folder(shutil.copytree(source, tmp_path / "run"))
+    resumed = fit(folder)
+    told = capsys.readouterr()
+    assert "damaged" not in told.out + told.err and not list(folder.checkpoints.glob("*damaged*"))
+    assert jax.tree.all(jax.tree.map(np.array_equal, straight, resumed))
+
+
+def test_readers_leave_a_save_in_progress_and_refuse_what_is_damaged(trained, tmp_path):
+    source, _ = trained
+    folder = synthetic.Folder(shutil.copytree(source, tmp_path / "run"))
+    saving = folder.checkpoints / "6.orbax-checkpoint-tmp"
+    (saving / "params.orbax-checkpoint-tmp").mkdir(parents=True)
+    mesh = meshes.make_mesh(MeshConfig(), jax.devices()[:1])
+    assert train.load_model(folder, config(), LOCK, mesh=mesh).step == 4
+    assert (saving / "params.orbax-checkpoint-tmp").is_dir()
+    flip(largest(folder.checkpoints / "4", "params"))
+    before = sorted(folder.checkpoints.rglob("*"))
+    with pytest.raises(UserError, match="4 is damaged"):
+        train.load_model(folder, config(), LOCK, mesh=mesh)
+    assert sorted(folder.checkpoints.rglob("*")) == before
+
+
+def test_digests_do_not_depend_on_the_mesh():
+    array = np.arange(64, dtype=np.float32).reshape(8, 8)
+    mesh = jax.make_mesh((4, 2), ("a", "b"))
+    for spec in (("a", "b"), ("b", "a"), (None, "a")):
+        split = jax.device_put(array, jax.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec)))
+        assert checkpoint.digest(split) == checkpoint.digest(array)
+    assert checkpoint.digest(array) != checkpoint.digest(array.T)
