@@ -14,7 +14,7 @@ from itx import storage
 from itx.data import cache
 from itx.data import lock as locks
 from itx.errors import UserError
-from itx.eval import foreign, summary
+from itx.eval import foreign, metrics, summary
 from itx.runs import RunFolder
 from itx.tasks import registry
 from tests import samples
@@ -87,6 +87,12 @@ def test_the_cache_holds_the_tokens_of_the_tasks_and_counts_empty_targets(run, p
         assert (empty > 5) == (task["name"] == "user.more")
     # SeqIO's decoder rows keep the EOS that a Task puts behind its inputs
     assert probe["decoder"] == [[prompt, target[:-1]] for prompt, target in probe["tokens"]["user.long"]]
+
+
+@pytest.fixture(autouse=True)
+def trusted():
+    """This process names the modules of the metrics, as a recipe's data.modules does."""
+    metrics.trust(["tests"])
 
 
 def test_scores_are_those_of_seqios_evaluator(run, lines, probe):

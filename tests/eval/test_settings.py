@@ -53,7 +53,15 @@ def run(tmp_path, sample_cache, sample_locks, monkeypatch):
 
 
 def ask(run: RunFolder, tmp_path, **asked) -> dict:
-    settings = {"step": 2, "tasks": None, "max_examples": None, "cache_dir": None, "shots": None, "split": None}
+    settings = {
+        "step": 2,
+        "tasks": None,
+        "max_examples": None,
+        "cache_dir": None,
+        "shots": None,
+        "split": None,
+        "modules": "",
+    }
     out = tmp_path / "said.json"
     commands.evaluate_run(Namespace(run=str(run.path), json=str(out), **{"adapter": None, **settings, **asked}))
     return storage.read_json(out)
