@@ -2,15 +2,25 @@
 """Writing files so that a kill at any moment leaves the old file or the new one, never a part."""
 
 import contextlib
+import errno
+import fcntl
 import gzip
 import hashlib
 import json
 import os
+import platform
 import re
+import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+LOCK = "lock"  # the file in a part's folder that its writer holds
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+# No file or folder takes a day to write without a byte of progress; only where no lock can tell.
+MAX_IDLE_SECONDS = 24 * 3600
 
 
 def sha256(file: Path | str) -> str:
@@ -27,39 +37,35 @@ def is_remote(path: str) -> bool:
 def whole_file(path: Path | str) -> Iterator[Path]:
     """Write to the path that is yielded; it takes the place of `path` when the block ends without error."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with _workplace(path) as place:
+        part = place / path.name
         part.touch()
         mode = part.stat().st_mode  # as the umask has it; a library may put a private file in its place
         yield part
         part.chmod(mode)
-        with open(part, "rb") as f:
-            os.fsync(f.fileno())
+        _sync(part)
         os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+        _sync(path.parent)
 
 
 @contextlib.contextmanager
 def whole_folder(path: Path | str) -> Iterator[Path]:
     """As `whole_file`, for a folder: complete under its name, or not there."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir()
-    file_mode = part.stat().st_mode & 0o666
-    try:
+    with _workplace(path) as place:
+        part = place / path.name
+        part.mkdir()
+        file_mode = part.stat().st_mode & 0o666
         yield part
-        for file in part.rglob("*"):  # safetensors makes private files
-            if file.is_file():
-                file.chmod(file_mode)
+        for found in part.rglob("*"):
+            if found.is_file():
+                found.chmod(file_mode)  # safetensors makes private files
+            _sync(found)
+        _sync(part)  # a power cut after the rename must not find the name without the content
         if path.exists():  # another process made the same content first
-            shutil.rmtree(path)
+            os.replace(path, place / "replaced")
         os.replace(part, path)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+        _sync(path.parent)
 
 
 def copy_folder(source: Path, to: Path) -> None:
@@ -68,23 +74,105 @@ def copy_folder(source: Path, to: Path) -> None:
         shutil.copytree(source, part, dirs_exist_ok=True)
 
 
+def _sync(path: Path) -> None:
+    """Wait until a file's content, or the names in a folder, are on the disk."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    except OSError as e:
+        if not (path.is_dir() and e.errno in (errno.EINVAL, errno.ENOTSUP)):  # some network file systems sync no folder
+            raise
+    finally:
+        os.close(number)
+
+
+# ---------------------------------------------------------------- parts: what is being written, and what was left
+#
+# A writer works in `.<name>.<random>.part/` beside the final name and holds a lock on the file `lock` in it. The kernel
+# releases the lock when the writer dies, whatever its process number and in whichever container it ran.
+
+
+@contextlib.contextmanager
+def _workplace(path: Path) -> Iterator[Path]:
+    """A folder beside `path` to write its content in; it is gone when the block ends."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    held = None
+    while held is None:
+        place = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+        place.mkdir()
+        held = _hold(place / LOCK)
+    try:
+        yield place
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+        os.close(held)
+
+
+def _hold(lock: Path) -> int | None:
+    """The lock file, open and locked, for as long as it is open; None if a cleaner was quicker and removed it."""
+    number = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not (lock.exists() and os.path.samestat(os.fstat(number), os.stat(lock))):
+            raise BlockingIOError
+        os.write(number, machine().encode())
+    except (BlockingIOError, FileNotFoundError):
+        os.close(number)
+        return None
+    except OSError:  # A file system without locks: the file names no machine, and cleaners go by age.
+        pass
+    return number
+
+
+def machine() -> str:
+    """The running kernel: the same in all of its containers, another one after a restart."""
+    try:
+        return BOOT_ID.read_text().strip()
+    except OSError:
+        return platform.node()
+
+
 def clean_parts(folder: Path | str) -> int:
     """Remove what killed writers left below `folder`; returns how many. Living ones keep theirs."""
-    left = [p for p in Path(folder).rglob(".*.part") if not _alive(p.name.split(".")[-2])]
-    for p in left:
-        shutil.rmtree(p, ignore_errors=True) if p.is_dir() else p.unlink(missing_ok=True)
-    return len(left)
+    parts = []
+    for top, folders, files in os.walk(folder):
+        found = [n for n in (*folders, *files) if n.startswith(".") and n.endswith(".part")]
+        parts += [Path(top) / n for n in found]
+        folders[:] = [n for n in folders if n not in found]
+    return sum(map(_clean_part, parts))
 
 
-def _alive(pid: str) -> bool:
-    """Whether another process of this machine has the number."""
+def _clean_part(part: Path) -> bool:
+    """Remove one part if its writer is gone: this machine's by its lock alone, others once they are old, too.
+
+    A shared file system may keep each machine's locks apart, so a lock that seems free proves nothing of another machine.
+    """
+    number = None
     try:
-        os.kill(int(pid), 0)
-    except (ProcessLookupError, ValueError, OverflowError):
+        number = os.open(part / LOCK, os.O_RDWR)
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        known = os.read(number, 1024).decode(errors="replace") == machine()
+    except (BlockingIOError, PermissionError):
         return False
-    except PermissionError:
-        return True
-    return int(pid) != os.getpid()
+    except OSError:  # no lock file, or a file system without locks
+        known = False
+    try:
+        if not known and _idle_seconds(part) < MAX_IDLE_SECONDS:
+            return False
+        shutil.rmtree(part, ignore_errors=True) if part.is_dir() else part.unlink(missing_ok=True)
+        return not part.exists()
+    finally:
+        if number is not None:
+            os.close(number)
+
+
+def _idle_seconds(part: Path) -> float:
+    """How long ago anything in a part was written."""
+    times = []
+    for found in (part, *part.rglob("*")):
+        with contextlib.suppress(FileNotFoundError):
+            times.append(found.stat().st_mtime)
+    return time.time() - max(times, default=0.0)
 
 
 def write_json(path: Path | str, value: Any) -> None:

@@ -113,18 +113,6 @@ def test_restarts(monkeypatch, tmp_path, codes, wanted, starts):
     assert begun == [["train", "c.py", "--train.steps=3"]] * starts
 
 
-def test_what_killed_writers_left_goes_and_what_living_ones_write_stays(tmp_path):
-    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    names = (f".alive.{child.pid}.part", f".own.{os.getpid()}.part", ".dead.999999999.part", ".odd.x.part")
-    for name in names:
-        (tmp_path / name).write_text("")
-    try:
-        assert storage.clean_parts(tmp_path) == 3
-        assert [p.name for p in tmp_path.iterdir()] == [names[0]]
-    finally:
-        child.communicate(b"\n")
-
-
 def test_a_bad_setting_of_the_optimizer_leaves_no_run_folder(tmp_path, sample_cache):
     recipe = samples.write_recipe(tmp_path, sample_cache, mixture="sample_held")
     done = samples.itx("train", recipe, "--run_dir", tmp_path / "run", "--optim.name=adamww", check=2)
