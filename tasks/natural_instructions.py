@@ -102,6 +102,7 @@ def ni_task(entry: Mapping[str, Any], document: Mapping[str, Any], official_test
     rows = [i for i in document["Instances"] if isinstance(i, dict)]  # others are told when they are read
     answers = [a for i in rows for a in texts(i.get("output"))[:1]]
     short = sum(len(a.split()) for a in answers) <= SHORT_ANSWER * len(answers)
+    own = ("exact_match", "rouge_l") if short else ("rouge_l", "token_f1")
     category, origin = V1.get(entry["task"], (entry["category"], entry["source"]))
     if not category:
         raise UserError(f"{NI_FOLDER}/index.jsonl: task {entry['task']!r} has no category")
@@ -111,7 +112,7 @@ def ni_task(entry: Mapping[str, Any], document: Mapping[str, Any], official_test
         # a source is given with its address: `scan (https://…)`
         fields=ni_fields(" ".join(texts(document["Definition"])), positive), content=("input",),
         origin=origins(*(slug(s.split("(")[0]) for s in origin or ())),
-        metrics=("exact_match", "rouge_l") if short else ("rouge_l", "token_f1"),
+        metrics=("chrf", "bleu") if slug(category) == "translation" else own,
         templates=NI_TEMPLATES, heldout_templates=NI_HELDOUT, evaluation_only=official_test, module=__name__,
     )  # fmt: skip
 

@@ -53,7 +53,7 @@ PAIRS = {
 for name, (tfds_name, splits, code, origin) in PAIRS.items():
     instruction_task(
         name, **of_cluster("translation"), source=tfds(tfds_name, splits), fields=from_english(code), content=("text",),
-        origin=origins(origin), metrics=("rouge_l", "token_f1"), tags={"language": code},
+        origin=origins(origin), metrics=("chrf", "bleu"), tags={"language": code},
         templates=[*to_answer(
             "Translate into {language}: {text}",
             "{text}\nHow do you say this in {language}?",

@@ -6,6 +6,7 @@ import html
 from typing import Any
 
 from itx.data import audit as audits
+from itx.eval import metrics
 from itx.eval.summary import RANKINGS, shown
 
 CSS = """
@@ -204,12 +205,13 @@ def _rows(found: dict) -> str:
             continue
         grade = f"{r['group']}, {r['grade']}" if r["grade"] and r["group"] in ("tasks", "clusters") else r["group"]
         by = lambda d: " ".join(f"{k}:{v['score']:.2f}" for k, v in d.items())  # noqa: E731
-        rows.append([r["row"] + (" (easy)" if r["easy"] else ""), r["cluster"], grade, r["relation"], r["metric"],
+        rows.append([r["row"] + (" (easy)" if r["easy"] else ""), r["cluster"], grade, r["relation"], metrics.shown(r["metric"]),
                      shown(r["before"]), shown(r["score"], r["interval"]), f"{r['chance']:.2f} ({r['chance_from']})",
                      shown(r["corrected"]), r["examples"], r["prompts"], r["no_answer"], r["hit_limit"],
                      *(shown(r["rank"][k]) if r["rank"] else "" for k in RANKINGS),
                      by(r["by_template"]), by(r["by_gold_position"]), "; ".join(_beware(r))])  # fmt: skip
-    text = ("<p>Intervals are Wilson's, with n = examples: an example in several templates counts once. “No "
+    text = ("<p>Intervals are Wilson's, with n = examples: an example in several templates counts once; those of BLEU and chrF, "
+            "which count over the whole row, are a bootstrap's over examples, and sacrebleu's signature says how they count. “No "
             "answer” and “hit limit” count prompts: the answer's pattern did not occur, or generation ended at the "
             "row's limit. Ranking stands beside generation and is never mixed with it: the right option's share of "
             "first places by summed log-probability, per token, per byte, and calibrated by a neutral prompt.</p>")  # fmt: skip
@@ -221,6 +223,7 @@ def _beware(row: dict) -> list[str]:
     out = []
     if row["limit_below_gold"]:
         out.append(f"some right answers are longer than the limit of {row['limit']} tokens")
+    out += list(row.get("signatures", {}).values())
     if row["prompts_longer_than_a_row"]:
         out.append(f"{row['prompts_longer_than_a_row']} prompts are longer than a training row")
     return out

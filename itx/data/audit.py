@@ -425,7 +425,7 @@ def _baselines(lock: dict, cache_dir: Path):
             continue
         done.add(row["task"])
         train, test = cache_dir / folders[row["variant"]], cache_dir / row["folder"]
-        judge = fingerprint.of_function(metrics.of_row(row))
+        judge = fingerprint.of_function(metrics.per_example(metrics.of_row(row)))
         parts = [
             baselines.VERSION,
             folders[row["variant"]],

@@ -12,7 +12,7 @@ import numpy as np
 from itx import text
 from itx.eval import metrics, stats, summary
 
-VERSION = 1  # counts changes of what this file computes: results are kept in the cache (itx/data/audit.py)
+VERSION = 2  # counts changes of what this file computes: results are kept in the cache (itx/data/audit.py)
 CHARACTERS = 3  # beside words: runs of this many characters, so that numbers and cut words have neighbours
 
 
@@ -25,17 +25,17 @@ def of_task(row: dict, train: list[dict], test: list[dict], easy: float, most: i
         return None
     own = [-1] * len(test) + list(range(len(train)))
     test = [*test, *train][:most]
-    judge = metrics.of_row(row)
+    judge, references = metrics.of_row(row), [e["references"] for e in test]
     chance = float(np.mean([1 / len(e["options"]) if e["options"] else 0.0 for e in test]))
     constant = summary.commonest([e["references"][0] for e in train])
     asked = tuple(e["input_content"] for e in test)
     near = nearest(tuple(e["input_content"] for e in train), asked, tuple(own[: len(test)]))
     copied = [train[i]["references"][0] for i in near]
     scores = {
-        "commonest": np.mean([judge(e["references"], constant) for e in test]),
-        "neighbour": np.mean([judge(e["references"], c) for e, c in zip(test, copied, strict=True)]),
+        "commonest": metrics.of_answers(judge, references, [constant] * len(test)),
+        "neighbour": metrics.of_answers(judge, references, copied),
     }
-    out = {k: stats.corrected(float(v), chance) for k, v in scores.items()}
+    out = {k: stats.corrected(v, chance) for k, v in scores.items()}
     why = {"commonest": f"always “{constant}” scores", "neighbour": "the nearest training example's answer scores"}
     best = max(out, key=out.__getitem__)
     reason = f"{why[best]} {out[best]:.2f} corrected" if out[best] > easy else ""

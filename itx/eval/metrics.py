@@ -2,8 +2,11 @@
 """Scores of answers. To add a metric: one function (references, prediction) -> 0..1 in SCORES.
 
 Each has two forms. Per example: `SCORES[name](references, prediction)`, the best over the references.
-Over a set, with SeqIO's signature: `METRICS[name](targets, predictions) -> {name: mean}`, where a
-target is a text or a list of references.
+Over a set, with SeqIO's signature: `METRICS[name](targets, predictions) -> {name: value}`, where a
+target is a text or a list of references. The value is the mean over examples, but for metrics of SET_METRICS (BLEU, chrF),
+which count over the whole set (itx/eval/translation.py).
+
+Options are keywords of the second form; a task fixes them with `functools.partial(metrics.rouge_l, stem="english")`.
 """
 
 import functools
@@ -15,9 +18,12 @@ import operator
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from itx import text
 from itx.errors import UserError, did_you_mean
+from itx.eval import rouge, translation
+from itx.eval.translation import SetMetric
 
 Score = Callable[[list[str], str], float]
 Target = str | Sequence[str]
@@ -59,28 +65,13 @@ def _same_number(answered: int | float, expected: int | float) -> bool:
     return abs(answered - expected) <= MAX_RELATIVE_ERROR * abs(expected)
 
 
-def _rouge_l(references: list[str], prediction: str) -> float:
-    """F1 of the longest common subsequence of words (Lin, 2004)."""
-    return max((_lcs_f1(text.words(r), text.words(prediction)) for r in references), default=0.0)
+def _best(score: Callable[..., float]) -> Callable[..., float]:
+    """The best over the references of a score of (reference, prediction)."""
 
+    def best(references: list[str], prediction: str, **options: Any) -> float:
+        return max((score(r, prediction, **options) for r in references), default=0.0)
 
-def _lcs_f1(a: list[str], b: list[str]) -> float:
-    common = lcs_length(a, b)
-    return 2.0 * common / (len(a) + len(b)) if common else 0.0
-
-
-def lcs_length(a: Sequence[str], b: Sequence[str]) -> int:
-    """Length of the longest common subsequence, a row of the table as the bits of one integer
-    (Hyyrö, "Bit-parallel LCS-length computation revisited", 2004)."""
-    places: dict[str, int] = {}
-    for i, item in enumerate(a):
-        places[item] = places.get(item, 0) | 1 << i
-    full = (1 << len(a)) - 1
-    row = full
-    for item in b:
-        hit = row & places.get(item, 0)
-        row = ((row + hit) | (row - hit)) & full
-    return len(a) - row.bit_count()
+    return best
 
 
 def _token_f1(references: list[str], prediction: str) -> float:
@@ -108,19 +99,35 @@ SCORES: dict[str, Score] = {
     "exact_string": _equal_string,
     "contains": _contains,
     "numeric": _numeric,
-    "rouge_l": _rouge_l,
+    "rouge_1": _best(functools.partial(rouge.n_grams, 1)),
+    "rouge_2": _best(functools.partial(rouge.n_grams, 2)),
+    "rouge_l": _best(rouge.longest),
+    "rouge_lsum": _best(rouge.longest_by_line),
     "token_f1": _token_f1,
     "squad_f1": _squad_f1,
+    "bleu": translation.bleu_of_one,
+    "chrf": translation.chrf_of_one,
 }
+# name -> (references of all examples, options) -> what counts over the set
+SET_METRICS: dict[str, Callable[..., SetMetric]] = {"bleu": translation.bleu, "chrf": translation.chrf}
 
 
 # ---- over a set, as SeqIO's metric functions -------------------------------------------------------
 
 
-def _mean(name: str, targets: Sequence[Target], predictions: Sequence[str]) -> dict[str, float]:
-    pairs = list(zip(targets, predictions, strict=True))
-    scores = [SCORES[name]([t] if isinstance(t, str) else list(t), p) for t, p in pairs]
+def _mean(name: str, targets: Sequence[Target], predictions: Sequence[str], **options: Any) -> dict[str, float]:
+    pairs = list(zip(map(_references, targets), predictions, strict=True))
+    scores = [SCORES[name](references, p, **options) for references, p in pairs]
     return {name: sum(scores) / max(1, len(scores))}
+
+
+def _of_set(name: str, targets: Sequence[Target], predictions: Sequence[str], **options: Any) -> dict[str, float]:
+    references = [_references(t) for t, _ in zip(targets, predictions, strict=True)]
+    return {name: SET_METRICS[name](references, **options).of_set(references, predictions)}
+
+
+def _references(target: Target) -> list[str]:
+    return [target] if isinstance(target, str) else list(target)
 
 
 def exact_match(targets: Sequence[Target], predictions: Sequence[str]) -> dict[str, float]:
@@ -143,8 +150,20 @@ def numeric(targets: Sequence[Target], predictions: Sequence[str]) -> dict[str, 
     return _mean("numeric", targets, predictions)
 
 
-def rouge_l(targets: Sequence[Target], predictions: Sequence[str]) -> dict[str, float]:
-    return _mean("rouge_l", targets, predictions)
+def rouge_1(targets: Sequence[Target], predictions: Sequence[str], stem: str = "") -> dict[str, float]:
+    return _mean("rouge_1", targets, predictions, stem=stem)
+
+
+def rouge_2(targets: Sequence[Target], predictions: Sequence[str], stem: str = "") -> dict[str, float]:
+    return _mean("rouge_2", targets, predictions, stem=stem)
+
+
+def rouge_l(targets: Sequence[Target], predictions: Sequence[str], stem: str = "") -> dict[str, float]:
+    return _mean("rouge_l", targets, predictions, stem=stem)
+
+
+def rouge_lsum(targets: Sequence[Target], predictions: Sequence[str], stem: str = "") -> dict[str, float]:
+    return _mean("rouge_lsum", targets, predictions, stem=stem)
 
 
 def token_f1(targets: Sequence[Target], predictions: Sequence[str]) -> dict[str, float]:
@@ -155,8 +174,17 @@ def squad_f1(targets: Sequence[Target], predictions: Sequence[str]) -> dict[str,
     return _mean("squad_f1", targets, predictions)
 
 
+def bleu(targets: Sequence[Target], predictions: Sequence[str], tokenize: str = "") -> dict[str, float]:
+    return _of_set("bleu", targets, predictions, tokenize=tokenize)
+
+
+def chrf(targets: Sequence[Target], predictions: Sequence[str], word_order: int = 0) -> dict[str, float]:
+    return _of_set("chrf", targets, predictions, word_order=word_order)
+
+
 METRICS = {f.__name__: f for f in
-           (exact_match, accuracy, exact_string, contains, numeric, rouge_l, token_f1, squad_f1)}  # fmt: skip
+           (exact_match, accuracy, exact_string, contains, numeric, rouge_1, rouge_2, rouge_l, rouge_lsum, token_f1, squad_f1,
+            bleu, chrf)}  # fmt: skip
 
 
 def name_of(metric: str | Callable) -> str:
@@ -196,8 +224,10 @@ def resolve(name: str) -> Callable[..., dict[str, float]]:
     """
     path, _, fixed = name.partition(" ")
     module, colon, function = path.partition(":")
-    if name in METRICS or module == __name__ and function in METRICS:
-        return METRICS[function or name]
+    own = path if not colon else function if module == __name__ else ""
+    if own in METRICS:
+        options = _options(name, fixed)
+        return functools.partial(METRICS[own], **options) if options else METRICS[own]
     if not colon:
         raise UserError(f"unknown metric {name!r}" + did_you_mean(name, METRICS))
     if module.partition(".")[0] not in _TRUSTED_PACKAGES:
@@ -215,11 +245,35 @@ def resolve(name: str) -> Callable[..., dict[str, float]]:
     return functools.partial(found, *args, **keywords) if fixed else found
 
 
-def of_row(row: dict) -> Score:
-    """The score that judges an answer without a model on an evaluation row: by exact match one that is ranked, or of a
+def of_row(row: dict) -> str:
+    """The metric that judges an answer without a model on an evaluation row: by exact match one that is ranked, or of a
     task registered straight in SeqIO, whose metrics have no form per example."""
     exact = row["primary"] == "rank" or row.get("seqio")
-    return per_example("exact_match" if exact else row["metrics"][0])
+    return "exact_match" if exact else row["metrics"][0]
+
+
+def _options(name: str, fixed: str) -> dict[str, Any]:
+    """What a name fixes of the keywords of a metric of METRICS."""
+    if not fixed:
+        return {}
+    own = name.partition(" ")[0].rpartition(":")[2]
+    known = list(inspect.signature(METRICS[own]).parameters)[2:]
+    try:
+        args, keywords = json.loads(fixed)
+        unknown = [*args, *(k for k in keywords if k not in known)]
+    except (ValueError, TypeError) as e:
+        raise UserError(f"metric {name!r}: {fixed!r} is not [[arguments], {{keywords}}]") from e
+    if unknown:
+        raise UserError(f"metric {own!r} has no option {unknown[0]!r}" + did_you_mean(str(unknown[0]), known))
+    return keywords
+
+
+def _own(name: str) -> tuple[str, dict[str, Any]] | None:
+    """(name in METRICS, options) of a metric of this module; None for another's function."""
+    function = resolve(name)
+    options = function.keywords if isinstance(function, functools.partial) else {}
+    function = getattr(function, "func", function)
+    return next(((n, options) for n, f in METRICS.items() if f is function), None)
 
 
 def per_example(name: str) -> Score:
@@ -227,10 +281,9 @@ def per_example(name: str) -> Score:
     its first value taken; with several references it gets the list."""
     if name in SCORES:
         return SCORES[name]
+    if own := _own(name):
+        return functools.partial(SCORES[own[0]], **own[1]) if own[1] else SCORES[own[0]]
     function = resolve(name)
-    own = {id(f): n for n, f in METRICS.items()}
-    if id(function) in own:
-        return SCORES[own[id(function)]]
 
     def score(references: list[str], prediction: str) -> float:
         target = references[0] if len(references) == 1 else references
@@ -238,6 +291,32 @@ def per_example(name: str) -> Score:
         return float(getattr(value, "value", value))
 
     return score
+
+
+def set_metric(name: str, references: Sequence[Sequence[str]]) -> SetMetric | None:
+    """What counts over a set with these references; None for a metric whose set score is the mean over examples."""
+    own = _own(name)
+    return SET_METRICS[own[0]](references, **own[1]) if own and own[0] in SET_METRICS else None
+
+
+def of_answers(name: str, references: Sequence[Sequence[str]], predictions: Sequence[str]) -> float:
+    """What a set of answers scores under a metric."""
+    if counted := set_metric(name, references):
+        return counted.of_set(references, predictions)
+    judge = per_example(name)
+    scores = [judge(list(r), p) for r, p in zip(references, predictions, strict=True)]
+    return sum(scores) / max(1, len(scores))
+
+
+def shown(name: str) -> str:
+    """A metric's name for people: `bleu, tokenize=zh`."""
+    path, _, fixed = name.partition(" ")
+    path = path.removeprefix(f"{__name__}:")
+    try:
+        args, keywords = json.loads(fixed) if fixed else ((), {})
+    except (ValueError, TypeError):
+        return name
+    return ", ".join([path, *map(str, args), *(f"{k}={v}" for k, v in keywords.items())])
 
 
 def extract(extractor: str | None, prediction: str) -> str | None:

@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """How sure a score is: which interval belongs to which number.
 
-one task     Wilson, n = examples (an example in several templates counts once)
+one task     Wilson, n = examples (an example in several templates counts once); a bootstrap over examples where the
+             score is that of the whole set (BLEU, chrF)
 an average   hierarchical bootstrap over cluster, task, example; t over clusters below 8 of them
 two models   paired differences on the same examples
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 Interval = tuple[float, float]
 LEVEL_95 = 1.959963984540054  # the normal distribution's 97.5 % point
+TAIL_95 = 0.025  # on either side of a 95 % interval
 # below this many clusters a percentile bootstrap covers too little (75 % at 3, 85 % at 5, 92 % at 10)
 MIN_CLUSTERS = 8
 RESAMPLES = 2000
@@ -27,6 +29,32 @@ def wilson(mean: float, n: int, z: float = LEVEL_95) -> Interval:
     # at the ends the formula gives the end itself, but for rounding: 0 of n must not read as "above 0"
     low = 0.0 if mean <= 0.0 else float(middle - half)
     return low, 1.0 if mean >= 1.0 else float(middle + half)
+
+
+def of_counts(
+    counts: np.ndarray, score: Callable[[np.ndarray], float], samples: int = RESAMPLES, seed: int = 0
+) -> tuple[float, Interval]:
+    """The score of a set whose examples' counts [n, k] add up, and its percentile interval over resampled examples.
+
+    Of a single example nothing is known: (0, 1).
+    """
+    value, n = score(counts.sum(0)), len(counts)
+    if n < 2:
+        return value, (0.0, 1.0)
+    rng = np.random.default_rng(seed)
+    values = [score(counts[rng.integers(n, size=n)].sum(0)) for _ in range(samples)]
+    low, high = np.quantile(values, [TAIL_95, 1 - TAIL_95])
+    return value, (float(low), float(high))
+
+
+def influences(counts: np.ndarray, score: Callable[[np.ndarray], float]) -> list[float]:
+    """What each example adds to such a score: numbers whose mean is the score, and whose spread is how sure it is (the
+    jackknife; Efron and Tibshirani, 1993, chapter 11). So averages over tasks take them as they take examples' scores."""
+    total, n = counts.sum(0), len(counts)
+    if n < 2:
+        return [score(total)] * n
+    without = np.array([score(total - c) for c in counts])
+    return (score(total) + (n - 1) * (without.mean() - without)).tolist()
 
 
 def corrected(score: float, chance: float) -> float:

@@ -55,7 +55,7 @@ def write_scores(run: Any, step: int, rows: list[dict], lock: dict, config: RunC
         r["easy"] = r["group"] in ("instances", "templates", "instruction") and r["task"] in easy
     scores = {
         "step": step, "split": config.eval.split, "rows": kept,
-        "groups": averages(kept, {n: example_scores(read_predictions(run, step, n)) for n in kept}),
+        "groups": averages(kept, {n: example_scores(r, read_predictions(run, step, n)) for n, r in kept.items()}),
         "easy": easy,
     }  # fmt: skip
     storage.write_json(file, scores)
@@ -65,34 +65,67 @@ def write_scores(run: Any, step: int, rows: list[dict], lock: dict, config: RunC
 # ---- one row ---------------------------------------------------------------------------------------
 
 
-def example_scores(lines: list[dict]) -> list[float]:
-    """One score per content: the mean over its templates. Contents, not prompts, are what n counts."""
+def example_scores(row: dict, lines: list[dict]) -> list[float]:
+    """One number per content, whose mean is the row's score: the mean over its templates, or what it adds to the score of
+    the whole set. Contents, not prompts, are what n counts."""
+    if counted := _set_metric(row, lines):
+        return stats.influences(_counts(counted, lines), counted.score)
     found: dict[str, list[float]] = {}
     for line in lines:
         found.setdefault(line["content"], []).append(line["score"])
     return [float(np.mean(v)) for v in found.values()]
 
 
+def _set_metric(row: dict, lines: list[dict]) -> metrics.SetMetric | None:
+    """The row's primary metric where it is one of a whole set. `row` is the lock's or one of scores.json."""
+    if row.get("seqio") or row.get("primary") == "rank" or row.get("metric") == "rank" or not lines:
+        return None
+    name = row.get("set_metric", "") if "metric" in row else next(iter(row["metrics"]), "")
+    return metrics.set_metric(name, [x["references"] for x in lines]) if name else None
+
+
+def _counts(counted: metrics.SetMetric, lines: list[dict]) -> np.ndarray:
+    """Counts [contents, k], over all templates of a content; of no answer those of an empty one."""
+    found: dict[str, np.ndarray] = {}
+    for line, counts in zip(lines, counted.counts([x["references"] for x in lines], answers(lines)), strict=True):
+        found[line["content"]] = found.get(line["content"], 0) + counts
+    return np.array(list(found.values()))
+
+
+def answers(lines: list[dict]) -> list[str]:
+    return ["" if x["extracted"] is None else x["extracted"] for x in lines]
+
+
 def row_scores(row: dict, lines: list[dict], chance: tuple[float, str], longest: int) -> dict:
     """All that the report shows of one row."""
-    values = example_scores(lines)
-    mean = float(np.mean(values)) if values else 0.0
-    low, high = stats.wilson(mean, len(values))
+    values = example_scores(row, lines)
+    counted = _set_metric(row, lines)
+    if counted:
+        mean, (low, high) = stats.of_counts(_counts(counted, lines), counted.score)
+    else:
+        mean = float(np.mean(values)) if values else 0.0
+        low, high = stats.wilson(mean, len(values))
+    references = [x["references"] for x in lines]
+    signatures = {m: c.signature(references) for m in row["metrics"]
+                  if not row.get("seqio") and lines and (c := metrics.set_metric(m, references))}  # fmt: skip
     ranked = [x for x in lines if "rank" in x]
     if row.get("seqio"):
         found = foreign.values(row, lines) if lines else {}
     else:
-        found = {m: _mean(x["scores"][m] for x in lines) for m in row["metrics"]}
+        found = {m: metrics.of_answers(m, references, answers(lines)) if m in signatures else
+                 _mean(x["scores"][m] for x in lines) for m in row["metrics"]}  # fmt: skip
     return {
         **{k: row[k] for k in ("task", "variant", "cluster", "group", "grade", "relation", "ablation", "split")},
         "metric": "rank" if row["primary"] == "rank" else next(iter(found), ""), "max_examples": row["max_examples"],
         "examples": len(values), "prompts": len(lines), "score": mean, "interval": [low, high],
         "chance": chance[0], "chance_from": chance[1], "corrected": stats.corrected(mean, chance[0]),
         "corrected_interval": [stats.corrected(v, chance[0]) for v in (low, high)],
-        "metrics": found,
+        "interval_from": "bootstrap" if counted else "Wilson",
+        "metrics": found, **({"signatures": signatures} if signatures else {}),
+        **({"set_metric": row["metrics"][0]} if counted else {}),
         "rank": {n: _mean(x["rank"]["choice"][n] == x["answer_index"] for x in ranked) for n in RANKINGS}
         if ranked else None,
-        "by_template": _by(lines, "template"), "by_gold_position": _by(ranked, "answer_index"),
+        "by_template": _by_template(row, lines), "by_gold_position": _by_gold_position(ranked),
         "hit_limit": sum(not x["finished"] for x in lines), "limit": row["limit"],
         "no_answer": sum(x["extracted"] is None for x in lines),
         "limit_below_gold": row["max_target_tokens"] > row["limit"],
@@ -106,12 +139,19 @@ def _mean(values) -> float:
     return sum(values) / len(values) if values else 0.0
 
 
-def _by(lines: list[dict], key: str) -> dict[str, dict]:
-    """{value: {"score", "prompts"}}; by gold position the ranking's own accuracy counts."""
-    found: dict[Any, list[float]] = {}
+def _by_template(row: dict, lines: list[dict]) -> dict[str, dict]:
+    """{template: {"score", "prompts"}}"""
+    found: dict[str, list[dict]] = {}
     for x in lines:
-        hit = x["score"] if key == "template" else x["rank"]["choice"]["sum"] == x["answer_index"]
-        found.setdefault(x[key], []).append(float(hit))
+        found.setdefault(x["template"], []).append(x)
+    return {k: {"score": _mean(example_scores(row, found[k])), "prompts": len(found[k])} for k in sorted(found)}
+
+
+def _by_gold_position(ranked: list[dict]) -> dict[str, dict]:
+    """{place of the right option: {"score", "prompts"}}, by the ranking's own accuracy."""
+    found: dict[int, list[float]] = {}
+    for x in ranked:
+        found.setdefault(x["answer_index"], []).append(float(x["rank"]["choice"]["sum"] == x["answer_index"]))
     return {str(k): {"score": _mean(found[k]), "prompts": len(found[k])} for k in sorted(found)}
 
 
@@ -163,8 +203,7 @@ def commonest(answers: list[str]) -> str:
 
 def commonest_score(constant: str, row: dict, asked: list[dict]) -> float:
     """What always saying `constant` scores under the row's metric."""
-    judge = metrics.of_row(row)
-    return _mean(judge(x["references"], constant) for x in asked)
+    return metrics.of_answers(metrics.of_row(row), [x["references"] for x in asked], [constant] * len(asked))
 
 
 def leave_one_out(asked: list[dict]) -> float:
@@ -202,8 +241,9 @@ def _average(members: list[tuple[str, dict]], values: dict[str, list[float]]) ->
         return float(np.mean(list(stats.cluster_means(by_task).values()))) if by_task else 0.0
 
     average = stats.average(tasks)
-    if len(used) == 1:  # one task: Wilson
-        average |= {"interval": used[0][1]["corrected_interval"], "method": "Wilson, one task"}
+    if len(used) == 1:  # one task: its own interval
+        row = used[0][1]
+        average |= {"interval": row["corrected_interval"], "method": f"{row.get('interval_from', 'Wilson')}, one task"}
     return {
         **average, "score": plain("score"), "chance": plain("chance"),
         "rows": [n for n, _ in used], "easy": [n for n, r in members if r["easy"]],
@@ -252,7 +292,7 @@ def print_scores(scores: dict) -> None:
     for column in ("row", "group", "metric", "score", "chance", "corrected", "n", "no answer", "hit limit"):
         table.add_column(column, justify="left" if column in ("row", "group", "metric") else "right")
     for name, r in scores["rows"].items():
-        table.add_row(escape(name), label(r["group"], ""), r["metric"], shown(r["score"], r["interval"]),
+        table.add_row(escape(name), label(r["group"], ""), escape(metrics.shown(r["metric"])), shown(r["score"], r["interval"]),
                       shown(r["chance"]), shown(r["corrected"]) + (" easy" if r["easy"] else ""), str(r["examples"]),
                       str(r["no_answer"]), str(r["hit_limit"]))  # fmt: skip
     out.print(table)

@@ -130,7 +130,8 @@ def _check(spec: TaskSpec) -> None:
     for metric in spec.metrics:
         if isinstance(metric, str) and ":" not in metric and metric not in SCORES:
             raise UserError(f"{where}: unknown metric {metric!r}" + did_you_mean(metric, SCORES))
-        if callable(metric) and getattr(metric, "__name__", "<lambda>") == "<lambda>":
+        # functools.partial fixes options of a function
+        if callable(metric) and getattr(getattr(metric, "func", metric), "__name__", "<lambda>") == "<lambda>":
             raise UserError(f"{where}: a metric is a name or a module-level function, not a lambda")
 
 
