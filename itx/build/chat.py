@@ -5,12 +5,14 @@ A template is what Hugging Face's tokenizers carry: it sees `messages`, `tools`,
 (empty: the layout adds BOS) and `eos_token`, and may call `raise_exception`. It runs in a sandbox. What is trained in
 turn i is what it writes for messages[: i + 1] beyond messages[:i] with a generation prompt. Templates of models that
 think write an earlier turn otherwise once others follow: such a conversation is an example for each answer, behind what
-the model will read before it, rather than one for all.
+the model will read before it, rather than one for all. What a template does not write is lost to the model: `unwritten`
+finds it, and a build counts it.
 """
 
 import dataclasses
 import functools
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -20,10 +22,11 @@ from itx.build.render import END, Item, Rendered, content_of, draw
 from itx.build.sources import beside
 from itx.data.vocabulary import CONTENT_BEGIN, CONTENT_END, guard, unguarded
 from itx.errors import UserError
+from itx.tasks.chat import REASONING, trained
 from itx.tasks.spec import TaskSpec
 
 Pieces = tuple[tuple[str, bool], ...]  # (text, trained?)
-CHAT_VERSION = 3  # raise it when a change here alters a record
+CHAT_VERSION = 4  # raise it when a change here alters a record
 SPLIT = "split conversations"  # what `prepared` counts them under
 
 # Lines that begin with the speaker; every turn's text follows a single space, as targets do elsewhere
@@ -31,6 +34,7 @@ PLAIN = """{%- set names = {"system": "System", "user": "User", "assistant": "As
 {%- if tools -%}Tools: {{ tools | tojson }}{{ "\\n" }}{%- endif -%}
 {%- for m in messages -%}
 {%- if not loop.first %}{{ "\\n" }}{% endif -%}{{ names[m.role] }}: {{ m.content }}
+{%- for call in m.get("tool_calls", []) %}{% if m.content or not loop.first %}{{ "\\n" }}{% endif %}{{ call.function | tojson }}{% endfor -%}
 {%- endfor -%}
 {%- if add_generation_prompt %}{{ "\\n" }}Assistant:{% endif -%}"""
 
@@ -66,7 +70,7 @@ def _compiled(template: str) -> Any:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined if template == PLAIN else jinja2.Undefined,
     )
-    environment.filters["tojson"] = lambda x, **kw: json.dumps(x, ensure_ascii=False, **kw)
+    environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = raise_exception
     try:
         return environment.from_string(template)
@@ -74,12 +78,23 @@ def _compiled(template: str) -> Any:
         raise UserError(f"data.chat_template, line {e.lineno}: {e.message}") from e
 
 
+def _to_json(
+    value: Any, ensure_ascii: bool = False, indent: int | None = None, separators: Any = None, sort_keys: bool = False
+) -> str:
+    """The filter as transformers has it; the marks of contents stay what they are."""
+    text = json.dumps(value, ensure_ascii=False, indent=indent, separators=separators, sort_keys=sort_keys)
+    if not ensure_ascii:
+        return text
+    marks = (CONTENT_BEGIN, CONTENT_END)
+    return re.sub(r"[^\x00-\x7f]", lambda m: m[0] if m[0] in marks else json.dumps(m[0])[1:-1], text)
+
+
 def written(template: str, values: dict, upto: int, prompt: bool, where: str) -> str:
     """The text of the first `upto` messages; END where the template writes the end of sequence."""
     made = _compiled(template)
     try:
         return made.render(
-            messages=values["messages"][:upto], tools=values.get("tools"), add_generation_prompt=prompt,
+            messages=[_as_read(m, template) for m in values["messages"][:upto]], tools=values.get("tools"), add_generation_prompt=prompt,
             bos_token="", eos_token=END,
         )  # fmt: skip
     except Exception as e:  # of the template's own code: what it refuses, and what it takes for another type
@@ -89,12 +104,55 @@ def written(template: str, values: dict, upto: int, prompt: bool, where: str) ->
         raise UserError(f"{where}: data.chat_template: {said}") from e
 
 
+def _as_read(message: dict, template: str) -> dict:
+    """A message in the template's words: who instructs it is its `developer` or its `system`, and what the assistant
+    thought stands under the name that it reads."""
+    out = {k: v for k, v in message.items() if k != "train"}
+    if message["role"] == "developer" and not _names("developer", template):
+        out["role"] = "system"
+    for key in REASONING:
+        if key in out and not _names(key, template):
+            other = next((k for k in REASONING if _names(k, template)), key)
+            out[other] = out.pop(key)
+            break
+    return out
+
+
+def _with_arguments(template: str, values: dict, where: str) -> dict:
+    """The values with the arguments of calls as a template takes them: objects, or (DeepSeek's) the texts of such."""
+    messages = values["messages"]
+    if not any("tool_calls" in m for m in messages):
+        return values
+
+    def as_text(call: dict) -> dict:
+        function = call["function"]
+        given = json.dumps(function["arguments"], ensure_ascii=False)
+        return {**call, "function": {**function, "arguments": given}}
+
+    texts = [{**m, "tool_calls": [*map(as_text, m["tool_calls"])]} if "tool_calls" in m else m for m in messages]
+    for form in (values, {**values, "messages": texts}):
+        try:
+            written(template, form, len(messages), False, where)
+        except UserError:
+            continue
+        return form
+    return values  # the template refuses it for another reason, which is told where it is asked next
+
+
+@functools.lru_cache(maxsize=64)
+def _names(word: str, template: str) -> bool:
+    """Whether a template speaks of a key or a role, which is an attribute or a quoted text there."""
+    return re.search(rf"""[.'"]{word}\b""", template) is not None
+
+
 class Answer(NamedTuple):
     """An assistant's turn: what stands before it, what is trained, and the end of sequence behind it, END or a text."""
 
     prompt: str
     text: str
     end: str
+    turn: int = -1  # its place among the messages
+    trained: bool = True
 
 
 def guarded(values: dict, control: Sequence[str], where: str) -> dict:
@@ -113,6 +171,17 @@ def guarded(values: dict, control: Sequence[str], where: str) -> dict:
     return {**values, "messages": messages, **({"tools": mark(values["tools"])} if values.get("tools") else {})}
 
 
+def _marked(text: str, where: str) -> str:
+    """What a template wrote, if the marks of contents stand in it by twos, as they were set."""
+    marks = "".join(re.findall(f"[{CONTENT_BEGIN}{CONTENT_END}]", text))
+    if marks != (CONTENT_BEGIN + CONTENT_END) * (len(marks) // 2):
+        raise UserError(
+            f"{where}: data.chat_template cuts a content within a control token's text, so that what it wrote cannot be "
+            "told from what it was given (what the assistant thought may be given as 'reasoning_content')"
+        )
+    return text
+
+
 def answers(template: str, values: dict, where: str, eos: str = "", control: Sequence[str] = ()) -> list[Answer]:
     """The assistant's turns.
 
@@ -120,13 +189,13 @@ def answers(template: str, values: dict, where: str, eos: str = "", control: Seq
     eos, the text that the vocabulary reads as its EOS (Vocabulary.eos_text). control: the texts of the vocabulary's
     control tokens (Vocabulary.control); in content they stand between marks (`guard`).
     """
-    values = guarded(values, control, where)
+    values = guarded(_with_arguments(template, values, where), control, where)
     out = []
     for i, message in enumerate(values["messages"]):
         if message["role"] != "assistant":
             continue
-        whole = written(template, values, i + 1, False, where)  # first: a template says why it refuses a turn
-        prompt = written(template, values, i, True, where)
+        whole = _marked(written(template, values, i + 1, False, where), where)  # first: it says why it refuses a turn
+        prompt = _marked(written(template, values, i, True, where), where)
         if not whole.startswith(prompt):
             raise UserError(
                 f"{where}: data.chat_template writes what stands before turn {i + 1} otherwise than it asks for that "
@@ -136,33 +205,102 @@ def answers(template: str, values: dict, where: str, eos: str = "", control: Seq
         body = target.removesuffix(END).removesuffix(eos)
         if not body:
             raise UserError(f"{where}: data.chat_template writes nothing for the assistant's turn {i + 1}")
-        out.append(Answer(prompt, body, target[len(body) :]))
+        out.append(Answer(prompt, body, target[len(body) :], i, trained(message)))
     return out
 
 
-def joined(found: Sequence[Answer]) -> Pieces | None:
+def joined(found: Sequence[Answer], ends: bool = True) -> Pieces | None:
     """(text, trained?) in turn, whose joined texts are the whole conversation's but for the `end`s; None where the
-    template wrote a turn otherwise once others followed."""
+    template wrote a turn otherwise once others followed.
+
+    ends: the layout puts EOS behind each trained turn, as a decoder's does, so that one which is not trained is given
+    it here: it reads alike, and its loss alone is left out.
+    """
     out: list[tuple[str, bool]] = []
     done = ""
-    for prompt, text, end in found:
+    for prompt, text, end, _, on in found:
         if not prompt.startswith(done):
             return None
-        out += [(prompt[len(done) :], False), (text, True)]
+        out += [(prompt[len(done) :], False), (text if on or not ends else text + END, on)]
         done = prompt + text + end
     return tuple(out)
 
 
-def last(found: Sequence[Answer]) -> Pieces:
+def last(found: Sequence[Answer], ends: bool = True) -> Pieces:
     """As `joined`, of the last answer alone where they cannot be joined."""
-    return joined(found) or ((found[-1].prompt, False), (found[-1].text, True))
+    return joined(found, ends) or ((found[-1].prompt, False), (found[-1].text, True))
+
+
+def unwritten(template: str, values: dict, found: Sequence[Answer], where: str) -> list[str]:
+    """What the conversation says and the template writes nowhere, each kind once: "'tools'", "the content of tool turns".
+
+    A text that stands in what is written is not looked at further. Any other may be written in another form, so it is
+    changed: it is lost where the template then writes the same.
+    """
+    values = _with_arguments(template, values, where)
+    messages = values["messages"]
+    whole = _bare(written(template, values, len(messages), False, where))
+    own = {a.turn: _bare(a.text) for a in found}
+    lost: dict[str, None] = {}
+
+    def look(said: Sequence[str], changed: dict, upto: int, read: str, what: str) -> None:
+        if what in lost or all(any(form in read for form in _forms(text)) for text in said):
+            return
+        try:
+            same = written(template, changed, upto, False, where) == written(template, values, upto, False, where)
+        except UserError:  # it minds the change
+            return
+        lost.update({what: None} if same else {})
+
+    def swap(i: int, key: str, value: Any) -> dict:
+        return {**values, "messages": [{**m, key: value} if j == i else m for j, m in enumerate(messages)]}
+
+    for i, m in enumerate(messages):
+        upto, read = (i + 1, own[i]) if i in own else (len(messages), whole)
+        if m["content"].strip():
+            look(
+                [m["content"]], swap(i, "content", m["content"] + "x"), upto, read, f"the content of {m['role']} turns"
+            )
+        for key in (k for k in (*REASONING, *(("name",) if m["role"] != "tool" else ())) if k in m):
+            look([m[key]], swap(i, key, m[key] + "x"), upto, read, repr(key))
+        calls = [c["function"] for c in m.get("tool_calls", ())]
+        for key, other in (("name", "x"), ("arguments", {"x": "x"})):
+            said = [t for f in calls for t in _texts(f[key])]
+            other = json.dumps(other) if calls and key == "arguments" and isinstance(calls[0][key], str) else other
+            made = [{"type": "function", "id": "000000000", "function": {**f, key: other}} for f in calls]
+            look(said, swap(i, "tool_calls", made), upto, read, "'tool_calls'")
+    tools = values.get("tools", ())
+    other = [{"type": "function", "function": {"name": "x", "description": "x", "parameters": {}}}]
+    look([t for tool in tools for t in _texts(tool)], {**values, "tools": other}, len(messages), whole, "'tools'")
+    return list(lost)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """The texts in a value of JSON, keys included."""
+    if isinstance(value, str):
+        yield value
+    for part in value.items() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ():
+        yield from _texts(part)
+
+
+def _bare(text: str) -> str:
+    """A text without its white space, which templates trim, and without the marks of contents."""
+    return "".join(unguarded(text).split())
+
+
+def _forms(text: str) -> Iterator[str]:
+    """How a text may stand in another: as it is, or within JSON."""
+    yield _bare(text)
+    for ascii_alone in (False, True):
+        yield _bare(json.dumps(text, ensure_ascii=ascii_alone)[1:-1])
 
 
 def prepared(
     items: Iterable[Item], template: str, eos: str, each: bool, whole: bool, spec: TaskSpec, counts: Counter,
-    skip_bad: bool = False, control: Sequence[str] = (),
+    skip_bad: bool = False, control: Sequence[str] = (), said: Counter | None = None,
 ) -> Iterator[Item]:  # fmt: skip
-    """Conversations as items whose values are {"pieces"}, as `joined` gives them.
+    """Conversations as items whose values are {"pieces"}, as `joined` gives them. said: what happened to conversations
+    that are kept, and to how many.
 
     each: an item for every answer, as encoder-decoder models train on one target at a time; whole: never more than one
     of a conversation, as evaluation asks. Else an item for every answer where they cannot be joined: counts[SPLIT].
@@ -171,19 +309,24 @@ def prepared(
     _compiled(template)  # its own mistakes are no conversation's
     seen: set[int] = set()
     for item in items:
+        where = f"task {spec.name!r}, example {item.id}"
         try:
-            found = answers(template, item.values, f"task {spec.name!r}, example {item.id}", eos, control)
+            found = answers(template, item.values, where, eos, control)
         except UserError as e:
             if not skip_bad:
                 raise UserError(f"{e}; --data.skip_bad=True counts and skips such conversations") from e
             counts["refused by data.chat_template"] += 1
             continue
-        row = joined(found)
+        if said is not None:
+            for what in unwritten(template, item.values, found, where):
+                said[f"conversations lose {what}, which data.chat_template does not write"] += 1
+        row = joined(found, not each)
         if whole or row and not each:
-            made = [dataclasses.replace(item, values={"pieces": row or last(found)})]
+            made = [dataclasses.replace(item, values={"pieces": row or last(found, not each)})]
         else:
             counts[SPLIT] += not each
-            counts["read"] += len(found) - 1  # as where `fields` makes several examples of one record
+            # as where `fields` makes several examples of one record
+            counts["read"] += sum(a.trained for a in found) - 1
             made = _each(item, found, each, spec)
         for one in made:
             if one.hash in seen:
@@ -194,12 +337,12 @@ def prepared(
 
 
 def _each(item: Item, found: Sequence[Answer], joins: bool, spec: TaskSpec) -> Iterator[Item]:
-    """An item for every answer, behind those before it as `last` gives them, or (not `joins`) as it is asked alone."""
-    messages = item.values["messages"]
-    ends = [i + 1 for i, m in enumerate(messages) if m["role"] == "assistant"]
-    for n, end in enumerate(ends):
-        content = content_of(spec, {**item.values, "messages": messages[:end]})
-        pieces = last(found[: n + 1] if joins else found[n : n + 1])
+    """An item for every answer that is trained, behind those before it as `last` gives them, or (not `joins`) as it is asked alone."""
+    for n, answer in enumerate(found):
+        if not answer.trained:
+            continue
+        content = content_of(spec, {**item.values, "messages": item.values["messages"][: answer.turn + 1]})
+        pieces = last(found[: n + 1], not joins) if joins else last(found[n : n + 1])
         yield Item(f"{item.id}/{n}", {"pieces": pieces}, content, draw("content", content))
 
 

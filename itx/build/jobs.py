@@ -159,16 +159,17 @@ def _chosen(job: Job, settings: Settings) -> tuple[list[render.Item], Counter]:
 
 
 def _several(
-    job: Job, items: list[render.Item], counts: Counter, settings: Settings, vocabulary: Vocabulary
-) -> list[render.Item]:
-    """Items, or those they make: a conversation's pieces or answers, a document's chunks."""
+    job: Job, items: list[render.Item], counts: Counter, settings: Settings, vocabulary: Vocabulary,
+    said: Counter | None = None,
+) -> list[render.Item]:  # fmt: skip
+    """Items, or those they make: a conversation's pieces or answers, a document's chunks. said: of `chat.prepared`."""
     spec = registry.task(job.variant, settings.root)
     if spec.objective:
         return list(objectives.chunks(spec, items, vocabulary, settings.room, counts, sized=job.crossed))
     if not spec.chat:
         return items
     each = settings.architecture == "encoder_decoder"
-    more = (vocabulary.eos_text, each, job.crossed, spec, counts, settings.skip_bad, vocabulary.control)
+    more = (vocabulary.eos_text, each, job.crossed, spec, counts, settings.skip_bad, vocabulary.control, said)
     return list(chat.prepared(items, settings.chat_template, *more))
 
 
@@ -233,7 +234,8 @@ def run(job: Job, settings: Settings) -> tuple[str, dict]:
     if path.is_dir():
         return where, cache.read_manifest(path) | about
     items, counts = _chosen(job, settings)
-    items = _several(job, items, counts, settings, vocabulary)
+    said: Counter = Counter()
+    items = _several(job, items, counts, settings, vocabulary, said)
     ids: dict[str, int] = {}  # of templates, by first use
     parts, sample, long = [], [], []
     for first in range(0, max(1, len(items)), CHUNK):
@@ -260,6 +262,7 @@ def run(job: Job, settings: Settings) -> tuple[str, dict]:
         "task": spec.name, "variant": job.variant, **asdict(job), "key": where.rsplit("-", 1)[1],
         "vocabulary": vocabulary.hash, **about, "templates": list(ids), "examples": len(items),
         "fewshot": fewshot.counts(columns.exemplars, variant), "split_conversations": split,
+        "said": dict(sorted(said.items())),
         "audit": {"read": read, "kept": len(items), "skipped": {k: v for k, v in sorted(counts.items()) if v}},
         **columns.counts(vocabulary.unk_id),
     }  # fmt: skip

@@ -20,7 +20,7 @@ from itx.build import sources
 from itx.data.cache import Record
 from itx.data.vocabulary import Vocabulary
 from itx.errors import UserError, did_you_mean
-from itx.tasks import names, templates
+from itx.tasks import chat, names, templates
 from itx.tasks.spec import Skip, Source, TaskSpec, Template
 
 # Raise it when a change here alters a rendering, or one of the cache's format: it is part of every cache key.
@@ -67,8 +67,9 @@ def draw(*parts: Any) -> int:
 def content_of(spec: TaskSpec, values: dict[str, Any]) -> str:
     """The canonical input: the content fields' normalised texts, a line each."""
     if spec.chat:  # all but what is to be written last
-        turns = [f"{m['role']}: {m['content']}" for m in values["messages"][:-1]]
-        return "\n".join(map(text.normalise, [*turns, *map(json.dumps, values.get("tools") or ())]))
+        turns = [f"{m['role']}: {chat.spoken(m)}" for m in values["messages"][:-1]]
+        tools = [json.dumps(t, ensure_ascii=False) for t in values.get("tools") or ()]
+        return "\n".join(map(text.normalise, [*turns, *tools]))
     keys = spec.content or [k for k in values if k not in NOT_CONTENT]
     for k in keys:
         if k not in values:
@@ -155,6 +156,8 @@ def fields_of(spec: TaskSpec, example: dict, where: str, skip_bad: bool) -> list
             empty = [k for k, v in values.items() if v is None] if isinstance(values, dict) else []
             if empty:
                 raise ValueError(f"gave no value (None) for {empty[0]!r}")
+        if spec.chat:
+            found = [_conversation(values) for values in found]
     except UserError:
         raise
     except Exception as e:  # of the user's function: whatever it is, they are told which example it was
@@ -167,6 +170,14 @@ def fields_of(spec: TaskSpec, example: dict, where: str, skip_bad: bool) -> list
         shown = repr(example) if len(repr(example)) <= 200 else repr(example)[:200] + "…"
         raise UserError(f"{where}: fields() {type(e).__name__}: {e}; the example is {shown}") from e
     return found or [Skip("fields() gave nothing")]
+
+
+def _conversation(values: dict[str, Any] | Skip) -> dict[str, Any] | Skip:
+    """A conversation as templates are given it, whoever made it."""
+    if isinstance(values, Skip):
+        return values
+    checked = chat.conversation(values["messages"], values.get("tools"))
+    return checked if isinstance(checked, Skip) else {**values, **checked}
 
 
 def answers(

@@ -142,6 +142,7 @@ def judge(facts: dict, config: RunConfig) -> dict[str, list[str]]:
         if f["split_conversations"]:
             warnings.append(f"task {name}: {f['split_conversations']:,} conversations are an example for each answer, for "
                             "data.chat_template writes earlier turns otherwise once others follow")  # fmt: skip
+        warnings += [f"task {name}: {n:,} {what}" for what, n in f["said"].items()]
         if f["fewshot"].get("fewer"):
             shots = f["fewshot"]
             warnings.append(f"task {name}: {shots['fewer']:,} renderings show fewer than {shots['asked']} exemplars, "
@@ -220,6 +221,7 @@ def task_facts(task: dict, records: cache.Records, usable: np.ndarray, architect
         "task": task["task"], "cluster": task["cluster"], "rate": task["rate"], **task["audit"],
         "renderings": len(task["folders"]), "templates": len(uses), "template_share": [float(uses.min()), float(uses.max())],
         "fewshot": manifest.get("fewshot", {}), "split_conversations": manifest.get("split_conversations", 0),
+        "said": manifest.get("said", {}),
         **_repeats(task, records, usable),
         "cut_share": max(task["audit"].get(k, 0) for k in ("cut", "cut_targets")) / len(usable),
         "unknown_share": manifest.get("unknown_tokens", 0) / max(1, records.num_tokens),

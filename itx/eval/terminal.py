@@ -52,8 +52,7 @@ class Run:
         return cache.prompt_ids(before, self.runner.eos_id, self.runner.model.architecture)
 
     def _pieces(self, messages: Messages) -> chat.Pieces:
-        turns = [{**m, "content": m["content"].strip()} for m in messages]  # as in training (itx/tasks/chat.py)
-        answered = {"messages": [*turns, {"role": "assistant", "content": "."}]}
+        answered = {"messages": [*messages, {"role": "assistant", "content": "."}]}
         eos, control = self.vocabulary.eos_text, self.vocabulary.control
         return chat.last(chat.answers(self.template, answered, "the conversation", eos, control))
 
@@ -137,6 +136,8 @@ def _messages(held: Any, where: str) -> Messages:
     for i, turn in enumerate(turns):
         if not isinstance(turn, dict) or turn.get("role") not in ROLES or not isinstance(turn.get("content"), str):
             raise UserError(f'{where} turn {i} is no {{"role": one of {", ".join(ROLES)}, "content": text}}')
+        if more := [k for k, v in turn.items() if k not in ("role", "content") and v]:
+            raise UserError(f'{where} turn {i} has {more[0]!r}, which is not written here; known: "role", "content"')
     if turns[-1]["role"] == "assistant":
         raise UserError(f"{where} the last turn is the assistant's: nothing is left to answer")
     return [message(turn["content"], f"{where} turn {i}", turn["role"]) for i, turn in enumerate(turns)]
@@ -223,7 +224,7 @@ def converse(run: Run, system: str = "", read: TextIO | None = None) -> list[dic
                 answer = _streamed(run, kept, terminal)
                 out.append(facts(kept, answer))
                 # a template has no place for an empty turn
-                said = [{"role": "assistant", "content": text}] if (text := answer["text"].strip()) else []
+                said = [{"role": "assistant", "content": answer["text"]}] if answer["text"].strip() else []
                 messages = [*kept, *said] if said else kept[:-1]
         except UserError as e:  # too long, say: the next may do, behind what was said so far
             print(f"itx: {e}", file=sys.stderr)

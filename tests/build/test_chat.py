@@ -17,6 +17,7 @@ from itx.data.order import ORDER_VERSION
 from itx.data.vocabulary import Vocabulary
 from itx.errors import UserError
 from itx.tasks import chat_task, first_user_turn, jsonl, names, openai_messages, registry, sharegpt_messages
+from itx.tasks.chat import spoken
 from itx.tasks.spec import Skip
 from tests import sample_tasks, samples  # noqa: F401  (sample_tasks registers)
 from tests.conftest import REPO
@@ -158,9 +159,9 @@ def test_formats_become_the_same_conversation():
     parts = {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
                           {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": "{\"x\": 1}"}}]},
                           {"role": "tool", "content": "7"}, {"role": "assistant", "content": "It is 7."}]}  # fmt: skip
-    assert [m["content"] for m in openai_messages(parts)["messages"]] == [
-        "ab", '{"name": "f", "arguments": {"x": 1}}', "7", "It is 7.",
-    ]  # fmt: skip
+    read = openai_messages(parts)["messages"]
+    assert [m["content"] for m in read] == ["ab", "", "7", "It is 7."]
+    assert read[1]["tool_calls"] == [{"type": "function", "function": {"name": "f", "arguments": {"x": 1}}}]
     behind = {"messages": [*openai["messages"], {"role": "user", "content": "more?"}]}
     assert openai_messages(behind) == values()  # nobody answers it
     assert openai_messages({"messages": openai["messages"][:2]}) == Skip("no assistant turn")
@@ -168,7 +169,7 @@ def test_formats_become_the_same_conversation():
         {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": " "}]}
     ) == Skip("empty assistant turn")
     for bad, message in (({"role": "bot", "content": "x"}, "turn 0 has the role 'bot'; known: system, user"),
-                         ({"role": "user", "content": [{"type": "image_url"}]}, "parts of type image_url")):  # fmt: skip
+                         ({"role": "user", "content": [{"type": "image_url"}]}, "part 0 of its content is a part of type image_url")):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             openai_messages({"messages": [bad]})
 
@@ -199,7 +200,7 @@ def test_real_files_lose_no_assistant_turn(shared, monkeypatch, name, file, fiel
     for item in items:
         found = pieces(chat.PLAIN, item.values, item.id)
         assert [t.strip() for t, on in found if on] == [
-            m["content"] for m in item.values["messages"] if m["role"] == "assistant"
+            spoken(m).strip() for m in item.values["messages"] if m["role"] == "assistant"
         ]
         trained |= {json.dumps(t.strip()) for t, on in found if on}
         with_tools += "tools" in item.values and found[0][0].startswith("Tools: ")

@@ -237,6 +237,11 @@ def test_a_file_of_prompts(tmp_path):
         ("p.jsonl", b'{"prompt": "a", "messages": [{"role": "user", "content": "b"}]}\n', 'has both "prompt" and'),
         ("p.jsonl", b'{"messages": [{"role": "user", "content": "b"}], "tools": [{}]}\n', '"tools" are not written'),
         ("p.jsonl", b'{"messages": [{"role": "bot", "content": "a"}]}\n', "turn 0 is no .*one of system, user"),
+        (
+            "p.jsonl",
+            b'{"messages": [{"role": "user", "content": "a", "tool_calls": [{}]}]}\n',
+            "turn 0 has 'tool_calls', which",
+        ),
         ("p.jsonl", b'{"messages": [{"role": "assistant", "content": "a"}]}\n', "nothing is left to answer"),
     ],
 )
