@@ -473,7 +473,7 @@ def task_entry(name: str, rate: float, folders: list[tuple[str, dict]], lock: di
         "name": name, "task": manifest["task"], "cluster": manifest["cluster"], "rate": rate, "examples": n,
         "folders": [f for f, _ in folders],
         "sha256": [cache.manifest_hash(Path(data.cache_dir) / f) for f, _ in folders], "excluded": excluded,
-        "audit": {"read": manifest["audit"]["read"], "skipped": skipped, "kept": n, **cut},
+        "audit": {**manifest["audit"], "skipped": skipped, "kept": n, **cut},
     }  # fmt: skip
 
 

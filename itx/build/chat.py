@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from itx.build.render import END, Item, Rendered, content_of, draw
+from itx.build.render import END, Item, Rendered, content_of, draw, identity_of
 from itx.build.sources import beside
 from itx.data.vocabulary import CONTENT_BEGIN, CONTENT_END, guard, unguarded
 from itx.errors import UserError
@@ -304,7 +304,7 @@ def prepared(
 
     each: an item for every answer, as encoder-decoder models train on one target at a time; whole: never more than one
     of a conversation, as evaluation asks. Else an item for every answer where they cannot be joined: counts[SPLIT].
-    An answer's content is what stands before it, and of those with one content the first is kept, as of all examples.
+    What stands before an answer is its input, and of those with one identity the first is kept, as of all examples.
     """
     _compiled(template)  # its own mistakes are no conversation's
     seen: set[int] = set()
@@ -322,28 +322,31 @@ def prepared(
                 said[f"conversations lose {what}, which data.chat_template does not write"] += 1
         row = joined(found, not each)
         if whole or row and not each:
-            made = [dataclasses.replace(item, values={"pieces": row or last(found, not each)})]
+            one = dataclasses.replace(item, values={"pieces": row or last(found, not each)})
+            made = [(identity_of(spec, item.values), one)]
         else:
             counts[SPLIT] += not each
             # as where `fields` makes several examples of one record
             counts["read"] += sum(a.trained for a in found) - 1
             made = _each(item, found, each, spec)
-        for one in made:
-            if one.hash in seen:
+        for identity, one in made:
+            if identity in seen:
                 counts["begins as another conversation"] += 1
                 continue
-            seen.add(one.hash)
+            seen.add(identity)
             yield one
 
 
-def _each(item: Item, found: Sequence[Answer], joins: bool, spec: TaskSpec) -> Iterator[Item]:
-    """An item for every answer that is trained, behind those before it as `last` gives them, or (not `joins`) as it is asked alone."""
+def _each(item: Item, found: Sequence[Answer], joins: bool, spec: TaskSpec) -> Iterator[tuple[int, Item]]:
+    """(identity, item) for every answer that is trained, behind those before it as `last` gives them, or (not `joins`) as
+    it is asked alone."""
     for n, answer in enumerate(found):
         if not answer.trained:
             continue
-        content = content_of(spec, {**item.values, "messages": item.values["messages"][: answer.turn + 1]})
+        asked = {**item.values, "messages": item.values["messages"][: answer.turn + 1]}
+        content = content_of(spec, asked)
         pieces = last(found[: n + 1], not joins) if joins else last(found[n : n + 1])
-        yield Item(f"{item.id}/{n}", {"pieces": pieces}, content, draw("content", content))
+        yield identity_of(spec, asked), Item(f"{item.id}/{n}", {"pieces": pieces}, content, draw("content", content))
 
 
 def render(item: Item, template: str, where: str, eos: str = "", control: Sequence[str] = ()) -> Rendered:

@@ -125,12 +125,13 @@ def build(task: Any, split: str, settings: Settings, vocabulary: Vocabulary) -> 
         counts["beyond data.eval_examples"] += max(0, len(found) - settings.eval_examples)
         examples = iter(found[: settings.eval_examples])
     digest = hashlib.blake2b("\x1f".join([task.name, split, vocabulary.hash]).encode(), digest_size=8)
-    parts, sample, long, n = [], [], [], 0
+    parts, sample, long, n, inputs = [], [], [], 0, set()
     while chunk := list(itertools.islice(examples, CHUNK)):
         digest.update(json.dumps([e[1:] for e in chunk]).encode())
         content, records, lines = map(list, zip(*chunk, strict=True))
         parts.append(cache.Columns.of(records, content, [0] * len(chunk), vocabulary.size))
         sample += lines if split != "train" else lines[: max(0, SAMPLE - n)]
+        inputs |= {render.draw(e["prompt"].strip() or e["target"].strip()) for e in lines}
         if split == "train":
             long += [{"record": n + i, "input": e["input_content"]} for i, e in enumerate(lines)
                      if text.is_long(e["input_content"])]  # fmt: skip
@@ -147,7 +148,7 @@ def build(task: Any, split: str, settings: Settings, vocabulary: Vocabulary) -> 
         "task": task.name, "variant": task.name, "split": split, "rendering": 0, "key": key,
         "vocabulary": vocabulary.hash, "cluster": "seqio", "origin": [], "templates": [""], "examples": n,
         "audit": {"read": read, "kept": n, "skipped": {k: v for k, v in sorted(counts.items()) if v}},
-        **columns.counts(vocabulary.unk_id),
+        "repeated": n - len(inputs), **columns.counts(vocabulary.unk_id),
     }  # fmt: skip
     cache.write(path, columns, manifest, sample, long)
     return where, cache.read_manifest(path), True

@@ -134,12 +134,12 @@ def plans(job: Job, spec: TaskSpec, item: render.Item, settings: Settings) -> li
 
 
 @functools.lru_cache(maxsize=4)
-def _items(task: str, split: str, settings: Settings) -> tuple[list[render.Item], Counter]:
-    """A split's items and counts, kept while one task's jobs follow each other."""
-    counts: Counter = Counter()
+def _items(task: str, split: str, settings: Settings) -> tuple[list[render.Item], Counter, dict[str, str]]:
+    """(a split's items, counts, the first record of each fault), kept while one task's jobs follow each other."""
+    counts, faults = Counter(), {}
     spec = registry.task(task, settings.root)
-    found = render.items(spec, split, settings.root, settings.suite_seed, counts, settings.skip_bad)
-    return list(found), counts
+    found = render.items(spec, split, settings.root, settings.suite_seed, counts, settings.skip_bad, faults)
+    return list(found), counts, faults
 
 
 @functools.lru_cache(maxsize=4)
@@ -147,15 +147,15 @@ def _pool(task: str, settings: Settings) -> fewshot.Pool:
     return fewshot.pool(registry.task(task, settings.root), _items(task, "train", settings)[0])
 
 
-def _chosen(job: Job, settings: Settings) -> tuple[list[render.Item], Counter]:
+def _chosen(job: Job, settings: Settings) -> tuple[list[render.Item], Counter, dict[str, str]]:
     """The items of a job, and what was counted on the way: an evaluation split's first ones by content hash."""
-    items, counts = _items(names.parse(job.variant).task, job.split, settings)
+    items, counts, faults = _items(names.parse(job.variant).task, job.split, settings)
     counts = Counter(counts)
     if job.crossed:
         items = sorted(items, key=lambda item: item.hash)
         counts["beyond data.eval_examples"] += max(0, len(items) - settings.eval_examples)
         items = items[: settings.eval_examples]
-    return items, counts
+    return items, counts, faults
 
 
 def _several(
@@ -204,7 +204,7 @@ def estimate_all(several: list[Job], settings: Settings) -> list[tuple[Job, dict
     for job in several:
         began = time.monotonic()
         exists = (Path(settings.cache_dir) / folder(job, settings, vocabulary.hash)).is_dir()
-        items, _ = _chosen(job, settings)
+        items, _, _ = _chosen(job, settings)
         reading = time.monotonic() - began
         few = items[:: max(1, len(items) // ESTIMATED)]
         share = len(items) / max(1, len(few))
@@ -233,7 +233,7 @@ def run(job: Job, settings: Settings) -> tuple[str, dict]:
     about = {"cluster": spec.cluster, "origin": list(spec.origin)}  # may have changed since: they shape no rendering
     if path.is_dir():
         return where, cache.read_manifest(path) | about
-    items, counts = _chosen(job, settings)
+    items, counts, faults = _chosen(job, settings)
     said: Counter = Counter()
     items = _several(job, items, counts, settings, vocabulary, said)
     ids: dict[str, int] = {}  # of templates, by first use
@@ -263,7 +263,10 @@ def run(job: Job, settings: Settings) -> tuple[str, dict]:
         "vocabulary": vocabulary.hash, **about, "templates": list(ids), "examples": len(items),
         "fewshot": fewshot.counts(columns.exemplars, variant), "split_conversations": split,
         "said": dict(sorted(said.items())),
-        "audit": {"read": read, "kept": len(items), "skipped": {k: v for k, v in sorted(counts.items()) if v}},
+        "audit": {"read": read, "kept": len(items), "skipped": {k: v for k, v in sorted(counts.items()) if v},
+                  **({"first": faults} if faults else {})},
+        # chunks of documents alone: of all else `render.items` leaves no two of one identity
+        "repeated": len(items) - len({tuple(i.values["tokens"]) for i in items}) if spec.objective else 0,
         **columns.counts(vocabulary.unk_id),
     }  # fmt: skip
     cache.write(path, columns, manifest, sample, long)

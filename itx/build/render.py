@@ -10,6 +10,7 @@ already mixes all T templates, and T epochs show an example in each of them once
 import hashlib
 import json
 import numbers
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,18 +18,19 @@ from typing import Any
 
 from itx import text
 from itx.build import sources
-from itx.data.cache import Record
+from itx.data.cache import CONFLICT, REPEATED, Record
 from itx.data.vocabulary import Vocabulary
 from itx.errors import UserError, did_you_mean
 from itx.tasks import chat, names, templates
 from itx.tasks.spec import Skip, Source, TaskSpec, Template
 
 # Raise it when a change here alters a rendering, or one of the cache's format: it is part of every cache key.
-RENDER_VERSION = 4
+RENDER_VERSION = 5
 # Where a set ships no dev or test part: this share of train, by content hash
 DEV_SHARE = 0.05
 WHOLE: Template = ("", "")  # stands for the run's chat template, or for plain text as it is
 NOT_CONTENT = ("answer", "options", "rationale")
+SHOWN = 60  # characters of an answer that a message shows
 
 
 @dataclass(frozen=True)
@@ -70,14 +72,46 @@ def content_of(spec: TaskSpec, values: dict[str, Any]) -> str:
         turns = [f"{m['role']}: {chat.spoken(m)}" for m in values["messages"][:-1]]
         tools = [json.dumps(t, ensure_ascii=False) for t in values.get("tools") or ()]
         return "\n".join(map(text.normalise, [*turns, *tools]))
+    return "\n".join(text.normalise(v if isinstance(v, str) else json.dumps(v, ensure_ascii=False))
+                     for v in (values[k] for k in _content_fields(spec, values)))  # fmt: skip
+
+
+def _content_fields(spec: TaskSpec, values: dict[str, Any]) -> Sequence[str]:
     keys = spec.content or [k for k in values if k not in NOT_CONTENT]
     for k in keys:
         if k not in values:
             raise UserError(
                 f"task {spec.name!r}: content={spec.content} names no field {k!r}" + did_you_mean(k, values)
             )
-    return "\n".join(text.normalise(v if isinstance(v, str) else json.dumps(v, ensure_ascii=False))
-                     for v in (values[k] for k in keys))  # fmt: skip
+    return keys
+
+
+def identity_of(spec: TaskSpec, values: dict[str, Any]) -> int:
+    """64 bits that two examples share whose content fields and options are the same text: in NFC, white space around a
+    text aside. Case, superscripts and indentation tell examples apart, whom `content_of` takes for one."""
+    if spec.chat:
+        told = {"messages": values["messages"][:-1], "tools": values.get("tools") or []}
+    else:
+        keys = _content_fields(spec, values)
+        told = {k: values[k] for k in (*keys, *(["options"] if "options" in values else ()))}
+    written = json.dumps(_trimmed(told), ensure_ascii=False, sort_keys=True)
+    return draw("identity", unicodedata.normalize("NFC", written))
+
+
+def answer_of(spec: TaskSpec, values: dict[str, Any], where: str) -> Any:
+    """What tells whether two examples of one input agree; None where there is nothing to agree on."""
+    if spec.objective:
+        return None
+    return _trimmed(chat.spoken(values["messages"][-1]) if spec.chat else sorted(answers(spec, values, where)[0]))
+
+
+def _trimmed(value: Any) -> Any:
+    """The value with no white space around any of its texts."""
+    if isinstance(value, str):
+        return value.strip()
+    if isinstance(value, dict):
+        return {k: _trimmed(v) for k, v in value.items()}
+    return [_trimmed(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
 def source_splits(source: Source, split: str) -> list[tuple[str, float, float]]:
@@ -114,16 +148,22 @@ def source_splits(source: Source, split: str) -> list[tuple[str, float, float]]:
     return [(only, 0.0, 0.5) if split == "validation" else (only, 0.5, 1.0)] if only else []
 
 
-def items(spec: TaskSpec, split: str, root: str, seed: int, counts: Counter, skip_bad: bool = False) -> Iterator[Item]:
-    """The split's examples in source order, once per content; every record read is yielded or counted.
+def items(
+    spec: TaskSpec, split: str, root: str, seed: int, counts: Counter, skip_bad: bool = False,
+    first: dict[str, str] | None = None,
+) -> Iterator[Item]:  # fmt: skip
+    """The split's examples in source order, once per identity; every record read is yielded or counted.
 
     counts["read"] counts records; the reasons beside it add up to what was not yielded. A record whose
     `fields` gives several value dicts counts the further ones as "read" too.
+    first: gets the first record of each reason that is a fault of the data, in words.
     """
-    seen: set[int] = set()
+    first = {} if first is None else first
+    seen: dict[int, tuple[str, Any]] = {}  # identity -> the example that has it, and its answer
     for source_split, low, high in source_splits(spec.source, split):
         for example_id, example in sources.open_source(spec.source, source_split, root, seed, counts, skip_bad):
-            found = fields_of(spec, example, f"task {spec.name!r}, example {example_id}", skip_bad)
+            where = f"task {spec.name!r}, example {example_id}"
+            found = fields_of(spec, example, where, skip_bad)
             counts["read"] += len(found) - 1
             for n, values in enumerate(found):
                 if isinstance(values, Skip):
@@ -138,11 +178,25 @@ def items(spec: TaskSpec, split: str, root: str, seed: int, counts: Counter, ski
                 )
                 if not low <= place / 2.0**64 < high:
                     counts["another split"] += 1
-                elif key in seen:
-                    counts["repeated input"] += 1
+                    continue
+                item = Item(f"{example_id}.{n}" if n else example_id, values, content, key)
+                identity, answer = identity_of(spec, values), answer_of(spec, values, where)
+                if identity not in seen:
+                    seen[identity] = (item.id, answer)
+                    yield item
+                    continue
+                earlier, given = seen[identity]
+                if answer == given:
+                    counts[REPEATED] += 1
                 else:
-                    seen.add(key)
-                    yield Item(f"{example_id}.{n}" if n else example_id, values, content, key)
+                    counts[CONFLICT] += 1
+                    first.setdefault(CONFLICT, f"{item.id} has {_shown(answer)} where {earlier} has {_shown(given)}")
+
+
+def _shown(answer: Any) -> str:
+    """An answer for a message."""
+    told = repr(answer[0] if isinstance(answer, list) and len(answer) == 1 else answer)
+    return told if len(told) <= SHOWN else told[:SHOWN] + "…"
 
 
 def fields_of(spec: TaskSpec, example: dict, where: str, skip_bad: bool) -> list[dict[str, Any] | Skip]:

@@ -39,8 +39,8 @@ def open_source(
     if source.kind == "function":
         yield from _function(source, split, root, seed, counts)
         return
+    own_ids: set[str] = set()
     for part in parts(source, split, root):
-        seen: set[str] = set()
         for row, example in READERS[source.kind](part.path, part.options):
             counts["read"] += 1
             if isinstance(example, Bad):
@@ -52,9 +52,11 @@ def open_source(
                 counts[example.reason] += 1
                 continue
             own = example.get(source.options["id"]) if "id" in source.options else None
-            own = str(own) if isinstance(own, (str, int)) and str(own) not in seen else f"{part.name}{part.joined}{row}"
-            seen.add(own)
-            yield own, example
+            if isinstance(own, (str, int)) and str(own) not in own_ids:
+                own_ids.add(str(own))
+                yield str(own), example
+            else:
+                yield f"{part.name}{part.joined}{row}", example
 
 
 def source_hash(source: Source, split: str, root: str, seed: int) -> str:

@@ -105,6 +105,12 @@ def reasons(skipped: dict[str, int]) -> str:
     return ", ".join(f"{reason} {n:,}" for reason, n in sorted(skipped.items())) or "none"
 
 
+def _example_of(facts: dict, reason: str) -> str:
+    """`, e.g. …`: the first record that the build found under this reason."""
+    found = facts.get("first", {}).get(reason)
+    return f", e.g. {found}" if found else ""
+
+
 def judge(facts: dict, config: RunConfig) -> dict[str, list[str]]:
     """{"errors", "warnings"}: sums that do not add up, leaks, too many epochs."""
     errors, warnings = [], []
@@ -128,6 +134,9 @@ def judge(facts: dict, config: RunConfig) -> dict[str, list[str]]:
         ):
             if share > most:
                 errors.append(f"task {name}: {share:.1%} {what}; data.{field} is {most:g}")
+        if n := f["skipped"].get(cache.CONFLICT):
+            warnings.append(f"task {name}: {n:,} records give another answer to an input that was there before, and the "
+                            f"first answer is kept{_example_of(f, cache.CONFLICT)}")  # fmt: skip
         if f["no_target"]:
             errors.append(f"task {name}: {f['no_target']} examples have no token to train on before EOS")
         if f["eos_trained"] < f["pieces_loaded"]:
@@ -147,6 +156,10 @@ def judge(facts: dict, config: RunConfig) -> dict[str, list[str]]:
             shots = f["fewshot"]
             warnings.append(f"task {name}: {shots['fewer']:,} renderings show fewer than {shots['asked']} exemplars, "
                             f"{shots['none']:,} of them none")  # fmt: skip
+    asked = {f["task"]: f for f in facts["evaluation"].values() if f["skipped"].get(cache.CONFLICT)}
+    for task, f in sorted(asked.items()):
+        warnings.append(f"evaluation task {task}: {f['skipped'][cache.CONFLICT]:,} records give another answer to an input "
+                        f"that was there before, and the first answer is scored{_example_of(f, cache.CONFLICT)}")  # fmt: skip
     if facts["unscored"]:
         shown = ", ".join(facts["unscored"][:5]) + (", …" if len(facts["unscored"]) > 5 else "")
         warnings.append(
@@ -222,7 +235,7 @@ def task_facts(task: dict, records: cache.Records, usable: np.ndarray, architect
         "renderings": len(task["folders"]), "templates": len(uses), "template_share": [float(uses.min()), float(uses.max())],
         "fewshot": manifest.get("fewshot", {}), "split_conversations": manifest.get("split_conversations", 0),
         "said": manifest.get("said", {}),
-        **_repeats(task, records, usable),
+        **_repeats(task, manifest.get("repeated", 0), len(usable)),
         "cut_share": max(task["audit"].get(k, 0) for k in ("cut", "cut_targets")) / len(usable),
         "unknown_share": manifest.get("unknown_tokens", 0) / max(1, records.num_tokens),
         "input_tokens": int(before.sum()), "target_tokens": int(target.sum()),
@@ -230,10 +243,10 @@ def task_facts(task: dict, records: cache.Records, usable: np.ndarray, architect
     }  # fmt: skip
 
 
-def _repeats(task: dict, records: cache.Records, usable: np.ndarray) -> dict:
-    """Inputs that the split holds more than once: those that the build left out and those that are still there."""
-    out, left = task["audit"]["skipped"].get("repeated input", 0), len(usable) - len(np.unique(records.content[usable]))
-    return {"repeated": left, "duplicate_share": (out + left) / (out + len(usable))}
+def _repeats(task: dict, left: int, usable: int) -> dict:
+    """Records whose input the split has more than once: those that the build left out and those that are still there."""
+    out = sum(task["audit"]["skipped"].get(reason, 0) for reason in (cache.REPEATED, cache.CONFLICT))
+    return {"repeated": left, "duplicate_share": (out + left) / (out + usable)}
 
 
 def shared_inputs(lock: dict, data: LockedData) -> list[int]:
@@ -439,10 +452,8 @@ def _baselines(lock: dict, cache_dir: Path):
         ]
         kept = cache_dir / "baselines" / f"{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]}.json"
         if not kept.is_file():
-            by_content = {e["content"]: e for e in cache.read_examples(test)}
-            found = baselines.of_task(
-                row, cache.read_examples(train), list(by_content.values()), EASY, BASELINE_EXAMPLES
-            )
+            asked = {e["id"]: e for e in cache.read_examples(test)}
+            found = baselines.of_task(row, cache.read_examples(train), list(asked.values()), EASY, BASELINE_EXAMPLES)
             storage.write_json(kept, found)
         yield row["task"], storage.read_json(kept)
 

@@ -30,6 +30,8 @@ from itx import storage
 from itx.errors import UserError
 
 SHARD_BYTES = 512 * 10**6
+# What a manifest counts a record under whose input the split had before: with the same answer, and with another one
+REPEATED, CONFLICT = "repeated input", "another answer to a repeated input"
 Piece = tuple[np.ndarray, bool]
 
 

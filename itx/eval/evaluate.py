@@ -64,11 +64,11 @@ def limit(row: dict, config: RunConfig) -> int:
 
 
 def examples_of(row: dict, config: RunConfig, eos_id: int) -> list[dict]:
-    """The row's first eval.max_examples contents, in all their templates (0: all), with the ids that the model reads."""
+    """The row's first eval.max_examples examples, in all their templates (0: all), with the ids that the model reads."""
     out, seen = [], set()
     records = cache.Records(Path(config.data.cache_dir) / row["folder"])
-    for i, line in enumerate(cache.iterate_examples(records.folder)):  # by content
-        seen.add(line["content"])
+    for i, line in enumerate(cache.iterate_examples(records.folder)):  # in the order of their content hashes
+        seen.add(line["id"])
         if len(seen) > config.eval.max_examples > 0:
             break
         *before, (target, _) = records[i]

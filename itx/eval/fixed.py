@@ -9,8 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from itx import storage
 from itx.data import cache
 from itx.runs import RunFolder
@@ -47,12 +45,14 @@ def target_losses(runner: Any, asked: dict[str, list[Pair]]) -> dict[str, float]
 
 
 def fixed_examples(folder: Path, lock: dict, most: int | None = EXAMPLES) -> list[Pair]:
-    """Of the first contents (None: of all) of an evaluation folder, each in the next template."""
-    records = cache.Records(folder)
-    first = list(dict.fromkeys(records.content.tolist()))[:most]
+    """Of the first examples (None: of all) of an evaluation folder, each in the next template."""
+    records, of_example = cache.Records(folder), {}
+    for n, line in enumerate(cache.iterate_examples(folder)):
+        if line["id"] not in of_example and len(of_example) == most:
+            break
+        of_example.setdefault(line["id"], []).append(n)
     out = []
-    for i, content in enumerate(first):
-        mine = np.flatnonzero(records.content == np.uint64(content))
-        *before, (target, _) = records[int(mine[i % len(mine)])]
+    for i, mine in enumerate(of_example.values()):
+        *before, (target, _) = records[mine[i % len(mine)]]
         out.append((cache.prompt_ids(before, lock["eos_id"], lock["architecture"]), target.tolist()))
     return out

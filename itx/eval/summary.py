@@ -8,7 +8,6 @@ instruction ablation by kind, extra rows by relation to training. Tasks that the
 stand in the rows but in no average.
 """
 
-import gzip
 import json
 import re
 import sys
@@ -66,13 +65,13 @@ def write_scores(run: Any, step: int, rows: list[dict], lock: dict, config: RunC
 
 
 def example_scores(row: dict, lines: list[dict]) -> list[float]:
-    """One number per content, whose mean is the row's score: the mean over its templates, or what it adds to the score of
-    the whole set. Contents, not prompts, are what n counts."""
+    """One number per example, whose mean is the row's score: the mean over its templates, or what it adds to the score of
+    the whole set. Examples, not prompts, are what n counts."""
     if counted := _set_metric(row, lines):
         return stats.influences(_counts(counted, lines), counted.score)
     found: dict[str, list[float]] = {}
     for line in lines:
-        found.setdefault(line["content"], []).append(line["score"])
+        found.setdefault(line["id"], []).append(line["score"])
     return [float(np.mean(v)) for v in found.values()]
 
 
@@ -85,10 +84,10 @@ def _set_metric(row: dict, lines: list[dict]) -> metrics.SetMetric | None:
 
 
 def _counts(counted: metrics.SetMetric, lines: list[dict]) -> np.ndarray:
-    """Counts [contents, k], over all templates of a content; of no answer those of an empty one."""
+    """Counts [examples, k], over all templates of an example; of no answer those of an empty one."""
     found: dict[str, np.ndarray] = {}
     for line, counts in zip(lines, counted.counts([x["references"] for x in lines], answers(lines)), strict=True):
-        found[line["content"]] = found.get(line["content"], 0) + counts
+        found[line["id"]] = found.get(line["id"], 0) + counts
     return np.array(list(found.values()))
 
 
@@ -158,11 +157,11 @@ def _by_gold_position(ranked: list[dict]) -> dict[str, dict]:
 def chance_of(row: dict, lock: dict, config: RunConfig) -> tuple[float, str]:
     """(level, where it comes from): max(mean of 1/options, what always saying the commonest answer scores).
 
-    Measured on all contents that the cache keeps for the row, not only on those asked: two examples
+    Measured on all examples that the cache keeps for the row, not only on those asked: two examples
     would make every answer the commonest.
     """
     cache_dir = Path(config.data.cache_dir)
-    asked = contents(cache_dir / row["folder"])
+    asked = examples(cache_dir / row["folder"])
     options = _mean(1 / len(x["options"]) if x["options"] else 0.0 for x in asked)
     trained = training_folder(row, lock, cache_dir)
     if trained:
@@ -173,13 +172,12 @@ def chance_of(row: dict, lock: dict, config: RunConfig) -> tuple[float, str]:
 
 
 @lru_cache(maxsize=1024)  # a folder's name holds the hash of its content
-def contents(folder: Path) -> list[dict]:
-    """{"references", "options"} of each content of an evaluation row, once."""
-    first = np.unique(cache.Records(folder).content, return_index=True)[1]
-    with gzip.open(folder / "examples.jsonl.gz", "rt", encoding="utf-8") as f:
-        lines = f.readlines()
-    found = [json.loads(lines[i]) for i in sorted(first)]
-    return [{k: e[k] for k in ("references", "options")} for e in found]
+def examples(folder: Path) -> list[dict]:
+    """{"references", "options"} of each example of an evaluation row, once."""
+    found: dict[str, dict] = {}
+    for line in cache.iterate_examples(folder):
+        found.setdefault(line["id"], {k: line[k] for k in ("references", "options")})
+    return list(found.values())
 
 
 def training_folder(row: dict, lock: dict, cache_dir: Path) -> Path | None:

@@ -262,7 +262,7 @@ def test_the_loss_is_on_assistant_turns_alone(tmp_path, monkeypatch, architectur
         (), str(tmp_path), str(tmp_path / "cache"), str(file), 0, 0, 20, False, 0, chat.PLAIN, architecture
     )
     folder, manifest = jobs.run(jobs.Job("talk", "train"), settings)
-    items, _ = jobs._items("talk", "train", settings)
+    items = jobs._items("talk", "train", settings)[0]
     records = cache.Records(tmp_path / "cache" / folder)
     first = {
         i.values["messages"][0]["content"] for i in items

@@ -198,8 +198,9 @@ def test_the_loss_positions_of_the_steps_are_told(small, capsys):
     assert f"logits at 2 in {told['2']:.0%} of steps" in " ".join(capsys.readouterr().out.split())
 
 
-def with_task(small_run, examples, name="more", rate=0.5, exemplars=(), empty=()):
-    """The run's lock with one more training task; `exemplars`: of each example, contents; `empty`: records without a target."""
+def with_task(small_run, examples, name="more", rate=0.5, exemplars=(), empty=(), **manifest):
+    """The run's lock with one more training task; `exemplars`: of each example, contents; `empty`: records without a
+    target; manifest: more of what it says."""
     _, config, lock, vocab, _ = small_run
     where = scored.Path(config.data.cache_dir)
     records = [[(vocab.encode(e["prompt"]), False), ([] if i in empty else vocab.encode(e["target"]), True)]
@@ -208,7 +209,7 @@ def with_task(small_run, examples, name="more", rate=0.5, exemplars=(), empty=()
     shots = [tuple(int(scored.example(c, "x")["content"], 16) for c in shown) for shown in exemplars]
     columns = cache.Columns.of(records, hashes, [0] * len(records), vocab.size, shots)
     folder = f"{name}/train/r0-x"
-    cache.write(where / folder, columns, {"templates": ["t1"]}, examples)
+    cache.write(where / folder, columns, {"templates": ["t1"], **manifest}, examples)
     made = {"folder": folder, "sha256": cache.manifest_hash(where / folder), "records": len(records)}
     return {**lock, "tasks": [*lock["tasks"], scored.task(made, name, "pick", rate)]}, config
 
@@ -220,7 +221,7 @@ def other_inputs(n: int) -> list[dict]:
 def test_repeated_and_shared_inputs(tmp_path):
     examples = other_inputs(8)
     theirs = [scored.example(c, "blue") for c, _ in scored.pairs(0, 4)]  # inputs of the task "first"
-    lock, config = with_task(scored.small_run(tmp_path), [*examples, *examples[:4], *theirs])
+    lock, config = with_task(scored.small_run(tmp_path), [*examples, *examples[:4], *theirs], repeated=4)
     facts = measure(lock, config)
     more, first = facts["tasks"]["more"], facts["tasks"]["first"]
     assert (more["repeated"], more["duplicate_share"], more["shared"]) == (4, 0.25, 4)

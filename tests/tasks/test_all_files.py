@@ -14,6 +14,7 @@ import pytest
 
 import tasks  # noqa: F401  (registers)
 from itx.build import fewshot, render
+from itx.data import cache
 from itx.tasks import registry
 from itx.tasks.spec import SPLITS
 
@@ -86,13 +87,13 @@ def test_every_row_is_used_once_or_skipped_with_a_reason(read, shared):
                 own = Counter(counts[split])
                 assert own.pop("read") == rows, (spec.name, split)
                 elsewhere = own.pop("another split", 0)
-                repeats = own.pop("repeated input", 0)
+                repeats = sum(own.pop(reason, 0) for reason in (cache.REPEATED, cache.CONFLICT))
                 assert rows == len(items[split]) + repeats + elsewhere + sum(own.values()), (spec.name, split)
                 kept, repeated, skipped = kept + len(items[split]), repeated + repeats, own
             assert rows == kept + repeated + sum(skipped.values()), (spec.name, source)
             seen.update(rows=rows, kept=kept, repeated=repeated, skipped=sum(skipped.values()))
-        hashes = [i.hash for found in items.values() for i in found]
-        assert len(set(hashes)) == len(hashes), spec.name
+        identities = [render.identity_of(spec, i.values) for found in items.values() for i in found]
+        assert len(set(identities)) == len(identities), spec.name
     assert seen["kept"] > 50_000 and seen["repeated"] > 100 and seen["skipped"] > 10
 
 

@@ -9,6 +9,7 @@ from collections import Counter
 import pytest
 
 from itx.build import fewshot, readers, render, sources
+from itx.data import cache
 from itx.data.vocabulary import Vocabulary
 from itx.errors import UserError
 from itx.tasks import names, registry
@@ -34,7 +35,7 @@ def test_alpaca_counts_its_empty_outputs_and_every_row(shared):
     assert counts["train"]["read"] == 12553 and counts["train"]["empty output"] == 5
     # the three splits share out all rows but the empty ones and inputs that repeat
     kept = sum(len(items) for items in found.values())
-    repeated = sum(c["repeated input"] for c in counts.values())
+    repeated = sum(c[reason] for c in counts.values() for reason in (cache.REPEATED, cache.CONFLICT))
     assert kept + repeated + 5 == 12553 and len(found["train"]) > 11000
     assert 400 < len(found["validation"]) < 850 and 400 < len(found["test"]) < 850
     hashes = [i.hash for items in found.values() for i in items]
@@ -237,7 +238,7 @@ def test_evaluation_families_yield_input_and_answer_for_every_row(shared):
             assert (options is None) == (index is None)
         found, counts = counted(name, shared, ("validation", "test"))
         kept = len(found["validation"]) + len(found["test"])
-        repeated = sum(c["repeated input"] for c in counts.values())
+        repeated = sum(c[reason] for c in counts.values() for reason in (cache.REPEATED, cache.CONFLICT))
         left_out = sum(n for (task, _), n in odd.items() if task == name)
         assert kept + repeated + left_out == read["read"]
         assert not found["validation"]  # a lone split is test, whole, as published scores have it

@@ -17,6 +17,7 @@ import pytest
 
 import tasks  # noqa: F401  (registers)
 from itx.build import check, fewshot, render, sources
+from itx.data import cache
 from itx.errors import UserError
 from itx.eval import metrics
 from itx.tasks import names, registry, templates
@@ -366,7 +367,7 @@ def test_conversations_are_read_whole(shared):
             assert counts["read"] == rows == len(found) + sum(n for r, n in counts.items() if r != "read")
             kept += len(found)
             alike += counts - Counter({"read": rows, "another split": rows})
-        assert kept + sum(alike.values()) == rows and set(alike) <= {"repeated input"}
+        assert kept + sum(alike.values()) == rows and set(alike) <= {cache.REPEATED, cache.CONFLICT}
 
 
 def main() -> None:
