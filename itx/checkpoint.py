@@ -14,7 +14,7 @@ import hashlib
 import importlib.metadata
 import json
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ class Damaged(UserError):
 
 
 class Checkpoints:
-    """`directory`/<step>/{params,opt_state,meta}; the newest `keep` stay, None: all.
+    """`directory`/<step>/{params,opt_state,meta}; the newest `keep` stay, None: all, and the steps in `pinned`.
 
     A reader (`read_only`) leaves the folder as it is: what looks like the rest of a killed save may be a trainer's
     save in progress.
@@ -47,11 +47,12 @@ class Checkpoints:
         self.directory = Path(directory).resolve()
         if read_only and not self.directory.is_dir():
             raise UserError(f"{self.directory} is no folder: there is no checkpoint to read")
+        self.keep, self.pinned = keep, set()
         self.manager = ocp.CheckpointManager(
             self.directory,
             item_names=("params", "opt_state", "meta"),
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep,
+                preservation_policy=self,
                 read_only=read_only,
                 create=not read_only,
                 cleanup_tmp_directories=not read_only,
@@ -66,10 +67,23 @@ class Checkpoints:
     def steps(self) -> list[int]:
         return sorted(self.manager.all_steps())
 
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """Orbax asks this after a save: the newest `keep` stay, and those that the trainer may return to."""
+        oldest = 0 if self.keep is None else len(checkpoints) - self.keep
+        return [i >= oldest or c.step in self.pinned for i, c in enumerate(checkpoints)]
+
+    def remove_after(self, step: int) -> list[int]:
+        """Remove the checkpoints of later steps, the newest first; returns which."""
+        self.wait()
+        later = [s for s in reversed(self.steps()) if s > step]
+        for s in later:
+            self.manager.delete(s)
+        return later
+
     def save(self, step: int, params: dict, opt_state: Any, meta: dict) -> None:
-        """opt_state None: of a model that was not trained here."""
+        """opt_state None: of a model that was not trained here. One without arrays, as plain SGD has, is not written."""
         args = self.ocp.args
-        arrays = {"params": params} | ({} if opt_state is None else {"opt_state": named_leaves(opt_state)})
+        arrays = {"params": params} | ({"opt_state": named_leaves(opt_state)} if jax.tree.leaves(opt_state) else {})
         meta = meta | {"digests": {item: {name: digest(x) for name, x in of.items()} for item, of in arrays.items()}}
         items = {item: args.StandardSave(of) for item, of in arrays.items()}
         items["meta"] = args.JsonSave(meta | {"seal": seal(meta)})
@@ -103,8 +117,8 @@ class Checkpoints:
 
     def opt_state(self, step: int, targets: Any) -> Any:
         """Optimizer state in the structure, types and shardings of `targets`."""
-        leaves = self._restore(step, "opt_state", named_leaves(targets))
         order = list(named_leaves(targets))
+        leaves = self._restore(step, "opt_state", named_leaves(targets)) if order else {}
         return jax.tree.unflatten(jax.tree.structure(targets), [leaves[n] for n in order])
 
     def verify(self, step: int) -> bool:

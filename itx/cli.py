@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The `itx` command: parses, imports what one command needs, and turns a UserError into one line.
+"""The `itx` command: parses, imports what one command needs, and turns what is a person's to mend into one line.
 
-Exit codes: 0 done, 1 a check failed, 2 a mistake in usage, config or data.
+Exit codes: 0 done, 1 a check or the run failed, 2 a mistake in usage, config or data.
 """
 
 import argparse
@@ -120,7 +120,7 @@ def main(argv: list[str] | None = None) -> int:
     if unknown:
         print(f"itx: {_unknown(unknown[0], takes_overrides)}", file=sys.stderr)
         return 2
-    from itx.errors import UserError
+    from itx.errors import RunFailed, UserError
     from itx.text import visible
 
     for stream in (sys.stdout, sys.stderr):
@@ -135,6 +135,9 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as e:
         print(f"itx: {visible(str(e))}", file=sys.stderr)
         return 2
+    except RunFailed as e:
+        print(f"itx: {visible(str(e))}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("itx: interrupted; the same command resumes", file=sys.stderr)
         return 130

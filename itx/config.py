@@ -159,6 +159,13 @@ class TrainConfig:
     label_smoothing: float = _f("maths", 0.0, "share of the target spread over the vocabulary")
     deterministic: bool = _f("maths", False, "GPU: only kernels that repeat bit for bit")
     tensorboard: bool = _f("free", False, "also write tensorboard/")
+    max_skipped_in_a_row: int = _f(
+        "maths", 50, "so many steps in a row without a finite loss or gradient: once, training returns; then it ends"
+    )
+    max_skipped_share: float = _f(
+        "maths", 0.25, "and so does a larger share of them among the newest skipped_window steps"
+    )
+    skipped_window: int = _f("maths", 200, "steps that max_skipped_share is of")
 
 
 @dataclass(frozen=True)
@@ -296,6 +303,7 @@ AT_LEAST = {
         "model.attention_cap", "model.logit_cap", "model.query_scalar", "model.rope_theta_local", "eval.max_examples",
         "data.workers", "data.fewshot_tokens", "peft.prefix_hidden"),
     1: ("train.microbatches", "train.checkpoint_every", "train.keep_checkpoints", "train.log_every",
+        "train.max_skipped_in_a_row", "train.skipped_window",
         "data.sequence_length", "data.target_length", "data.global_batch", "data.window_examples", "data.renderings",
         "data.vocab_size", "data.eval_examples", "eval.batch_size", "eval.max_new_tokens", "model.embed_dim",
         "model.num_layers", "model.num_heads", "model.num_kv_heads", "model.head_dim", "model.mlp_dim",
@@ -325,7 +333,7 @@ def check(config: RunConfig) -> None:
             if values[name] < least:
                 raise UserError(f"{name}={values[name]}: must be at least {least}")
     m = config.model
-    for name in ("data.replay", "model.dropout", "train.label_smoothing", "peft.dropout"):
+    for name in ("data.replay", "model.dropout", "train.label_smoothing", "peft.dropout", "train.max_skipped_share"):
         if not 0 <= values[name] < 1:
             raise UserError(f"{name}={values[name]}: a share, at least 0 and below 1")
     if m.num_heads % m.num_kv_heads:

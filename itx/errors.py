@@ -9,6 +9,10 @@ class UserError(Exception):
     """A mistake in a config, a task, a file or a command: one line, exit code 2, no traceback."""
 
 
+class RunFailed(Exception):
+    """A run that cannot go on as it is, though nothing it was told is wrong: one line, exit code 1, no traceback."""
+
+
 def nearest(name: str, valid: Iterable[str], most: int = 3) -> list[str]:
     """The valid names most like `name`, best first."""
     return difflib.get_close_matches(name, list(valid), n=most, cutoff=0.4)

@@ -17,11 +17,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from itx import health
 from itx.config import RunConfig
-from itx.errors import UserError
-
-# That many steps without a finite loss end the run: the state does not move, so none will come.
-MOST_SKIPPED_IN_A_ROW = 50
 
 TIMING = ("train/tokens_per_second", "train/seconds")
 
@@ -30,7 +27,7 @@ class MetricsLog:
     """Append-only JSON lines that are on disk before a checkpoint commits; optional TensorBoard."""
 
     def __init__(self, file: Path, step: int, tensorboard: Path | None = None):
-        cut_back(file, step)
+        self.kept = cut_back(file, step)  # its lines, as they were written
         self.out = open(file, "a", encoding="utf-8")  # noqa: SIM115 (closed on exit)
         self.board = None
         if tensorboard is not None:
@@ -60,8 +57,8 @@ class MetricsLog:
             self.board.close()
 
 
-def cut_back(file: Path, step: int) -> None:
-    """Drop lines of later steps, and a last line that a kill left incomplete."""
+def cut_back(file: Path, step: int) -> list[dict]:
+    """Drop lines of later steps, and a last line that a kill left incomplete; returns those that stay."""
     file.parent.mkdir(parents=True, exist_ok=True)
     kept = [line for line in read_lines(file) if json.loads(line)["step"] <= step]
     scratch = file.with_name(file.name + ".tmp")
@@ -70,6 +67,7 @@ def cut_back(file: Path, step: int) -> None:
         out.flush()
         os.fsync(out.fileno())
     os.replace(scratch, file)
+    return [json.loads(line) for line in kept]
 
 
 def read_lines(file: Path) -> list[str]:
@@ -125,44 +123,40 @@ class Progress:
 
 
 class Book:
-    """Sums of metrics over a log interval, the list of skipped steps, and the log lines.
+    """Sums of metrics over a log interval, the steps that were skipped, and the log lines.
 
     Sums are Python floats and travel in a checkpoint's meta, so that a run stopped between two log
     lines goes on to write the same ones.
     """
 
-    def __init__(self, config: RunConfig, lock: dict, meta: dict):
+    def __init__(self, config: RunConfig, lock: dict, meta: dict, watch: health.LossWatch):
         self.every, self.last = config.train.log_every, config.train.steps
         self.tasks = [t["name"] for t in lock["tasks"]]
         self.sums: dict[str, Any] = meta.get("interval", {})
-        self.skipped: list[int] = meta.get("skipped", [])
-        self.in_a_row = 0
+        self.skips, self.watch = health.Skips(config, meta), watch
         self.clock, self.timed_tokens = None, 0.0
 
     def meta(self) -> dict:
         # copies: a checkpoint is written while the next step already adds to these
-        return {"interval": copy.deepcopy(self.sums), "skipped": list(self.skipped)}
+        return {"interval": copy.deepcopy(self.sums), **self.skips.meta()}
 
     def add(self, pending: tuple | None, log: MetricsLog, progress: Progress) -> None:
-        """Take in one step's metrics; write a line where an interval ends."""
+        """Take in one step's metrics, None if it was left out; write a line where an interval ends."""
         if pending is None:
             return
         step, metrics, places = pending
-        values = {k: np.asarray(v).tolist() for k, v in jax.device_get(metrics).items()}
+        values = {k: np.asarray(v).tolist() for k, v in jax.device_get(metrics or {}).items()}
         now = time.monotonic()
         if self.clock is None:  # the first step of a process is compilation
             self.clock = now
         else:
-            self.timed_tokens += values["tokens"]
-        skipped = values.pop("skipped")
-        self.in_a_row = self.in_a_row + 1 if skipped else 0
-        if skipped:
-            self.skipped.append(step)
-            progress.say(f"step {step}: loss or gradient is not finite; skipped")
-            if self.in_a_row >= MOST_SKIPPED_IN_A_ROW:
-                raise UserError(f"{self.in_a_row} steps in a row without a finite loss, last {step}")
-        else:
+            self.timed_tokens += values.get("tokens", 0)
+        finite = bool(values) and not values.pop("skipped")
+        if finite:
             self._sum({**values, "steps": 1, "cells": places * jax.process_count()})
+        elif values:
+            progress.say(f"step {step}: loss or gradient is not finite; skipped ({health.batches([step])})")
+        self.skips.add(step, finite)
         if step % self.every == 0 or step == self.last:
             self._write(step, now, log, progress)
         else:
@@ -190,12 +184,14 @@ class Book:
             for name, total, weight in zip(self.tasks, s["task_loss"], s["task_weight"], strict=True):
                 if weight:
                     line[f"train/loss/{name}"] = total / weight
-        line["train/skipped"] = len(self.skipped)
+        line["train/skipped"] = len(self.skips.skipped)
         seconds = now - self.clock
         speed = self.timed_tokens / seconds if seconds else 0.0
         line |= {"train/tokens_per_second": speed, "train/seconds": seconds}
         log.write(step, line)
         progress.update(step, line.get("train/loss", float("nan")), speed)
+        for event in self.watch.add(step, line["train/loss"]) if "train/loss" in line else ():
+            progress.say(f"step {step}: {event.text}")
         self.sums, self.clock, self.timed_tokens = {}, now, 0.0
 
 

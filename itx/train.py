@@ -8,7 +8,7 @@ taken of the others alone, and so is the optimizer's state. `make_step` gives (s
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
-from itx import checkpoint, loss, optim
+from itx import checkpoint, health, loss, optim
 from itx import mesh as meshes
 from itx import peft as adapters
 from itx.checkpoint import Checkpoints
@@ -302,12 +302,16 @@ def restore(checkpoints: Checkpoints, step: int, made: Setup) -> tuple[State, Pa
         _, frozen = made.init()
         params = {**frozen, **params}
         check_base(checkpoints.meta(step), frozen, made.saved)
-    counter = jax.device_put(np.int32(step), made.targets[0]["step"].sharding)
     return {
         "params": {p: params[p] for p in made.targets[0]["params"]},
         "opt_state": checkpoints.opt_state(step, made.targets[0]["opt_state"]),
-        "step": counter,
+        "step": counter(made, step),
     }, {p: params[p] for p in made.targets[1]}
+
+
+def counter(made: Setup, step: int) -> jax.Array:
+    """The state's count of steps."""
+    return jax.device_put(np.int32(step), made.targets[0]["step"].sharding)
 
 
 def resume(
@@ -364,61 +368,144 @@ def about_size(state: State, frozen: Params) -> str:
 # ---------------------------------------------------------------- the loop
 
 
+class Loop(NamedTuple):
+    """What the steps of a run share, whichever step they begin at."""
+
+    config: RunConfig
+    lock: dict
+    batches: Any  # `iterate(start, stop, rows)` yields numpy batches
+    run: Any  # names the folder's files
+    made: Setup
+    about: dict | None  # what config.json holds
+    entropy: float | None  # unigram entropy of the targets
+    checkpoints: Checkpoints
+    interrupts: Interrupts
+    progress: Progress
+
+
 def train(
     config: RunConfig, lock: dict, batches: Any, run: Any,
     made: Setup | None = None, about: dict | None = None, progress: Progress | None = None,
+    entropy: float | None = None,
 ) -> State:  # fmt: skip
     """Train until `train.steps`, from the newest checkpoint of the run folder or from the start.
 
     `batches.iterate(start, stop, rows)` yields numpy batches; `run` names the folder's files; `about` is
-    what its config.json holds, kept in every checkpoint beside the lock.
+    what its config.json holds, kept in every checkpoint beside the lock; `entropy` is the unigram entropy of the
+    targets, at which a loss that stands still is said.
     """
     made = made or setup(config, lock, meshes.make_mesh(config.mesh))
-    mesh = made.mesh
-    stop, every = config.train.steps, config.train.checkpoint_every
-    here = checkpoint.environment(mesh)
     with ExitStack() as stack:
         checkpoints = stack.enter_context(Checkpoints(run.checkpoints, config.train.keep_checkpoints))
-        stack.enter_context(jax.set_mesh(mesh))
+        stack.enter_context(jax.set_mesh(made.mesh))
         interrupts = stack.enter_context(Interrupts())
-        begin, meta, held, lines = resume(checkpoints, made, lock)
-        book = Book(config, lock, meta)
-        progress = stack.enter_context(progress or Progress(begin, stop))
-        board = run.tensorboard if config.train.tensorboard else None
-        log = stack.enter_context(MetricsLog(run.metrics_jsonl, begin, board))
+        progress = stack.enter_context(progress or Progress(checkpoints.latest() or 0, config.train.steps))
+        loop = Loop(config, lock, batches, run, made, about, entropy, checkpoints, interrupts, progress)
+        returned: dict = {}
+        while True:
+            try:
+                return steps(loop, returned)
+            except health.TooManySkipped as e:
+                fault = e.with_traceback(None)  # whose frames hold the state
+            returned = go_back(loop, fault)
+
+
+def steps(loop: Loop, returned: dict) -> State:
+    """Make the steps that are left. `returned` goes over the meta of the checkpoint to begin from (`go_back`)."""
+    config, made, checkpoints, interrupts, progress = (
+        loop.config, loop.made, loop.checkpoints, loop.interrupts, loop.progress
+    )  # fmt: skip
+    stop, every = config.train.steps, config.train.checkpoint_every
+    here = checkpoint.environment(made.mesh)
+    with ExitStack() as stack:
+        begin, meta, held, lines = resume(checkpoints, made, loop.lock)
+        board = loop.run.tensorboard if config.train.tensorboard else None
+        log = stack.enter_context(MetricsLog(loop.run.metrics_jsonl, begin, board))
+        watch = health.LossWatch(config, loop.entropy)
+        health.events(watch, log.kept)  # what was said of them is not said again
+        book = Book(config, loop.lock, {**meta, **returned}, watch)
         for line in lines:
             progress.say(line)
-        if begin:
+        if begin and not returned:
             progress.say(checkpoint.differences(meta["environment"], here) or f"resumed at step {begin}")
         state, frozen = held or made.init()
         del held  # the first step takes the state's memory
         if interrupts.seen:  # it came while the state was made or restored, before anything new was computed
             progress.say(f"stopped at step {begin}; the same command goes on from there")
             raise SystemExit(interrupts.exit_code)
-        progress.say(about_size(state, frozen))
+        if not returned:
+            progress.say(about_size(state, frozen))
         base = {p: v for p, v in frozen.items() if p not in set(made.saved)}
         base = adapters.fingerprint(base) if base else None
-        prompted = adapters.prompted_encoder(config.model, config.peft)
-        rows = meshes.local_rows(mesh, config.data.global_batch)
         pending = None  # metrics of the step before: fetched while the next one runs
-        for step, batch in enumerate(batches.iterate(begin, stop, rows), begin + 1):
-            placed = meshes.put(adapters.with_prompts(batch) if prompted else batch, mesh)
-            with jax.transfer_guard("disallow"):
-                state, metrics = made.step(state, frozen, placed)
+        for step, batch in enumerate(batches_from(loop, begin, stop), begin + 1):
+            if step in book.skips.left_out:
+                state, metrics = {**state, "step": counter(made, step)}, None
+            else:
+                state, metrics = made_step(loop, state, frozen, batch)
             book.add(pending, log, progress)
             pending = (step, metrics, cells(batch))
             if step % every == 0 or step == stop or interrupts.seen:
                 book.add(pending, log, progress)
                 pending = None
                 log.sync()  # before the checkpoint commits: a line may be cut back, never missing
-                meta = {"step": step, "environment": here, "about": about, "lock": lock, "base": base, **book.meta()}
+                if step % every == 0:  # A stop saves at any step: the last good one must not depend on it.
+                    book.skips.saved(step)
+                checkpoints.pinned = book.skips.pinned()
+                meta = {
+                    "step": step, "environment": here, "about": loop.about, "lock": loop.lock, "base": base,
+                    **book.meta(),
+                }  # fmt: skip
                 everything = {**state["params"], **frozen}
                 checkpoints.save(step, {p: everything[p] for p in made.saved}, state["opt_state"], meta)
             if interrupts.seen:  # after the last step too: evaluation is not begun
                 checkpoints.wait()
                 progress.say(f"stopped after step {step}; the same command goes on from there")
                 raise SystemExit(interrupts.exit_code)
+        book.skips.check_end()
     return state
+
+
+def batches_from(loop: Loop, begin: int, stop: int) -> Iterator[dict[str, np.ndarray]]:
+    """This process's rows of the batches that follow `begin` steps, up to step `stop`."""
+    return loop.batches.iterate(begin, stop, meshes.local_rows(loop.made.mesh, loop.config.data.global_batch))
+
+
+def made_step(loop: Loop, state: State, frozen: Params, batch: dict) -> tuple[State, Metrics]:
+    """One step with a batch from the host; takes the memory of `state`."""
+    prompted = adapters.prompted_encoder(loop.config.model, loop.config.peft)
+    placed = meshes.put(adapters.with_prompts(batch) if prompted else batch, loop.made.mesh)
+    with jax.transfer_guard("disallow"):
+        return loop.made.step(state, frozen, placed)
+
+
+def go_back(loop: Loop, fault: health.TooManySkipped) -> dict:
+    """Return to the last good checkpoint; what goes over its meta: the steps that are left out from now on.
+
+    To leave out what was skipped anyway would give the same parameters once more. So the last batch without a finite
+    loss is tried with the good parameters: if it fails with them too, the batches are at fault and those that failed
+    are left out. If not, an earlier step has spoiled the parameters, and the steps before the first failure are, too.
+    """
+    config = loop.config.train
+    removed = loop.checkpoints.remove_after(fault.skips.good)
+    begin, _, held, lines = resume(loop.checkpoints, loop.made, loop.lock)
+    state, frozen = held or loop.made.init()
+    del held
+    _, metrics = made_step(loop, state, frozen, next(batches_from(loop, fault.step - 1, fault.step)))
+    left_out = [s for s in fault.skips.skipped if s > begin]
+    if jax.device_get(metrics["skipped"]):
+        reason = "the last of them fails with its parameters too, so the batches are at fault: they are left out"
+    else:
+        # As many steps before the first failure as make a checkpoint good: which of them spoiled it is not known.
+        left_out = list(range(max(begin + 1, left_out[0] - config.max_skipped_in_a_row), fault.step + 1))
+        reason = "the last of them is finite with its parameters, so a step before spoiled them: they are left out"
+    where = f"step {begin}, the last good checkpoint" if begin else "the beginning, for no checkpoint is known as good"
+    lines.append(f"{fault}: training returns to {where}; {reason} ({health.batches(left_out)})")
+    if removed:
+        lines.append(f"removed the checkpoints that came after it: {', '.join(map(str, sorted(removed)))}")
+    for line in lines:
+        loop.progress.say(line)
+    return {"returns": [{"to": begin, "at": fault.step, "left_out": left_out}], "good": begin, "candidate": 0}
 
 
 def cells(batch: dict[str, np.ndarray]) -> int:

@@ -107,6 +107,19 @@ def test_readers_leave_a_save_in_progress_and_refuse_what_is_damaged(trained, tm
     assert sorted(folder.checkpoints.rglob("*")) == before
 
 
+def test_an_optimizer_that_holds_nothing_is_saved_and_resumed(tmp_path):
+    """Plain SGD has no state."""
+    cfg = synthetic.config(optim={"name": "sgd"}, train={"steps": 2, "checkpoint_every": 1})
+    made = train.setup(cfg, LOCK, meshes.make_mesh(MeshConfig(), jax.devices()[:1]))
+    failure = None
+    try:
+        for _ in range(2):
+            train.train(cfg, LOCK, synthetic.Batches(cfg), synthetic.Folder(tmp_path), made=made)
+    except Exception as e:
+        failure = e
+    assert failure is None
+
+
 def test_digests_do_not_depend_on_the_mesh():
     array = np.arange(64, dtype=np.float32).reshape(8, 8)
     mesh = jax.make_mesh((4, 2), ("a", "b"))

@@ -147,6 +147,7 @@ def _loss(found: dict) -> str:
     if entropy is not None:
         side = "below" if loss["total"][-1] < entropy else "not below"
         said += f" The unigram entropy of the targets is {entropy:.3f}: the loss ends {side} it."
+    said += "".join(f" {note}" for note in loss["notes"])
     if loss["without_loss"]:
         said += f" No token of these tasks was trained on: {', '.join(loss['without_loss'])}."
     return f"<p>{esc(said)}</p>" + _fixed(found["fixed_examples"])

@@ -8,13 +8,16 @@ No time stamp: the same run folder gives the same report.
 import hashlib
 from typing import Any
 
-from itx import storage
+from itx import health, storage
+from itx.checkpoint import Checkpoints
 from itx.config import RunConfig, flatten, to_dict
 from itx.data import lock as locks
 from itx.data.audit import accounts
 from itx.errors import UserError
 from itx.eval import summary
 from itx.log import TIMING, read_lines
+from itx.processes import newest_checkpoint
+from itx.runs import run_config
 
 SAMPLES = 5  # good outputs shown, and bad ones
 SHOWN = ("id", "template", "prompt", "references", "prediction", "extracted", "score")
@@ -147,6 +150,8 @@ def losses(run: Any, lock: dict, audit: dict | None) -> dict:
     import json
 
     lines = [json.loads(text) for text in read_lines(run.metrics_jsonl)]
+    entropy = audit["mixture"]["unigram_entropy"] if audit else None
+    skips, events = _skips(run), health.events(health.LossWatch(run_config(run), entropy), lines)
     tasks: dict[str, tuple[list, list]] = {}
     for line in lines:
         for key, value in line.items():
@@ -160,11 +165,31 @@ def losses(run: Any, lock: dict, audit: dict | None) -> dict:
         "steps": [x["step"] for x in with_loss], "total": [x["train/loss"] for x in with_loss],
         "tasks": tasks, "clusters": {t["name"]: t["cluster"] for t in lock["tasks"]},
         "without_loss": [t["name"] for t in lock["tasks"] if t["name"] not in tasks],
-        "unigram_entropy": audit["mixture"]["unigram_entropy"] if audit else None,
-        "skipped_steps": lines[-1].get("train/skipped", 0) if lines else 0,
+        "unigram_entropy": entropy,
+        "skipped_steps": lines[-1].get("train/skipped", 0) if lines else 0, **skips,
+        "events": [e._asdict() for e in events], "notes": _loss_notes(skips, events),
         "tokens": sum(x.get("train/tokens", 0) for x in lines),
         "tokens_per_second": speeds[len(speeds) // 2] if speeds else None,
     }  # fmt: skip
+
+
+def _skips(run: Any) -> dict:
+    """{"skipped": [step, …], "returns": [{"to", "at", "left_out"}]}, as the newest checkpoint has them."""
+    step = newest_checkpoint(run.checkpoints)
+    meta = {}
+    if step:
+        with Checkpoints(run.checkpoints, read_only=True) as checkpoints:
+            meta = checkpoints.meta(step)
+    return {"skipped": meta.get("skipped", []), "returns": meta.get("returns", [])}
+
+
+def _loss_notes(skips: dict, events: list[health.Event]) -> list[str]:
+    """Sentences about steps that changed nothing, and about what the curve shows."""
+    notes = [f"Skipped batches: {health.batches(skips['skipped'])}."] if skips["skipped"] else []
+    for r in skips["returns"]:
+        notes.append(f"After step {r['at']} too many steps had no finite loss or gradient: training returned to step "
+                     f"{r['to']} and left out {len(r['left_out'])} steps ({health.batches(r['left_out'])}).")  # fmt: skip
+    return notes + [f"At step {e.step}: {e.text}." for e in events]
 
 
 def _fixed(run: Any) -> dict | None:
@@ -204,6 +229,8 @@ def print_report(found: dict) -> None:
         entropy = f"; unigram entropy of targets {loss['unigram_entropy']:.3f}" if loss["unigram_entropy"] else ""
         console.print(f"loss {loss['total'][0]:.3f} -> {loss['total'][-1]:.3f}{entropy}; "
                       f"{loss['skipped_steps']} steps skipped", markup=False)  # fmt: skip
+        for note in loss["notes"]:
+            console.print(note, markup=False)
     for line in retention_lines(found["retention"]):
         console.print(line, markup=False)
     if found["audit"]:

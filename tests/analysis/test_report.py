@@ -4,7 +4,10 @@
 import base64
 import html.parser
 import json
+import math
+import random
 import re
+import shutil
 
 import pytest
 
@@ -15,6 +18,7 @@ from itx.config import to_dict
 from itx.data.audit import audit
 from itx.errors import UserError
 from itx.eval.evaluate import evaluate
+from itx.runs import RunFolder
 from tests import scored
 
 EVIL = "<script>alert('x')</script> & \"quoted\""
@@ -85,6 +89,30 @@ def test_the_page_is_whole_and_works_alone(run, capsys):
     ):  # fmt: skip
         assert said in reader.text, said
     assert "before" in capsys.readouterr().out
+
+
+def curve(entropy, shape):
+    """Logged losses of a run that falls from 6 to 0.3 with noise, stands at the entropy of the targets, or leaps."""
+    draw = random.Random(3)
+    for i in range(120):
+        loss = 0.3 + 5.7 * math.exp(-i / 20)
+        if shape == "plateau" and i >= 12:
+            loss = max(loss, entropy)
+        yield (loss if i != 70 or shape != "leap" else loss * 3) * draw.uniform(0.97, 1.03)
+
+
+@pytest.mark.parametrize("shape", ["falls", "plateau", "leap"])
+def test_a_plateau_or_leap_of_the_loss_is_said_and_nothing_else(run, shape, tmp_path, capsys):
+    there = RunFolder(shutil.copytree(run.path, tmp_path / "run"))
+    audited = storage.read_json(there.audit_json)
+    audited["mixture"]["unigram_entropy"] = 3.2
+    storage.write_json(there.audit_json, audited)
+    lines = [{"step": 10 * i, "train/loss": loss} for i, loss in enumerate(curve(3.2, shape), 1)]
+    there.metrics_jsonl.write_text("".join(json.dumps(x) + "\n" for x in lines))
+    report(there)
+    for text in (" ".join(capsys.readouterr().out.split()), Reader(there.report_html.read_text()).text):
+        assert ("stands at the unigram entropy" in text) == (shape == "plateau")
+        assert ("leapt to" in text and "step 710" in text) == (shape == "leap")
 
 
 def test_numbers_are_those_of_the_files(run):
