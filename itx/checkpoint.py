@@ -23,6 +23,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from itx import storage
 from itx.errors import UserError
 
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy")
@@ -87,7 +88,8 @@ class Checkpoints:
         meta = meta | {"digests": {item: {name: digest(x) for name, x in of.items()} for item, of in arrays.items()}}
         items = {item: args.StandardSave(of) for item, of in arrays.items()}
         items["meta"] = args.JsonSave(meta | {"seal": seal(meta)})
-        self.manager.save(step, args=args.Composite(**items))
+        with storage.named(self.directory):
+            self.manager.save(step, args=args.Composite(**items))
 
     def meta(self, step: int) -> dict:
         """What `save` was given; Damaged where the file is not what was written."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The `itx` command: parses, imports what one command needs, and turns what is a person's to mend into one line.
 
-Exit codes: 0 done, 1 a check or the run failed, 2 a mistake in usage, config or data.
+Exit codes: 0 done, 1 a check or the run failed or the machine had no room, 2 a mistake in usage, config or data.
 """
 
 import argparse
@@ -120,7 +120,7 @@ def main(argv: list[str] | None = None) -> int:
     if unknown:
         print(f"itx: {_unknown(unknown[0], takes_overrides)}", file=sys.stderr)
         return 2
-    from itx.errors import RunFailed, UserError
+    from itx.errors import RunFailed, UserError, of_the_machine
     from itx.text import visible
 
     for stream in (sys.stdout, sys.stderr):
@@ -131,7 +131,9 @@ def main(argv: list[str] | None = None) -> int:
         _refuse_remote_paths(args)
         from itx import commands
 
-        return commands.COMMANDS[args.command, getattr(args, "subcommand", None)](args)
+        code = commands.COMMANDS[args.command, getattr(args, "subcommand", None)](args)
+        sys.stdout.flush()  # a full disk shows here rather than when Python ends
+        return code
     except UserError as e:
         print(f"itx: {visible(str(e))}", file=sys.stderr)
         return 2
@@ -143,6 +145,12 @@ def main(argv: list[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return 0
+    except Exception as e:
+        refused = of_the_machine(e)
+        if refused is None:
+            raise
+        print(f"itx: {visible(refused[0])}", file=sys.stderr)
+        return refused[1]
 
 
 PATH_ARGUMENTS = ("config", "run", "run_dir", "lock", "cache_dir", "json", "root", "hf_dir", "out", "out_dir")

@@ -233,8 +233,7 @@ def build_in_subprocess(args: Namespace) -> Path:
         code = subprocess.run(
             [*words, "--json", str(out)], env=os.environ | {processes.WATCH: str(os.getpid())}
         ).returncode
-        if code:
-            raise SystemExit(code)
+        processes.check_ended(code, "the build")
         return Path(storage.read_json(out)["lock"])
 
 
@@ -412,13 +411,17 @@ def _run_config(run: RunFolder, **evaluation) -> configs.RunConfig:
 
 
 def _step(run: RunFolder, given: int | None) -> int:
-    """The step asked for, or the newest checkpoint's."""
-    from itx.train import latest_step
-
-    step = latest_step(run) if given is None else given
-    if given is None and step == 0:
+    """The step asked for, or the newest checkpoint's; 0 is the model before tuning."""
+    steps = storage.checkpoint_steps(run.checkpoints)
+    if given is None and not steps:
         raise UserError(f"{run.path} has no checkpoint yet; --step 0 asks the model before tuning")
-    return step
+    if given is None:
+        return steps[-1]
+    if given and given not in steps:
+        near = sorted(sorted([0, *steps], key=lambda step: abs(step - given))[:3])
+        raise UserError(f"--step {given}: {run.path} has no checkpoint of that step; the nearest: "
+                        + ", ".join(f"{step} (before tuning)" if step == 0 else str(step) for step in near))  # fmt: skip
+    return given
 
 
 def evaluate_run(args: Namespace) -> int:
@@ -518,8 +521,7 @@ def _further_in_subprocess(request: dict) -> dict:
         asked, answer = Path(folder) / "request.json", Path(folder) / "answer.json"
         storage.write_json(asked, request)
         code = subprocess.run([sys.executable, "-m", "itx.build.further", str(asked), str(answer)]).returncode
-        if code:
-            raise SystemExit(code)
+        processes.check_ended(code, "the build of further rows")
         return storage.read_json(answer)
 
 

@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The one error a person's mistake raises, and the words that suggest the nearest valid name."""
 
+import concurrent.futures
 import difflib
-from collections.abc import Iterable
+import errno
+import os
+import re
+from collections.abc import Iterable, Iterator
 
 
 class UserError(Exception):
@@ -27,3 +31,60 @@ def did_you_mean(name: str, valid: Iterable[str]) -> str:
     if not valid:
         return "; none is registered"
     return "; valid: " + ", ".join(sorted(valid)[:8]) + (", …" if len(valid) > 8 else "")
+
+
+# ---- what the machine refuses -----------------------------------------------------------------------
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+# Checkpoints are written by a library that tells the system's error in its text alone.
+STORE_ERROR = re.compile(r"\[os_error_code='(\d+)'\]")
+OUT_OF_MEMORY = re.compile(r"RESOURCE_EXHAUSTED|std::bad_alloc|[Oo]ut of memory")
+
+
+def of_the_machine(error: BaseException) -> tuple[str, int] | None:
+    """(one line, exit code) for what the file system or the memory refused; None for any other error.
+
+    A path that cannot be used is the user's mistake: 2. A full disk or too little memory is none, and a new start may
+    find more: 1.
+    """
+    for e in _chain(error):
+        if isinstance(e, concurrent.futures.BrokenExecutor):
+            return "a build process was ended from outside, mostly for want of memory: give fewer, --data.workers=1", 1
+        if isinstance(e, MemoryError):
+            return _memory(e), 1
+        if isinstance(e, OSError) and e.errno:
+            return _file(e.errno, e.filename2 or e.filename)
+        if found := STORE_ERROR.search(str(e)):
+            paths = re.findall(r'"(/[^"]*)"', str(e))
+            return _file(int(found[1]), paths[0] if paths else None)
+        if OUT_OF_MEMORY.search(str(e)):
+            return _memory(e), 1
+    return None
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what it was raised from."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _memory(error: BaseException) -> str:
+    said = " ".join(str(error).split())[:120]
+    return (
+        f"out of memory{f' ({said})' if said else ''}: raise --train.microbatches, lower --data.sequence_length or "
+        "--eval.batch_size, set --model.remat=full, or end other programs; the same command goes on"
+    )
+
+
+def _file(number: int, path: str | bytes | int | None) -> tuple[str, int]:
+    where = os.fsdecode(path) if isinstance(path, str | bytes) else "standard output or an open file"
+    why = os.strerror(number)
+    if number in FULL:
+        return f"{where}: {why}; nothing more could be written: make room, and the same command goes on", 1
+    if number in REFUSED:
+        return f"{where}: {why}; give a path that this user may read and write", 2
+    return f"{where}: {why}", 2

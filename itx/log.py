@@ -17,8 +17,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from itx import health
+from itx import health, storage
 from itx.config import RunConfig
+from itx.errors import UserError
 
 TIMING = ("train/tokens_per_second", "train/seconds")
 
@@ -28,6 +29,7 @@ class MetricsLog:
 
     def __init__(self, file: Path, step: int, tensorboard: Path | None = None):
         self.kept = cut_back(file, step)  # its lines, as they were written
+        self.file = file
         self.out = open(file, "a", encoding="utf-8")  # noqa: SIM115 (closed on exit)
         self.board = None
         if tensorboard is not None:
@@ -36,16 +38,18 @@ class MetricsLog:
             self.board = SummaryWriter(str(tensorboard), purge_step=step + 1)
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        self.out.write(json.dumps({"step": step, **values}) + "\n")
-        self.out.flush()
+        with storage.named(self.file):
+            self.out.write(json.dumps({"step": step, **values}) + "\n")
+            self.out.flush()
         if self.board is not None:
             for name, value in values.items():
                 self.board.add_scalar(name, value, step)
 
     def sync(self) -> None:
         """Until this returns, lines may be lost in a power cut; after it they are on disk."""
-        self.out.flush()
-        os.fsync(self.out.fileno())
+        with storage.named(self.file):
+            self.out.flush()
+            os.fsync(self.out.fileno())
 
     def __enter__(self) -> "MetricsLog":
         return self
@@ -60,22 +64,47 @@ class MetricsLog:
 def cut_back(file: Path, step: int) -> list[dict]:
     """Drop lines of later steps, and a last line that a kill left incomplete; returns those that stay."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    kept = [line for line in read_lines(file) if json.loads(line)["step"] <= step]
-    scratch = file.with_name(file.name + ".tmp")
-    with open(scratch, "w", encoding="utf-8") as out:
-        out.writelines(line + "\n" for line in kept)
-        out.flush()
-        os.fsync(out.fileno())
-    os.replace(scratch, file)
-    return [json.loads(line) for line in kept]
+    kept, damaged = [], None
+    for number, line in enumerate(read_lines(file), 1):
+        entry = _entry(line)
+        if entry is None:
+            damaged = damaged or number
+        elif entry["step"] <= step:
+            if damaged:  # Behind the last line that stays, a damaged one is of a step that is made again.
+                raise _damaged(file, damaged)
+            kept.append((line, entry))
+    with storage.whole_file(file) as part:
+        part.write_bytes(b"".join(line + b"\n" for line, _ in kept))
+    return [entry for _, entry in kept]
 
 
-def read_lines(file: Path) -> list[str]:
-    """The whole lines of metrics.jsonl."""
-    if not file.is_file():
-        return []
-    lines = file.read_text(encoding="utf-8").split("\n")
-    return [line for line in lines[:-1] if line.endswith("}")]
+def read_metrics(file: Path) -> list[dict]:
+    """What metrics.jsonl holds; UserError that names a line which is not what a run writes."""
+    entries = [_entry(line) for line in read_lines(file)]
+    if None in entries:
+        raise _damaged(file, entries.index(None) + 1)
+    return entries
+
+
+def _entry(line: bytes) -> dict | None:
+    """{"step": n, …}, or None if the line holds something else."""
+    try:
+        found = json.loads(line.decode("utf-8"))
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) and isinstance(found.get("step"), int) else None
+
+
+def _damaged(file: Path, number: int) -> UserError:
+    return UserError(
+        f"{file}: line {number} is damaged; remove that line (its figures are lost) or put a sound copy of the file in "
+        "its place, and say the same command again"
+    )
+
+
+def read_lines(file: Path) -> list[bytes]:
+    """The whole lines of a log: what follows the last line end, a kill has cut short."""
+    return file.read_bytes().split(b"\n")[:-1] if file.is_file() else []
 
 
 class Progress:

@@ -12,6 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from itx import storage
+from itx.errors import RunFailed
+
 WATCH = "ITX_END_WITH_PARENT"  # the process id of the starter: a process ends when the one that set this is killed
 
 # A new start changes nothing after success, after a user's mistake, or when a signal told the run to stop.
@@ -59,7 +62,18 @@ def ends_at_sigterm() -> Iterator[None]:
 
 def newest_checkpoint(checkpoints: Path) -> int:
     """The newest step that has a folder there, 0 without any."""
-    return max((int(p.name) for p in checkpoints.glob("[0-9]*") if p.name.isdigit()), default=0)
+    return max(storage.checkpoint_steps(checkpoints), default=0)
+
+
+def check_ended(code: int, what: str) -> None:
+    """End as a child process has ended, unless that was well. If it was killed, nobody has said so yet."""
+    if -code in (signal.SIGTERM, signal.SIGINT):
+        raise SystemExit(128 - code)
+    if code < 0:
+        why = " (mostly for want of memory)" if -code == signal.SIGKILL else ""
+        raise RunFailed(f"{what} was ended by {signal.Signals(-code).name}{why}; the same command goes on from there")
+    if code:
+        raise SystemExit(code)
 
 
 class Supervisor:

@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from itx.errors import UserError
+
 LOCK = "lock"  # the file in a part's folder that its writer holds
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 # No file or folder takes a day to write without a byte of progress; only where no lock can tell.
@@ -34,10 +36,22 @@ def is_remote(path: str) -> bool:
 
 
 @contextlib.contextmanager
+def named(path: Path | str) -> Iterator[None]:
+    """Inside, an error of the system that names no file (as one of writing to an open file does), or one that is only
+    there while `path` is written, names this path."""
+    try:
+        yield
+    except OSError as e:
+        if e.errno is not None and (e.filename is None or ".part" in str(e.filename)):
+            e.filename, e.filename2 = str(path), None
+        raise
+
+
+@contextlib.contextmanager
 def whole_file(path: Path | str) -> Iterator[Path]:
     """Write to the path that is yielded; it takes the place of `path` when the block ends without error."""
     path = Path(path)
-    with _workplace(path) as place:
+    with named(path), _workplace(path) as place:
         part = place / path.name
         part.touch()
         mode = part.stat().st_mode  # as the umask has it; a library may put a private file in its place
@@ -52,7 +66,7 @@ def whole_file(path: Path | str) -> Iterator[Path]:
 def whole_folder(path: Path | str) -> Iterator[Path]:
     """As `whole_file`, for a folder: complete under its name, or not there."""
     path = Path(path)
-    with _workplace(path) as place:
+    with named(path), _workplace(path) as place:
         part = place / path.name
         part.mkdir()
         file_mode = part.stat().st_mode & 0o666
@@ -175,6 +189,11 @@ def _idle_seconds(part: Path) -> float:
     return time.time() - max(times, default=0.0)
 
 
+def checkpoint_steps(folder: Path) -> list[int]:
+    """The steps that have a checkpoint in a run's folder of them, which may be absent."""
+    return sorted(int(p.name) for p in folder.glob("[0-9]*") if p.name.isdigit())
+
+
 def write_json(path: Path | str, value: Any) -> None:
     with whole_file(path) as part:
         part.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
@@ -182,6 +201,23 @@ def write_json(path: Path | str, value: Any) -> None:
 
 def read_json(path: Path | str) -> Any:
     return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def read_object(path: Path | str, *keys: str) -> dict:
+    """An object of a file that one of our commands wrote; UserError if it does not read as one, or lacks a key."""
+    try:
+        held = read_json(path)
+        why = "it holds no object" if not isinstance(held, dict) else ""
+        absent = [k for k in keys if not why and k not in held]
+        why = why or (f"{absent[0]!r} is absent" if absent else "")
+    except ValueError as e:
+        why = " ".join(str(e).split())
+    if why:
+        raise UserError(
+            f"{path} is damaged ({why}): put a sound copy in its place, or remove it, and the command that wrote it "
+            "writes it anew"
+        )
+    return held
 
 
 def write_jsonl_gz(path: Path, rows: list[dict]) -> None:

@@ -30,6 +30,7 @@ from itx.log import Book, Interrupts, MetricsLog, Progress
 from itx.models import pretrained
 from itx.models.transformer import Transformer, fold
 from itx.peft import logical_names
+from itx.processes import newest_checkpoint
 
 State = dict[str, Any]
 Metrics = dict[str, jax.Array]
@@ -528,7 +529,7 @@ def load_model(run: Any, config: RunConfig, lock: dict, step: int | None = None,
     _, abstract = abstract_model(config, lock)
     base = parameters(abstract)
     if step is None:
-        step = latest_step(run)
+        step = newest_checkpoint(run.checkpoints)
     params = initialiser(config, lock, mesh)() if step == 0 or config.peft.method != "full" else {}
     if step:
         abstract = adapted(config, abstract)
@@ -566,9 +567,3 @@ def merged(runner: Any) -> Params:
     model = adapters.cast(merge(runner.graphdef, runner.params), "float32")  # bfloat16 would round the adapter away
     adapters.merge(model)
     return parameters(model)
-
-
-def latest_step(run: Any) -> int:
-    """The newest checkpoint's step; 0 where there is none."""
-    steps = [int(p.name) for p in run.checkpoints.glob("[0-9]*") if p.name.isdigit()]
-    return max(steps, default=0)

@@ -20,6 +20,7 @@ from itx.data.loader import Batches
 from itx.data.vocabulary import Vocabulary
 from itx.errors import UserError
 from itx.models import hf, presets, pretrained
+from itx.processes import newest_checkpoint
 from itx.runs import RunFolder
 from tests import samples
 from tests.conftest import REPO
@@ -72,7 +73,7 @@ def test_a_model_of_transformers_is_tuned_and_comes_back(name, tmp_path, monkeyp
     lock, mesh = locks.read(run / "data.lock.json"), meshes.make_mesh(MeshConfig(), jax.devices()[:1])
     monkeypatch.setattr(pretrained, "load", lambda *_: pytest.fail("it began anew"))
     train.train(longer, lock, Batches(lock, tmp_path / "cache"), RunFolder(run), train.setup(longer, lock, mesh))
-    assert train.latest_step(RunFolder(run)) == 7
+    assert newest_checkpoint(RunFolder(run).checkpoints) == 7
 
 
 def test_import_and_export_by_command_give_the_tensors_back(tmp_path, capsys):

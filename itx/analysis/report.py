@@ -15,9 +15,9 @@ from itx.data import lock as locks
 from itx.data.audit import accounts
 from itx.errors import UserError
 from itx.eval import summary
-from itx.log import TIMING, read_lines
+from itx.log import TIMING, read_lines, read_metrics
 from itx.processes import newest_checkpoint
-from itx.runs import run_config
+from itx.runs import read_config, run_config
 
 SAMPLES = 5  # good outputs shown, and bad ones
 SHOWN = ("id", "template", "prompt", "references", "prediction", "extracted", "score")
@@ -42,13 +42,16 @@ def report(run: Any) -> dict:
 
 def facts(run: Any) -> dict:
     """Everything the report says, as plain values."""
-    about = storage.read_json(run.config_json)
+    about = read_config(run)
     lock = locks.read(run.lock_json)
     steps = scored_steps(run)
     if not steps:
         raise UserError(f"{run.path}: nothing is scored yet (no eval/<step>/scores.json); run itx eval {run.path}")
-    scores = {key: storage.read_json(run.scores_json(s)) for key, s in _before_and_after(steps).items()}
-    audit = storage.read_json(run.audit_json) if run.audit_json.is_file() else None
+    scores = {
+        key: storage.read_object(run.scores_json(s), "step", "split", "rows", "groups", "easy")
+        for key, s in _before_and_after(steps).items()
+    }
+    audit = storage.read_object(run.audit_json, "mixture") if run.audit_json.is_file() else None
     looks = len(read_lines(run.test_log)) if run.test_log.is_file() else 0
     default = flatten(to_dict(RunConfig()))
     return {
@@ -147,9 +150,7 @@ def _any_rows(run: Any, scores: dict) -> list[tuple[str, dict, dict]]:
 
 def losses(run: Any, lock: dict, audit: dict | None) -> dict:
     """Loss over steps, in total and per task, and what else metrics.jsonl says in one number."""
-    import json
-
-    lines = [json.loads(text) for text in read_lines(run.metrics_jsonl)]
+    lines = read_metrics(run.metrics_jsonl)
     entropy = audit["mixture"]["unigram_entropy"] if audit else None
     skips, events = _skips(run), health.events(health.LossWatch(run_config(run), entropy), lines)
     tasks: dict[str, tuple[list, list]] = {}
@@ -193,13 +194,13 @@ def _loss_notes(skips: dict, events: list[health.Event]) -> list[str]:
 
 
 def _fixed(run: Any) -> dict | None:
-    return storage.read_json(run.fixed_json) if run.fixed_json.is_file() else None
+    return storage.read_object(run.fixed_json) if run.fixed_json.is_file() else None
 
 
 def _retention(run: Any, lock: dict, pretrained: str | None) -> dict | None:
     """{"before", "after": {text: {"bits_per_byte", …}}}, or {"unretained": why there is none}; None for a run from
     scratch."""
-    found = storage.read_json(run.retention_json) if run.retention_json.is_file() else lock
+    found = storage.read_object(run.retention_json) if run.retention_json.is_file() else lock
     # locks of earlier versions do not say why
     none = {"unretained": "the run's data name no text"} if pretrained else None
     return {k: found[k] for k in ("before", "after", "unretained") if k in found} or none

@@ -22,7 +22,7 @@ def fixed_losses(
     load: Callable[[], Any], lock: dict, cache_dir: str | Path, run: RunFolder, step: int, when: str
 ) -> dict:
     """Adds {when: {row name: loss}} to the run's fixed-example file; `when` is "before" or "after"."""
-    found = storage.read_json(run.fixed_json) if run.fixed_json.is_file() else {"steps": {}}
+    found = storage.read_object(run.fixed_json, "steps") if run.fixed_json.is_file() else {"steps": {}}
     if found["steps"].get(when) == step:
         return found
     rows = [r for r in lock["evaluation"] if r["group"] == "instances"]

@@ -34,7 +34,7 @@ Chunk = tuple[list[int], list[int], list[int]]  # prompt, target, bytes of each 
 
 def retention(load: Callable[[], Any], lock: dict, cache_dir: str | Path, run: RunFolder, step: int, when: str) -> dict:
     """Adds {when: {text: facts of `bits_per_byte`}} to the run's file; `when` is "before" or "after"."""
-    found = storage.read_json(run.retention_json) if run.retention_json.is_file() else {"steps": {}}
+    found = storage.read_object(run.retention_json, "steps") if run.retention_json.is_file() else {"steps": {}}
     texts = lock.get("retention", [])
     key = [step, *(t["sha256"] for t in texts)]
     if not texts or found["steps"].get(when) == key:

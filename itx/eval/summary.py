@@ -43,8 +43,8 @@ def read_predictions(run: Any, step: int, row: str) -> list[dict]:
 def write_scores(run: Any, step: int, rows: list[dict], lock: dict, config: RunConfig) -> dict:
     """Summarise rows whose predictions are on disk; rows scored before and not now are kept."""
     file = run.scores_json(step)
-    old = storage.read_json(file) if file.is_file() else {"rows": {}}
-    easy = storage.read_json(run.audit_json).get("easy", {}) if run.audit_json.is_file() else {}
+    old = storage.read_object(file, "rows") if file.is_file() else {"rows": {}}
+    easy = storage.read_object(run.audit_json).get("easy", {}) if run.audit_json.is_file() else {}
     kept = {n: r for n, r in old["rows"].items() if predictions_file(run, step, n).is_file()}
     for row in rows:
         lines = read_predictions(run, step, row["name"])

@@ -43,7 +43,7 @@ def find(name: str) -> Begin:
         raise UserError(f"{run.config_json} has neither a 'model_type', as Hugging Face's have, nor a run's 'config'")
     if folder.parent.name == "checkpoints" and folder.name.isdigit():
         run, step = RunFolder(folder.parents[1]), int(folder.name)
-    steps = sorted(int(p.name) for p in run.checkpoints.glob("[0-9]*") if p.name.isdigit())
+    steps = storage.checkpoint_steps(run.checkpoints)
     if run.config_json.is_file() and (step in steps if step is not None else steps):
         return Begin(folder, run, steps[-1] if step is None else step)
     if run.config_json.is_file():

@@ -115,6 +115,19 @@ def test_a_plateau_or_leap_of_the_loss_is_said_and_nothing_else(run, shape, tmp_
         assert ("leapt to" in text and "step 710" in text) == (shape == "leap")
 
 
+@pytest.mark.parametrize("damage", ["{", "[]", "{}", "\x00"])
+@pytest.mark.parametrize("name", ["scores_json", "audit_json", "metrics_jsonl"])
+def test_a_damaged_file_is_named(run, name, damage, tmp_path):
+    there = RunFolder(shutil.copytree(run.path, tmp_path / "run"))
+    file = there.scores_json(4) if name == "scores_json" else getattr(there, name)
+    file.write_text(damage + "\n")
+    try:
+        failure = facts(there)
+    except Exception as e:
+        failure = e
+    assert isinstance(failure, UserError) and str(file) in str(failure) and "damaged" in str(failure)
+
+
 def test_numbers_are_those_of_the_files(run):
     found = facts(run)
     scores = {s: storage.read_json(run.scores_json(s)) for s in (0, 4)}
