@@ -682,24 +682,25 @@ def _show_mixture(registry, args: Namespace) -> int:
 
 def tasks_check(args: Namespace) -> int:
     registry = _registered(args)
-    from itx.build import check, download
+    from itx.build import check, download, repeat
 
     specs = [registry.task(args.name, args.root)] if args.name else _all_tasks(registry, args.root)
     rows = []
-    for spec in specs:
-        absent = download.missing(spec)
-        if absent and args.download:
-            download.prepare(spec.source.options["name"])
-        skipped = ""
-        if absent and not args.download and not args.name:
-            skipped = "its TFDS set is not prepared: --download does that"
-        elif not args.root and not args.name and getattr(spec.source, "kind", "") != "tfds":
-            skipped = "its files need --root" if getattr(spec.source, "files", None) else ""
-        rows.append({"task": spec.name, "problems": [] if skipped else check.check(spec, args.root)})
-        rows[-1] |= {"skipped": skipped} if skipped else {}
-        found = rows[-1]
-        word = "skip" if found.get("skipped") else "FAIL" if found["problems"] else "ok  "
-        print(f"{word} {spec.name}" + "".join(f"\n     {p}" for p in found["problems"]))
+    with repeat.other_processes(tuple(args.modules.split(",")), args.root, check.read) as others:
+        for spec in specs:
+            absent = download.missing(spec)
+            if absent and args.download:
+                download.prepare(spec.source.options["name"])
+            skipped = ""
+            if absent and not args.download and not args.name:
+                skipped = "its TFDS set is not prepared: --download does that"
+            elif not args.root and not args.name and getattr(spec.source, "kind", "") != "tfds":
+                skipped = "its files need --root" if getattr(spec.source, "files", None) else ""
+            rows.append({"task": spec.name, "problems": [] if skipped else check.check(spec, args.root, others)})
+            rows[-1] |= {"skipped": skipped} if skipped else {}
+            found = rows[-1]
+            word = "skip" if found.get("skipped") else "FAIL" if found["problems"] else "ok  "
+            print(f"{word} {spec.name}" + "".join(f"\n     {p}" for p in found["problems"]))
     if args.json:
         storage.write_json(args.json, rows)
     return 1 if any(r["problems"] for r in rows) else 0

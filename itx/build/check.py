@@ -4,9 +4,11 @@
 import dataclasses
 import itertools
 from collections import Counter
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
 
 from itx import text
-from itx.build import chat, fewshot, objectives, render
+from itx.build import chat, fewshot, objectives, render, repeat
 from itx.errors import UserError, did_you_mean
 from itx.eval import metrics
 from itx.tasks import names, templates
@@ -65,17 +67,26 @@ def show(spec: TaskSpec, name: str, root: str) -> dict:
     return {"task": facts, "renderings": renderings}
 
 
-def check(spec: TaskSpec, root: str) -> list[str]:
+def read(spec: TaskSpec, root: str, seen: repeat.Seen, problems: list[str]) -> list[render.Item]:
+    """The first EXAMPLES examples; `fields` is called twice on each record, see `repeat.twice`."""
+    return _items(dataclasses.replace(spec, fields=repeat.twice(spec, seen, problems)), root, EXAMPLES)
+
+
+def check(spec: TaskSpec, root: str, others: Sequence[Connection] = ()) -> list[str]:
     """Problems found, most of them on the first EXAMPLES examples; [] for a sound task.
 
-    Every slot is filled; the gold target scores 1, and an option drawn at random as much as chance; the answer found in
+    `fields` gives the same again, and in `others` (processes of repeat.py); every slot is filled; the gold target scores 1, and an option drawn at random as much as chance; the answer found in
     it names the right option and no other; all chain-of-thought targets give their answer back; no prompt tells its
     target; an inverted prompt shows the answer and asks for a field that the plain ones show.
     """
     problems = []
     metrics.trust(name for m in spec.metrics if ":" in (name := metrics.name_of(m)))
+    for pipe in others:
+        pipe.send(spec.name)
+    seen: repeat.Seen = []
+    unsteady: list[str] = []
     try:
-        items = _items(spec, root, EXAMPLES)
+        items = read(spec, root, seen, unsteady)
         pool = fewshot.pool(spec, items) if spec.templated else None
         for name, which in variants(spec):
             variant = names.parse(name)
@@ -90,6 +101,8 @@ def check(spec: TaskSpec, root: str) -> list[str]:
         problems += _answers_given_back(spec, root) if spec.cot else []
     except UserError as e:
         problems.append(str(e))
+    differing = [p for p in repeat.compare(spec, seen, others) if p not in problems]
+    problems += unsteady or differing
     return sorted(set(problems))[:10]
 
 

@@ -1,6 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """`itx tasks check`: a sound task passes, and each way to break one is named."""
 
+import itertools
+import json
+import random
+import time
+
 import pytest
 
 from itx.build import check
@@ -9,6 +14,7 @@ from itx.tasks import registry
 from itx.tasks.registry import make_task
 from itx.tasks.spec import CoT, Skip, function
 from tests import sample_tasks  # noqa: F401  (registers)
+from tests.samples import itx
 
 N = 70  # more than the examples that most checks look at
 BARE = ("{text}\nKind:", "{answer}")
@@ -124,3 +130,75 @@ def test_wordings_with_and_without_options_are_shown():
     assert [r["kind"] for r in shown] == ["training, fs2, opt"] and shown[0]["prompt"].count("even or odd?") == 3
     with pytest.raises(UserError, match="task 'sample_even' has no variant 'sample_even:noopt'"):
         check.show(spec, "sample_even:noopt", "")
+
+
+COUNTER, SHARED = itertools.count(), {"n": 0}
+
+
+def renamed(e: dict) -> dict:
+    e["text"] = e["text"].upper()
+    return sound(e)
+
+
+def state(e: dict) -> dict:
+    SHARED["n"] += 1
+    return {**sound(e), "text": f"{e['text']}, {SHARED['n'] % 7}"}
+
+
+UNSTEADY = {
+    "random numbers": (with_values(text=lambda e: f"{e['text']} {random.random()}"), "('text')"),
+    "a random label": (with_values(answer=lambda e: random.choice(("complaint", "question"))), "('answer')"),
+    "the clock": (with_values(text=lambda e: f"{e['text']} at {time.perf_counter_ns()}"), "('text')"),
+    "a counter": (with_values(text=lambda e: f"{e['text']} as {next(COUNTER)}"), "('text')"),
+    "state": (state, "('text')"),
+    "several of them": (lambda e: [sound(e), {**sound(e), "rationale": f"{random.random()}."}], "('1.rationale')"),
+    "now and then a skip": (lambda e: Skip("no") if random.random() < 0.5 else sound(e), "('"),
+    "the order of the fields": (
+        lambda e: dict(sorted(sound(e).items(), reverse=random.random() < 0.5)), "(the order of its fields)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", UNSTEADY)
+def test_fields_that_give_something_else_each_time_are_named(case):
+    fields, where = UNSTEADY[case]
+    said = problems(fields).replace("the field ", "")
+    assert "fields() gives another result when it is called again on an equal record " in said and where in said
+    assert said.count("called again") == 1
+
+
+def test_fields_that_change_their_record_are_named():
+    assert "record 0: fields() changes the record that it is given (the field 'text')" in problems(renamed)
+    assert "is given (the field 'label')" in problems(lambda e: {"text": e["text"], "answer": e.pop("label")})
+    assert problems(lambda e: sound({**e})) == ""
+
+
+SETS = """
+from itx.tasks import function, instruction_task
+
+def rows(split, root, seed):
+    return [{"text": f"letter {i} of {i * 7} to {i * 5}", "label": i % 2} for i in range(60)]
+
+def add(name, fields, options=("no", "yes"), make=rows):
+    instruction_task(name, version=1, cluster="c", fields=fields, options=options, metrics=("accuracy",),
+                     source=function(make), templates=[("{text}\\n{options}", "{answer}")])
+
+def plain(e):
+    return {"text": e["text"], "answer": e["label"]}
+
+add("sound", plain)
+add("words", lambda e: {"text": " ".join(set(e["text"].split())), "answer": e["label"]})
+add("addresses", lambda e: {"text": f"{e['text']} {object}{object()}", "answer": e["label"]})
+add("made", plain, make=lambda split, root, seed: [{"text": t, "label": 0} for t in {f"letter {i}" for i in range(60)}])
+add("options", plain, options=tuple({"no", "yes", "perhaps", "never", "always", "often", "seldom"}))
+"""
+
+
+def test_the_order_of_a_set_is_told_by_other_processes(tmp_path):
+    (tmp_path / "with_sets.py").write_text(SETS)
+    itx("tasks", "check", "--modules=with_sets", "--json=said.json", check=1, cwd=tmp_path, PYTHONHASHSEED="1")
+    said = {t["task"]: "\n".join(t["problems"]) for t in json.loads((tmp_path / "said.json").read_text())}
+    assert said.pop("sound") == ""
+    assert "record 0: fields() gives another result in another process" in said["words"]
+    assert "record 0: fields() gives another result in another process" in said["addresses"]
+    assert "record 0: its source gives another record in another process" in said["made"]
+    assert "its options, templates or constants differ in another process" in said["options"]
