@@ -13,12 +13,13 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from itx import text
 from itx.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:  # naming a metric, as every task does, takes no NumPy
+    import numpy as np
 
 # Ways to cut a text into BLEU's words that need no download; "" chooses one by the script of the references.
 TOKENIZERS = ("", "13a", "intl", "zh", "char", "none", "ja-mecab", "ko-mecab")
@@ -36,13 +37,15 @@ class SetMetric:
 
     metric: Any  # sacrebleu's
 
-    def counts(self, references: Sequence[Sequence[str]], predictions: Sequence[str]) -> np.ndarray:
+    def counts(self, references: Sequence[Sequence[str]], predictions: Sequence[str]) -> "np.ndarray":
         """[answers, counts]; an answer may have any number of references."""
+        import numpy as np
+
         # the two steps of sacrebleu's corpus_score, which are methods that each of its metrics defines
         streams = list(itertools.zip_longest(*references))
         return np.array(self.metric._extract_corpus_statistics(list(predictions), streams), np.int64)
 
-    def score(self, total: np.ndarray) -> float:
+    def score(self, total: "np.ndarray") -> float:
         return _share(self.metric._compute_score_from_stats(total.tolist()).score)
 
     def of_set(self, references: Sequence[Sequence[str]], predictions: Sequence[str]) -> float:
