@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from itx.build import readers, sources
+from itx.build import readers, records, sources
 from itx.errors import UserError, did_you_mean
 from itx.tasks.registry import family, make_task
 from itx.tasks.spec import Skip, Source, TaskSpec
@@ -128,7 +128,7 @@ def ni_members(root: str) -> list[TaskSpec]:
     official = set(splits.read_text(encoding="utf-8").split()) if splits.is_file() else set()
     found = []
     for row, entry in readers.read_jsonl(index, {}):
-        if isinstance(entry, readers.Bad):  # a task would be missing and nobody would know
+        if isinstance(entry, records.Bad):  # a task would be missing and nobody would know
             raise UserError(f"{NI_FOLDER}/index.jsonl:{row}: {entry.reason} ({entry.detail})")
         for key in ("task", "category", "source"):
             if key not in entry:

@@ -7,32 +7,21 @@ wrong) is an error in any case, for nobody knows how many records it has lost. N
 TensorFlow or SeqIO. A new format is a function and an entry of READERS.
 """
 
-import csv
 import functools
 import gzip
 import json
 import struct
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from itx.build import delimited
+from itx.build.records import Bad, Reader, Rows
 from itx.errors import UserError, did_you_mean
 
 _UTF8_BOM = b"\xef\xbb\xbf"
-
-
-@dataclass(frozen=True)
-class Bad:
-    """An unreadable record: the reason it is counted under, and the details for the error."""
-
-    reason: str
-    detail: str
-
-
-Rows = Iterator[tuple[str, dict | Bad]]
-Reader = Callable[[Path, Mapping[str, Any]], Rows]
 
 
 def _lines(path: Path, blank: bool = False) -> Iterator[tuple[int, bytes]]:
@@ -55,14 +44,54 @@ def _text(line: bytes) -> str | Bad:
         return Bad("bad utf-8", f"byte 0x{line[e.start]:02x} at byte {e.start + 1} of the row")
 
 
-def _object(text: str) -> dict | Bad:
+def _decoder(numbers: bool = True) -> tuple[Callable[[str], Any], list[Bad]]:
+    """(a function from a JSON text to its value, what it found that cannot be told from the value).
+
+    JSON leaves open what a key that is there twice means, and has (`numbers`) no NaN and no Infinity: such an object or
+    number stands as a Bad in the value, and is in the list, which is the caller's to clear.
+    """
+    found: list[Bad] = []
+
+    def pairs(items: list[tuple[str, Any]]) -> Any:
+        made = dict(items)
+        if len(made) == len(items):
+            return made
+        key = next(k for k, n in Counter(k for k, _ in items).items() if n > 1)
+        found.append(Bad("repeated key", f"the key {key!r} is there twice"))
+        return found[-1]
+
+    def constant(name: str) -> Bad:
+        found.append(Bad("not a JSON number", name))
+        return found[-1]
+
+    return json.JSONDecoder(object_pairs_hook=pairs, parse_constant=constant if numbers else None).decode, found
+
+
+def _place(value: Any, bad: Bad, where: str = "") -> str | None:
+    """The path to a Bad in a JSON value, `['meta'][2]`; None where it is not there."""
+    if value is bad:
+        return where
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return next((p for k, v in inner if (p := _place(v, bad, f"{where}[{k!r}]")) is not None), None)
+
+
+def _named(value: Any, bad: Bad) -> Bad:
+    """The Bad with the place where it stands in a record."""
+    place = _place(value, bad)
+    return Bad(bad.reason, f"{bad.detail} in the field {place}") if place else bad
+
+
+def _object(text: str, decode: Callable[[str], Any], found: list[Bad]) -> dict | Bad:
     """A JSON object from a text."""
+    found.clear()
     try:
-        value = json.loads(text)
+        value = decode(text)
     except json.JSONDecodeError as e:
         return Bad("broken JSON", f"{e.msg} at column {e.colno}")
     except (RecursionError, ValueError) as e:  # nested too deep, an integer of thousands of digits
         return Bad("broken JSON", str(e))
+    if found:
+        return _named(value, found[-1])
     if not isinstance(value, dict):
         return Bad("not a JSON object", f"{type(value).__name__}")
     if "\\u" in text:  # "\ud800" is valid JSON and no valid text: it could not be written anywhere
@@ -75,16 +104,18 @@ def _object(text: str) -> dict | Bad:
 
 def read_jsonl(path: Path, options: Mapping[str, Any]) -> Rows:
     """One JSON object per line, plain or .gz."""
+    decode, found = _decoder()
     for row, line in _lines(path):
         text = _text(line)
-        yield str(row), text if isinstance(text, Bad) else _object(text)
+        yield str(row), text if isinstance(text, Bad) else _object(text, decode, found)
 
 
-def read_document(path: Path) -> Any:
-    """A whole JSON file, plain or .gz; a damaged one is an error that names file and line."""
+def _document(path: Path, numbers: bool) -> tuple[Any, list[Bad]]:
+    """A whole JSON file, plain or .gz, and what `_decoder` found in it; a damaged file is an error that names the line."""
+    decode, found = _decoder(numbers)
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        return json.loads(data.removeprefix(_UTF8_BOM).decode("utf-8"))
+        return decode(data.removeprefix(_UTF8_BOM).decode("utf-8")), found
     except UnicodeDecodeError as e:
         row = e.object[: e.start].count(b"\n") + 1
         raise UserError(f"{path.name}:{row}: bad utf-8 (byte 0x{e.object[e.start]:02x})") from e
@@ -96,64 +127,51 @@ def read_document(path: Path) -> Any:
         raise UserError(f"{path.name}: cut off or damaged gzip ({e})") from e
 
 
+def read_document(path: Path) -> Any:
+    """A whole JSON file, plain or .gz, each key of whose objects is there once; else an error. NaN may stand in it: one of
+    Natural Instructions' tasks has it for a URL, which nobody reads."""
+    value, found = _document(path, False)
+    if found:
+        bad = _named(value, found[-1])
+        raise UserError(f"{path.name}: {bad.reason} ({bad.detail})")
+    return value
+
+
 def read_json(path: Path, options: Mapping[str, Any]) -> Rows:
     """One JSON document; `options["rows"]` names the list or the dict (key = row label) of examples in it."""
-    found = read_document(path)
-    key = options.get("rows")
-    if key is not None:
+    document, bad = _document(path, True)
+    key, found = options.get("rows"), document
+    if key is not None and not isinstance(found, Bad):
         if not isinstance(found, dict) or key not in found:
             raise UserError(f"{path.name}: no {key!r}" + did_you_mean(key, found if isinstance(found, dict) else ()))
         found = found[key]
+    if isinstance(found, Bad):
+        raise UserError(f"{path.name}: {found.reason} ({found.detail})")
     if not isinstance(found, (list, dict)):
         raise UserError(f"{path.name}: its rows are {type(found).__name__}, neither a list nor an object")
     pairs = found.items() if isinstance(found, dict) else enumerate(found, 1)
     for row, value in pairs:
-        good = isinstance(value, dict)
-        yield str(row), value if good else Bad("not a JSON object", type(value).__name__)
+        inside = next((b for b in bad if _place(value, b) is not None), None)
+        if inside:
+            value = _named(value, inside)
+        yield str(row), value if isinstance(value, (dict, Bad)) else Bad("not a JSON object", type(value).__name__)
 
 
-def _table(path: Path, options: Mapping[str, Any], **dialect: Any) -> Rows:
+def _table(path: Path, options: Mapping[str, Any], delimiter: str, quoted: bool) -> Rows:
     """Rows of delimited text; `options["columns"]` names the columns where the file has no header."""
-    # undecodable bytes become lone surrogates here and are found row by row below
+    # undecodable bytes become lone surrogates here and are found row by row
     lines = (line.decode("utf-8", "surrogateescape") + "\n" for _, line in _lines(path, blank=True))
-    columns = list(options.get("columns", ())) or None
-    csv.field_size_limit(2**31 - 1)  # of the whole process; its default of 128 KB refuses a long document
-    # strict: a quote that never closes is an error, not one cell that swallows the file
-    reader = csv.reader(lines, strict=True, **dialect)
-    for row in iter(functools.partial(_next_row, reader), None):
-        if row == []:  # a blank line
-            continue
-        if columns is None and not isinstance(row, Bad):
-            columns = row
-            continue
-        yield str(reader.line_num), row if isinstance(row, Bad) else _record(columns, row)
-
-
-def _next_row(reader: Any) -> list[str] | Bad | None:
-    try:
-        return next(reader, None)
-    except csv.Error as e:
-        return Bad("broken row", str(e))
-
-
-def _record(columns: list[str], row: list[str]) -> dict | Bad:
-    if len(row) != len(columns):
-        return Bad("wrong number of columns", f"{len(row)} rather than {len(columns)}")
-    try:
-        "".join(row).encode()
-    except UnicodeEncodeError as e:
-        return Bad("bad utf-8", f"byte 0x{ord(e.object[e.start]) & 0xFF:02x}")
-    return dict(zip(columns, row, strict=True))
+    return delimited.rows(lines, path.name, options.get("columns", ()), delimiter, quoted)
 
 
 def read_csv(path: Path, options: Mapping[str, Any]) -> Rows:
     """Comma-separated, quoted as spreadsheets do, with a header unless `columns` is given."""
-    return _table(path, options)
+    return _table(path, options, ",", True)
 
 
 def read_tsv(path: Path, options: Mapping[str, Any]) -> Rows:
     """Tab-separated without quoting, with a header unless `columns` is given."""
-    return _table(path, options, delimiter="\t", quoting=csv.QUOTE_NONE)
+    return _table(path, options, "\t", False)
 
 
 def _plain(value: Any) -> Any:
@@ -187,6 +205,7 @@ def read_parquet(path: Path, options: Mapping[str, Any]) -> Rows:
 
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
+            _check_names(file.schema_arrow, path.name)
             yield from _arrow_rows(file.iter_batches(1024))
     except (pyarrow.ArrowInvalid, OSError) as e:
         raise UserError(f"{path.name}: not a whole Parquet file ({e})") from e
@@ -198,9 +217,23 @@ def read_arrow(path: Path, options: Mapping[str, Any]) -> Rows:
 
     try:
         with pyarrow.OSFile(str(path)) as file, pyarrow.ipc.open_stream(file) as stream:
+            _check_names(stream.schema, path.name)
             yield from _arrow_rows(stream)
     except (pyarrow.ArrowInvalid, OSError) as e:
         raise UserError(f"{path.name}: not a whole Arrow stream ({e})") from e
+
+
+def _check_names(fields: Any, where: str) -> None:
+    """Each field of a schema, and of a struct in it, must have a name of its own: in a dict the last one would win."""
+    names = Counter(f.name for f in fields)
+    for field in fields:
+        if names[field.name] > 1:
+            raise UserError(f"{where}: {names[field.name]} columns are called {field.name!r}; a field has one column")
+        kind = field.type
+        while hasattr(kind, "value_type"):  # a list's or a dictionary's
+            kind = kind.value_type
+        if hasattr(kind, "fields"):
+            _check_names(kind.fields, f"{where}: {field.name!r}")
 
 
 def _arrow_rows(batches: Any) -> Rows:

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from itx.build import readers
-from itx.build.readers import READERS, Bad
+from itx.build.readers import READERS
+from itx.build.records import Bad
 from itx.errors import UserError, did_you_mean
 from itx.tasks import fingerprint
 from itx.tasks.spec import Source

@@ -162,14 +162,15 @@ def test_csv_and_tsv(tmp_path):
     assert counts == {"read": 3, "wrong number of columns": 1}
     (tmp_path / "a.tsv").write_bytes(b'a "quote\tb\nc\xff\td\n')
     source = Source("tsv", {"train": "a.tsv"}, options={"columns": ["q", "a"]})
-    assert refused(source, tmp_path).startswith("a.tsv:2: bad utf-8 (byte 0xff)")
+    assert refused(source, tmp_path).startswith("a.tsv:2: bad utf-8 (byte 0xff in column 'q')")
     rows, counts = read(source, tmp_path, skip_bad=True)
     assert rows == [("a.tsv:1", {"q": 'a "quote', "a": "b"})] and counts == {"read": 2, "bad utf-8": 1}
 
 
 def test_an_unclosed_quote_is_an_error_not_one_long_cell(tmp_path):
     (tmp_path / "a.csv").write_text('q,a\n1,2\n"3,4\n5,6\n')
-    assert "broken row (unexpected end of data)" in refused(Source("csv", {"train": "a.csv"}), tmp_path)
+    said = refused(Source("csv", {"train": "a.csv"}), tmp_path)
+    assert said.startswith("a.csv:3: broken row (unexpected end of data; the quote that opens in line 3, column 'q', ")
 
 
 def numbers(split, root, seed, factor=1):
