@@ -569,7 +569,8 @@ def convert_import(args: Namespace) -> int:
     found = pretrained.import_to(args.hf_dir, args.out)
     left_out = ", ".join(f"{n} × {name}" for name, n in found["left_out"].items())
     print(f"{found['family']}: {found['parameters']:,} parameters, {found['dtype']} there, to {found['folder']}"
-          + (f"; left out: {left_out}" if left_out else ""))  # fmt: skip
+          + (f"; left out: {left_out}" if left_out else "")
+          + (f"; passed over in its config.json: {visible(', '.join(found['passed_over']))}" if found["passed_over"] else ""))  # fmt: skip
     if args.json:
         storage.write_json(args.json, found)
     return 0

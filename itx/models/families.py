@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from itx.config import ModelConfig, setting
 from itx.errors import UserError, did_you_mean
+from itx.models import rope, unsupported
 
 ACTIVATIONS = {"silu": "silu", "gelu_pytorch_tanh": "gelu", "gelu_new": "gelu", "gelu": "gelu_exact", "relu": "relu"}
 # Fields of a ModelConfig that say how a run computes, not which model it is
@@ -86,12 +87,14 @@ _LLAMA = {
     "mlp_dim": ("intermediate_size", None), "norm_eps": ("rms_norm_eps", 1e-6),
     "tie_embeddings": ("tie_word_embeddings", False), "mlp_activation": ("hidden_act", "silu"),
 }  # fmt: skip
+_QWEN = _LLAMA | {"num_kv_heads": ("num_key_value_heads", 32)}
 _GEMMA = _LLAMA | {
     # what the classes of transformers hold where a file is silent, as the text part of the hub's gemma-3-4b is
     "num_heads": ("num_attention_heads", 8), "num_kv_heads": ("num_key_value_heads", 4),
     "head_dim": ("head_dim", 256), "tie_embeddings": ("tie_word_embeddings", True),
     "mlp_activation": ("hidden_activation", "gelu_pytorch_tanh"), "query_scalar": ("query_pre_attn_scalar", 256),
-    "attention_cap": ("attn_logit_softcapping", 0.0), "logit_cap": ("final_logit_softcapping", 0.0),
+    # a cap of scores is Gemma 2's alone: the class of Gemma 3 has the key and computes nothing of it
+    "logit_cap": ("final_logit_softcapping", 0.0),
 }  # fmt: skip
 _T5 = {
     "vocab_size": ("vocab_size", None), "embed_dim": ("d_model", None), "encoder_layers": ("num_layers", None),
@@ -100,12 +103,13 @@ _T5 = {
     "norm_eps": ("layer_norm_epsilon", 1e-6), "relative_buckets": ("relative_attention_num_buckets", 32),
     "relative_max_distance": ("relative_attention_max_distance", 128),
 }  # fmt: skip
+T5_ALIASES = {
+    "hidden_size": "d_model", "num_attention_heads": "num_heads", "num_hidden_layers": "num_layers", "head_dim": "d_kv",
+}  # fmt: skip
+T5_FEED_FORWARD = {"t5": "relu", "mt5": "gated-gelu"}  # where a file is silent
 _ALL_GEMMA = {
     "qk_norm": False, "norm_plus_one": True, "post_norms": True, "scale_embeddings": True, "scale_attention": True,
 }  # fmt: skip
-
-
-WINDOW = 4096
 
 
 class Family(NamedTuple):
@@ -114,38 +118,51 @@ class Family(NamedTuple):
     classname: str  # in transformers
     fields: dict[str, tuple[str, Any]]
     fixed: dict[str, Any]
-    pattern: int | None = None  # every so many-th layer is global where the file does not say; 0: none; None: all are
 
 
 FAMILIES = {
     "t5": Family("T5ForConditionalGeneration", _T5, {}),
     "mt5": Family("MT5ForConditionalGeneration", _T5, {}),
     "llama": Family("LlamaForCausalLM", _LLAMA, {}),
-    "mistral": Family("MistralForCausalLM", _LLAMA, {}, 0),
-    "qwen2": Family("Qwen2ForCausalLM", _LLAMA, {"qkv_bias": True}),
-    "qwen3": Family("Qwen3ForCausalLM", _LLAMA | {"head_dim": ("head_dim", 128)}, {"qk_norm": True}),
+    "mistral": Family("MistralForCausalLM", _LLAMA | {"num_kv_heads": ("num_key_value_heads", 8)}, {}),
+    "qwen2": Family("Qwen2ForCausalLM", _QWEN, {"qkv_bias": True}),
+    "qwen3": Family("Qwen3ForCausalLM", _QWEN | {"head_dim": ("head_dim", 128)}, {"qk_norm": True}),
     "gemma2": Family(
         "Gemma2ForCausalLM", _GEMMA | {"attention_cap": ("attn_logit_softcapping", 50.0),
-                                       "logit_cap": ("final_logit_softcapping", 30.0)}, _ALL_GEMMA, 2),
+                                       "logit_cap": ("final_logit_softcapping", 30.0)}, _ALL_GEMMA),
     "gemma3_text": Family(
-        "Gemma3ForCausalLM", _GEMMA | {"vocab_size": ("vocab_size", 262_208)}, _ALL_GEMMA | {"qk_norm": True}, 6),
+        "Gemma3ForCausalLM", _GEMMA | {"vocab_size": ("vocab_size", 262_208)}, _ALL_GEMMA | {"qk_norm": True}),
 }  # fmt: skip
-# Keys that say something this model has no setting for: what they must be
-REFUSED = {
-    "attention_bias": False,
-    "mlp_bias": False,
-    "use_bidirectional_attention": False,
-    "partial_rotary_factor": 1.0,
+# Keys that are read besides those of `fields`
+_OF_ROPE = {
+    "rope_scaling",
+    "rope_parameters",
+    "rope_theta",
+    "partial_rotary_factor",
+    "original_max_position_embeddings",
 }
+_OF_QWEN = {"use_sliding_window", "sliding_window", "max_window_layers"}
+_OF_T5 = {"feed_forward_proj", "dense_act_fn", "is_gated_act", "tie_word_embeddings", "scale_decoder_outputs",
+          "is_encoder_decoder"}  # fmt: skip
+READ = {
+    "llama": set(), "mistral": {"sliding_window"}, "qwen2": _OF_QWEN | {"attention_bias", "qkv_bias"},  # always has them
+    "qwen3": _OF_QWEN | {"qk_norm", "use_qk_norm"}, "gemma2": {"sliding_window"},
+    "gemma3_text": {"sliding_window", "sliding_window_pattern", "rope_local_base_freq", "qk_norm", "use_qk_norm"},
+}  # fmt: skip
 
 
 # What a model that also sees images says outside the part about text
-OUTSIDE = ("dtype", "torch_dtype", "bos_token_id", "eos_token_id", "pad_token_id")
+OUTSIDE = ("dtype", "torch_dtype", "bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings")
+
+
+def is_nested(values: dict) -> bool:
+    """Whether a config.json is of a model that also sees images, the text model being a part of it."""
+    return values.get("model_type") == "gemma3"
 
 
 def text_config(values: dict, where: str = "config.json") -> dict:
     """Of a model that also sees images the part about text, with what stands outside it for both."""
-    if values.get("model_type") != "gemma3":
+    if not is_nested(values):
         return values
     inner = values.get("text_config")
     if not isinstance(inner, dict):
@@ -153,24 +170,38 @@ def text_config(values: dict, where: str = "config.json") -> dict:
     return {"model_type": "gemma3_text", **inner, **{k: values[k] for k in OUTSIDE if values.get(k) is not None}}
 
 
+def keys_read(kind: str) -> set[str]:
+    """Keys of a config.json that `read` reads, of this family."""
+    family = FAMILIES[kind]
+    own = {key for key, _ in family.fields.values()}
+    if family.fields is _T5:
+        return own | _OF_T5 | set(T5_ALIASES)
+    return own | READ[kind] | _OF_ROPE | {"layer_types", "hidden_act", "hidden_activation"}
+
+
 def read(values: dict, where: str) -> ModelConfig:
     """The ModelConfig of a config.json; UserError where it is none of a known family, or says what we cannot do.
 
     Where the head is tied is what the tensors say: `tie_embeddings` is only what the file says.
     """
-    values = text_config(values, where)
+    outer, values = values, text_config(values, where)
     kind = values.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
-        raise UserError(f"{where}: unknown architecture, model_type {kind!r}{did_you_mean(str(kind), FAMILIES)}")
+        needs = "".join(f"; its {key} would need {need}" for key, need in unsupported.found(values))
+        raise UserError(
+            f"{where}: unknown architecture, model_type {kind!r}; those known are {', '.join(FAMILIES)} and gemma3{needs}"
+        )
     family = FAMILIES[kind]
-    for key, right in REFUSED.items():
-        if values.get(key) not in (None, right) and not (kind == "qwen2" and key == "attention_bias"):
-            raise UserError(f"{where}: {key}={values[key]!r}, which no model here has; expected {right!r}")
+    unsupported.check(values, keys_read(kind), where)
+    if is_nested(outer):
+        unsupported.check(outer, OUTSIDE, where)
+        if values.get("final_logit_softcapping"):  # only the class of the text model alone reads it
+            raise UserError(f"{where}: final_logit_softcapping in text_config, which transformers does not read there")
     fallbacks = {"num_key_value_heads": "num_attention_heads", "num_decoder_layers": "num_layers"}
     kinds = {f.name: f.type for f in dataclasses.fields(ModelConfig)} | {"mlp_activation": str}
     found: dict[str, Any] = {}
     for ours, (key, default) in family.fields.items():
-        if values.get(key) is None and default is None and key in fallbacks:
+        if values.get(key) is None and key in fallbacks and (default is None or key in values):
             key = fallbacks[key]
         if values.get(key) is None and key == "head_dim" and default is None:
             default = found["embed_dim"] // found["num_heads"]
@@ -182,11 +213,24 @@ def read(values: dict, where: str) -> ModelConfig:
     if family.fields is _T5:
         found |= _t5_settings(values, where)
     else:
+        own, other = sorted(("hidden_act", "hidden_activation"), key=lambda k: k != family.fields["mlp_activation"][0])
+        if values.get(other) not in (None, found["mlp_activation"]):
+            raise UserError(f"{where}: {other}={values[other]!r}, but a {kind} reads {own}={found['mlp_activation']!r}")
         found["mlp_activation"] = _activation(found["mlp_activation"], where)
         found |= {"architecture": "decoder", "mlp_gated": True, "position": "rope"}
-        found |= _windows(values, family, found["num_layers"], where) | _rope(values, kind, where)
+        found |= rope.windows(values, kind, found["num_layers"], where) | rope.read(values, kind, where)
     found |= {name: float(value) for name, value in found.items() if kinds[name] is float}
     return ModelConfig(**found | family.fixed)
+
+
+def passed_over(values: dict, where: str = "config.json") -> list[str]:
+    """Keys of a config.json that neither this reader nor transformers knows: nothing that they say has an effect."""
+    inner = text_config(values, where)
+    kind = inner["model_type"]
+    keys = unsupported.passed_over(inner, keys_read(kind))
+    if FAMILIES[kind].fields is not _T5:
+        keys += rope.passed_over(inner, kind)
+    return keys + (unsupported.passed_over(values, OUTSIDE) if is_nested(values) else [])
 
 
 def _activation(name: str, where: str) -> str:
@@ -196,9 +240,16 @@ def _activation(name: str, where: str) -> str:
 
 
 def _t5_settings(values: dict, where: str) -> dict:
-    gated, _, name = setting(values, "feed_forward_proj", str, where, "relu").rpartition("-")
+    for alias, key in T5_ALIASES.items():  # another name of the same setting there, which would win
+        if values.get(alias) not in (None, values.get(key)):
+            raise UserError(f"{where}: {alias}={values[alias]!r} and {key}={values.get(key)!r}, which name one setting")
+    said = setting(values, "feed_forward_proj", str, where, T5_FEED_FORWARD[values["model_type"]])
+    gated, _, name = said.rpartition("-")
     # transformers reads "gated-gelu" as the tanh form, and so were those models trained
-    name = "gelu_new" if gated and name == "gelu" else setting(values, "dense_act_fn", str, where, name)
+    name = "gelu_new" if gated and name == "gelu" else name
+    for key, right in (("dense_act_fn", name), ("is_gated_act", bool(gated))):
+        if values.get(key) not in (None, right):
+            raise UserError(f"{where}: {key}={values[key]!r} beside feed_forward_proj={said!r}, which means {right!r}")
     tied = values.get("tie_word_embeddings") is not False
     scaled = values.get("scale_decoder_outputs", tied) and values["model_type"] == "t5"
     return {
@@ -206,57 +257,6 @@ def _t5_settings(values: dict, where: str) -> dict:
         "mlp_gated": bool(gated), "mlp_activation": _activation(name, where), "tie_embeddings": tied,
         "scale_logits": scaled, "encoder_layers": values["num_layers"],
     }  # fmt: skip
-
-
-def _windows(values: dict, family: Family, layers: int, where: str) -> dict:
-    """{"sliding_window", "global_every"}"""
-    # null says that there is none; where nothing is said, the classes of transformers hold 4096
-    none = "sliding_window" in values and not values["sliding_window"]
-    window = 0 if none else setting(values, "sliding_window", int, where, WINDOW)
-    types = values.get("layer_types")
-    every = values.get("sliding_window_pattern") or family.pattern
-    if types is None and values.get("use_sliding_window"):
-        first = 0 if values.get("max_window_layers") == 0 else setting(values, "max_window_layers", int, where, 28)
-        types = ["sliding_attention" if i >= first else "full_attention" for i in range(layers)]
-    if types is None:
-        types = ["full_attention" if every is None or every and (i + 1) % every == 0 else "sliding_attention"
-                 for i in range(layers)]  # fmt: skip
-    known = ("sliding_attention", "full_attention")
-    if not isinstance(types, list) or len(types) != layers or any(t not in known for t in types):
-        found = f"{sorted(set(map(str, types)))} of {len(types)}" if isinstance(types, list) else repr(types)
-        raise UserError(f"{where}: layer_types={found}; expected {layers} times {known[0]!r} or {known[1]!r}")
-    if not window or "sliding_attention" not in types:
-        return {"sliding_window": 0, "global_every": 0}
-    every = types.index("full_attention") + 1 if "full_attention" in types else 0
-    if any((t == "full_attention") != bool(every and (i + 1) % every == 0) for i, t in enumerate(types)):
-        raise UserError(f"{where}: layers slide in no regular pattern (layer_types); expected every n-th to be full")
-    return {"sliding_window": window, "global_every": every}
-
-
-def _rope(values: dict, kind: str, where: str) -> dict:
-    """Rotary positions, as transformers 5 writes them (rope_parameters) or 4 (rope_theta, rope_scaling)."""
-    new = setting(values, "rope_parameters", dict, where, {})
-    full = setting(new, "full_attention", dict, where, new)
-    scaling = full if "rope_type" in full else setting(values, "rope_scaling", dict, where, {})
-    theta = setting(values, "rope_theta", float, where, 1e6 if kind == "gemma3_text" else 1e4)
-    out = {"rope_theta": setting(full, "rope_theta", float, where, theta), "rope_theta_local": 0.0}
-    if kind == "gemma3_text":
-        local = setting(values, "rope_local_base_freq", float, where, 1e4)
-        sliding = setting(new, "sliding_attention", dict, where, {})
-        out["rope_theta_local"] = setting(sliding, "rope_theta", float, where, local)
-    name, inside = scaling.get("rope_type", scaling.get("type", "default")), f"{where}, RoPE's scaling"
-    if name == "default":
-        return out
-    if name == "linear":
-        return out | {"rope_scaling": "linear", "rope_factor": setting(scaling, "factor", float, inside)}
-    if name == "llama3":
-        return out | {
-            "rope_scaling": "llama3", "rope_factor": setting(scaling, "factor", float, inside),
-            "rope_low_factor": setting(scaling, "low_freq_factor", float, inside),
-            "rope_high_factor": setting(scaling, "high_freq_factor", float, inside),
-            "rope_original_length": setting(scaling, "original_max_position_embeddings", int, inside),
-        }  # fmt: skip
-    raise UserError(f"{where}: RoPE of type {name!r}; known are 'default', 'linear' and 'llama3'")
 
 
 def write(cfg: ModelConfig, kind: str) -> dict:
@@ -287,7 +287,8 @@ def write(cfg: ModelConfig, kind: str) -> dict:
     if kind == "gemma3_text":
         out["rope_local_base_freq"] = cfg.rope_theta_local or cfg.rope_theta
     if kind != "llama":
-        out["sliding_window"] = cfg.sliding_window or None
+        # Gemma's class makes a mask of its window even where no layer slides
+        out["sliding_window"] = cfg.sliding_window or (rope.WINDOW if kind.startswith("gemma") else None)
     if kind in ("qwen2", "qwen3"):
         out["use_sliding_window"] = bool(cfg.sliding_window)
     if kind in ("gemma2", "gemma3_text", "qwen2", "qwen3"):

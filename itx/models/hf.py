@@ -162,16 +162,23 @@ def tensors_of(cfg: ModelConfig, shapes: Shapes) -> dict[str, tuple[str, int | N
 
 
 def model_config(folder: Path | str) -> ModelConfig:
-    """The ModelConfig of a folder; whether an encoder-decoder's head is tied is what its tensors say."""
+    """The ModelConfig of a folder; whether the head is tied is what its tensors say, where the file does not deny it."""
     cfg = families.read(read_config(folder), str(Path(folder) / CONFIG))
-    if cfg.architecture == "encoder_decoder":  # transformers 5 writes `tie_word_embeddings: true` for all of them
-        cfg = dataclasses.replace(cfg, tie_embeddings=_tied(Tensors(folder), cfg.tie_embeddings))
+    # transformers 5 writes `tie_word_embeddings: true` for every encoder-decoder, and ties no head that differs
+    if cfg.architecture == "encoder_decoder" or cfg.tie_embeddings:
+        table = families.tensor_names(cfg)["embedding"]
+        cfg = dataclasses.replace(cfg, tie_embeddings=_tied(Tensors(folder), cfg.tie_embeddings, table))
     return cfg
 
 
-def _tied(tensors: Tensors, said: bool) -> bool:
-    """Whether an encoder-decoder's head is its embedding: there is none of its own, or what there is is a copy."""
-    head, table = "lm_head.weight", families.T5["embedding"]
+def passed_over(folder: Path | str) -> list[str]:
+    """Keys of a folder's config.json that are read neither here nor there."""
+    return families.passed_over(read_config(folder), str(Path(folder) / CONFIG))
+
+
+def _tied(tensors: Tensors, said: bool, table: str) -> bool:
+    """Whether a head is the embedding `table`: there is none of its own, or what there is is a copy."""
+    head = "lm_head.weight"
     if head not in tensors.found:
         return True
     shape = tensors.shape(head)

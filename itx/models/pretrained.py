@@ -8,6 +8,7 @@ from there; how it computes and trains is the recipe's. A resumed run restores i
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from itx.data.vocabulary import BESIDE, FILES, Vocabulary, tokenizer_json, witho
 from itx.errors import UserError, did_you_mean
 from itx.models import families, hf
 from itx.runs import RunFolder, run_config
+from itx.text import visible
 
 
 class Begin(NamedTuple):
@@ -69,6 +71,9 @@ def settle(config: RunConfig, origin: dict[str, str]) -> tuple[RunConfig, dict[s
     template where the recipe names none."""
     begin = find(config.model.pretrained)
     found, origin = model_config(begin), dict(origin)
+    if begin.run is None and (keys := hf.passed_over(begin.folder)):
+        said = f"itx: {begin.folder / hf.CONFIG}: passed over, as transformers does: {', '.join(keys)}"
+        print(visible(said), file=sys.stderr)
     new = {}
     for f in dataclasses.fields(ModelConfig):
         name = f"model.{f.name}"
@@ -181,6 +186,7 @@ def import_to(folder: str, out: str) -> dict[str, Any]:
     return {
         "family": families.family_of(cfg, families.text_config(source)["model_type"]), "dtype": hf.dtype_of(source),
         "parameters": sum(p.size for p in params.values()), "left_out": dict(left_out), "folder": str(out),
+        "passed_over": hf.passed_over(folder),
     }  # fmt: skip
 
 

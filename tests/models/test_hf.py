@@ -267,6 +267,131 @@ def test_the_text_model_inside_one_that_sees_images(tmp_path):
             np.testing.assert_array_equal(value, params[path])
 
 
+# Keys that change what a model computes, a value that says so, values that say that there is nothing of it
+CHANGES_THE_MATHS = {
+    "no_rope_layers": ([1, 1, 0], [None, [], [1, 1, 1]], "NoPE"), "no_rope_layer_interval": (4, [None, 0], "NoPE"),
+    "embedding_multiplier": (12.0, [None, 1.0, 1], "multipliers"), "attention_multiplier": (0.0078125, [None], "multipliers"),
+    "residual_multiplier": (0.22, [None, 1.0], "multipliers"), "logits_scaling": (8.0, [None, 1.0], "multipliers"),
+    "num_local_experts": (8, [None, 0], "MoE"), "num_experts": (60, [None, 0], "MoE"),
+    "n_routed_experts": (64, [None, 0], "MoE"), "moe_intermediate_size": (768, [None, 0], "MoE"),
+    "quantization_config": ({"quant_method": "gptq", "bits": 4}, [None, {}], "quantised"),
+    "partial_rotary_factor": (0.5, [None, 1.0], "part of a head"), "rotary_pct": (0.25, [None, 1.0], "part of a head"),
+    "use_bidirectional_attention": (True, [None, False], "what comes later"), "is_causal": (False, [True], "what comes later"),
+    "mlp_bias": (True, [None, False], "biases in the MLP"), "rope_interleaved": (True, [None, False], "neighbouring"),
+    "use_qk_norm": (True, [None, False], "norm of queries"), "kv_lora_rank": (512, [None, 0], "latent"),
+    "clip_qkv": (8.0, [None], "caps"), "logit_softcapping": (30.0, [None, 0.0], "caps"), "scale_emb": (12, [None, 1], "multipliers"),
+    "per_layer_config": ([{}, {"sliding_window": 5}], [None, [], {}], "layers that differ"),
+    "use_mrope": (True, [None, False], "several axes"), "mlp_layer_types": (["dense", "sparse", "dense"], [None, ["dense"] * 3], "kinds"),
+    "add_cross_attention": (True, [None, False], "cross attention"), "is_encoder_decoder": (True, [None, False], "cross attention"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("key", CHANGES_THE_MATHS)
+def test_a_key_that_changes_the_maths_is_refused_by_name_and_its_off_values_are_not(key):
+    on, off, needs = CHANGES_THE_MATHS[key]
+    source = hf.read_config(GOLDEN / "llama")
+    for value in off:
+        assert families.read({**source, key: value}, "config.json") == hf.model_config(GOLDEN / "llama"), value
+    found = ""
+    try:
+        families.read({**source, key: on}, "config.json")
+    except UserError as e:
+        found = str(e)
+    assert found.startswith(f"config.json: {key}={on!r}") and needs in found
+
+
+@pytest.mark.parametrize(("name", "change", "words"), [
+    ("gemma3", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping=50.0 would need caps"),
+    ("qwen3", {"attention_bias": True}, "attention_bias=True would need biases"),
+    ("gemma2", {"hidden_act": "silu"}, "hidden_act='silu', but a gemma2 reads hidden_activation='gelu_pytorch_tanh'"),
+    ("llama", {"hidden_activation": "relu"}, "hidden_activation='relu', but a llama reads hidden_act='silu'"),
+    ("llama", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping=50.0 would need caps"),
+    ("t5_v1_1", {"dense_act_fn": "relu"}, "dense_act_fn='relu' beside feed_forward_proj='gated-gelu'"),
+    ("t5", {"is_gated_act": True}, "is_gated_act=True beside feed_forward_proj='relu'"),
+    ("t5", {"num_hidden_layers": 1}, "num_hidden_layers=1 and num_layers=2"),
+    ("t5", {"tie_encoder_decoder": True}, "tie_encoder_decoder=True would need an encoder that is the decoder"),
+])  # fmt: skip
+def test_a_key_that_another_family_reads_is_refused(name, change, words):
+    source = hf.read_config(GOLDEN / name)
+    families.read({**source, **dict.fromkeys(change)}, "config.json")
+    found = ""
+    try:
+        families.read({**source, **change}, "config.json")
+    except UserError as e:
+        found = str(e)
+    assert words in found
+
+
+def test_what_stands_outside_the_text_part_is_refused_as_well():
+    """`quantization_config` stands there; and the class of the whole model caps no logits."""
+    inner = hf.read_config(GOLDEN / "gemma3")
+    source = {"model_type": "gemma3", "text_config": inner, "vision_config": {}}
+    plain = families.read(source, "config.json")
+    capped = {**inner, "final_logit_softcapping": 30.0}
+    assert families.read(capped, "config.json") == dataclasses.replace(plain, logit_cap=30.0)
+    for change in ({"quantization_config": {"bits": 4}}, {"text_config": capped}):
+        found = ""
+        try:
+            families.read({**source, **change}, "config.json")
+        except UserError as e:
+            found = str(e)
+        assert "quantization_config=" in found or "final_logit_softcapping in text_config" in found, change
+
+
+@pytest.mark.parametrize("kind", ["qwen4", "qwen3_moe", "llama4_text", "granite", "mixtral", "gemma"])
+def test_an_unknown_family_is_not_taken_for_another(kind):
+    source = hf.read_config(GOLDEN / "llama") | {"model_type": kind, "num_local_experts": 8}
+    with pytest.raises(UserError) as e:
+        families.read(source, "config.json")
+    assert f"unknown architecture, model_type {kind!r}" in str(e.value)
+    assert "did you mean" not in str(e.value)
+    assert "num_local_experts would need a mixture of experts" in str(e.value)
+
+
+# Of keys that real files hold, the notes of tools: no class of transformers reads them
+NOTES = {
+    "unsloth_fixed": True,
+    "transformers.js_config": {"dtype": "fp16"},
+    "is_llama_config": True,
+    "auto_map": {"A": "b.B"},
+}
+
+
+def test_keys_that_no_reader_knows_are_named_where_a_model_is_loaded(tmp_path, capsys):
+    from itx import cli
+
+    folder = shutil.copytree(GOLDEN / "llama", tmp_path / "model")
+    source = hf.read_config(folder)
+    files = {**source, **NOTES, "rope_scaling": {"type": "linear", "factor": 2.0, "finetuned": True}}
+    for config in (source, files):
+        (folder / hf.CONFIG).write_text(json.dumps(config))
+        assert cli.main(["convert", "import", str(folder), str(tmp_path / str(len(config)))]) == 0
+        out = capsys.readouterr().out
+        named = [k for k in (*NOTES, "rope_scaling.finetuned") if k in out]
+        assert named == ([] if config is source else [*NOTES, "rope_scaling.finetuned"])
+
+
+def test_every_key_of_the_golden_and_the_hubs_configs_is_known():
+    for name in FAMILIES:
+        assert families.passed_over(hf.read_config(GOLDEN / name)) == []
+    for name, values in OLD_CONFIGS.items():
+        assert families.passed_over(values) == [], name
+
+
+def test_a_head_that_differs_is_no_copy_of_the_embedding_whatever_the_file_says(tmp_path):
+    """transformers 5 ties no head that stands in the file and differs."""
+    folder = shutil.copytree(GOLDEN / "qwen2", tmp_path / "model")
+    tensors = load_file(folder / hf.SINGLE)
+    assert hf.read_config(folder)["tie_word_embeddings"] and "lm_head.weight" not in tensors
+    table = tensors["model.embed_tokens.weight"]
+    for head, tied in ((table, True), (table[::-1], False)):
+        save_file({**tensors, "lm_head.weight": np.ascontiguousarray(head)}, folder / hf.SINGLE)
+        cfg = hf.model_config(folder)
+        params = hf.load(folder, cfg, placed(cfg))
+        assert cfg.tie_embeddings == tied == ("head" not in params)
+    np.testing.assert_array_equal(params["head"], np.asarray(table[::-1], np.float32).T)
+
+
 # ---- bad input -----------------------------------------------------------------------------------
 
 
@@ -341,13 +466,20 @@ def test_a_truncated_file_is_named(tmp_path):
 @pytest.mark.parametrize(
     "change, words",
     [
-        ({"model_type": "qwen4"}, "unknown architecture, model_type 'qwen4'; did you mean 'qwen3'"),
+        ({"model_type": "qwen4"}, "unknown architecture, model_type 'qwen4'; those known are t5, mt5, llama"),
         ({"model_type": None}, "unknown architecture"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}, "rope_parameters": None}, "RoPE of type 'yarn'"),
         ({"hidden_act": "swish2"}, "unknown activation 'swish2'"),
         ({"hidden_size": None}, "no 'hidden_size'"),
         ({"model_type": "llama", "mlp_bias": True}, "mlp_bias=True"),
-        ({"layer_types": ["full_attention", "sliding_attention", "sliding_attention"], "sliding_window": 5}, "pattern"),
+        (
+            {
+                "layer_types": ["full_attention", "sliding_attention", "sliding_attention"],
+                "sliding_window": 5,
+                "use_sliding_window": True,
+            },
+            "pattern",
+        ),
         ({"layer_types": ["chunked_attention"] * 3}, "chunked_attention"),
         ({"layer_types": "full_attention"}, "layer_types='full_attention'; expected 3 times"),
         ({"hidden_size": "64"}, "hidden_size='64'; expected a whole number from 1"),
@@ -357,7 +489,7 @@ def test_a_truncated_file_is_named(tmp_path):
         ({"num_key_value_heads": 3}, "3 key/value heads do not divide 4 heads"),
         ({"rms_norm_eps": "small"}, "rms_norm_eps='small'; expected a number"),
         ({"rope_scaling": "linear", "rope_parameters": None}, "rope_scaling='linear'; expected an object"),
-        ({"rope_scaling": {"type": "linear"}, "rope_parameters": None}, "RoPE's scaling: no 'factor'"),
+        ({"rope_scaling": {"type": "linear"}, "rope_parameters": None}, "rope_scaling: no 'factor'"),
         ({"rope_scaling": {"type": "llama3", "factor": 8.0}, "rope_parameters": None}, "no 'low_freq_factor'"),
         ({"model_type": ["qwen2"]}, "unknown architecture"),
         ({"model_type": "gemma3", "text_config": None}, "text_config=None; expected the settings of the text model"),
@@ -374,7 +506,11 @@ def test_a_window_that_is_not_said_is_that_of_the_class_and_null_is_none():
     for name, kind in (("mistral_7b", "mistral"), ("gemma2_2b", "gemma2"), ("gemma3_1b", "gemma3_text")):
         said = OLD_CONFIGS[name]
         assert said["model_type"] == kind and families.read(said, name).sliding_window
-        assert families.read({**said, "sliding_window": None}, name).sliding_window == 0
+        if kind == "mistral":
+            assert families.read({**said, "sliding_window": None}, name).sliding_window == 0
+        else:  # every second or sixth layer does not slide, the others have nothing to slide over: no model of theirs runs
+            with pytest.raises(UserError, match="layers slide .*, but sliding_window=None"):
+                families.read({**said, "sliding_window": None}, name)
         absent = {k: v for k, v in said.items() if k != "sliding_window"}
         assert families.read(absent, name).sliding_window == 4096
     assert families.read(OLD_CONFIGS["llama3_2_1b"], "llama").sliding_window == 0
