@@ -250,6 +250,7 @@ def data_build(args: Namespace) -> int:
     config = _load(args)
     from itx.build.build import build
     from itx.data import lock as locks
+    from itx.data import said
 
     processes.die_with_starter()
     if args.dry_run:
@@ -260,6 +261,8 @@ def data_build(args: Namespace) -> int:
     records = sum(t["examples"] for t in lock["tasks"])
     print(f"data: {len(lock['tasks'])} task variants, {records:,} training examples, "
           f"{len(lock['evaluation'])} evaluation rows, {time.monotonic() - started:.0f} s; lock {file}")  # fmt: skip
+    for line in said.of_build(lock, config.data.cache_dir):
+        print(f"note: {line}")
     known = sum(1 for _ in Path(config.data.cache_dir, "locks").iterdir()) > 1
     if made and known:  # not of a first build, which makes everything
         shown = ", ".join(made[:8]) + (f" and {len(made) - 8} more" if len(made) > 8 else "")

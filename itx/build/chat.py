@@ -18,16 +18,21 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from itx.build.notes import texts_of
 from itx.build.render import END, Item, Rendered, content_of, draw, identity_of
 from itx.build.sources import beside
 from itx.data.vocabulary import CONTENT_BEGIN, CONTENT_END, guard, unguarded
 from itx.errors import UserError
-from itx.tasks.chat import REASONING, trained
+from itx.tasks.chat import REASONING, spoken, trained
 from itx.tasks.spec import TaskSpec
 
 Pieces = tuple[tuple[str, bool], ...]  # (text, trained?)
 CHAT_VERSION = 4  # raise it when a change here alters a record
 SPLIT = "split conversations"  # what `prepared` counts them under
+IMITATES = (
+    "conversations hold lines that begin as the turns of the plain chat template do ('User:', 'Assistant:'), so that the "
+    "model cannot tell them apart; a data.chat_template with control tokens can"
+)
 
 # Lines that begin with the speaker; every turn's text follows a single space, as targets do elsewhere
 PLAIN = """{%- set names = {"system": "System", "user": "User", "assistant": "Assistant", "tool": "Tool"} -%}
@@ -37,6 +42,14 @@ PLAIN = """{%- set names = {"system": "System", "user": "User", "assistant": "As
 {%- for call in m.get("tool_calls", []) %}{% if m.content or not loop.first %}{{ "\\n" }}{% endif %}{{ call.function | tojson }}{% endfor -%}
 {%- endfor -%}
 {%- if add_generation_prompt %}{{ "\\n" }}Assistant:{% endif -%}"""
+
+# A line within a turn that begins as PLAIN begins another
+IMITATION = re.compile(r"[\n\r\x0b\x0c\x85\u2028\u2029]\s*(?:Tools|System|User|Assistant|Tool)\s*[:：]")
+
+
+def imitates(text: str, template: str) -> bool:
+    """Whether a turn's text holds what stands for another turn in PLAIN, which has no control tokens to tell them apart."""
+    return template == PLAIN and IMITATION.search(text) is not None
 
 
 def template_text(name: str, root: str) -> str:
@@ -265,22 +278,14 @@ def unwritten(template: str, values: dict, found: Sequence[Answer], where: str) 
             look([m[key]], swap(i, key, m[key] + "x"), upto, read, repr(key))
         calls = [c["function"] for c in m.get("tool_calls", ())]
         for key, other in (("name", "x"), ("arguments", {"x": "x"})):
-            said = [t for f in calls for t in _texts(f[key])]
+            said = [t for f in calls for t in texts_of(f[key])]
             other = json.dumps(other) if calls and key == "arguments" and isinstance(calls[0][key], str) else other
             made = [{"type": "function", "id": "000000000", "function": {**f, key: other}} for f in calls]
             look(said, swap(i, "tool_calls", made), upto, read, "'tool_calls'")
     tools = values.get("tools", ())
     other = [{"type": "function", "function": {"name": "x", "description": "x", "parameters": {}}}]
-    look([t for tool in tools for t in _texts(tool)], {**values, "tools": other}, len(messages), whole, "'tools'")
+    look([t for tool in tools for t in texts_of(tool)], {**values, "tools": other}, len(messages), whole, "'tools'")
     return list(lost)
-
-
-def _texts(value: Any) -> Iterator[str]:
-    """The texts in a value of JSON, keys included."""
-    if isinstance(value, str):
-        yield value
-    for part in value.items() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ():
-        yield from _texts(part)
 
 
 def _bare(text: str) -> str:
@@ -320,6 +325,7 @@ def prepared(
         if said is not None:
             for what in unwritten(template, item.values, found, where):
                 said[f"conversations lose {what}, which data.chat_template does not write"] += 1
+            said[IMITATES] += any(imitates(spoken(m), template) for m in item.values["messages"])
         row = joined(found, not each)
         if whole or row and not each:
             one = dataclasses.replace(item, values={"pieces": row or last(found, not each)})

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from itx import text
-from itx.build import render
+from itx.build import notes, render
 from itx.build.evaluation import Row
 from itx.build.jobs import CHUNK, SAMPLE, Job, Settings
 from itx.data import cache
@@ -125,6 +125,7 @@ def build(task: Any, split: str, settings: Settings, vocabulary: Vocabulary) -> 
         counts["beyond data.eval_examples"] += max(0, len(found) - settings.eval_examples)
         examples = iter(found[: settings.eval_examples])
     digest = hashlib.blake2b("\x1f".join([task.name, split, vocabulary.hash]).encode(), digest_size=8)
+    found = notes.Notes(vocabulary)
     parts, sample, long, n, inputs = [], [], [], 0, set()
     while chunk := list(itertools.islice(examples, CHUNK)):
         digest.update(json.dumps([e[1:] for e in chunk]).encode())
@@ -136,8 +137,13 @@ def build(task: Any, split: str, settings: Settings, vocabulary: Vocabulary) -> 
             long += [{"record": n + i, "input": e["input_content"]} for i, e in enumerate(lines)
                      if text.is_long(e["input_content"])]  # fmt: skip
         n += len(chunk)
+        for e, record in zip(lines, records, strict=True):
+            found.texts((e["prompt"], e["target"]))
+            if found.decoded < notes.DRAWN:
+                found.decode([(e["target"], record[-1][0])])
+    said = found.facts()
     columns = cache.Columns.joined(parts or [cache.Columns.of([], [], [], vocabulary.size)])
-    digest.update(json.dumps(sorted(counts.items())).encode())  # the manifest tells them
+    digest.update(json.dumps([sorted(counts.items()), said]).encode())  # the manifest tells them
     key = digest.hexdigest()
     where = f"{cache.folder_name(task.name)}/{split}/r0-{key}"
     path = Path(settings.cache_dir) / where
@@ -148,7 +154,7 @@ def build(task: Any, split: str, settings: Settings, vocabulary: Vocabulary) -> 
         "task": task.name, "variant": task.name, "split": split, "rendering": 0, "key": key,
         "vocabulary": vocabulary.hash, "cluster": "seqio", "origin": [], "templates": [""], "examples": n,
         "audit": {"read": read, "kept": n, "skipped": {k: v for k, v in sorted(counts.items()) if v}},
-        "repeated": n - len(inputs), **columns.counts(vocabulary.unk_id),
+        "repeated": n - len(inputs), **said, **columns.counts(vocabulary.unk_id, vocabulary.eos_id, settings.architecture),
     }  # fmt: skip
     cache.write(path, columns, manifest, sample, long)
     return where, cache.read_manifest(path), True

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from itx import text
-from itx.build import chat, fewshot, objectives, render, sources
+from itx.build import chat, fewshot, notes, objectives, render, sources
 from itx.data import cache
 from itx.data.vocabulary import Vocabulary
 from itx.errors import UserError
@@ -234,8 +234,8 @@ def run(job: Job, settings: Settings) -> tuple[str, dict]:
     if path.is_dir():
         return where, cache.read_manifest(path) | about
     items, counts, faults = _chosen(job, settings)
-    said: Counter = Counter()
-    items = _several(job, items, counts, settings, vocabulary, said)
+    found = None if job.crossed else notes.Notes(vocabulary, spec, items)  # of what is trained on
+    items = _several(job, items, counts, settings, vocabulary, found and found.said)
     ids: dict[str, int] = {}  # of templates, by first use
     parts, sample, long = [], [], []
     for first in range(0, max(1, len(items)), CHUNK):
@@ -245,6 +245,8 @@ def run(job: Job, settings: Settings) -> tuple[str, dict]:
             raise UserError(
                 f"task {spec.name!r}, example {owners[empty].id}: the target {rendered[empty].target!r} has no tokens"
             )
+        if found:
+            found.records(rendered, records, owners)
         at = sum(len(p.content) for p in parts)
         keep = len(rendered) if job.crossed else max(0, SAMPLE - at)
         sample += [_example(o, r) for o, r in itertools.islice(zip(owners, rendered, strict=True), keep)]
@@ -262,12 +264,12 @@ def run(job: Job, settings: Settings) -> tuple[str, dict]:
         "task": spec.name, "variant": job.variant, **asdict(job), "key": where.rsplit("-", 1)[1],
         "vocabulary": vocabulary.hash, **about, "templates": list(ids), "examples": len(items),
         "fewshot": fewshot.counts(columns.exemplars, variant), "split_conversations": split,
-        "said": dict(sorted(said.items())),
+        **(found.facts() if found else {}),
         "audit": {"read": read, "kept": len(items), "skipped": {k: v for k, v in sorted(counts.items()) if v},
                   **({"first": faults} if faults else {})},
         # chunks of documents alone: of all else `render.items` leaves no two of one identity
         "repeated": len(items) - len({tuple(i.values["tokens"]) for i in items}) if spec.objective else 0,
-        **columns.counts(vocabulary.unk_id),
+        **columns.counts(vocabulary.unk_id, vocabulary.eos_id, settings.architecture),
     }  # fmt: skip
     cache.write(path, columns, manifest, sample, long)
     return where, cache.read_manifest(path)

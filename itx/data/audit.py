@@ -4,6 +4,7 @@
     tasks       records read, kept and skipped by reason; lengths; shares; effective epochs; cut prompts, inputs that
                 repeat or that other tasks have, examples without a target, EOS under the loss
     mixture     how many examples and tokens the run's steps take; unigram entropy of the targets
+                (% lost: of the targets drawn by hash, those that the vocabulary does not give back as they were)
     leaks       what the build left out because evaluation asks it, per pair of tasks, and what a second look still
                 finds; exemplars that are the example itself or one of evaluation's
     baselines   what answers without a model score; tasks where they do well are "easy"
@@ -21,7 +22,7 @@ import numpy as np
 
 from itx import storage, text
 from itx.config import RunConfig
-from itx.data import cache, packing
+from itx.data import cache, packing, said
 from itx.data.loader import Batches, targets
 from itx.data.lock import LockedData
 from itx.data.order import Order
@@ -148,10 +149,12 @@ def judge(facts: dict, config: RunConfig) -> dict[str, list[str]]:
         elif f["eos_trained"] > f["pieces_loaded"]:  # a text of the data was read as EOS
             errors.append(f"task {name}: {f['eos_trained']} EOS under the loss in {f['pieces_loaded']} trained pieces; "
                           "some of its texts hold what the vocabulary reads as EOS")  # fmt: skip
+        elif f["eos_within"]:
+            errors.append(f"task {name}: {f['eos_within']:,} EOS stand within its trained pieces, of all that it has")
         if f["split_conversations"]:
             warnings.append(f"task {name}: {f['split_conversations']:,} conversations are an example for each answer, for "
                             "data.chat_template writes earlier turns otherwise once others follow")  # fmt: skip
-        warnings += [f"task {name}: {n:,} {what}" for what, n in f["said"].items()]
+        warnings += said.sentences(name, f)
         if f["fewshot"].get("fewer"):
             shots = f["fewshot"]
             warnings.append(f"task {name}: {shots['fewer']:,} renderings show fewer than {shots['asked']} exemplars, "
@@ -234,8 +237,8 @@ def task_facts(task: dict, records: cache.Records, usable: np.ndarray, architect
         "task": task["task"], "cluster": task["cluster"], "rate": task["rate"], **task["audit"],
         "renderings": len(task["folders"]), "templates": len(uses), "template_share": [float(uses.min()), float(uses.max())],
         "fewshot": manifest.get("fewshot", {}), "split_conversations": manifest.get("split_conversations", 0),
-        "said": manifest.get("said", {}),
-        **_repeats(task, manifest.get("repeated", 0), len(usable)),
+        "said": manifest.get("said", {}), "decoded": manifest.get("decoded", {}),
+        "eos_within": manifest.get("eos_within", 0), **_repeats(task, manifest.get("repeated", 0), len(usable)),
         "cut_share": max(task["audit"].get(k, 0) for k in ("cut", "cut_targets")) / len(usable),
         "unknown_share": manifest.get("unknown_tokens", 0) / max(1, records.num_tokens),
         "input_tokens": int(before.sum()), "target_tokens": int(target.sum()),
@@ -505,10 +508,11 @@ def _tables(title: str, facts: dict) -> Iterator:
          f"{sum(f['skipped'].values()):,}", f"{f['used']:,}" if "used" in f else "-", f"{f['effective_epochs']:.2f}",
          f"{f['rate']:.1%}", f"{f['input_share']:.1%}", f"{f['target_share']:.1%}") for name, f in tasks
     ])  # fmt: skip
-    head = ("M in", "M out", "p95 in", "p95 out", "% unk", "% cut", "% EOS", "% dup", "% shared", "wordings")
+    head = ("M in", "M out", "p95 in", "p95 out", "% unk", "% lost", "% cut", "% EOS", "% dup", "% shared", "wordings")
     yield _table("tokens (in: before the target, out: the target), repeats, wordings", ("task", *head), [
         (name, f"{f['input_tokens'] / 1e6:.3f}", f"{f['target_tokens'] / 1e6:.3f}", f"{f['input_length']['p95']:.0f}",
-         f"{f['target_length']['p95']:.0f}", f"{f['unknown_share']:.1%}", f"{f['cut_share']:.1%}",
+         f"{f['target_length']['p95']:.0f}", f"{f['unknown_share']:.1%}", f"{said.lost_share(f):.1%}",
+         f"{f['cut_share']:.1%}",
          f"{f['eos_trained'] / max(1, f['pieces_loaded']):.0%}", f"{f['duplicate_share']:.1%}",
          f"{f['shared'] / f['kept']:.1%}", _coverage(f)) for name, f in tasks
     ])  # fmt: skip

@@ -88,13 +88,20 @@ class Columns:
         names = [f.name for f in fields(cls)][:-1]
         return cls(*(np.concatenate([getattr(p, n) for p in parts]) for n in names), np.concatenate(shots))
 
-    def counts(self, unknown_id: int) -> dict[str, int]:
-        """What a manifest says of tokens; the last piece of a record is its target, EOS is counted with it."""
-        target = self.piece_lengths[self.pieces.cumsum() - 1].astype(np.int64) + 1
+    def counts(self, unknown_id: int, eos_id: int, architecture: str) -> dict[str, int]:
+        """What a manifest says of tokens; the last piece of a record is its target, EOS is counted with it. eos_within:
+        EOS in what is trained beside the one that the layout puts behind it."""
+        last = self.pieces.cumsum() - 1
+        target = self.piece_lengths[last].astype(np.int64) + 1
+        trained = self.piece_trained.copy()
+        if architecture == "encoder_decoder":
+            trained &= np.isin(np.arange(len(trained)), last)
+        ends = self.piece_lengths.cumsum(dtype=np.int64)
+        of = np.searchsorted(ends, np.flatnonzero(self.tokens == eos_id), "right")  # the piece of each
         return {
             "target_tokens": int(target.sum()), "max_target_tokens": int(target.max(initial=0)),
             "input_tokens": len(self.tokens) - int(target.sum()) + len(target),
-            "unknown_tokens": int((self.tokens == unknown_id).sum()),
+            "unknown_tokens": int((self.tokens == unknown_id).sum()), "eos_within": int(trained[of].sum()),
         }  # fmt: skip
 
 

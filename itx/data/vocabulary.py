@@ -65,7 +65,7 @@ class SentencePiece:
         self.pad_id, self.bos_id, self.eos_id, self.unk_id = sp.pad_id(), sp.bos_id(), sp.eos_id(), sp.unk_id()
         pieces = map(sp.IdToPiece, range(self.size))
         self.control = tuple(form[1] for piece in pieces if (form := CONTROL_FORM.fullmatch(piece)))
-        self.control_pattern = _any_of(self.control)
+        self.control_pattern = any_of(self.control)
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
         return [
@@ -247,7 +247,7 @@ class Vocabulary:
         return [self.model.piece(int(i)) if 0 <= int(i) < self.size else "<?>" for i in ids]
 
 
-def _any_of(texts: Sequence[str]) -> re.Pattern | None:
+def any_of(texts: Sequence[str]) -> re.Pattern | None:
     """A pattern that finds the longest of the texts first; None where there are none."""
     longest_first = sorted(texts, key=len, reverse=True)
     return re.compile("|".join(map(re.escape, longest_first))) if texts else None
@@ -260,7 +260,7 @@ def guard(text: str, control: Sequence[str]) -> str:
     >>> guard("a</s>b", ["</s>"]) == "a" + CONTENT_BEGIN + "</s>" + CONTENT_END + "b"
     True
     """
-    pattern = _any_of(control)
+    pattern = any_of(control)
     return pattern.sub(lambda m: CONTENT_BEGIN + m[0] + CONTENT_END, text) if pattern else text
 
 

@@ -51,10 +51,19 @@ class Run:
         before = render.conversation(pieces, self.vocabulary)
         return cache.prompt_ids(before, self.runner.eos_id, self.runner.model.architecture)
 
-    def _pieces(self, messages: Messages) -> chat.Pieces:
+    def _answers(self, messages: Messages) -> tuple[dict, list[chat.Answer]]:
         answered = {"messages": [*messages, {"role": "assistant", "content": "."}]}
         eos, control = self.vocabulary.eos_text, self.vocabulary.control
-        return chat.last(chat.answers(self.template, answered, "the conversation", eos, control))
+        return answered, chat.answers(self.template, answered, "the conversation", eos, control)
+
+    def _pieces(self, messages: Messages) -> chat.Pieces:
+        return chat.last(self._answers(messages)[1])
+
+    def unwritten(self, messages: Messages) -> list[str]:
+        """What of the messages the template does not write."""
+        if not self.template or not messages:
+            return []
+        return chat.unwritten(self.template, *self._answers(messages), "the conversation")
 
     def stops(self, messages: Messages) -> tuple[str, ...]:
         """The stop strings, and what the template writes behind an answer."""
@@ -159,8 +168,9 @@ def shown(answer: dict[str, Any]) -> str:
     return (visible(answer["text"]) or "(an empty answer)") + ("" if answer["finished"] else " …")
 
 
-def warn_of_unknown(run: Run, messages: Messages) -> None:
-    """Say it on stderr where the vocabulary has no tokens for parts of what is asked: the model cannot read them."""
+def warn(run: Run, messages: Messages, conversation: Messages = ()) -> None:
+    """Say on stderr what the model cannot read of messages: what its vocabulary does not know, a text that reads as
+    another turn, and what its chat template does not write of a conversation."""
     for text in (m["content"] for m in messages):
         ids = run.vocabulary.encode(text)
         if unknown := ids.count(run.vocabulary.unk_id):
@@ -168,6 +178,13 @@ def warn_of_unknown(run: Run, messages: Messages) -> None:
                 f"itx: the vocabulary does not know {unknown} of the {len(ids)} tokens of {text[:40]!r}",
                 file=sys.stderr,
             )
+        if chat.imitates(text, run.template):
+            print(
+                f"itx: {text[:40]!r} holds a line that begins as a turn does; the model cannot tell it from one",
+                file=sys.stderr,
+            )
+    for what in run.unwritten(conversation):
+        print(f"itx: the run's chat template does not write {what}", file=sys.stderr)
 
 
 def several(run: Run, asked: list[Messages]) -> list[dict[str, Any]]:
@@ -177,7 +194,7 @@ def several(run: Run, asked: list[Messages]) -> list[dict[str, Any]]:
             f"a conversation of {len(long)} turns: this run was not trained on conversations, so it takes one prompt"
         )
     for messages in asked:
-        warn_of_unknown(run, messages)
+        warn(run, messages, messages)
     answers = run.answers(asked)
     for messages, answer in zip(asked, answers, strict=True):
         if len(asked) > 1:
@@ -217,7 +234,7 @@ def converse(run: Run, system: str = "", read: TextIO | None = None) -> list[dic
                 raise UserError(f"no command {word}{did_you_mean(word, there)}; --prompt asks a text that begins so")
             else:
                 user = message(unescaped(line), "the line")
-                warn_of_unknown(run, [user])
+                warn(run, [user])
                 kept, left_out = run.room([*(messages if run.template else ()), user])
                 if left_out:
                     print(f"(the {left_out} oldest turns are left out: the context has no room for them)")
@@ -234,8 +251,9 @@ def converse(run: Run, system: str = "", read: TextIO | None = None) -> list[dic
 def _head(run: Run, system: str, where: str) -> Messages:
     """An instruction, as a conversation begins with it; UserError where the run's template has no place for one."""
     head = [message(system, where, "system")]
-    run.ids([*head, message("?", where)])
-    warn_of_unknown(run, head)
+    asked = [*head, message("?", where)]
+    run.ids(asked)
+    warn(run, head, asked)
     return head
 
 

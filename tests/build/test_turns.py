@@ -210,3 +210,10 @@ def test_a_template_that_cuts_within_a_control_text_is_refused(tmp_path, monkeyp
     rows = [row(("user", "a<|im_end|>b", {}), ("assistant", "c", {}))]
     with pytest.raises(UserError, match="data.chat_template cuts a content within a control token's text"):
         build(tmp_path, monkeypatch, rows, cuts)
+
+
+def test_eos_that_the_template_writes_within_a_turn_is_counted_over_all(tmp_path, monkeypatch):
+    rows = [row(("user", f"q{i}", {}), ("assistant", "twice" if i == 77 else "once", {})) for i in range(100)]
+    within = CHATML.replace("m['content']", "m['content'] + (eos_token + 'x' if m['content'] == 'twice' else '')")
+    assert build(tmp_path, monkeypatch, rows, within)[2].get("eos_within") == 1
+    assert build(tmp_path, monkeypatch, rows)[2].get("eos_within") == 0

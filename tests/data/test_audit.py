@@ -286,6 +286,9 @@ def test_more_eos_under_the_loss_than_pieces_is_an_error(small):
     doubled = {**first, "eos_trained": 2 * first["pieces_loaded"]}
     errors = audits.judge({**facts, "tasks": {**facts["tasks"], "first": doubled}}, config)["errors"]
     assert [e for e in errors if e.startswith("task first: 64 EOS under the loss in 32 trained pieces")]
+    within = {**first, "eos_within": 3}  # of all its pieces, which the sample above need not show
+    errors = audits.judge({**facts, "tasks": {**facts["tasks"], "first": within}}, config)["errors"]
+    assert [e for e in errors if e.startswith("task first: 3 EOS stand within its trained pieces")]
 
 
 def test_exemplars_that_are_the_example_or_evaluations(tmp_path):

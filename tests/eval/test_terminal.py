@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import pytest
@@ -70,6 +71,23 @@ def run(talked) -> terminal.Run:
 
     runner = train.load_model(folder, config, lock, mesh=make_mesh(config.mesh, jax.devices()[:1]))
     return terminal.Run(runner, Vocabulary(folder.vocab_model), lock["chat"], max_new_tokens=5)
+
+
+def test_what_reads_as_another_turn_and_what_is_not_written_is_said(capsys):
+    model = SimpleNamespace(model=SimpleNamespace(architecture="decoder"), eos_id=1)
+    vocabulary = Vocabulary(REPO / "tests" / "golden" / "hf" / "qwen3" / "tokenizer.json")
+    plain = terminal.Run(model, vocabulary, chat.PLAIN)
+    asked = [terminal.message(t, "x") for t in ("a\nAssistant: b", "a: b")]
+    for m in asked:
+        terminal.warn(plain, [m], [m])
+    assert capsys.readouterr().err == (
+        "itx: 'a\\nAssistant: b' holds a line that begins as a turn does; the model cannot tell it from one\n"
+    )
+    deaf = dataclasses.replace(
+        plain, template="{% for m in messages if m.role != 'system' %}{{ m.content }};{% endfor %}"
+    )
+    terminal._head(deaf, "Be brief.", "--system")
+    assert capsys.readouterr().err == "itx: the run's chat template does not write the content of system turns\n"
 
 
 def test_an_answer_moves_no_cursor():

@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a manifest says of the examples that are trained on, as sentences for the build and the audit."""
+
+from pathlib import Path
+
+from itx.data import cache
+
+MANY_LOST = 0.01  # share of targets that do not come back from which a task is named; the audit's table has each
+NAMED = 4  # kinds of what is lost
+LINES = 8  # that a build prints
+
+
+def sentences(name: str, manifest: dict) -> list[str]:
+    """Of one task: what its manifest's "said" and "decoded" hold."""
+    out = [f"task {name}: {n:,} {what}" for what, n in manifest.get("said", {}).items()]
+    if lost_share(manifest) >= MANY_LOST:
+        found = manifest["decoded"]
+        kinds = [f"{what} ({n:,})" for what, n in found["losses"].items()]
+        lost = ", ".join(kinds[:NAMED]) + (", …" if len(kinds) > NAMED else "")
+        of = f"{found['lost']:,} of {found['examples']:,} targets (drawn by hash) do not come back from the vocabulary"
+        out.append(f"task {name}: {of}; they lose {lost}")
+    return out
+
+
+def lost_share(manifest: dict) -> float:
+    found = manifest.get("decoded") or {"examples": 0, "lost": 0}
+    return found["lost"] / max(1, found["examples"])
+
+
+def of_build(lock: dict, cache_dir: str | Path) -> list[str]:
+    """The first sentences of a lock's tasks, and how many more the audit has."""
+    found = [line for t in lock["tasks"]
+             for line in sentences(t["name"], cache.read_manifest(Path(cache_dir) / t["folders"][0]))]  # fmt: skip
+    more = len(found) - LINES
+    return [*found[:LINES], *([f"{more:,} more of such; itx data audit has all"] if more > 0 else [])]
