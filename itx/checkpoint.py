@@ -157,7 +157,7 @@ class Checkpoints:
 
     def _restore(self, step: int, item: str, targets: dict) -> dict:
         """Arrays of a checkpoint, compared with their digests as they were saved and only then cast."""
-        self._check(step, item, targets)
+        self.check(step, item, targets)
         saved = self.shapes(step, item)
         as_saved = {n: jax.ShapeDtypeStruct(t.shape, saved[n].dtype, sharding=t.sharding) for n, t in targets.items()}
         args = self.ocp.args.Composite(**{item: self.ocp.args.StandardRestore(as_saved)})
@@ -183,7 +183,7 @@ class Checkpoints:
                 f"{self.directory / str(step)} is damaged: {item} cannot be read ({type(e).__name__}: {why})"
             ) from e
 
-    def _check(self, step: int, item: str, targets: dict) -> None:
+    def check(self, step: int, item: str, targets: dict) -> None:
         """UserError where names or shapes differ, before Orbax reads anything."""
         check_shapes(f"{self.directory / str(step)}: {item}", self.shapes(step, item), targets)
 

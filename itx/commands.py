@@ -6,31 +6,25 @@ leaves whole files in the run folder and is skipped when they are there, so that
 resumes after a kill at any moment.
 """
 
-import contextlib
 import dataclasses
 import functools
 import math
 import os
-import shlex
 import subprocess
 import sys
 import tempfile
 import time
 from argparse import Namespace
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 
+from itx import begin, processes, storage
 from itx import config as configs
-from itx import processes, storage
 from itx.data.vocabulary import BYTE_EXTRA_IDS, BYTES, Bytes, Vocabulary
 from itx.errors import UserError, did_you_mean
 from itx.eval import metrics
-from itx.runs import RunFolder, default_run, open_run, read_config, run_config
+from itx.runs import RunFolder, default_run, open_run, run_config
 from itx.text import visible
-
-VERSIONED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "sentencepiece")
-
 
 # ---- train ---------------------------------------------------------------------------------------
 
@@ -46,13 +40,13 @@ def train(args: Namespace) -> int:
     config, origin = configs.load(args.config, args.overrides, args.quick)
     metrics.trust(config.data.modules)
     run = _run_folder(args)
-    notes = check_same_run(run, config)
+    if config.train.deterministic:  # read by XLA when JAX starts
+        os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_deterministic_ops=true"
+    notes = begin.check_same_run(run, config)
     if config.model.pretrained:
         from itx.models import pretrained
 
         pretrained.ready(config)
-    if config.train.deterministic:  # read by XLA when JAX starts
-        os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_deterministic_ops=true"
     lock_file = Path(args.lock) if args.lock else build_in_subprocess(args)
     from itx.data import lock as locks
 
@@ -73,9 +67,10 @@ def train(args: Namespace) -> int:
     from itx.train import train as tune
 
     made = setup(config, lock, make_mesh(config.mesh))  # a mistake in the settings shows before anything is written
-    about = begin_run(run, config, origin, lock, args, notes)
-    storage.write_json(run.audit_json, facts)
     batches = Batches(lock, config.data.cache_dir)
+    begin.check_resume(run, config, lock, made, notes)
+    about = begin.write(run, config, origin, lock, args, notes)
+    storage.write_json(run.audit_json, facts)
 
     def score(step: int, when: str) -> None:
         load = functools.cache(lambda: load_model(run, config, lock, step))
@@ -135,93 +130,6 @@ def _restarting(args: Namespace) -> int:
 
 def _run_folder(args: Namespace) -> RunFolder:
     return RunFolder(Path(args.run_dir) if args.run_dir else default_run(args.config, args.quick))
-
-
-def check_same_run(run: RunFolder, config: configs.RunConfig) -> list[str]:
-    """A run folder belongs to one config: data fields never change, maths fields only where allowed.
-
-    Returns a note for every allowed change; raises UserError naming the first field that may not differ.
-    """
-    if run.path.exists() and not run.path.is_dir():
-        raise UserError(f"--run_dir: {run.path} is a file, not a folder")
-    if not run.path.exists() or not [p for p in run.path.iterdir() if not p.name.endswith(".part")]:
-        return []  # nothing, or what a kill left of the first file
-    if not run.config_json.is_file():
-        raise UserError(f"{run.path} is not empty and not a run folder (no config.json); give another --run_dir")
-    old = configs.flatten(read_config(run)["config"])
-    new = configs.flatten(configs.to_dict(config))
-    kinds = {name: f.metadata["kind"] for name, f in configs.fields_by_name().items()}
-    unknown = [n for n in config.resume.allow if n not in kinds]
-    if unknown:
-        raise UserError(f"resume.allow: unknown field {unknown[0]!r}" + did_you_mean(unknown[0], kinds))
-    notes = []
-    for name, value in new.items():
-        if name not in old or old[name] == value:
-            continue
-        change = f"{name} was {old[name]!r}, is {value!r}"
-        if name == "train.steps" and not config.optim.decay_steps and config.optim.schedule in ("cosine", "linear"):
-            notes.append(f"{change}: the learning rate now ends there, and no longer as it was planned")
-        if kinds[name] == "free":
-            continue
-        if kinds[name] == "maths" and name in config.resume.allow:
-            notes.append(change)
-            continue
-        way = f", or allow it: --resume.allow={name}" if kinds[name] == "maths" else ""
-        raise UserError(f"{run.path} belongs to another config: {change}; give another --run_dir{way}")
-    return notes
-
-
-def begin_run(run: RunFolder, config, origin: dict, lock: dict, args: Namespace, notes: list[str]) -> dict:
-    """Write (or check) the run's config, lock and vocabulary; returns what config.json holds.
-
-    config.json comes first: it is what makes a folder a run folder, so that a kill in between is no trouble.
-    """
-    from itx.data import lock as locks
-
-    if run.lock_json.is_file():
-        old = locks.read(run.lock_json)
-        if locks.shape_hash(old) != locks.shape_hash(lock):
-            raise UserError(
-                f"{run.path} was begun on other data: {locks.difference(old, lock)}; give another --run_dir"
-            )
-    vocabulary = Path(config.data.cache_dir) / lock["vocabulary"]["file"]
-    if not run.vocab_model.is_file() and not vocabulary.is_file():
-        raise UserError(f"the lock's vocabulary is not in the cache: {vocabulary}")
-    for note in notes:
-        print(f"changed on resume: {note}", file=sys.stderr)
-    old_notes = storage.read_json(run.config_json).get("notes", []) if run.config_json.is_file() else []
-    about = {
-        "file": args.config, "quick": args.quick, "overrides": args.overrides,
-        "command": shlex.join(["itx", *sys.argv[1:]]), "config": configs.to_dict(config), "origin": origin,
-        "versions": {"python": sys.version.split()[0], **{v: metadata.version(v) for v in VERSIONED}},
-        "code": _code_version(), "data_hash": locks.shape_hash(lock), "notes": old_notes + notes,
-    }  # fmt: skip
-    storage.write_json(run.config_json, about)
-    storage.write_json(run.lock_json, lock)
-    if config.model.pretrained:
-        from itx.models import pretrained
-
-        pretrained.keep(config.model.pretrained, run.pretrained)
-    if not run.vocab_model.is_file():
-        storage.copy_folder(vocabulary.parent, run.vocab_model.parent)
-    if lock.get("chat"):  # what an export and a run that begins from this one find
-        with storage.whole_file(run.chat_template) as part:
-            part.write_text(lock["chat"], encoding="utf-8")
-    return about
-
-
-def _code_version() -> str:
-    """The git commit of the code, `+` where it was changed; the package version outside a checkout."""
-    here = Path(__file__).parent
-    git = ["git", "-C", str(here)]
-    try:
-        commit = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
-        dirty = subprocess.run([*git, "status", "--porcelain", "--", "."], capture_output=True, text=True, check=True)
-        return commit.stdout.strip() + ("+" if dirty.stdout.strip() else "")
-    except (OSError, subprocess.CalledProcessError):
-        with contextlib.suppress(metadata.PackageNotFoundError):  # a copied folder, on PYTHONPATH
-            return metadata.version("itx")
-        return "unknown"
 
 
 def build_in_subprocess(args: Namespace) -> Path:

@@ -4,7 +4,8 @@
 A recipe is a Python file with `get_config(quick=False) -> RunConfig`; `--a.b=c` overrides a field.
 Every field says what a change of it means on resume, as `kind`:
     data    shapes the batches: refused on resume
-    maths   shapes the update: refused on resume unless named in `resume.allow`, then logged
+    maths   shapes the update: refused on resume unless named in `resume.allow`, then logged; always refused where an
+            array of the model or the optimizer would have another shape
     free    changes neither (mesh, periods, number of steps, folders)
 Derived values are functions of the config, never written back into it.
 """

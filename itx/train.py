@@ -236,6 +236,21 @@ def parts(config: RunConfig, lock: dict) -> Parts:
     return Parts(graphdef, names, trainable, saved, tx, state_of, jax.eval_shape(state_of, parameters(base)))
 
 
+def saved_shapes(config: RunConfig, lock: dict) -> dict[str, jax.ShapeDtypeStruct]:
+    """The parameters that a run's checkpoints hold."""
+    of = parts(config, lock)
+    state, frozen = of.shapes
+    everything = {**state["params"], **frozen}
+    return {p: everything[p] for p in of.saved}
+
+
+def shapes_by_name(of: Parts) -> dict[str, tuple[int, ...]]:
+    """The shape of each parameter, and of each array of the optimizer's state."""
+    state, frozen = of.shapes
+    arrays = {"params": {**state["params"], **frozen}, "opt_state": state["opt_state"]}
+    return {name: x.shape for name, x in checkpoint.named_leaves(arrays).items()}
+
+
 def setup(config: RunConfig, lock: dict, mesh: Mesh) -> Setup:
     """Everything a run needs but its state."""
     groups = meshes.batch_parts(mesh) * config.train.microbatches
@@ -315,6 +330,21 @@ def counter(made: Setup, step: int) -> jax.Array:
     return jax.device_put(np.int32(step), made.targets[0]["step"].sharding)
 
 
+def check_fits(checkpoints: Checkpoints, step: int, made: Setup, lock: dict) -> dict:
+    """The meta of a checkpoint; UserError where it is of other data, or of arrays of other names or shapes."""
+    meta = checkpoints.meta(step)
+    if "lock" not in meta:
+        raise UserError(
+            f"{checkpoints.directory / str(step)} does not say which data it was trained on (its meta has no lock), so "
+            "it cannot be resumed; model.pretrained can begin from it"
+        )
+    locks.check_same(meta["lock"], lock, checkpoints.directory)
+    targets = {**made.targets[0]["params"], **made.targets[1]}
+    checkpoints.check(step, "params", {p: targets[p] for p in made.saved})
+    checkpoints.check(step, "opt_state", checkpoint.named_leaves(made.targets[0]["opt_state"]))
+    return meta
+
+
 def resume(
     checkpoints: Checkpoints, made: Setup, lock: dict
 ) -> tuple[int, dict, tuple[State, Params] | None, list[str]]:
@@ -323,11 +353,7 @@ def resume(
     lines: list[str] = []
     while step := checkpoints.latest():
         try:
-            meta = checkpoints.meta(step)
-            if locks.shape_hash(meta["lock"]) != locks.shape_hash(lock):
-                raise UserError(
-                    f"{checkpoints.directory} was begun on other data: {locks.difference(meta['lock'], lock)}"
-                )
+            meta = check_fits(checkpoints, step, made, lock)
             held = restore(checkpoints, step, made)
         except checkpoint.Damaged as e:
             lines.append(f"{e}; it is set aside as {checkpoints.set_aside(step).name}")

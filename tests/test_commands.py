@@ -12,7 +12,7 @@ from argparse import Namespace
 
 import pytest
 
-from itx import commands, storage
+from itx import begin, commands, storage
 from itx import config as configs
 from itx.errors import UserError
 from itx.runs import RunFolder
@@ -20,14 +20,14 @@ from tests import sample_tasks, samples
 from tests.conftest import REPO, one_device
 
 
-def begin(run: RunFolder, tmp_path):
+def begin_run(run: RunFolder, tmp_path):
     vocab = tmp_path / "cache" / "vocab" / "v" / "sentencepiece.model"
     vocab.parent.mkdir(parents=True, exist_ok=True)
     vocab.write_bytes(b"model")
     lock = {"vocabulary": {"file": "vocab/v/sentencepiece.model", "hash": "v"}, "tasks": [], "version": 1}
     config = samples.config(str(tmp_path / "cache"))
-    notes = commands.check_same_run(run, config)
-    commands.begin_run(run, config, {}, lock, Namespace(config="c.py", quick=False, overrides=[]), notes)
+    notes = begin.check_same_run(run, config)
+    begin.write(run, config, {}, lock, Namespace(config="c.py", quick=False, overrides=[]), notes)
 
 
 def test_an_ascii_terminal_shows_a_task():
@@ -50,10 +50,10 @@ def test_a_run_that_was_killed_while_it_began_begins_again(tmp_path, monkeypatch
     with monkeypatch.context() as m:
         m.setattr(os, "replace", kill)
         with pytest.raises(KeyboardInterrupt):
-            begin(run, tmp_path)
+            begin_run(run, tmp_path)
     (run.path / ".config.json.1.part").write_text("{")  # SIGKILL leaves what an exception would not
     assert not all(f.is_file() for f in (run.config_json, run.lock_json, run.vocab_model))
-    begin(run, tmp_path)
+    begin_run(run, tmp_path)
     assert all(f.is_file() for f in (run.config_json, run.lock_json, run.vocab_model))
 
 
@@ -61,11 +61,11 @@ def test_a_broken_run_folder_is_one_line(tmp_path):
     config = samples.config("")
     (tmp_path / "file").write_text("x")
     with pytest.raises(UserError, match="is a file, not a folder"):
-        commands.check_same_run(RunFolder(tmp_path / "file"), config)
+        begin.check_same_run(RunFolder(tmp_path / "file"), config)
     for text in ("{", "[]", '{"config": 5}'):
         (tmp_path / "config.json").write_text(text)
         with pytest.raises(UserError, match="config.json is not what a run writes"):
-            commands.check_same_run(RunFolder(tmp_path), config)
+            begin.check_same_run(RunFolder(tmp_path), config)
 
 
 def test_asking_a_run_without_checkpoint_is_refused(tmp_path):
@@ -226,11 +226,11 @@ def test_tasks_that_lack_the_variants_of_a_mixture_are_told(tmp_path):
 
 def test_a_copied_folder_has_no_version(monkeypatch):
     """Neither a checkout nor installed: a run begins all the same, and says that its code is not known."""
-    assert commands._code_version() != "unknown"
+    assert begin.code_version() != "unknown"
 
     def none(*_, **__):
-        raise commands.metadata.PackageNotFoundError("itx")
+        raise begin.metadata.PackageNotFoundError("itx")
 
-    monkeypatch.setattr(commands.metadata, "version", none)
+    monkeypatch.setattr(begin.metadata, "version", none)
     monkeypatch.setenv("PATH", "")
-    assert commands._code_version() == "unknown"
+    assert begin.code_version() == "unknown"

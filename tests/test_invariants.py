@@ -21,7 +21,7 @@ import pytest
 from itx import config as configs
 from itx import mesh as meshes
 from itx import storage
-from itx.commands import check_same_run
+from itx.begin import check_same_run
 from itx.config import MeshConfig
 from itx.data import cache
 from itx.data import lock as locks

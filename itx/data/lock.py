@@ -146,3 +146,9 @@ def difference(old: dict, new: dict) -> str:
         if before[name]["sha256"][0] != after[name]["sha256"][0]:
             return f"the renderings of task {name} changed"
     return "rates or left-out records changed"
+
+
+def check_same(old: dict, new: dict, run: Path | str) -> None:
+    """UserError where two locks do not give the same batches."""
+    if shape_hash(old) != shape_hash(new):
+        raise UserError(f"{run} was begun on other data: {difference(old, new)}; give another --run_dir")

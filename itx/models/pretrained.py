@@ -207,6 +207,7 @@ def export_adapter(name: str, out: str) -> dict[str, Any]:
 
     from itx import peft
     from itx.checkpoint import Checkpoints
+    from itx.train import saved_shapes
 
     _new(out)
     begin = find(name)
@@ -214,6 +215,7 @@ def export_adapter(name: str, out: str) -> dict[str, Any]:
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     with Checkpoints(begin.run.checkpoints, read_only=True) as checkpoints:
         shapes = checkpoints.shapes(begin.step)
+        checkpoints.check(begin.step, "params", saved_shapes(config, locks.read(begin.run.lock_json)))
         targets = {p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=here) for p, s in shapes.items()}
         params, meta = checkpoints.params(begin.step, targets), checkpoints.meta(begin.step)
     base = config.model.pretrained or str(begin.run.path)
@@ -244,7 +246,7 @@ def export(name: str, out: str, dtype: str = "", shard_bytes: int = hf.SHARD_BYT
     from itx.checkpoint import Checkpoints
     from itx.config import MeshConfig
     from itx.mesh import make_mesh
-    from itx.train import placed_targets
+    from itx.train import placed_targets, vocab_rows
 
     begin = find(name)
     if begin.run is None:
@@ -273,13 +275,13 @@ def export(name: str, out: str, dtype: str = "", shard_bytes: int = hf.SHARD_BYT
         source = _ending(source, lock["eos_id"])
         if generation.is_file() and (g := storage.read_json(generation)) != _ending(g, lock["eos_id"]):
             beside[hf.GENERATION] = json.dumps(_ending(g, lock["eos_id"]), indent=1).encode()
+    rows = cfg.vocab_size or vocab_rows(run_config(run), locks.read(run.lock_json))
     hf.write_config(cfg, source, "float32")  # what cannot be exported is said before anything is read
     mesh = make_mesh(MeshConfig(data=1, fsdp=-1))
     if _method(run) != "full":
         params = _merged(begin, mesh)
     else:
         with Checkpoints(run.checkpoints, read_only=True) as checkpoints:
-            rows = checkpoints.shapes(begin.step)["embedding"].shape[0]
             params = checkpoints.params(begin.step, placed_targets(cfg, rows, mesh))
     files = hf.save(out, cfg, params, source=source, beside=beside, dtype=dtype, shard_bytes=shard_bytes)
     written = hf.read_config(out)

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a run begins or goes on: everything is checked first, and only then is anything written into its folder."""
+
+import contextlib
+import dataclasses
+import shlex
+import subprocess
+import sys
+from argparse import Namespace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from itx import config as configs
+from itx import storage
+from itx.config import RunConfig
+from itx.data import lock as locks
+from itx.errors import UserError, did_you_mean
+from itx.runs import RunFolder, read_config, run_config
+
+VERSIONED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "sentencepiece")
+OF_THE_BASE = ("model.", "train.seed ")  # fields whose change may give an adapter another base
+
+
+def check_same_run(run: RunFolder, config: RunConfig) -> list[str]:
+    """A run folder belongs to one config: data fields never change, maths fields only where allowed, and never those
+    that shape the arrays which its checkpoints hold.
+
+    Returns a note for every allowed change; raises UserError naming the first field that may not differ.
+    """
+    if run.path.exists() and not run.path.is_dir():
+        raise UserError(f"--run_dir: {run.path} is a file, not a folder")
+    if not run.path.exists() or not [p for p in run.path.iterdir() if not p.name.endswith(".part")]:
+        return []  # nothing, or what a kill left of the first file
+    if not run.config_json.is_file():
+        raise UserError(f"{run.path} is not empty and not a run folder (no config.json); give another --run_dir")
+    old = configs.flatten(read_config(run)["config"])
+    new = configs.flatten(configs.to_dict(config))
+    kinds = {name: f.metadata["kind"] for name, f in configs.fields_by_name().items()}
+    unknown = [n for n in config.resume.allow if n not in kinds]
+    if unknown:
+        raise UserError(f"resume.allow: unknown field {unknown[0]!r}" + did_you_mean(unknown[0], kinds))
+    notes = []
+    for name, value in new.items():
+        if name not in old or old[name] == value:
+            continue
+        change = f"{name} was {old[name]!r}, is {value!r}"
+        if name == "train.steps" and not config.optim.decay_steps and config.optim.schedule in ("cosine", "linear"):
+            notes.append(f"{change}: the learning rate now ends there, and no longer as it was planned")
+        if kinds[name] == "free":
+            continue
+        way = ""
+        if kinds[name] == "maths":
+            if _changes_shapes(run, config, name):
+                way = ", for its checkpoints hold arrays of other shapes"
+            elif name in config.resume.allow:
+                notes.append(change)
+                continue
+            else:
+                way = f", or allow it: --resume.allow={name}"
+        raise UserError(f"{run.path} belongs to another config: {change}; give another --run_dir{way}")
+    return notes
+
+
+def _changes_shapes(run: RunFolder, config: RunConfig, name: str) -> bool:
+    """Whether the run would have other arrays, in parameters or optimizer, with this one field as `config` has it."""
+    if not run.lock_json.is_file():  # killed while it began: there is no checkpoint
+        return False
+    from itx.train import parts, shapes_by_name
+
+    section, leaf = name.split(".")
+    old, lock = run_config(run), locks.read(run.lock_json)
+    group = dataclasses.replace(getattr(old, section), **{leaf: getattr(getattr(config, section), leaf)})
+    try:
+        new = shapes_by_name(parts(dataclasses.replace(old, **{section: group}), lock))
+    except UserError:  # it cannot be so alone, but only together with other fields
+        return True
+    return new != shapes_by_name(parts(old, lock))
+
+
+def check_resume(run: RunFolder, config: RunConfig, lock: dict, made: Any, notes: list[str]) -> None:
+    """UserError where the run was begun on other data or its newest sound checkpoint cannot be gone on with.
+
+    Args:
+        made: a train.Setup.
+        notes: what `check_same_run` gave.
+    """
+    if run.lock_json.is_file():
+        locks.check_same(locks.read(run.lock_json), lock, run.path)
+    vocabulary = _vocabulary(config, lock)
+    if not run.vocab_model.is_file() and not vocabulary.is_file():
+        raise UserError(f"the lock's vocabulary is not in the cache: {vocabulary}")
+    if not run.checkpoints.is_dir():
+        return
+    from itx import train
+    from itx.checkpoint import Checkpoints, Damaged
+
+    with Checkpoints(run.checkpoints, read_only=True) as checkpoints:
+        for step in filter(None, reversed(checkpoints.steps())):
+            try:
+                meta = train.check_fits(checkpoints, step, made, lock)
+            except Damaged:  # training names it, sets it aside and uses the one before
+                continue
+            if step > config.train.steps:
+                raise UserError(
+                    f"{run.path} is trained to step {step}, beyond train.steps={config.train.steps}: give at least "
+                    f"--train.steps={step}, or another --run_dir"
+                )
+            if len(made.saved) < len(made.names) and any(note.startswith(OF_THE_BASE) for note in notes):
+                train.check_base(meta, made.init()[1], made.saved)
+            return
+
+
+def _vocabulary(config: RunConfig, lock: dict) -> Path:
+    return Path(config.data.cache_dir) / lock["vocabulary"]["file"]
+
+
+def write(
+    run: RunFolder, config: RunConfig, origin: dict[str, str], lock: dict, args: Namespace, notes: list[str]
+) -> dict:
+    """Write the run's config, lock and vocabulary, which are checked; returns what config.json holds.
+
+    config.json comes first: it is what makes a folder a run folder, so that a kill in between is no trouble.
+    """
+    for note in notes:
+        print(f"changed on resume: {note}", file=sys.stderr)
+    old_notes = storage.read_json(run.config_json).get("notes", []) if run.config_json.is_file() else []
+    about = {
+        "file": args.config, "quick": args.quick, "overrides": args.overrides,
+        "command": shlex.join(["itx", *sys.argv[1:]]), "config": configs.to_dict(config), "origin": origin,
+        "versions": {"python": sys.version.split()[0], **{v: metadata.version(v) for v in VERSIONED}},
+        "code": code_version(), "data_hash": locks.shape_hash(lock), "notes": old_notes + notes,
+    }  # fmt: skip
+    storage.write_json(run.config_json, about)
+    storage.write_json(run.lock_json, lock)
+    if config.model.pretrained:
+        from itx.models import pretrained
+
+        pretrained.keep(config.model.pretrained, run.pretrained)
+    if not run.vocab_model.is_file():
+        storage.copy_folder(_vocabulary(config, lock).parent, run.vocab_model.parent)
+    if lock.get("chat"):  # what an export and a run that begins from this one find
+        with storage.whole_file(run.chat_template) as part:
+            part.write_text(lock["chat"], encoding="utf-8")
+    return about
+
+
+def code_version() -> str:
+    """The git commit of the code, `+` where it was changed; the package version outside a checkout."""
+    here = Path(__file__).parent
+    git = ["git", "-C", str(here)]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
+        dirty = subprocess.run([*git, "status", "--porcelain", "--", "."], capture_output=True, text=True, check=True)
+        return commit.stdout.strip() + ("+" if dirty.stdout.strip() else "")
+    except (OSError, subprocess.CalledProcessError):
+        with contextlib.suppress(metadata.PackageNotFoundError):  # a copied folder, on PYTHONPATH
+            return metadata.version("itx")
+        return "unknown"

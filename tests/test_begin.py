@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A change that a run refuses leaves its folder as it was, and an export refuses what is not the config's."""
+
+import json
+import shutil
+
+import pytest
+
+from itx import cli
+from itx.eval import evaluate as evaluation
+
+RECIPE = """
+import dataclasses
+from itx.config import PeftConfig
+from tests.samples import config
+
+def get_config(quick=False):
+    made = config({cache!r})
+    train = dataclasses.replace(made.train, steps=4 if quick else 6)
+    scored = dataclasses.replace(made.eval, before=False)
+    model = dataclasses.replace(made.model, smear=0)  # a model that Hugging Face has
+    return dataclasses.replace(made, model=model, train=train, eval=scored, peft=PeftConfig(method="lora", rank=4))
+"""
+
+
+def contents(folder) -> dict:
+    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in folder.rglob("*")}
+
+
+class Desk:
+    """A recipe and the command that trains it, up to its evaluation."""
+
+    def __init__(self, folder, cache):
+        self.recipe = folder / "recipe.py"
+        self.recipe.write_text(RECIPE.format(cache=str(cache)))
+        locks = [f for f in (cache / "locks").iterdir() if json.loads(f.read_text())["mixture"] == "sample_held"]
+        self.words = ["--lock", str(locks[0])]
+
+    def train(self, run, *words) -> int:
+        def stop(*_, **__):
+            raise KeyboardInterrupt
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(evaluation, "evaluate", stop)
+            return cli.main(["train", str(self.recipe), "--run_dir", str(run), *self.words, *words])
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, sample_cache):
+    """What trains it, and a run of an adapter whose six steps are done."""
+    folder = tmp_path_factory.mktemp("begin")
+    desk = Desk(folder, sample_cache)
+    assert desk.train(folder / "run") == 130 and (folder / "run" / "checkpoints" / "6").is_dir()
+    return desk, folder / "run"
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    desk, source = trained
+    return desk, shutil.copytree(source, tmp_path / "run")
+
+
+def allowed(name: str, value) -> list[str]:
+    return [f"--{name}={value}", f"--resume.allow={name}"]
+
+
+REFUSED = {
+    "other data": (["--data.seed=5"], "data.seed"),
+    "another rank": (["--peft.rank=16"], "peft.rank was 4, is 16"),
+    "another rank, allowed": (allowed("peft.rank", 16), "peft.rank was 4, is 16"),
+    "another method, allowed": (allowed("peft.method", "prefix"), "peft.method was 'lora', is 'prefix'"),
+    "another width of the base, allowed": (allowed("model.mlp_dim", 56), "model.mlp_dim was"),
+    "another vocabulary, allowed": (allowed("model.vocab_size", 640), "model.vocab_size was"),
+    "another optimizer, allowed": (allowed("optim.name", "sgd"), "optim.name was 'adamw', is 'sgd'"),
+    "another tree of its state, allowed": (allowed("optim.clip_norm", 0.0), "optim.clip_norm was 1.0, is 0.0"),
+    "another base, allowed": (allowed("train.seed", 5), "over another base"),
+    "fewer steps than are trained": (["--train.steps=4"], "trained to step 6, beyond train.steps=4"),
+    "the quick variant": (["--quick"], "trained to step 6, beyond train.steps=4"),
+    "a cache that is not there": (["--data.cache_dir=nowhere"], "nowhere"),
+}
+
+
+@pytest.mark.parametrize("change", REFUSED)
+def test_a_refused_change_writes_nothing(change, run, capfd):
+    desk, folder = run
+    words, said = REFUSED[change]
+    before = contents(folder)
+    assert len(before) > 10
+    code, told = desk.train(folder, *words), capfd.readouterr().err.splitlines()
+    after = contents(folder)
+    assert [n for n in before.keys() | after.keys() if before.get(n) != after.get(n)] == []
+    assert code == 2 and said in told[-1] and "resume.allow" not in told[-1]
+
+
+def test_a_run_that_refused_changes_is_still_opened_by_its_own_command(run, capfd):
+    desk, folder = run
+    assert [desk.train(folder, *words) for words in (allowed("peft.rank", 16), ["--train.steps=4"])] == [2, 2]
+    capfd.readouterr()
+    assert desk.train(folder) == 130 and "resumed at step 6" in capfd.readouterr().err
+    # what shapes no array is offered, and accepted
+    assert desk.train(folder, "--optim.learning_rate=0.5") == 2
+    assert "or allow it: --resume.allow=optim.learning_rate" in capfd.readouterr().err
+    assert desk.train(folder, *allowed("optim.learning_rate", 0.5)) == 130
+    assert "changed on resume: optim.learning_rate was 0.003, is 0.5" in capfd.readouterr().err
+
+
+def test_an_export_refuses_arrays_that_are_not_the_configs(run, tmp_path, capfd):
+    _, folder = run
+    held = json.loads((folder / "config.json").read_text())
+    words = ["convert", "export", str(folder), str(tmp_path / "out")]
+    for section, field, value in (("peft", "rank", 16), ("peft", "rank", 2), ("peft", "targets", [".*/wq"])):
+        wrong = {**held, "config": {**held["config"], section: {**held["config"][section], field: value}}}
+        (folder / "config.json").write_text(json.dumps(wrong))
+        for more in ([], ["--merge"]):
+            code, told = cli.main([*words, *more]), capfd.readouterr().err
+            assert (code, (tmp_path / "out").exists()) == (2, False)
+            assert told.count("\n") == 1 and "params are not those of this config" in told, more
+    (folder / "config.json").write_text(json.dumps(held))
+    assert cli.main(words) == 0 and (tmp_path / "out").is_dir()
