@@ -14,6 +14,10 @@ from itx.errors import UserError
 from tests import synthetic
 
 LOCK = synthetic.lock()
+# Orbax drops its other reads where one of them fails
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning", "ignore:coroutine.*never awaited:RuntimeWarning"
+)
 
 
 def config():
@@ -60,10 +64,6 @@ FAULTS = {
 }
 
 
-# Orbax drops its other reads where one of them fails
-@pytest.mark.filterwarnings(
-    "ignore::pytest.PytestUnraisableExceptionWarning", "ignore:coroutine.*never awaited:RuntimeWarning"
-)
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_damaged_checkpoint_is_named_and_set_aside_and_the_one_before_is_used(fault, trained, tmp_path, capsys):
     source, straight = trained
