@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from itx import config as configs
-from itx import storage
+from itx import storage, trainer_lock
 from itx.config import RunConfig
 from itx.data import lock as locks
 from itx.errors import UserError, did_you_mean
@@ -30,8 +30,10 @@ def check_same_run(run: RunFolder, config: RunConfig) -> list[str]:
     """
     if run.path.exists() and not run.path.is_dir():
         raise UserError(f"--run_dir: {run.path} is a file, not a folder")
-    if not run.path.exists() or not [p for p in run.path.iterdir() if not p.name.endswith(".part")]:
-        return []  # nothing, or what a kill left of the first file
+    if not run.path.exists() or not [
+        p for p in run.path.iterdir() if not p.name.endswith(".part") and p.name != trainer_lock.NAME
+    ]:
+        return []  # nothing, or what a kill left before the first file
     if not run.config_json.is_file():
         raise UserError(f"{run.path} is not empty and not a run folder (no config.json); give another --run_dir")
     old = configs.flatten(read_config(run)["config"])
@@ -78,20 +80,21 @@ def _changes_shapes(run: RunFolder, config: RunConfig, name: str) -> bool:
     return new != shapes_by_name(parts(old, lock))
 
 
-def check_resume(run: RunFolder, config: RunConfig, lock: dict, made: Any, notes: list[str]) -> None:
-    """UserError where the run was begun on other data or its newest sound checkpoint cannot be gone on with.
+def check(run: RunFolder, config: RunConfig, lock: dict, made: Any) -> list[str]:
+    """`check_same_run`; and UserError where the run was begun on other data or its newest sound checkpoint cannot be gone
+    on with.
 
     Args:
         made: a train.Setup.
-        notes: what `check_same_run` gave.
     """
+    notes = check_same_run(run, config)
     if run.lock_json.is_file():
         locks.check_same(locks.read(run.lock_json), lock, run.path)
     vocabulary = _vocabulary(config, lock)
     if not run.vocab_model.is_file() and not vocabulary.is_file():
         raise UserError(f"the lock's vocabulary is not in the cache: {vocabulary}")
     if not run.checkpoints.is_dir():
-        return
+        return notes
     from itx import train
     from itx.checkpoint import Checkpoints, Damaged
 
@@ -108,7 +111,8 @@ def check_resume(run: RunFolder, config: RunConfig, lock: dict, made: Any, notes
                 )
             if len(made.saved) < len(made.names) and any(note.startswith(OF_THE_BASE) for note in notes):
                 train.check_base(meta, made.init()[1], made.saved)
-            return
+            break
+    return notes
 
 
 def _vocabulary(config: RunConfig, lock: dict) -> Path:

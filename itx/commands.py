@@ -6,6 +6,7 @@ leaves whole files in the run folder and is skipped when they are there, so that
 resumes after a kill at any moment.
 """
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -25,6 +26,7 @@ from itx.errors import UserError, did_you_mean
 from itx.eval import metrics
 from itx.runs import RunFolder, default_run, open_run, run_config
 from itx.text import visible
+from itx.trainer_lock import TrainerLock
 
 # ---- train ---------------------------------------------------------------------------------------
 
@@ -42,7 +44,8 @@ def train(args: Namespace) -> int:
     run = _run_folder(args)
     if config.train.deterministic:  # read by XLA when JAX starts
         os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_deterministic_ops=true"
-    notes = begin.check_same_run(run, config)
+    begin.check_same_run(run, config)
+    TrainerLock(run.path).check()  # a second trainer is told before it builds
     if config.model.pretrained:
         from itx.models import pretrained
 
@@ -52,25 +55,38 @@ def train(args: Namespace) -> int:
 
     lock = locks.read(lock_file)
     locks.check_config(lock, config, lock_file)
-    from itx.data.audit import audit, print_audit, with_uses
+    from itx.data.audit import audit, print_audit
     from itx.data.loader import Batches
 
     facts = audit(lock, config.data.cache_dir, config)
     print_audit(facts, tasks=False)
     if facts["errors"]:
         raise UserError(f"the audit fails: {facts['errors'][0]}")
-    from itx.eval.evaluate import evaluate
-    from itx.eval.fixed import fixed_losses
-    from itx.eval.retention import retention
+    import jax
+
     from itx.mesh import make_mesh
-    from itx.train import load_model, setup
-    from itx.train import train as tune
+    from itx.train import setup
 
     made = setup(config, lock, make_mesh(config.mesh))  # a mistake in the settings shows before anything is written
     batches = Batches(lock, config.data.cache_dir)
-    begin.check_resume(run, config, lock, made, notes)
-    about = begin.write(run, config, origin, lock, args, notes)
-    storage.write_json(run.audit_json, facts)
+    begin.check(run, config, lock, made)
+    with TrainerLock(run.path) if jax.process_index() == 0 else contextlib.nullcontext():
+        notes = begin.check(run, config, lock, made)  # another trainer may have ended in between
+        about = begin.write(run, config, origin, lock, args, notes)
+        storage.write_json(run.audit_json, facts)
+        return _train_in(run, args, config, lock, facts, batches, made, about)
+
+
+def _train_in(
+    run: RunFolder, args: Namespace, config: configs.RunConfig, lock: dict, facts: dict, batches, made, about: dict
+) -> int:
+    """The stages that write into a run folder, which begins or goes on and which this process holds."""
+    from itx.data.audit import with_uses
+    from itx.eval.evaluate import evaluate
+    from itx.eval.fixed import fixed_losses
+    from itx.eval.retention import retention
+    from itx.train import load_model
+    from itx.train import train as tune
 
     def score(step: int, when: str) -> None:
         load = functools.cache(lambda: load_model(run, config, lock, step))

@@ -2,12 +2,15 @@
 """A change that a run refuses leaves its folder as it was, and an export refuses what is not the config's."""
 
 import json
+import os
 import shutil
 
 import pytest
 
+import itx.train
 from itx import cli
 from itx.eval import evaluate as evaluation
+from itx.trainer_lock import TrainerLock
 
 RECIPE = """
 import dataclasses
@@ -36,8 +39,11 @@ class Desk:
         locks = [f for f in (cache / "locks").iterdir() if json.loads(f.read_text())["mixture"] == "sample_held"]
         self.words = ["--lock", str(locks[0])]
 
-    def train(self, run, *words) -> int:
+    def train(self, run, *words, meanwhile=lambda: None) -> int:
+        """The exit code, 130 where evaluation was reached; `meanwhile` is called there."""
+
         def stop(*_, **__):
+            meanwhile()
             raise KeyboardInterrupt
 
         with pytest.MonkeyPatch.context() as patch:
@@ -58,6 +64,46 @@ def trained(tmp_path_factory, sample_cache):
 def run(trained, tmp_path):
     desk, source = trained
     return desk, shutil.copytree(source, tmp_path / "run")
+
+
+def test_a_second_trainer_is_refused_while_the_first_one_works(run, capfd):
+    desk, folder = run
+    seen = []
+
+    def meanwhile():
+        capfd.readouterr()
+        before = contents(folder)
+        code, told = desk.train(folder), capfd.readouterr().err.splitlines()
+        seen.append((code, told[-1], {n for n, held in before.items() if contents(folder).get(n) != held}))
+
+    assert desk.train(folder, meanwhile=meanwhile) == 130
+    ((code, told, changed),) = seen
+    assert (
+        code == 2 and f"{folder} is being trained by process {os.getpid()} on " in told and len(told.split("; ")) == 1
+    )
+    assert changed <= {"trainer.lock"}  # a beat
+    assert desk.train(folder) == 130 and "trainer.lock" not in contents(folder)
+
+
+def test_an_evaluation_beside_a_trainer_writes_scores_alone(run, monkeypatch):
+    _, folder = run
+    (folder / "checkpoints" / "8.orbax-checkpoint-tmp" / "params").mkdir(parents=True)  # a save in progress
+
+    class Mute:
+        def generate(self, prompts, limits):
+            return [{"tokens": [], "finished": True} for _ in prompts]
+
+        def rank(self, prompts, options):
+            return [[{"logprob": 0.0, "tokens": 1} for _ in several] for several in options]
+
+    monkeypatch.setattr(itx.train, "load_model", lambda *_: Mute())
+    with TrainerLock(folder):
+        before = contents(folder)
+        code = cli.main(["eval", str(folder), "--tasks", "sample_even", "--modules", "tests.sample_tasks"])
+        after = contents(folder)
+    changed = {n for n in before.keys() | after.keys() if before.get(n) != after.get(n)}
+    assert code == 0 and "eval/6/scores.json" in changed
+    assert not {n for n in changed if not n.startswith("eval") and n != "trainer.lock"}
 
 
 def allowed(name: str, value) -> list[str]:
