@@ -3,6 +3,7 @@
 
 import errno
 import resource
+import sys
 
 import pytest
 
@@ -62,8 +63,9 @@ def test_a_fault_of_the_program_is_not_hidden(monkeypatch):
         main(["tasks", "ls"])
 
 
-def test_a_write_that_the_system_cuts_short_leaves_nothing(tmp_path, capsys):
+def test_a_write_that_the_system_cuts_short_leaves_nothing(tmp_path, capsys, monkeypatch):
     """A limit on the size of files stands for a full disk: the same call fails, halfway through a file."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # Python would keep the part that it could write
     words = ["tasks", "ls", "--modules", "tests.sample_tasks", "--json", str(tmp_path / "x.json")]
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
