@@ -18,6 +18,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jinja2
+
+from itx.build import sandbox
 from itx.build.notes import texts_of
 from itx.build.render import END, Item, Rendered, content_of, draw, identity_of
 from itx.build.sources import beside
@@ -72,48 +75,25 @@ def template_text(name: str, root: str) -> str:
 
 @functools.lru_cache(maxsize=8)
 def _compiled(template: str) -> Any:
-    import jinja2
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    def raise_exception(message: str) -> None:
-        raise jinja2.TemplateError(message)
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined if template == PLAIN else jinja2.Undefined,
-    )
-    environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = raise_exception
     try:
-        return environment.from_string(template)
+        return sandbox.compiled(template, strict=template == PLAIN)
     except jinja2.TemplateSyntaxError as e:
         raise UserError(f"data.chat_template, line {e.lineno}: {e.message}") from e
-
-
-def _to_json(
-    value: Any, ensure_ascii: bool = False, indent: int | None = None, separators: Any = None, sort_keys: bool = False
-) -> str:
-    """The filter as transformers has it; the marks of contents stay what they are."""
-    text = json.dumps(value, ensure_ascii=False, indent=indent, separators=separators, sort_keys=sort_keys)
-    if not ensure_ascii:
-        return text
-    marks = (CONTENT_BEGIN, CONTENT_END)
-    return re.sub(r"[^\x00-\x7f]", lambda m: m[0] if m[0] in marks else json.dumps(m[0])[1:-1], text)
+    except Exception as e:  # of Jinja's and Python's compilers, which have bounds of their own
+        raise UserError(f"data.chat_template is no program: {type(e).__name__}: {e}") from e
 
 
 def written(template: str, values: dict, upto: int, prompt: bool, where: str) -> str:
     """The text of the first `upto` messages; END where the template writes the end of sequence."""
     made = _compiled(template)
+    messages, tools = [_as_read(m, template) for m in values["messages"][:upto]], values.get("tools")
     try:
-        return made.render(
-            messages=[_as_read(m, template) for m in values["messages"][:upto]], tools=values.get("tools"), add_generation_prompt=prompt,
-            bos_token="", eos_token=END,
-        )  # fmt: skip
+        with sandbox.budget([messages, tools]):
+            return made.render(
+                messages=messages, tools=tools, add_generation_prompt=prompt, bos_token="", eos_token=END
+            )
     except Exception as e:  # of the template's own code: what it refuses, and what it takes for another type
-        import jinja2
-
-        said = str(e) if isinstance(e, jinja2.TemplateError) else f"{type(e).__name__}: {e}"
+        said = str(e) if isinstance(e, (jinja2.TemplateError, sandbox.TooMuch)) else f"{type(e).__name__}: {e}"
         raise UserError(f"{where}: data.chat_template: {said}") from e
 
 
