@@ -401,7 +401,12 @@ def _evaluated(
         return [("", step, base)]
     out = []
     for folder in dict.fromkeys(args.adapter):
-        peft.read(folder, config.model, vocab_rows(config, lock))  # a mistake shows before anything is built or asked
+        # a mistake shows before anything is built or asked
+        for left, n in peft.read(folder, config.model, vocab_rows(config, lock)).left_out.items():
+            print(
+                f"itx: {visible(str(folder))}: left out, for text passes through no part that sees images: {n} × {left}",
+                file=sys.stderr,
+            )
         name = f"{Path(folder).name}-{peft.key(folder)}-{step}"
         out.append((folder, name, functools.cache(lambda folder=folder: with_adapter(base(), folder))))
     return out

@@ -19,6 +19,7 @@ decoder see each other alone, so a row needs them once however many segments are
 import hashlib
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -60,6 +61,7 @@ TRAINED: dict[str, type[nnx.Variable]] = {
 
 # a folder as Hugging Face's PEFT writes it; BASE is ours: the fingerprint of the parameters it was trained over
 CONFIG, WEIGHTS, BASE = "adapter_config.json", "adapter_model.safetensors", "itx_base.json"
+INNER = "base_model.model."  # where the base stands in PEFT's model
 
 
 # ---------------------------------------------------------------- LoRA
@@ -309,6 +311,7 @@ class Adapter(NamedTuple):
     peft: PeftConfig
     params: dict[str, np.ndarray]  # by the paths of a model that `add` put it into
     base: str  # fingerprint of the base, "" where it is not told
+    left_out: dict[str, int] = {}  # {tensors of parts that see images, `#` standing for the layer: how many}
 
 
 def _modules(cfg: ModelConfig) -> dict[str, str]:
@@ -327,20 +330,29 @@ def _layers(cfg: ModelConfig, path: str) -> list[int | None]:
 
 
 def _lora_tensors(cfg: ModelConfig, path: str) -> Iterator[tuple[str, str, int | None]]:
-    """(path of a LoRA's parameter, its name there, layer) of a weight."""
+    """(path of a LoRA's parameter, its name there behind INNER, layer) of a weight."""
     kinds = {"a": "lora_A.weight", "b": "lora_B.weight", "magnitude": "lora_magnitude_vector"}
     for layer in _layers(cfg, path):
         module = _modules(cfg)[path].format(layer)
         for kind, name in kinds.items():
-            yield f"{path}_lora/{kind}", f"base_model.model.{module}.{name}", layer
+            yield f"{path}_lora/{kind}", f"{module}.{name}", layer
 
 
-def save(folder: Path | str, cfg: ModelConfig, peft: PeftConfig, params: dict, base: str, base_name: str) -> None:
+def save(
+    folder: Path | str,
+    cfg: ModelConfig,
+    peft: PeftConfig,
+    params: dict,
+    base: str,
+    base_name: str,
+    nested: bool = False,
+) -> None:
     """Write an adapter's parameters as Hugging Face's PEFT does.
 
     Args:
         params: {path: array} of the model, or of the adapter alone.
         base: fingerprint of the base; base_name: where PEFT finds it, a folder or a name on the hub.
+        nested: the base there is part of a model that also sees images, which calls its modules otherwise.
     """
     params = {p: np.asarray(jax.device_get(v), np.float32) for p, v in params.items() if _is_adapters(p)}
     both = cfg.architecture == "encoder_decoder"
@@ -358,10 +370,10 @@ def save(folder: Path | str, cfg: ModelConfig, peft: PeftConfig, params: dict, b
                     x = params[ours] if layer is None else params[ours][layer]
                     # there [out, in]: A is [rank, in] and B [out, rank]
                     shape = {"a": (-1, peft.rank), "b": (peft.rank, -1), "magnitude": (-1,)}[ours.split("/")[-1]]
-                    tensors[name] = x.reshape(shape).T
+                    tensors[INNER + (families.inside(name) if nested else name)] = x.reshape(shape).T
         about |= {
             "peft_type": "LORA", "r": peft.rank, "lora_alpha": peft.alpha, "lora_dropout": peft.dropout, "bias": "none",
-            "use_rslora": peft.rslora, "use_dora": peft.dora, "target_modules": _target_modules(cfg, weights),
+            "use_rslora": peft.rslora, "use_dora": peft.dora, "target_modules": _target_modules(cfg, weights, nested),
         }  # fmt: skip
     elif peft.method == "prefix":
         prefix = nnx.eval_shape(lambda: Prefix(cfg, peft.length, peft.prefix_hidden, nnx.Rngs(0)))
@@ -407,11 +419,14 @@ def _is_adapters(path: str) -> bool:
     return "_lora/" in path or path.split("/")[1:2] in (["prefix"], ["prompt"])
 
 
-def _target_modules(cfg: ModelConfig, weights: list[str]) -> list[str] | str:
-    """The last parts of the modules' names; a regex of them all where others end alike (a T5's encoder and decoder)."""
+def _target_modules(cfg: ModelConfig, weights: list[str], nested: bool = False) -> list[str] | str:
+    """The last parts of the modules' names; a regex of them all where others end alike (a T5's encoder and decoder, or a
+    part that sees images)."""
     modules = _modules(cfg)
+    if nested:
+        modules = {p: families.inside(m) for p, m in modules.items()}
     last = {modules[p].split(".")[-1] for p in weights}
-    if sorted(p for p, m in modules.items() if m.split(".")[-1] in last) == sorted(weights):
+    if not nested and sorted(p for p, m in modules.items() if m.split(".")[-1] in last) == sorted(weights):
         return sorted(last)
     return "|".join(re.escape(modules[p]).replace(r"\{\}", r"\d+") for p in weights)
 
@@ -440,6 +455,9 @@ def read(folder: Path | str, cfg: ModelConfig, rows: int = 0) -> Adapter:
     readers = {"LORA": _read_lora, "PREFIX_TUNING": _read_prefix, "PROMPT_TUNING": _read_prompt}
     if not isinstance(kind, str) or kind not in readers:
         raise UserError(f"{folder}: an adapter of type {kind!r}" + did_you_mean(str(kind), readers))
+    left_out = Counter()
+    if kind == "LORA":
+        tensors, left_out = _of_text(tensors, folder)
     peft, params = readers[kind](about, tensors, cfg, folder)
     model = nnx.eval_shape(lambda: add(Transformer(cfg, rows or cfg.vocab_size, nnx.Rngs(0)), peft, 0))
     shapes = {"/".join(map(str, p)): v.shape for p, v in nnx.to_flat_state(nnx.state(model, TRAINED[peft.method]))}
@@ -447,7 +465,24 @@ def read(folder: Path | str, cfg: ModelConfig, rows: int = 0) -> Adapter:
         ours, theirs = shapes.get(path), params[path].shape if path in params else "absent"
         if ours != theirs:
             raise UserError(f"{folder}: an adapter for another base: {path} is {theirs} there, {ours} in this model")
-    return Adapter(peft, params, base)
+    return Adapter(peft, params, base, dict(left_out))
+
+
+def _of_text(tensors: dict[str, np.ndarray], folder: Path) -> tuple[dict[str, np.ndarray], Counter]:
+    """A LoRA's tensors by the names that a text model alone has, without those of parts that see images, which are
+    counted: `target_modules` such as q_proj match there too, and what text computes is the same without them."""
+    out, left_out = {}, Counter()
+    for name, x in tensors.items():
+        plain = families.outside(name.removeprefix(INNER)) if name.startswith(INNER) else name
+        if re.fullmatch(families.IMAGES, plain):
+            left_out[re.sub(r"\d+", "#", plain)] += 1
+            continue
+        if plain in out:
+            raise UserError(f"{folder}: {name!r} is there by two names")
+        out[plain] = x
+    if left_out and not out:
+        raise UserError(f"{folder}: it adapts only parts that see images, first {next(iter(tensors))!r}")
+    return out, left_out
 
 
 def _fingerprint(file: Path) -> str:
@@ -463,7 +498,8 @@ def _fingerprint(file: Path) -> str:
 # what PEFT's LoraConfig may say that changes what is computed, and is not done here
 OTHER_LORAS = (
     "rank_pattern", "alpha_pattern", "modules_to_save", "layer_replication", "trainable_token_indices",
-    "alora_invocation_tokens", "arrow_config", "kasa_config", "use_bdlora", "use_qalora",
+    "alora_invocation_tokens", "arrow_config", "kasa_config", "use_bdlora", "use_qalora", "target_parameters",
+    "velora_config", "monteclora_config",
 )  # fmt: skip
 # initialisations that leave the base as it is; pissa, olora, corda, loftq and lora_ga take part of its weights away
 OVER_THE_BASE = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
@@ -503,7 +539,8 @@ def _read_lora(about: dict, tensors: dict, cfg: ModelConfig, folder: Path) -> tu
                 raise UserError(f"{folder}: an adapter for another base: {ours}: {e}") from e
             params[ours] = stacked if "/blocks/" in path else stacked[0]
     if left or not params:
-        raise UserError(f"{folder}: an adapter for another base: this model has no {next(iter(left), 'such weight')!r}")
+        first = repr(INNER + next(iter(left))) if left else "such weight"
+        raise UserError(f"{folder}: an adapter for another base: this model has no {first}")
     return PeftConfig(
         method="lora", rank=rank, alpha=float(setting(about, "lora_alpha", float, where, 8)),
         dropout=float(setting(about, "lora_dropout", float, where, 0.0)),

@@ -4,6 +4,7 @@ back, here and in `peft`."""
 
 import dataclasses
 import json
+import re
 import shutil
 import warnings
 from pathlib import Path
@@ -14,10 +15,13 @@ import pytest
 from flax import nnx
 from safetensors.numpy import load_file, save_file
 
-from itx import peft, train
+from itx import cli, peft, storage, train
+from itx.checkpoint import Checkpoints
+from itx.config import RunConfig, to_dict
 from itx.errors import UserError
-from itx.models import hf
+from itx.models import hf, pretrained
 from itx.models.transformer import Transformer
+from itx.runs import RunFolder
 from tests.conftest import need
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -133,6 +137,127 @@ def test_a_window_hides_virtual_tokens_in_peft(method, monkeypatch):
     apart = np.abs(out - want)[whole].max((0, 2)) / np.abs(want).max()
     same = peft.same_in_peft(model.cfg, adapter.peft)
     assert whole.any() and apart[:same].max() < 1e-4 and apart[same:].min() > 0.01
+
+
+# ---- over a model that also sees images -----------------------------------------------------------
+
+NESTED = GOLDEN / "peft" / "gemma3_nested"
+
+
+def nest(to: Path) -> Path:
+    """The golden Gemma 3 as the text part of one that also sees images, as the hub's are from 4B on."""
+    base = GOLDEN / "hf" / "gemma3"
+    to.mkdir()
+    inner = {n.replace("model.", "language_model.model.", 1): x for n, x in load_file(base / hf.SINGLE).items()}
+    save_file({**inner, "vision_tower.head.weight": np.ones((2, 2), np.float32)}, to / hf.SINGLE)
+    outer = {"model_type": "gemma3", "text_config": hf.read_config(base), "vision_config": {"hidden_size": 16}}
+    (to / hf.CONFIG).write_text(json.dumps(outer))
+    return to
+
+
+def run_of(adapter: peft.Adapter, pretrained_at: Path, to: Path) -> Path:
+    """A run folder whose newest checkpoint holds an adapter over a model that lies elsewhere."""
+    run = RunFolder(to)
+    config = RunConfig(
+        model=dataclasses.replace(hf.model_config(pretrained_at), pretrained=str(pretrained_at)), peft=adapter.peft
+    )
+    with Checkpoints(run.checkpoints, keep=None) as checkpoints:
+        params = {p: jax.numpy.asarray(x) for p, x in adapter.params.items()}
+        checkpoints.save(3, params, None, {"step": 3, "base": "f00d", "about": {}})
+    run.config_json.write_text(json.dumps({"config": to_dict(config)}))
+    pretrained.keep(str(pretrained_at), run.pretrained)
+    return to
+
+
+@pytest.mark.parametrize("there", ["nested", "moved", "plain"])
+def test_a_lora_is_written_by_the_names_of_the_class_that_its_base_is_loaded_as(there, tmp_path, capsys):
+    """`modules.json` is what `peft` sees in the class of the nested folder (make_peft.py); the part that sees images has
+    modules whose names end alike."""
+    adapter = peft.read(GOLDEN / "peft" / "gemma3_dora", hf.model_config(GOLDEN / "hf" / "gemma3"))
+    base = GOLDEN / "hf" / "gemma3" if there == "plain" else nest(tmp_path / "base")
+    run = run_of(adapter, base, tmp_path / "run")
+    if there == "moved":
+        shutil.rmtree(base)
+    assert cli.main(["convert", "export", str(run), str(tmp_path / "out")]) == 0
+    about, tensors = (f(tmp_path / "out" / n) for f, n in ((storage.read_json, peft.CONFIG), (load_file, peft.WEIGHTS)))
+    modules = json.loads((NESTED / "modules.json").read_text())
+    if there == "plain":  # as the class of the text model alone calls them
+        modules = [m.replace("language_model.", "") for m in modules if "vision" not in m]
+    adapted = {n.removeprefix("base_model.model.").split(".lora_")[0] for n in tensors}
+    wanted = {
+        m for m in modules if "vision" not in m and m.split(".")[-1] in ("q_proj", "v_proj", "o_proj", "down_proj")
+    }
+    assert len(wanted) == 12 and adapted == wanted
+    targets = about["target_modules"]
+    by_name = targets if isinstance(targets, list) else ()
+    # PEFT's own rule: a name is a target as a whole or after a dot, a text is a regex of whole names
+    hit = {m for m in modules if m.split(".")[-1] in by_name or not by_name and re.fullmatch(targets, m)}
+    assert hit == wanted
+    again = peft.read(tmp_path / "out", hf.model_config(GOLDEN / "hf" / "gemma3"))
+    assert again.peft == adapter.peft and all(np.array_equal(again.params[p], v) for p, v in adapter.params.items())
+
+
+def test_an_adapter_that_was_trained_over_a_nested_model_is_read(tmp_path):
+    """Its logits are those of text there; what it has for images is counted and left out."""
+    base = GOLDEN / "hf" / "gemma3"
+    model, refused, adapter = base_model(base), "", None
+    try:
+        adapter = peft.read(NESTED, model.cfg)
+    except UserError as e:
+        refused = str(e)
+    assert refused == "" and adapter.left_out
+    tower = [n for n in load_file(NESTED / peft.WEIGHTS) if ".vision_tower." in n]
+    assert tower and sum(adapter.left_out.values()) == len(tower)
+    assert all(n.startswith("model.vision_tower.encoder.layers.#.") for n in adapter.left_out)
+    plain, counts = logits(model, base, 3)
+    out, _ = logits(with_adapter(model, adapter), base, 3)
+    want = np.load(NESTED / "logits.npy")
+    scale = np.abs(want).max()
+    assert np.abs(plain - want)[counts].max() > 0.1 * scale
+    np.testing.assert_allclose(out[counts], want[counts], rtol=1e-4, atol=1e-4 * scale)
+    # the names of older versions of transformers, and of an adapter of images alone
+    tensors = load_file(NESTED / peft.WEIGHTS)
+    for old in ("language_model.model.", "model."):
+        folder = edited(NESTED, tmp_path / old)
+        save_file({n.replace("model.language_model.", old): x for n, x in tensors.items()}, folder / peft.WEIGHTS)
+        again = peft.read(folder, model.cfg)
+        assert all(np.array_equal(again.params[p], v) for p, v in adapter.params.items())
+    save_file({n: x for n, x in tensors.items() if n in tower}, folder / peft.WEIGHTS)
+    with pytest.raises(UserError, match="adapts only parts that see images"):
+        peft.read(folder, model.cfg)
+    twice = {n.replace("model.language_model.", "model."): x for n, x in tensors.items()}
+    save_file({**tensors, **twice}, folder / peft.WEIGHTS)
+    with pytest.raises(UserError, match="is there by two names"):
+        peft.read(folder, model.cfg)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["lora", "dora", "prefix", "prompt"])
+def test_auto_peft_computes_what_is_exported_over_a_nested_model(method, tmp_path):
+    """`AutoPeftModelForCausalLM` on the exported folder alone, which names a nested base that transformers wrote."""
+    need("torch", "transformers", "peft")
+    from tests.golden import make_peft
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # theirs
+        make_peft.nest("gemma3", tmp_path / "base")
+    model = base_model(tmp_path / "base")
+    adapter = peft.read(GOLDEN / "peft" / f"gemma3_{method}", model.cfg)
+    r = np.random.default_rng(2)
+    params = {p: (v + 0.3 * r.standard_normal(v.shape)).astype(np.float32) for p, v in adapter.params.items()}
+    adapter = adapter._replace(params=params)
+    run = run_of(adapter, tmp_path / "base", tmp_path / "run")
+    assert cli.main(["convert", "export", str(run), str(tmp_path / "out")]) == 0
+    base = GOLDEN / "hf" / "gemma3"  # whose ids are asked
+    out, counts = logits(with_adapter(model, adapter), base, 3)
+    plain, _ = logits(base_model(base), base, 3)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        want = make_peft.auto_logits(tmp_path / "out", "gemma3")
+    assert [w for w in said if "missing" in str(w.message)] == []  # how PEFT tells that tensors found no module
+    scale = np.abs(want).max()
+    assert np.abs(plain - want)[counts].max() > 0.1 * scale
+    np.testing.assert_allclose(out[counts], want[counts], rtol=1e-4, atol=1e-4 * scale)
 
 
 def edited(folder: Path, to: Path, **changes) -> Path:

@@ -67,10 +67,12 @@ T5_PLAIN = T5 | {
     for stack, i in (("encoder", 1), ("decoder", 2))
 }
 
+# Parts that see images, which no text passes through
+IMAGES = r"(model\.)?(vision_tower|multi_modal_projector)\..*"
 # Tensors that a file may hold besides the model's: copies of others, constants, and the parts that see images
 COPIES = (
     r"(en|de)coder\.embed_tokens\.weight", r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",
-    r".*rotary_emb\.inv_freq", r"(model\.)?(vision_tower|multi_modal_projector)\..*",
+    r".*rotary_emb\.inv_freq", IMAGES,
 )  # fmt: skip
 # Where the text model stands inside one that also sees images: their prefix -> the text model's own
 INSIDE = (
@@ -78,6 +80,23 @@ INSIDE = (
     ("language_model.lm_head.", "lm_head."),
     ("model.language_model.", "model."),
 )
+# ... and what the class calls it that such a folder is loaded as: modules of it are named so, whatever its file has
+NESTED = ("model.", "model.language_model.")
+
+
+def outside(name: str) -> str:
+    """The name of a tensor as the text model alone has it."""
+    for inner, plain in INSIDE:
+        if name.startswith(inner):
+            return plain + name.removeprefix(inner)
+    return name
+
+
+def inside(name: str) -> str:
+    """The name, in the class of the whole, of a module of the text model."""
+    plain, inner = NESTED
+    return inner + name.removeprefix(plain) if name.startswith(plain) else name
+
 
 # our field -> (key there, its value where the file has none)
 _LLAMA = {

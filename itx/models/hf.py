@@ -68,7 +68,7 @@ class Tensors:
         for file in files:
             opened = _open(file)
             for name in opened.keys():  # noqa: SIM118 (not a dict)
-                self.found[_outside(name)] = opened, name
+                self.found[families.outside(name)] = opened, name
 
     def _files(self) -> list[Path]:
         single, index = self.folder / SINGLE, self.folder / INDEX
@@ -99,13 +99,6 @@ class Tensors:
 
     def dtype(self, name: str) -> str:
         return self.slice(name).get_dtype()
-
-
-def _outside(name: str) -> str:
-    for inner, plain in families.INSIDE:
-        if name.startswith(inner):
-            return plain + name.removeprefix(inner)
-    return name
 
 
 def _open(file: Path) -> Any:

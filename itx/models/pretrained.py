@@ -219,11 +219,20 @@ def export_adapter(name: str, out: str) -> dict[str, Any]:
         targets = {p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=here) for p, s in shapes.items()}
         params, meta = checkpoints.params(begin.step, targets), checkpoints.meta(begin.step)
     base = config.model.pretrained or str(begin.run.path)
-    peft.save(out, config.model, config.peft, params, meta["base"], base)
+    peft.save(out, config.model, config.peft, params, meta["base"], base, _nested(base, begin.run))
     return {
         "method": config.peft.method, "base": base, "step": begin.step, "folder": str(out),
         "parameters": sum(p.size for p in params.values()), "files": [peft.CONFIG, peft.WEIGHTS],
     }  # fmt: skip
+
+
+def _nested(base: str, run: RunFolder) -> bool:
+    """Whether the base of an adapter's run is, for `transformers`, part of a model that also sees images."""
+    if hf.is_folder(base):
+        return families.is_nested(hf.read_config(base))
+    if RunFolder(Path(base)).config_json.is_file() or not (run.pretrained / hf.CONFIG).is_file():
+        return False  # a run of ours, which is exported as the text model alone
+    return families.is_nested(hf.read_config(run.pretrained))  # the folder is elsewhere now
 
 
 def has_adapter(name: str) -> bool:

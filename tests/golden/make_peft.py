@@ -7,9 +7,14 @@
 A folder BASE_METHOD holds what `save_pretrained` wrote and logits.npy [b, l, v]: of the ids of the base's
 golden.npz, without those of virtual tokens. Gemma's rows are so short that no window hides a virtual token, for there
 a prefix is seen outside windows here and not in `transformers`.
+
+gemma3_nested is a LoRA over the same Gemma 3 as a part of one that also sees images (`nest`), with the modules that
+`peft` sees there: the targets' names match some in the part that sees, too.
 """
 
+import json
 import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +55,20 @@ def load(base: str) -> torch.nn.Module:
     return auto.from_pretrained(HERE / "hf" / base, dtype=torch.float32, attn_implementation="eager").eval()
 
 
+VISION = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 8,
+          "patch_size": 4}  # fmt: skip
+
+
+def nest(base: str, folder: Path) -> None:
+    """Write a Gemma 3 as the text part of one that also sees images, as the hub's are from 4B on."""
+    text = load(base)
+    config = tf.Gemma3Config(text_config=text.config.to_dict(), vision_config=VISION, mm_tokens_per_image=4,
+                             image_token_index=60, boi_token_index=59, eoi_token_index=58)  # fmt: skip
+    model = tf.Gemma3ForConditionalGeneration(config).float()
+    model.model.language_model.load_state_dict(text.model.state_dict())
+    model.save_pretrained(folder)
+
+
 def feed(base: str) -> dict[str, torch.Tensor]:
     golden = np.load(HERE / "hf" / base / "golden.npz")
     n = TOKENS[base]
@@ -87,8 +106,47 @@ def save(base: str, method: str, config: peft.PeftConfig, seed: int) -> None:
     print(folder.name, sum(p.stat().st_size for p in folder.iterdir()))
 
 
+def auto_logits(folder: Path, base: str) -> np.ndarray:
+    """What `peft` computes with an adapter over the base that the adapter itself names."""
+    model = peft.AutoPeftModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
+    with torch.no_grad():
+        out = model(**feed(base)).logits
+    return out[:, -feed(base)["input_ids"].shape[1] :].numpy()  # a prompt's own places stand in front
+
+
+def save_nested(base: str, seed: int) -> None:
+    folder = HERE / "peft" / f"{base}_nested"
+    shutil.rmtree(folder, ignore_errors=True)
+    with tempfile.TemporaryDirectory() as there:
+        nest(base, Path(there))
+        model = tf.AutoModelForCausalLM.from_pretrained(there, dtype=torch.float32, attn_implementation="eager")
+        modules = [n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)]
+        plain = model.eval()(**feed(base)).logits.detach().numpy()
+        assert (
+            np.abs(plain - load(base)(**feed(base)).logits.detach().numpy()).max() < 1e-5
+        )  # it is the same text model
+        model = peft.get_peft_model(model, configs(base)["lora"])
+        r = torch.Generator().manual_seed(seed)
+        for p in model.parameters():
+            if p.requires_grad:
+                p.data += torch.randn(p.shape, generator=r) * 0.5
+        model.save_pretrained(folder)
+        out = auto_logits(folder, base)
+    (folder / "README.md").unlink()
+    about = json.loads((folder / "adapter_config.json").read_text())
+    about["base_model_name_or_path"] = f"{base}_nested"  # the folder is gone
+    (folder / "adapter_config.json").write_text(json.dumps(about, indent=2) + "\n")
+    (folder / "modules.json").write_text(json.dumps(modules, indent=0) + "\n")
+    assert np.abs(out - plain).max() > 0.1
+    np.save(folder / "logits.npy", out.astype(np.float32))
+    print(folder.name, sum(p.stat().st_size for p in folder.iterdir()))
+
+
 if __name__ == "__main__":
     torch.manual_seed(0)
     for base in LENGTH:
         for seed, (method, config) in enumerate(configs(base).items()):
             save(base, method, config, seed)
+    save_nested("gemma3", len(configs("gemma3")))
