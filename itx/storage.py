@@ -13,7 +13,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -220,7 +220,7 @@ def read_object(path: Path | str, *keys: str) -> dict:
     return held
 
 
-def write_jsonl_gz(path: Path, rows: list[dict]) -> None:
+def write_jsonl_gz(path: Path, rows: Iterable[Any]) -> None:
     """Byte-stable: no time stamp, no file name in the header."""
     text = "".join(json.dumps(r, ensure_ascii=False, separators=(",", ":")) + "\n" for r in rows)
     path.write_bytes(gzip.compress(text.encode(), compresslevel=1, mtime=0))

@@ -8,7 +8,6 @@ numbers     the numbers of a text: decimal comma, thousands spaces, dashes, frac
 """
 
 import hashlib
-import itertools
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -22,8 +21,6 @@ UNSPACED = (
 )
 # The parts of Unicode that have marks: a look at all of it takes a quarter of a second
 MARKS = (range(0x20000), range(0xE0000, 0xE0200))
-# Runs this long that training and evaluation share are a leak
-LEAK_WORDS, LEAK_CHARACTERS = 13, 26
 QUOTES = "\"'`«»„“”‟‘’‚‛‹›"
 ENDS = ".,;:!?…。、，．！？；：।"
 BRACKETS = {"(": ")", "[": "]", "{": "}", "<": ">", "（": "）", "「": "」", "《": "》"}
@@ -99,27 +96,9 @@ def words(text: str) -> list[str]:
     return re.findall("[a-z0-9]+", text) if text.isascii() else _word_pattern().findall(text)
 
 
-def is_long(content: str) -> bool:
-    """Whether a normalised text has LEAK_WORDS words or more; looks no further than these.
-
-    >>> is_long("a b c"), is_long("東" * 13)
-    (False, True)
-    """
-    found = _word_pattern().finditer(content) if not content.isascii() else re.finditer("[a-z0-9]+", content)
-    return sum(1 for _ in itertools.islice(found, LEAK_WORDS)) == LEAK_WORDS
-
-
 def ngrams(items: Sequence, n: int) -> list[tuple]:
     """Every run of n items, in order; [] where there are fewer."""
     return [tuple(items[i : i + n]) for i in range(len(items) - n + 1)]
-
-
-def leak_ngrams(content: str) -> set[str]:
-    """The runs by which a long input is known again: of 13 words, or 26 characters without spaces."""
-    found = words(content)
-    unspaced = sum(bool(re.match(f"[{UNSPACED}]", w)) for w in found) if not content.isascii() else 0
-    n = LEAK_CHARACTERS if 2 * unspaced > len(found) else LEAK_WORDS
-    return {" ".join(run) for run in ngrams(found, n)}
 
 
 def content_key(text: str) -> int:

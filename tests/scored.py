@@ -5,6 +5,7 @@ import hashlib
 import io
 from pathlib import Path
 
+from itx.build import leaks
 from itx.config import DataConfig, EvalConfig, RunConfig, TrainConfig
 from itx.data import cache
 from itx.data.order import ORDER_VERSION
@@ -38,14 +39,14 @@ def example(content: str, answer: str, template: str = "t1", prompt: str = "", t
     }  # fmt: skip
 
 
-def folder(cache_dir: Path, where: str, examples: list[dict], vocab: Vocabulary, long: bool = False) -> dict:
+def folder(cache_dir: Path, where: str, examples: list[dict], vocab: Vocabulary) -> dict:
     """Write a cache folder; returns what lock entries hold of it."""
     records = [[(vocab.encode(e["prompt"]), False), (vocab.encode(e["target"]), True)] for e in examples]
     hashes = [int(e["content"], 16) for e in examples]
     templates = sorted({e["template"] for e in examples})
-    inputs = [{"record": i, "input": e["input_content"]} for i, e in enumerate(examples)] if long else []
+    texts = [leaks.texts(e["input_content"], e["target"]) for e in examples]
     columns = cache.Columns.of(records, hashes, [templates.index(e["template"]) for e in examples], vocab.size)
-    cache.write(cache_dir / where, columns, {"templates": templates}, examples, inputs)
+    cache.write(cache_dir / where, columns, {"templates": templates}, examples, texts)
     longest = max(len(r[-1][0]) + 1 for r in records)
     return {"folder": where, "sha256": cache.manifest_hash(cache_dir / where), "templates": templates,
             "examples": len(set(hashes)), "records": len(records), "max_target_tokens": longest}  # fmt: skip

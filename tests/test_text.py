@@ -59,11 +59,6 @@ def test_marks_stand_in_the_parts_of_unicode_that_are_searched():
     assert len(marks) > 2000 and all(any(c in planes for planes in text.MARKS) for c in marks)
 
 
-@given(st.text(st.sampled_from("a1, яё́東京の.हि"), max_size=40))
-def test_a_long_text_has_thirteen_words(s):
-    assert text.is_long(text.normalise(s)) == (len(text.words(s)) >= 13)
-
-
 @pytest.mark.parametrize(
     "given_, wanted",
     [
@@ -104,14 +99,6 @@ def test_contains_asks_for_whole_words():
 def test_contains_asks_for_whole_tokens(answer, part):
     assert text.contains(f"It is {answer}.", answer) and text.contains(f"It is {part}.", part)
     assert not text.contains(f"It is {answer}.", part)
-
-
-def test_leak_runs():
-    words = " ".join(f"w{i}" for i in range(14))
-    assert len(text.leak_ngrams(words)) == 2 and not text.leak_ngrams(" ".join(words.split()[:12]))
-    assert text.leak_ngrams(words) & text.leak_ngrams(f"other {words.upper()}, words")
-    signs = "".join(chr(0x4E00 + i) for i in range(27))
-    assert len(text.leak_ngrams(signs)) == 2 and not text.leak_ngrams(signs[:25])
 
 
 def test_content_key_is_stable():

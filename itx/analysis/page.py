@@ -6,6 +6,7 @@ import html
 from typing import Any
 
 from itx.data import audit as audits
+from itx.data.contamination import TESTED
 from itx.eval import metrics
 from itx.eval.summary import RANKINGS, shown
 
@@ -255,9 +256,11 @@ def _audit(found: dict) -> str:
 
 def _leaks(audit: dict) -> str:
     dropped, left = audit["leaks"]["dropped"], audit["leaks"]["left"]
-    out = ("<p>Leaks, tested on canonical inputs and not on prompts: equal inputs of any length, and shared runs of "
-           f"13 words (26 characters where words have no spaces). {sum(p['dropped'] for p in dropped):,} training "
-           f"records were left out; a second look finds {sum(p['records'] for p in left):,} left.</p>")  # fmt: skip
+    if why := audit["leaks"].get("untested"):
+        return f"<p>What evaluation asks was not looked for in the training data: {esc(why)}.</p>"
+    out = (f"<p>Evaluation inputs in training records, tested for {esc(TESTED)}; not for paraphrase: "
+           f"{sum(p['dropped'] for p in dropped):,} records were left out, {sum(p['records'] for p in left):,} are still "
+           "there.</p>")  # fmt: skip
     share = {(p["train"], p["evaluation"]): f"{p['share']:.1%}" for p in audit["leaks"].get("pairs", ())}
     rows = [[p["train"], p["evaluation"], p["how"], p["dropped"], share.get((p["train"], p["evaluation"]), "")]
             for p in dropped]  # fmt: skip

@@ -30,7 +30,7 @@ from itx import storage
 from itx.build import chat, evaluation, jobs, leaks, sources, vocab
 from itx.build.jobs import Job, Settings
 from itx.config import RunConfig
-from itx.data import cache, packing
+from itx.data import cache, contamination, packing
 from itx.data import lock as locks
 from itx.data.order import ORDER_VERSION, Order
 from itx.data.vocabulary import Vocabulary
@@ -171,14 +171,14 @@ def build(config: RunConfig, progress: Progress = lambda *_: None) -> Built:
         trained = [made[Job(m, "train")][1] for m in members]
         shares = with_replay(rates({manifest["task"]: manifest["examples"] for manifest in trained}), d)
         lock = _lock(config, settings, vocabulary, shares, made, rows)
-        found = leaks.find(lock, d.cache_dir)
-        leaks.exclude(lock, found)
+        progress("leak test", 0, 1)
+        leaks.exclude(lock, contamination.found(lock, d.cache_dir))
         more = _more_renderings(config, lock)
         if more:
             there |= _there(more, settings, vocabulary.hash)
             made |= _collect(_submit(pool, more, settings), progress)
             lock = _lock(config, settings, vocabulary, shares, made, rows)
-            leaks.exclude(lock, found)
+            leaks.exclude(lock, contamination.found(lock, d.cache_dir))  # which the exemplars of these may show
     storage.write_json(known, lock)
     return Built(known, sorted({j.variant for j in made if j not in there}))
 
@@ -254,7 +254,7 @@ def _lock_file(config: RunConfig, settings: Settings, vocab_hash: str, todo: lis
     }
     specs = {(t := registry.task(j.variant, settings.root)).name: t for j in todo}
     parts = [
-        locks.LOCK_VERSION, ORDER_VERSION, shape, config.model.architecture, config.model.prefix_lm,
+        locks.LOCK_VERSION, ORDER_VERSION, contamination.SEARCH_VERSION, shape, config.model.architecture, config.model.prefix_lm,
         config.train.steps, config.eval.tasks, config.eval.split, config.eval.instructions,
         config.eval.retention, bool(config.model.pretrained),
         [repr(registry.MIXTURES[m]) for name in _mixtures(config) for m in mixtures_of(name, settings.root)],
@@ -509,12 +509,11 @@ def _build_foreign(config: RunConfig, progress: Progress) -> Built:
             made |= _collect(_submit(pool, [r.job for r in own], settings), progress)
     rows = foreign.tried(rows, [str(Path(d.cache_dir) / made[r.job][0]) for r in rows])
     lock = _lock(config, settings, vocabulary, [shares], made, [*rows, *own])
-    found = leaks.find(lock, d.cache_dir)
-    leaks.exclude(lock, found)
+    leaks.exclude(lock, contamination.found(lock, d.cache_dir))
     if more := _more_renderings(config, lock):  # there is but one, which stands for every epoch's
         made |= {job: made[dataclasses.replace(job, rendering=0)] for job in more}
         lock = _lock(config, settings, vocabulary, [shares], made, [*rows, *own])
-        leaks.exclude(lock, found)
+        leaks.exclude(lock, contamination.found(lock, d.cache_dir))
     lock["unscored"] += unscored
     progress("cache", len(todo), len(todo))
     digest = hashlib.sha256(json.dumps(lock, sort_keys=True).encode()).hexdigest()[:16]

@@ -308,8 +308,8 @@ def prepared(
             said[IMITATES] += any(imitates(spoken(m), template) for m in item.values["messages"])
         row = joined(found, not each)
         if whole or row and not each:
-            one = dataclasses.replace(item, values={"pieces": row or last(found, not each)})
-            made = [(identity_of(spec, item.values), one)]
+            values = {"pieces": row or last(found, not each), **turns_of(item.values["messages"])}
+            made = [(identity_of(spec, item.values), dataclasses.replace(item, values=values))]
         else:
             counts[SPLIT] += not each
             # as where `fields` makes several examples of one record
@@ -323,6 +323,14 @@ def prepared(
             yield one
 
 
+def turns_of(messages: Sequence[dict]) -> dict[str, list[str]]:
+    """For the leak test: the texts of all "turns", and of those what is "asked": the user's, or where there are none
+    all but the last. Tools and system text are instructions, which many conversations share: they are not asked."""
+    turns = [spoken(m) for m in messages]
+    asked = [spoken(m) for m in messages if m["role"] == "user"]
+    return {"turns": turns, "asked": asked or turns[:-1]}
+
+
 def _each(item: Item, found: Sequence[Answer], joins: bool, spec: TaskSpec) -> Iterator[tuple[int, Item]]:
     """(identity, item) for every answer that is trained, behind those before it as `last` gives them, or (not `joins`) as
     it is asked alone."""
@@ -332,7 +340,8 @@ def _each(item: Item, found: Sequence[Answer], joins: bool, spec: TaskSpec) -> I
         asked = {**item.values, "messages": item.values["messages"][: answer.turn + 1]}
         content = content_of(spec, asked)
         pieces = last(found[: n + 1], not joins) if joins else last(found[n : n + 1])
-        yield identity_of(spec, asked), Item(f"{item.id}/{n}", {"pieces": pieces}, content, draw("content", content))
+        values = {"pieces": pieces, **turns_of(asked["messages"])}
+        yield identity_of(spec, asked), Item(f"{item.id}/{n}", values, content, draw("content", content))
 
 
 def render(item: Item, template: str, where: str, eos: str = "", control: Sequence[str] = ()) -> Rendered:

@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from itx import text
-from itx.build import notes, render
+from itx import loose, text
+from itx.build import leaks, notes, render
 from itx.build.evaluation import Row
 from itx.build.jobs import CHUNK, SAMPLE, Job, Settings
 from itx.data import cache
@@ -124,9 +124,12 @@ def build(task: Any, split: str, settings: Settings, vocabulary: Vocabulary) -> 
         found = sorted(examples, key=lambda e: e[0])
         counts["beyond data.eval_examples"] += max(0, len(found) - settings.eval_examples)
         examples = iter(found[: settings.eval_examples])
-    digest = hashlib.blake2b("\x1f".join([task.name, split, vocabulary.hash]).encode(), digest_size=8)
+    digest = hashlib.blake2b(
+        "\x1f".join([task.name, split, vocabulary.hash, f"{render.RENDER_VERSION}.{loose.LOOSE_VERSION}"]).encode(),
+        digest_size=8,
+    )
     found = notes.Notes(vocabulary)
-    parts, sample, long, n, inputs = [], [], [], 0, set()
+    parts, sample, texts, n, inputs = [], [], [], 0, set()
     while chunk := list(itertools.islice(examples, CHUNK)):
         digest.update(json.dumps([e[1:] for e in chunk]).encode())
         content, records, lines = map(list, zip(*chunk, strict=True))
@@ -134,8 +137,7 @@ def build(task: Any, split: str, settings: Settings, vocabulary: Vocabulary) -> 
         sample += lines if split != "train" else lines[: max(0, SAMPLE - n)]
         inputs |= {render.draw(e["prompt"].strip() or e["target"].strip()) for e in lines}
         if split == "train":
-            long += [{"record": n + i, "input": e["input_content"]} for i, e in enumerate(lines)
-                     if text.is_long(e["input_content"])]  # fmt: skip
+            texts += [leaks.texts(e["prompt"] or e["target"], e["target"]) for e in lines]
         n += len(chunk)
         for e, record in zip(lines, records, strict=True):
             found.texts((e["prompt"], e["target"]))
@@ -156,7 +158,7 @@ def build(task: Any, split: str, settings: Settings, vocabulary: Vocabulary) -> 
         "audit": {"read": read, "kept": n, "skipped": {k: v for k, v in sorted(counts.items()) if v}},
         "repeated": n - len(inputs), **said, **columns.counts(vocabulary.unk_id, vocabulary.eos_id, settings.architecture),
     }  # fmt: skip
-    cache.write(path, columns, manifest, sample, long)
+    cache.write(path, columns, manifest, sample, texts)
     return where, cache.read_manifest(path), True
 
 

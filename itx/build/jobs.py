@@ -10,8 +10,8 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from itx import text
-from itx.build import chat, fewshot, notes, objectives, render, sources
+from itx import loose
+from itx.build import chat, fewshot, leaks, notes, objectives, render, sources
 from itx.data import cache
 from itx.data.vocabulary import Vocabulary
 from itx.errors import UserError
@@ -68,7 +68,7 @@ def key(job: Job, settings: Settings, vocab_hash: str) -> str:
     """Hash of all that shapes the folder's content; never the git commit."""
     spec = registry.task(job.variant, settings.root)
     parts = [
-        render.RENDER_VERSION, json.dumps(asdict(job), sort_keys=True), fingerprint.of_task(spec),
+        render.RENDER_VERSION, loose.LOOSE_VERSION, json.dumps(asdict(job), sort_keys=True), fingerprint.of_task(spec),
         *((sources.source_hash(spec.source, s, settings.root, settings.suite_seed), low, high)
           for s, low, high in render.source_splits(spec.source, job.split)),
         vocab_hash, settings.render_seed, settings.suite_seed, settings.skip_bad,
@@ -237,7 +237,7 @@ def run(job: Job, settings: Settings) -> tuple[str, dict]:
     found = None if job.crossed else notes.Notes(vocabulary, spec, items)  # of what is trained on
     items = _several(job, items, counts, settings, vocabulary, found and found.said)
     ids: dict[str, int] = {}  # of templates, by first use
-    parts, sample, long = [], [], []
+    parts, sample = [], []
     for first in range(0, max(1, len(items)), CHUNK):
         rendered, records, owners = records_of(job, items[first : first + CHUNK], settings, vocabulary)
         empty = next((i for i, r in enumerate(records) if not r[-1][0]), None)
@@ -253,8 +253,6 @@ def run(job: Job, settings: Settings) -> tuple[str, dict]:
         if spec.objective and job.crossed:
             for line, item in zip(sample[at:], owners, strict=True):
                 line["bytes"] = objectives.target_bytes(spec, item, settings.render_seed, settings.room)
-        if not job.crossed:
-            long += [{"record": at + i, "input": o.content} for i, o in enumerate(owners) if text.is_long(o.content)]
         drawn = [ids.setdefault(r.template, len(ids)) for r in rendered]
         shots = [r.exemplars for r in rendered]
         parts.append(cache.Columns.of(records, [o.hash for o in owners], drawn, vocabulary.size, shots))
@@ -271,8 +269,23 @@ def run(job: Job, settings: Settings) -> tuple[str, dict]:
         "repeated": len(items) - len({tuple(i.values["tokens"]) for i in items}) if spec.objective else 0,
         **columns.counts(vocabulary.unk_id, vocabulary.eos_id, settings.architecture),
     }  # fmt: skip
-    cache.write(path, columns, manifest, sample, long)
+    # other renderings, and evaluation, hold nothing that the first does not say
+    cache.write(path, columns, manifest, sample, () if job.crossed or job.rendering else _texts(spec, items, settings))
     return where, cache.read_manifest(path)
+
+
+def _texts(spec: TaskSpec, items: list[render.Item], settings: Settings) -> list[cache.Texts]:
+    """For the leak test: all that training reads of each example."""
+    if spec.templated:
+        return _task_texts(spec.name, settings)
+    return [leaks.of_example(spec, item) for item in items]
+
+
+@functools.lru_cache(maxsize=4)
+def _task_texts(task: str, settings: Settings) -> list[cache.Texts]:
+    """Of a task's training split, once for all its variants."""
+    spec = registry.task(task, settings.root)
+    return [leaks.of_example(spec, item) for item in _items(task, "train", settings)[0]]
 
 
 def _example(item: render.Item, r: render.Rendered) -> dict:
@@ -280,5 +293,5 @@ def _example(item: render.Item, r: render.Rendered) -> dict:
         "id": item.id, "content": f"{item.hash:016x}", "input_content": item.content, "template": r.template,
         "prompt": r.prompt, "target": r.target, "references": list(r.references),
         "options": None if r.options is None else list(r.options), "answer_index": r.answer_index,
-        "extractor": r.extractor,
+        "extractor": r.extractor, **({"asked": item.values["asked"]} if r.pieces else {}),
     }  # fmt: skip

@@ -31,6 +31,7 @@ from itx.tasks.spec import TaskSpec
 
 OBJECTIVES_VERSION = 1  # raise it when a change here alters a record: it is part of the cache keys of plain text
 NOISE_DENSITY, MEAN_SPAN = np.float32(0.15), np.float32(3.0)  # T5's, in the precision of its graph
+STRADDLE = 80  # characters behind a chunk that the leak test reads with it, about 12 words
 LEAST = {"lm": 1, "prefix_lm": 2, "span_corruption": 2}  # tokens that give a target, and a prompt where there is one
 
 
@@ -184,6 +185,7 @@ def chunks(
     sized: bool = False,
 ) -> Iterator[Item]:  # fmt: skip
     """An item `id/chunk` of token ids per chunk; its content is the chunk's, so that a leak costs no whole document.
+    "text" beside them, for the leak test, reads on a little: what a cut divides is found in the first part.
 
     sized: with "bytes" beside "tokens", each token's part of the text in UTF-8: they add up to the document.
     counts: as of render.items. A document's further chunks are read too, as where `fields` gives several examples.
@@ -214,7 +216,8 @@ def chunks(
                 content = text.normalise(document[starts[a] : starts[b] if b < len(ids) else None])
                 key = draw("content", content)
             more = {"bytes": sizes[a:b]} if sized else {}
-            yield Item(f"{item.id}/{n}", {"tokens": ids[a:b], **more}, content, key)
+            shown = document[starts[a] : starts[b] + STRADDLE if b < len(ids) else None] if len(found) > 1 else document
+            yield Item(f"{item.id}/{n}", {"tokens": ids[a:b], "text": shown, **more}, content, key)
 
 
 def record(

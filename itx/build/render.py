@@ -25,7 +25,7 @@ from itx.tasks import chat, names, templates
 from itx.tasks.spec import Skip, Source, TaskSpec, Template
 
 # Raise it when a change here alters a rendering, or one of the cache's format: it is part of every cache key.
-RENDER_VERSION = 6
+RENDER_VERSION = 7
 # Where a set ships no dev or test part: this share of train, by content hash
 DEV_SHARE = 0.05
 WHOLE: Template = ("", "")  # stands for the run's chat template, or for plain text as it is

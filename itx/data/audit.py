@@ -5,8 +5,8 @@
                 repeat or that other tasks have, examples without a target, EOS under the loss
     mixture     how many examples and tokens the run's steps take; unigram entropy of the targets
                 (% lost: of the targets drawn by hash, those that the vocabulary does not give back as they were)
-    leaks       what the build left out because evaluation asks it, per pair of tasks, and what a second look still
-                finds; exemplars that are the example itself or one of evaluation's
+    leaks       what the build left out because evaluation asks it, per pair of tasks, and what of the search's finds is
+                still there; exemplars that are the example itself or one of evaluation's
     baselines   what answers without a model score; tasks where they do well are "easy"
 
 `audit` gives plain values; "errors" in them stop a run, "warnings" are printed.
@@ -20,9 +20,9 @@ from pathlib import Path
 
 import numpy as np
 
-from itx import storage, text
+from itx import storage
 from itx.config import RunConfig
-from itx.data import cache, packing, said
+from itx.data import cache, contamination, packing, said
 from itx.data.loader import Batches, targets
 from itx.data.lock import LockedData
 from itx.data.order import Order
@@ -31,7 +31,6 @@ WINDOWS = 4  # windows laid out to learn how many examples a row holds
 MANY_EPOCHS = 4.0  # from here on repeated data are worth less than new (Muennighoff et al., 2023)
 MANY_UNKNOWN = 0.01  # share of unknown tokens from which a task is warned about
 BETTER = 0.05  # of all places: a length pair that fills so many more is proposed
-COMMON = 10  # a run of words in more training inputs than this is a phrase, not a leak
 BASELINE_EXAMPLES = 200  # per task
 EASY = 0.5  # corrected score of a baseline from which a task is easy
 LOADED = 32  # examples per task that are taken through the loader, to see what it puts under the loss
@@ -64,7 +63,7 @@ def audit(lock: dict, cache_dir: str | Path, config: RunConfig) -> dict:
         "unscored": lock.get("unscored", []), "unretained": lock.get("unretained", ""), "holdout": lock["holdout"],
         "left_out": lock.get("left_out", []),
         "leaks": {"dropped": lock.get("leaks", []), "pairs": removed_shares(lock),
-                  "left": leaks_left(lock, data, Path(cache_dir)), "exemplars": exemplar_leaks(lock, data, Path(cache_dir))},
+                  **still_there(lock, data, Path(cache_dir)), "exemplars": exemplar_leaks(lock, data, Path(cache_dir))},
         "baselines": baselines,
         "easy": {t: b["easy"] for t, b in baselines.items() if b["easy"]},
     }  # fmt: skip
@@ -168,6 +167,8 @@ def judge(facts: dict, config: RunConfig) -> dict[str, list[str]]:
         warnings.append(
             f"{len(facts['unscored'])} evaluation rows have no example or no metric and are not scored: {shown}"
         )
+    if why := facts["leaks"]["untested"]:
+        warnings.append(f"what evaluation asks was not looked for in the training data: {why}; build the data again")
     if facts["unretained"]:
         warnings.append(f"what tuning costs in plain text is not measured: {facts['unretained']}")
     for pair in facts["leaks"]["pairs"]:
@@ -376,53 +377,25 @@ def _own(records: cache.Records, rows: np.ndarray) -> int:
     return int((records.exemplars[rows] == records.content[rows, None]).any(1).sum())
 
 
+def still_there(lock: dict, data: LockedData, cache_dir: Path) -> dict:
+    """{"left": `leaks_left`, "untested": why they could not be looked for, or ""}."""
+    try:
+        return {"left": leaks_left(lock, data, cache_dir), "untested": ""}
+    except contamination.Untestable as e:
+        return {"left": [], "untested": str(e)}
+
+
 def leaks_left(lock: dict, data: LockedData, cache_dir: Path) -> list[dict]:
-    """Training records that evaluation asks all the same: a second look at what the build left out.
+    """Training records that evaluation asks all the same: of what the search found, those that are not left out.
 
-    [{"train", "evaluation", "how", "records"}] per pair of tasks: equal canonical inputs, and runs of
-    13 words (26 characters in scripts without spaces) that are in at most 10 training inputs.
+    [{"train", "evaluation", "how", "records"}] per pair of tasks.
     """
-    hashes, runs = _asked(lock, cache_dir)
-    known = np.array(sorted(hashes), np.uint64)
     counts: Counter = Counter()
-    seen: Counter = Counter()  # different training inputs a run stands in
-    known_inputs: set[str] = set()
-    shared: list[tuple[str, list[str]]] = []
-    for task, records, usable in zip(lock["tasks"], data.records, data.usable, strict=True):
-        for r, of_rendering in zip(records, usable, strict=True):
-            for h in r.content[of_rendering][np.isin(r.content[of_rendering], known)]:
-                counts[task["name"], hashes[int(h)], "equal input"] += 1
-            shown = r.exemplars[of_rendering]
-            for h in shown[np.isin(shown, known)]:
-                counts[task["name"], hashes[int(h)], "in an exemplar"] += 1
-        kept = set(usable[0].tolist())
-        for long in cache.read_long_inputs(records[0].folder):
-            hits = [g for g in text.leak_ngrams(long["input"]) if g in runs]
-            if long["input"] not in known_inputs:
-                known_inputs.add(long["input"])
-                seen.update(hits)
-            if hits and long["record"] in kept:
-                shared.append((task["name"], hits))
-    for name, hits in shared:
-        rare = sorted(g for g in hits if seen[g] <= COMMON)
-        if rare:
-            counts[name, runs[rare[0]], "shared run of words"] += 1
+    found = contamination.found(lock, cache_dir)
+    for task, usable in zip(lock["tasks"], data.usable, strict=True):
+        for i in set().union(*(of.tolist() for of in usable)) & set(found[task["name"]]):
+            counts[task["name"], *found[task["name"]][i]] += 1
     return [{"train": t, "evaluation": e, "how": how, "records": n} for (t, e, how), n in sorted(counts.items())]
-
-
-def _asked(lock: dict, cache_dir: Path) -> tuple[dict[int, str], dict[str, str]]:
-    """({content hash: task}, {run of words: task}) of everything that is scored."""
-    hashes: dict[int, str] = {}
-    runs: dict[str, str] = {}
-    for folder, task in {r["folder"]: r["task"] for r in lock["evaluation"]}.items():
-        if all(int(h) in hashes for h in np.unique(cache.Records(cache_dir / folder).content)):
-            continue  # inputs that another row has: same task in other templates, or the same family
-        inputs = {e["content"]: e["input_content"] for e in cache.read_examples(cache_dir / folder)}
-        for content, asked in inputs.items():
-            hashes.setdefault(int(content, 16), task)
-            for g in text.leak_ngrams(asked):
-                runs.setdefault(g, task)
-    return hashes, runs
 
 
 # ---- baselines without a model ---------------------------------------------------------------------
@@ -481,8 +454,11 @@ def print_audit(facts: dict, tasks: bool = True) -> None:
     console.print(accounts(facts), markup=False)
     dropped = sum(p["dropped"] for p in facts["leaks"]["dropped"])
     left = len(facts["leaks"]["left"])
-    console.print(f"leaks: {dropped} training records left out, {left} pairs of tasks still touch; "
-                  f"unigram entropy of targets {m['unigram_entropy']:.3f} nats/token")  # fmt: skip
+    said = f"{left} pairs of tasks still touch; tested for {contamination.TESTED}; not for paraphrase"
+    if why := facts["leaks"]["untested"]:
+        said = f"not tested again: {why}"
+    console.print(f"leaks: {dropped} training records left out, {said}", markup=False)
+    console.print(f"unigram entropy of targets {m['unigram_entropy']:.3f} nats/token")
     if len(caps := m["loss_positions"]) > 1:
         at = ", ".join(f"{n} in {share:.0%} of steps" for n, share in caps.items())
         console.print(f"logits at {at}; targets fill {m['filled_sides'][1]:.0%} of them", markup=False)

@@ -11,7 +11,8 @@
         template.npy        int16 [n], index into manifest["templates"]
         exemplars.npy       uint64 [n, k], content hashes of few-shot examples, 0: none; only where there are some
         examples.jsonl.gz   the texts: all records of an evaluation split, the first ones of a training split
-        long_inputs.jsonl.gz the inputs of 13 words and more of a training split, for the leak test
+        texts.jsonl.gz      of the first rendering of a training split, for the leak test: of each record the loose
+                            forms (itx/loose.py) of its content fields, and of all else that is read or trained
         manifest.json       what this is, what was read and skipped, and the hash of each file
 
 A Record is a list of pieces (token ids, trained?). A key is the hash of all that shapes the folder's
@@ -30,11 +31,13 @@ from itx import storage
 from itx.errors import UserError
 
 SHARD_BYTES = 512 * 10**6
+TEXTS = "texts.jsonl.gz"
 # What a manifest counts a record under whose input the split had before: with the same answer, and with another one
 REPEATED, CONFLICT = "repeated input", "another answer to a repeated input"
 Piece = tuple[np.ndarray, bool]
 
 
+Texts = tuple[list[str], list[str]]  # loose forms: of content fields, of all else
 Record = list[tuple[list[int], bool]]  # pieces: (token ids, trained?)
 
 
@@ -106,7 +109,7 @@ class Columns:
 
 
 def write(folder: Path, columns: Columns, manifest: dict, examples: list[dict],
-          long_inputs: list[dict] = (), shard_bytes: int = SHARD_BYTES) -> None:  # fmt: skip
+          texts: Sequence[Texts] = (), shard_bytes: int = SHARD_BYTES) -> None:  # fmt: skip
     """Write one folder whole; a kill leaves none."""
     record_pieces = np.cumsum([0, *columns.pieces])
     with storage.whole_folder(folder) as part:
@@ -121,7 +124,7 @@ def write(folder: Path, columns: Columns, manifest: dict, examples: list[dict],
         for i, (start, stop) in enumerate(_shards(ends, max(1, shard_bytes // columns.tokens.itemsize))):
             np.save(part / f"tokens-{i:05d}.npy", columns.tokens[start:stop])
         storage.write_jsonl_gz(part / "examples.jsonl.gz", examples)
-        storage.write_jsonl_gz(part / "long_inputs.jsonl.gz", long_inputs)
+        storage.write_jsonl_gz(part / TEXTS, texts)
         files = {p.name: storage.sha256(p) for p in sorted(part.iterdir())}
         storage.write_json(part / "manifest.json", {**manifest, "records": len(columns.content), "files": files})
 
@@ -158,9 +161,9 @@ def read_examples(folder: Path | str) -> list[dict]:
     return storage.read_jsonl_gz(Path(folder) / "examples.jsonl.gz")
 
 
-def read_long_inputs(folder: Path | str) -> list[dict]:
-    """[{"record", "input"}] of a training folder."""
-    return storage.read_jsonl_gz(Path(folder) / "long_inputs.jsonl.gz")
+def iterate_texts(folder: Path | str) -> Iterator[Texts]:
+    """Of each record of a training folder."""
+    return storage.iterate_jsonl_gz(Path(folder) / TEXTS)
 
 
 @dataclass(frozen=True)

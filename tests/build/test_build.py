@@ -10,7 +10,7 @@ import pytest
 from itx.build import build, evaluation, jobs, leaks, render, vocab
 from itx.build.build import members_of
 from itx.build.jobs import Job
-from itx.data import cache
+from itx.data import cache, contamination
 from itx.data import lock as locks
 from itx.data.order import ORDER_VERSION, Order
 from itx.errors import UserError
@@ -150,7 +150,7 @@ def test_planted_leaks_are_dropped_and_counted(tmp_path):
 
     def folder(name, which, examples):
         records = [[([5, 6], False), ([7], True)] for _ in which]
-        rows = [{"record": n, "input": texts[i]} for n, i in enumerate(which) if len(texts[i].split()) > 12]
+        rows = [leaks.texts(texts[i], ()) for i in which]
         columns = cache.Columns.of(records, [hashes[i] for i in which], [0] * len(which), 100)
         cache.write(tmp_path / name, columns, {}, examples, rows)
 
@@ -158,14 +158,14 @@ def test_planted_leaks_are_dropped_and_counted(tmp_path):
     folder("test", [0, 1], [{"content": f"{hashes[i]:016x}", "input_content": texts[i]} for i in (0, 1)])
     task = {"name": "t", "folders": ["train"], "excluded": [[]], "examples": 3, "audit": {"kept": 3, "skipped": {}}}
     lock = {"tasks": [task], "evaluation": [{"folder": "test", "task": "e"}]}
-    leaks.exclude(lock, leaks.find(lock, tmp_path))
+    leaks.exclude(lock, contamination.found(lock, tmp_path))
     assert task["excluded"] == [[0, 1]] and task["audit"]["kept"] == task["examples"] == 1
-    assert {(x["how"], x["dropped"]) for x in lock["leaks"]} == {("equal input", 1), ("shared run of words", 1)}
+    assert {(x["how"], x["dropped"]) for x in lock["leaks"]} == {("equal input", 1), ("most of its words", 1)}
     folder("all", [0], [])
     task = {"name": "t", "folders": ["all"], "excluded": [[]], "examples": 1, "audit": {"kept": 1, "skipped": {}}}
     lock = {"tasks": [task], "evaluation": [{"folder": "test", "task": "e"}]}
     with pytest.raises(UserError, match="task t: no training example is left"):
-        leaks.exclude(lock, leaks.find(lock, tmp_path))
+        leaks.exclude(lock, contamination.found(lock, tmp_path))
 
 
 def test_a_key_changes_with_what_shapes_the_folder_and_with_nothing_else(tmp_path, monkeypatch):

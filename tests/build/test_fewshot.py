@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from itx.build import fewshot, leaks, render
-from itx.data import audit, cache
+from itx.data import audit, cache, contamination
 from itx.tasks import names, registry
 from itx.tasks.spec import function
 from tests import sample_tasks  # noqa: F401  (registers)
@@ -182,13 +182,13 @@ def test_a_record_that_shows_a_leaking_exemplar_is_left_out_and_seen(tmp_path):
         records = [[([5, 6], False), ([7], True)] for _ in texts]
         shown = [tuple(render.draw("content", e) for e in es) for es in exemplars]
         columns = cache.Columns.of(records, hashes, [0] * len(texts), 100, shown)
-        cache.write(tmp_path / name, columns, {"templates": ["t"]}, examples)
+        cache.write(tmp_path / name, columns, {"templates": ["t"]}, examples, [leaks.texts(t, ()) for t in texts])
 
     folder("train", ["a", "b", "c", "d"], [("b", "c"), ("c", "d"), ("a", "b"), ("a",)])
     folder("test", ["d"], [()])
     task = {"name": "t", "folders": ["train"], "excluded": [[]], "examples": 4, "audit": {"skipped": {}, "kept": 4}}
     lock = {"tasks": [task], "evaluation": [{"folder": "test", "task": "e"}]}
-    found = leaks.find(lock, tmp_path)
+    found = contamination.found(lock, tmp_path)
     assert found == {"t": {3: ("e", "equal input"), 1: ("e", "in an exemplar")}}
     data = lambda usable: type("Data", (), {"records": [[cache.Records(tmp_path / "train")]], "usable": [[usable]]})  # noqa: E731
     left = audit.leaks_left(lock, data(np.array([0, 1, 2])), tmp_path)

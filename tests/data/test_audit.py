@@ -101,7 +101,7 @@ def planted(tmp_path, evaluation: list[str], training: list[str], excluded=()):
     where, pad = scored.Path(config.data.cache_dir), scored.pairs(0, 40)
     mine = [scored.example(t, "red") for t in training] + [scored.example(c, a) for c, a in pad]
     lock["sequence_length"] = 256
-    made = scored.folder(where, "planted/train/r0-c", mine, vocab, long=True)
+    made = scored.folder(where, "planted/train/r0-c", mine, vocab)
     lock["tasks"].append(scored.task(made, "planted", "pick", 0.1, excluded=excluded))
     asked = scored.folder(where, "asked/test/r0-c", [scored.example(t, "red") for t in evaluation], vocab)
     lock["evaluation"].append(scored.row(asked, "asked", "pick", "extra"))
@@ -119,27 +119,30 @@ def test_what_the_build_left_out_is_no_leak(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "script, length", [(lambda i: f"w{i} ", 13), (lambda i: chr(0x4E00 + i), 26)], ids=["words", "characters"]
+    "script, length", [(lambda i: f"word{i} ", 13), (lambda i: chr(0x4E00 + i), 26)], ids=["words", "characters"]
 )
 def test_a_long_shared_run_is_found_and_a_shorter_one_is_not(tmp_path, script, length):
+    """Of an input of which it is no large part."""
+
     def sentence(first: int, n: int) -> str:
         return "".join(script(i) for i in range(first, first + n)).strip()
 
-    asked = sentence(0, length)
-    longer = sentence(500, 5) + (" " if " " in asked else "") + asked
-    assert longer != asked
+    gap = " " if length == 13 else ""
+    asked = gap.join([sentence(100, 4 * length), sentence(300, length)])
+    longer = gap.join([sentence(500, 5), sentence(300, length), sentence(600, 40)])
     found = planted(tmp_path / "a", [asked], [longer])["leaks"]["left"]
     assert [(p["how"], p["records"]) for p in found] == [("shared run of words", 1)]
-    cut = sentence(500, 5) + (" " if " " in asked else "") + sentence(0, length - 1)
+    cut = gap.join([sentence(500, 5), sentence(300, length // 2), sentence(600, 40)])
     assert planted(tmp_path / "b", [asked], [cut])["leaks"]["left"] == []
 
 
-def test_a_phrase_of_many_training_inputs_is_no_leak(tmp_path):
-    phrase = " ".join(f"w{i}" for i in range(13))
+def test_a_phrase_of_many_training_inputs_is_no_leak_and_an_input_in_many_is(tmp_path):
+    phrase = " ".join(f"word{i}" for i in range(13))
     often = [f"{phrase} and {c}" for c in "abcdefghijk"]
-    assert len(often) == audits.COMMON + 1
-    assert planted(tmp_path / "a", [phrase], often)["leaks"]["left"] == []
-    assert planted(tmp_path / "b", [phrase], often[:-1])["leaks"]["left"][0]["records"] == audits.COMMON
+    longer = phrase + " " + " ".join(f"more{i}" for i in range(30))
+    assert planted(tmp_path / "a", [longer], often)["leaks"]["left"] == []
+    assert planted(tmp_path / "b", [longer], often[:2])["leaks"]["left"][0]["records"] == 2
+    assert planted(tmp_path / "c", [phrase], often)["leaks"]["left"][0]["records"] == len(often)
 
 
 def test_it_is_shown_and_imports_nothing_heavy(small, capsys):

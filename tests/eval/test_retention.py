@@ -17,10 +17,11 @@ from flax import nnx
 from itx import mesh as meshes
 from itx import peft, train
 from itx.analysis.report import retention_lines
-from itx.build import build, leaks, objectives, render
+from itx.build import build, objectives, render
 from itx.build.evaluation import default_text, texts
 from itx.build.objectives import Room
 from itx.config import MeshConfig, PeftConfig, check
+from itx.data import contamination
 from itx.data import lock as locks
 from itx.data.loader import Batches
 from itx.data.vocabulary import Vocabulary
@@ -132,9 +133,9 @@ def test_a_run_from_a_pretrained_model_replays_and_reports(tmp_path):
     assert [(t["name"], t["split"]) for t in lock["retention"]] == [("text_kept", "test")]
     (trained,) = (t for t in lock["tasks"] if t["name"] == "text_kept")
     out = set(trained["excluded"][0])  # what shares a run of words with the text that is scored
-    assert out == set(leaks.find(lock, tmp_path / "cache")["text_kept"])
+    assert out == set(contamination.found(lock, tmp_path / "cache")["text_kept"])
     same = lock | {"retention": [{"name": "x", "folder": trained["folders"][0]}]}  # were it the text that is trained on
-    assert len(leaks.find(same, tmp_path / "cache")["text_kept"]) == trained["examples"] + len(out) > 20
+    assert len(contamination.found(same, tmp_path / "cache")["text_kept"]) == trained["examples"] + len(out) > 20
     batches = Batches(lock, tmp_path / "cache")
     drawn = Counter(lock["tasks"][t]["name"] for t in batches.order.window(0).segments[:, 0])
     assert abs(drawn["text_kept"] - 0.2 * drawn.total()) <= 1 and drawn.total() > 100

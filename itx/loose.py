@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one form in which the leak test compares texts: what a copy keeps however it was typed, cleaned or disguised.
+
+    loose("«What’s 3−5?»  (Сat)")  ->  "whats 3- 5\\ncat"        "-" stands for the operator's sign here
+
+Letters and digits count, and signs between numbers; everything else is a gap. Gaps are no part of what is compared: "line
+break", "line-break" and "linebreak" are the same letters. They only say where words begin (a space) and where a
+sentence, a label or a quotation may (a line break).
+"""
+
+import html
+import re
+import unicodedata
+from urllib.parse import unquote
+
+from itx.text import UNSPACED
+
+LOOSE_VERSION = 1  # raise it when a change here alters a form: it is part of every cache key
+# Letters that are drawn alike, as the Latin one; both sides are mapped, so that Russian still finds Russian. After
+# casefold: a small letter is mapped as its capital looks too ("н" as H), for the case of a copy may be another.
+_ALIKE = {
+    **dict(zip("авеікмнорстухѕјһԁԛԝѵґгпьѡ", "abeikmhopctyxsjhdqwvrrnbw", strict=True)),
+    **dict(zip("αβεζηικμνορτυχωγϲϳ", "abezhikmvoptuxwycj", strict=True)),
+    **dict(zip("ոսօհցոԁɡɑıɩʏɴɪʀʙʜʟᴀᴄᴅᴇᴊᴋᴍᴏᴘᴛᴜᴠᴡᴢꜱꜰ", "nuohgndgaiiynirbhlacdejkmoptuvwzsf", strict=True)),
+}  # fmt: skip
+_CAPITALS = {"\u039d": "n", "\u03a5": "y"}  # Greek capitals that do not look as their small letters do
+_DASHES = "-\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63\uff0d"
+_SIGNS = {"-": "\ue001", "+": "\ue002", "*": "\ue003", "/": "\ue004", "=": "\ue005", "<": "\ue006", ">": "\ue007",
+          "^": "\ue008"}  # fmt: skip
+_BETWEEN_NUMBERS = "\ue000"  # "2 210" is not "22 10"
+_IGNORED = re.compile(
+    "[\u00ad\u034f\u061c\u0640\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164"
+    "\ufe00-\ufe0f\ufeff\uffa0\U000e0000-\U000e0fff]"
+)
+_PERCENT = re.compile(r"(?:%[0-9A-Fa-f]{2})+")
+_ESCAPED = re.compile(r"\\u([0-9A-Fa-f]{4})")
+_IN_WORD = re.compile(r"(?<=\w)['\u2019\u02bc](?=\w)")
+_THOUSANDS = re.compile(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))")
+_SIGN = re.compile(r"(?<=[0-9)])[ ]*([-+*/^=<>])[ ]*(?=[0-9(-])|(?<![\w.,)-])(-)(?=[0-9])")
+_PAIR_OF_NUMBERS = re.compile(r"(?<=[0-9])(?=[ \n]+[0-9])")
+_LINES, _SPACES = re.compile(" *\n[\n ]*"), re.compile("  +")
+_UNSPACED = re.compile(f"[{UNSPACED}]")
+
+
+class _Fold(dict):
+    """Code point -> its form, worked out when first seen."""
+
+    def __missing__(self, code: int) -> str:
+        self[code] = made = _folded(chr(code))
+        return made
+
+
+def _folded(char: str) -> str:
+    if char in _DASHES:
+        return "-"
+    if char in _CAPITALS:
+        return _CAPITALS[char]
+    if _IGNORED.match(char):
+        return ""
+    out = []
+    for c in unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", char).casefold()):
+        kind, order = unicodedata.category(c), unicodedata.combining(c)
+        if c in _ALIKE:
+            out.append(_ALIKE[c])
+        elif kind == "Nd":
+            out.append(str(unicodedata.digit(c)))
+        elif kind[0] in "LN":
+            out.append(c)
+        elif kind[0] == "M":  # accents and vowel points may be left out; vowels and the signs of Indic scripts may not
+            out.append("" if order >= 200 or order == 1 or 10 <= order <= 35 or kind == "Me" else c)
+        elif kind == "Zs":
+            out.append(" ")
+        elif kind != "Cf":
+            out.append({"\u00d7": "*", "\u00f7": "/", "\u2044": "/"}.get(c, c if c in "+*/=<>^,'.-_" else "\n"))
+    return "".join(out)
+
+
+_FOLD = _Fold()
+_ASCII = {
+    i: chr(i) if chr(i).isalnum() else " " if chr(i) in " -_" else "\n" for i in range(128)
+}  # what is left of a folded text
+_REST: dict[int, str] = {i: c for i, c in _ASCII.items() if not chr(i).isalnum()}
+
+
+def loose(text: str) -> str:
+    """Words with a space between, and a line break where there was more than a space.
+
+    >>> loose("Don’t “stop”:  Ｎow"), loose("Don't stop - now")
+    ('dont\\nstop\\nnow', 'dont stop now')
+    """
+    if "&" in text and ";" in text:
+        text = html.unescape(text)
+    if "%" in text:
+        text = _PERCENT.sub(lambda m: unquote(m[0], errors="replace"), text)
+    if "\\" in text:
+        text = _ESCAPED.sub(lambda m: chr(int(m[1], 16)), text).replace("\\n", "\n").replace("\\t", "\n")
+    text = text.lower() if text.isascii() else text.replace("\u2019", "'").translate(_FOLD)
+    if "'" in text:
+        text = _IN_WORD.sub("", text)
+    if any(map(text.__contains__, "0123456789")):
+        text = _SIGN.sub(lambda m: _SIGNS[m[1] or m[2]] + " ", _THOUSANDS.sub("", text))
+        text = text.translate(_REST)
+        text = _PAIR_OF_NUMBERS.sub(_BETWEEN_NUMBERS, text)
+    else:
+        text = text.translate(_REST)
+    return _SPACES.sub(" ", _LINES.sub("\n", text)).strip(" \n")
+
+
+def size(form: str) -> tuple[int, int, bool]:
+    """(words, letters, whether most letters are of a script without spaces) of a loose form; there each is a word.
+
+    >>> size("two words"), size("東京 is")
+    ((2, 8, False), (3, 4, False))
+    """
+    letters = len(form) - form.count(" ") - form.count("\n")
+    if form.isascii():
+        return len(form.split()), letters, False
+    unspaced = len(_UNSPACED.findall(form))
+    return len(_UNSPACED.sub(" ", form).split()) + unspaced, letters, 2 * unspaced > letters
