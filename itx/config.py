@@ -201,7 +201,8 @@ class EvalConfig:
     split: Literal["validation", "test"] = _f("free", "test", "scored by `itx train` at the end")
     max_examples: int = _f("free", 24, "examples per task, times every template; the report says so")
     batch_size: int = _f("free", 256, "sequences generated or scored together")
-    max_new_tokens: int = _f("free", 64, "generation limit; the count of answers that hit it is reported")
+    limit_factor: float = _f("free", 1.5, "new tokens that a row may take, as a multiple of its longest right answer")
+    max_new_tokens: int = _f("free", 64, "most of them in any row; the report counts answers that either limit cuts")
     retention: tuple[str, ...] = _f(
         "free", (), "what a pretrained model should keep: text tasks (bits per byte), and others with exemplars"
     )
@@ -306,7 +307,8 @@ AT_LEAST = {
     1: ("train.microbatches", "train.checkpoint_every", "train.keep_checkpoints", "train.log_every",
         "train.max_skipped_in_a_row", "train.skipped_window",
         "data.sequence_length", "data.target_length", "data.global_batch", "data.window_examples", "data.renderings",
-        "data.vocab_size", "data.eval_examples", "eval.batch_size", "eval.max_new_tokens", "model.embed_dim",
+        "data.vocab_size", "data.eval_examples", "eval.batch_size", "eval.max_new_tokens", "eval.limit_factor",
+        "model.embed_dim",
         "model.num_layers", "model.num_heads", "model.num_kv_heads", "model.head_dim", "model.mlp_dim",
         "peft.rank", "peft.length"),
 }  # fmt: skip

@@ -27,7 +27,7 @@ from itx.config import ModelConfig, PeftConfig, RunConfig
 from itx.data import lock as locks
 from itx.errors import UserError
 from itx.log import Book, Interrupts, MetricsLog, Progress
-from itx.models import pretrained
+from itx.models import hf, pretrained
 from itx.models.transformer import Transformer, fold
 from itx.peft import logical_names
 from itx.processes import newest_checkpoint
@@ -568,7 +568,7 @@ def load_model(run: Any, config: RunConfig, lock: dict, step: int | None = None,
         graphdef=nnx.graphdef(abstract), params=params, mesh=mesh, model=config.model,
         peft=config.peft if step else PeftConfig(),
         bos_id=lock["bos_id"], eos_id=lock["eos_id"], pad_id=lock["pad_id"],
-        batch_size=config.eval.batch_size, step=step,
+        batch_size=config.eval.batch_size, step=step, more_ends=hf.ends(run.pretrained),
     )  # fmt: skip
 
 

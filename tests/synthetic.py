@@ -132,5 +132,9 @@ class Folder:
         return self.path / "metrics.jsonl"
 
     @property
+    def pretrained(self) -> Path:
+        return self.path / "pretrained"
+
+    @property
     def tensorboard(self) -> Path:
         return self.path / "tensorboard"

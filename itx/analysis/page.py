@@ -8,7 +8,7 @@ from typing import Any
 from itx.data import audit as audits
 from itx.data.contamination import TESTED
 from itx.eval import metrics
-from itx.eval.summary import RANKINGS, shown
+from itx.eval.summary import RANKINGS, cut_at, shown
 
 CSS = """
 :root{--ink:#22262b;--quiet:#646a73;--line:#e3e6ea;--blue:#2563a8;--good:#2f7d4f;--bad:#a33b3b}
@@ -199,7 +199,7 @@ def _samples(found: dict) -> str:
 
 def _rows(found: dict) -> str:
     head = ["row", "cluster", "group", "relation to training", "metric", "before", "score [95 %]", "chance",
-            "corrected", "n", "prompts", "no answer", "hit limit", *(f"rank {r}" for r in RANKINGS),
+            "corrected", "n", "prompts", "no answer", "cut at limit", *(f"rank {r}" for r in RANKINGS),
             "by template", "by gold position", "beware"]  # fmt: skip
     rows = []
     for r in found["rows"]:
@@ -209,13 +209,13 @@ def _rows(found: dict) -> str:
         by = lambda d: " ".join(f"{k}:{v['score']:.2f}" for k, v in d.items())  # noqa: E731
         rows.append([r["row"] + (" (easy)" if r["easy"] else ""), r["cluster"], grade, r["relation"], metrics.shown(r["metric"]),
                      shown(r["before"]), shown(r["score"], r["interval"]), f"{r['chance']:.2f} ({r['chance_from']})",
-                     shown(r["corrected"]), r["examples"], r["prompts"], r["no_answer"], r["hit_limit"],
+                     shown(r["corrected"]), r["examples"], r["prompts"], r["no_answer"], cut_at(r),
                      *(shown(r["rank"][k]) if r["rank"] else "" for k in RANKINGS),
                      by(r["by_template"]), by(r["by_gold_position"]), "; ".join(_beware(r))])  # fmt: skip
     text = ("<p>Intervals are Wilson's, with n = examples: an example in several templates counts once; those of BLEU and chrF, "
             "which count over the whole row, are a bootstrap's over examples, and sacrebleu's signature says how they count. “No "
-            "answer” and “hit limit” count prompts: the answer's pattern did not occur, or generation ended at the "
-            "row's limit. Ranking stands beside generation and is never mixed with it: the right option's share of "
+            "answer” and “cut at limit” count prompts: the answer's pattern did not occur, or generation ended at the "
+            "row's limit, which the named setting makes longer. Ranking stands beside generation and is never mixed with it: the right option's share of "
             "first places by summed log-probability, per token, per byte, and calibrated by a neutral prompt.</p>")  # fmt: skip
     return text + table(head, rows, {5, 6, 8, 9, 10, 11, 12, 13, 14, 15, 16})
 

@@ -11,6 +11,7 @@ goes on, and `itx eval` reads what `itx train` wrote.
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from itx.data.vocabulary import Vocabulary
 from itx.errors import UserError
 from itx.eval import foreign, metrics, summary
 
-EVAL_VERSION = 1  # raise it when a change here alters predictions or scores
+EVAL_VERSION = 2  # raise it when a change here alters predictions or scores
 CALL = 16_384  # prompts of one generation call: rows are written after each
 NEUTRAL = "Answer:"  # the prompt that calibrates option ranking
 LIMIT_STEP = 16  # generation limits are multiples of this (itx/eval/generate.py has few shapes)
@@ -39,7 +40,7 @@ def evaluate(
             called only where a row is missing.
         run: a RunFolder (its vocabulary, audit and eval/<step>/).
     """
-    rows = [{**r, "limit": limit(r, config), "max_examples": config.eval.max_examples} for r in lock["evaluation"]]
+    rows = [{**r, **limit(r, config), "max_examples": config.eval.max_examples} for r in lock["evaluation"]]
     missing = [r for r in rows if not is_complete(run, step, r)]
     if missing:
         runner, vocabulary = load(), Vocabulary(run.vocab_model)
@@ -57,10 +58,14 @@ def evaluate(
     return summary.write_scores(run, step, rows, lock, config)
 
 
-def limit(row: dict, config: RunConfig) -> int:
-    """New tokens a row may take: half as many again as its longest gold target, at most eval.max_new_tokens."""
-    wanted = -(-row["max_target_tokens"] * 3 // 2)
-    return min(config.eval.max_new_tokens, -(-wanted // LIMIT_STEP) * LIMIT_STEP)
+def limit(row: dict, config: RunConfig) -> dict:
+    """{"limit": new tokens that a row may take, "limit_from": the setting that chose it}: its longest right answer times
+    eval.limit_factor, at most eval.max_new_tokens."""
+    wanted = math.ceil(row["max_target_tokens"] * config.eval.limit_factor)
+    room = max(1, -(-wanted // LIMIT_STEP)) * LIMIT_STEP
+    if room > config.eval.max_new_tokens:
+        return {"limit": config.eval.max_new_tokens, "limit_from": "eval.max_new_tokens"}
+    return {"limit": room, "limit_from": "eval.limit_factor"}
 
 
 def examples_of(row: dict, config: RunConfig, eos_id: int) -> list[dict]:

@@ -54,12 +54,18 @@ class Runner:
     batch_size: int = 256
     step: int = 0
     peft: PeftConfig = PeftConfig()
+    more_ends: tuple[int, ...] = ()  # ids besides eos_id that end an answer: a pretrained model may have several
     context: int = 0  # most tokens of a prompt and its answer (in an encoder: of a prompt); 0: as many as it takes
 
     @property
     def head(self) -> list[int]:
         """What stands before a prompt in a decoder: BOS, or nothing (bos_id below 0)."""
         return [self.bos_id] if self.bos_id >= 0 else []
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """The ids that end an answer, first the one that training puts there."""
+        return tuple(dict.fromkeys((self.eos_id, *self.more_ends)))
 
     def generate(
         self, prompts: list[list[int]], max_new_tokens: int | Sequence[int], how: Sampling = GREEDY,
@@ -79,7 +85,7 @@ def generate(
     runner: Runner, prompts: list[list[int]], max_new_tokens: int | Sequence[int], how: Sampling = GREEDY,
     watch: Watch | None = None, every: int = LOOK_EVERY,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """Continue each prompt until EOS or its limit.
+    """Continue each prompt until an id that ends answers (EOS), or its limit.
 
     Prompts are token ids without BOS and EOS, as in training data. `finished` says that EOS came
     within the limit, or that `watch` stopped it; the EOS itself is left out of `tokens`. `watch` sees the tokens of each
@@ -103,12 +109,12 @@ def generate(
     for indices, shape in plan([len(p) for p in prompts], limits, runner):
         carry, advance = _ask(runner, ready, [prompts[i] for i in indices], indices, limits[indices], shape, how)
         if watch:
-            carry = _watched(advance, carry, indices, shape[2], watch, every, runner.eos_id)
+            carry = _watched(advance, carry, indices, shape[2], watch, every, runner.ends)
         else:
             carry = advance(carry, shape[2], np.zeros(shape[0], bool))
-        _collect(waiting, out, runner.eos_id)
+        _collect(waiting, out, runner.ends)
         waiting = (indices, limits[indices], carry["state"])
-    _collect(waiting, out, runner.eos_id)
+    _collect(waiting, out, runner.ends)
     return out
 
 
@@ -256,7 +262,7 @@ def _ask(
         tokens[i, starts[i] :] = ids
     put = meshes.put({"tokens": tokens, "starts": starts, "room": room, "index": index}, runner.mesh)
     compiled, numbers = how.split()
-    more = {"graphdef": runner.graphdef, "how": compiled, "eos": runner.eos_id}
+    more = {"graphdef": runner.graphdef, "how": compiled, "ends": runner.ends}
 
     def advance(carry: dict, until: int, stopped: np.ndarray) -> dict:
         with jax.set_mesh(runner.mesh):
@@ -268,7 +274,7 @@ def _ask(
 
 
 def _watched(
-    advance: Callable, carry: dict, indices: np.ndarray, slots: int, watch: Watch, every: int, eos: int
+    advance: Callable, carry: dict, indices: np.ndarray, slots: int, watch: Watch, every: int, ends: tuple[int, ...]
 ) -> dict:
     """A batch that is looked at after every so many tokens; rows that are to stop are done."""
     going = np.arange(len(indices))
@@ -278,7 +284,7 @@ def _watched(
         answers, done = jax.device_get((carry["state"]["answers"], carry["state"]["done"]))
         for row in going:
             ids = answers[row, :n]
-            end = np.flatnonzero(ids == eos)
+            end = np.flatnonzero(np.isin(ids, ends))
             stopped[row] |= watch(int(indices[row]), ids[: end[0] if end.size else n].tolist())
         going = going[~done[going] & ~stopped[going]]
         n = min(n + every, slots)
@@ -287,14 +293,14 @@ def _watched(
     return carry
 
 
-def _collect(waiting: tuple | None, out: list[dict], eos: int) -> None:
+def _collect(waiting: tuple | None, out: list[dict], ends: tuple[int, ...]) -> None:
     if waiting is None:
         return
     indices, limits, state = waiting
     answers = np.asarray(state["answers"])
     for row, (i, limit) in enumerate(zip(indices, limits, strict=True)):
         ids = answers[row, :limit]
-        end = np.flatnonzero(ids == eos)
+        end = np.flatnonzero(np.isin(ids, ends))
         finished = bool(end.size)
         out[i] = {"tokens": ids[: end[0] if finished else limit].tolist(), "finished": finished}
 
@@ -318,10 +324,10 @@ def _ready(params: dict, *, graphdef: nnx.GraphDef) -> dict:
     return {"params": outside, "layers": merge(graphdef, params).decoder.layers()}
 
 
-@partial(jax.jit, static_argnames=("graphdef", "how", "slots", "bos", "eos"))
+@partial(jax.jit, static_argnames=("graphdef", "how", "slots", "bos", "ends"))
 def _begin(
     params: dict, ready: dict, put: dict, numbers: dict, *, graphdef: nnx.GraphDef, how: Sampling, slots: int, bos: int,
-    eos: int,
+    ends: tuple[int, ...],
 ) -> tuple[dict, dict]:  # fmt: skip
     """Prompts [b, l], padded on the left up to `starts`, and the first token behind each: (what stays as it is, what is
     carried from token to token)."""
@@ -341,7 +347,7 @@ def _begin(
     logits, cache = model.prefill(tokens, starts, width + slots, ready["layers"], memory, segments)
     seen = jnp.zeros((b, logits.shape[-1]), bool)
     seen = seen.at[jnp.arange(b)[:, None], tokens].max(place >= 0)
-    state = sampling.begin(how, put["room"], seen, slots, eos)
+    state = sampling.begin(how, put["room"], seen, slots, ends)
     # what stands before the first new token, nearest first
     back = before(tokens, jnp.maximum(place, 0), model.cfg.smear)
     previous = jnp.concatenate([tokens[:, -1:], back[:, -1]], 1)[:, : model.cfg.smear]
@@ -349,15 +355,15 @@ def _begin(
     if how.beams > 1:
         per_beam = (logits, cache, previous, starts, segments)
         logits, cache, previous, starts, segments = jax.tree.map(lambda x: jnp.repeat(x, how.beams, axis=0), per_beam)
-    state, token, _ = sampling.select(how, numbers, keys, state, logits, jnp.int32(0), put["room"], eos)
+    state, token, _ = sampling.select(how, numbers, keys, state, logits, jnp.int32(0), put["room"], ends)
     fixed = {"width": jnp.int32(width), "keys": keys, "room": put["room"], "starts": starts, "segments": segments}
     return fixed, {"n": jnp.int32(1), "token": token, "previous": previous, "state": state, "cache": cache}
 
 
-@partial(jax.jit, static_argnames=("graphdef", "how", "eos"), donate_argnames="carry")
+@partial(jax.jit, static_argnames=("graphdef", "how", "ends"), donate_argnames="carry")
 def _advance(
     params: dict, ready: dict, fixed: dict, carry: dict, numbers: dict, until: jax.Array, stopped: jax.Array, *,
-    graphdef: nnx.GraphDef, how: Sampling, eos: int,
+    graphdef: nnx.GraphDef, how: Sampling, ends: tuple[int, ...],
 ) -> dict:  # fmt: skip
     """Choose tokens until there are so many, or all rows are done."""
     from itx.train import merge
@@ -372,7 +378,7 @@ def _advance(
         logits, cache = model.decode(
             token, previous, fixed["width"] + n - 1, fixed["starts"], ready["layers"], carry["cache"], fixed["segments"]
         )
-        state, new, rows = sampling.select(how, numbers, fixed["keys"], carry["state"], logits, n, fixed["room"], eos)
+        state, new, rows = sampling.select(how, numbers, fixed["keys"], carry["state"], logits, n, fixed["room"], ends)
         previous = jnp.concatenate([token[:, None], previous], 1)[:, : model.cfg.smear]
         if rows is not None:  # beams of a prompt share what the encoder left
             previous = previous[rows]

@@ -100,20 +100,21 @@ def best(logits: Float[Array, "b v"]) -> Int[Array, "b"]:
     return jnp.min(jnp.where(highest, place, logits.shape[-1] - 1), axis=-1)
 
 
-def begin(how: Sampling, room: Int[Array, "b"], seen: Bool[Array, "b v"], slots: int, eos: int) -> State:
+def begin(how: Sampling, room: Int[Array, "b"], seen: Bool[Array, "b v"], slots: int, ends: tuple[int, ...]) -> State:
     """Before the first token. `answers` [b, slots] are filled up with EOS, `seen` is kept where tokens are penalised.
 
+    ends: the ids that end an answer; EOS is the first of them.
     room: the most tokens of each row; `done` rows need no more.
     """
     b, k = len(room), how.beams
-    state = {"done": room <= 0, "answers": jnp.full((b, slots), eos, jnp.int32)}
+    state = {"done": room <= 0, "answers": jnp.full((b, slots), ends[0], jnp.int32)}
     if how.repetition_penalty != 1:
         state["seen"] = jnp.repeat(seen, k, axis=0)
     if k > 1:
         state |= {
-            "beams": jnp.full((b, k, slots), eos, jnp.int32),
+            "beams": jnp.full((b, k, slots), ends[0], jnp.int32),
             "scores": jnp.where(jnp.arange(k) == 0, 0.0, NEVER) + jnp.zeros((b, 1)),  # all beams are alike: one counts
-            "ended": jnp.full((b, k, slots), eos, jnp.int32),
+            "ended": jnp.full((b, k, slots), ends[0], jnp.int32),
             "ended_scores": jnp.full((b, k), NEVER),
             "has_ended": jnp.zeros((b, k), bool),
         }
@@ -128,12 +129,12 @@ def select(
     logits: Float[Array, "bk v"],
     n: Array,
     room: Int[Array, "b"],
-    eos: int,
+    ends: tuple[int, ...],
 ) -> tuple[State, Int[Array, "bk"], Int[Array, "bk"] | None]:
     """Token n of each row (of each beam): the state with it, the tokens, and the row that each continues (None: its
     own)."""
     if how.beams > 1:
-        return _beam_search(how, numbers, state, logits, n, room, eos)
+        return _beam_search(how, numbers, state, logits, n, room, ends)
     if "seen" in state:
         logits = penalised(logits, state["seen"], numbers["repetition_penalty"])
     if how.temperature:
@@ -143,15 +144,17 @@ def select(
         token = token if ids is None else jnp.take_along_axis(ids, token[:, None], axis=1)[:, 0]
     else:
         token = best(logits)
-    token = jnp.where(state["done"], eos, token)
+    token = jnp.where(state["done"], ends[0], token)
     answers = jax.lax.dynamic_update_slice_in_dim(state["answers"], token[:, None], n, 1)
-    state = {**state, "answers": answers, "done": state["done"] | (token == eos) | (n + 1 >= room)}
+    state = {**state, "answers": answers, "done": state["done"] | jnp.isin(token, jnp.array(ends)) | (n + 1 >= room)}
     if "seen" in state:
         state["seen"] = state["seen"].at[jnp.arange(len(token)), token].set(True)
     return state, token, None
 
 
-def _beam_search(how: Sampling, numbers: dict, state: State, logits: Array, n: Array, room: Array, eos: int) -> tuple:
+def _beam_search(
+    how: Sampling, numbers: dict, state: State, logits: Array, n: Array, room: Array, ends: tuple[int, ...]
+) -> tuple:
     k, v = how.beams, logits.shape[-1]
     b = len(logits) // k
     weight = (n + 1).astype(jnp.float32) ** numbers["length_penalty"]
@@ -164,16 +167,16 @@ def _beam_search(how: Sampling, numbers: dict, state: State, logits: Array, n: A
     beams = jnp.take_along_axis(state["beams"], parents[..., None], axis=1)  # [b, 2 k, slots]
     beams = jax.lax.dynamic_update_slice_in_dim(beams, tokens[..., None], n, 2)
     last = n + 1 >= room
-    ends = (tokens == eos) | last[:, None]
+    ended_now = jnp.isin(tokens, jnp.array(ends)) | last[:, None]
 
     open_ = ~state["done"]
-    counts = ends & (jnp.arange(2 * k) < k) & open_[:, None]  # beyond the k best only those that go on
+    counts = ended_now & (jnp.arange(2 * k) < k) & open_[:, None]  # beyond the k best only those that go on
     every = jnp.concatenate([state["ended_scores"], jnp.where(counts, scores / weight, NEVER)], 1)
     ended_scores, best = jax.lax.top_k(every, k)
     ended = jnp.take_along_axis(jnp.concatenate([state["ended"], beams], 1), best[..., None], axis=1)
     has_ended = jnp.take_along_axis(jnp.concatenate([state["has_ended"], counts], 1), best, axis=1)
 
-    scores, on = jax.lax.top_k(scores + jnp.where(ends, NEVER, 0.0), k)
+    scores, on = jax.lax.top_k(scores + jnp.where(ended_now, NEVER, 0.0), k)
     parents, tokens = (jnp.take_along_axis(x, on, axis=1) for x in (parents, tokens))
     worst = jnp.where(has_ended, ended_scores.min(axis=1, keepdims=True), NEVER)
     improves = jnp.any(scores[:, :1] / weight > worst, axis=1)

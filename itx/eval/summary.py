@@ -12,6 +12,7 @@ import json
 import re
 import sys
 from collections import Counter
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -125,7 +126,7 @@ def row_scores(row: dict, lines: list[dict], chance: tuple[float, str], longest:
         "rank": {n: _mean(x["rank"]["choice"][n] == x["answer_index"] for x in ranked) for n in RANKINGS}
         if ranked else None,
         "by_template": _by_template(row, lines), "by_gold_position": _by_gold_position(ranked),
-        "hit_limit": sum(not x["finished"] for x in lines), "limit": row["limit"],
+        "hit_limit": sum(not x["finished"] for x in lines), "limit": row["limit"], "limit_from": row["limit_from"],
         "no_answer": sum(x["extracted"] is None for x in lines),
         "limit_below_gold": row["max_target_tokens"] > row["limit"],
         "prompts_longer_than_a_row": sum(x["prompt_tokens"] >= longest for x in lines),
@@ -273,6 +274,23 @@ def shown(value: float | None, interval: list[float] | None = None) -> str:
     return f"{value:.2f}" + (f" [{interval[0]:.2f}, {interval[1]:.2f}]" if interval else "")
 
 
+def cut_at(row: dict) -> str:
+    """How many answers the row's limit cut, and which setting makes it longer: `3 at 48 (eval.limit_factor)`."""
+    if not row["hit_limit"]:
+        return "0"
+    return f"{row['hit_limit']} at {row['limit']} ({row.get('limit_from', 'eval.max_new_tokens')})"
+
+
+def cut_lines(rows: Iterable[dict]) -> list[str]:
+    """How many answers the limits cut, a line for each setting that makes them longer."""
+    cut: dict[str, list[int]] = {}
+    for r in rows:
+        if r["hit_limit"]:
+            cut.setdefault(r.get("limit_from", "eval.max_new_tokens"), []).append(r["hit_limit"])
+    return [f"{sum(counts)} answers of {len(counts)} rows were cut at their row's limit; --{setting} makes it longer"
+            for setting, counts in sorted(cut.items())]  # fmt: skip
+
+
 def print_scores(scores: dict) -> None:
     """Averages and rows as tables."""
     from rich.markup import escape
@@ -287,13 +305,15 @@ def print_scores(scores: dict) -> None:
                       shown(g["chance"]), str(g["tasks"]), str(len(g["clusters"])))  # fmt: skip
     out.print(table)
     table = Table(title="rows")
-    for column in ("row", "group", "metric", "score", "chance", "corrected", "n", "no answer", "hit limit"):
+    for column in ("row", "group", "metric", "score", "chance", "corrected", "n", "no answer", "cut at limit"):
         table.add_column(column, justify="left" if column in ("row", "group", "metric") else "right")
     for name, r in scores["rows"].items():
         table.add_row(escape(name), label(r["group"], ""), escape(metrics.shown(r["metric"])), shown(r["score"], r["interval"]),
                       shown(r["chance"]), shown(r["corrected"]) + (" easy" if r["easy"] else ""), str(r["examples"]),
                       str(r["no_answer"]), str(r["hit_limit"]))  # fmt: skip
     out.print(table)
+    for line in cut_lines(scores["rows"].values()):
+        out.print(line, markup=False, highlight=False)
 
 
 def by_draw(scores: dict) -> dict[str, dict]:

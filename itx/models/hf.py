@@ -58,6 +58,17 @@ def _json(folder: Path, name: str) -> dict:
     return found
 
 
+def ends(folder: Path) -> tuple[int, ...]:
+    """The ids that end an answer of the model: eos_token_id of generation_config.json, without which that of config.json
+    counts, as for transformers; a number or a list there."""
+    name = next((n for n in (GENERATION, CONFIG) if (folder / n).is_file()), None)
+    found = _json(folder, name).get("eos_token_id") if name else None
+    ids = found if isinstance(found, list) else [] if found is None else [found]
+    if any(type(i) is not int or i < 0 for i in ids):
+        raise UserError(f"{folder / name}: eos_token_id is {found!r}, neither an id nor a list of ids")
+    return tuple(ids)
+
+
 class Tensors:
     """The tensors of a folder, by the names that a text model alone has; mapped, read when asked."""
 

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from itx import config as configs
 from itx import storage
 from itx.data import cache
 from itx.errors import UserError
@@ -144,11 +145,31 @@ def test_variants_of_one_task_count_as_one_task(small):
 def test_limits_follow_the_gold_targets(small):
     _, config, lock, *_ = small
     row = {"max_target_tokens": 9}
-    assert limit(row, config) == 16 and limit({"max_target_tokens": 30}, config) == 16
+    by_row, by_most = "eval.limit_factor", "eval.max_new_tokens"
+    assert limit(row, config) == {"limit": 16, "limit_from": by_row}
+    assert limit({"max_target_tokens": 30}, config) == {"limit": 16, "limit_from": by_most}
     longer = dataclasses.replace(config, eval=dataclasses.replace(config.eval, max_new_tokens=64))
-    assert limit({"max_target_tokens": 30}, longer) == 48 and limit(row, longer) == 16
+    assert limit({"max_target_tokens": 30}, longer)["limit"] == 48 and limit(row, longer)["limit"] == 16
     lock["evaluation"][0]["max_target_tokens"] = 30
     assert ask(small)[0]["rows"]["first"]["limit_below_gold"]
+
+
+def test_the_limit_is_a_setting_and_a_row_says_how_many_answers_it_cut(small, capsys):
+    *_, right = small
+    assert "limit_factor" in vars(small[1].eval)
+    right["t1: " + scored.pairs(1)[0][0]] = "red red red\x00"
+    found, model, _ = ask(small, step=6, max_new_tokens=96)
+    row = found["rows"]["first"]
+    assert (row["hit_limit"], row["limit"], row["limit_from"]) == (1, 16, "eval.limit_factor")
+    longer, asked, _ = ask(small, step=7, max_new_tokens=96, limit_factor=9.0)
+    assert longer["rows"]["first"]["limit"] > 16 and set(model.calls[0][1]) != set(asked.calls[0][1])
+    most = ask(small, step=8, max_new_tokens=8)[0]["rows"]["first"]
+    assert (most["limit"], most["limit_from"]) == (8, "eval.max_new_tokens")
+    summary.print_scores(found)
+    # the row without its instruction changed asks the same prompt
+    assert "2 answers of 2 rows were cut at their row's limit; --eval.limit_factor" in capsys.readouterr().out
+    with pytest.raises(UserError, match="eval.limit_factor=0.5: must be at least 1"):
+        configs.check(dataclasses.replace(small[1], eval=dataclasses.replace(small[1].eval, limit_factor=0.5)))
 
 
 def test_a_killed_evaluation_goes_on_and_a_whole_one_is_not_asked_again(small):

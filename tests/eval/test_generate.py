@@ -138,6 +138,26 @@ def test_generation_stops_at_eos(tmp_path):
     assert ended[0]["finished"] and not all(a["finished"] for a in ended)
 
 
+@pytest.mark.parametrize("how", [Sampling(), Sampling(beams=2)], ids=["greedy", "beams"])
+def test_every_id_that_ends_the_pretrained_models_answers_ends_one(tmp_path, how):
+    """generation_config.json names a list of ids where a chat model has an end of turn beside its end of text."""
+    prompts = [p for p, _, _ in synthetic.examples(6, seed=8)]
+    free = [a["tokens"] for a in runner("decoder", tmp_path).generate(prompts, 8)]
+    first, second = free[0][2], next(i for i in free[1] if i != free[0][2])
+    config = tmp_path / "pretrained" / "generation_config.json"
+    config.parent.mkdir(exist_ok=True)
+    config.write_text(json.dumps({"eos_token_id": [first, second]}))
+    ended = runner("decoder", tmp_path).generate(prompts, 8, how)
+    assert not any({first, second} & set(a["tokens"]) for a in ended)
+    if how == Sampling():
+        for a, b in zip(free, ended, strict=True):
+            at = min((a.index(i) for i in (first, second) if i in a), default=None)
+            assert (b["tokens"], b["finished"]) == (a[:at], at is not None)
+    config.write_text(json.dumps({"eos_token_id": "</s>"}))
+    with pytest.raises(UserError, match="generation_config.json: eos_token_id is '</s>'"):
+        runner("decoder", tmp_path)
+
+
 @pytest.mark.parametrize("name", list(MODELS))
 def test_rank_is_the_sum_of_log_softmax(name, tmp_path):
     r = runner(name, tmp_path)
@@ -242,7 +262,7 @@ def uncached(r: gen.Runner, prompt: list[int], how: Sampling, index: int, limit:
     compiled, numbers = how.split()
     seen = np.zeros((1, len(r.params["embedding"])), bool)
     seen[0, head] = True
-    state = sampling.begin(compiled, np.array([limit]), seen, limit, r.eos_id)
+    state = sampling.begin(compiled, np.array([limit]), seen, limit, r.ends)
     keys = jax.random.fold_in(jax.random.key(how.seed), index)[None]
     rows: list[list[int]] = [[]] * k
     for n in range(limit):
@@ -251,7 +271,7 @@ def uncached(r: gen.Runner, prompt: list[int], how: Sampling, index: int, limit:
             batch |= sides([[*prompt, r.eos_id]] * k, "encoder", len(prompt) + 1)
         logits = forward(r.params, batch, graphdef=r.graphdef)[:, len(head) + n - 1]
         state, tokens, of = sampling.select(
-            compiled, numbers, keys, state, logits, np.int32(n), np.array([limit]), r.eos_id
+            compiled, numbers, keys, state, logits, np.int32(n), np.array([limit]), r.ends
         )
         rows = [[*rows[i if of is None else int(of[i])], int(t)] for i, t in enumerate(tokens)]
         if state["done"][0]:
