@@ -358,7 +358,8 @@ def evaluate_run(args: Namespace) -> int:
     if args.cache_dir:
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, cache_dir=args.cache_dir))
     from itx.data import lock as locks
-    from itx.eval.evaluate import evaluate, print_scores
+    from itx.eval.evaluate import evaluate
+    from itx.eval.tables import print_scores
 
     lock = locks.read(run.lock_json)
     if not Path(config.data.cache_dir).is_dir():
@@ -415,7 +416,7 @@ def _evaluated(
 def _evaluate_settings(args: Namespace, run: RunFolder, config: configs.RunConfig, lock: dict) -> int:
     """`--shots`, `--split`: each number of exemplars is a setting with a folder of its own below the run's scores."""
     from itx.eval.evaluate import evaluate
-    from itx.eval.summary import print_settings
+    from itx.eval.tables import print_settings
 
     splits, split = ("validation", "test"), args.split or config.eval.split
     if split not in splits:

@@ -5,10 +5,12 @@ import base64
 import html
 from typing import Any
 
+from itx.analysis import words
 from itx.data import audit as audits
 from itx.data.contamination import TESTED
 from itx.eval import metrics
-from itx.eval.summary import RANKINGS, cut_at, shown
+from itx.eval.summary import RANKINGS
+from itx.eval.tables import cut_at, percent, shown
 
 CSS = """
 :root{--ink:#22262b;--quiet:#646a73;--line:#e3e6ea;--blue:#2563a8;--good:#2f7d4f;--bad:#a33b3b}
@@ -51,7 +53,7 @@ def page(found: dict, picture: bytes, task_losses: bytes) -> str:
         ("retention", "Retention", _retention(found)),
         ("shows", "What this model can and cannot show", _shows(found)),
         ("loss", "Loss", _loss(found) + image(task_losses, "loss per task, a panel per cluster")),
-        ("samples", "Ten outputs", _samples(found)),
+        ("samples", f"{sum(map(len, found['samples'].values()))} outputs", _samples(found)),
         ("tasks", "Every row", _rows(found)),
         ("data", "Data audit", _audit(found)),
         ("heldout", "Held out of training", _holdout(found)),
@@ -76,24 +78,35 @@ def page(found: dict, picture: bytes, task_losses: bytes) -> str:
 def _scores(found: dict) -> str:
     e = found["evaluation"]
     most = ", ".join("all" if v == 0 else str(v) for v in e["max_examples"])
+    looks = (
+        f"the test split was looked at {e['looks_at_test']} times"
+        if e["looks_at_test"]
+        else "the test split was not looked at"
+    )
+    below = any(g["says"].startswith("below") for g in found["groups"])
     text = (f"<p>Scored on the {esc(e['split'])} split: <b>eval.max_examples = {esc(most)}</b> examples per row, "
-            f"each in every template of the row; the test split was looked at {e['looks_at_test']} times. "
-            "Unless a row says otherwise the score is greedy generation, exact match after normalisation. Corrected: (score − chance) / "
-            "(1 − chance), averaged over tasks, then over clusters. Intervals: 95 %, a hierarchical bootstrap over "
-            "clusters, tasks and examples; with fewer than 8 clusters Student's t over the clusters, whose points "
-            "are listed; Wilson for a single task. Groups are never pooled. Below 0 means fewer right answers than "
-            "always giving the commonest one: so a model scores that does not yet answer in the right form.</p>")  # fmt: skip
+            f"each in every template of the row; {looks}. Scores are means over tasks, then over clusters, of what each row's "
+            "metric gives its generated answers (or its ranked options, where the metric is “rank”). Chance is what the "
+            "commonest answer or a drawn option would score. “None of the options” is the share of generated answers that are no "
+            "option at all. The reading compares the scores corrected for chance, (score − chance) / (1 − chance), which "
+            "report.json holds, with 0. Intervals: 95 %, a hierarchical bootstrap over clusters, tasks and examples; with fewer "
+            "than 8 clusters Student's t over the clusters, whose points are listed; for a single task that of its row. Groups are "
+            "never pooled." + (" Below chance means fewer right answers than always giving the commonest one: so a model scores "
+            "that does not yet answer in the right form." if below else "") + f"</p><p>{esc(words.easy(found))}.</p>")  # fmt: skip
     rows = [_group_row(g) for g in found["groups"] if g["group"] != "instruction"]
-    head = ["group", "before", "after", "plain", "chance", "tasks", "clusters", "reading", "clusters (after)"]
+    head = [*HEAD, "reading", "clusters (after)"]
     return text + table(head, rows, {1, 2, 3, 4, 5, 6})
+
+
+HEAD = ["group", "before", "after", "chance", "none of the options", "tasks", "clusters"]
 
 
 def _group_row(g: dict) -> list:
     before, after = g.get("before"), g["after"]
-    few = len(after["clusters"]) < 8
-    points = ", ".join(f"{c} {v:.2f}" for c, v in after["clusters"].items()) if few else ""
-    return [g["label"], shown(before["mean"], before["interval"]) if before else "-",
-            shown(after["mean"], after["interval"]), shown(after["score"]), shown(after["chance"]),
+    few = len(after["score_clusters"]) < 8
+    points = ", ".join(f"{c} {v:.2f}" for c, v in after["score_clusters"].items()) if few else ""
+    return [g["label"], shown(before["score"], before["score_interval"]) if before else "-",
+            shown(after["score"], after["score_interval"]), shown(after["chance"]), percent(after["none_of_options"]),
             after["tasks"], len(after["clusters"]), g["says"], points]  # fmt: skip
 
 
@@ -112,29 +125,17 @@ def _instruction(found: dict) -> str:
     kinds = ("none", "removed", "swapped")
     each = table(["task", "kept", "removed", "swapped"],
                  [[t, *(shown(v.get(k)) for k in kinds)] for t, v in by_task.items()], {1, 2, 3})  # fmt: skip
-    head = ["instruction", "before", "after", "plain", "chance", "tasks", "clusters"]
-    each = f"<details><summary>by task, plain scores</summary>{each}</details>"
+    head = ["instruction", *HEAD[1:]]
+    each = f"<details><summary>by task</summary>{each}</details>"
     return text + table(head, rows, set(range(1, 7))) + each
 
 
 def _shows(found: dict) -> str:
-    lines = [f"<b>{esc(g['label'])}</b>: {shown(g['after']['mean'], g['after']['interval'])}, {esc(g['says'])}."
-             for g in found["groups"] if g["group"] != "instruction"]  # fmt: skip
-    claims = [
-        "Its weights began random, so “before” is noise and not a base model: the difference says that training "
-        "worked, not how much instruction tuning adds to a model that already knows language.",
-        "New examples of practised tasks show what was learned. Unseen templates show whether it depends on the "
-        "wording it was drilled on. These two may be good here.",
-        "Unseen tasks and unseen clusters are what instruction tuning is for. A small model that knows nothing but "
-        "these tasks is expected to gain little on the former and to stay near chance on the latter; the rows "
-        "stand here because a report that left them out would flatter.",
-        "Published gains on unseen tasks rest on pretraining and on size, so nothing here speaks for or against "
-        "them. To test that claim, tune a pretrained model.",
-        "One training run: the intervals cover the choice of clusters, tasks and examples, not the training seed. "
-        "A claim that one recipe beats another needs at least three seeds of each. “Not resolved” means that "
-        "these data cannot tell, not that there is no effect.",
-    ]
-    return "<ul>" + "".join(f"<li>{x}</li>" for x in lines) + "</ul>" + "".join(f"<p>{esc(c)}</p>" for c in claims)
+    groups = words.main_groups(found)
+    lines = [f"<b>{esc(g['label'])}</b>: {shown(g['after']['score'], g['after']['score_interval'])}, chance "
+             f"{shown(g['after']['chance'])}: {esc(g['says'])}." for g in groups]  # fmt: skip
+    paragraphs = "".join(f"<p>{esc(c)}</p>" for c in found["claims"])
+    return "<ul>" + "".join(f"<li>{x}</li>" for x in lines) + "</ul>" + paragraphs
 
 
 def _loss(found: dict) -> str:
@@ -175,10 +176,11 @@ def _retention(found: dict) -> str:
     rows = [[n, t["objective"], f"{t['bytes']:,}", f"{before[n]['bits_per_byte']:.3f}" if n in before else "-",
              f"{t['bits_per_byte']:.3f}", f"{t['bits_per_byte'] - before[n]['bits_per_byte']:+.3f}" if n in before else "-"]
             for n, t in after.items()]  # fmt: skip
+    few_shot = any(g["group"] == "retention" for g in found["groups"])
     head = ["text", "objective", "UTF-8 bytes", "before, bits per byte", "after", "change"]
     return ("<p>What tuning cost on held-out plain text: the sum of −log2 p over its tokens by the UTF-8 bytes that they "
-            "stand for, by the model before and after tuning. Lower is better; a rise is forgetting. Few-shot "
-            "tasks of eval.retention stand in the table above.</p>" + table(head, rows, {2, 3, 4, 5}))  # fmt: skip
+            "stand for, by the model before and after tuning. Lower is better; a rise is forgetting."
+            + (" The few-shot tasks of eval.retention stand in the table above." if few_shot else "") + "</p>" + table(head, rows, {2, 3, 4, 5}))  # fmt: skip
 
 
 def _samples(found: dict) -> str:
@@ -199,7 +201,7 @@ def _samples(found: dict) -> str:
 
 def _rows(found: dict) -> str:
     head = ["row", "cluster", "group", "relation to training", "metric", "before", "score [95 %]", "chance",
-            "corrected", "n", "prompts", "no answer", "cut at limit", *(f"rank {r}" for r in RANKINGS),
+            "none of the options", "n", "prompts", "no answer", "cut at limit", *(f"rank {r}" for r in RANKINGS),
             "by template", "by gold position", "beware"]  # fmt: skip
     rows = []
     for r in found["rows"]:
@@ -209,7 +211,7 @@ def _rows(found: dict) -> str:
         by = lambda d: " ".join(f"{k}:{v['score']:.2f}" for k, v in d.items())  # noqa: E731
         rows.append([r["row"] + (" (easy)" if r["easy"] else ""), r["cluster"], grade, r["relation"], metrics.shown(r["metric"]),
                      shown(r["before"]), shown(r["score"], r["interval"]), f"{r['chance']:.2f} ({r['chance_from']})",
-                     shown(r["corrected"]), r["examples"], r["prompts"], r["no_answer"], cut_at(r),
+                     percent(r.get("none_of_options")), r["examples"], r["prompts"], r["no_answer"], cut_at(r),
                      *(shown(r["rank"][k]) if r["rank"] else "" for k in RANKINGS),
                      by(r["by_template"]), by(r["by_gold_position"]), "; ".join(_beware(r))])  # fmt: skip
     text = ("<p>Intervals are Wilson's, with n = examples: an example in several templates counts once; those of BLEU and chrF, "
@@ -269,15 +271,15 @@ def _leaks(audit: dict) -> str:
 
 
 def _easy(audit: dict) -> str:
-    rows = [[t, shown(b["commonest"]), shown(b["neighbour"]), b["examples"], b["easy"]]
+    against = lambda v: "below chance" if v < 0 else shown(v)  # noqa: E731
+    rows = [[t, against(b["commonest"]), against(b["neighbour"]), b["examples"], b["easy"]]
             for t, b in audit["baselines"].items()]  # fmt: skip
     if not rows:
         return ""
     most = max(b["training_examples"] for b in audit["baselines"].values())
     each = table(["task", "commonest answer", "nearest neighbour", "n", "easy"], rows, {1, 2, 3})
     return (f"<p>Answers without a model: {len(audit['easy'])} of {len(rows)} tasks are easy (the commonest training "
-            f"answer, or that of the nearest of the first {most:,} training examples, scores above 0.5 corrected) and left "
-            "out of averages.</p>"
+            f"answer, or that of the nearest of the first {most:,} training examples, scores above 0.5 corrected).</p>"
             f"<details><summary>baselines by task</summary>{each}</details>")  # fmt: skip
 
 

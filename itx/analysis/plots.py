@@ -9,9 +9,8 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402  (the backend is chosen first)
 
-BEFORE, AFTER, QUIET, INK = "#b8bdc6", "#2563a8", "#8a8f98", "#22262b"
+BEFORE, AFTER, CHANCE, QUIET, INK = "#b8bdc6", "#2563a8", "#d1701f", "#8a8f98", "#22262b"
 LINES = ("#2563a8", "#d1701f", "#3a8f5c", "#a33b5b", "#7a5ca8", "#8a6d3b", "#2a97a5", "#6b7280")
-LEAST = -0.25  # left end of the bars' axis
 MOST_PANELS = 24  # clusters drawn apart; with more, all tasks stand in one panel
 STYLE = {
     "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": QUIET,
@@ -30,32 +29,38 @@ def _png(figure: Any) -> bytes:
 
 
 def _bars(axes: Any, groups: list[dict]) -> None:
-    """Before and after per group, corrected for chance; 0 is chance, 1 is everything right."""
+    """Scores before and after per group, and where chance is."""
     height = 0.36
     for i, g in enumerate(groups):
         for shift, key, colour in ((height / 2, "before", BEFORE), (-height / 2, "after", AFTER)):
             found = g.get(key)
-            if found is None or found["mean"] is None:
+            if found is None or found["score"] is None:
                 continue
-            y, mean = len(groups) - 1 - i + shift, found["mean"]
-            axes.barh(y, mean, height * 0.92, color=colour)
-            if found["interval"]:
-                low, high = (min(max(v, LEAST), 1.0) for v in found["interval"])
+            y, score = len(groups) - 1 - i + shift, found["score"]
+            axes.barh(y, score, height * 0.92, color=colour)
+            if found["score_interval"]:
+                low, high = found["score_interval"]
                 axes.plot([low, high], [y, y], color=INK, linewidth=0.9)
-                end = max(high, mean, 0.0)
+                end = max(high, score)
             else:
-                points = list(found["clusters"].values())
+                points = list(found["score_clusters"].values())
                 axes.plot(points, [y] * len(points), ".", color=INK, markersize=3)
-                end = max(*points, mean, 0.0)
-            clipped = " (bar cut)" if mean < LEAST else ""
-            axes.text(end + 0.02, y, f"{mean:.2f}{clipped}", va="center", fontsize=7.5, color=INK)
+                end = max([*points, score])
+            axes.text(end + 0.02, y, f"{score:.2f}", va="center", fontsize=7.5, color=INK)
+        chance = g["after"]["chance"]
+        if chance is not None:
+            y = len(groups) - 1 - i
+            axes.plot([chance, chance], [y - height, y + height], color=CHANCE, linewidth=1.6)
     axes.set_yticks(range(len(groups)), [g["label"] for g in reversed(groups)])
-    axes.axvline(0, color=INK, linewidth=0.9)
-    axes.set_xlim(LEAST, 1.12)
-    axes.set_xlabel("score corrected for chance (0 = chance, 1 = all right), 95 % interval")
+    axes.set_xlim(0, 1.12)
+    axes.set_xlabel("score (1 = all right), 95 % interval")
     axes.grid(axis="y", visible=False)
-    handles = [plt.Rectangle((0, 0), 1, 1, color=c) for c in (BEFORE, AFTER)]
-    axes.legend(handles, ["before", "after tuning"], loc="lower left", bbox_to_anchor=(0, 1), ncols=2,
+    shown = [(c, n) for k, c, n in (("before", BEFORE, "before"), ("after", AFTER, "after tuning"))
+             if any(g.get(k) for g in groups)]  # fmt: skip
+    handles = [plt.Rectangle((0, 0), 1, 1, color=c) for c, _ in shown] + [
+        plt.Line2D([], [], color=CHANCE, linewidth=1.6)
+    ]
+    axes.legend(handles, [*(n for _, n in shown), "chance"], loc="lower left", bbox_to_anchor=(0, 1), ncols=3,
                 frameon=False, fontsize=8)  # fmt: skip
 
 

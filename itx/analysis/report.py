@@ -9,12 +9,13 @@ import hashlib
 from typing import Any
 
 from itx import health, storage
+from itx.analysis import words
 from itx.checkpoint import Checkpoints
 from itx.config import RunConfig, flatten, to_dict
 from itx.data import lock as locks
 from itx.data.audit import accounts
 from itx.errors import UserError
-from itx.eval import summary
+from itx.eval import summary, tables
 from itx.log import TIMING, read_lines, read_metrics
 from itx.processes import newest_checkpoint
 from itx.runs import read_config, run_config
@@ -29,7 +30,7 @@ def report(run: Any) -> dict:
     from itx.analysis import page, plots
 
     found = facts(run)
-    picture = plots.picture(main_groups(found), found["loss"])
+    picture = plots.picture(words.main_groups(found), found["loss"])
     html = page.page(found, picture, plots.task_losses(found["loss"]))
     with storage.whole_file(run.report_png) as part:
         part.write_bytes(picture)
@@ -54,17 +55,20 @@ def facts(run: Any) -> dict:
     audit = storage.read_object(run.audit_json, "mixture") if run.audit_json.is_file() else None
     looks = len(read_lines(run.test_log)) if run.test_log.is_file() else 0
     default = flatten(to_dict(RunConfig()))
-    return {
+    values = flatten(about["config"])
+    found = {
         "steps": {k: s["step"] for k, s in scores.items()},
         "command": about["command"], "config_file": about["file"], "notes": about.get("notes", []),
+        "run": {"pretrained": values.get("model.pretrained", ""), "method": values.get("peft.method", "full"),
+                "steps": values["train.steps"]},
         "settings": {k: {"value": v, "from": about["origin"].get(k, "")}
-                     for k, v in flatten(about["config"]).items() if default.get(k) != v},
+                     for k, v in values.items() if default.get(k) != v},
         "versions": about["versions"], "code": about["code"], "data_hash": about["data_hash"],
         "vocabulary": {k: lock["vocabulary"][k] for k in ("hash", "size")},
         "evaluation": {
             "split": scores["after"]["split"], "looks_at_test": looks,
             "max_examples": sorted({r["max_examples"] for r in scores["after"]["rows"].values()}),
-            "max_new_tokens": flatten(about["config"])["eval.max_new_tokens"],
+            "max_new_tokens": values["eval.max_new_tokens"],
         },
         "groups": _groups(scores), "rows": _rows(scores), "easy": scores["after"]["easy"],
         "samples": samples(run, scores["after"]),
@@ -72,6 +76,7 @@ def facts(run: Any) -> dict:
         "retention": _retention(run, lock, about["config"]["model"].get("pretrained")),
         "holdout": lock["holdout"], "audit": audit,
     }  # fmt: skip
+    return {**found, "summary": words.summary(found), "claims": words.claims(found)}
 
 
 def scored_steps(run: Any) -> list[int]:
@@ -84,32 +89,19 @@ def _before_and_after(steps: list[int]) -> dict[str, int]:
 
 
 def _groups(scores: dict[str, dict]) -> list[dict]:
-    """The averages, before beside after: [{"group", "kind", "label", "before"?, "after"}]."""
+    """The averages, before beside after: [{"group", "kind", "label", "before"?, "after", "says"}]."""
     by_key = {k: {(g["group"], g["kind"]): g for g in s["groups"]} for k, s in scores.items()}
+    # what scores.json of earlier versions does not hold
+    absent = {"score_interval": None, "score_clusters": {}, "none_of_options": None, "all_easy": False}
     out = []
     for g in scores["after"]["groups"]:
         key = (g["group"], g["kind"])
-        both = {k: {n: v for n, v in by_key[k][key].items() if n not in ("group", "kind")}
+        both = {k: {**absent, **{n: v for n, v in by_key[k][key].items() if n not in ("group", "kind")}}
                 for k in by_key if key in by_key[k]}  # fmt: skip
-        out.append({"group": key[0], "kind": key[1], "label": summary.label(*key), **both, "says": _says(both)})
+        out.append(
+            {"group": key[0], "kind": key[1], "label": tables.label(*key), **both, "says": words.says(both["after"])}
+        )
     return out
-
-
-def _says(both: dict[str, dict]) -> str:
-    """What a group's numbers allow one to say."""
-    after = both["after"]
-    if after["mean"] is None:
-        return "no task is left to average"
-    if not after["interval"]:
-        return "one cluster: the points, no interval"
-    low, high = after["interval"]
-    if low > 1e-9:  # Wilson's lower end of 0 right answers is 0 but for rounding
-        return "above chance"
-    return "below chance" if high < 0 else "not resolved from chance"
-
-
-def main_groups(found: dict) -> list[dict]:
-    return [g for g in found["groups"] if g["group"] != "instruction"]
 
 
 def _rows(scores: dict[str, dict]) -> list[dict]:
@@ -135,7 +127,7 @@ def samples(run: Any, scores: dict) -> dict[str, list[dict]]:
         for _, row, x in sorted(found, key=lambda f: f[0]):
             if wanted(x["score"]) and row["task"] not in tasks and len(out[kind]) < SAMPLES:
                 tasks.add(row["task"])
-                label = summary.label(row["group"], row["grade"] or "")
+                label = tables.label(row["group"], row["grade"] or "")
                 out[kind].append({"task": row["task"], "label": label, **{k: x[k] for k in SHOWN}})
     return out
 
@@ -213,18 +205,18 @@ def print_report(found: dict) -> None:
     """The averages before and after, and where the rest is."""
     from rich.table import Table
 
-    table = Table(title="corrected for chance, averaged over tasks, then clusters; 95 % intervals")
-    for column in ("group", "before", "after", "plain score", "chance", "tasks", "clusters", ""):
+    shown, percent = tables.shown, tables.percent
+    table = Table(title="scores averaged over tasks, then clusters; 95 % intervals")
+    for column in ("group", "before", "after", "chance", "none of the options", "tasks", "clusters", ""):
         table.add_column(column, justify="left" if column in ("group", "") else "right")
     for g in found["groups"]:
         before, after = g.get("before"), g["after"]
         table.add_row(
-            g["label"], summary.shown(before["mean"]) if before else "-",
-            summary.shown(after["mean"], after["interval"]),
-            summary.shown(after["score"]), summary.shown(after["chance"]), str(after["tasks"]),
-            str(len(after["clusters"])), g["says"],
+            g["label"], shown(before["score"]) if before else "-", shown(after["score"], after["score_interval"]),
+            shown(after["chance"]), percent(after["none_of_options"]), str(after["tasks"]), str(len(after["clusters"])),
+            g["says"],
         )  # fmt: skip
-    console, loss, e = summary.console(), found["loss"], found["evaluation"]
+    console, loss, e = tables.console(), found["loss"], found["evaluation"]
     console.print(table)
     if loss["total"]:
         entropy = f"; unigram entropy of targets {loss['unigram_entropy']:.3f}" if loss["unigram_entropy"] else ""
@@ -237,7 +229,11 @@ def print_report(found: dict) -> None:
     if found["audit"]:
         console.print(accounts(found["audit"]), markup=False)
     console.print(f"scored on {e['split']}, eval.max_examples={_one_or_all(e['max_examples'])} contents per row "
-                  f"in every template; {len(found['easy'])} easy tasks left out", markup=False)  # fmt: skip
+                  f"in every template; {words.easy(found)}", markup=False)  # fmt: skip
+    for line in tables.cut_lines(found["rows"]):
+        console.print(line, markup=False)
+    for line in words.lines(found["summary"]):
+        console.print(line, markup=False)
 
 
 def retention_lines(found: dict | None) -> list[str]:

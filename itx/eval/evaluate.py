@@ -232,6 +232,3 @@ def _log_look(run: Any, step: int, rows: list[dict]) -> None:
         before = run.test_log.read_text(encoding="utf-8") if run.test_log.is_file() else ""
         with storage.whole_file(run.test_log) as part:
             part.write_text(before + json.dumps({"step": step, "rows": looked}) + "\n", encoding="utf-8")
-
-
-print_scores = summary.print_scores

@@ -9,10 +9,7 @@ stand in the rows but in no average.
 """
 
 import json
-import re
-import sys
 from collections import Counter
-from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -99,12 +96,12 @@ def answers(lines: list[dict]) -> list[str]:
 def row_scores(row: dict, lines: list[dict], chance: tuple[float, str], longest: int) -> dict:
     """All that the report shows of one row."""
     values = example_scores(row, lines)
-    counted = _set_metric(row, lines)
+    counted, mean, interval = _set_metric(row, lines), None, None
     if counted:
-        mean, (low, high) = stats.of_counts(_counts(counted, lines), counted.score)
-    else:
-        mean = float(np.mean(values)) if values else 0.0
-        low, high = stats.wilson(mean, len(values))
+        mean, interval = stats.of_counts(_counts(counted, lines), counted.score)
+    elif values:
+        mean = float(np.mean(values))
+        interval = stats.wilson(mean, len(values))
     references = [x["references"] for x in lines]
     signatures = {m: c.signature(references) for m in row["metrics"]
                   if not row.get("seqio") and lines and (c := metrics.set_metric(m, references))}  # fmt: skip
@@ -117,9 +114,11 @@ def row_scores(row: dict, lines: list[dict], chance: tuple[float, str], longest:
     return {
         **{k: row[k] for k in ("task", "variant", "cluster", "group", "grade", "relation", "ablation", "split")},
         "metric": "rank" if row["primary"] == "rank" else next(iter(found), ""), "max_examples": row["max_examples"],
-        "examples": len(values), "prompts": len(lines), "score": mean, "interval": [low, high],
-        "chance": chance[0], "chance_from": chance[1], "corrected": stats.corrected(mean, chance[0]),
-        "corrected_interval": [stats.corrected(v, chance[0]) for v in (low, high)],
+        "examples": len(values), "prompts": len(lines), "score": mean,
+        "interval": interval and list(interval), "chance": chance[0], "chance_from": chance[1],
+        "corrected": None if mean is None else stats.corrected(mean, chance[0]),
+        "corrected_interval": interval and [stats.corrected(v, chance[0]) for v in interval],
+        "none_of_options": none_of_options(row, lines),
         "interval_from": "bootstrap" if counted else "Wilson",
         "metrics": found, **({"signatures": signatures} if signatures else {}),
         **({"set_metric": row["metrics"][0]} if counted else {}),
@@ -132,6 +131,16 @@ def row_scores(row: dict, lines: list[dict], chance: tuple[float, str], longest:
         "prompts_longer_than_a_row": sum(x["prompt_tokens"] >= longest for x in lines),
         **({"shots": row["shots"], "mean_shots": _mean(x["shots"] for x in lines)} if row.get("shots") else {}),
     }  # fmt: skip
+
+
+def none_of_options(row: dict, lines: list[dict]) -> float | None:
+    """The share of generated answers that are none of the options: what is wrong about their form, not their choice. None
+    where there are no options, or the model is not asked to write one (ranking, SeqIO's tasks)."""
+    asked = [x for x in lines if x["options"]]
+    if not asked or row["primary"] == "rank" or row.get("seqio"):
+        return None
+    judge = metrics.per_example(row["metrics"][0])
+    return _mean(x["extracted"] is None or all(judge([o], x["extracted"]) < 1 for o in x["options"]) for x in asked)
 
 
 def _mean(values) -> float:
@@ -228,137 +237,46 @@ def averages(rows: dict[str, dict], values: dict[str, list[float]]) -> list[dict
 
 
 def _average(members: list[tuple[str, dict]], values: dict[str, list[float]]) -> dict:
-    used = [(n, r) for n, r in members if not r["easy"]]
-    tasks: dict[str, tuple[str, np.ndarray]] = {}
-    for name, row in used:  # variants of one task count as one task
-        scores = np.array([stats.corrected(v, row["chance"]) for v in values[name]])
-        before = tasks.get(row["task"])
-        tasks[row["task"]] = (row["cluster"], scores if before is None else np.concatenate([before[1], scores]))
+    """{"mean", "interval", "method", "tasks", "clusters": of corrected scores; "score", "score_interval",
+    "score_clusters": of plain ones; "chance", "none_of_options", "rows", "easy", "all_easy"}.
 
-    def plain(key: str) -> float:
-        by_task = {t: (c, _mean(r[key] for _, r in used if r["task"] == t)) for t, (c, _) in tasks.items()}
-        return float(np.mean(list(stats.cluster_means(by_task).values()))) if by_task else 0.0
-
-    average = stats.average(tasks)
+    Easy tasks are left out; where all are easy all are shown, and `all_easy` says so.
+    """
+    answered = [(n, r) for n, r in members if values[n]]
+    used = [(n, r) for n, r in answered if not r["easy"]]
+    all_easy = bool(answered) and not used
+    used = used or answered
+    average, plain = (stats.average(_by_task(used, values, correct)) for correct in (True, False))
+    if plain["interval"]:
+        plain["interval"][0] = max(0.0, plain["interval"][0])  # no score is below 0
     if len(used) == 1:  # one task: its own interval
         row = used[0][1]
         average |= {"interval": row["corrected_interval"], "method": f"{row.get('interval_from', 'Wilson')}, one task"}
+        plain["interval"] = row["interval"]
     return {
-        **average, "score": plain("score"), "chance": plain("chance"),
-        "rows": [n for n, _ in used], "easy": [n for n, r in members if r["easy"]],
+        **average, "score": plain["mean"], "score_interval": plain["interval"], "score_clusters": plain["clusters"],
+        "chance": _over_clusters(used, "chance"), "none_of_options": _over_clusters(used, "none_of_options"),
+        "rows": [n for n, _ in used], "easy": [n for n, r in members if r["easy"]], "all_easy": all_easy,
     }  # fmt: skip
 
 
-def label(group: str, kind: str) -> str:
-    """How a group is called in tables and pictures."""
-    names = {
-        "instances": "new examples, trained tasks", "templates": "unseen templates", "tasks": "unseen tasks",
-        "clusters": "unseen clusters", "instruction": "instruction", "extra": "other data",
-        "retention": "kept from before tuning",
-    }  # fmt: skip
-    if group == "extra" and kind:
-        kind = "unrelated to training" if kind == "none" else f"{kind} as training"
-    return names[group] + (f", {'kept' if kind == 'none' and group == 'instruction' else kind}" if kind else "")
+def _by_task(
+    used: list[tuple[str, dict]], values: dict[str, list[float]], correct: bool
+) -> dict[str, tuple[str, np.ndarray]]:
+    """{task: (cluster, scores of its examples)}, variants of one task together."""
+    tasks: dict[str, tuple[str, np.ndarray]] = {}
+    for name, row in used:
+        scores = np.array([stats.corrected(v, row["chance"]) if correct else v for v in values[name]])
+        before = tasks.get(row["task"])
+        tasks[row["task"]] = (row["cluster"], scores if before is None else np.concatenate([before[1], scores]))
+    return tasks
 
 
-def console():
-    """Wide enough for the tables where the output goes to a file."""
-    from rich.console import Console
-
-    return Console() if sys.stdout.isatty() else Console(width=140)
-
-
-def shown(value: float | None, interval: list[float] | None = None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.2f}" + (f" [{interval[0]:.2f}, {interval[1]:.2f}]" if interval else "")
-
-
-def cut_at(row: dict) -> str:
-    """How many answers the row's limit cut, and which setting makes it longer: `3 at 48 (eval.limit_factor)`."""
-    if not row["hit_limit"]:
-        return "0"
-    return f"{row['hit_limit']} at {row['limit']} ({row.get('limit_from', 'eval.max_new_tokens')})"
-
-
-def cut_lines(rows: Iterable[dict]) -> list[str]:
-    """How many answers the limits cut, a line for each setting that makes them longer."""
-    cut: dict[str, list[int]] = {}
-    for r in rows:
-        if r["hit_limit"]:
-            cut.setdefault(r.get("limit_from", "eval.max_new_tokens"), []).append(r["hit_limit"])
-    return [f"{sum(counts)} answers of {len(counts)} rows were cut at their row's limit; --{setting} makes it longer"
-            for setting, counts in sorted(cut.items())]  # fmt: skip
-
-
-def print_scores(scores: dict) -> None:
-    """Averages and rows as tables."""
-    from rich.markup import escape
-    from rich.table import Table
-
-    out = console()
-    table = Table(title=f"scores at step {scores['step']}: corrected for chance, 95 % intervals")
-    for column in ("group", "corrected", "score", "chance", "tasks", "clusters"):
-        table.add_column(column, justify="left" if column == "group" else "right")
-    for g in scores["groups"]:
-        table.add_row(label(g["group"], g["kind"]), shown(g["mean"], g["interval"]), shown(g["score"]),
-                      shown(g["chance"]), str(g["tasks"]), str(len(g["clusters"])))  # fmt: skip
-    out.print(table)
-    table = Table(title="rows")
-    for column in ("row", "group", "metric", "score", "chance", "corrected", "n", "no answer", "cut at limit"):
-        table.add_column(column, justify="left" if column in ("row", "group", "metric") else "right")
-    for name, r in scores["rows"].items():
-        table.add_row(escape(name), label(r["group"], ""), escape(metrics.shown(r["metric"])), shown(r["score"], r["interval"]),
-                      shown(r["chance"]), shown(r["corrected"]) + (" easy" if r["easy"] else ""), str(r["examples"]),
-                      str(r["no_answer"]), str(r["hit_limit"]))  # fmt: skip
-    out.print(table)
-    for line in cut_lines(scores["rows"].values()):
-        out.print(line, markup=False, highlight=False)
-
-
-def by_draw(scores: dict) -> dict[str, dict]:
-    """The rows of one setting, draws of exemplars together: {row: {"score", "sd", "draws", "missing"}}.
-
-    sd: of the draws' scores, None for one; missing: exemplars by which a prompt falls short of what was asked, on average.
-    """
-    found: dict[str, list[dict]] = {}
-    for name, r in scores["rows"].items():
-        base, at, suffix = name.partition("@")
-        found.setdefault(base.partition("#")[0] + at + suffix, []).append(r)
-    return {
-        name: {
-            "score": _mean(r["score"] for r in rows), "draws": len(rows),
-            "sd": float(np.std([r["score"] for r in rows], ddof=1)) if len(rows) > 1 else None,
-            "missing": _mean(r["shots"] - r["mean_shots"] if "shots" in r else 0 for r in rows),
-        }
-        for name, rows in found.items()
-    }  # fmt: skip
-
-
-def print_settings(settings: dict[str, dict], split: str) -> None:
-    """Numbers of exemplars side by side: averages of groups, then rows."""
-    from rich.markup import escape
-    from rich.table import Table
-
-    out = console()
-    heads = ["shots as trained" if k == "own" else f"{k} shots" for k in settings]
-    step = next(iter(settings.values()))["step"]
-    table = Table("group", *heads, title=f"{split} split at step {step}: corrected for chance, 95 % intervals")
-    groups = {k: {(g["group"], g["kind"]): g for g in s["groups"]} for k, s in settings.items()}
-    for key in dict.fromkeys(key for g in groups.values() for key in g):
-        cells = [shown(g[key]["mean"], g[key]["interval"]) if key in g else "-" for g in groups.values()]
-        table.add_row(label(*key), *cells)
-    out.print(table)
-    table = Table("row", *heads, title="rows: score, ± standard deviation over draws of exemplars")
-    rows = {k: by_draw(s) for k, s in settings.items()}
-    if "own" not in rows:  # a task's rows with so many and so many exemplars stand side by side
-        rows = {k: {re.sub(r":fs\d+", "", name): r for name, r in of.items()} for k, of in rows.items()}
-    for name in dict.fromkeys(n for of in rows.values() for n in of):
-        cells = []
-        for r in (of.get(name) for of in rows.values()):
-            few = f" ({r['missing']:.1f} exemplars missing)" if r and r["missing"] else ""
-            cells.append(
-                "-" if r is None else shown(r["score"]) + ("" if r["sd"] is None else f" ± {r['sd']:.2f}") + few
-            )
-        table.add_row(escape(name), *cells)
-    out.print(table)
+def _over_clusters(used: list[tuple[str, dict]], key: str) -> float | None:
+    """The mean of a row's value over tasks, then clusters, of those rows that have one."""
+    found: dict[str, tuple[str, list[float]]] = {}
+    for _, r in used:
+        if r.get(key) is not None:
+            found.setdefault(r["task"], (r["cluster"], []))[1].append(r[key])
+    means = stats.cluster_means({t: (c, _mean(v)) for t, (c, v) in found.items()})
+    return float(np.mean(list(means.values()))) if means else None

@@ -10,7 +10,7 @@ from itx import config as configs
 from itx import storage
 from itx.data import cache
 from itx.errors import UserError
-from itx.eval import baselines, summary
+from itx.eval import baselines, summary, tables
 from itx.eval.evaluate import evaluate, examples_of, limit, option_targets
 from tests import scored
 
@@ -131,7 +131,8 @@ def test_groups_are_never_pooled_and_easy_tasks_are_left_out(small):
     group = marked["groups"][0]
     assert group["easy"] == ["first"] and "first" not in group["rows"] and not loads
     assert marked["rows"]["first"]["easy"] and not marked["rows"]["second"]["easy"]
-    assert [g["tasks"] for g in marked["groups"] if g["group"] == "instruction"] == [0, 0]
+    instruction = [g for g in marked["groups"] if g["group"] == "instruction"]  # nothing else is in these
+    assert [(g["tasks"], g["all_easy"]) for g in instruction] == [(1, True), (1, True)] and not group["all_easy"]
 
 
 def test_variants_of_one_task_count_as_one_task(small):
@@ -165,7 +166,7 @@ def test_the_limit_is_a_setting_and_a_row_says_how_many_answers_it_cut(small, ca
     assert longer["rows"]["first"]["limit"] > 16 and set(model.calls[0][1]) != set(asked.calls[0][1])
     most = ask(small, step=8, max_new_tokens=8)[0]["rows"]["first"]
     assert (most["limit"], most["limit_from"]) == (8, "eval.max_new_tokens")
-    summary.print_scores(found)
+    tables.print_scores(found)
     # the row without its instruction changed asks the same prompt
     assert "2 answers of 2 rows were cut at their row's limit; --eval.limit_factor" in capsys.readouterr().out
     with pytest.raises(UserError, match="eval.limit_factor=0.5: must be at least 1"):

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""No sentence of a report that its run contradicts; what is not there is `-`; wrong forms are counted, not scored below 0."""
+
+import dataclasses
+import html
+import json
+import re
+
+import pytest
+
+from itx import storage
+from itx.analysis.report import facts, report
+from itx.config import to_dict
+from itx.data.audit import audit
+from itx.eval.evaluate import evaluate
+from tests import scored
+
+
+def run_of(folder, *, pretrained="", method="full", before=True, after=4, rows=None, wrong_form=False, easy=()):
+    """A run folder in a state: scored before and after step 4, with these rows alone, with tasks that count as easy."""
+    run, config, lock, vocab, right = scored.small_run(folder)
+    lock["evaluation"] = [r for r in lock["evaluation"] if rows is None or r["name"] in rows]
+    for r in lock["evaluation"]:
+        r["primary"] = "generate" if wrong_form else r["primary"]
+    model = dataclasses.replace(config.model, pretrained=pretrained)
+    config = dataclasses.replace(config, model=model, peft=dataclasses.replace(config.peft, method=method))
+    storage.write_json(run.lock_json, lock)
+    storage.write_json(run.config_json, {
+        "file": "configs/some.py", "command": "itx train", "config": to_dict(config), "origin": {}, "notes": [],
+        "versions": {}, "code": "abc", "data_hash": "def",
+    })  # fmt: skip
+    found = audit(lock, config.data.cache_dir, config)
+    storage.write_json(run.audit_json, {**found, "easy": dict.fromkeys(easy, "because")})
+    lines = [{"step": s, "train/loss": 5.0 - s, "train/skipped": 0} for s in (2, 4)] if after else []
+    run.metrics_jsonl.parent.mkdir(parents=True, exist_ok=True)
+    run.metrics_jsonl.write_text("".join(json.dumps(x) + "\n" for x in lines))
+    said = {p: f"I think {a}, perhaps" for p, a in right.items()} if wrong_form else right
+    for step, answers in (*[(0, {})] * before, (after, said)):
+        reciter = scored.Reciter(vocab, answers)
+        evaluate(lambda reciter=reciter: reciter, lock, config, run, step, say=lambda _: None)
+    return run
+
+
+def texts(run, capsys) -> tuple[str, str]:
+    """What the page and the terminal say."""
+    report(run)
+    page = re.sub(
+        r"<style>.*?</style>|<script>.*?</script>|<[^>]+>", " ", run.report_html.read_text(encoding="utf-8"), flags=re.S
+    )
+    return " ".join(html.unescape(page).split()), capsys.readouterr().out
+
+
+def test_a_pretrained_run_did_not_begin_random(tmp_path, capsys):
+    page, _ = texts(run_of(tmp_path, pretrained="models/small-base"), capsys)
+    assert "began random" not in page and "tune a pretrained model" not in page and "is noise" not in page
+    assert "It began from models/small-base, and “before” is that model untuned" in page
+
+
+def test_a_run_from_scratch_did(tmp_path, capsys):
+    page, _ = texts(run_of(tmp_path), capsys)
+    assert "Its weights began random, so “before” is noise" in page and "tune a pretrained model" in page
+
+
+RANDOM, PRETRAINED = "began random", "It began from models/base"
+
+
+@pytest.mark.parametrize(
+    "state, said, unsaid",
+    [
+        ({"before": False}, [RANDOM, "not scored on these tasks"], ["is noise", "“before” is", "than before"]),
+        (
+            {"pretrained": "models/base", "before": False},
+            [PRETRAINED, "not scored on these tasks"],
+            [RANDOM, "“before” is"],
+        ),
+        ({"pretrained": "models/base", "method": "lora"}, [PRETRAINED, "Only a LoRA was trained"], [RANDOM]),
+        ({"method": "prefix"}, [RANDOM, "Only a prefix was trained"], [PRETRAINED]),
+        ({"before": False, "after": 0}, ["not tuned", "before tuning"], ["worked", "Better than", "One training run"]),
+        (
+            {"rows": ["first", "parity"]},
+            ["No task and no cluster", "Hold tasks or clusters out"],
+            ["Unseen tasks", "flatter"],
+        ),
+        (
+            {"rows": ["second"]},
+            ["Unseen tasks and unseen clusters"],
+            ["New examples of practised", "Unseen templates show"],
+        ),
+        ({"rows": ["first"]}, ["the choice of examples,"], ["clusters, tasks and examples,"]),
+    ],
+)
+def test_each_state_of_a_run_is_said_as_it_is(tmp_path, state, said, unsaid):
+    found = facts(run_of(tmp_path, **state))
+    words = " ".join([*found.get("claims", ()), *(s for several in found.get("summary", {}).values() for s in several)])
+    assert [s for s in said if s not in words] == [] and [s for s in unsaid if s in words] == []
+
+
+def test_where_all_tasks_are_easy_all_are_shown(tmp_path, capsys):
+    run = run_of(tmp_path, easy=("first", "parity", "steps"))
+    page, terminal = texts(run, capsys)
+    (group,) = [g for g in storage.read_json(run.report_json)["groups"] if g["group"] == "instances"]
+    assert (group["after"]["score"], group["after"]["tasks"]) == (1.0, 3)
+    assert "no task is left" not in page and "only easy tasks are left of: new examples, trained tasks" in page
+    assert "only easy tasks are left of" in " ".join(terminal.split())
+    part = run_of(tmp_path / "part", easy=("first",))
+    (group,) = [g for g in facts(part)["groups"] if g["group"] == "instances"]
+    assert group["after"]["tasks"] == 2 and not group["after"]["all_easy"]
+
+
+def test_wrong_forms_are_a_column_and_no_score_below_nothing(tmp_path, capsys):
+    """Answers to two-option questions in a form that none of the options has: corrected for chance they score -1."""
+    run = run_of(tmp_path, wrong_form=True, rows=["parity"])
+    page, terminal = texts(run, capsys)
+    assert not re.search(r"[-−]\d\.\d\d", page + terminal)
+    assert "none of the options" in page and "100%" in page and "100%" in terminal
+    row = storage.read_json(run.report_json)["rows"][0]
+    assert row["corrected"] == -1.0 and row["none_of_options"] == 1.0 and (row["score"], row["chance"]) == (0.0, 0.5)
+    assert any("none of the options: read the outputs" in s for s in facts(run)["summary"]["next"])
+
+
+def test_half_of_the_answers_in_a_wrong_form(tmp_path):
+    run = run_of(tmp_path, rows=["parity"])
+    row = storage.read_json(run.scores_json(4))["rows"]["parity"]
+    assert row.get("none_of_options", 0) is None  # ranked: no option is written
+    run = run_of(tmp_path / "other", wrong_form=True, rows=["first"])
+    assert facts(run)["rows"][0]["none_of_options"] is None  # no options
+
+
+def test_what_was_learned_and_what_was_not(tmp_path):
+    found = facts(run_of(tmp_path))
+    assert "summary" in found
+    assert any(
+        "Better than before and than chance: new examples, trained tasks (" in s for s in found["summary"]["learned"]
+    )
+    same = facts(run_of(tmp_path / "same", pretrained="models/base", after=4, wrong_form=True))
+    assert same["summary"]["learned"] == ["Nothing that these scores show."]
+    assert any("ot above chance" in s for s in same["summary"]["not learned"])
