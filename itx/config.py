@@ -105,7 +105,11 @@ class DataConfig:
     target_length: int = _f("data", 96, "loss positions of a row (decoder) or tokens of a decoder row")
     global_batch: int = _f("data", 32, "rows of a step, over all hosts")
     window_examples: int = _f("data", 4096, "examples mixed, packed and permuted together")
-    weighting: Literal["token", "example", "task"] = _f("data", "token", "what counts alike in the loss")
+    weighting: Literal["token", "example", "task"] = _f(
+        "data", "token",
+        "what weighs 1 in the loss: each target token; each example; or an example of a task on average, so that a task's "
+        "share of the loss is its rate, however long its targets are",
+    )  # fmt: skip
     chat_template: str = _f(
         "data", "", "of conversations: a .jinja file or a tokenizer_config.json; default: a plain one"
     )

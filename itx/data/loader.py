@@ -140,9 +140,12 @@ class Batches:
         self.data = LockedData(lock, cache_dir)
         self.order = Order(lock, self.data.usable, self.data.sizes)
         self.index = Index(self.data.records, lock["architecture"] == "encoder_decoder")
-        # of a target token under `task` weighting: tasks count by their examples, not by their length
+        # of a target token under `task` weighting: one over the task's mean target, so that a task's share of the loss is
+        # its rate in the mixture, however long its targets are
+        several = lock["renderings"]
         self.weights = np.array([
-            len(u[0]) / float(s[0][u[0], 1].sum()) for u, s in zip(self.data.usable, self.data.sizes, strict=True)
+            sum(map(len, u[:several])) / float(sum(of[kept, 1].sum() for of, kept in zip(s, u[:several], strict=False)))
+            for u, s in zip(self.data.usable, self.data.sizes, strict=True)
         ])  # fmt: skip
 
     def segment(self, task: int, record: int, rendering: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

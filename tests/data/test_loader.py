@@ -196,6 +196,40 @@ def test_task_weights_count_what_is_trained_on(tmp_path):
         assert np.mean(weights) == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize("renderings", [1, 2])
+def test_what_each_weighting_makes_of_a_task_with_long_targets(tmp_path, renderings):
+    """Shares of all loss weight: by tokens the task of long targets takes more than its rate, by examples each takes what
+    its examples are; under `task` its rate, whichever rendering is long."""
+
+    def shares(weighting: str) -> tuple[float, float]:
+        """The first task's share of the loss, and of the examples."""
+        folder = tmp_path / weighting
+        lock = make_lock(folder, weighting=weighting, renderings=renderings, sequence_length=80, target_length=60)
+        long = [[([100 + i, 3], False), ([5] * 40, True)] for i in range(40)]
+        cache.write(folder / "long", cache.Columns.of(long, list(range(40)), [0] * 40, 1000), {"templates": ["t0"]}, [])
+        for task in lock["tasks"]:
+            task |= {k: task[k] * renderings for k in ("folders", "sha256", "excluded")}
+        lock["tasks"][0]["folders"][-1], lock["tasks"][0]["sha256"][-1] = "long", cache.manifest_hash(folder / "long")
+        batches = Batches(lock, folder)
+        weight, examples = np.zeros(2), np.zeros(2)
+        for step in range(120):
+            batch = batches.batch(step)
+            np.add.at(weight, batch["task_ids"], batch["decoder_loss_weights"])
+            examples += np.bincount(batches.order.rows(list(range(4 * step, 4 * step + 4)))[0][:, 0], minlength=2)
+        return weight[0] / weight.sum(), examples[0] / examples.sum()
+
+    by_token, rate = shares("token")
+    assert rate == pytest.approx(0.7, abs=0.02) and by_token > rate + 0.1
+    for weighting in ("example", "task"):
+        assert shares(weighting)[0] == pytest.approx(rate, abs=0.03), weighting
+
+
+def test_the_documentation_of_weighting_says_what_it_does():
+    from itx.config import fields_by_name
+
+    assert "share of the loss is its rate" in str(dict(fields_by_name()["data.weighting"].metadata))
+
+
 def test_a_lock_of_another_config_is_refused(tmp_path):
     import dataclasses
 
