@@ -1,54 +1,47 @@
 # SPDX-License-Identifier: Apache-2.0
-"""report.html: one file, no script, no network. Every text from data passes through `esc`."""
+"""report.html: one file, no network, one script of our own (look.py). Every text from data passes through `esc`."""
 
 import base64
 import html
 from typing import Any
 
-from itx.analysis import words
+from itx.analysis import look, words
 from itx.data import audit as audits
 from itx.data.contamination import TESTED
 from itx.eval import metrics
 from itx.eval.summary import RANKINGS
-from itx.eval.tables import cut_at, percent, shown
-
-CSS = """
-:root{--ink:#22262b;--quiet:#646a73;--line:#e3e6ea;--blue:#2563a8;--good:#2f7d4f;--bad:#a33b3b}
-body{font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;color:var(--ink);margin:0 auto;
-max-width:1080px;padding:24px 20px 80px;background:#fff}
-h1{font-size:26px;margin:0 0 4px}h2{font-size:19px;margin:40px 0 8px;padding-top:12px;border-top:1px solid var(--line)}
-p,li{max-width:78ch}.quiet{color:var(--quiet)}img{max-width:100%;height:auto}
-.wide{overflow-x:auto}table{border-collapse:collapse;font-size:13px;font-variant-numeric:tabular-nums}
-th{text-align:left;font-weight:600;border-bottom:2px solid var(--line);white-space:nowrap}
-th,td{padding:3px 10px 3px 0;vertical-align:top}td{border-bottom:1px solid var(--line)}
-td.n,th.n{text-align:right;white-space:nowrap}
-pre{background:#f6f7f9;padding:8px 10px;margin:4px 0;white-space:pre-wrap;overflow-wrap:anywhere;font-size:13px}
-.sample{border-left:4px solid var(--line);padding:2px 0 2px 12px;margin:14px 0}
-.good{border-color:var(--good)}.bad{border-color:var(--bad)}summary{cursor:pointer}
-nav a{margin-right:14px;color:var(--blue)}
-"""
+from itx.eval.tables import percent, shown
 
 
 def esc(value: Any) -> str:
     return html.escape(str(value), quote=True)
 
 
-def image(png: bytes, alt: str) -> str:
-    return f'<img alt="{esc(alt)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+def image(pngs: dict[str, bytes], alt: str) -> str:
+    """A picture by day and by night: {"light", "dark": PNG}."""
+    light, dark = (f"data:image/png;base64,{base64.b64encode(pngs[k]).decode()}" for k in ("light", "dark"))
+    source = f'<source media="(prefers-color-scheme: dark)" srcset="{dark}">'
+    return f'<div class="wide"><picture>{source}<img alt="{esc(alt)}" src="{light}"></picture></div>'
 
 
-def table(head: list[str], rows: list[list], numbers: set[int] = frozenset()) -> str:
-    """A table of escaped cells; columns in `numbers` stand right."""
+def table(head: list[str], rows: list[list], numbers: set[int] = frozenset(), kind: str = "lines") -> str:
+    """A table of escaped cells that a click on a head sorts; columns in `numbers` stand right.
+
+    kind: "lines", a line for each row, wider than a phone, which keeps the first column in sight; or "cards", few rows of
+    which a phone shows one below the other.
+    """
     css = lambda i: ' class="n"' if i in numbers else ""  # noqa: E731
-    top = "".join(f"<th{css(i)}>{esc(h)}</th>" for i, h in enumerate(head))
-    body = "".join("<tr>" + "".join(f"<td{css(i)}>{esc(c)}</td>" for i, c in enumerate(r)) + "</tr>" for r in rows)
-    return f'<div class="wide"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+    top = "".join(f'<th{css(i)}><button type="button">{esc(h)}</button></th>' for i, h in enumerate(head))
+    cells = lambda r: "".join(f'<td{css(i)} data-label="{esc(head[i])}">{esc(c)}</td>' for i, c in enumerate(r))  # noqa: E731
+    body = "".join(f"<tr>{cells(r)}</tr>" for r in rows)
+    return f'<div class="wide"><table class="{kind}"><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def page(found: dict, picture: bytes, task_losses: bytes) -> str:
-    """The whole page from the facts of report.py and two PNGs."""
+def page(found: dict, picture: dict[str, bytes], task_losses: dict[str, bytes]) -> str:
+    """The whole page from the facts of report.py and two pictures."""
+    title = "Before and after" if "before" in found["steps"] else "Scores"
     parts = [
-        ("scores", "Before and after", _scores(found) + image(picture, "scores by group and training loss")),
+        ("scores", title, _scores(found) + image(picture, "scores by group and training loss")),
         ("instruction", "Does it read the instruction?", _instruction(found)),
         ("retention", "Retention", _retention(found)),
         ("shows", "What this model can and cannot show", _shows(found)),
@@ -62,14 +55,21 @@ def page(found: dict, picture: bytes, task_losses: bytes) -> str:
     parts = [p for p in parts if p[2]]
     links = "".join(f'<a href="#{key}">{esc(title)}</a>' for key, title, _ in parts)
     body = "".join(f'<h2 id="{key}">{esc(title)}</h2>{text}' for key, title, text in parts)
-    lead = f"{found['config_file']}, step {found['steps']['after']}; data {found['data_hash']}, code {found['code']}"
+    about = f"{found['config_file']}, step {found['steps']['after']}; data {found['data_hash']}, code {found['code']}"
     name = esc(found["config_file"])
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{name}: report</title>'
-        f'<meta name="viewport" content="width=device-width,initial-scale=1"><style>{CSS}</style></head>'
-        f'<body><h1>Instruction tuning report</h1><p class="quiet">{esc(lead)}</p><nav>{links}</nav>{body}'
-        "</body></html>\n"
+        f'<meta http-equiv="Content-Security-Policy" content="{look.POLICY}">'
+        f'<meta name="viewport" content="width=device-width,initial-scale=1"><style>{look.CSS}</style></head>'
+        f'<body><h1>Instruction tuning report</h1><p class="quiet">{esc(about)}</p>{_lead(found["summary"])}'
+        f"<nav>{links}</nav>{body}<script>{look.SCRIPT}</script></body></html>\n"
     )
+
+
+def _lead(summary: dict[str, list[str]]) -> str:
+    """In words: what was learned, what was not, what to do next."""
+    said = [f"<p><b>{esc(key.capitalize())}.</b> {esc(' '.join(of))}</p>" for key, of in summary.items() if of]
+    return f'<div class="lead">{"".join(said)}</div>'
 
 
 # ---- scores ----------------------------------------------------------------------------------------
@@ -91,11 +91,10 @@ def _scores(found: dict) -> str:
             "option at all. The reading compares the scores corrected for chance, (score − chance) / (1 − chance), which "
             "report.json holds, with 0. Intervals: 95 %, a hierarchical bootstrap over clusters, tasks and examples; with fewer "
             "than 8 clusters Student's t over the clusters, whose points are listed; for a single task that of its row. Groups are "
-            "never pooled." + (" Below chance means fewer right answers than always giving the commonest one: so a model scores "
-            "that does not yet answer in the right form." if below else "") + f"</p><p>{esc(words.easy(found))}.</p>")  # fmt: skip
+            "never pooled." + (" Below chance means fewer right answers than always giving the commonest one." if below else "") + f"</p><p>{esc(words.easy(found))}.</p>")  # fmt: skip
     rows = [_group_row(g) for g in found["groups"] if g["group"] != "instruction"]
     head = [*HEAD, "reading", "clusters (after)"]
-    return text + table(head, rows, {1, 2, 3, 4, 5, 6})
+    return text + table(head, rows, {1, 2, 3, 4, 5, 6}, "cards")
 
 
 HEAD = ["group", "before", "after", "chance", "none of the options", "tasks", "clusters"]
@@ -127,7 +126,7 @@ def _instruction(found: dict) -> str:
                  [[t, *(shown(v.get(k)) for k in kinds)] for t, v in by_task.items()], {1, 2, 3})  # fmt: skip
     head = ["instruction", *HEAD[1:]]
     each = f"<details><summary>by task</summary>{each}</details>"
-    return text + table(head, rows, set(range(1, 7))) + each
+    return text + table(head, rows, set(range(1, 7)), "cards") + each
 
 
 def _shows(found: dict) -> str:
@@ -162,7 +161,7 @@ def _fixed(fixed: dict | None) -> str:
     both = [t for t in sorted(fixed["before"]) if t in fixed["after"]]
     fell = sum(fixed["after"][t] < fixed["before"][t] for t in both)
     rows = [[t, f"{fixed['before'][t]:.3f}", f"{fixed['after'][t]:.3f}"] for t in both]
-    return (f"<p>On the same 16 held-in examples of each row the mean loss fell on {fell} of {len(both)} rows.</p>"
+    return (f"<p>On the same held-in examples (at most 16) of each row the mean loss fell on {fell} of {len(both)} rows.</p>"
             f"<details><summary>by row</summary>{table(['task', 'before', 'after'], rows, {1, 2})}</details>")  # fmt: skip
 
 
@@ -180,7 +179,7 @@ def _retention(found: dict) -> str:
     head = ["text", "objective", "UTF-8 bytes", "before, bits per byte", "after", "change"]
     return ("<p>What tuning cost on held-out plain text: the sum of −log2 p over its tokens by the UTF-8 bytes that they "
             "stand for, by the model before and after tuning. Lower is better; a rise is forgetting."
-            + (" The few-shot tasks of eval.retention stand in the table above." if few_shot else "") + "</p>" + table(head, rows, {2, 3, 4, 5}))  # fmt: skip
+            + (" The few-shot tasks of eval.retention stand in the table above." if few_shot else "") + "</p>" + table(head, rows, {2, 3, 4, 5}, "cards"))  # fmt: skip
 
 
 def _samples(found: dict) -> str:
@@ -200,37 +199,50 @@ def _samples(found: dict) -> str:
 
 
 def _rows(found: dict) -> str:
-    head = ["row", "cluster", "group", "relation to training", "metric", "before", "score [95 %]", "chance",
-            "none of the options", "n", "prompts", "no answer", "cut at limit", *(f"rank {r}" for r in RANKINGS),
-            "by template", "by gold position", "beware"]  # fmt: skip
+    head = ["row", "before", "score", "95 %", "chance", "none of the options", "n", "prompts", "no answer", "cut at limit",
+            "metric", "group", "cluster", "relation to training", "chance is of the", "limit"]  # fmt: skip
+    shown_rows = [r for r in found["rows"] if r["group"] != "instruction"]
     rows = []
-    for r in found["rows"]:
-        if r["group"] == "instruction":
-            continue
-        grade = f"{r['group']}, {r['grade']}" if r["grade"] and r["group"] in ("tasks", "clusters") else r["group"]
-        by = lambda d: " ".join(f"{k}:{v['score']:.2f}" for k, v in d.items())  # noqa: E731
-        rows.append([r["row"] + (" (easy)" if r["easy"] else ""), r["cluster"], grade, r["relation"], metrics.shown(r["metric"]),
-                     shown(r["before"]), shown(r["score"], r["interval"]), f"{r['chance']:.2f} ({r['chance_from']})",
-                     percent(r.get("none_of_options")), r["examples"], r["prompts"], r["no_answer"], cut_at(r),
-                     *(shown(r["rank"][k]) if r["rank"] else "" for k in RANKINGS),
-                     by(r["by_template"]), by(r["by_gold_position"]), "; ".join(_beware(r))])  # fmt: skip
-    text = ("<p>Intervals are Wilson's, with n = examples: an example in several templates counts once; those of BLEU and chrF, "
-            "which count over the whole row, are a bootstrap's over examples, and sacrebleu's signature says how they count. “No "
-            "answer” and “cut at limit” count prompts: the answer's pattern did not occur, or generation ended at the "
-            "row's limit, which the named setting makes longer. Ranking stands beside generation and is never mixed with it: the right option's share of "
-            "first places by summed log-probability, per token, per byte, and calibrated by a neutral prompt.</p>")  # fmt: skip
-    return text + table(head, rows, {5, 6, 8, 9, 10, 11, 12, 13, 14, 15, 16})
+    for r in shown_rows:
+        group = f"{r['group']}, {r['grade']}" if r["grade"] and r["group"] in ("tasks", "clusters") else r["group"]
+        interval = "{:.2f} to {:.2f}".format(*r["interval"]) if r["interval"] else "-"
+        rows.append([r["row"] + (" (easy)" if r["easy"] else ""), shown(r["before"]), shown(r["score"]), interval,
+                     shown(r["chance"]), percent(r.get("none_of_options")), r["examples"], r["prompts"], r["no_answer"],
+                     r["hit_limit"], metrics.shown(r["metric"]), group, r["cluster"], r["relation"], r["chance_from"],
+                     f"{r['limit']} tokens, {r.get('limit_from', 'eval.max_new_tokens')}"])  # fmt: skip
+    text = ("<p>Intervals are Wilson's, with n = examples: an example in several templates counts once; those of BLEU and "
+            "chrF, which count over the whole row, are a bootstrap's over examples. “No answer” and “cut at limit” count "
+            "prompts: the answer's pattern did not occur, or generation ended at the row's limit, which the named setting makes "
+            "longer.</p>")  # fmt: skip
+    return text + table(head, rows, set(range(1, 10))) + _notices(shown_rows) + _by_template(shown_rows)
 
 
-def _beware(row: dict) -> list[str]:
-    """What makes a row's score too low for a reason that is not the model's."""
-    out = []
-    if row["limit_below_gold"]:
-        out.append(f"some right answers are longer than the limit of {row['limit']} tokens")
-    out += list(row.get("signatures", {}).values())
-    if row["prompts_longer_than_a_row"]:
-        out.append(f"{row['prompts_longer_than_a_row']} prompts are longer than a training row")
-    return out
+def _by_template(shown_rows: list[dict]) -> str:
+    """Ranking, templates and places of the right option, row by row."""
+    head = ["row", *(f"rank {r}" for r in RANKINGS), "templates", "least", "most", "by gold position"]
+    rows = []
+    for r in shown_rows:
+        of = [v["score"] for v in r["by_template"].values()]
+        places = " ".join(f"{k}:{v['score']:.2f}" for k, v in r["by_gold_position"].items())
+        rows.append([r["row"], *(shown(r["rank"][k]) if r["rank"] else "-" for k in RANKINGS), len(of),
+                     shown(min(of, default=None)), shown(max(of, default=None)), places or "-"])  # fmt: skip
+    return ("<details><summary>ranking, templates and gold positions of every row</summary><p>Ranking stands beside generation "
+            "and is never mixed with it: the right option's share of first places by summed log-probability, per token, per "
+            "byte, and calibrated by a neutral prompt. Least and most are over the row's templates, each of which stands in "
+            f"report.json.</p>{table(head, rows, set(range(1, 8)))}</details>")  # fmt: skip
+
+
+def _notices(shown_rows: list[dict]) -> str:
+    """What makes a row's score too low for a reason that is not the model's, and how sacrebleu counts."""
+    said = []
+    for r in shown_rows:
+        if r["limit_below_gold"]:
+            said.append(f"{r['row']}: some right answers are longer than the limit of {r['limit']} tokens")
+        if r["prompts_longer_than_a_row"]:
+            said.append(f"{r['row']}: {r['prompts_longer_than_a_row']} prompts are longer than a training row")
+        said += [f"{r['row']}: {signature}" for signature in r.get("signatures", {}).values()]
+    lines = "".join(f"<li>{esc(x)}</li>" for x in said)
+    return f"<details open><summary>to know about these rows</summary><ul>{lines}</ul></details>" if said else ""
 
 
 # ---- data ------------------------------------------------------------------------------------------

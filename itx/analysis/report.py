@@ -33,7 +33,7 @@ def report(run: Any) -> dict:
     picture = plots.picture(words.main_groups(found), found["loss"])
     html = page.page(found, picture, plots.task_losses(found["loss"]))
     with storage.whole_file(run.report_png) as part:
-        part.write_bytes(picture)
+        part.write_bytes(picture["light"])
     with storage.whole_file(run.report_html) as part:
         part.write_text(html, encoding="utf-8")
     storage.write_json(run.report_json, found)

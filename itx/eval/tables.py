@@ -35,13 +35,6 @@ def shown(value: float | None, interval: list[float] | None = None) -> str:
     return f"{value:.2f}" + (f" [{interval[0]:.2f}, {interval[1]:.2f}]" if interval else "")
 
 
-def cut_at(row: dict) -> str:
-    """How many answers the row's limit cut, and which setting makes it longer: `3 at 48 (eval.limit_factor)`."""
-    if not row["hit_limit"]:
-        return "0"
-    return f"{row['hit_limit']} at {row['limit']} ({row.get('limit_from', 'eval.max_new_tokens')})"
-
-
 def cut_lines(rows: Iterable[dict]) -> list[str]:
     """How many answers the limits cut, a line for each setting that makes them longer."""
     cut: dict[str, list[int]] = {}
