@@ -20,6 +20,7 @@ import numpy as np
 from itx import health, storage
 from itx.config import RunConfig
 from itx.errors import UserError
+from itx.movement import EVERY_SECONDS, Pace
 
 TIMING = ("train/tokens_per_second", "train/seconds")
 
@@ -110,9 +111,9 @@ def read_lines(file: Path) -> list[bytes]:
 class Progress:
     """A bar with loss, tokens/s and time left; plain lines where the output is not a terminal."""
 
-    def __init__(self, start: int, stop: int, every_seconds: float = 15.0):
-        self.start, self.stop, self.every = start, stop, every_seconds
-        self.began = self.told = time.monotonic()
+    def __init__(self, start: int, stop: int, every_seconds: float = EVERY_SECONDS):
+        self.stop, self.every = stop, every_seconds
+        self.told, self.pace, self.known = time.monotonic(), Pace(), "loss not known yet"
         self.bar = None
         if sys.stderr.isatty():
             from rich import progress as rich
@@ -134,14 +135,16 @@ class Progress:
 
     def update(self, step: int, loss: float | None = None, speed: float | None = None) -> None:
         """`step` steps are done; loss and tokens/s where they are known anew."""
+        self.pace.note(step)
+        if loss is not None:
+            self.known = f"loss {loss:.3f}  {speed:,.0f} tokens/s"
         now = time.monotonic()
         if self.bar is not None:
             fields = {} if loss is None else {"loss": f"{loss:.3f}", "speed": f"{speed:,.0f}"}
             self.bar.update(self.task, completed=step, **fields)
-        elif loss is not None and (now - self.told >= self.every or step >= self.stop):
+        elif now - self.told >= self.every or loss is not None and step >= self.stop:
             self.told = now
-            left = (now - self.began) / max(step - self.start, 1) * (self.stop - step)
-            self.say(f"train {step}/{self.stop}  loss {loss:.3f}  {speed:,.0f} tokens/s  {left:.0f} s left")
+            self.say(f"train {step}/{self.stop}  {self.known}  {self.pace.words(self.stop)}")
 
     def __enter__(self) -> "Progress":
         return self

@@ -13,7 +13,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from itx import storage
+from itx import movement, storage
 from itx.build import chat, render, sources
 from itx.data.vocabulary import (
     BESIDE,
@@ -140,15 +140,16 @@ def train(members: list[str], size: int, root: str, suite_seed: int, cache_dir: 
         for name, rule in rules.items():
             Path(folder, name).write_text(rule)
         try:
-            sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=iter(texts(members, root, suite_seed)),
-                model_writer=model, vocab_size=size, model_type="unigram", num_threads=1, minloglevel=2,
-                pad_id=0, eos_id=1, unk_id=2, bos_id=-1, byte_fallback=True, split_digits=True,
-                character_coverage=1.0, hard_vocab_limit=False, required_chars="\ue000",
-                remove_extra_whitespaces=False, input_sentence_size=0, shuffle_input_sentence=False,
-                normalization_rule_tsv=f"{folder}/normalization",
-                denormalization_rule_tsv=f"{folder}/denormalization",
-            )  # fmt: skip
+            with movement.alive(f"vocabulary: training {size:,} pieces"):
+                sentencepiece.SentencePieceTrainer.train(
+                    sentence_iterator=iter(texts(members, root, suite_seed)),
+                    model_writer=model, vocab_size=size, model_type="unigram", num_threads=1, minloglevel=2,
+                    pad_id=0, eos_id=1, unk_id=2, bos_id=-1, byte_fallback=True, split_digits=True,
+                    character_coverage=1.0, hard_vocab_limit=False, required_chars="\ue000",
+                    remove_extra_whitespaces=False, input_sentence_size=0, shuffle_input_sentence=False,
+                    normalization_rule_tsv=f"{folder}/normalization",
+                    denormalization_rule_tsv=f"{folder}/denormalization",
+                )  # fmt: skip
         except RuntimeError as e:
             raise UserError(f"data.vocab_size={size}: {str(e).rsplit(']', 1)[-1].strip()}") from e
     with storage.whole_file(file) as part:

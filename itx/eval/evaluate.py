@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from itx import storage
+from itx import movement, storage
 from itx.config import RunConfig
 from itx.data import cache
 from itx.data.vocabulary import Vocabulary
@@ -48,9 +48,10 @@ def evaluate(
         for part in _calls(missing, config):
             lines = {r["name"]: examples_of(r, config, vocabulary.eos_id) for r in part}
             say(f"evaluate step {step}: {len(part)} rows, {sum(map(len, lines.values()))} prompts")
-            _likelihoods(runner, part, lines)
-            _generate(runner, vocabulary, part, lines)
-            _rank(runner, vocabulary, part, lines)
+            with movement.shown(f"evaluate step {step}"):
+                _likelihoods(runner, part, lines)
+                _generate(runner, vocabulary, part, lines)
+                _rank(runner, vocabulary, part, lines)
             for row in part:
                 for line in lines[row["name"]]:
                     score(line, row)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from itx import storage
+from itx import movement, storage
 from itx.data import cache
 from itx.runs import RunFolder
 
@@ -27,7 +27,8 @@ def fixed_losses(
         return found
     rows = [r for r in lock["evaluation"] if r["group"] == "instances"]
     asked = {r["name"]: fixed_examples(Path(cache_dir) / r["folder"], lock) for r in rows}
-    found[when], found["steps"][when] = target_losses(load(), asked), step
+    with movement.shown(f"fixed examples {when} tuning"):
+        found[when], found["steps"][when] = target_losses(load(), asked), step
     storage.write_json(run.fixed_json, found)
     return found
 

@@ -19,6 +19,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from itx import mesh as meshes
+from itx import movement
 from itx.config import ModelConfig, PeftConfig
 from itx.data.vocabulary import Vocabulary
 from itx.errors import UserError
@@ -106,15 +107,16 @@ def generate(
     waiting = None  # a batch is fetched while the next one runs
     with jax.set_mesh(runner.mesh):
         ready = _ready(runner.params, graphdef=runner.graphdef)
-    for indices, shape in plan([len(p) for p in prompts], limits, runner):
-        carry, advance = _ask(runner, ready, [prompts[i] for i in indices], indices, limits[indices], shape, how)
-        if watch:
-            carry = _watched(advance, carry, indices, shape[2], watch, every, runner.ends)
-        else:
-            carry = advance(carry, shape[2], np.zeros(shape[0], bool))
-        _collect(waiting, out, runner.ends)
-        waiting = (indices, limits[indices], carry["state"])
-    _collect(waiting, out, runner.ends)
+    with movement.track("generated", len(prompts), "answers") as advance_by:
+        for indices, shape in plan([len(p) for p in prompts], limits, runner):
+            carry, advance = _ask(runner, ready, [prompts[i] for i in indices], indices, limits[indices], shape, how)
+            if watch:
+                carry = _watched(advance, carry, indices, shape[2], watch, every, runner.ends)
+            else:
+                carry = advance(carry, shape[2], np.zeros(shape[0], bool))
+            advance_by(_collect(waiting, out, runner.ends))
+            waiting = (indices, limits[indices], carry["state"])
+        advance_by(_collect(waiting, out, runner.ends))
     return out
 
 
@@ -293,9 +295,10 @@ def _watched(
     return carry
 
 
-def _collect(waiting: tuple | None, out: list[dict], ends: tuple[int, ...]) -> None:
+def _collect(waiting: tuple | None, out: list[dict], ends: tuple[int, ...]) -> int:
+    """Put a batch's answers where they belong; returns how many these are."""
     if waiting is None:
-        return
+        return 0
     indices, limits, state = waiting
     answers = np.asarray(state["answers"])
     for row, (i, limit) in enumerate(zip(indices, limits, strict=True)):
@@ -303,6 +306,7 @@ def _collect(waiting: tuple | None, out: list[dict], ends: tuple[int, ...]) -> N
         end = np.flatnonzero(np.isin(ids, ends))
         finished = bool(end.size)
         out[i] = {"tokens": ids[: end[0] if finished else limit].tolist(), "finished": finished}
+    return len(indices)
 
 
 @partial(jax.jit, static_argnames="graphdef")

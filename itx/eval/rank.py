@@ -15,6 +15,7 @@ import numpy as np
 from flax import nnx
 
 from itx import mesh as meshes
+from itx import movement
 from itx.errors import UserError
 from itx.eval.generate import attention_rows
 from itx.peft import prompted_encoder, with_prompts
@@ -51,17 +52,19 @@ def rank(
     rows = first_fit(sizes, room)
     count = batch_rows(len(rows), max(room[0] if both else 0, room[1]), room[2], runner)
     out: list[list[dict]] = [[{} for _ in group] for group in options]
-    for i in range(0, len(rows), count):
-        batch, wanted, where = _batch(runner, rows[i : i + count], prompts, heads, targets, count, room)
-        if prompted_encoder(runner.model, runner.peft):
-            batch = with_prompts(batch)
-        placed = meshes.put({**batch, "wanted": wanted}, runner.mesh)
-        with jax.set_mesh(runner.mesh):
-            scores = _scores(runner.params, placed, graphdef=runner.graphdef)
-        scores = np.asarray(scores, np.float64)
-        for prompt, option, row, begin, end in where:
-            total = float(scores[row, begin:end].sum())
-            out[prompt][option] = {"logprob": total, "tokens": end - begin}
+    with movement.track("ranked", len(prompts), "prompts") as advance:
+        for i in range(0, len(rows), count):
+            batch, wanted, where = _batch(runner, rows[i : i + count], prompts, heads, targets, count, room)
+            if prompted_encoder(runner.model, runner.peft):
+                batch = with_prompts(batch)
+            placed = meshes.put({**batch, "wanted": wanted}, runner.mesh)
+            with jax.set_mesh(runner.mesh):
+                scores = _scores(runner.params, placed, graphdef=runner.graphdef)
+            scores = np.asarray(scores, np.float64)
+            for prompt, option, row, begin, end in where:
+                total = float(scores[row, begin:end].sum())
+                out[prompt][option] = {"logprob": total, "tokens": end - begin}
+            advance(sum(map(len, rows[i : i + count])))
     return out
 
 

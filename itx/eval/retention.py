@@ -20,7 +20,7 @@ import numpy as np
 from flax import nnx
 
 from itx import mesh as meshes
-from itx import storage
+from itx import movement, storage
 from itx.data import cache
 from itx.errors import UserError
 from itx.peft import prompted_encoder, with_prompts
@@ -39,13 +39,11 @@ def retention(load: Callable[[], Any], lock: dict, cache_dir: str | Path, run: R
     key = [step, *(t["sha256"] for t in texts)]
     if not texts or found["steps"].get(when) == key:
         return found
-    found[when] = {
-        t["name"]: {
-            "objective": t["objective"],
-            **bits_per_byte(load(), chunks_of(Path(cache_dir) / t["folder"], lock)),
-        }
-        for t in texts
-    }
+    found[when] = {}
+    for t in texts:
+        chunks = chunks_of(Path(cache_dir) / t["folder"], lock)
+        with movement.shown(f"retention on {t['name']}"):
+            found[when][t["name"]] = {"objective": t["objective"], **bits_per_byte(load(), chunks)}
     found["steps"][when] = key
     storage.write_json(run.retention_json, found)
     return found
@@ -78,12 +76,14 @@ def bits_per_byte(runner: Any, chunks: list[Chunk]) -> dict[str, float]:
     count = parts * max(1, TOKENS // max(widths))
     count = min(count, -(-len(rows) // parts) * parts)
     nats = 0.0
-    for i in range(0, len(rows), count):
-        batch = _batch(runner, rows[i : i + count], widths, count)
-        if prompted_encoder(runner.model, runner.peft):
-            batch = with_prompts(batch)
-        with jax.set_mesh(runner.mesh):
-            nats += float(_nll(runner.params, meshes.put(batch, runner.mesh), graphdef=runner.graphdef))
+    with movement.track("read", len(rows), "chunks") as advance:
+        for i in range(0, len(rows), count):
+            batch = _batch(runner, rows[i : i + count], widths, count)
+            if prompted_encoder(runner.model, runner.peft):
+                batch = with_prompts(batch)
+            with jax.set_mesh(runner.mesh):
+                nats += float(_nll(runner.params, meshes.put(batch, runner.mesh), graphdef=runner.graphdef))
+            advance(len(rows[i : i + count]))
     bits, tokens = nats / math.log(2), sum(n for *_, n in rows)
     return {"bits_per_byte": bits / size, "bits": bits, "bytes": size, "tokens": tokens}
 
