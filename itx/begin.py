@@ -15,6 +15,7 @@ from itx import config as configs
 from itx import storage, trainer_lock
 from itx.config import RunConfig
 from itx.data import lock as locks
+from itx.data import verify
 from itx.errors import UserError, did_you_mean
 from itx.runs import RunFolder, read_config, run_config
 
@@ -93,6 +94,8 @@ def check(run: RunFolder, config: RunConfig, lock: dict, made: Any) -> list[str]
     vocabulary = _vocabulary(config, lock)
     if not run.vocab_model.is_file() and not vocabulary.is_file():
         raise UserError(f"the lock's vocabulary is not in the cache: {vocabulary}")
+    if run.vocab_model.is_file():
+        verify.vocabulary(run.vocab_model.parent, lock, f"copy the files of {vocabulary.parent} there")
     if not run.checkpoints.is_dir():
         return notes
     from itx import train

@@ -37,6 +37,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     build = add(data, "build", "tokenise everything a run needs; prints the lock's path", config=True)
     build.add_argument("--dry-run", action="store_true", help="print what it would write and take, and stop")
+    build.add_argument(
+        "--keep-damaged", action="store_true", help="a damaged folder of the cache is an error; else it is made again"
+    )
     add(data, "audit", "what is trained on, what was skipped and why; exit 1 where it must not be", config=True)
     show = add(data, "show", "rendered examples, the tokens under the loss marked", config=True)
     show.add_argument("--task", help="only this task")

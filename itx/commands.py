@@ -21,6 +21,7 @@ from pathlib import Path
 
 from itx import begin, processes, storage
 from itx import config as configs
+from itx.data import verify
 from itx.data.vocabulary import BYTE_EXTRA_IDS, BYTES, Bytes, Vocabulary
 from itx.errors import UserError, did_you_mean
 from itx.eval import metrics
@@ -150,7 +151,7 @@ def _run_folder(args: Namespace) -> RunFolder:
 
 def build_in_subprocess(args: Namespace) -> Path:
     """Build (or find) the cache in a process of its own: the build may import SeqIO, training never does."""
-    words = [sys.executable, "-m", "itx.cli", "data", "build", args.config, *args.overrides]
+    words = [sys.executable, "-m", "itx.cli", "data", "build", "--keep-damaged", args.config, *args.overrides]
     words += ["--quick"] if args.quick else []
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "build.json"
@@ -180,7 +181,9 @@ def data_build(args: Namespace) -> int:
     if args.dry_run:
         return _dry_run(config, args.json)
     started = time.monotonic()
-    file, made = build(config, _build_progress)
+    file, made, mended = build(config, _build_progress, args.keep_damaged)
+    for line in mended:
+        print(f"mended: {line}", file=sys.stderr)
     lock = locks.read(file)
     records = sum(t["examples"] for t in lock["tasks"])
     print(f"data: {len(lock['tasks'])} task variants, {records:,} training examples, "
@@ -193,7 +196,8 @@ def data_build(args: Namespace) -> int:
         print(f"made anew, for what shapes them had changed or was not there: {shown}")
     if args.json:
         storage.write_json(
-            args.json, {"lock": str(file), "tasks": len(lock["tasks"]), "examples": records, "made": made}
+            args.json,
+            {"lock": str(file), "tasks": len(lock["tasks"]), "examples": records, "made": made, "mended": mended},
         )
     return 0
 
@@ -233,6 +237,7 @@ def _locked(args: Namespace):
     from itx.data import lock as locks
 
     lock = locks.read(build_in_subprocess(args))
+    verify.of_lock(lock, config.data.cache_dir)
     return config, lock, Vocabulary(Path(config.data.cache_dir) / lock["vocabulary"]["file"])
 
 
@@ -483,7 +488,7 @@ def generate(args: Namespace) -> int:
     runner = load_model(run, config, lock, _step(run, args.step))
     runner = dataclasses.replace(runner, context=args.context or config.data.sequence_length)
     stop = tuple(map(terminal.unescaped, args.stop or ()))
-    ready = terminal.Run(runner, Vocabulary(run.vocab_model), template, args.max_new_tokens, how, stop)
+    ready = terminal.Run(runner, verify.vocabulary_of_run(run, lock), template, args.max_new_tokens, how, stop)
     if asked:
         out = terminal.several(ready, [m if m[0]["role"] == "system" else [*head, *m] for m in asked])
     else:

@@ -12,6 +12,8 @@ os.environ["EPATH_USE_TF"] = "false"
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
 # Some machines set it: then each of the suite's many processes compiles the sources of SeqIO, TensorFlow and JAX anew
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+# which cache folders were verified is remembered there: not in the home of whoever runs the tests
+os.environ["XDG_CACHE_HOME"] = str(Path(__file__).resolve().parent.parent / ".pytest_cache" / "home")
 
 import pytest
 

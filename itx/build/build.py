@@ -6,7 +6,8 @@
     3  SeqIO's registries, in that process, give names and rates
     4  further renderings where the run's epochs need them; leaks and misfits are left out; the lock
 
-A folder that exists is right (its name holds the hash of what shapes it), so a killed build resumes.
+A folder that exists is complete (its name holds the hash of what shapes it), so a killed build resumes; it is verified
+before it is used, and made again if it was damaged.
 """
 
 import concurrent.futures
@@ -27,7 +28,7 @@ from typing import NamedTuple
 import numpy as np
 
 from itx import storage
-from itx.build import chat, evaluation, jobs, leaks, sources, vocab
+from itx.build import chat, evaluation, hits, jobs, leaks, sources, vocab
 from itx.build.jobs import Job, Settings
 from itx.config import RunConfig
 from itx.data import cache, contamination, packing
@@ -52,7 +53,7 @@ def settings_of(config: RunConfig, vocab_file: str) -> Settings:
     )  # fmt: skip
 
 
-def vocabulary_file(config: RunConfig, members: list[str]) -> str:
+def vocabulary_file(config: RunConfig, members: list[str], mend: hits.Mend = hits.refuse) -> str:
     """The given vocabulary (relative ones stand under data.root), or one trained on the mixture; with sentinels behind
     a SentencePiece model's pieces where span corruption is among the members.
 
@@ -60,11 +61,11 @@ def vocabulary_file(config: RunConfig, members: list[str]) -> str:
     """
     d = config.data
     if d.vocab:
-        kept = vocab.keep_given(d.vocab, d.root, d.cache_dir, config.model.vocab_size)
+        kept = vocab.keep_given(d.vocab, d.root, d.cache_dir, config.model.vocab_size, mend)
     else:
-        kept = vocab.train(members, d.vocab_size, d.root, d.suite_seed, d.cache_dir)
+        kept = vocab.train(members, d.vocab_size, d.root, d.suite_seed, d.cache_dir, mend)
     if kept.suffix == ".model" and any(registry.task(m, d.root).objective == "span_corruption" for m in members):
-        kept = vocab.keep_with_sentinels(kept, d.cache_dir)
+        kept = vocab.keep_with_sentinels(kept, d.cache_dir, mend)
     return str(kept)
 
 
@@ -146,25 +147,28 @@ def mixtures_of(name: str, root: str) -> list[str]:
 class Built(NamedTuple):
     lock: Path  # the file of the lock that names the cache
     made: list[str]  # variants of which a folder was not there before
+    mended: list[str]  # what was damaged, and was made again
 
 
-def build(config: RunConfig, progress: Progress = lambda *_: None) -> Built:
-    """Make the cache complete."""
+def build(config: RunConfig, progress: Progress = lambda *_: None, keep_damaged: bool = False) -> Built:
+    """Make the cache complete. Damaged folders are made again; with `keep_damaged` they are an error."""
     d = config.data
     if d.root and not Path(d.root).is_dir():
         raise UserError(f"data.root: no folder {d.root!r}" + sources.beside(Path(d.root)))
     Path(d.cache_dir).mkdir(parents=True, exist_ok=True)
     storage.clean_parts(d.cache_dir)
+    mended: list[str] = []
+    mend = hits.refuse if keep_damaged else hits.remover(mended)
     members = members_of(config)
     if not members:
-        return _build_foreign(config, progress)
+        return _build_foreign(config, progress, mend, mended)
     progress("vocabulary", 0, 1)
-    settings, rows, todo = _plan(config, members)
+    settings, rows, todo = _plan(config, members, mend)
     vocabulary = Vocabulary(settings.vocab)
     known = _lock_file(config, settings, vocabulary.hash, todo)
-    if known.is_file() and _complete(locks.read(known), d.cache_dir):
-        return Built(known, [])
-    there = _there(todo, settings, vocabulary.hash)
+    if hits.known_lock(known, d.cache_dir, mend) is not None:
+        return Built(known, [], mended)
+    there = _sound(todo, settings, vocabulary, mend)
     _check_size(config, todo, settings)
     with _seqio(_mixtures(config), settings) as rates, _pool(d.workers) as pool:
         made = _collect(_submit(pool, todo, settings), progress)
@@ -175,12 +179,12 @@ def build(config: RunConfig, progress: Progress = lambda *_: None) -> Built:
         leaks.exclude(lock, contamination.found(lock, d.cache_dir))
         more = _more_renderings(config, lock)
         if more:
-            there |= _there(more, settings, vocabulary.hash)
+            there |= _sound(more, settings, vocabulary, mend)
             made |= _collect(_submit(pool, more, settings), progress)
             lock = _lock(config, settings, vocabulary, shares, made, rows)
             leaks.exclude(lock, contamination.found(lock, d.cache_dir))  # which the exemplars of these may show
     storage.write_json(known, lock)
-    return Built(known, sorted({j.variant for j in made if j not in there}))
+    return Built(known, sorted({j.variant for j in made if j not in there}), mended)
 
 
 def estimate(config: RunConfig, progress: Progress = lambda *_: None) -> dict:
@@ -204,9 +208,11 @@ def estimate(config: RunConfig, progress: Progress = lambda *_: None) -> dict:
     return {"tasks": tasks, **total, "seconds": total["seconds"] / workers, "workers": workers}
 
 
-def _plan(config: RunConfig, members: list[str]) -> tuple[Settings, list[evaluation.Row], list[Job]]:
+def _plan(
+    config: RunConfig, members: list[str], mend: hits.Mend = hits.refuse
+) -> tuple[Settings, list[evaluation.Row], list[Job]]:
     """(settings, evaluation rows, the jobs of a build); the sources of all of them are there."""
-    settings = settings_of(config, vocabulary_file(config, members))
+    settings = settings_of(config, vocabulary_file(config, members, mend))
     rows = evaluation.rows(config, members) + evaluation.texts(config, members)
     todo = [Job(m, "train") for m in members] + [r.job for r in rows]
     _check_sources(todo, settings)
@@ -269,15 +275,11 @@ def _lock_file(config: RunConfig, settings: Settings, vocab_hash: str, todo: lis
     return Path(config.data.cache_dir) / "locks" / name
 
 
-def _complete(lock: dict, cache_dir: str) -> bool:
-    folders = [f for t in lock["tasks"] for f in t["folders"]] + [
-        r["folder"] for r in lock["evaluation"] + lock["retention"]
-    ]
-    return all((Path(cache_dir) / f / "manifest.json").is_file() for f in folders)
-
-
-def _there(todo: list[Job], settings: Settings, vocab_hash: str) -> set[Job]:
-    return {j for j in todo if (Path(settings.cache_dir) / jobs.folder(j, settings, vocab_hash)).is_dir()}
+def _sound(todo: list[Job], settings: Settings, vocabulary: Vocabulary, mend: hits.Mend) -> set[Job]:
+    """The jobs whose folders are there, once those that are damaged were mended."""
+    folders = {j: jobs.folder(j, settings, vocabulary.hash) for j in todo}
+    hits.check(((j.variant, f, None) for j, f in folders.items()), settings.cache_dir, vocabulary.size, mend)
+    return {j for j, f in folders.items() if (Path(settings.cache_dir) / f).is_dir()}
 
 
 def _pool(workers: int) -> concurrent.futures.ProcessPoolExecutor:
@@ -336,7 +338,7 @@ def _serve_rates(parent: int, pipe: Connection, mixtures: list[str], settings: S
 
 def make(todo: list[Job], settings: Settings, workers: int) -> dict[Job, tuple[str, dict]]:
     """The folders of some jobs, made where they are not there: (relative folder, manifest) of each."""
-    _check_sources(todo, settings)
+    _sound(todo, settings, Vocabulary(settings.vocab), hits.refuse)
     with _pool(workers) as pool:
         return _collect(_submit(pool, todo, settings), lambda *_: None)
 
@@ -387,7 +389,8 @@ def _lock(config: RunConfig, settings: Settings, vocabulary: Vocabulary, shares:
         "architecture": config.model.architecture, "prefix_lm": config.model.prefix_lm,
         "pad_id": vocabulary.pad_id, "bos_id": vocabulary.bos_id if vocabulary.begins or config.model.architecture == "encoder_decoder" else -1,
         "eos_id": vocabulary.eos_id,
-        "vocabulary": {"file": str(Path(settings.vocab).relative_to(d.cache_dir)), "hash": vocabulary.hash, "size": vocabulary.size},
+        "vocabulary": {"file": str(Path(settings.vocab).relative_to(d.cache_dir)), "hash": vocabulary.hash, "size": vocabulary.size,
+                       "files": {p.name: storage.sha256(p) for p in sorted(Path(settings.vocab).parent.iterdir())}},
         "mixture": d.mixture, "sequence_length": d.sequence_length, "target_length": d.target_length,
         "global_batch": d.global_batch, "window_examples": d.window_examples, "seed": d.seed,
         "renderings": d.renderings, "weighting": d.weighting, "too_long": d.too_long,
@@ -477,7 +480,7 @@ def task_entry(name: str, rate: float, folders: list[tuple[str, dict]], lock: di
     }  # fmt: skip
 
 
-def _build_foreign(config: RunConfig, progress: Progress) -> Built:
+def _build_foreign(config: RunConfig, progress: Progress, mend: hits.Mend, mended: list[str]) -> Built:
     """A Task or Mixture that `data.modules` registered straight in SeqIO; eval.tasks may name such ones and our own."""
     from itx.build import foreign, seqio_bridge
 
@@ -489,7 +492,7 @@ def _build_foreign(config: RunConfig, progress: Progress) -> Built:
     ours = tuple(name for name in config.eval.tasks if name not in theirs)
     further = [t for name in theirs for t in seqio_bridge.tasks_of(seqio_bridge.resolve(name))]
     every = tasks | {t.name: t for t in further}
-    file = foreign.vocabulary_of(every, d.cache_dir)
+    file = foreign.vocabulary_of(every, d.cache_dir, mend)
     settings, vocabulary = settings_of(config, file), Vocabulary(file)
     rows, unscored = foreign.rows(list(tasks.values()), split, "", "instances", "same task")
     for task in {t.name: t for t in further}.values():
@@ -499,11 +502,11 @@ def _build_foreign(config: RunConfig, progress: Progress) -> Built:
     made, new = {}, set()
     for i, job in enumerate(todo):
         progress("cache", i, len(todo))
-        *made[job], fresh = foreign.build(every[job.variant], job.split, settings, vocabulary)
+        *made[job], fresh = foreign.build(every[job.variant], job.split, settings, vocabulary, mend)
         new |= {job.variant} if fresh else set()
     own = evaluation.rows(dataclasses.replace(config, eval=dataclasses.replace(config.eval, tasks=ours)), [])
     own += evaluation.texts(config, [])
-    there = _there([r.job for r in own], settings, vocabulary.hash)
+    there = _sound([r.job for r in own], settings, vocabulary, mend)
     if own:
         with _pool(d.workers) as pool:
             made |= _collect(_submit(pool, [r.job for r in own], settings), progress)

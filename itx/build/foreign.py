@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from itx import loose, text
-from itx.build import leaks, notes, render
+from itx.build import hits, leaks, notes, render
 from itx.build.evaluation import Row
 from itx.build.jobs import CHUNK, SAMPLE, Job, Settings
 from itx.data import cache
@@ -32,7 +32,7 @@ from itx.tasks.spec import TaskSpec
 Example = tuple[int, cache.Record, dict]  # content hash, record, what examples.jsonl.gz says of it
 
 
-def vocabulary_of(tasks: dict[str, Any], cache_dir: str) -> str:
+def vocabulary_of(tasks: dict[str, Any], cache_dir: str, mend: hits.Mend) -> str:
     """The one vocabulary that SeqIO tasks share, as a file."""
     from itx.build import seqio_bridge
 
@@ -47,7 +47,7 @@ def vocabulary_of(tasks: dict[str, Any], cache_dir: str) -> str:
     for (name, feature), v in found.items():
         if v != first:
             raise UserError(f"tasks {first_name!r} and {name!r} have different vocabularies ({feature} of {name!r})")
-    file = seqio_bridge.kept(first, cache_dir)
+    file = seqio_bridge.kept(first, cache_dir, mend)
     if file is None:
         raise UserError(
             f"task {first_name!r}: its vocabulary is {type(first).__name__}, not SentencePiece, bytes or a tokenizer.json"
@@ -116,7 +116,7 @@ def part_of(task: Any, split: str) -> tuple[str, float, float] | None:
 # ---- a cache folder --------------------------------------------------------------------------------
 
 
-def build(task: Any, split: str, settings: Settings, vocabulary: Vocabulary) -> tuple[str, dict, bool]:
+def build(task: Any, split: str, settings: Settings, vocabulary: Vocabulary, mend: hits.Mend) -> tuple[str, dict, bool]:
     """Cache one split: (relative folder, manifest, whether it was made now). Its content is its key: SeqIO has no other."""
     counts: Counter = Counter()
     examples: Iterator[Example] = _examples(task, split, settings, vocabulary, counts)
@@ -149,6 +149,7 @@ def build(task: Any, split: str, settings: Settings, vocabulary: Vocabulary) -> 
     key = digest.hexdigest()
     where = f"{cache.folder_name(task.name)}/{split}/r0-{key}"
     path = Path(settings.cache_dir) / where
+    hits.check([(task.name, where, None)], settings.cache_dir, vocabulary.size, mend)
     if path.is_dir():
         return where, cache.read_manifest(path), False
     read = counts.pop("read", 0)

@@ -23,7 +23,7 @@ import seqio
 import tensorflow as tf
 
 from itx import storage
-from itx.build import chat, objectives, render
+from itx.build import chat, hits, objectives, render
 from itx.build.jobs import Job, Settings, records_of
 from itx.build.vocab import keep_bytes, keep_given, keep_vocabulary
 from itx.data.cache import prompt_ids
@@ -275,13 +275,13 @@ def rates(mixture_or_task) -> dict[str, float]:
     return {n: r / total for n, r in sorted(found.items())}
 
 
-def kept(vocabulary: seqio.Vocabulary, cache_dir: str) -> Path | None:
+def kept(vocabulary: seqio.Vocabulary, cache_dir: str, mend: hits.Mend = hits.refuse) -> Path | None:
     """The file of a SeqIO vocabulary (of a SentencePiece model with the sentinels that it adds); None: another kind."""
     if isinstance(vocabulary, TokenizerVocabulary):
-        return keep_given(vocabulary.vocabulary.file, "", cache_dir)
+        return keep_given(vocabulary.vocabulary.file, "", cache_dir, mend=mend)
     if isinstance(vocabulary, seqio.ByteVocabulary):
-        return keep_bytes(vocabulary.extra_ids, cache_dir)
+        return keep_bytes(vocabulary.extra_ids, cache_dir, mend)
     if isinstance(vocabulary, seqio.SentencePieceVocabulary):
         data = vocabulary.sp_model
-        return keep_vocabulary(data, cache_dir)
+        return keep_vocabulary(data, cache_dir, mend=mend)
     return None

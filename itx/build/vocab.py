@@ -9,12 +9,14 @@ One thread, hence the same file from the same texts.
 import hashlib
 import io
 import itertools
+import json
 import re
 from collections import Counter
 from pathlib import Path
 
 from itx import movement, storage
-from itx.build import chat, render, sources
+from itx.build import chat, hits, render, sources
+from itx.data import verify
 from itx.data.vocabulary import (
     BESIDE,
     BYTE_EXTRA_IDS,
@@ -39,59 +41,70 @@ _NEWLINE = "A\tE000 20\n"
 _NEWLINE_BACK = "E000 20\tA\n"
 
 
-def keep_given(name: str, root: str, cache_dir: str, rows: int = 0) -> Path:
+def keep_given(name: str, root: str, cache_dir: str, rows: int = 0, mend: hits.Mend = hits.refuse) -> Path:
     """The copy in the cache of what `data.vocab` names: a file, here or under data.root, or "bytes".
 
     With a tokenizer of Hugging Face's goes all that belongs to it: its special tokens, and what an export hands on.
     rows: of the embedding, where they are known; the token for images beyond them is left out.
     """
     if name == BYTES:
-        return keep_bytes(BYTE_EXTRA_IDS, cache_dir)
+        return keep_bytes(BYTE_EXTRA_IDS, cache_dir, mend)
     file = next((p for p in (Path(name), Path(root) / name) if p.is_file()), None)
     if file is None:
         near = sources.beside(Path(name))
         raise UserError(f"data.vocab: no file {name!r} here or under data.root={root!r}{near}")
     known, main = Vocabulary(file), "sentencepiece.model"
     if isinstance(known.model, Bytes):
-        return keep_bytes(known.size - 259, cache_dir)
+        return keep_bytes(known.size - 259, cache_dir, mend)
     data = file.read_bytes()
     if isinstance(known.model, TokenizerJson):
         main, data = FILES[0], fitted(data, rows) if rows else data
-    return _keep(main, data, known.hash, _beside(file), cache_dir)
+    return _keep(main, data, known.hash, _beside(file), cache_dir, mend)
 
 
-def keep_bytes(extra_ids: int, cache_dir: str) -> Path:
+def keep_bytes(extra_ids: int, cache_dir: str, mend: hits.Mend = hits.refuse) -> Path:
     """The vocabulary of bytes, as a file in the cache."""
-    made = Path(cache_dir) / "vocab" / f"{BYTES}{extra_ids}" / "bytes.json"
-    if not made.is_file():
-        storage.write_json(made, {"extra_ids": extra_ids})
-    return made
+    data = (json.dumps({"extra_ids": extra_ids}, indent=1) + "\n").encode()
+    kept = Path(cache_dir) / "vocab" / f"{BYTES}{extra_ids}"
+    return _written(kept, {"bytes.json": data}, mend) / "bytes.json"
 
 
-def keep_vocabulary(model: bytes, cache_dir: str, beside: dict[str, bytes] | None = None) -> Path:
+def keep_vocabulary(
+    model: bytes, cache_dir: str, beside: dict[str, bytes] | None = None, mend: hits.Mend = hits.refuse
+) -> Path:
     """A SentencePiece model's copy in the cache, with what else its tokenizer consists of."""
-    return _keep("sentencepiece.model", model, hashlib.sha256(model).hexdigest()[:16], beside or {}, cache_dir)
+    return _keep("sentencepiece.model", model, hashlib.sha256(model).hexdigest()[:16], beside or {}, cache_dir, mend)
 
 
-def _keep(name: str, data: bytes, known: str, beside: dict[str, bytes], cache_dir: str) -> Path:
+def _keep(name: str, data: bytes, known: str, beside: dict[str, bytes], cache_dir: str, mend: hits.Mend) -> Path:
     """A vocabulary's copy in the cache, under its hash, or that of all its files where there are several."""
     key = hashlib.sha256(b"".join([known.encode(), data, *beside.values()])).hexdigest()[:16] if beside else known
     kept = Path(cache_dir) / "vocab" / key
-    if not kept.is_dir():
-        with storage.whole_folder(kept) as part:
-            for n, content in {name: data, **beside}.items():
-                (part / n).write_bytes(content)
-    return kept / name
+    return _written(kept, {name: data, **beside}, mend) / name
+
+
+def _written(folder: Path, files: dict[str, bytes], mend: hits.Mend) -> Path:
+    """The folder with just these files: written if it is not there, mended if it holds something else."""
+    for name, content in files.items() if folder.is_dir() else ():
+        file = folder / name
+        if not file.is_file() or file.read_bytes() != content:
+            mend(verify.Damaged(f"{file} is damaged: it is not what was written; {verify.REBUILD}"), folder)
+            break
+    if not folder.is_dir():
+        with storage.whole_folder(folder) as part:
+            for name, content in files.items():
+                (part / name).write_bytes(content)
+    return folder
 
 
 def _beside(file: Path) -> dict[str, bytes]:
     return {n: p.read_bytes() for n in BESIDE if (p := file.parent / n).is_file()}
 
 
-def keep_with_sentinels(file: Path | str, cache_dir: str) -> Path:
+def keep_with_sentinels(file: Path | str, cache_dir: str, mend: hits.Mend = hits.refuse) -> Path:
     """The vocabulary of a file with sentinels behind its pieces, in the cache."""
     file = Path(file)
-    return keep_vocabulary(with_sentinels(file.read_bytes()), cache_dir, _beside(file))
+    return keep_vocabulary(with_sentinels(file.read_bytes()), cache_dir, _beside(file), mend)
 
 
 def vocab_key(members: list[str], size: int, root: str, suite_seed: int) -> str:
@@ -125,9 +138,15 @@ def texts(members: list[str], root: str, suite_seed: int) -> list[str]:
     return out + [f"{word}. {word}," for word in sorted(counts) if counts[word] >= COMMON]
 
 
-def train(members: list[str], size: int, root: str, suite_seed: int, cache_dir: str) -> Path:
+def train(
+    members: list[str], size: int, root: str, suite_seed: int, cache_dir: str, mend: hits.Mend = hits.refuse
+) -> Path:
     """The vocabulary's file under the cache, trained if it is not there."""
     file = Path(cache_dir) / "vocab" / vocab_key(members, size, root, suite_seed) / "sentencepiece.model"
+    digest = file.parent.with_suffix(".sha256")  # beside the folder, which runs copy
+    if file.exists() and digest.is_file() and digest.read_text("utf-8") != storage.sha256(file):
+        damage = f"{file} is damaged: it is not what was trained"
+        mend(verify.Damaged(f"{damage}; {verify.REBUILD}"), file.parent)
     if file.exists():
         return file
     import tempfile
@@ -152,8 +171,11 @@ def train(members: list[str], size: int, root: str, suite_seed: int, cache_dir: 
                 )  # fmt: skip
         except RuntimeError as e:
             raise UserError(f"data.vocab_size={size}: {str(e).rsplit(']', 1)[-1].strip()}") from e
+    data = _without_paths(model.getvalue())
+    with storage.whole_file(digest) as part:  # first: a kill in between leaves nothing that a later model contradicts
+        part.write_text(hashlib.sha256(data).hexdigest(), encoding="utf-8")
     with storage.whole_file(file) as part:
-        part.write_bytes(_without_paths(model.getvalue()))
+        part.write_bytes(data)
     return file
 
 

@@ -16,7 +16,7 @@
         manifest.json       what this is, what was read and skipped, and the hash of each file
 
 A Record is a list of pieces (token ids, trained?). A key is the hash of all that shapes the folder's
-content, so a folder that exists is complete and right.
+content, so a folder that exists is complete; verify.py says whether it still is what was written.
 """
 
 import itertools
@@ -76,9 +76,12 @@ class Columns:
         pieces = [p for r in records for p in r]
         most = max(map(len, exemplars), default=0)
         shots = np.array([[*e, *[0] * (most - len(e))] for e in exemplars], np.uint64).reshape(len(records), most)
-        ids = itertools.chain.from_iterable(ids for ids, _ in pieces)
+        ids = np.fromiter(itertools.chain.from_iterable(ids for ids, _ in pieces), np.int64)
+        if len(ids) and not 0 <= ids.min() <= ids.max() < vocab_size:
+            bad = int(ids.max() if ids.min() >= 0 else ids.min())
+            raise UserError(f"the token {bad} is not in the vocabulary, which ends at {vocab_size - 1}")
         return cls(
-            np.fromiter(ids, token_type(vocab_size)),
+            ids.astype(token_type(vocab_size)),
             np.array([len(ids) for ids, _ in pieces], np.int32), np.array([trained for _, trained in pieces], bool),
             np.array([len(r) for r in records], np.int64), np.array(content, np.uint64), np.array(template, np.int16),
             shots,

@@ -14,7 +14,7 @@ import numpy as np
 
 from itx import storage
 from itx.config import RunConfig
-from itx.data import cache
+from itx.data import cache, verify
 from itx.errors import UserError
 
 LOCK_VERSION = 1
@@ -87,21 +87,16 @@ def check_fit(name: str, size: np.ndarray, lock: dict) -> tuple[np.ndarray, dict
 
 
 class LockedData:
-    """The records behind a lock: opened once, checked against the lock's hashes."""
+    """The records behind a lock: opened once, and verified with all else that it names."""
 
     def __init__(self, lock: dict, cache_dir: str | Path):
+        verify.of_lock(lock, cache_dir)
         self.lock = lock
         self.records: list[list[cache.Records]] = []
         self.usable: list[list[np.ndarray]] = []
         self.sizes: list[list[np.ndarray]] = []
         for task in lock["tasks"]:
-            found = []
-            for folder, sha in zip(task["folders"], task["sha256"], strict=True):
-                path = Path(cache_dir) / folder
-                if not path.is_dir() or cache.manifest_hash(path) != sha:
-                    raise UserError(f"task {task['name']}: {path} is missing or not what the lock names; "
-                                    "build the data again (itx data build CONFIG)")  # fmt: skip
-                found.append(cache.Records(path))
+            found = [cache.Records(Path(cache_dir) / folder) for folder in task["folders"]]
             self.records.append(found)
             self.usable.append([np.delete(np.arange(len(r)), x) for r, x in zip(found, task["excluded"], strict=True)])
             self.sizes.append([cut(sizes(r.lengths, lock["architecture"]), lock) for r in found])

@@ -18,7 +18,7 @@ from typing import Any
 
 from itx import movement, storage
 from itx.config import RunConfig
-from itx.data import cache
+from itx.data import cache, verify
 from itx.data.vocabulary import Vocabulary
 from itx.errors import UserError
 from itx.eval import foreign, metrics, summary
@@ -43,7 +43,10 @@ def evaluate(
     rows = [{**r, **limit(r, config), "max_examples": config.eval.max_examples} for r in lock["evaluation"]]
     missing = [r for r in rows if not is_complete(run, step, r)]
     if missing:
-        runner, vocabulary = load(), Vocabulary(run.vocab_model)
+        named = ((r["name"], r["folder"], r["sha256"]) for r in missing)
+        verify.folders(named, config.data.cache_dir, lock["vocabulary"]["size"])
+        vocabulary = verify.vocabulary_of_run(run, lock)
+        runner = load()
         _log_look(run, step, missing)
         for part in _calls(missing, config):
             lines = {r["name"]: examples_of(r, config, vocabulary.eos_id) for r in part}

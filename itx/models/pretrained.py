@@ -16,6 +16,7 @@ from itx import config as configs
 from itx import storage
 from itx.config import ModelConfig, RunConfig
 from itx.data import lock as locks
+from itx.data import verify
 from itx.data.vocabulary import BESIDE, FILES, Vocabulary, tokenizer_json, without_sentinels
 from itx.errors import UserError, did_you_mean
 from itx.models import families, hf
@@ -276,7 +277,9 @@ def export(name: str, out: str, dtype: str = "", shard_bytes: int = hf.SHARD_BYT
             beside["tokenizer.model"] = model
     if run.lock_json.is_file():
         lock = locks.read(run.lock_json)
-        pad = Vocabulary(run.vocab_model, cfg.vocab_size).model.pad_id  # the lock's is what rows are filled with
+        pad = verify.vocabulary_of_run(
+            run, lock, cfg.vocab_size
+        ).model.pad_id  # the lock's is what rows are filled with
         special = {"pad_token_id": pad, "bos_token_id": lock["bos_id"]}
         source = source | {k: i for k, i in special.items() if i >= 0 and source.get(k) is None}
         if cfg.architecture == "encoder_decoder":

@@ -3,6 +3,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 
@@ -188,11 +189,17 @@ def test_a_killed_evaluation_goes_on_and_a_whole_one_is_not_asked_again(small):
 
 
 def test_another_setting_or_other_data_are_asked_anew(small):
-    run, _, lock, *_ = small
+    run, config, lock, *_ = small
     ask(small)
     found, model, loads = ask(small, max_examples=5)
     assert loads and found["rows"]["first"]["examples"] == 5
-    lock["evaluation"][0]["sha256"] = "another"
+    row = lock["evaluation"][0]
+    folder = Path(config.data.cache_dir) / row["folder"]
+    row["sha256"] = "another"
+    with pytest.raises(UserError, match="manifest.json is not what the lock names"):
+        ask(small, max_examples=5)
+    storage.write_json(folder / "manifest.json", {**cache.read_manifest(folder), "key": "another"})
+    row["sha256"] = cache.manifest_hash(folder)
     _, model, _ = ask(small, max_examples=5)
     assert len(model.calls[0][0]) == 10
 

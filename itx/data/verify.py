@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether a cache holds what was written in it: every file against its hash, before anything is trained or scored.
+
+Hashing a folder takes about a second per gigabyte, so it is done once per machine: the identity of its files (name,
+size, times of change, inode) is kept under $XDG_CACHE_HOME/itx, and any change of it has the folder read again. Nothing
+is written in the cache itself, which may be read-only.
+"""
+
+import concurrent.futures
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from itx import storage
+from itx.data import cache
+from itx.data.vocabulary import Vocabulary
+from itx.errors import UserError
+
+# Raise it when more is checked: what was found sound before is read again.
+VERIFY_VERSION = 1
+REBUILD = "`itx data build CONFIG` makes it again"
+# A file may change again within one tick of its file system's clock (2 s at worst) and keep its times.
+MIN_AGE_SECONDS = 3.0
+CHAT = "chat_template.jinja"
+
+
+class Damaged(UserError):
+    """A cache folder that does not hold what was written."""
+
+
+def of_lock(lock: dict, cache_dir: str | Path) -> None:
+    """Damaged where any folder that a lock names, or its vocabulary, is not what was written."""
+    folders(entries(lock), cache_dir, lock["vocabulary"]["size"])
+    if "files" in lock["vocabulary"]:
+        vocabulary((Path(cache_dir) / lock["vocabulary"]["file"]).parent, lock, REBUILD)
+
+
+def entries(lock: dict) -> Iterator[tuple[str, str, str]]:
+    """(name of a task or row, its folder in the cache, hash of the manifest) of all that a lock names."""
+    for task in lock["tasks"]:
+        for where, sha256 in zip(task["folders"], task["sha256"], strict=True):
+            yield task["name"], where, sha256
+    for row in (*lock["evaluation"], *lock.get("retention", ())):
+        yield row["name"], row["folder"], row["sha256"]
+
+
+def folders(several: Iterable[tuple[str, str, str]], cache_dir: str | Path, vocab_size: int) -> None:
+    """As `folder`, for several `entries`."""
+    of = {where: (name, sha256) for name, where, sha256 in several}
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing leaves Python's lock to others
+        list(pool.map(lambda f: folder(Path(cache_dir) / f, of[f][1], vocab_size, of[f][0]), of))
+
+
+def vocabulary(where: Path, lock: dict, remedy: str) -> None:
+    """Damaged where the files of a vocabulary are not those that the lock names.
+
+    In a run's folder the chat template is the one that conversations were written with, which the lock holds.
+    """
+    for name, sha256 in lock["vocabulary"].get("files", {}).items():
+        file = where / name
+        try:
+            if storage.sha256(file) != sha256 and not (name == CHAT and file.read_text("utf-8") == lock.get("chat")):
+                raise Damaged(f"{file} is not the vocabulary file that the lock names: its content differs; {remedy}")
+        except (OSError, UnicodeDecodeError) as e:
+            raise Damaged(f"{file}, which the lock names, is missing or cannot be read ({e}); {remedy}") from e
+
+
+def vocabulary_of_run(run: Any, lock: dict, rows: int = 0) -> Vocabulary:
+    """The vocabulary in a run's folder, checked against the run's lock; rows: of the embedding, if they are known."""
+    vocabulary(run.vocab_model.parent, lock, "copy them from its folder in the cache")
+    return Vocabulary(run.vocab_model, rows)
+
+
+def folder(path: Path, manifest_sha256: str | None = None, vocab_size: int | None = None, name: str = "") -> None:
+    """Damaged where a cache folder is not what was written; the message names the file.
+
+    Args:
+        manifest_sha256: by the lock; the manifest in turn holds the hash of every other file.
+        vocab_size: every token must be below it.
+    """
+    before = f"task {name}: " if name else ""
+    try:
+        manifest = (path / "manifest.json").read_bytes()
+    except OSError as e:
+        what = path / "manifest.json" if path.is_dir() else path
+        raise Damaged(f"{before}{what} is missing or cannot be read ({e.strerror}); {REBUILD}") from e
+    if manifest_sha256 is not None and hashlib.sha256(manifest).hexdigest() != manifest_sha256:
+        raise Damaged(f"{before}{path / 'manifest.json'} is not what the lock names; {REBUILD}")
+    identity = _identity(path, vocab_size)
+    if identity == _remembered(path):
+        return
+    if problem := _problem(path, manifest, vocab_size):
+        raise Damaged(f"{before}{problem}; {REBUILD}")
+    _remember(path, identity, vocab_size)
+
+
+def _problem(path: Path, manifest: bytes, vocab_size: int | None) -> str:
+    """What is wrong with a folder's files, beginning with the name of one; "" if nothing is."""
+    try:
+        about = json.loads(manifest)
+        hashes = about["files"]
+        there = {p.name for p in path.iterdir()} - {"manifest.json"}
+        if extra := sorted(n for n in there - set(hashes) if n.endswith(".npy")):
+            return f"{path / extra[0]} is a file that the manifest does not name"
+    except (ValueError, KeyError, TypeError, AttributeError) as e:
+        return f"{path / 'manifest.json'} is damaged ({type(e).__name__}: {e})"
+    for file, expected in sorted(hashes.items()):
+        try:
+            if storage.sha256(path / file) != expected:
+                return f"{path / file} is damaged: its content is not what was written"
+        except OSError as e:
+            return f"{path / file} is missing or cannot be read ({e.strerror})"
+    try:
+        return _contradiction(cache.Records(path), about["records"], vocab_size)
+    except (ValueError, KeyError, OSError) as e:
+        return f"{path} is damaged ({type(e).__name__}: {e})"
+
+
+def _contradiction(records: cache.Records, n: int, vocab_size: int | None) -> str:
+    """Where the arrays of a folder contradict each other or the vocabulary, though their hashes are right."""
+    path, pieces, lengths = records.folder, records.record_pieces, records.piece_lengths
+    if len(pieces) != n + 1 or pieces[0] != 0 or pieces[-1] != len(lengths) or (np.diff(pieces) < 1).any():
+        return f"{path / 'record_pieces.npy'} does not cut {len(lengths)} pieces into {n} records"
+    for name in ("content", "template"):
+        if len(getattr(records, name)) != n:
+            return f"{path / f'{name}.npy'} has {len(getattr(records, name))} entries for {n} records"
+    if len(records.piece_trained) != len(lengths):
+        return f"{path / 'piece_trained.npy'} has {len(records.piece_trained)} entries for {len(lengths)} pieces"
+    if (lengths < 0).any() or lengths.sum(dtype=np.int64) != records.num_tokens:
+        return f"{path / 'piece_lengths.npy'} does not add up to the {records.num_tokens} tokens"
+    for i, shard in enumerate(records.shards):
+        if vocab_size is not None and shard.max(initial=0) >= vocab_size:
+            file = path / f"tokens-{i:05d}.npy"
+            return f"{file} holds the token {shard.max()}, and the vocabulary ends at {vocab_size - 1}"
+    return ""
+
+
+def _identity(path: Path, vocab_size: int | None) -> str:
+    """What changes when a file of the folder is written, replaced, added or removed."""
+    stats = {p.name: p.stat() for p in path.iterdir() if p.is_file()}
+    files = [(n, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino, s.st_dev) for n, s in sorted(stats.items())]
+    return json.dumps([VERIFY_VERSION, vocab_size, files])
+
+
+def _note(path: Path) -> Path:
+    """The file that remembers a folder, outside of it: this user's on this machine."""
+    home = os.environ.get("XDG_CACHE_HOME", "")
+    top = Path(home) if os.path.isabs(home) else Path.home() / ".cache"
+    name = hashlib.sha256(f"{platform.node()}\x1f{path.resolve()}".encode(errors="surrogateescape")).hexdigest()
+    return top / "itx" / "verified" / name
+
+
+def _remembered(path: Path) -> str | None:
+    with contextlib.suppress(OSError, RuntimeError, ValueError):
+        return _note(path).read_text()
+    return None
+
+
+def _remember(path: Path, identity: str, vocab_size: int | None) -> None:
+    """Keep what was found sound; where nothing can be kept it is found anew each time."""
+    youngest = max(p.stat().st_ctime for p in path.iterdir())
+    if time.time() - youngest < MIN_AGE_SECONDS or _identity(path, vocab_size) != identity:
+        return
+    with contextlib.suppress(OSError, RuntimeError):
+        note = _note(path)
+        note.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        note.write_text(identity)  # a part of it, left by a kill, is no identity
