@@ -38,6 +38,7 @@ from itx.data.vocabulary import Vocabulary
 from itx.errors import UserError, did_you_mean
 from itx.processes import die_with
 from itx.tasks import fingerprint, names, registry
+from itx.tasks.spec import MixtureSpec
 
 Progress = Callable[[str, int, int], None]  # what, done, of
 # A source's bytes times this are surely more than its cache: packed text in every template of an evaluation row
@@ -422,6 +423,10 @@ def _lock(config: RunConfig, settings: Settings, vocabulary: Vocabulary, shares:
         for name in _mixtures(config) for m in mixtures_of(name, d.root)
         for t, why in registry.left_out(registry.MIXTURES[m], d.root)
     ]  # fmt: skip
+    lock["variants"] = [
+        found for name in _mixtures(config) for m in mixtures_of(name, d.root)
+        if (found := variant_shares(registry.MIXTURES[m], lock["tasks"], d.root))
+    ]  # fmt: skip
     # a small set may leave a split nothing: such a row is named, and not scored
     lock["unscored"] = [r.name for r in rows if not made[r.job][1]["examples"]]
     scored = [r for r in rows if made[r.job][1]["examples"]]
@@ -432,6 +437,21 @@ def _lock(config: RunConfig, settings: Settings, vocabulary: Vocabulary, shares:
         why = "" if named else evaluation.default_text(config, [t["name"] for t in lock["tasks"]])[1]
         lock["unretained"] = why or "the text that is to be kept has no example"
     return lock
+
+
+def variant_shares(spec: MixtureSpec, tasks: list[dict], root: str) -> dict:
+    """{"mixture", "asked": {variant: share}, "got": {variant: share of what these tasks are trained on}, "without":
+    {variant: the tasks that lack it}} where some do; else {}."""
+    lacking = registry.without(spec, root)
+    if not lacking:
+        return {}
+    rates = {t["name"]: t["rate"] for t in tasks}
+    bare = {t["task"] for t in tasks}
+    got = {v: sum(rates.get(str(names.parse(f"{t}:{v}")), 0.0) for t in bare) for v in spec.variants}
+    without = {v: [t for t, have in lacking.items() if v not in have] for v in spec.variants}
+    whole = sum(got.values()) or 1.0
+    return {"mixture": spec.name, "asked": dict(spec.variants), "got": {v: r / whole for v, r in got.items()},
+            "without": {v: ts for v, ts in without.items() if ts}}  # fmt: skip
 
 
 def mean_rates(shares: list[dict[str, float]], begins: list[int], steps: int) -> dict[str, float]:

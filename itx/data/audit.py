@@ -61,7 +61,7 @@ def audit(lock: dict, cache_dir: str | Path, config: RunConfig) -> dict:
         "tasks": tasks,
         "evaluation": {r["name"]: {"task": r["task"], "group": r["group"], **r["audit"]} for r in lock["evaluation"]},
         "unscored": lock.get("unscored", []), "unretained": lock.get("unretained", ""), "holdout": lock["holdout"],
-        "left_out": lock.get("left_out", []),
+        "left_out": lock.get("left_out", []), "variants": lock.get("variants", []),
         "leaks": {"dropped": lock.get("leaks", []), "pairs": removed_shares(lock),
                   **still_there(lock, data, Path(cache_dir)), "exemplars": exemplar_leaks(lock, data, Path(cache_dir))},
         "baselines": baselines,
@@ -162,6 +162,7 @@ def judge(facts: dict, config: RunConfig) -> dict[str, list[str]]:
     for task, f in sorted(asked.items()):
         warnings.append(f"evaluation task {task}: {f['skipped'][cache.CONFLICT]:,} records give another answer to an input "
                         f"that was there before, and the first answer is scored{_example_of(f, cache.CONFLICT)}")  # fmt: skip
+    warnings += map(said.of_variants, facts["variants"])
     if facts["unscored"]:
         shown = ", ".join(facts["unscored"][:5]) + (", …" if len(facts["unscored"]) > 5 else "")
         warnings.append(
@@ -492,6 +493,10 @@ def _tables(title: str, facts: dict) -> Iterator:
          f"{f['eos_trained'] / max(1, f['pieces_loaded']):.0%}", f"{f['duplicate_share']:.1%}",
          f"{f['shared'] / f['kept']:.1%}", _coverage(f)) for name, f in tasks
     ])  # fmt: skip
+    for x in facts["variants"]:
+        yield _table(f"variants of {x['mixture']}, whose tasks do not all have each", ("variant", "asked", "got", "tasks without"), [
+            (f":{v}", f"{share:.1%}", f"{x['got'][v]:.1%}", f"{len(x['without'].get(v, ())):,}") for v, share in x["asked"].items()
+        ])  # fmt: skip
     if pairs := facts["leaks"]["pairs"]:
         yield _table("left out of training, for evaluation asks it", ("training task", "evaluation task", "removed", "share"),
                      [(p["train"], p["evaluation"], f"{p['removed']:,}", f"{p['share']:.1%}") for p in pairs])  # fmt: skip

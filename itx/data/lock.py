@@ -112,7 +112,8 @@ def check_config(lock: dict, config: RunConfig, path: Path | str) -> None:
                 raise UserError(f"{path}: made with {section}.{key}={made[key]!r}, and the config has {value!r}")
 
 
-SHAPE_FREE = ("chat", "evaluation", "retention", "unretained", "unscored", "holdout", "left_out", "leaks", "vocabulary")
+SHAPE_FREE = ("chat", "evaluation", "retention", "unretained", "unscored", "holdout", "left_out", "leaks", "vocabulary",
+              "variants")  # fmt: skip
 
 
 def shape_hash(lock: dict) -> str:

@@ -22,14 +22,27 @@ def sentences(name: str, manifest: dict) -> list[str]:
     return out
 
 
+def of_variants(found: dict) -> str:
+    """Of a mixture whose tasks lack some of the variants that it asks for: the shares asked and got."""
+    lacking = ", ".join(f"{_some(tasks)} no wording for :{v}" for v, tasks in found["without"].items())
+    shares = ", ".join(f":{v} {share:.1%} asked, {found['got'][v]:.1%} got" for v, share in found["asked"].items())
+    return f"mixture {found['mixture']}: {lacking}; their other variants have its share ({shares})"
+
+
+def _some(tasks: list[str]) -> str:
+    named = ", ".join(tasks[:NAMED]) + (f" and {len(tasks) - NAMED} more" if len(tasks) > NAMED else "")
+    return f"{named} {'has' if len(tasks) == 1 else 'have'}"
+
+
 def lost_share(manifest: dict) -> float:
     found = manifest.get("decoded") or {"examples": 0, "lost": 0}
     return found["lost"] / max(1, found["examples"])
 
 
 def of_build(lock: dict, cache_dir: str | Path) -> list[str]:
-    """The first sentences of a lock's tasks, and how many more the audit has."""
+    """The shares of variants that are not as asked, the first sentences of a lock's tasks and how many more the audit has."""
+    shares = [of_variants(v) for v in lock.get("variants", ())]
     found = [line for t in lock["tasks"]
              for line in sentences(t["name"], cache.read_manifest(Path(cache_dir) / t["folders"][0]))]  # fmt: skip
     more = len(found) - LINES
-    return [*found[:LINES], *([f"{more:,} more of such; itx data audit has all"] if more > 0 else [])]
+    return [*shares, *found[:LINES], *([f"{more:,} more of such; itx data audit has all"] if more > 0 else [])]

@@ -298,6 +298,14 @@ def left_out(spec: MixtureSpec, root: str = "") -> list[tuple[str, str]]:
     return [(n, why) for n in bare if not _usable(spec, task(n, root))]
 
 
+def without(spec: MixtureSpec, root: str = "") -> dict[str, list[str]]:
+    """{task: the mixture's variants that it has}, of those that have some and lack others: `members` gives these their
+    shares of the others as well."""
+    bare = [n for n, _ in _listed(spec, root) if n not in MIXTURES and ":" not in n]
+    found = {n: list(_usable(spec, task(n, root))) for n in bare}
+    return {n: have for n, have in found.items() if 0 < len(have) < len(spec.variants)}
+
+
 def members(spec: MixtureSpec, root: str = "") -> dict[str, float | None]:
     """Variant name -> its part: a weight (dict members) or its share of its task's proportional rate.
 

@@ -8,6 +8,7 @@ import pytest
 from itx.build import chat, jobs
 from itx.data.vocabulary import Vocabulary
 from itx.tasks import instruction_task, jsonl, registry
+from tests import samples
 from tests.build.test_chat import CHATML
 from tests.build.test_turns import QWEN3, build, row
 from tests.conftest import SHARED
@@ -121,3 +122,31 @@ def test_a_build_prints_the_first_sentences_and_how_many_more(tmp_path):
         *(f"task t{i}: {i + 1} conversations lose x" for i in range(8)),
         "2 more of such; itx data audit has all",
     ]
+
+
+def test_shares_of_variants_that_tasks_lack_are_said(sample_locks, sample_cache, capsys):
+    """sample_held asks for inverted tasks, of which two of its four have none."""
+    lock = sample_locks["sample_held"]
+    assert not sample_locks["sample_mix"].get("variants")
+    (found,) = lock.get("variants") or [{}]
+    assert found.get("asked") == {"zs": 0.5, "fs3": 0.25, "inv": 0.25}
+    assert found["without"] == {"inv": ["sample_add", "sample_even"]}
+    rates = {
+        kind: sum(t["rate"] for t in lock["tasks"] if t["name"].partition(":")[2] == kind)
+        for kind in ("", "fs3", "inv")
+    }
+    assert found["got"] == pytest.approx({"zs": rates[""], "fs3": rates["fs3"], "inv": rates["inv"]})
+    assert 0.1 < found["got"]["inv"] < 0.2 and sum(found["got"].values()) == pytest.approx(1)
+    from itx.data import audit, said
+
+    line = said.of_build(lock, sample_cache)[0]
+    assert line == (
+        "mixture sample_held: sample_add, sample_even have no wording for :inv; their other variants have its share "
+        f"(:zs 50.0% asked, {found['got']['zs']:.1%} got, :fs3 25.0% asked, {found['got']['fs3']:.1%} got, "
+        f":inv 25.0% asked, {found['got']['inv']:.1%} got)"
+    )
+    facts = audit.audit(lock, sample_cache, samples.config(str(sample_cache)))
+    assert line in facts["warnings"]
+    audit.print_audit(facts)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "variants of sample_held, whose tasks do not all have each" in shown and "% lost" in shown
