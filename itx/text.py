@@ -51,6 +51,15 @@ def visible(text: str) -> str:
     return _CONTROLS.sub(lambda m: f"\\x{ord(m[0]):02x}" if ord(m[0]) < 256 else f"\\u{ord(m[0]):04x}", text)
 
 
+def blank(text: str) -> bool:
+    """Whether a text shows nothing: white space, controls and characters without a form alone.
+
+    >>> blank(" \u200b"), blank("0")
+    (True, False)
+    """
+    return all(unicodedata.category(c) in ("Zs", "Zl", "Zp", "Cc", "Cf") for c in text)
+
+
 def exact(text: str) -> str:
     """For answers whose case and punctuation matter: NFKC and white space alone."""
     return " ".join(unicodedata.normalize("NFKC", text).split())

@@ -7,11 +7,11 @@ import itertools
 import json
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from itx import loose
-from itx.build import chat, fewshot, leaks, notes, objectives, render, sources
+from itx import loose, text
+from itx.build import chat, fewshot, leaks, notes, objectives, render, sources, values
 from itx.data import cache
 from itx.data.vocabulary import Vocabulary
 from itx.errors import UserError
@@ -113,11 +113,15 @@ def ablated(template: Template, ablation: str, others: list[Template], h: int) -
     return template
 
 
+def wordings(job: Job, spec: TaskSpec) -> list[Template]:
+    """The templates that a job draws from, or goes through."""
+    which = ("train", "heldout") if job.templates == "all" else (job.templates,)
+    return [t for w in which for t in render.choices(spec, names.parse(job.variant), w)]
+
+
 def plans(job: Job, spec: TaskSpec, item: render.Item, settings: Settings) -> list[list[Template]]:
     """The template sets to render an item with: one each for a crossed job."""
-    variant = names.parse(job.variant)
-    which = ("train", "heldout") if job.templates == "all" else (job.templates,)
-    among = [t for w in which for t in render.choices(spec, variant, w)]
+    among = wordings(job, spec)
     if not job.crossed:
         return [among]
     if not job.ablation:
@@ -125,7 +129,7 @@ def plans(job: Job, spec: TaskSpec, item: render.Item, settings: Settings) -> li
     h = render.draw(settings.render_seed, "ablation", spec.name, item.id)
     others = []
     if job.other:
-        known = {*item.values, "options"} if spec.options or "options" in item.values else set(item.values)
+        known = {k for k, v in item.values.items() if not text.blank(str(v))} | ({"options"} if spec.options else set())
         swap = registry.task(job.other, settings.root)
         others = [t for t in swap.templates if set(templates.slots(t[0])) <= known]
         if not others:
@@ -142,15 +146,31 @@ def _items(task: str, split: str, settings: Settings) -> tuple[list[render.Item]
     return list(found), counts, faults
 
 
+def _complete(job: Job, split: str, settings: Settings) -> tuple[list[render.Item], Counter, dict[str, str]]:
+    """`_items` that a job's wordings can show. With data.skip_bad those with a hole are counted and left out, in every
+    rendering alike; else `render` tells of the first one that it meets."""
+    items, counts, faults = _items(names.parse(job.variant).task, split, settings)
+    spec, counts, faults = registry.task(job.variant, settings.root), Counter(counts), dict(faults)
+    if not settings.skip_bad or not spec.templated:
+        return items, counts, faults
+    fields, kept = values.slots(wordings(job, spec)), []
+    for item in items:
+        if bad := values.incomplete(item.values, fields, spec.options):
+            counts[bad.reason] += 1
+            faults.setdefault(bad.reason, f"task {spec.name!r}, example {item.id}: {bad.detail}")
+        else:
+            kept.append(item)
+    return kept, counts, faults
+
+
 @functools.lru_cache(maxsize=4)
-def _pool(task: str, settings: Settings) -> fewshot.Pool:
-    return fewshot.pool(registry.task(task, settings.root), _items(task, "train", settings)[0])
+def _pool(job: Job, settings: Settings) -> fewshot.Pool:
+    return fewshot.pool(registry.task(job.variant, settings.root), _complete(job, "train", settings)[0])
 
 
 def _chosen(job: Job, settings: Settings) -> tuple[list[render.Item], Counter, dict[str, str]]:
     """The items of a job, and what was counted on the way: an evaluation split's first ones by content hash."""
-    items, counts, faults = _items(names.parse(job.variant).task, job.split, settings)
-    counts = Counter(counts)
+    items, counts, faults = _complete(job, job.split, settings)
     if job.crossed:
         items = sorted(items, key=lambda item: item.hash)
         counts["beyond data.eval_examples"] += max(0, len(items) - settings.eval_examples)
@@ -183,7 +203,7 @@ def records_of(
         records = [objectives.record(spec, item, *more) for item in items]
         return [objectives.rendered(spec, r, vocabulary) for r in records], records, items
     pairs = [(item, among) for item in items for among in plans(job, spec, item, settings)]
-    pool = _pool(spec.name, settings) if variant.shots else None
+    pool = _pool(replace(job, split="train", rendering=0), settings) if variant.shots else None
     more = (job.rendering, settings.render_seed, vocabulary, pool, settings.fewshot_tokens, settings.chat_template)
     return *fewshot.render_all(spec, variant, pairs, *more), [item for item, _ in pairs]
 

@@ -7,6 +7,7 @@ Rendering r of an example uses template (h + r) mod T, h = hash(render_seed, tas
 already mixes all T templates, and T epochs show an example in each of them once.
 """
 
+import datetime
 import hashlib
 import json
 import numbers
@@ -18,6 +19,8 @@ from typing import Any
 
 from itx import text
 from itx.build import sources
+from itx.build import values as checks
+from itx.build.records import Bad
 from itx.data.cache import CONFLICT, REPEATED, Record
 from itx.data.vocabulary import Vocabulary
 from itx.errors import UserError, did_you_mean
@@ -30,7 +33,7 @@ RENDER_VERSION = 7
 DEV_SHARE = 0.05
 WHOLE: Template = ("", "")  # stands for the run's chat template, or for plain text as it is
 NOT_CONTENT = ("answer", "options", "rationale")
-SHOWN = 60  # characters of an answer that a message shows
+SKIP_BAD = "; --data.skip_bad=True counts and skips such examples"
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ def content_of(spec: TaskSpec, values: dict[str, Any]) -> str:
         turns = [f"{m['role']}: {chat.spoken(m)}" for m in values["messages"][:-1]]
         tools = [json.dumps(t, ensure_ascii=False) for t in values.get("tools") or ()]
         return "\n".join(map(text.normalise, [*turns, *tools]))
-    return "\n".join(text.normalise(v if isinstance(v, str) else json.dumps(v, ensure_ascii=False))
+    return "\n".join(text.normalise(v if isinstance(v, str) else json.dumps(v, ensure_ascii=False, default=_written))
                      for v in (values[k] for k in _content_fields(spec, values)))  # fmt: skip
 
 
@@ -94,8 +97,19 @@ def identity_of(spec: TaskSpec, values: dict[str, Any]) -> int:
     else:
         keys = _content_fields(spec, values)
         told = {k: values[k] for k in (*keys, *(["options"] if "options" in values else ()))}
-    written = json.dumps(_trimmed(told), ensure_ascii=False, sort_keys=True)
+    written = json.dumps(_trimmed(told), ensure_ascii=False, sort_keys=True, default=_written)
     return draw("identity", unicodedata.normalize("NFC", written))
+
+
+def _written(value: Any) -> Any:
+    """A content field's value that JSON does not know: a date, an exact number, NumPy's."""
+    if isinstance(value, (datetime.date, datetime.time, datetime.timedelta, numbers.Number)):
+        return str(value)
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(
+        f"a content field holds {type(value).__name__}: fields() must make a text, a number or a list of it"
+    )
 
 
 def answer_of(spec: TaskSpec, values: dict[str, Any], where: str) -> Any:
@@ -159,17 +173,22 @@ def items(
     first: gets the first record of each reason that is a fault of the data, in words.
     """
     first = {} if first is None else first
+    fields = checks.every_slot(spec)
     seen: dict[int, tuple[str, Any]] = {}  # identity -> the example that has it, and its answer
     for source_split, low, high in source_splits(spec.source, split):
-        for example_id, example in sources.open_source(spec.source, source_split, root, seed, counts, skip_bad):
+        for example_id, example in sources.open_source(spec.source, source_split, root, seed, counts, skip_bad, first):
             where = f"task {spec.name!r}, example {example_id}"
-            found = fields_of(spec, example, where, skip_bad)
+            found = fields_of(spec, example, where, skip_bad, first)
             counts["read"] += len(found) - 1
             for n, values in enumerate(found):
-                if isinstance(values, Skip):
-                    counts[values.reason] += 1
+                content = values if isinstance(values, Skip) else _usable_content(spec, values, fields)
+                if isinstance(content, Bad):
+                    if not skip_bad:
+                        raise UserError(f"{where}: {content.detail}{SKIP_BAD}")
+                    first.setdefault(content.reason, f"{where}: {content.detail}")
+                if not isinstance(content, str):
+                    counts[content.reason] += 1
                     continue
-                content = content_of(spec, values)
                 key = draw("content", content)
                 place = (
                     key
@@ -190,17 +209,27 @@ def items(
                     counts[REPEATED] += 1
                 else:
                     counts[CONFLICT] += 1
-                    first.setdefault(CONFLICT, f"{item.id} has {_shown(answer)} where {earlier} has {_shown(given)}")
+                    told = f"{item.id} has {_answer_shown(answer)} where {earlier} has {_answer_shown(given)}"
+                    first.setdefault(CONFLICT, told)
 
 
-def _shown(answer: Any) -> str:
-    """An answer for a message."""
-    told = repr(answer[0] if isinstance(answer, list) and len(answer) == 1 else answer)
-    return told if len(told) <= SHOWN else told[:SHOWN] + "…"
+def _usable_content(spec: TaskSpec, values: dict[str, Any], fields: Sequence[str]) -> str | Bad:
+    """The canonical input of an example, or why it cannot be used; fields: `every_slot` of the task."""
+    try:
+        return checks.unusable(spec, values, fields) or content_of(spec, values)
+    except TypeError as e:  # of `_written`
+        return Bad("unusable field", str(e))
 
 
-def fields_of(spec: TaskSpec, example: dict, where: str, skip_bad: bool) -> list[dict[str, Any] | Skip]:
-    """What `spec.fields` gives, as a list that is not empty; an example it cannot use is an error or a Skip."""
+def _answer_shown(answer: Any) -> str:
+    return checks.shown(answer[0] if isinstance(answer, list) and len(answer) == 1 else answer)
+
+
+def fields_of(
+    spec: TaskSpec, example: dict, where: str, skip_bad: bool, first: dict[str, str] | None = None
+) -> list[dict[str, Any] | Skip]:
+    """What `spec.fields` gives, as a list that is not empty; an example it cannot use is an error or a Skip, and then the
+    first of `first`."""
     try:
         found = spec.fields(example)
         found = found if isinstance(found, list) else [found]
@@ -215,14 +244,16 @@ def fields_of(spec: TaskSpec, example: dict, where: str, skip_bad: bool) -> list
     except UserError:
         raise
     except Exception as e:  # of the user's function: whatever it is, they are told which example it was
-        if skip_bad:
-            return [Skip("unusable fields")]
         if isinstance(e, KeyError) and e.args and isinstance(e.args[0], str) and e.args[0] not in example:
-            raise UserError(
-                f"{where}: fields() needs the field {e.args[0]!r}" + did_you_mean(e.args[0], example)
-            ) from e
-        shown = repr(example) if len(repr(example)) <= 200 else repr(example)[:200] + "…"
-        raise UserError(f"{where}: fields() {type(e).__name__}: {e}; the example is {shown}") from e
+            told = f"{where}: fields() needs the field {e.args[0]!r}" + did_you_mean(e.args[0], example)
+        else:
+            record = repr(example) if len(repr(example)) <= 200 else repr(example)[:200] + "…"
+            told = f"{where}: fields() {type(e).__name__}: {e}; the example is {record}"
+        if not skip_bad:
+            raise UserError(told + SKIP_BAD) from e
+        if first is not None:
+            first.setdefault("unusable fields", told)
+        return [Skip("unusable fields")]
     return found or [Skip("fields() gave nothing")]
 
 
@@ -234,33 +265,12 @@ def _conversation(values: dict[str, Any] | Skip) -> dict[str, Any] | Skip:
     return checked if isinstance(checked, Skip) else {**values, **checked}
 
 
-def answers(
-    spec: TaskSpec, values: dict[str, Any], where: str
-) -> tuple[tuple[str, ...], tuple[str, ...] | None, int | None]:
+def answers(spec: TaskSpec, values: dict[str, Any], where: str) -> checks.Answers:
     """(references, options, index of the right option) of an example; a label outside the options is an error."""
-    options = values.get("options", spec.options)
-    options = None if options is None else tuple(map(str, options))
-    if "answer" not in values:
-        raise UserError(f"{where}: fields() gave no 'answer'" + did_you_mean("answer", values))
-    answer = values["answer"]
-    if isinstance(answer, numbers.Integral) and not isinstance(answer, bool):
-        if options is None:
-            raise UserError(
-                f"{where}: answer {answer} is the index of an option, but there are none; a text is {str(answer)!r}"
-            )
-        if not 0 <= answer < len(options):
-            raise UserError(f"{where}: label {answer} is outside the options {options}")
-        return (options[answer],), options, int(answer)
-    references = (answer,) if isinstance(answer, str) else answer
-    if not isinstance(references, (list, tuple)) or not all(isinstance(r, str) for r in references):
-        raise UserError(f"{where}: answer {answer!r} is neither an option's index, a text nor a list of texts")
-    references = tuple(references)
-    if not references or not all(r.strip() for r in references):
-        raise UserError(f"{where}: an empty answer")
-    index = options.index(references[0]) if options and references[0] in options else None
-    if options and index is None:
-        raise UserError(f"{where}: answer {references[0]!r} is not among the options {options}")
-    return references, options, index
+    found = checks.answers(spec, values)
+    if isinstance(found, Bad):
+        raise UserError(f"{where}: {found.detail}")
+    return found
 
 
 def choices(spec: TaskSpec, variant: names.Variant, which: str = "train") -> Sequence[Template]:
@@ -309,6 +319,8 @@ def _filled(spec: TaskSpec, item: Item, template: Template, style: Callable, h: 
     where = f"task {spec.name!r}, example {item.id}"
     references, options, index = answers(spec, item.values, where)
     values = {**item.values, "answer": references[0]}
+    if options is None:
+        values.pop("options", None)  # an empty list
     shown = options
     if options is not None:
         order = list(range(len(options)))

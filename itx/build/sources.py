@@ -28,12 +28,14 @@ from itx.tasks.spec import Source
 
 
 def open_source(
-    source: Source, split: str, root: str, seed: int, counts: Counter, skip_bad: bool = False
-) -> Iterator[tuple[str, dict]]:
+    source: Source, split: str, root: str, seed: int, counts: Counter, skip_bad: bool = False,
+    first: dict[str, str] | None = None,
+) -> Iterator[tuple[str, dict]]:  # fmt: skip
     """Yield (example id, example) of a source's split; "" is the whole of a source split by hash.
 
     The id is `file:row` (`file__row` for TFDS, as its own ids are), or the record's own where
-    `source.options["id"]` names that field and it does not repeat; for a function, the index. counts: "read" plus one entry per reason of a skip.
+    `source.options["id"]` names that field and it does not repeat; for a function, the index. counts: "read" plus one entry per reason of a skip;
+    first: gets the first record of each reason, in words.
     """
     if not isinstance(source, Source):
         raise UserError(f"a source is one of {sorted([*READERS, 'function'])}, not {type(source).__name__}")
@@ -45,12 +47,12 @@ def open_source(
         for row, example in READERS[source.kind](part.path, part.options):
             counts["read"] += 1
             if isinstance(example, Bad):
+                told = f"{part.name}:{row}: {example.reason} ({example.detail})"
                 if not skip_bad:
-                    raise UserError(
-                        f"{part.name}:{row}: {example.reason} ({example.detail}); "
-                        "--data.skip_bad=True counts and skips such rows"
-                    )
+                    raise UserError(told + "; --data.skip_bad=True counts and skips such rows")
                 counts[example.reason] += 1
+                if first is not None:
+                    first.setdefault(example.reason, told)
                 continue
             own = example.get(source.options["id"]) if "id" in source.options else None
             if isinstance(own, (str, int)) and str(own) not in own_ids:

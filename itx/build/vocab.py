@@ -15,7 +15,7 @@ from collections import Counter
 from pathlib import Path
 
 from itx import movement, storage
-from itx.build import chat, hits, render, sources
+from itx.build import chat, hits, render, sources, values
 from itx.data import verify
 from itx.data.vocabulary import (
     BESIDE,
@@ -129,9 +129,11 @@ def texts(members: list[str], root: str, suite_seed: int) -> list[str]:
             continue
         for variant in (names.parse(name + v) for v in VARIANTS):
             if registry.supports(spec, variant):
+                fields = values.slots(render.choices(spec, variant))
                 rendered = [
                     chat.render(i, chat.PLAIN, name) if spec.chat else render.render(spec, variant, i, 0, 0)
                     for i in items
+                    if spec.chat or not values.incomplete(i.values, fields, spec.options)  # the build tells of these
                 ]
                 out += [text for r in rendered for text in (r.prompt, r.target)]
     counts = Counter(word for t in out for word in re.findall(r"[^\W\d_]+", t))

@@ -105,10 +105,18 @@ def reasons(skipped: dict[str, int]) -> str:
     return ", ".join(f"{reason} {n:,}" for reason, n in sorted(skipped.items())) or "none"
 
 
-def _example_of(facts: dict, reason: str) -> str:
-    """`, e.g. …`: the first record that the build found under this reason."""
-    found = facts.get("first", {}).get(reason)
-    return f", e.g. {found}" if found else ""
+def faults(facts: dict) -> list[str]:
+    """A line for each task and each reason that is a fault of its data, with the first record of it."""
+    out: dict[tuple[str, str, str], str] = {}
+    for what, found in (("task", facts["tasks"]), ("evaluation task", facts["evaluation"])):
+        for f in found.values():  # variants of a task, and rows, have the same records
+            for reason, first in f.get("first", {}).items():
+                told = f"records are left out ({reason})"
+                if reason == cache.CONFLICT:
+                    told = "records give another answer to an input that was there before, and the first answer is kept"
+                line = f"{what} {f['task']}: {f['skipped'].get(reason, 0):,} {told}, e.g. {first}"
+                out.setdefault((what, f["task"], reason), line)
+    return list(out.values())
 
 
 def judge(facts: dict, config: RunConfig) -> dict[str, list[str]]:
@@ -134,9 +142,6 @@ def judge(facts: dict, config: RunConfig) -> dict[str, list[str]]:
         ):
             if share > most:
                 errors.append(f"task {name}: {share:.1%} {what}; data.{field} is {most:g}")
-        if n := f["skipped"].get(cache.CONFLICT):
-            warnings.append(f"task {name}: {n:,} records give another answer to an input that was there before, and the "
-                            f"first answer is kept{_example_of(f, cache.CONFLICT)}")  # fmt: skip
         if f["no_target"]:
             errors.append(f"task {name}: {f['no_target']} examples have no token to train on before EOS")
         if f["eos_trained"] < f["pieces_loaded"]:
@@ -158,10 +163,7 @@ def judge(facts: dict, config: RunConfig) -> dict[str, list[str]]:
             shots = f["fewshot"]
             warnings.append(f"task {name}: {shots['fewer']:,} renderings show fewer than {shots['asked']} exemplars, "
                             f"{shots['none']:,} of them none")  # fmt: skip
-    asked = {f["task"]: f for f in facts["evaluation"].values() if f["skipped"].get(cache.CONFLICT)}
-    for task, f in sorted(asked.items()):
-        warnings.append(f"evaluation task {task}: {f['skipped'][cache.CONFLICT]:,} records give another answer to an input "
-                        f"that was there before, and the first answer is scored{_example_of(f, cache.CONFLICT)}")  # fmt: skip
+    warnings += faults(facts)
     warnings += map(said.of_variants, facts["variants"])
     if facts["unscored"]:
         shown = ", ".join(facts["unscored"][:5]) + (", …" if len(facts["unscored"]) > 5 else "")

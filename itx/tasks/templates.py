@@ -14,6 +14,7 @@ from typing import Any
 
 from itx.errors import UserError, did_you_mean
 from itx.tasks.spec import Template
+from itx.text import blank
 
 
 def _lettered(mark: str) -> Callable[[Sequence[str]], tuple[str, tuple[str, ...]]]:
@@ -78,8 +79,11 @@ def fill(text: str, values: Mapping[str, Any], where: str = "") -> str:
         if name not in values:
             raise UserError(f"{where}: template {text!r} needs the field {name!r}" + did_you_mean(name, values))
         value = values[name] if isinstance(values[name], str) else str(values[name])
-        if not value.strip():
-            raise UserError(f"{where}: the field {name!r} is empty; template {text!r} would have a hole")
+        if blank(value):
+            raise UserError(
+                f"{where}: the field {name!r} is empty; template {text!r} would have a hole; "
+                "--data.skip_bad=True counts and skips such examples"
+            )
         out.append(value)
     return "".join(out)
 

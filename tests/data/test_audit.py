@@ -241,6 +241,29 @@ def test_repeated_and_shared_inputs(tmp_path):
     assert measure(lock, lax)["errors"] == []
 
 
+def test_faults_of_the_data_are_told_once_per_task_with_an_example(small):
+    lock, config, _ = small
+    first = {
+        "another answer to a repeated input": "a:9 has 'x' where a:1 has 'y'",
+        "empty answer": "a:7: an empty answer",
+    }
+    counts = {"another answer to a repeated input": 3, "empty answer": 1, "too short": 2}
+    told = [x for x in measure(lock, config)["warnings"] if "e.g. a:" in x]
+    assert told == []
+    for of in (lock["tasks"][0], lock["evaluation"][0]):
+        of["audit"] |= {"read": of["audit"]["read"] + 6, "skipped": of["audit"]["skipped"] | counts, "first": first}
+    facts = measure(lock, config)
+    told = [x for x in facts["warnings"] if "e.g. a:" in x]
+    assert facts["errors"] == [] and facts["tasks"]["first"]["duplicate_share"] > 0
+    assert told == [
+        f"{what}: {line}" for what in ("task first", f"evaluation task {lock['evaluation'][0]['task']}") for line in (
+            "3 records give another answer to an input that was there before, and the first answer is kept, "
+            "e.g. a:9 has 'x' where a:1 has 'y'",
+            "1 records are left out (empty answer), e.g. a:7: an empty answer",
+        )
+    ]  # fmt: skip
+
+
 def test_cut_prompts(small):
     lock, config, _ = small
     assert measure(lock, config)["tasks"]["first"]["cut_share"] == 0
