@@ -207,7 +207,7 @@ def _dry_run(config: configs.RunConfig, json_file: str | None) -> int:
     from rich.table import Table
 
     from itx.build.build import estimate
-    from itx.eval.summary import console
+    from itx.eval.tables import console
 
     found = estimate(config, _build_progress)
     table = Table(title=f"what itx data build would write for {config.data.mixture}")

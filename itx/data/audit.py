@@ -442,7 +442,7 @@ def _baselines(lock: dict, cache_dir: Path):
 
 def print_audit(facts: dict, tasks: bool = True) -> None:
     """The audit as a table; without `tasks` its sums, warnings and errors alone."""
-    from itx.eval.summary import console as wide
+    from itx.eval.tables import console as wide
 
     console, m = wide(), facts["mixture"]
     title = (

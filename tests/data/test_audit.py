@@ -14,7 +14,7 @@ from itx.data import audit as audits
 from itx.data import cache
 from itx.data.loader import Batches
 from itx.data.lock import LockedData
-from itx.eval import summary
+from itx.eval import tables
 from tests import scored
 
 
@@ -357,7 +357,7 @@ def test_the_share_removed_is_told_per_pair(small, capsys):
 def test_tables_fit_120_columns(small, capsys, monkeypatch):
     lock, config, _ = small
     lock["tasks"][0]["name"] = "ni.subtask045_miscellaneous_sentence_paraphrasing"
-    monkeypatch.setattr(summary, "console", lambda: Console(width=120))
+    monkeypatch.setattr(tables, "console", lambda: Console(width=120))
     audits.print_audit(measure(lock, config))
     lines = [line for line in capsys.readouterr().out.splitlines() if line and line[0] in "┏┃│└"]
     assert len(lines) > 10 and max(map(len, lines)) == 120 and not any("…" in line for line in lines)
