@@ -178,7 +178,7 @@ def _chosen(job: Job, settings: Settings) -> tuple[list[render.Item], Counter, d
     return items, counts, faults
 
 
-def _several(
+def expanded(
     job: Job, items: list[render.Item], counts: Counter, settings: Settings, vocabulary: Vocabulary,
     said: Counter | None = None,
 ) -> list[render.Item]:  # fmt: skip
@@ -228,11 +228,12 @@ def estimate_all(several: list[Job], settings: Settings) -> list[tuple[Job, dict
         reading = time.monotonic() - began
         few = items[:: max(1, len(items) // ESTIMATED)]
         share = len(items) / max(1, len(few))
-        few = _several(job, few, Counter(), settings, vocabulary)
+        few = expanded(job, few, Counter(), settings, vocabulary)
         rendered, records, owners = records_of(job, few, settings, vocabulary)
         n = round(len(records) * share)
         texts = [
-            len(json.dumps(_example(o, r), ensure_ascii=False).encode()) for o, r in zip(owners, rendered, strict=True)
+            len(json.dumps(example_of(o, r), ensure_ascii=False).encode())
+            for o, r in zip(owners, rendered, strict=True)
         ]
         kept = n if job.crossed else min(n, SAMPLE)
         tokens = sum(len(ids) for r in records for ids, _ in r) * cache.token_type(vocabulary.size).itemsize
@@ -255,7 +256,7 @@ def run(job: Job, settings: Settings) -> tuple[str, dict]:
         return where, cache.read_manifest(path) | about
     items, counts, faults = _chosen(job, settings)
     found = None if job.crossed else notes.Notes(vocabulary, spec, items)  # of what is trained on
-    items = _several(job, items, counts, settings, vocabulary, found and found.said)
+    items = expanded(job, items, counts, settings, vocabulary, found and found.said)
     ids: dict[str, int] = {}  # of templates, by first use
     parts, sample = [], []
     for first in range(0, max(1, len(items)), CHUNK):
@@ -269,7 +270,7 @@ def run(job: Job, settings: Settings) -> tuple[str, dict]:
             found.records(rendered, records, owners)
         at = sum(len(p.content) for p in parts)
         keep = len(rendered) if job.crossed else max(0, SAMPLE - at)
-        sample += [_example(o, r) for o, r in itertools.islice(zip(owners, rendered, strict=True), keep)]
+        sample += [example_of(o, r) for o, r in itertools.islice(zip(owners, rendered, strict=True), keep)]
         if spec.objective and job.crossed:
             for line, item in zip(sample[at:], owners, strict=True):
                 line["bytes"] = objectives.target_bytes(spec, item, settings.render_seed, settings.room)
@@ -308,7 +309,7 @@ def _task_texts(task: str, settings: Settings) -> list[cache.Texts]:
     return [leaks.of_example(spec, item) for item in _items(task, "train", settings)[0]]
 
 
-def _example(item: render.Item, r: render.Rendered) -> dict:
+def example_of(item: render.Item, r: render.Rendered) -> dict:
     return {
         "id": item.id, "content": f"{item.hash:016x}", "input_content": item.content, "template": r.template,
         "prompt": r.prompt, "target": r.target, "references": list(r.references),

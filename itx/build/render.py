@@ -181,7 +181,7 @@ def items(
             found = fields_of(spec, example, where, skip_bad, first)
             counts["read"] += len(found) - 1
             for n, values in enumerate(found):
-                content = values if isinstance(values, Skip) else _usable_content(spec, values, fields)
+                content = values if isinstance(values, Skip) else usable_content(spec, values, fields)
                 if isinstance(content, Bad):
                     if not skip_bad:
                         raise UserError(f"{where}: {content.detail}{SKIP_BAD}")
@@ -189,16 +189,15 @@ def items(
                 if not isinstance(content, str):
                     counts[content.reason] += 1
                     continue
-                key = draw("content", content)
+                item = item_of(example_id, n, values, content)
                 place = (
-                    key
+                    item.hash
                     if spec.source.split_key is None
                     else draw("split", text.normalise(spec.source.split_key(values)))
                 )
                 if not low <= place / 2.0**64 < high:
                     counts["another split"] += 1
                     continue
-                item = Item(f"{example_id}.{n}" if n else example_id, values, content, key)
                 identity, answer = identity_of(spec, values), answer_of(spec, values, where)
                 if identity not in seen:
                     seen[identity] = (item.id, answer)
@@ -213,12 +212,17 @@ def items(
                     first.setdefault(CONFLICT, told)
 
 
-def _usable_content(spec: TaskSpec, values: dict[str, Any], fields: Sequence[str]) -> str | Bad:
+def usable_content(spec: TaskSpec, values: dict[str, Any], fields: Sequence[str]) -> str | Bad:
     """The canonical input of an example, or why it cannot be used; fields: `every_slot` of the task."""
     try:
         return checks.unusable(spec, values, fields) or content_of(spec, values)
     except TypeError as e:  # of `_written`
         return Bad("unusable field", str(e))
+
+
+def item_of(example_id: str, n: int, values: dict[str, Any], content: str) -> Item:
+    """The n-th example that a record gives."""
+    return Item(f"{example_id}.{n}" if n else example_id, values, content, draw("content", content))
 
 
 def _answer_shown(answer: Any) -> str:

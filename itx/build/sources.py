@@ -208,13 +208,12 @@ def _bytes_hash(path: Path, size: int, changed_ns: int) -> str:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
-@functools.cache
 def _code_hash(make: Callable) -> str:
-    """Hash of a maker: its arguments, its module's text, and the own functions and values that it uses."""
-    inner, given = make, []
+    """Hash of a maker: its module's text, and the values and the code of the user's that it uses."""
+    inner = make
     while isinstance(inner, functools.partial):
-        given += [*fingerprint.of_value(list(inner.args)), *fingerprint.of_value(inner.keywords)]
         inner = inner.func
     module = inspect.getmodule(inner)
-    text = "" if module is None else "\n".join(fingerprint.of_value(module))
-    return hashlib.sha256("\x1f".join([*given, text, *fingerprint.of_function(inner)]).encode()).hexdigest()
+    text = [] if module is None else fingerprint.of_value(module)
+    package = {fingerprint.package_of(inner)}
+    return hashlib.sha256("\x1f".join([*text, *fingerprint.of_function(make, package)]).encode()).hexdigest()

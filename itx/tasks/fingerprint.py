@@ -1,101 +1,424 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The part of a cache key that stands for a task: its texts and the source of its functions."""
+"""The part of a cache key that stands for a task: its texts, and the code and values that its functions use.
 
-import dataclasses
+    own       code of the user's: modules that are neither of the standard library, nor installed, nor of itx (whose
+              changes RENDER_VERSION stands for). It is followed as far as it reaches: functions by their text and all that
+              they name, classes with their bases, objects with their attributes, modules with what they import.
+    other     code of libraries stands under its name.
+
+Nothing in it depends on the process: no address, no order of a set. A value that has no readable state is refused.
+What no reading of code can see (a file that is read at run time, `globals()[name]`) a build finds by rendering a sample
+of what its cache holds again (itx/build/hits.py).
+"""
+
+import ast
+import contextlib
+import dis
+import enum
 import functools
 import hashlib
-import inspect
+import importlib.util
+import linecache
 import re
 import sys
 import sysconfig
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from itx.errors import UserError
 from itx.eval import metrics
 from itx.tasks.spec import CoT, Source, TaskSpec
 
 _LIBRARIES = tuple({sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
+_ITX = str(Path(__file__).resolve().parent.parent) + "/"
+_PLAIN = (str, int, float, complex, bool, bytes, type(None), type(...), type(NotImplemented))
+# Locks and weak references say nothing about a rendering, and have no state that could be read.
+_STATELESS = ("_thread", "weakref", "_weakref", "_weakrefset")
+_DESCRIPTORS = (types.MemberDescriptorType, types.GetSetDescriptorType)
+# Names of a class that say nothing of their own, or change while it is used.
+_NOT_OF_CLASS = {
+    "__dict__", "__weakref__", "__doc__", "__module__", "__qualname__", "__annotations__", "__dataclass_fields__",
+    "__dataclass_params__", "__match_args__", "__abstractmethods__", "_abc_impl", "__slotnames__", "__firstlineno__",
+    "__static_attributes__", "__orig_bases__", "__parameters__", "__type_params__", "__annotate_func__", "__annotations_cache__", "__hash__", "__subclasshook__",
+}  # fmt: skip
+
+# Builtins through which a function reaches names that do not stand in its code.
+_DYNAMIC = {"globals", "vars", "eval", "exec", "__import__"}
 
 
 def _own(file: str | None) -> bool:
-    """Whether a file is the user's or ours, rather than a library's."""
-    return bool(file) and not file.startswith(_LIBRARIES) and "site-packages" not in file
+    """Whether a file is the user's, rather than a library's or ours."""
+    return bool(file) and not file.startswith((*_LIBRARIES, "<frozen", _ITX)) and "site-packages" not in file
 
 
-def of_function(fn: Callable, seen: set[int] | None = None) -> list[str]:
-    """Source texts of a function and of what it uses: own functions and modules, constants, closures."""
-    seen = set() if seen is None else seen
-    if isinstance(fn, functools.partial):
-        return [*of_function(fn.func, seen), *of_value([fn.args, fn.keywords], seen)]
-    fn = inspect.unwrap(fn)
-    if id(fn) in seen:
-        return []
-    seen.add(id(fn))
-    code = getattr(fn, "__code__", None)
-    if code is None or not _own(code.co_filename):
-        return [getattr(fn, "__qualname__", repr(fn))]
-    try:
-        out = [inspect.getsource(fn)]
-    except OSError:
-        out = [repr((code.co_code, code.co_consts))]
-    names = list(code.co_names)
+def of_function(fn: Callable, packages: Set[str] = frozenset()) -> list[str]:
+    """Texts that change when a function does, or anything of the user's that it uses.
+
+    packages: names of top packages that are the user's wherever they are installed.
+    """
+    return [getattr(fn, "__qualname__", type(fn).__qualname__), Walk(packages).text(fn, "the function")]
+
+
+def of_value(value: Any) -> list[str]:
+    """Texts that change when the value does."""
+    return [Walk().text(value, "the value")]
+
+
+def package_of(value: Any) -> str:
+    """The top package that a function, or the class of an object, was written in."""
+    while isinstance(value, functools.partial):
+        value = value.func
+    name = getattr(value, "__module__", None) or type(value).__module__
+    return name.partition(".")[0]
+
+
+class Walk:
+    """One walk from a value to all that it uses. The text of a value is itself, if it is plain, or a digest."""
+
+    def __init__(self, packages: Set[str] = frozenset()):
+        self.packages = packages - {"itx", "builtins"}
+        self.known: dict[int, str] = {}
+        self.alive: list[Any] = []  # the number of a value that is gone would be given to another
+        self.within: set[int] = set()
+
+    def own(self, file: str | None, module: str | None) -> bool:
+        return _own(file) or (module or "").partition(".")[0] in self.packages
+
+    def own_module(self, name: str) -> bool:
+        file = getattr(sys.modules.get(name), "__file__", None)
+        return name in ("__main__", "__mp_main__") or (file is not None and self.own(file, name))
+
+    def text(self, value: Any, where: str) -> str:
+        """where: how the value is reached, for the message of one that cannot be read."""
+        if type(value) in _PLAIN:
+            return f"{type(value).__name__} {value!r}"
+        number = id(value)
+        if number in self.known:
+            return self.known[number]
+        if number in self.within:  # a function that calls itself, say
+            return f"around to {getattr(value, '__qualname__', type(value).__qualname__)}"
+        self.alive.append(value)
+        self.within.add(number)
+        digest = hashlib.sha256()
+        try:
+            for part in self.parts(value, where):
+                digest.update(f"{len(part)} {part}".encode(errors="surrogatepass"))
+        except RecursionError as e:
+            raise UserError(f"{where} is nested too deeply for a cache key") from e
+        finally:
+            self.within.discard(number)
+        self.known[number] = digest.hexdigest()
+        return self.known[number]
+
+    def parts(self, value: Any, where: str) -> Iterator[str]:
+        """The texts that a value's digest is made of."""
+        kind = type(value)
+        yield kind.__qualname__
+        if isinstance(value, types.ModuleType):
+            yield from self.of_module(value)
+        elif isinstance(value, type):
+            yield from self.of_class(value, where)
+        elif kind is types.FunctionType:
+            yield from self.of_code(value, where)
+        elif kind in (dict, types.MappingProxyType):
+            yield from self.of_items(value.items(), where)
+        elif kind in (list, tuple):
+            yield from (self.text(v, f"{where}[{i}]") for i, v in enumerate(value))
+        elif kind in (set, frozenset):
+            yield from sorted(self.text(v, f"an element of {where}") for v in value)
+        elif kind is re.Pattern:
+            yield from (repr(value.pattern), str(value.flags))
+        elif kind.__module__ in _STATELESS or kind in _DESCRIPTORS:
+            return
+        elif self.own_module(kind.__module__):
+            yield from self.of_instance(value, where)
+        else:
+            yield from self.of_library(value, where)
+
+    def of_items(self, pairs: Iterable[tuple[Any, Any]], where: str) -> Iterator[str]:
+        for k, v in pairs:
+            yield from (self.text(k, f"a key of {where}"), self.text(v, f"{where}[{k!r:.40}]"))
+
+    def of_library(self, value: Any, where: str) -> Iterator[str]:
+        """What a library made of the user's: a partial, a bound method, a property, an array, a date, …"""
+        inner = [n for n in ("__func__", "__wrapped__", "func", "fget", "fset", "fdel") if hasattr(value, n)]
+        bound = getattr(value, "__self__", None)
+        if inner and (callable(value) or isinstance(value, (staticmethod, classmethod, property, cached_property))):
+            yield from (self.text(getattr(value, n), f"{where}.{n}") for n in inner)
+            if isinstance(value, functools.partial):
+                yield from (self.text(value.args, f"{where}.args"), self.text(value.keywords, f"{where}.keywords"))
+            if bound is not None:
+                yield self.text(bound, f"{where}.__self__")
+        elif callable(value) and isinstance(getattr(value, "__qualname__", None), str):
+            yield from (str(getattr(value, "__module__", None)), value.__qualname__)
+            if bound is not None and not isinstance(bound, types.ModuleType):
+                yield self.text(bound, f"{where}.__self__")
+        else:
+            yield from self.of_state(value, where)
+
+    def of_state(self, value: Any, where: str) -> Iterator[str]:
+        """What pickle would keep."""
+        try:
+            state = value.__reduce_ex__(4)
+        except Exception as e:  # whatever a library raises where there is no state to be had
+            raise UserError(
+                f"{where} is {type(value).__module__}.{type(value).__qualname__}, whose state cannot be read ({e}); a "
+                "cache key cannot stand for it: keep plain values there, or make it inside the function"
+            ) from e
+        if isinstance(state, str):
+            yield from (type(value).__module__, state)
+            return
+        make, given, attributes, elements, pairs = (*state, *[None] * 5)[:5]
+        for name, part in (("class", make), ("arguments", given), ("state", attributes)):
+            yield self.text(part, f"the {name} of {where}")
+        yield from (self.text(v, f"an element of {where}") for v in elements or ())
+        yield from self.of_items(pairs or (), where)
+
+    def of_instance(self, value: Any, where: str) -> Iterator[str]:
+        """An object of the user's: its class, its attributes, and what it holds as a container or a number."""
+        kind = type(value)
+        yield self.text(kind, f"the class of {where}")
+        names = set(getattr(value, "__dict__", ())) | {n for c in kind.__mro__ for n in _slots(c)}
+        # what cached_property keeps is made from the rest, at some time while the object is used
+        names -= {n for c in kind.__mro__ for n, v in vars(c).items() if isinstance(v, cached_property)}
+        for name in sorted(n for n in names if hasattr(value, n)):
+            yield from (name, self.text(getattr(value, name), f"{where}.{name}"))
+        if isinstance(value, dict):
+            yield from self.of_items(value.items(), where)
+        elif isinstance(value, (list, tuple)):
+            yield from (self.text(v, f"{where}[{i}]") for i, v in enumerate(tuple(value)))
+        elif isinstance(value, (set, frozenset)):
+            yield from sorted(self.text(v, f"an element of {where}") for v in value)
+        elif base := next((b for b in _PLAIN if isinstance(value, b)), None):
+            yield base.__repr__(value)
+        elif not isinstance(value, enum.Enum) and kind.__reduce_ex__ is not object.__reduce_ex__:
+            yield from self.of_state(value, where)  # of a library's base class, which may not be in the attributes
+        elif kind.__reduce__ is not object.__reduce__ and not isinstance(value, BaseException):
+            yield from self.of_state(value, where)
+
+    def of_class(self, kind: type, where: str) -> Iterator[str]:
+        """A class of the user's: its bases, methods and attributes as they are now; of a library its name."""
+        if not self.own_module(kind.__module__):
+            yield from (kind.__module__, kind.__qualname__)
+            return
+        yield kind.__qualname__
+        yield from (self.text(base, f"a base of {where}") for base in kind.__mro__[1:])
+        yield self.text(type(kind), f"the metaclass of {where}")
+        if fields := vars(kind).get("__dataclass_fields__"):
+            for f in fields.values():
+                given = (f.default, f.default_factory, f.init, f.kw_only)
+                yield from (f.name, *(self.text(v, f"the field {f.name} of {where}") for v in given))
+        yield from (f"{n}: {_address_free(t)}" for n, t in vars(kind).get("__annotations__", {}).items())
+        for name, value in sorted(vars(kind).items()):
+            if name not in _NOT_OF_CLASS and not _generated(kind, name, value):
+                yield from (name, self.text(value, f"{where}.{name}"))
+
+    def of_module(self, module: types.ModuleType) -> Iterator[str]:
+        """A module of the user's: its text and that of all own modules which it imports, at whatever depth."""
+        yield module.__name__ if not self.own_module(module.__name__) else ""
+        yield from self.reach(module.__name__)
+
+    def reach(self, module: str) -> list[str]:
+        """The texts of own modules that are reached from one by imports, itself among them."""
+        found: dict[str, str] = {}
+        waiting = [module]
+        while waiting:
+            name = waiting.pop()
+            file = _file_of(name)
+            if name in found or file is None or not self.own(file, name):
+                continue
+            found[name], imported = _imports(file, name, Path(file).stat().st_mtime_ns)
+            waiting += imported
+        return [found[n] for n in sorted(found)]
+
+    def of_code(self, fn: types.FunctionType, where: str) -> Iterator[str]:
+        """A function: its text, what its names stand for, and what it was made with (closure, defaults, attributes)."""
+        code, file = fn.__code__, fn.__code__.co_filename
+        yield fn.__qualname__
+        made = {f"default {i}": d for i, d in enumerate(fn.__defaults__ or ())}
+        made |= {f"default of {n}": d for n, d in (fn.__kwdefaults__ or {}).items()}
+        made |= {n: v for n, v in vars(fn).items()}
+        for name, cell in zip(code.co_freevars, fn.__closure__ or (), strict=True):
+            with contextlib.suppress(ValueError):  # a cell that nothing was put into
+                made[name] = cell.cell_contents
+        for name, value in sorted(made.items()):
+            yield from (name, self.text(value, f"{where}: {name}"))
+        if not self.own(file, fn.__module__):
+            yield str(fn.__module__)
+            return
+        yield _source(code, fn.__globals__)
+        used = _names(code)
+        values = {n: fn.__globals__[n] for n in used.names if n in fn.__globals__}
+        for level, name, parts in used.imports:
+            values |= self.imported(level, name, parts, fn.__globals__)
+        for name, value in sorted(values.items()):
+            yield from (name, self.text(value, f"{where}: {name}"))
+            if isinstance(value, types.ModuleType) and self.own_module(value.__name__):
+                yield from self.attributes(value, used.attributes, f"{where}: {name}")
+        if used.names & _DYNAMIC - set(fn.__globals__):  # names that are made at run time: all that the module holds
+            yield from self.reach(fn.__module__)
+            yield from self.held(fn.__globals__, where)
+
+    def attributes(self, module: types.ModuleType, names: Set[str], where: str) -> Iterator[str]:
+        """What a function may take from a module of the user's, by the names of attributes that stand in it."""
+        for name in sorted(names & set(vars(module))):
+            value = vars(module)[name]
+            yield from (name, self.text(value, f"{where}.{name}"))
+            if isinstance(value, types.ModuleType) and self.own_module(value.__name__) and value is not module:
+                yield from self.attributes(value, names - {name}, f"{where}.{name}")
+
+    def held(self, module: Mapping[str, Any], where: str) -> Iterator[str]:
+        """All plain data of a module."""
+        for name, value in sorted(module.items()):
+            if not name.startswith("__") and isinstance(value, (*_PLAIN, dict, list, tuple, set, frozenset)):
+                yield from (name, self.text(value, f"{where}: {name}"))
+
+    def imported(self, level: int, name: str, parts: Sequence[str], module: Mapping[str, Any]) -> dict[str, Any]:
+        """What an import within a function gives, of modules of the user's."""
+        full = importlib.util.resolve_name("." * level + name, module.get("__package__") or "") if level else name
+        if (file := _file_of(full)) is None or not self.own(file, full):
+            return {}
+        try:
+            found = importlib.import_module(full)
+        except ImportError:  # as the function would be told
+            return {}
+        return {full: found, **{f"{full}.{p}": getattr(found, p) for p in parts if hasattr(found, p)}}
+
+
+class Used(NamedTuple):
+    """What stands in a function's code, those within it included."""
+
+    names: set[str]  # global ones
+    attributes: set[str]
+    imports: list[tuple[int, str, tuple[str, ...]]]  # level, module, names
+
+
+def _names(code: types.CodeType) -> Used:
+    used = Used(set(), set(), [])
+    before: list[Any] = [None, None]  # the values of the two instructions before
+    for ins in dis.get_instructions(code):
+        if ins.opname == "EXTENDED_ARG":
+            continue
+        if ins.opname in ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"):
+            used.names.add(ins.argval)
+        elif ins.opname in ("LOAD_ATTR", "LOAD_METHOD", "IMPORT_FROM"):
+            used.attributes.add(ins.argval)
+        elif ins.opname == "IMPORT_NAME":
+            used.imports.append((before[0] or 0, ins.argval, tuple(before[1] or ())))
+        before = [before[1], ins.argval]
     for const in code.co_consts:
-        if isinstance(const, types.CodeType):  # inner functions and comprehensions
-            names += const.co_names
-    values = {n: fn.__globals__[n] for n in names if n in fn.__globals__}
-    values |= dict(zip(code.co_freevars, (c.cell_contents for c in fn.__closure__ or ()), strict=True))
-    values |= {f"default {i}": d for i, d in enumerate(fn.__defaults__ or ())}
-    values |= {f"default {n}": d for n, d in (fn.__kwdefaults__ or {}).items()}
-    for name, value in sorted(values.items()):
-        out += [name, *of_value(value, seen)]
+        if isinstance(const, types.CodeType):  # inner functions, comprehensions, classes
+            inner = _names(const)
+            used.names.update(inner.names)
+            used.attributes.update(inner.attributes)
+            used.imports.extend(inner.imports)
+    return used
+
+
+def _slots(kind: type) -> list[str]:
+    names = vars(kind).get("__slots__", ())
+    names = [names] if isinstance(names, str) else list(names)
+    private = f"_{kind.__name__.lstrip('_')}"
+    return [private + n if n.startswith("__") and not n.endswith("__") else n for n in names if n not in _NOT_OF_CLASS]
+
+
+def _generated(kind: type, name: str, value: Any) -> bool:
+    """Whether a method was written by dataclasses or namedtuple, whose code depends on Python's version alone."""
+    file = getattr(getattr(value, "__code__", None), "co_filename", "")
+    made = "__dataclass_fields__" in vars(kind) or "_fields" in vars(kind)
+    return made and name.startswith("__") and file.startswith("<")
+
+
+def _address_free(value: Any) -> str:
+    return re.sub(r" at 0x[0-9a-f]+", "", value if isinstance(value, str) else repr(value))
+
+
+def _file_of(module: str) -> str | None:
+    """The source of a module, imported or not; None if it has none, or is no user's. Nothing is imported for it."""
+    if file := getattr(sys.modules.get(module), "__file__", None):
+        return file if file.endswith(".py") and Path(file).is_file() else None
+    top, *rest = module.split(".")
+    try:
+        spec = importlib.util.find_spec(top)
+    except (ImportError, ValueError):
+        return None
+    places = [Path(p) for p in (spec and spec.submodule_search_locations) or ()]
+    if not rest:
+        return spec.origin if spec and spec.origin and spec.origin.endswith(".py") else None
+    inner = [f for p in places for f in (p.joinpath(*rest, "__init__.py"), p.joinpath(*rest).with_suffix(".py"))]
+    return next((str(f) for f in inner if f.is_file()), None)
+
+
+@functools.lru_cache(maxsize=4096)
+def _imports(file: str, module: str, changed_ns: int) -> tuple[str, list[str]]:
+    """(a module's text, names of what it may import, anywhere in it)."""
+    del changed_ns
+    text = Path(file).read_text(encoding="utf-8")
+    package = module if file.endswith("__init__.py") else module.rpartition(".")[0]
+    found = []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            found += [a.name for a in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            try:
+                base = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
+            except ImportError:
+                continue
+            found += [base, *(f"{base}.{a.name}" for a in node.names)]
+    parents = [n.rsplit(".", i)[0] for n in found for i in range(1, n.count(".") + 1)]  # whose __init__ runs, too
+    return text, sorted({*found, *parents})
+
+
+@functools.lru_cache(maxsize=4096)
+def _definitions(text: str) -> dict[int, list[tuple[str, str]]]:
+    """{first line: [(name, text)]} of a module's functions and lambdas."""
+    lines, out = text.splitlines(keepends=True), {}
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
+            out.setdefault(first, []).append((node.name, "".join(lines[first - 1 : node.end_lineno])))
+        elif isinstance(node, ast.Lambda):
+            out.setdefault(node.lineno, []).append(("<lambda>", ast.get_source_segment(text, node)))
     return out
 
 
-def of_value(value: Any, seen: set[int] | None = None) -> list[str]:
-    """Texts that change when the value does, for what task functions refer to."""
-    seen = set() if seen is None else seen
-    if isinstance(value, types.ModuleType):
-        file = getattr(value, "__file__", None)
-        return [Path(file).read_text(encoding="utf-8")] if _own(file) else [value.__name__]
-    if isinstance(value, type):
-        module = sys.modules.get(value.__module__)
-        own = _own(getattr(module, "__file__", None))
-        return [inspect.getsource(value) if own else value.__qualname__]
-    if isinstance(value, re.Pattern):
-        return [value.pattern if isinstance(value.pattern, str) else repr(value.pattern), str(value.flags)]
-    if dataclasses.is_dataclass(value):
-        if id(value) in seen:
-            return []
-        seen.add(id(value))
-        fields = [(f.name, getattr(value, f.name)) for f in dataclasses.fields(value)]
-        return [type(value).__qualname__, *(t for name, v in fields for t in (name, *of_value(v, seen)))]
-    if callable(value):
-        return of_function(value, seen)
-    if isinstance(value, Mapping):
-        return [t for k in value for t in (repr(k), *of_value(value[k], seen))]
-    if isinstance(value, (list, tuple)):
-        return [t for v in value for t in of_value(v, seen)]
-    if isinstance(value, (set, frozenset)):
-        return sorted(map(repr, value))
-    if isinstance(value, (str, int, float, bool, bytes, type(None))):
-        return [repr(value)]
-    text = repr(value)  # arrays, dates, fractions, …; an address says nothing about the value
-    return [type(value).__qualname__, re.sub(r" at 0x[0-9a-f]+", "", text)]
+def _source(code: types.CodeType, module: Mapping[str, Any]) -> str:
+    """A function's text (of all lambdas that begin in its line); where there is none, what it was compiled to."""
+    linecache.checkcache(code.co_filename)
+    text = "".join(linecache.getlines(code.co_filename, dict(module)))
+    try:
+        found = [t for name, t in _definitions(text).get(code.co_firstlineno, ()) if name == code.co_name]
+    except SyntaxError:  # it was edited since it was imported
+        found = []
+    return "\n".join(found) or _compiled(code)
+
+
+def _compiled(code: types.CodeType) -> str:
+    inner = [_compiled(c) for c in code.co_consts if isinstance(c, types.CodeType)]
+    consts = [c for c in code.co_consts if not isinstance(c, types.CodeType)]
+    return repr([code.co_code, code.co_names, code.co_varnames, Walk().text(tuple(consts), "a constant"), inner])
 
 
 def of_task(spec: TaskSpec) -> str:
     """Hash of everything in a spec that shapes its renderings (the source's content has its own)."""
     cot = spec.cot or CoT(())
+    packages = {package_of(spec.fields), spec.module.partition(".")[0]} - {""}
     source = [spec.source.kind, repr(spec.source.split_by_hash)] if isinstance(spec.source, Source) else []
-    if source and spec.source.split_key:
-        source += of_function(spec.source.split_key)
+    try:
+        walk = Walk(packages)
+        functions = [walk.text(spec.fields, "fields")]
+        if source and spec.source.split_key:
+            functions.append(walk.text(spec.source.split_key, "split_key"))
+    except UserError as e:
+        raise UserError(f"task {spec.name!r}: {e}") from e
     parts = [
         spec.name, repr(spec.version), repr(spec.options), repr(spec.content),
         repr([spec.shot_separator, spec.balanced_shots, spec.chat, spec.option_styles, spec.shuffle_options]),
         repr([spec.templates, spec.heldout_templates, spec.inverted, tuple(cot.templates), tuple(cot.heldout_templates)]),
-        *source, *of_function(spec.fields), *([spec.objective] if spec.objective else []),
+        *source, *functions, *([spec.objective] if spec.objective else []),
     ]  # fmt: skip
     return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:16]
 
