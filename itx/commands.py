@@ -439,18 +439,34 @@ def _evaluate_settings(args: Namespace, run: RunFolder, config: configs.RunConfi
     })  # fmt: skip
     for x in answer["skipped"]:
         print(f"not evaluated: {x['row']} ({x['reason']})")
+    known, test = _trained_on(lock, config, [r for rows in answer["settings"].values() for r in rows])
     out = {}
     for folder, step, load in evaluated:
         settings = {}
         for shots, rows in answer["settings"].items():
             if rows:
                 place = dataclasses.replace(run, setting=split if shots == "own" else f"{split}-{shots}shots")
-                settings[shots] = evaluate(load, {**lock, "evaluation": rows}, config, place, step)
+                rows = [{**r, "trained_on": known.get(r["name"])} for r in rows]
+                settings[shots] = evaluate(
+                    load, {**lock, "evaluation": rows, "contamination": test}, config, place, step
+                )
         print_settings(settings, split)
         out[folder] = {"step": step, "split": split, "settings": settings, "skipped": answer["skipped"]}
     if args.json:
         storage.write_json(args.json, out if args.adapter else out[""])
     return 0
+
+
+def _trained_on(lock: dict, config: configs.RunConfig, rows: list[dict]) -> tuple[dict[str, float], dict[str, str]]:
+    """(of each row that the lock does not know the share of its scored examples that was trained on, {"tested_for",
+    "untested": why that cannot be told, or ""})."""
+    from itx.data import contamination
+
+    try:
+        shares = contamination.trained_on(lock, config.data.cache_dir, rows, config.eval.max_examples)
+    except contamination.Untestable as e:
+        return {}, {"tested_for": "", "untested": str(e)}
+    return shares, {"tested_for": contamination.TESTED, "untested": ""}
 
 
 def _further_in_subprocess(request: dict) -> dict:

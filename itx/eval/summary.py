@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """From predictions to scores.json: a row's score, its chance level, and averages over rows.
 
-    {"step", "rows": {name: row}, "groups": [average, …], "easy": {task: why}}
+    {"step", "rows": {name: row}, "groups": [average, …], "easy": {task: why}}; of rows that the lock did not know, each
+    row's "trained_on" and "contamination": {"tested_for", "untested": why not, or ""}
 
 Groups are never pooled: held-out instances, templates, tasks and clusters (these two by grade), the
 instruction ablation by kind, extra rows by relation to training. Tasks that the audit marks easy
@@ -53,7 +54,7 @@ def write_scores(run: Any, step: int, rows: list[dict], lock: dict, config: RunC
     scores = {
         "step": step, "split": config.eval.split, "rows": kept,
         "groups": averages(kept, {n: example_scores(r, read_predictions(run, step, n)) for n, r in kept.items()}),
-        "easy": easy,
+        "easy": easy, **({"contamination": lock["contamination"]} if "contamination" in lock else {}),
     }  # fmt: skip
     storage.write_json(file, scores)
     return scores
@@ -129,6 +130,7 @@ def row_scores(row: dict, lines: list[dict], chance: tuple[float, str], longest:
         "no_answer": sum(x["extracted"] is None for x in lines),
         "limit_below_gold": row["max_target_tokens"] > row["limit"],
         "prompts_longer_than_a_row": sum(x["prompt_tokens"] >= longest for x in lines),
+        **({"trained_on": row["trained_on"]} if "trained_on" in row else {}),
         **({"shots": row["shots"], "mean_shots": _mean(x["shots"] for x in lines)} if row.get("shots") else {}),
     }  # fmt: skip
 

@@ -87,7 +87,7 @@ def print_scores(scores: dict) -> None:
 
 
 def by_draw(scores: dict) -> dict[str, dict]:
-    """The rows of one setting, draws of exemplars together: {row: {"score", "sd", "draws", "missing"}}.
+    """The rows of one setting, draws of exemplars together: {row: {"score", "sd", "draws", "missing", "trained_on"}}.
 
     sd: of the draws' scores, None for one; missing: exemplars by which a prompt falls short of what was asked, on average.
     """
@@ -102,6 +102,7 @@ def by_draw(scores: dict) -> dict[str, dict]:
             "score": float(np.mean(values)) if values else None, "draws": len(rows),
             "sd": float(np.std(values, ddof=1)) if len(values) > 1 else None,
             "missing": float(np.mean([r["shots"] - r["mean_shots"] if "shots" in r else 0 for r in rows])),
+            "trained_on": rows[0].get("trained_on"),
         }  # fmt: skip
     return out
 
@@ -120,7 +121,7 @@ def print_settings(settings: dict[str, dict], split: str) -> None:
         cells = [shown(g[key]["score"], g[key]["score_interval"]) if key in g else "-" for g in groups.values()]
         table.add_row(label(*key), *cells)
     out.print(table)
-    table = Table("row", *heads, title="rows: score, ± standard deviation over draws of exemplars")
+    table = Table("row", *heads, "% trained on", title="rows: score, ± standard deviation over draws of exemplars")
     rows = {k: by_draw(s) for k, s in settings.items()}
     if "own" not in rows:  # a task's rows with so many and so many exemplars stand side by side
         rows = {k: {re.sub(r":fs\d+", "", name): r for name, r in of.items()} for k, of in rows.items()}
@@ -131,5 +132,12 @@ def print_settings(settings: dict[str, dict], split: str) -> None:
             cells.append(
                 "-" if r is None else shown(r["score"]) + ("" if r["sd"] is None else f" ± {r['sd']:.2f}") + few
             )
-        table.add_row(escape(name), *cells)
+        share = next(of[name]["trained_on"] for of in rows.values() if name in of)
+        table.add_row(escape(name), *cells, "-" if share is None else f"{share:.1%}")
     out.print(table)
+    test = next(iter(settings.values())).get("contamination", {})
+    if why := test.get("untested"):
+        out.print(f"% trained on: not tested, for {why}", markup=False)
+    elif test:
+        out.print(f"% trained on: of the examples scored, those in training records; tested for {test['tested_for']}; "
+                  "not for paraphrase", markup=False)  # fmt: skip

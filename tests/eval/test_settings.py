@@ -47,6 +47,7 @@ def run(tmp_path, sample_cache, sample_locks, monkeypatch):
     run.vocab_model.parent.mkdir()
     shutil.copy(sample_cache / lock["vocabulary"]["file"], run.vocab_model)
     storage.write_json(run.scores_json(2), {"rows": {}, "mine": True})
+    (run.checkpoints / "2").mkdir(parents=True)  # a step that can be named
     parrot = Parrot(Vocabulary(run.vocab_model))
     monkeypatch.setattr(itx.train, "load_model", lambda *_: parrot)
     return run, parrot
@@ -218,3 +219,56 @@ def test_what_cannot_be_asked_is_named(run, tmp_path, capfd):
     with pytest.raises(SystemExit, match="2"):
         ask(run, tmp_path, shots="1", tasks="text_lm")
     assert "no evaluation row is left: text_lm:fs1@eval: plain text" in capfd.readouterr().err
+
+
+COPIED = """
+from itx.tasks.registry import instruction_task
+from itx.tasks.spec import jsonl
+
+def fields(e): return dict(e)
+
+instruction_task("copied", version=1, cluster="copied", source=jsonl({{"train": {train!r}, "test": {test!r}}}), fields=fields,
+                 templates=[("Here: {{text}}", "{{answer}}")])
+"""
+
+
+@pytest.fixture
+def copied(run, tmp_path, sample_cache, sample_locks, monkeypatch):
+    """The run, with a task of which every second test example is one that was trained on, in other wording."""
+    run, _ = run
+    task = next(t for t in sample_locks["sample_held"]["tasks"] if t["name"] == "sample_first")
+    known = [e["input_content"] for e in cache.iterate_examples(sample_cache / task["folders"][0])]
+    known = [x for i, x in enumerate(known) if i not in task["excluded"][0] and len(x.split()) >= 4][:4]
+    new = [f"Nobody ever trained upon sentence number {i}" for i in ("one", "two", "three", "four")]
+    files = {}
+    for split, texts in (("train", ["some other text"]), ("test", [t for k, n in zip(known, new, strict=True) for t in (f"«{k.upper()}!»", n)])):  # fmt: skip
+        files[split] = str(tmp_path / f"{split}.jsonl")
+        Path(files[split]).write_text("".join(json.dumps({"text": t, "answer": "none"}) + "\n" for t in texts))
+    (tmp_path / "copied_module.py").write_text(COPIED.format(**files))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    held = storage.read_json(run.config_json)
+    held["config"]["data"]["modules"] = ["tests.sample_tasks", "copied_module"]
+    storage.write_json(run.config_json, held)
+    return run
+
+
+def test_what_a_new_row_asks_that_was_trained_on_is_told(copied, tmp_path, capfd):
+    said = ask(copied, tmp_path, split="test", tasks="copied", max_examples=8)["settings"]["own"]
+    row = said["rows"]["copied@eval"]
+    assert (row["examples"], row.get("trained_on")) == (8, 0.5)
+    assert "look-alike letters" in said["contamination"]["tested_for"] and not said["contamination"]["untested"]
+    shown = capfd.readouterr().out
+    line = next(x for x in shown.splitlines() if x.startswith("│ copied@eval "))
+    assert line.split("│")[-2].strip() == "50.0%" and "not for paraphrase" in " ".join(shown.split())
+    own = ask(copied, tmp_path, split="test", tasks="sample_second")["settings"]["own"]  # of the lock: all left out
+    assert own["rows"]["sample_second"]["trained_on"] == 0
+
+
+def test_that_it_could_not_be_told_is_told(copied, tmp_path, capfd):
+    lock = storage.read_json(copied.lock_json)
+    lock["tasks"][0]["folders"][0] = "another/machine/has/it"
+    storage.write_json(copied.lock_json, lock)
+    said = ask(copied, tmp_path, split="test", tasks="copied")["settings"]["own"]
+    assert said.get("contamination", {}).get("untested", "").endswith("has/it is not there")
+    assert said["rows"]["copied@eval"]["trained_on"] is None
+    assert "% trained on: not tested, for" in " ".join(capfd.readouterr().out.split())
