@@ -1,10 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Super-NaturalInstructions under `data.root`: the family `ni.*`, one task per line of natural_instructions/index.jsonl.
+"""Super-NaturalInstructions under `data.root`: the family `ni.*`, one task per line of natural_instructions/index.jsonl,
+or, where there is no index, per file of the upstream repository's own layout:
+
+    natural-instructions/ (or natural_instructions/)
+        tasks/task001_….json                          Categories, Source, Definition, Input_language, Instances, …
+        splits/default/{train,test,excluded}_tasks.txt     beside other protocols, such as splits/xlingual/
 
 Four schemas, told apart by what a file holds: v2 (lists), v2-reduced (some lists are plain strings), v2-early
-(Definition a string, no ids), v1 (tasks_v1/: Title, Prompt, Things to Avoid, Examples). Tasks named in
-splits/default/test_tasks.txt are the official test tasks: for evaluation only. Definitions and positive examples
-are the authors'; wordings around them are our own.
+(Definition a string, no ids), v1 (tasks_v1/: Title, Prompt, Things to Avoid, Examples). Tasks that a split's
+test_tasks.txt names are official test tasks: for evaluation only. So are those that splits/default has in none of its
+lists or excludes, where it lists what is trained on: they are of the test tasks' categories or sources. Definitions and
+positive examples are the authors'; wordings around them are our own.
 """
 
 import re
@@ -20,6 +26,7 @@ from itx.tasks.spec import Skip, Source, TaskSpec
 from tasks.from_tfds import origins
 
 NI_FOLDER = "natural_instructions"
+CLONE = "natural-instructions"  # as the upstream repository is called
 NI_TEMPLATES = [
     ("{definition}\n\n{input}", "{answer}"),
     ("{with_examples}\n\nInput: {input}\nOutput:", "{answer}"),
@@ -105,7 +112,13 @@ def ni_task(entry: Mapping[str, Any], document: Mapping[str, Any], official_test
     own = ("exact_match", "rouge_l") if short else ("rouge_l", "token_f1")
     category, origin = V1.get(entry["task"], (entry["category"], entry["source"]))
     if not category:
-        raise UserError(f"{NI_FOLDER}/index.jsonl: task {entry['task']!r} has no category")
+        where = (
+            f"{file}: 'Categories' holds no text"
+            if "folder" in entry
+            else f"{NI_FOLDER}/index.jsonl: task {entry['task']!r} has no category"
+        )
+        raise UserError(where)
+    languages = [slug(x) for x in texts(document.get("Input_language"))]
     return make_task(
         "ni." + re.sub(r"[^A-Za-z0-9_.]", "_", entry["task"]), version=2, cluster=slug(category),
         source=Source("json", {"train": file}, options={"rows": "Instances", "id": "id"}),
@@ -114,18 +127,22 @@ def ni_task(entry: Mapping[str, Any], document: Mapping[str, Any], official_test
         origin=origins(*(slug(s.split("(")[0]) for s in origin or ())),
         metrics=("chrf", "bleu") if slug(category) == "translation" else own,
         templates=NI_TEMPLATES, heldout_templates=NI_HELDOUT, evaluation_only=official_test, module=__name__,
+        tags={"language": ", ".join(languages)} if languages and "folder" in entry else {},
     )  # fmt: skip
 
 
 def ni_file(entry: Mapping[str, Any]) -> str:
-    return f"{NI_FOLDER}/{'tasks_v1' if entry.get('format') == 'v1' else 'tasks'}/{entry['task']}.json"
+    return f"{entry.get('folder', NI_FOLDER)}/{'tasks_v1' if entry.get('format') == 'v1' else 'tasks'}/{entry['task']}.json"
 
 
 def ni_members(root: str) -> list[TaskSpec]:
-    """Every task in the index under a data root."""
+    """Every task in the index under a data root, or in the upstream repository's folder."""
+    folder = next((f for f in (NI_FOLDER, CLONE) if root and (Path(root) / f / "tasks").is_dir()), NI_FOLDER)
+    path = Path(root) / folder
+    official = evaluated(path)
+    if not (path / "index.jsonl").is_file() and any(path.glob("tasks/*.json")):
+        return [_of_file(folder, file, official) for file in sorted(path.glob("tasks/*.json"))]
     index = sources.find_file(f"{NI_FOLDER}/index.jsonl", root)
-    splits = Path(root) / NI_FOLDER / "splits" / "default" / "test_tasks.txt"
-    official = set(splits.read_text(encoding="utf-8").split()) if splits.is_file() else set()
     found = []
     for row, entry in readers.read_jsonl(index, {}):
         if isinstance(entry, records.Bad):  # a task would be missing and nobody would know
@@ -134,8 +151,31 @@ def ni_members(root: str) -> list[TaskSpec]:
             if key not in entry:
                 raise UserError(f"{NI_FOLDER}/index.jsonl:{row}: no {key!r}" + did_you_mean(key, entry))
         document = readers.read_document(sources.find_file(ni_file(entry), root))
-        found.append(ni_task(entry, document, entry["task"] in official))
+        found.append(ni_task(entry, document, official(entry["task"])))
     return found
+
+
+def _of_file(folder: str, file: Path, official: Callable[[str], bool]) -> TaskSpec:
+    """The task of an upstream file, which says itself what our index says of others."""
+    document = readers.read_document(file)
+    said = document if isinstance(document, dict) else {}
+    for key in ("Categories", "Source"):
+        if said and key not in said and file.stem not in V1:
+            raise UserError(f"{folder}/tasks/{file.name}: no {key!r}" + did_you_mean(key, said))
+    category, source = next(iter(texts(said.get("Categories"))), ""), texts(said.get("Source"))
+    entry = {"task": file.stem, "category": category, "source": source, "folder": folder}
+    return ni_task(entry, document, official(file.stem))
+
+
+def evaluated(folder: Path) -> Callable[[str], bool]:
+    """Whether a task is for evaluation only, by the official lists below splits/."""
+
+    def listed(pattern: str) -> set[str]:
+        files = sorted((folder / "splits").glob(pattern))
+        return {line.removesuffix(".json") for f in files for line in f.read_text(encoding="utf-8").split()}
+
+    tests, trained = listed("*/test_tasks.txt"), listed("default/train_tasks.txt")
+    return lambda task: task in tests or bool(trained) and task not in trained
 
 
 family("ni", ni_members)

@@ -292,10 +292,17 @@ def _usable(spec: MixtureSpec, t: TaskSpec) -> dict[str, float]:
 
 
 def left_out(spec: MixtureSpec, root: str = "") -> list[tuple[str, str]]:
-    """(task, reason) of the tasks that a `partial` mixture lists and cannot use."""
-    bare = [n for n, _ in _listed(spec, root) if n not in MIXTURES and ":" not in n] if spec.partial else []
+    """(task or family, reason) of what a mixture lists and does not train on: tasks that a `partial` one cannot use, those
+    of a family that are for evaluation only, and what a task names as unread in its tags."""
+    bare = [n for n, _ in _listed(spec, root) if n not in MIXTURES and ":" not in n]
     why = f"it has no wording for {' or '.join(':' + v for v in spec.variants)}"
-    return [(n, why) for n in bare if not _usable(spec, task(n, root))]
+    out = [(n, why) for n in bare if spec.partial and not _usable(spec, task(n, root))]
+    listed = (spec.members.among or ()) if isinstance(spec.members, Holdout) else spec.members
+    for name in (n for n in listed if n.endswith(".*")):
+        of = [task(n, root) for n in expand(name, root)]
+        if only := sum(t.evaluation_only for t in of):
+            out.append((name, f"{only:,} of its {len(of):,} tasks are for evaluation only"))
+    return [*out, *((n, task(n, root).tags["unread"]) for n in bare if "unread" in task(n, root).tags)]
 
 
 def without(spec: MixtureSpec, root: str = "") -> dict[str, list[str]]:
