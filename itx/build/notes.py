@@ -26,7 +26,10 @@ LOOKS = re.compile(
     r"|\[(?:PAD|CLS|SEP|MASK|UNK|BOS|EOS)\]|<</?SYS>>"
 )
 WHITE_SPACE = {"\n": "newlines", "\r": "newlines", "\t": "tabs", " ": "spaces"}
-SCRIPTS = {"CJK": "Chinese characters", "HIRAGANA": "Japanese letters", "KATAKANA": "Japanese letters"}
+SCRIPTS = {
+    "CJK": "Chinese characters", "HIRAGANA": "Japanese letters", "KATAKANA": "Japanese letters",
+    "COMBINING": "accents", "VARIATION": "variants of signs",
+}  # fmt: skip
 
 
 class Notes:
@@ -38,6 +41,7 @@ class Notes:
         self.said: Counter = Counter()
         own = any_of(vocabulary.control)
         self.looks = re.compile(f"{own.pattern}|{LOOKS.pattern}") if own else LOOKS
+        self.firsts = {"<", "[", *(text[0] for text in vocabulary.control)}  # one of which each of them begins with
         self.like: Counter = Counter()  # examples that hold each text
         self.like_examples = 0
         drawn = sorted({item.hash for item in items})
@@ -52,7 +56,7 @@ class Notes:
 
     def texts(self, parts: Iterable[str]) -> None:
         """Look at an example's texts."""
-        found = {m for part in parts for m in self.looks.findall(part)}
+        found = {m for part in parts if any(c in part for c in self.firsts) for m in self.looks.findall(part)}
         self.like.update(found)
         self.like_examples += bool(found)
 
@@ -112,8 +116,8 @@ def _kind(character: str) -> str:
     if character.isspace():
         return WHITE_SPACE.get(character, "other white space")
     if unicodedata.category(character)[0] not in "LM":
-        return "signs and digits"
-    word = unicodedata.name(character, "unnamed").split()[0].removesuffix("-COMPATIBILITY")
+        return repr(character)
+    word = unicodedata.name(character, "unnamed").split()[0]
     return SCRIPTS.get(word, f"{word.capitalize()} letters")
 
 

@@ -201,9 +201,9 @@ def _bounded(name: str, filtered: Callable) -> Callable:
 def _looking(test: Callable) -> Callable:
     """A test that pays for what it looks at."""
 
-    def paid(value: Any, *args: Any) -> bool:
-        _spend(CALL + measured(value) + measured(args))
-        return test(value, *args)
+    def paid(value: Any, *args: Any, **named: Any) -> bool:
+        _spend(CALL + measured(value) + measured([args, named]))
+        return test(value, *args, **named)
 
     return paid
 

@@ -9,7 +9,7 @@ import time
 import pytest
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from itx.build import chat
+from itx.build import chat, sandbox
 from itx.errors import UserError
 from tests.build.test_chat import CHATML, LATE, THINKS
 from tests.build.test_turns import FULL, QWEN3, TOOLS
@@ -138,6 +138,37 @@ def test_templates_of_today_are_rendered_as_jinja_does(template):
                 assert chat.written(template, values, len(values["messages"]), prompt, "") == wanted
                 several += 1
     assert several == 24
+
+
+# What Jinja can do beside, which templates may use
+FEATURES = [
+    "{% for m in messages | rejectattr('role','equalto','tool') | selectattr('tool_calls','undefined') %}{{ m.role }}{% endfor %}",
+    "{{ messages | map(attribute='role') | unique | join(',') }}{{ messages|groupby('role')|length }}{{ d | dictsort }}{{ [3,1,2]|sort(reverse=true) }}",
+    "{% for a in [1,2,3]|batch(2, 0) %}{{ a }}{{ loop.cycle('x','y') }}{{ loop.changed(a) }}{{ loop.revindex }}{{ loop.length }}{% else %}none{% endfor %}",
+    "{% macro w(x) %}<{{ caller() }}{{ x }}>{% endmacro %}{% call w(3) %}hi{% endcall %}{% filter upper %}abc{% endfilter %}",
+    "{% set x %}  a b {{ messages[0].content }} {% endset %}{{ x | trim | title }}{{ x|wordcount }}{{ x|replace(' ','_',1) }}",
+    "{{ 'a' in 'abc' }}{{ 'role' in messages[0] }}{{ messages[0].get('zz','q') }}{{ messages[0]['content'][1:] }}{{ messages[1:]|length }}{{ messages[-1].role }}",
+    "{% for x in [[1,[2,[]]]] recursive %}{{ x[0] if x is sequence }}{% if x is sequence and x[1:] %}{{ loop(x[1:]) }}{% endif %}{% endfor %}",
+    "{{ '%s-%d' % ('a', 3) }}{{ '{}{}'.format(1,'b') }}{{ 'abc'|format }}{{ 7 // 2 }}{{ 7 % 4 }}{{ 2 ** 5 }}{{ 1 ~ 'a' ~ none }}{{ [1]+[2] }}{{ (1,2)+(3,) }}{{ 'ab' * 3 }}{{ -3 }}{{ 1/2 }}",
+    "{{ undefinedthing }}{{ undefinedthing is defined }}{{ undefinedthing|default('x') }}{{ messages[9] is defined }}{{ none is none }}{{ (undefinedthing or 'k') }}{% if undefinedthing == 'a' %}{% endif %}",
+    "{% for k, v in d.items() %}{{ k }}={{ v }};{% endfor %}{% for k in d %}{{ k }}{% endfor %}{% for c in 'abc' if c != 'b' %}{{ loop.index }}{{ c }}{% endfor %}",
+    "{{ d|items|list }}{{ d|string }}{{ d|tojson }}{{ [1,2]|first }}{{ 'abc'|last }}{{ 'abc'|reverse }}{{ [1,2]|sum }}{{ ['a','b']|map('upper')|list }}{{ 3.7|round|int }}{{ '5'|int + 1 }}",
+    "{{ ns }}{% set ns = namespace(a=1) %}{% set ns.a = ns.a + 1 %}{{ ns.a }}{{ dict(a=1).a }}{{ range(3)|list }}{% block b %}x{% endblock %}{{ self.b() }}",
+    "{% for a in (1,2,3) %}{% if a == 2 %}{% continue %}{% endif %}{{ a }}{% if a > 2 %}{% break %}{% endif %}{% endfor %}{{ cycler('a','b').next() }}{% set j = joiner(',') %}{{ j() }}{{ j() }}",
+    "{{ '<b>'|e }}{{ '<b>'|safe }}{{ 'a\nb'|indent(2) }}{{ 'hello world'|truncate(5) }}{{ 'a b'|urlencode }}{{ 'x'|center(5) }}{{ 1 is odd }}{{ 'A' is upper }}{{ 3 is in [3] }}{{ 'abc'.split('b') }}{{ 'x y'.title() }}{{ 'abc'|length > 2 and 'q' not in 'abc' }}",
+    "{% with a = 1 %}{{ a }}{% endwith %}{% raw %}{{ x }}{% endraw %}{# c #}{{ 'a' if true }}{{ '' if true else 'b' }}{{ not false }}{{ 1 < 2 < 3 }}{{ messages == messages }}",
+]
+
+
+@pytest.mark.parametrize("template", FEATURES, ids=range(len(FEATURES)))
+def test_what_jinja_can_do_is_done_alike(template):
+    plain = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
+    plain.filters["tojson"] = lambda x, indent=None: json.dumps(x, ensure_ascii=False, indent=indent)
+    talk = [{"role": "user", "content": "héllo <x>"}, {"role": "assistant", "content": "b", "tool_calls": [{"id": "1"}]},
+            {"role": "tool", "content": "c"}]  # fmt: skip
+    values = {"messages": talk, "d": {"b": 1, "a": [1, {"c": None}]}, "tools": None}
+    with sandbox.budget(talk):
+        assert sandbox.compiled(template).render(values) == plain.from_string(template).render(values)
 
 
 def test_a_long_conversation_is_within_the_bound():
