@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The `itx` command: parses, imports what one command needs, and turns what is a person's to mend into one line.
+"""The `itx` command: parses, and imports what one command needs.
 
 Exit codes: 0 done, 1 a check or the run failed or the machine had no room, 2 a mistake in usage, config or data.
 """
@@ -7,6 +7,7 @@ Exit codes: 0 done, 1 a check or the run failed or the machine had no room, 2 a 
 import argparse
 import os
 import sys
+from typing import NoReturn
 
 # Before any import of etils or JAX: remote paths without TensorFlow
 os.environ.setdefault("EPATH_USE_TF", "false")
@@ -123,37 +124,19 @@ def main(argv: list[str] | None = None) -> int:
     if unknown:
         print(f"itx: {_unknown(unknown[0], takes_overrides)}", file=sys.stderr)
         return 2
-    from itx.errors import RunFailed, UserError, of_the_machine
-    from itx.text import visible
-
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # an ASCII terminal shows other characters as \\u escapes
             stream.reconfigure(errors="backslashreplace")
     sys.path.insert(0, os.getcwd())  # tasks/ and data.modules of the folder one stands in
-    try:
+    from itx import processes
+
+    def work() -> int:
         _refuse_remote_paths(args)
         from itx import commands
 
-        code = commands.COMMANDS[args.command, getattr(args, "subcommand", None)](args)
-        sys.stdout.flush()  # a full disk shows here rather than when Python ends
-        return code
-    except UserError as e:
-        print(f"itx: {visible(str(e))}", file=sys.stderr)
-        return 2
-    except RunFailed as e:
-        print(f"itx: {visible(str(e))}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("itx: interrupted; the same command resumes", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        return 0
-    except Exception as e:
-        refused = of_the_machine(e)
-        if refused is None:
-            raise
-        print(f"itx: {visible(refused[0])}", file=sys.stderr)
-        return refused[1]
+        return commands.COMMANDS[args.command, getattr(args, "subcommand", None)](args)
+
+    return processes.as_command(work, conversation=args.command == "generate")
 
 
 PATH_ARGUMENTS = ("config", "run", "run_dir", "lock", "cache_dir", "json", "root", "hf_dir", "out", "out_dir")
@@ -182,5 +165,18 @@ def _unknown(word: str, takes_overrides: bool) -> str:
     return f"unknown argument {word!r} (itx COMMAND --help lists what there is)"
 
 
+def run() -> NoReturn:
+    """`main` as a process: a signal's exit code is not held up by threads that still work."""
+    try:
+        code = main()
+    except SystemExit as e:
+        code = e.code
+    if code in (130, 143):
+        from itx import processes
+
+        processes.exits_within(processes.GRACE_SECONDS, code)
+    sys.exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

@@ -11,9 +11,7 @@ import dataclasses
 import functools
 import math
 import os
-import subprocess
 import sys
-import tempfile
 import time
 from argparse import Namespace
 from collections.abc import Callable
@@ -32,7 +30,6 @@ from itx.trainer_lock import TrainerLock
 # ---- train ---------------------------------------------------------------------------------------
 
 
-@processes.ends_at_sigterm()
 def train(args: Namespace) -> int:
     """The main job; with --restarts it runs in a child process that is started again after a crash."""
     if args.restarts:
@@ -153,12 +150,9 @@ def build_in_subprocess(args: Namespace) -> Path:
     """Build (or find) the cache in a process of its own: the build may import SeqIO, training never does."""
     words = [sys.executable, "-m", "itx.cli", "data", "build", "--keep-damaged", args.config, *args.overrides]
     words += ["--quick"] if args.quick else []
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "build.json"
-        code = subprocess.run(
-            [*words, "--json", str(out)], env=os.environ | {processes.WATCH: str(os.getpid())}
-        ).returncode
-        processes.check_ended(code, "the build")
+    with processes.temporary_home() as folder:
+        out = folder / "build.json"
+        processes.run_child([*words, "--json", str(out)], "the build")
         return Path(storage.read_json(out)["lock"])
 
 
@@ -181,7 +175,8 @@ def data_build(args: Namespace) -> int:
     if args.dry_run:
         return _dry_run(config, args.json)
     started = time.monotonic()
-    file, made, mended = build(config, _build_progress, args.keep_damaged)
+    with processes.temporary_home():
+        file, made, mended = build(config, _build_progress, args.keep_damaged)
     for line in mended:
         print(f"mended: {line}", file=sys.stderr)
     lock = locks.read(file)
@@ -471,11 +466,11 @@ def _trained_on(lock: dict, config: configs.RunConfig, rows: list[dict]) -> tupl
 
 def _further_in_subprocess(request: dict) -> dict:
     """Rows that the run's lock does not have, from a build process (itx/build/further.py)."""
-    with tempfile.TemporaryDirectory() as folder:
-        asked, answer = Path(folder) / "request.json", Path(folder) / "answer.json"
+    with processes.temporary_home() as folder:
+        asked, answer = folder / "request.json", folder / "answer.json"
         storage.write_json(asked, request)
-        code = subprocess.run([sys.executable, "-m", "itx.build.further", str(asked), str(answer)]).returncode
-        processes.check_ended(code, "the build of further rows")
+        command = [sys.executable, "-m", "itx.build.further", str(asked), str(answer)]
+        processes.run_child(command, "the build of further rows")
         return storage.read_json(answer)
 
 

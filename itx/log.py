@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run says while it trains: metrics.jsonl, TensorBoard, a progress line; and how it is told to stop.
+"""What a run says while it trains: metrics.jsonl, TensorBoard, a progress line.
 
 metrics.jsonl has one object per logged step, {"step": n, "train/loss": …}. On resume it is cut back
 to the restored step. Values under `TIMING` differ from run to run; all others are reproducible.
@@ -8,7 +8,6 @@ to the restored step. Values under `TIMING` differ from run to run; all others a
 import copy
 import json
 import os
-import signal
 import sys
 import time
 from pathlib import Path
@@ -225,31 +224,3 @@ class Book:
         for event in self.watch.add(step, line["train/loss"]) if "train/loss" in line else ():
             progress.say(f"step {step}: {event.text}")
         self.sums, self.clock, self.timed_tokens = {}, now, 0.0
-
-
-class Interrupts:
-    """SIGTERM or Ctrl-C: finish the step, save, leave. A second signal stops at once."""
-
-    def __enter__(self) -> "Interrupts":
-        self.seen, self.old = 0, {}
-        for number in (signal.SIGTERM, signal.SIGINT):
-            try:
-                self.old[number] = signal.signal(number, self._note)
-            except ValueError:  # not the main thread: the caller handles signals
-                break
-        return self
-
-    def _note(self, number: int, frame: Any) -> None:
-        if self.seen and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        if self.seen:
-            os._exit(128 + number)
-        self.seen = number
-
-    @property
-    def exit_code(self) -> int:
-        return 128 + self.seen  # as a shell reports a process ended by that signal
-
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self.old.items():
-            signal.signal(number, handler)

@@ -2,18 +2,21 @@
 """How a process ends: with the process that started it, at a signal; and how a crashed run is started again."""
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from itx import storage
-from itx.errors import RunFailed
+from itx.errors import RunFailed, UserError, of_the_machine
+from itx.text import visible
 
 WATCH = "ITX_END_WITH_PARENT"  # the process id of the starter: a process ends when the one that set this is killed
 
@@ -40,40 +43,221 @@ def die_with_starter() -> None:
         die_with(int(starter))
 
 
+# ---------------------------------------------------------------- signals
+
+STOPS = (signal.SIGTERM, signal.SIGINT)
+GRACE_SECONDS = 4.0  # to clean up after a signal, where nothing is to be saved
+# A signal to a group of processes arrives twice where the parent hands it on: closer than this, two are one.
+MIN_SECONDS_BETWEEN_SIGNALS = 0.3
+
+_watching = False
+
+
+def _in_main_thread() -> bool:
+    """Only the main thread may set handlers of signals; elsewhere the caller handles them."""
+    return threading.current_thread() is threading.main_thread()
+
+
 @contextlib.contextmanager
-def ends_at_sigterm() -> Iterator[None]:
-    """SIGTERM ends the process with 143 and a line. Files are whole at every moment, so nothing needs to be undone."""
+def second_signal_ends() -> Iterator[None]:
+    """A second SIGTERM or SIGINT ends the process at once, with 128 + its number.
 
-    def end(number: int, frame: Any) -> None:
-        with contextlib.suppress(OSError):
-            os.write(2, b"itx: stopped by SIGTERM; the same command resumes\n")
-        os._exit(128 + number)
-
-    try:
-        old = signal.signal(signal.SIGTERM, end)
-    except ValueError:  # Only the main thread may set a handler; elsewhere the caller handles signals.
+    Python's handlers wait until the main thread is back from a compiler or a restore. This needs no handler: the
+    interpreter writes each signal's number to a pipe, which a thread reads.
+    """
+    global _watching
+    if _watching or not _in_main_thread():
         yield
         return
+    reads, writes = os.pipe()
+    os.set_blocking(writes, False)
+
+    def watch() -> None:
+        first = None
+        while numbers := os.read(reads, 64):
+            if told := [n for n in numbers if n in STOPS]:
+                now = time.monotonic()
+                first = first or now
+                if now - first >= MIN_SECONDS_BETWEEN_SIGNALS:
+                    os._exit(128 + told[-1])
+        os.close(reads)
+
+    before, _watching = signal.set_wakeup_fd(writes, warn_on_full_buffer=False), True
+    threading.Thread(target=watch, daemon=True).start()
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, old)
+        signal.set_wakeup_fd(before)
+        os.close(writes)
+        _watching = False
 
 
-def newest_checkpoint(checkpoints: Path) -> int:
-    """The newest step that has a folder there, 0 without any."""
-    return max(storage.checkpoint_steps(checkpoints), default=0)
+@contextlib.contextmanager
+def _handled(note: Callable[[int, Any], None]) -> Iterator[None]:
+    """Inside, SIGTERM and SIGINT call `note`."""
+    if not _in_main_thread():
+        yield
+        return
+    with second_signal_ends():
+        old = {number: signal.signal(number, note) for number in STOPS}
+        try:
+            yield
+        finally:
+            for number, handler in old.items():
+                signal.signal(number, handler)
 
 
-def check_ended(code: int, what: str) -> None:
-    """End as a child process has ended, unless that was well. If it was killed, nobody has said so yet."""
-    if -code in (signal.SIGTERM, signal.SIGINT):
+def exits_within(seconds: float, code: int) -> threading.Timer:
+    """End the process with `code` in that time, whatever still holds it; the timer may be cancelled."""
+    timer = threading.Timer(seconds, os._exit, (code,))
+    timer.daemon = True
+    timer.start()
+    return timer
+
+
+@contextlib.contextmanager
+def ends_at_signal() -> Iterator[None]:
+    """SIGTERM ends a command with 143 and a line, SIGINT with KeyboardInterrupt, where it is. Files are whole at every
+    moment, so nothing but temporary folders needs to be undone; what takes longer than GRACE_SECONDS is left."""
+    timers: list[threading.Timer] = []
+
+    def end(number: int, frame: Any) -> None:
+        if timers:
+            return
+        timers.append(exits_within(GRACE_SECONDS, 128 + number))
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        with contextlib.suppress(OSError):
+            os.write(2, b"itx: stopped by SIGTERM; the same command resumes\n")
+        raise SystemExit(128 + number)
+
+    try:
+        with _handled(end):
+            yield
+    finally:
+        for timer in timers:
+            timer.cancel()
+
+
+class Interrupts:
+    """SIGTERM or SIGINT are noted: who trains finishes the step, saves, and leaves. After the block it is ended."""
+
+    def __init__(self) -> None:
+        self.seen = 0
+        self.stack = contextlib.ExitStack()
+
+    def __enter__(self) -> "Interrupts":
+        self.stack.enter_context(_handled(self._note))
+        return self
+
+    def _note(self, number: int, frame: Any) -> None:
+        self.seen = self.seen or number
+
+    @property
+    def exit_code(self) -> int:
+        return 128 + self.seen  # as a shell reports a process ended by that signal
+
+    def __exit__(self, kind: type | None, *error: object) -> None:
+        self.stack.close()
+        if self.seen and kind is None:  # it came when nobody asked any more
+            raise SystemExit(self.exit_code)
+
+
+def as_command(work: Callable[[], int], conversation: bool = False) -> int:
+    """The exit code of `work`, which signals may end; what is a person's or the machine's to mend is said in one line.
+
+    conversation: Ctrl-C cuts an answer short, as often as one likes, and is left to `work`.
+    """
+    try:
+        with contextlib.nullcontext() if conversation else ends_at_signal():
+            code = work()
+        sys.stdout.flush()  # a full disk shows here rather than when Python ends
+        return code
+    except UserError as e:
+        said, code = str(e), 2
+    except RunFailed as e:
+        said, code = str(e), 1
+    except KeyboardInterrupt:
+        said, code = "interrupted; the same command resumes", 128 + signal.SIGINT
+    except BrokenPipeError:
+        return 0
+    except Exception as e:
+        refused = of_the_machine(e)
+        if refused is None:
+            raise
+        said, code = refused
+    print(f"itx: {visible(said)}", file=sys.stderr)
+    return code
+
+
+# ---------------------------------------------------------------- child processes
+
+
+@contextlib.contextmanager
+def temporary_home() -> Iterator[Path]:
+    """A folder that takes all temporary files of this process and its children, and is gone after the block, however
+    they end: a process that is ended by a signal removes none of its own."""
+    before = os.environ.get("TMPDIR"), tempfile.tempdir
+    with tempfile.TemporaryDirectory(prefix="itx-", ignore_cleanup_errors=True) as folder:
+        os.environ["TMPDIR"], tempfile.tempdir = folder, None
+        try:
+            yield Path(folder)
+        finally:
+            tempfile.tempdir = before[1]
+            os.environ.pop("TMPDIR")
+            if before[0] is not None:
+                os.environ["TMPDIR"] = before[0]
+
+
+def run_child(command: list[str], what: str) -> None:
+    """Run a command that ends with this process; end as it does, unless that is well.
+
+    Where this process is ended, the child is told so and has time to end its own workers.
+    """
+    with without_sigint():
+        child = subprocess.Popen(command, env=os.environ | {WATCH: str(os.getpid())})
+    try:
+        code = child.wait()
+    except BaseException:
+        child.terminate()
+        try:
+            child.wait(GRACE_SECONDS * 0.75)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+        raise
+    if -code in STOPS:
         raise SystemExit(128 - code)
     if code < 0:
         why = " (mostly for want of memory)" if -code == signal.SIGKILL else ""
         raise RunFailed(f"{what} was ended by {signal.Signals(-code).name}{why}; the same command goes on from there")
     if code:
         raise SystemExit(code)
+
+
+@contextlib.contextmanager
+def without_sigint() -> Iterator[None]:
+    """Processes that are started inside get no SIGINT: Ctrl-C reaches all of a terminal's processes, and who started
+    them ends them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def end_workers() -> None:
+    """End the processes that this one has started through multiprocessing."""
+    workers = multiprocessing.active_children()
+    for worker in workers:
+        worker.terminate()
+    for worker in workers:
+        worker.join()
+
+
+def newest_checkpoint(checkpoints: Path) -> int:
+    """The newest step that has a folder there, 0 without any."""
+    return max(storage.checkpoint_steps(checkpoints), default=0)
 
 
 class Supervisor:

@@ -26,11 +26,11 @@ from itx.checkpoint import Checkpoints
 from itx.config import ModelConfig, PeftConfig, RunConfig
 from itx.data import lock as locks
 from itx.errors import UserError
-from itx.log import Book, Interrupts, MetricsLog, Progress
+from itx.log import Book, MetricsLog, Progress
 from itx.models import hf, pretrained
 from itx.models.transformer import Transformer, fold
 from itx.peft import logical_names
-from itx.processes import newest_checkpoint
+from itx.processes import Interrupts, newest_checkpoint
 
 State = dict[str, Any]
 Metrics = dict[str, jax.Array]

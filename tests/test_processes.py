@@ -101,6 +101,57 @@ def test_the_child_ends_with_its_supervisor(tmp_path):
             os.kill(pid, signal.SIGKILL)
 
 
+def itx(folder, *words, **environment):
+    """The command with its temporary files in `folder`/tmp, in a session of its own."""
+    (folder / "tmp").mkdir(exist_ok=True)
+    environment = one_device() | {"TMPDIR": str(folder / "tmp")} | environment
+    command = [sys.executable, "-m", "itx.cli", *map(str, words)]
+    return subprocess.Popen(
+        command, cwd=REPO, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+SIGNALS = [signal.SIGTERM, signal.SIGINT]
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_second_signal_ends_what_no_handler_reaches(tmp_path, number):
+    """Like a compiler, the hash runs for a minute and more without a look at Python's handlers."""
+    act = "import hashlib; hashlib.pbkdf2_hmac('sha512', b'a', b'b', 2 * 10**8)"
+    child = itx(tmp_path, "train", recipe(tmp_path, act), "--run_dir", tmp_path / "run")
+    try:
+        assert wait_for(lambda: starts(tmp_path))
+        time.sleep(0.5)
+        child.send_signal(number)
+        time.sleep(1.0)
+        assert child.poll() is None  # the first alone has to wait
+        child.send_signal(number)
+        ended = wait_for(lambda: child.poll() is not None, 5.0)
+    finally:
+        child.kill()
+        child.communicate()
+    assert ended and child.returncode == 128 + number
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_ends_a_build_with_all_that_it_started(tmp_path, number):
+    """Neither processes nor temporary files are left, and no tracker of resources complains. As from a terminal, Ctrl-C
+    reaches every process."""
+    written = samples.write_recipe(tmp_path, tmp_path / "cache")
+    child = itx(tmp_path, "train", written, "--run_dir", tmp_path / "run")
+    assert wait_for(lambda: list(tmp_path.glob("cache/*/*/r*/manifest.json")), 60.0)
+    before = time.monotonic()
+    if number == signal.SIGINT:
+        os.killpg(child.pid, number)
+    else:
+        child.send_signal(number)
+    said = child.communicate()[1]
+    assert child.returncode == 128 + number, said
+    assert "resource_tracker" not in said and "Traceback" not in said and "the same command resumes" in said
+    assert list((tmp_path / "tmp").iterdir()) == []
+    assert time.monotonic() - before < 10.0
+
+
 @pytest.mark.parametrize("option", ["--run_dir=gs://bucket/run", "--data.cache_dir=s3://bucket/cache"])
 def test_remote_paths_are_refused(tmp_path, option):
     done = samples.itx("train", samples.write_recipe(tmp_path, tmp_path / "cache"), "--dry-run", option, check=None)

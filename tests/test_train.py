@@ -240,6 +240,23 @@ def test_resume_is_bitwise(tmp_path, monkeypatch):
     assert read(whole) == read(parts) and [line["step"] for line in read(whole)] == [3, 6, 7]
 
 
+def test_a_signal_behind_the_last_step_is_not_lost(tmp_path):
+    """It comes when the loop has asked for the last time; nothing that follows training may begin."""
+    cfg, folder = synthetic.config(), synthetic.Folder(tmp_path)
+
+    class Late(synthetic.Batches):
+        def iterate(self, start, stop, rows=None):
+            yield from super().iterate(start, stop, rows)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    code = None
+    try:
+        train.train(cfg, LOCK, Late(cfg), folder, made=train.setup(cfg, LOCK, mesh_of()))
+    except SystemExit as e:
+        code = e.code
+    assert code == 143 and checkpoint.Checkpoints(folder.checkpoints).latest() == 4
+
+
 def test_metrics_are_means_over_the_interval(tmp_path):
     folders = [synthetic.Folder(tmp_path / n) for n in "ab"]
     every = synthetic.config(train={"steps": 4, "log_every": 1, "checkpoint_every": 4})

@@ -27,7 +27,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from itx import storage
+from itx import processes, storage
 from itx.build import chat, evaluation, hits, jobs, leaks, sources, vocab
 from itx.build.jobs import Job, Settings
 from itx.config import RunConfig
@@ -36,7 +36,6 @@ from itx.data import lock as locks
 from itx.data.order import ORDER_VERSION, Order
 from itx.data.vocabulary import Vocabulary
 from itx.errors import UserError, did_you_mean
-from itx.processes import die_with
 from itx.tasks import fingerprint, names, registry
 from itx.tasks.spec import MixtureSpec
 
@@ -283,10 +282,18 @@ def _sound(todo: list[Job], settings: Settings, vocabulary: Vocabulary, mend: hi
     return {j for j, f in folders.items() if (Path(settings.cache_dir) / f).is_dir()}
 
 
-def _pool(workers: int) -> concurrent.futures.ProcessPoolExecutor:
-    """Spawned, so that workers start clean: no TensorFlow, no threads of this process."""
+@contextlib.contextmanager
+def _pool(workers: int) -> Iterator[concurrent.futures.ProcessPoolExecutor]:
+    """Spawned, so that workers start clean: no TensorFlow, no threads of this process. An error or a signal ends them."""
     context = multiprocessing.get_context("spawn")
-    return concurrent.futures.ProcessPoolExecutor(workers or os.cpu_count(), context, die_with, (os.getpid(),))
+    with concurrent.futures.ProcessPoolExecutor(
+        workers or os.cpu_count(), context, processes.die_with, (os.getpid(),)
+    ) as pool:
+        try:
+            yield pool
+        except BaseException:
+            processes.end_workers()
+            raise
 
 
 @contextlib.contextmanager
@@ -299,7 +306,8 @@ def _seqio(mixtures: list[str], settings: Settings) -> Iterator[Callable[[dict[s
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
     process = context.Process(target=_serve_rates, args=(os.getpid(), there, mixtures, settings), daemon=True)
-    process.start()
+    with processes.without_sigint():
+        process.start()
     there.close()
 
     def rates(examples: dict[str, int]) -> list[dict[str, float]]:
@@ -322,7 +330,7 @@ def _seqio(mixtures: list[str], settings: Settings) -> Iterator[Callable[[dict[s
 
 def _serve_rates(parent: int, pipe: Connection, mixtures: list[str], settings: Settings) -> None:
     """What that process does."""
-    die_with(parent)
+    processes.die_with(parent)
     from itx.build import seqio_bridge
 
     registry.load_modules(settings.modules)
@@ -351,7 +359,8 @@ def _submit(
     groups: dict[tuple[str, str], list[Job]] = {}
     for job in dict.fromkeys(todo):
         groups.setdefault((names.parse(job.variant).task, job.split), []).append(job)
-    return [pool.submit(work, several, settings) for several in groups.values()]
+    with processes.without_sigint():
+        return [pool.submit(work, several, settings) for several in groups.values()]
 
 
 def _collect(waiting: list[concurrent.futures.Future], progress: Progress) -> dict[Job, tuple[str, dict]]:

@@ -10,16 +10,14 @@ Exemplars come from the task's training split; a row has DRAWS draws of them, as
 """
 
 import dataclasses
-import os
 import sys
 
-from itx import storage
+from itx import processes, storage
 from itx.build import build, evaluation, render
 from itx.build.evaluation import Row
 from itx.build.jobs import Job
 from itx.config import RunConfig, from_dict
 from itx.errors import UserError, did_you_mean
-from itx.processes import die_with
 from itx.tasks import names, registry
 from itx.tasks.spec import TaskSpec
 
@@ -103,13 +101,13 @@ def make(request: dict) -> dict:
 
 
 def main(request: str, answer: str) -> int:
-    die_with(os.getppid())
-    try:
+    processes.die_with_starter()
+
+    def work() -> int:
         storage.write_json(answer, make(storage.read_json(request)))
-    except UserError as e:
-        print(f"itx: {e}", file=sys.stderr)
-        return 2
-    return 0
+        return 0
+
+    return processes.as_command(work)
 
 
 if __name__ == "__main__":
