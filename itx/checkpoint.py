@@ -13,7 +13,9 @@ number of processes, and one of itself; whoever reads a checkpoint compares them
 import hashlib
 import importlib.metadata
 import json
+import logging
 import platform
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -44,6 +46,7 @@ class Checkpoints:
     def __init__(self, directory: Path, keep: int | None = 3, read_only: bool = False):
         import orbax.checkpoint as ocp
 
+        _tell_once()
         self.ocp = ocp
         self.directory = Path(directory).resolve()
         if read_only and not self.directory.is_dir():
@@ -195,6 +198,29 @@ class Checkpoints:
 
     def __exit__(self, *error: object) -> None:
         self.manager.close()
+
+
+def _tell_once() -> None:
+    """Orbax and its store raise an error, and print it as well, with tracebacks, from threads of their own: that is
+    left out, for who calls says it in a line."""
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).addFilter(_has_no_traceback)  # once, however often it is added
+    if sys.excepthook is not _late_callback:
+        _hooks.append(sys.excepthook)
+        sys.excepthook = _late_callback
+
+
+_hooks: list[Callable] = []
+
+
+def _has_no_traceback(record: logging.LogRecord) -> bool:
+    return not record.exc_info
+
+
+def _late_callback(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """The store calls back when the event loop of a read or write that failed is gone."""
+    if not (kind is RuntimeError and str(error) == "Event loop is closed"):
+        _hooks[-1](kind, error, trace)
 
 
 def digest(array: Any) -> dict:

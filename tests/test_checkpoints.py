@@ -2,6 +2,8 @@
 """Checkpoints that are damaged, and readers beside a trainer's save."""
 
 import shutil
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -12,6 +14,7 @@ from itx import mesh as meshes
 from itx.config import MeshConfig
 from itx.errors import UserError
 from tests import synthetic
+from tests.conftest import REPO
 
 LOCK = synthetic.lock()
 # Orbax drops its other reads where one of them fails
@@ -118,6 +121,28 @@ def test_an_optimizer_that_holds_nothing_is_saved_and_resumed(tmp_path):
     except Exception as e:
         failure = e
     assert failure is None
+
+
+FULL = """
+import resource, sys
+import jax.numpy as jnp
+from pathlib import Path
+from itx.checkpoint import Checkpoints
+with Checkpoints(Path(sys.argv[1])) as checkpoints:
+    params = {f"layer_{i}": jnp.arange(5000.0) * i for i in range(30)}
+    resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))
+    try:
+        checkpoints.save(1, params, None, {"step": 1})
+    except Exception as e:
+        print(type(e).__name__)
+"""
+
+
+def test_what_a_save_raises_is_not_printed_as_well(tmp_path):
+    """A limit on the size of files stands for a full disk."""
+    done = subprocess.run([sys.executable, "-B", "-c", FULL, str(tmp_path)], capture_output=True, text=True, cwd=REPO)
+    assert done.returncode == 0 and done.stdout.strip() in ("ValueError", "OSError"), done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_digests_do_not_depend_on_the_mesh():
