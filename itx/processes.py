@@ -279,8 +279,8 @@ class Supervisor:
 
     def _note(self, number: int, frame: Any) -> None:
         self.told = number
-        # A terminal sends SIGINT to the child as well.
-        if self.child is not None and number == signal.SIGTERM:
+        # A terminal sends SIGINT to the child as well, which takes two at once for one.
+        if self.child is not None:
             self.child.send_signal(number)
 
     def _run(self) -> int:
@@ -288,7 +288,7 @@ class Supervisor:
         while True:
             before = newest_checkpoint(self.checkpoints)
             self.child = subprocess.Popen(self.command, env=os.environ | {WATCH: str(os.getpid())})
-            if self.told == signal.SIGTERM:  # The signal came while the child was being started.
+            if self.told:  # The signal came while the child was being started.
                 self.child.send_signal(self.told)
             code = self.child.wait()
             self.child = None

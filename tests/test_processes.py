@@ -2,6 +2,7 @@
 """How a run ends and is started again, with recipes that crash, wait or are stopped before anything is imported."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -65,10 +66,12 @@ def test_starts_are_counted_by_what_they_gain(tmp_path):
 
 
 def test_a_crash_without_gain_is_tried_as_often_as_asked(tmp_path):
-    child = supervised(tmp_path, CRASH, 1)
+    child = supervised(tmp_path, CRASH, 2)
     said = child.communicate()[1]
-    assert child.returncode == 7 and len(starts(tmp_path)) == 2, said
-    assert "start 3 of 2" not in said
+    assert child.returncode == 7 and len(starts(tmp_path)) == 3, said
+    assert re.findall("new start in (.*)\n", said) == [
+        "1 s (1 of 2 without a step gained)", "2 s (2 of 2 without a step gained)"
+    ]  # fmt: skip
 
 
 def test_a_stopped_child_is_not_started_again(tmp_path):
@@ -76,6 +79,19 @@ def test_a_stopped_child_is_not_started_again(tmp_path):
     child = supervised(tmp_path, "os.kill(os.getpid(), signal.SIGTERM); time.sleep(5)", 1)
     said = child.communicate()[1]
     assert (child.returncode, len(starts(tmp_path))) == (143, 1), said
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_supervisor_hands_a_signal_on(tmp_path, number):
+    """Ctrl-C in a terminal reaches the child by itself as well; `kill -INT` does not."""
+    child = supervised(tmp_path, "time.sleep(60)", 1)
+    assert wait_for(lambda: starts(tmp_path))
+    time.sleep(0.5)
+    child.send_signal(number)
+    ended = wait_for(lambda: child.poll() is not None, 10.0)
+    child.kill()
+    child.communicate()
+    assert ended and child.returncode == 128 + number and len(starts(tmp_path)) == 1
 
 
 def test_the_pause_before_a_start_can_be_stopped(tmp_path):
