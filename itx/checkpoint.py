@@ -15,6 +15,7 @@ import importlib.metadata
 import json
 import logging
 import platform
+import re
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -202,9 +203,9 @@ class Checkpoints:
 
 def _tell_once() -> None:
     """Orbax and its store raise an error, and print it as well, with tracebacks, from threads of their own: that is
-    left out, for who calls says it in a line."""
+    left out, for who calls says it in a line. So is that a reader reads only."""
     for name in ("absl", "asyncio"):
-        logging.getLogger(name).addFilter(_has_no_traceback)  # once, however often it is added
+        logging.getLogger(name).addFilter(_is_news)  # once, however often it is added
     if sys.excepthook is not _late_callback:
         _hooks.append(sys.excepthook)
         sys.excepthook = _late_callback
@@ -213,8 +214,8 @@ def _tell_once() -> None:
 _hooks: list[Callable] = []
 
 
-def _has_no_traceback(record: logging.LogRecord) -> bool:
-    return not record.exc_info
+def _is_news(record: logging.LogRecord) -> bool:
+    return not record.exc_info and re.search("read[ _]only", str(record.msg)) is None
 
 
 def _late_callback(kind: type[BaseException], error: BaseException, trace: Any) -> None:

@@ -223,7 +223,7 @@ def estimate_all(several: list[Job], settings: Settings) -> list[tuple[Job, dict
     out = []
     for job in several:
         began = time.monotonic()
-        exists = (Path(settings.cache_dir) / folder(job, settings, vocabulary.hash)).is_dir()
+        exists = cache.is_there(Path(settings.cache_dir) / folder(job, settings, vocabulary.hash))
         items, _, _ = _chosen(job, settings)
         reading = time.monotonic() - began
         few = items[:: max(1, len(items) // ESTIMATED)]
@@ -252,7 +252,7 @@ def run(job: Job, settings: Settings) -> tuple[str, dict]:
     path = Path(settings.cache_dir) / where
     spec, variant = registry.task(job.variant, settings.root), names.parse(job.variant)
     about = {"cluster": spec.cluster, "origin": list(spec.origin)}  # may have changed since: they shape no rendering
-    if path.is_dir():
+    if cache.is_there(path):
         return where, cache.read_manifest(path) | about
     items, counts, faults = _chosen(job, settings)
     found = None if job.crossed else notes.Notes(vocabulary, spec, items)  # of what is trained on

@@ -148,10 +148,15 @@ def manifest_hash(folder: Path) -> str:
     return storage.sha256(folder / "manifest.json")
 
 
+def is_there(folder: Path) -> bool:
+    """Whether a folder is whole: one whose manifest was lost is made anew."""
+    return (folder / "manifest.json").is_file()
+
+
 def read_manifest(folder: Path | str) -> dict:
     try:
-        return storage.read_json(Path(folder) / "manifest.json")
-    except (OSError, ValueError) as e:
+        return storage.read_object(Path(folder) / "manifest.json", "files", "records")
+    except OSError as e:
         raise UserError(f"cache folder {folder} is missing or broken; build it again (itx data build CONFIG)") from e
 
 

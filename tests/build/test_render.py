@@ -8,6 +8,7 @@ import pytest
 
 from itx.build import jobs, render, vocab
 from itx.data import cache
+from itx.errors import UserError
 from itx.tasks import registry
 from itx.tasks.registry import make_task
 from itx.tasks.spec import SPLITS, function, jsonl
@@ -98,3 +99,23 @@ def test_the_manifest_names_a_conflict(tmp_path, monkeypatch):
         said = manifest["audit"]["first"]
         assert said == {"another answer to a repeated input": "a.jsonl:26 has 'odd' where a.jsonl:6 has 'even'"}
     assert len({e["id"] for e in cache.read_examples(tmp_path / "cache" / where)}) == 20
+
+
+@pytest.mark.parametrize("damage", [None, "[]", "{"])
+def test_a_folder_without_its_manifest_is_made_anew_and_a_damaged_one_is_named(tmp_path, damage):
+    vocabulary = str(vocab.train(["sample_even"], 300, "", 0, str(tmp_path)))
+    settings = jobs.Settings((), str(tmp_path), str(tmp_path / "cache"), vocabulary, 0, 0, 20, False)
+    job = jobs.Job("sample_even", "train")
+    where, manifest = jobs.run(job, settings)
+    file, failure = tmp_path / "cache" / where / "manifest.json", None
+    before = file.read_bytes()
+    file.unlink() if damage is None else file.write_text(damage)
+    try:
+        jobs.run(job, settings)
+    except Exception as e:
+        failure = e
+    assert (failure is None) == (damage is None)
+    if damage:
+        assert isinstance(failure, UserError) and f"{file} is damaged" in str(failure)
+        file.unlink()  # as the line says
+    assert jobs.run(job, settings) == (where, manifest) and file.read_bytes() == before
