@@ -11,6 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -214,7 +215,7 @@ def run_child(command: list[str], what: str) -> None:
 
     Where this process is ended, the child is told so and has time to end its own workers.
     """
-    with without_sigint():
+    with without_sigint(workers=False):
         child = subprocess.Popen(command, env=os.environ | {WATCH: str(os.getpid())})
     try:
         code = child.wait()
@@ -236,9 +237,14 @@ def run_child(command: list[str], what: str) -> None:
 
 
 @contextlib.contextmanager
-def without_sigint() -> Iterator[None]:
+def without_sigint(workers: bool) -> Iterator[None]:
     """Processes that are started inside get no SIGINT: Ctrl-C reaches all of a terminal's processes, and who started
-    them ends them."""
+    them ends them.
+
+    workers: they are started through multiprocessing, whose tracker unblocks signals when it starts: it must run before.
+    """
+    if workers:
+        resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
     try:
         yield

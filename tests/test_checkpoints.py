@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checkpoints that are damaged, and readers beside a trainer's save."""
 
+import gc
 import shutil
 import subprocess
 import sys
@@ -39,6 +40,7 @@ def trained(tmp_path_factory):
     with synthetic.compilation_cache(tmp_path_factory.mktemp("xla")):
         folder = tmp_path_factory.mktemp("trained")
         yield folder, fit(synthetic.Folder(folder))
+    gc.collect()  # here, where Orbax may drop them, and not within another file's tests
 
 
 def largest(step, item):

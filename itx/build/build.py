@@ -306,7 +306,7 @@ def _seqio(mixtures: list[str], settings: Settings) -> Iterator[Callable[[dict[s
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
     process = context.Process(target=_serve_rates, args=(os.getpid(), there, mixtures, settings), daemon=True)
-    with processes.without_sigint():
+    with processes.without_sigint(workers=True):
         process.start()
     there.close()
 
@@ -359,7 +359,7 @@ def _submit(
     groups: dict[tuple[str, str], list[Job]] = {}
     for job in dict.fromkeys(todo):
         groups.setdefault((names.parse(job.variant).task, job.split), []).append(job)
-    with processes.without_sigint():
+    with processes.without_sigint(workers=True):
         return [pool.submit(work, several, settings) for several in groups.values()]
 
 
