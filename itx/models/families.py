@@ -152,6 +152,10 @@ FAMILIES = {
     "gemma3_text": Family(
         "Gemma3ForCausalLM", _GEMMA | {"vocab_size": ("vocab_size", 262_208)}, _ALL_GEMMA | {"qk_norm": True}),
 }  # fmt: skip
+AS_MANY_AS = {"num_key_value_heads": "num_attention_heads", "num_decoder_layers": "num_layers"}  # where there is none
+MOST_LAYERS = (
+    10_000  # a hundred times the deepest model: more is a mistake, and lists of layers are made before any check
+)
 # Keys that are read besides those of `fields`
 _OF_ROPE = {
     "rope_scaling",
@@ -216,17 +220,12 @@ def read(values: dict, where: str) -> ModelConfig:
         unsupported.check(outer, OUTSIDE, where)
         if values.get("final_logit_softcapping"):  # only the class of the text model alone reads it
             raise UserError(f"{where}: final_logit_softcapping in text_config, which transformers does not read there")
-    fallbacks = {"num_key_value_heads": "num_attention_heads", "num_decoder_layers": "num_layers"}
     kinds = {f.name: f.type for f in dataclasses.fields(ModelConfig)} | {"mlp_activation": str}
     found: dict[str, Any] = {}
-    for ours, (key, default) in family.fields.items():
-        if values.get(key) is None and key in fallbacks and (default is None or key in values):
-            key = fallbacks[key]
-        if values.get(key) is None and key == "head_dim" and default is None:
-            default = found["embed_dim"] // found["num_heads"]
-        if key.endswith("softcapping"):  # null: none
-            default = default if key not in values else 0.0
-        found[ours] = setting(values, key, kinds[ours], where, default)
+    for ours in family.fields:
+        found[ours] = _field(values, ours, kinds[ours], found, where)
+    if max(found["num_layers"], found.get("encoder_layers", 0)) > MOST_LAYERS:
+        raise UserError(f"{where}: more than {MOST_LAYERS:,} layers ({family.fields['num_layers'][0]})")
     if found["num_heads"] % found["num_kv_heads"]:
         raise UserError(f"{where}: {found['num_kv_heads']} key/value heads do not divide {found['num_heads']} heads")
     if family.fields is _T5:
@@ -240,6 +239,26 @@ def read(values: dict, where: str) -> ModelConfig:
         found |= rope.windows(values, kind, found["num_layers"], where) | rope.read(values, kind, where)
     found |= {name: float(value) for name, value in found.items() if kinds[name] is float}
     return ModelConfig(**found | family.fixed)
+
+
+def _field(values: dict, ours: str, type_: type, found: dict, where: str) -> Any:
+    """One setting of the model, or the class's own where the file is silent; null is a value, which few keys take."""
+    kind = values["model_type"]
+    key, default = FAMILIES[kind].fields[ours]
+    null = key in values and values[key] is None
+    if key.endswith("softcapping"):  # null: none
+        default = default if key not in values else 0.0
+    elif values.get(key) is None and key in AS_MANY_AS and (default is None or null and kind in ("qwen2", "qwen3")):
+        key = AS_MANY_AS[key]
+    elif key == "head_dim" and default is None:
+        default = found["embed_dim"] // found["num_heads"]
+    elif null and default is not None:
+        raise UserError(f"{where}: {key}=None; expected a value, or no such key, which means {default!r}")
+    value = setting(values, key, type_, where, default)
+    least = "above 0" if key == "query_pre_attn_scalar" else "from 0"
+    if type_ is float and not (0 <= value < float("inf") and (value or least == "from 0")):
+        raise UserError(f"{where}: {key}={value!r}; expected a number {least}")
+    return value
 
 
 def passed_over(values: dict, where: str = "config.json") -> list[str]:
@@ -262,7 +281,8 @@ def _t5_settings(values: dict, where: str) -> dict:
     for alias, key in T5_ALIASES.items():  # another name of the same setting there, which would win
         if values.get(alias) not in (None, values.get(key)):
             raise UserError(f"{where}: {alias}={values[alias]!r} and {key}={values.get(key)!r}, which name one setting")
-    said = setting(values, "feed_forward_proj", str, where, T5_FEED_FORWARD[values["model_type"]])
+    silent = "feed_forward_proj" not in values
+    said = setting(values, "feed_forward_proj", str, where, T5_FEED_FORWARD[values["model_type"]] if silent else None)
     gated, _, name = said.rpartition("-")
     # transformers reads "gated-gelu" as the tanh form, and so were those models trained
     name = "gelu_new" if gated and name == "gelu" else name

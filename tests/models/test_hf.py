@@ -492,6 +492,11 @@ def test_a_truncated_file_is_named(tmp_path):
         ({"rope_scaling": {"type": "linear"}, "rope_parameters": None}, "rope_scaling: no 'factor'"),
         ({"rope_scaling": {"type": "llama3", "factor": 8.0}, "rope_parameters": None}, "no 'low_freq_factor'"),
         ({"model_type": ["qwen2"]}, "unknown architecture"),
+        ({"rms_norm_eps": None}, "rms_norm_eps=None; expected a value, or no such key, which means 1e-06"),
+        ({"tie_word_embeddings": None}, "tie_word_embeddings=None; expected a value"),
+        ({"rms_norm_eps": -1.0}, "rms_norm_eps=-1.0; expected a number from 0"),
+        ({"rms_norm_eps": float("nan")}, "rms_norm_eps=nan; expected a number from 0"),
+        ({"num_hidden_layers": 10**9, "layer_types": None}, "more than 10,000 layers"),
         ({"model_type": "gemma3", "text_config": None}, "text_config=None; expected the settings of the text model"),
     ],
 )
@@ -500,6 +505,33 @@ def test_configs_that_say_what_no_model_here_does(change, words):
     families.read(source, "config.json")
     with pytest.raises(UserError, match=words):
         families.read({**source, **change}, "config.json")
+
+
+def test_null_and_absent_are_what_the_classes_of_transformers_make_of_them():
+    """Of each family's keys: null is refused there but for a few, absent is the class's own value."""
+    heads = {
+        "llama": (4, 4),
+        "qwen2": (4, 32),
+        "qwen3": (4, 32),
+        "mistral": (None, 8),
+        "gemma2": (None, 4),
+    }  # null, absent
+    for name, (null, absent) in heads.items():
+        source = hf.read_config(GOLDEN / name) | {"num_attention_heads": 4, "hidden_size": 64}
+        silent = {k: v for k, v in source.items() if k != "num_key_value_heads"} | {"num_attention_heads": absent}
+        assert families.read(silent, name).num_kv_heads == absent
+        try:
+            found = families.read({**source, "num_key_value_heads": None}, name).num_kv_heads
+        except UserError:
+            found = None
+        assert found == null, name
+    mt5 = {k: v for k, v in hf.read_config(GOLDEN / "mt5").items() if k not in ("feed_forward_proj", "dense_act_fn")}
+    assert families.read({k: v for k, v in mt5.items() if k != "is_gated_act"}, "mt5").mlp_gated
+    for name, key in (("gemma3", "query_pre_attn_scalar"), ("qwen3", "head_dim"), ("t5", "feed_forward_proj")):
+        with pytest.raises(UserError, match=key):
+            families.read({**hf.read_config(GOLDEN / name), key: None}, name)
+    with pytest.raises(UserError, match="query_pre_attn_scalar=0; expected a number above 0"):
+        families.read({**hf.read_config(GOLDEN / "gemma3"), "query_pre_attn_scalar": 0}, "gemma3")
 
 
 def test_a_window_that_is_not_said_is_that_of_the_class_and_null_is_none():
