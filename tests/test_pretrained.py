@@ -133,7 +133,7 @@ def test_special_ids_are_exported_as_the_tokenizer_has_them(padded, tmp_path):
     run = RunFolder(tmp_path / "run")
     vocabulary = Vocabulary(run.vocab_model)
     ids = {"pad_id": vocabulary.pad_id, "bos_id": -1, "eos_id": vocabulary.eos_id}
-    run.lock_json.write_text(json.dumps({"version": locks.LOCK_VERSION, **ids}))
+    run.lock_json.write_text(json.dumps({"version": locks.LOCK_VERSION, "vocabulary": {}, **ids}))
     pretrained.export(str(run.path), str(tmp_path / "out"))
     written = hf.read_config(tmp_path / "out")
     assert written["eos_token_id"] == vocabulary.eos_id and written.get("bos_token_id") is None
