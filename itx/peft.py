@@ -541,9 +541,17 @@ def _read_lora(about: dict, tensors: dict, cfg: ModelConfig, folder: Path) -> tu
     if left or not params:
         first = repr(INNER + next(iter(left))) if left else "such weight"
         raise UserError(f"{folder}: an adapter for another base: this model has no {first}")
+    alpha, dropout = (
+        float(setting(about, key, float, where, d)) for key, d in (("lora_alpha", 8), ("lora_dropout", 0.0))
+    )
+    if not math.isfinite(alpha) or alpha == 0:
+        raise UserError(
+            f"{where}: lora_alpha={about['lora_alpha']!r}; expected a finite number, and 0 would add nothing"
+        )
+    if not 0 <= dropout < 1:
+        raise UserError(f"{where}: lora_dropout={about['lora_dropout']!r}; expected a share, at least 0 and below 1")
     return PeftConfig(
-        method="lora", rank=rank, alpha=float(setting(about, "lora_alpha", float, where, 8)),
-        dropout=float(setting(about, "lora_dropout", float, where, 0.0)),
+        method="lora", rank=rank, alpha=alpha, dropout=dropout,
         rslora=setting(about, "use_rslora", bool, where, False), dora=setting(about, "use_dora", bool, where, False),
         targets=tuple(re.escape(p.removesuffix("_lora/a")) for p in params if p.endswith("/a")),
     ), params  # fmt: skip
@@ -559,8 +567,17 @@ def _embeddings(tensors: dict, folder: Path) -> np.ndarray:
     return tensors["prompt_embeddings"]
 
 
+def _length(about: dict, rows: int, folder: Path, halves: int = 1) -> int:
+    """How many virtual tokens an adapter has, of rows that are theirs once or, up to `halves`, as often."""
+    length = setting(about, "num_virtual_tokens", int, str(folder / CONFIG), rows)
+    if rows not in [length * n for n in range(1, halves + 1)]:
+        raise UserError(f"{folder}: num_virtual_tokens={length}, but prompt_embeddings has {rows} rows")
+    return length
+
+
 def _read_prefix(about: dict, tensors: dict, cfg: ModelConfig, folder: Path) -> tuple[PeftConfig, dict]:
     flat, g, d = _embeddings(tensors, folder), cfg.num_kv_heads, cfg.head_dim
+    _length(about, len(flat), folder)
     entries, rest = divmod(flat.shape[1], g * d)
     heads = setting(about, "num_attention_heads", int, str(folder / CONFIG), g)
     layers = setting(about, "num_layers", int, str(folder / CONFIG), max(entries // 2, 1))
@@ -580,7 +597,6 @@ def _read_prefix(about: dict, tensors: dict, cfg: ModelConfig, folder: Path) -> 
 
 def _read_prompt(about: dict, tensors: dict, cfg: ModelConfig, folder: Path) -> tuple[PeftConfig, dict]:
     flat = _embeddings(tensors, folder)
-    length = setting(about, "num_virtual_tokens", int, str(folder / CONFIG), len(flat))
-    flat = flat[:length]  # a second half is never used
+    flat = flat[: _length(about, len(flat), folder, 2)]  # a second half, of an encoder-decoder's, is never used
     stack = "encoder" if cfg.architecture == "encoder_decoder" else "decoder"
     return PeftConfig(method="prompt", length=len(flat)), {f"{stack}/prompt": flat}

@@ -18,6 +18,7 @@ from safetensors.numpy import load_file, save_file
 from itx import cli, peft, storage, train
 from itx.checkpoint import Checkpoints
 from itx.config import RunConfig, to_dict
+from itx.data import lock as locks
 from itx.errors import UserError
 from itx.models import hf, pretrained
 from itx.models.transformer import Transformer
@@ -165,6 +166,8 @@ def run_of(adapter: peft.Adapter, pretrained_at: Path, to: Path) -> Path:
         params = {p: jax.numpy.asarray(x) for p, x in adapter.params.items()}
         checkpoints.save(3, params, None, {"step": 3, "base": "f00d", "about": {}})
     run.config_json.write_text(json.dumps({"config": to_dict(config)}))
+    lock = {"version": locks.LOCK_VERSION, "vocabulary": {"size": config.model.vocab_size}}
+    run.lock_json.write_text(json.dumps(lock))
     pretrained.keep(str(pretrained_at), run.pretrained)
     return to
 
@@ -301,6 +304,11 @@ def test_an_adapter_for_another_base_is_told(tmp_path):
     ({"r": 0}, "adapter_config.json: r=0; expected a whole number from 1"),
     ({"lora_alpha": [8]}, r"lora_alpha=\[8\]; expected a number"),
     ({"use_dora": "yes"}, "use_dora='yes'; expected true or false"),
+    ({"lora_alpha": float("nan")}, "lora_alpha=nan; expected a finite number"),
+    ({"lora_alpha": 0}, "lora_alpha=0; .* 0 would add nothing"),
+    ({"lora_dropout": 1.5}, "lora_dropout=1.5; expected a share"),
+    ({"target_parameters": ["experts.w"]}, "target_parameters=.* is not supported"),
+    ({"monteclora_config": {"n": 4}}, "monteclora_config=.* is not supported"),
 ])  # fmt: skip
 def test_what_is_not_supported_is_named(changes, message, tmp_path):
     cfg = hf.model_config(GOLDEN / "hf" / "llama")
@@ -308,6 +316,16 @@ def test_what_is_not_supported_is_named(changes, message, tmp_path):
         peft.read(edited(GOLDEN / "peft" / "llama_lora", tmp_path / "a", **changes), cfg)
     with pytest.raises(UserError, match="holds no adapter: adapter_config.json"):
         peft.read(tmp_path, cfg)
+
+
+@pytest.mark.parametrize("method", ["prefix", "prompt"])
+def test_the_number_of_virtual_tokens_is_that_of_the_rows(method, tmp_path):
+    """Fewer were taken for a shorter prompt, more for what is there; PEFT loads neither."""
+    cfg, folder = hf.model_config(GOLDEN / "hf" / "llama"), GOLDEN / "peft" / f"llama_{method}"
+    assert peft.read(folder, cfg).peft.length == 4
+    for wrong in (3, 5, 1):
+        with pytest.raises(UserError, match=f"num_virtual_tokens={wrong}, but prompt_embeddings has 4 rows"):
+            peft.read(edited(folder, tmp_path / str(wrong), num_virtual_tokens=wrong), cfg)
 
 
 def test_settings_that_a_file_leaves_out_are_those_of_pefts_classes(tmp_path):
