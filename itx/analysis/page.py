@@ -84,7 +84,7 @@ def _scores(found: dict) -> str:
         else "the test split was not looked at"
     )
     below = any(g["says"].startswith("below") for g in found["groups"])
-    text = (f"<p>Scored on the {esc(e['split'])} split: <b>eval.max_examples = {esc(most)}</b> examples per row, "
+    text = (f"<p>Scored on {esc(words.splits(e))}: <b>eval.max_examples = {esc(most)}</b> examples per row, "
             f"each in every template of the row; {looks}. Scores are means over tasks, then over clusters, of what each row's "
             "metric gives its generated answers (or its ranked options, where the metric is “rank”). Chance is what the "
             "commonest answer or a drawn option would score. “None of the options” is the share of generated answers that are no "

@@ -6,6 +6,7 @@ No time stamp: the same run folder gives the same report.
 """
 
 import hashlib
+from collections import Counter
 from typing import Any
 
 from itx import health, storage
@@ -67,6 +68,7 @@ def facts(run: Any) -> dict:
         "vocabulary": {k: lock["vocabulary"][k] for k in ("hash", "size")},
         "evaluation": {
             "split": scores["after"]["split"], "looks_at_test": looks,
+            "splits": dict(sorted(Counter(r["split"] for r in scores["after"]["rows"].values()).items())),
             "max_examples": sorted({r["max_examples"] for r in scores["after"]["rows"].values()}),
             "max_new_tokens": values["eval.max_new_tokens"],
         },
@@ -228,7 +230,7 @@ def print_report(found: dict) -> None:
         console.print(line, markup=False)
     if found["audit"]:
         console.print(accounts(found["audit"]), markup=False)
-    console.print(f"scored on {e['split']}, eval.max_examples={_one_or_all(e['max_examples'])} contents per row "
+    console.print(f"scored on {words.splits(e)}, eval.max_examples={_one_or_all(e['max_examples'])} contents per row "
                   f"in every template; {words.easy(found)}", markup=False)  # fmt: skip
     for line in tables.cut_lines(found["rows"]):
         console.print(line, markup=False)

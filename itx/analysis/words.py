@@ -32,8 +32,18 @@ def says(after: dict) -> str:
     return ("below chance" if high < 0 else "not resolved from chance") + note
 
 
+def splits(evaluation: dict) -> str:
+    """Which splits the rows are of: a task that has but one is scored on that one."""
+    found = evaluation["splits"]
+    if len(found) == 1:
+        return f"the {next(iter(found))} split"
+    return "the splits " + " and ".join(f"{split} ({rows} rows)" for split, rows in found.items())
+
+
 def easy(found: dict) -> str:
     """Which easy tasks stand in an average, and how many in none."""
+    if not found["audit"]:
+        return "which tasks are easy is not known, for the run has no audit.json"
     whole = [g["label"] for g in found["groups"] if g["after"]["all_easy"]]
     kept = {n for g in found["groups"] if g["after"]["all_easy"] for n in g["after"]["rows"]}
     left_out = {r["task"] for r in found["rows"] if r["easy"] and r["row"] not in kept}
@@ -141,7 +151,7 @@ def _next(found: dict, groups: list[dict]) -> list[str]:
                    f"be longer, raise {' and '.join(settings)}.")  # fmt: skip
     if _falling(loss["total"]):
         out.append("The loss was still falling at the end: train longer (train.steps).")
-    elif trained and not above(trained):
+    elif trained and trained["says"].startswith(("not resolved", "below")):
         out.append(
             "The tasks that it trained on are not learned: more steps, a higher learning rate or a larger model."
         )
@@ -151,7 +161,9 @@ def _next(found: dict, groups: list[dict]) -> list[str]:
     most = [m for m in found["evaluation"]["max_examples"] if m]
     if unresolved and most:
         out.append(f"Not resolved with eval.max_examples={max(most)}: score more examples (itx eval RUN).")
-    if not unseen:
+    if not unseen and found["holdout"]:
+        out.append("Score the tasks that were held out of training too (itx eval RUN).")
+    elif not unseen:
         out.append("Hold tasks or clusters out of training, to see whether it follows instructions that are new.")
     elif not any(map(above, unseen)) and not found["run"]["pretrained"]:
         out.append("For unseen tasks begin from a pretrained model (model.pretrained).")

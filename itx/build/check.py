@@ -61,8 +61,8 @@ def show(spec: TaskSpec, name: str, root: str) -> dict:
             r = _rendered(spec, names.parse(variant), items[0], t, pool)
             kind = ("held out" if which == "heldout" else "training") + variant[len(spec.name) :].replace(":", ", ")
             renderings.append({"template": r.template, "kind": kind, "prompt": r.prompt, "target": r.target})
-    facts = {"name": spec.name, "version": spec.version, "cluster": spec.cluster, "metrics": list(map(str, spec.metrics)),
-             "options": spec.options, "origin": spec.origin, "neighbours": spec.neighbours, "tags": dict(spec.tags),
+    facts = {"name": spec.name, "version": spec.version, "cluster": spec.cluster,
+             "metrics": [metrics.shown(metrics.name_of(m)) for m in spec.metrics], "options": spec.options, "origin": spec.origin, "neighbours": spec.neighbours, "tags": dict(spec.tags),
              "module": spec.module}  # fmt: skip
     return {"task": facts, "renderings": renderings}
 

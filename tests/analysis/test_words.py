@@ -16,11 +16,25 @@ from itx.eval.evaluate import evaluate
 from tests import scored
 
 
-def run_of(folder, *, pretrained="", method="full", before=True, after=4, rows=None, wrong_form=False, easy=()):
+def run_of(
+    folder,
+    *,
+    pretrained="",
+    method="full",
+    before=True,
+    after=4,
+    rows=None,
+    wrong_form=False,
+    easy=(),
+    holdout=True,
+    lone=(),
+):
     """A run folder in a state: scored before and after step 4, with these rows alone, with tasks that count as easy."""
     run, config, lock, vocab, right = scored.small_run(folder)
     lock["evaluation"] = [r for r in lock["evaluation"] if rows is None or r["name"] in rows]
+    lock["holdout"] = lock["holdout"] if holdout else []
     for r in lock["evaluation"]:
+        r["split"] = "validation" if r["name"] in lone else r["split"]
         r["primary"] = "generate" if wrong_form else r["primary"]
     model = dataclasses.replace(config.model, pretrained=pretrained)
     config = dataclasses.replace(config, model=model, peft=dataclasses.replace(config.peft, method=method))
@@ -77,10 +91,11 @@ RANDOM, PRETRAINED = "began random", "It began from models/base"
         ({"method": "prefix"}, [RANDOM, "Only a prefix was trained"], [PRETRAINED]),
         ({"before": False, "after": 0}, ["not tuned", "before tuning"], ["worked", "Better than", "One training run"]),
         (
-            {"rows": ["first", "parity"]},
+            {"rows": ["first", "parity"], "holdout": False},
             ["No task and no cluster", "Hold tasks or clusters out"],
-            ["Unseen tasks", "flatter"],
+            ["Unseen tasks", "flatter", "Score the tasks that were"],
         ),
+        ({"rows": ["first", "parity"]}, ["Score the tasks that were held out"], ["Hold tasks or clusters"]),
         (
             {"rows": ["second"]},
             ["Unseen tasks and unseen clusters"],
@@ -93,6 +108,37 @@ def test_each_state_of_a_run_is_said_as_it_is(tmp_path, state, said, unsaid):
     found = facts(run_of(tmp_path, **state))
     words = " ".join([*found.get("claims", ()), *(s for several in found.get("summary", {}).values() for s in several)])
     assert [s for s in said if s not in words] == [] and [s for s in unsaid if s in words] == []
+
+
+def test_a_task_of_one_split_is_scored_on_that_one_and_it_is_said(tmp_path, capsys):
+    """eval.split is test; a lone validation split is scored too, but never called test."""
+    run = run_of(tmp_path, lone=("parity", "steps:cot"))
+    page, terminal = texts(run, capsys)
+    assert "Scored on the splits test (4 rows) and validation (2 rows)" in page
+    assert "scored on the splits test (4 rows) and validation (2 rows)" in " ".join(terminal.split())
+
+
+def test_without_an_audit_nothing_is_said_of_easy_tasks(tmp_path, capsys):
+    run = run_of(tmp_path, rows=["first"])
+    run.audit_json.unlink()
+    page, _ = texts(run, capsys)
+    assert "0 easy tasks" not in page and "which tasks are easy is not known" in page
+
+
+def test_scores_of_an_earlier_version_are_reported(tmp_path):
+    """What they do not hold is `-` and no error."""
+    run = run_of(tmp_path)
+    for step in (0, 4):
+        scores = storage.read_json(run.scores_json(step))
+        for g in scores["groups"]:
+            for key in ("score_interval", "score_clusters", "none_of_options", "all_easy"):
+                g.pop(key, None)
+        for r in scores["rows"].values():
+            for key in ("none_of_options", "limit_from", "interval_from"):
+                r.pop(key, None)
+        storage.write_json(run.scores_json(step), scores)
+    found = report(run)
+    assert found["groups"][0]["after"]["score"] == 1.0 and found["summary"]["next"]
 
 
 def test_where_all_tasks_are_easy_all_are_shown(tmp_path, capsys):
