@@ -88,8 +88,8 @@ def _scores(found: dict) -> str:
             f"each in every template of the row; {looks}. Scores are means over tasks, then over clusters, of what each row's "
             "metric gives its generated answers (or its ranked options, where the metric is “rank”). Chance is what the "
             "commonest answer or a drawn option would score. “None of the options” is the share of generated answers that are no "
-            "option at all. The reading compares the scores corrected for chance, (score − chance) / (1 − chance), which "
-            "report.json holds, with 0. Intervals: 95 %, a hierarchical bootstrap over clusters, tasks and examples; with fewer "
+            "option at all. The reading is of score − chance as a share of the most that it could be, −1 to 1, averaged likewise; "
+            "scores corrected for chance, (score − chance) / (1 − chance), stand in report.json. Intervals: 95 %, a hierarchical bootstrap over clusters, tasks and examples; with fewer "
             "than 8 clusters Student's t over the clusters, whose points are listed; for a single task that of its row. Groups are "
             "never pooled." + (" Below chance means fewer right answers than always giving the commonest one." if below else "") + f"</p><p>{esc(words.easy(found))}.</p>")  # fmt: skip
     rows = [_group_row(g) for g in found["groups"] if g["group"] != "instruction"]

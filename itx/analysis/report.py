@@ -98,7 +98,7 @@ def _groups(scores: dict[str, dict]) -> list[dict]:
     out = []
     for g in scores["after"]["groups"]:
         key = (g["group"], g["kind"])
-        both = {k: {**absent, **{n: v for n, v in by_key[k][key].items() if n not in ("group", "kind")}}
+        both = {k: {**absent, "lift_interval": by_key[k][key]["interval"], **{n: v for n, v in by_key[k][key].items() if n not in ("group", "kind")}}
                 for k in by_key if key in by_key[k]}  # fmt: skip
         out.append(
             {"group": key[0], "kind": key[1], "label": tables.label(*key), **both, "says": words.says(both["after"])}

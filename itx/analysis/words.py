@@ -24,9 +24,9 @@ def says(after: dict) -> str:
     note = "; all its tasks are easy" if after["all_easy"] else ""
     if after["mean"] is None:
         return "no example was scored"
-    if not after["interval"]:
+    if not after["lift_interval"]:
         return "one cluster: the points, no interval" + note
-    low, high = after["interval"]
+    low, high = after["lift_interval"]
     if low > ROUNDING:
         return "above chance" + note
     return ("below chance" if high < 0 else "not resolved from chance") + note
@@ -108,13 +108,13 @@ def _not_learned(groups: list[dict]) -> list[str]:
         "Worse than before tuning": [g for g in groups if change(g) == "fell"],
         "As good before tuning": [g for g in groups if above(g) and change(g) == "stayed"],
         "Better than before, but not above chance": [
-            g for g in groups if not above(g) and change(g) == "rose" and g["after"]["interval"]
+            g for g in groups if not above(g) and change(g) == "rose" and g["after"]["lift_interval"]
         ],
         "Not above chance": [
-            g for g in groups if not above(g) and change(g) in ("", "stayed") and g["after"]["interval"]
+            g for g in groups if not above(g) and change(g) in ("", "stayed") and g["after"]["lift_interval"]
         ],
         "Not judged, for a single cluster has no interval": [
-            g for g in groups if g["after"]["mean"] is not None and not g["after"]["interval"]
+            g for g in groups if g["after"]["mean"] is not None and not g["after"]["lift_interval"]
         ],
     }
     return [f"{kind}: {_named(of)}." for kind, of in kinds.items() if of]

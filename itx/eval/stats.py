@@ -62,6 +62,14 @@ def corrected(score: float, chance: float) -> float:
     return (score - chance) / (1.0 - chance) if chance < 1.0 else 0.0
 
 
+def lift(scores: Sequence[float], chance: float, mean: float) -> np.ndarray:
+    """Scores - chance, as a share of the most that a row of this mean could be above chance, or below it: -1 where no
+    answer is right, 1 where all are. Corrected scores say the same above chance, but reach far below -1 where chance is
+    high, so that their spread over tasks hides that all of them are below it."""
+    most = 1.0 - chance if mean >= chance else chance
+    return (np.asarray(scores, float) - chance) / most if most else np.zeros(len(scores))
+
+
 def t_interval(values: Sequence[float], level: float = 0.95) -> Interval | None:
     """Student's interval of a mean; None for fewer than two values."""
     if len(values) < 2:

@@ -11,6 +11,7 @@ stand in the rows but in no average.
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -240,7 +241,7 @@ def averages(rows: dict[str, dict], values: dict[str, list[float]]) -> list[dict
 
 def _average(members: list[tuple[str, dict]], values: dict[str, list[float]]) -> dict:
     """{"mean", "interval", "method", "tasks", "clusters": of corrected scores; "score", "score_interval",
-    "score_clusters": of plain ones; "chance", "none_of_options", "rows", "easy", "all_easy"}.
+    "score_clusters": of plain ones; "lift", "lift_interval": between -1 and 1, by which a group is read (stats.lift); "chance", "none_of_options", "rows", "easy", "all_easy"}.
 
     Easy tasks are left out; where all are easy all are shown, and `all_easy` says so.
     """
@@ -248,27 +249,37 @@ def _average(members: list[tuple[str, dict]], values: dict[str, list[float]]) ->
     used = [(n, r) for n, r in answered if not r["easy"]]
     all_easy = bool(answered) and not used
     used = used or answered
-    average, plain = (stats.average(_by_task(used, values, correct)) for correct in (True, False))
+    average, plain, lift = (stats.average(_by_task(used, values, kind)) for kind in KINDS_OF_SCORE)
     if plain["interval"]:
         plain["interval"][0] = max(0.0, plain["interval"][0])  # no score is below 0
     if len(used) == 1:  # one task: its own interval
         row = used[0][1]
         average |= {"interval": row["corrected_interval"], "method": f"{row.get('interval_from', 'Wilson')}, one task"}
         plain["interval"] = row["interval"]
+        lift["interval"] = row["interval"] and stats.lift(row["interval"], row["chance"], row["score"]).tolist()
     return {
         **average, "score": plain["mean"], "score_interval": plain["interval"], "score_clusters": plain["clusters"],
+        "lift": lift["mean"], "lift_interval": lift["interval"],
         "chance": _over_clusters(used, "chance"), "none_of_options": _over_clusters(used, "none_of_options"),
         "rows": [n for n, _ in used], "easy": [n for n, r in members if r["easy"]], "all_easy": all_easy,
     }  # fmt: skip
 
 
+# (scores of a row's examples, chance, their mean) -> what is averaged
+KINDS_OF_SCORE: tuple[Callable[[np.ndarray, float, float], np.ndarray], ...] = (
+    lambda scores, chance, _: np.array([stats.corrected(v, chance) for v in scores]),
+    lambda scores, *_: scores,
+    stats.lift,
+)
+
+
 def _by_task(
-    used: list[tuple[str, dict]], values: dict[str, list[float]], correct: bool
+    used: list[tuple[str, dict]], values: dict[str, list[float]], of: Callable[..., np.ndarray]
 ) -> dict[str, tuple[str, np.ndarray]]:
     """{task: (cluster, scores of its examples)}, variants of one task together."""
     tasks: dict[str, tuple[str, np.ndarray]] = {}
     for name, row in used:
-        scores = np.array([stats.corrected(v, row["chance"]) if correct else v for v in values[name]])
+        scores = of(np.array(values[name]), row["chance"], float(np.mean(values[name])))
         before = tasks.get(row["task"])
         tasks[row["task"]] = (row["cluster"], scores if before is None else np.concatenate([before[1], scores]))
     return tasks

@@ -9,9 +9,11 @@ import re
 import pytest
 
 from itx import storage
+from itx.analysis import words
 from itx.analysis.report import facts, report
 from itx.config import to_dict
 from itx.data.audit import audit
+from itx.eval import summary
 from itx.eval.evaluate import evaluate
 from tests import scored
 
@@ -106,8 +108,10 @@ RANDOM, PRETRAINED = "began random", "It began from models/base"
 )
 def test_each_state_of_a_run_is_said_as_it_is(tmp_path, state, said, unsaid):
     found = facts(run_of(tmp_path, **state))
-    words = " ".join([*found.get("claims", ()), *(s for several in found.get("summary", {}).values() for s in several)])
-    assert [s for s in said if s not in words] == [] and [s for s in unsaid if s in words] == []
+    sentences = " ".join(
+        [*found.get("claims", ()), *(s for several in found.get("summary", {}).values() for s in several)]
+    )
+    assert [s for s in said if s not in sentences] == [] and [s for s in unsaid if s in sentences] == []
 
 
 def test_a_task_of_one_split_is_scored_on_that_one_and_it_is_said(tmp_path, capsys):
@@ -131,7 +135,7 @@ def test_scores_of_an_earlier_version_are_reported(tmp_path):
     for step in (0, 4):
         scores = storage.read_json(run.scores_json(step))
         for g in scores["groups"]:
-            for key in ("score_interval", "score_clusters", "none_of_options", "all_easy"):
+            for key in ("score_interval", "score_clusters", "lift", "lift_interval", "none_of_options", "all_easy"):
                 g.pop(key, None)
         for r in scores["rows"].values():
             for key in ("none_of_options", "limit_from", "interval_from"):
@@ -162,6 +166,19 @@ def test_wrong_forms_are_a_column_and_no_score_below_nothing(tmp_path, capsys):
     row = storage.read_json(run.report_json)["rows"][0]
     assert row["corrected"] == -1.0 and row["none_of_options"] == 1.0 and (row["score"], row["chance"]) == (0.0, 0.5)
     assert any("none of the options: read the outputs" in s for s in facts(run)["summary"]["next"])
+
+
+def test_no_right_answer_at_all_is_below_chance_whatever_the_clusters_chances_are():
+    """Corrected for chance such clusters score -1 and -3: so far apart that two of them were called `not resolved`."""
+    rows = {n: {"task": n, "cluster": n, "group": "clusters", "grade": "new operation", "chance": c, "easy": False,
+                "ablation": None, "relation": "none", "score": 0.0} for n, c in (("a", 0.5), ("b", 0.75))}  # fmt: skip
+    (group,) = summary.averages(rows, {"a": [0.0] * 30, "b": [0.0] * 30})
+    assert group["interval"][1] > 0 and group["mean"] == -2.0
+    assert group["lift_interval"] == [-1.0, -1.0] and words.says(group) == "below chance"
+    (group,) = summary.averages(rows, {"a": [1.0] * 30, "b": [1.0] * 30})
+    assert group["lift"] == group["mean"] == 1.0 and words.says(group) == "above chance"
+    (group,) = summary.averages(rows, {"a": [1.0] * 30, "b": [0.0] * 30})
+    assert words.says(group) == "not resolved from chance"
 
 
 def test_half_of_the_answers_in_a_wrong_form(tmp_path):
