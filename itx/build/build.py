@@ -28,7 +28,7 @@ from typing import NamedTuple
 import numpy as np
 
 from itx import processes, storage
-from itx.build import chat, evaluation, hits, jobs, leaks, sources, vocab
+from itx.build import again, chat, evaluation, hits, jobs, leaks, sources, vocab
 from itx.build.jobs import Job, Settings
 from itx.config import RunConfig
 from itx.data import cache, contamination, packing
@@ -166,12 +166,14 @@ def build(config: RunConfig, progress: Progress = lambda *_: None, keep_damaged:
     settings, rows, todo = _plan(config, members, mend)
     vocabulary = Vocabulary(settings.vocab)
     known = _lock_file(config, settings, vocabulary.hash, todo)
-    if hits.known_lock(known, d.cache_dir, mend) is not None:
-        return Built(known, [], mended)
+    complete = hits.known_lock(known, d.cache_dir, mend) is not None
     there = _sound(todo, settings, vocabulary, mend)
+    again.check(there, settings, vocabulary)
+    if complete:
+        return Built(known, [], mended)
     _check_size(config, todo, settings)
     with _seqio(_mixtures(config), settings) as rates, _pool(d.workers) as pool:
-        made = _collect(_submit(pool, todo, settings), progress)
+        made = _make_all(pool, todo, settings, vocabulary, progress)
         trained = [made[Job(m, "train")][1] for m in members]
         shares = with_replay(rates({manifest["task"]: manifest["examples"] for manifest in trained}), d)
         lock = _lock(config, settings, vocabulary, shares, made, rows)
@@ -180,7 +182,7 @@ def build(config: RunConfig, progress: Progress = lambda *_: None, keep_damaged:
         more = _more_renderings(config, lock)
         if more:
             there |= _sound(more, settings, vocabulary, mend)
-            made |= _collect(_submit(pool, more, settings), progress)
+            made |= _make_all(pool, more, settings, vocabulary, progress)
             lock = _lock(config, settings, vocabulary, shares, made, rows)
             leaks.exclude(lock, contamination.found(lock, d.cache_dir))  # which the exemplars of these may show
     storage.write_json(known, lock)
@@ -347,9 +349,25 @@ def _serve_rates(parent: int, pipe: Connection, mixtures: list[str], settings: S
 
 def make(todo: list[Job], settings: Settings, workers: int) -> dict[Job, tuple[str, dict]]:
     """The folders of some jobs, made where they are not there: (relative folder, manifest) of each."""
-    _sound(todo, settings, Vocabulary(settings.vocab), hits.refuse)
+    vocabulary = Vocabulary(settings.vocab)
+    again.check(_sound(todo, settings, vocabulary, hits.refuse), settings, vocabulary)
     with _pool(workers) as pool:
-        return _collect(_submit(pool, todo, settings), lambda *_: None)
+        return _make_all(pool, todo, settings, vocabulary, lambda *_: None)
+
+
+def _make_all(
+    pool: concurrent.futures.Executor, todo: list[Job], settings: Settings, vocabulary: Vocabulary, progress: Progress
+) -> dict[Job, tuple[str, dict]]:
+    """(relative folder, manifest) of each job; UserError where a worker names a folder otherwise than this process."""
+    made = _collect(_submit(pool, todo, settings), progress)
+    for job, (where, _) in made.items():
+        if where != jobs.folder(job, settings, vocabulary.hash):
+            raise UserError(
+                f"task {names.parse(job.variant).task!r}: its cache key differs between two processes: a value that its "
+                "functions use changes while they run, or depends on the process; keep what is computed in "
+                "functools.cache, and sort sets"
+            )
+    return made
 
 
 def _submit(
@@ -536,9 +554,10 @@ def _build_foreign(config: RunConfig, progress: Progress, mend: hits.Mend, mende
     own = evaluation.rows(dataclasses.replace(config, eval=dataclasses.replace(config.eval, tasks=ours)), [])
     own += evaluation.texts(config, [])
     there = _sound([r.job for r in own], settings, vocabulary, mend)
+    again.check(there, settings, vocabulary)
     if own:
         with _pool(d.workers) as pool:
-            made |= _collect(_submit(pool, [r.job for r in own], settings), progress)
+            made |= _make_all(pool, [r.job for r in own], settings, vocabulary, progress)
     rows = foreign.tried(rows, [str(Path(d.cache_dir) / made[r.job][0]) for r in rows])
     lock = _lock(config, settings, vocabulary, [shares], made, [*rows, *own])
     leaks.exclude(lock, contamination.found(lock, d.cache_dir))
