@@ -224,6 +224,16 @@ def _late_callback(kind: type[BaseException], error: BaseException, trace: Any) 
         _hooks[-1](kind, error, trace)
 
 
+def skips(folder: Path) -> dict:
+    """{"skipped": [step, …], "returns": [{"to", "at", "left_out"}]} of a run, as its newest checkpoint has them."""
+    meta: dict = {}
+    if folder.is_dir():
+        with Checkpoints(folder, read_only=True) as checkpoints:
+            if step := checkpoints.latest():
+                meta = checkpoints.meta(step)
+    return {"skipped": meta.get("skipped", []), "returns": meta.get("returns", [])}
+
+
 def digest(array: Any) -> dict:
     """{"shape", "dtype", "blocks"} of an array: a hash of each BLOCK_BYTES of it in row-major order, wherever its
     parts lie."""

@@ -79,6 +79,7 @@ def _train_in(
     run: RunFolder, args: Namespace, config: configs.RunConfig, lock: dict, facts: dict, batches, made, about: dict
 ) -> int:
     """The stages that write into a run folder, which begins or goes on and which this process holds."""
+    from itx.checkpoint import skips
     from itx.data.audit import with_uses
     from itx.eval.evaluate import evaluate
     from itx.eval.fixed import fixed_losses
@@ -100,9 +101,10 @@ def _train_in(
         if kept := [r for r in lock["evaluation"] if r["group"] == "retention"]:
             evaluate(load, {**lock, "evaluation": kept}, config, run, 0)
     tune(config, lock, batches, run, made, about, entropy=facts["mixture"]["unigram_entropy"])
-    storage.write_json(
-        run.audit_json, with_uses(facts, batches.order.counts(config.train.steps * lock["global_batch"]))
-    )
+    taken = batches.order.counts(config.train.steps * lock["global_batch"])
+    skipped = {step - 1 for step in skips(run.checkpoints)["skipped"]}
+    trained = batches.order.distinct([t for t in range(config.train.steps) if t not in skipped]) if skipped else None
+    storage.write_json(run.audit_json, with_uses(facts, taken, trained))
     score(config.train.steps, "after")
     from itx.analysis.report import report
 

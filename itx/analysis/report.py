@@ -11,14 +11,13 @@ from typing import Any
 
 from itx import health, storage
 from itx.analysis import words
-from itx.checkpoint import Checkpoints
+from itx.checkpoint import skips
 from itx.config import RunConfig, flatten, to_dict
 from itx.data import lock as locks
 from itx.data.audit import accounts
 from itx.errors import UserError
 from itx.eval import summary, tables
 from itx.log import TIMING, read_lines, read_metrics
-from itx.processes import newest_checkpoint
 from itx.runs import read_config, run_config
 
 SAMPLES = 5  # good outputs shown, and bad ones
@@ -146,7 +145,7 @@ def losses(run: Any, lock: dict, audit: dict | None) -> dict:
     """Loss over steps, in total and per task, and what else metrics.jsonl says in one number."""
     lines = read_metrics(run.metrics_jsonl)
     entropy = audit["mixture"]["unigram_entropy"] if audit else None
-    skips, events = _skips(run), health.events(health.LossWatch(run_config(run), entropy), lines)
+    left, events = skips(run.checkpoints), health.events(health.LossWatch(run_config(run), entropy), lines)
     tasks: dict[str, tuple[list, list]] = {}
     for line in lines:
         for key, value in line.items():
@@ -161,27 +160,17 @@ def losses(run: Any, lock: dict, audit: dict | None) -> dict:
         "tasks": tasks, "clusters": {t["name"]: t["cluster"] for t in lock["tasks"]},
         "without_loss": [t["name"] for t in lock["tasks"] if t["name"] not in tasks],
         "unigram_entropy": entropy,
-        "skipped_steps": lines[-1].get("train/skipped", 0) if lines else 0, **skips,
-        "events": [e._asdict() for e in events], "notes": _loss_notes(skips, events),
+        "skipped_steps": lines[-1].get("train/skipped", 0) if lines else 0, **left,
+        "events": [e._asdict() for e in events], "notes": _loss_notes(left, events),
         "tokens": sum(x.get("train/tokens", 0) for x in lines),
         "tokens_per_second": speeds[len(speeds) // 2] if speeds else None,
     }  # fmt: skip
 
 
-def _skips(run: Any) -> dict:
-    """{"skipped": [step, …], "returns": [{"to", "at", "left_out"}]}, as the newest checkpoint has them."""
-    step = newest_checkpoint(run.checkpoints)
-    meta = {}
-    if step:
-        with Checkpoints(run.checkpoints, read_only=True) as checkpoints:
-            meta = checkpoints.meta(step)
-    return {"skipped": meta.get("skipped", []), "returns": meta.get("returns", [])}
-
-
-def _loss_notes(skips: dict, events: list[health.Event]) -> list[str]:
+def _loss_notes(left: dict, events: list[health.Event]) -> list[str]:
     """Sentences about steps that changed nothing, and about what the curve shows."""
-    notes = [f"Skipped batches: {health.batches(skips['skipped'])}."] if skips["skipped"] else []
-    for r in skips["returns"]:
+    notes = [f"Skipped batches: {health.batches(left['skipped'])}."] if left["skipped"] else []
+    for r in left["returns"]:
         notes.append(f"After step {r['at']} too many steps had no finite loss or gradient: training returned to step "
                      f"{r['to']} and left out {len(r['left_out'])} steps ({health.batches(r['left_out'])}).")  # fmt: skip
     return notes + [f"At step {e.step}: {e.text}." for e in events]

@@ -70,22 +70,38 @@ def audit(lock: dict, cache_dir: str | Path, config: RunConfig) -> dict:
     return {**out, **judge(out, config)}
 
 
-def with_uses(facts: dict, examples: np.ndarray) -> dict:
+def with_uses(facts: dict, examples: np.ndarray, trained: np.ndarray | None = None) -> dict:
     """The audit with what the run's steps took, counted by the order: examples per task, in the facts' sequence.
 
-    "used" are a task's records trained on at least once, "not_reached" those that the steps did not come to.
+    "used" are a task's records trained on at least once, "only_skipped" those that stand in skipped batches alone,
+    "not_reached" those that the steps did not come to.
+
+    Args:
+        trained: the records of each task in batches that were not skipped, where some were.
     """
     tasks = {}
-    for (name, f), taken in zip(facts["tasks"].items(), examples.tolist(), strict=True):
-        used = min(taken, f["kept"])  # an epoch takes every record once
-        tasks[name] = {**f, "examples_taken": taken, "used": used, "not_reached": f["kept"] - used}
+    for i, (name, f) in enumerate(facts["tasks"].items()):
+        reached = min(int(examples[i]), f["kept"])  # an epoch takes every record once
+        used = reached if trained is None else int(trained[i])
+        tasks[name] = {**f, "examples_taken": int(examples[i]), "used": used, "only_skipped": reached - used,
+                       "not_reached": f["kept"] - reached}  # fmt: skip
     return {**facts, "tasks": tasks}
 
 
 def accounts(facts: dict) -> str:
     """One sentence in which every record read is found again."""
     tasks = facts["tasks"].values()
-    keys = ("read", "kept", "used", "not_reached", "cut", "cut_tokens", "cut_targets", "cut_target_tokens")
+    keys = (
+        "read",
+        "kept",
+        "used",
+        "only_skipped",
+        "not_reached",
+        "cut",
+        "cut_tokens",
+        "cut_targets",
+        "cut_target_tokens",
+    )
     total = {k: sum(f.get(k, 0) for f in tasks) for k in keys}
     skipped: Counter = Counter()
     for f in tasks:
@@ -93,7 +109,8 @@ def accounts(facts: dict) -> str:
     kept = f"{total['kept']:,} usable"
     if all("used" in f for f in tasks):
         steps = f"{facts['mixture']['steps']:,} steps"
-        kept = f"{total['used']:,} trained on + {total['not_reached']:,} usable but not reached in {steps}"
+        lost = f" + {total['only_skipped']:,} in skipped batches alone" if total["only_skipped"] else ""
+        kept = f"{total['used']:,} trained on{lost} + {total['not_reached']:,} usable but not reached in {steps}"
     cut = "".join(
         f"; {total[n]:,} {what} lost {total[tokens]:,} tokens to fit a row"
         for what, n, tokens in (("prompts", "cut", "cut_tokens"), ("targets", "cut_targets", "cut_target_tokens")) if total[n]

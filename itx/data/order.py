@@ -26,6 +26,7 @@ from itx.data.packing import pack
 from itx.errors import UserError
 
 ORDER_VERSION = 3  # 2: packing takes the row with least space left on the side that binds; 3: loss_positions
+BATCHES_AT_ONCE = 256  # whose records are counted together: few enough to be held, more are no faster
 
 
 def _key(*parts) -> int:
@@ -220,6 +221,15 @@ class Order:
         """The least of the lock's `loss_positions` that holds what each of these rows has."""
         most = max(int(window.targets[i]) for window, i in map(self._find, numbers))
         return next(c for c in self.caps if c >= most)
+
+    def distinct(self, steps: Sequence[int]) -> np.ndarray:
+        """How many records of each task the batches of these steps hold, each counted once."""
+        size, keys = self.lock["global_batch"], [np.zeros(0, np.int64)]
+        for i in range(0, len(steps), BATCHES_AT_ONCE):
+            several = steps[i : i + BATCHES_AT_ONCE]
+            segments, _ = self.rows([row for step in several for row in range(step * size, (step + 1) * size)])
+            keys.append(np.unique(segments[:, 0].astype(np.int64) << 32 | segments[:, 1]))
+        return np.bincount(np.unique(np.concatenate(keys)) >> 32, minlength=len(self.names))
 
     def counts(self, rows: int) -> np.ndarray:
         """Examples of each task in the first `rows` rows: of whole windows by the rates, then row by row."""

@@ -121,6 +121,26 @@ def test_a_changed_cache_is_refused(tmp_path):
         Batches(lock, tmp_path)
 
 
+def test_records_of_skipped_batches_are_not_said_to_be_trained_on(tmp_path):
+    order = Batches(make_lock(tmp_path), tmp_path).order
+    size, steps, skipped = order.lock["global_batch"], 12, {2, 3, 9}
+    of = {t: {s[:2] for r in range(t * size, (t + 1) * size) for s in order.row(r)} for t in range(steps)}
+    seen = set().union(*of.values())
+    trained = set().union(*(of[t] for t in range(steps) if t not in skipped))
+    assert trained < seen
+    distinct = order.distinct([t for t in range(steps) if t not in skipped])
+    assert distinct.tolist() == [sum(task == i for task, _ in trained) for i in range(len(order.names))]
+    facts = {"mixture": {"steps": steps}, "tasks": {
+        name: {"read": built, "kept": built, "skipped": {}} for name, built in zip(order.names, order.n[:, 0].tolist(), strict=True)
+    }}  # fmt: skip
+    said = audits.accounts(audits.with_uses(facts, order.counts(steps * size), distinct))
+    rest = order.n[:, 0].sum() - len(seen)
+    assert said.startswith(
+        f"{order.n[:, 0].sum()} records read = {len(trained)} trained on + {len(seen - trained)} in skipped batches alone + "
+        f"{rest} usable but not reached in {steps} steps"
+    )
+
+
 def test_long_examples_are_refused_dropped_or_cut_but_never_their_targets(tmp_path):
     lock = make_lock(tmp_path, sequence_length=20)
     size = locks.sizes(cache.Records(tmp_path / "t0").lengths, "decoder")
