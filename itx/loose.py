@@ -15,7 +15,7 @@ from urllib.parse import unquote
 
 from itx.text import UNSPACED
 
-LOOSE_VERSION = 1  # raise it when a change here alters a form: it is part of every cache key
+LOOSE_VERSION = 2  # raise it when a change here alters a form: it is part of every cache key
 # Letters that are drawn alike, as the Latin one; both sides are mapped, so that Russian still finds Russian. After
 # casefold: a small letter is mapped as its capital looks too ("н" as H), for the case of a copy may be another.
 _ALIKE = {
@@ -23,6 +23,14 @@ _ALIKE = {
     **dict(zip("αβεζηικμνορτυχωγϲϳ", "abezhikmvoptuxwycj", strict=True)),
     **dict(zip("ոսօհցոԁɡɑıɩʏɴɪʀʙʜʟᴀᴄᴅᴇᴊᴋᴍᴏᴘᴛᴜᴠᴡᴢꜱꜰ", "nuohgndgaiiynirbhlacdejkmoptuvwzsf", strict=True)),
 }  # fmt: skip
+# The simplified radicals that Unicode does not fold itself (of Kangxi's it does)
+_ALIKE |= dict(
+    zip(
+        "⻅⻆⻈⻉⻋⻓⻔⻗⻘⻙⻚⻛⻜⻝⻢⻣⻤⻥⻦⻧⻨⻩⻬⻮⻰⺟⺠⺩⺫⺬⺻⺼⻄",
+        "见角讠贝车长门雨青韦页风飞食马骨鬼鱼鸟卤麦黄齐齿龙母民王目示聿月西",
+        strict=True,
+    )
+)
 _CAPITALS = {"\u039d": "n", "\u03a5": "y"}  # Greek capitals that do not look as their small letters do
 _DASHES = "-\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63\uff0d"
 _SIGNS = {"-": "\ue001", "+": "\ue002", "*": "\ue003", "/": "\ue004", "=": "\ue005", "<": "\ue006", ">": "\ue007",
@@ -38,6 +46,7 @@ _IN_WORD = re.compile(r"(?<=\w)['\u2019\u02bc](?=\w)")
 _THOUSANDS = re.compile(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))")
 _SIGN = re.compile(r"(?<=[0-9)])[ ]*([-+*/^=<>])[ ]*(?=[0-9(-])|(?<![\w.,)-])(-)(?=[0-9])")
 _PAIR_OF_NUMBERS = re.compile(r"(?<=[0-9])(?=[ \n]+[0-9])")
+_MARKED_NUMBER = re.compile("\\d\\s*[^\\w\\s]+\\s*\\d|[-\u2212\u2013]\\d")
 _LINES, _SPACES = re.compile(" *\n[\n ]*"), re.compile("  +")
 _UNSPACED = re.compile(f"[{UNSPACED}]")
 
@@ -104,6 +113,17 @@ def loose(text: str) -> str:
     else:
         text = text.translate(_REST)
     return _SPACES.sub(" ", _LINES.sub("\n", text)).strip(" \n")
+
+
+def without_marks(text: str) -> str | None:
+    """The loose form of a text from which all marks were taken, where that joins or parts numbers; else None.
+
+    >>> without_marks("from 3.50 on"), without_marks("from 2 on")
+    ('from 350 on', None)
+    """
+    if not _MARKED_NUMBER.search(text):
+        return None
+    return loose("".join(c for c in text if unicodedata.category(c)[0] != "P"))
 
 
 def size(form: str) -> tuple[int, int, bool]:

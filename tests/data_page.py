@@ -15,6 +15,7 @@ from collections import Counter
 from pathlib import Path
 
 from itx.data.audit import accounts, reasons
+from tests import leak_table
 from tests.conftest import REPO
 
 PAGE = REPO / "itx" / "data" / "README.md"
@@ -96,7 +97,8 @@ def main(root: str) -> None:
         f"{accounts({**first, 'tasks': read})}\n\n{table(first['tasks'])}\n\nWhat the audit warns of:\n\n{warnings}\n"
         f"Left out because the evaluation rows of these tasks ask it: "
         f"{sum(p['dropped'] for p in first['leaks']['dropped']):,} records. Of {len(first['leaks']['pairs'])} pairs of a\n"
-        f"training and an evaluation task most: {', '.join(pairs)}. Pairs that still touch: {len(first['leaks']['left'])}.\n",
+        f"training and an evaluation task most: {', '.join(pairs)}. Pairs that still touch: {len(first['leaks']['left'])}.\n"
+        f"\n{leak_table.section(PAGE.read_text(encoding='utf-8'))}",
         encoding="utf-8",
     )  # fmt: skip
 

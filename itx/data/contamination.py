@@ -24,10 +24,10 @@ import numpy as np
 
 from itx import loose, storage
 from itx.data import cache
-from itx.data.finder import Asked, Finder
+from itx.data.finder import SHORT_WORDS, Asked, Finder
 from itx.errors import UserError
 
-SEARCH_VERSION = 1  # raise it when a change in this search alters what is found
+SEARCH_VERSION = 2  # raise it when a change in this search alters what is found
 TESTED = ("copies verbatim or in another case, spacing, punctuation or look-alike letters, wrapped, split in two, in "
           "prompts, exemplars, targets, turns and plain text")  # fmt: skip
 
@@ -42,7 +42,7 @@ class Untestable(UserError):
 
 def asked_of(rows: Sequence[dict], cache_dir: str | Path) -> list[Asked]:
     """Everything that is scored, each content once; rows: {"task", "folder"}."""
-    out: dict[int, Asked] = {}
+    out: dict[int, list[Asked]] = {}
     for folder, task in {r["folder"]: r["task"] for r in rows}.items():
         if all(int(h) in out for h in np.unique(cache.Records(Path(cache_dir) / folder).content)):
             continue  # inputs that another row has: the same task in other templates, or the same family
@@ -50,9 +50,22 @@ def asked_of(rows: Sequence[dict], cache_dir: str | Path) -> list[Asked]:
             content = int(e["content"], 16)
             if content not in out:
                 fields = e.get("asked") or e["input_content"].split("\n")
-                forms = tuple(f for f in map(loose.loose, fields) if f)
-                out[content] = Asked(task, content, forms, tuple(map(loose.loose, e.get("references", ()))))
-    return list(out.values())
+                out[content] = spellings(task, content, fields, e.get("references", ()))
+    return [asked for several in out.values() for asked in several]
+
+
+def spellings(task: str, content: int, fields: Sequence[str], answers: Sequence[str] = ()) -> list[Asked]:
+    """An input in its loose form and, where that has other letters, in that of a copy without marks (`3.50`, `350`)."""
+    forms = tuple(f for f in map(loose.loose, fields) if f)
+    known = tuple(map(loose.loose, answers))
+    out = [Asked(task, content, forms, known)]
+    if loose.size(" ".join(forms))[0] >= SHORT_WORDS and any(map(loose.without_marks, fields)):
+        out.append(
+            Asked(
+                task, content, tuple(f for f in (loose.without_marks(x) or loose.loose(x) for x in fields) if f), known
+            )
+        )
+    return out
 
 
 def scored_rows(lock: dict) -> list[dict]:

@@ -71,9 +71,11 @@ class Finder:
         text = Letters.of(["\n".join(a.fields) for a in self.asked])
         tasks = {t: i for i, t in enumerate(dict.fromkeys(a.task for a in self.asked))}
         task = np.array([tasks[a.task] for a in self.asked], np.int64)
+        firsts: dict[int, int] = {}
+        owner = np.array([firsts.setdefault(a.content, i) for i, a in enumerate(self.asked)], np.int64)
         groups = [u for u in (False, True) if (unspaced == u).any()]
         self.long = [
-            Windows.of(text, long & (unspaced == u), task, u) for u in groups if (long & (unspaced == u)).any()
+            Windows.of(text, long & (unspaced == u), task, owner, u) for u in groups if (long & (unspaced == u)).any()
         ]
         short = ~long & ~brief
         self.short = [

@@ -49,17 +49,18 @@ class Windows:
     size: np.ndarray  # [fields], own letters of each input
 
     @classmethod
-    def of(cls, letters: Letters, wanted: np.ndarray, task: np.ndarray, unspaced: bool) -> "Windows":
-        """letters: every input a field; wanted: bool [inputs], those to take; task: int [inputs]."""
+    def of(cls, letters: Letters, wanted: np.ndarray, task: np.ndarray, owner: np.ndarray, unspaced: bool) -> "Windows":
+        """letters: every input a field; wanted: bool [inputs], those to take; task, owner: int [inputs], spellings of one
+        content share an owner."""
         length = WINDOW[unspaced]
         at, hashes = letters.runs(np.flatnonzero(letters.word & wanted[letters.field]), length)
         sought = Sought(hashes)
         number = np.searchsorted(sought.hashes, hashes)
         source = letters.field[at]
         # of each window and task the number of different inputs
-        inputs = np.unique(np.stack([number, task[source], source], 1), axis=0)
+        inputs = np.unique(np.stack([number, task[source], owner[source]], 1), axis=0)
         keys, count = np.unique(inputs[:, :2], axis=0, return_counts=True)
-        of_task = np.bincount(task, minlength=task.max(initial=0) + 1)
+        of_task = np.bincount(task[np.unique(owner)], minlength=task.max(initial=0) + 1)
         least = np.maximum(FIXED_INPUTS, FIXED_SHARE * of_task)
         fixed_keys = keys[count >= least[keys[:, 1]]]
         span = len(of_task)
