@@ -20,9 +20,11 @@ from itx.errors import UserError
 from itx.tasks import names, registry
 from itx.tasks.spec import Skip, TaskSpec
 
-# So that a hit stays cheap, a sample comes from the beginning of a folder: a source is read no further than that.
-FIRST_RECORDS = 512
-SAMPLED_RECORDS = 16
+# So that a hit stays cheap, a sample comes from the beginning of a source, which is read no further than that.
+FIRST_ROWS = 400  # of a source
+FIRST_RECORDS = 512  # texts of a folder: those of an evaluation split stand in the order of their hashes
+SAMPLED_RECORDS = 12
+REMEDY = "raise the task's version"
 COMPARED = ("prompt", "target", "references", "options", "answer_index", "extractor", "input_content")
 Sample = dict[tuple[str, str], dict]  # (id, template): the text that the cache holds
 
@@ -34,18 +36,25 @@ def check(there: Iterable[Job], settings: Settings, vocabulary: Vocabulary) -> N
     for job in sorted(there, key=str):
         groups.setdefault((names.parse(job.variant).task, job.split), []).append(job)
     for (task, split), several in groups.items():
-        kept = {j: _sample(Path(settings.cache_dir) / jobs.folder(j, settings, vocabulary.hash)) for j in several}
-        wanted = {i for sample in kept.values() for i, _ in sample}
-        items = _items(registry.task(task, settings.root), split, wanted, settings)
-        for job, sample in kept.items():
-            _compare(job, sample, items, settings, vocabulary)
+        kept = {j: _first(Path(settings.cache_dir) / jobs.folder(j, settings, vocabulary.hash)) for j in several}
+        spec = registry.task(task, settings.root)
+        read = _read(spec, split, {r for sample in kept.values() for i, _ in sample for r in _records_of(i)}, settings)
+        for job, first in kept.items():
+            sample = _drawn(job, {k: v for k, v in first.items() if read.keys() & _records_of(k[0])})
+            if first and not sample and not any(read.keys() & _records_of(i) for f in kept.values() for i, _ in f):
+                raise UserError(f"task {task!r}: its source gives none of the examples that its cache holds; {REMEDY}")
+            _compare(job, sample, _items(spec, sample, read, settings), settings, vocabulary)
 
 
-def _sample(folder: Path) -> Sample:
-    """Some of the first records of a folder, drawn by hash: others in each folder."""
+def _first(folder: Path) -> Sample:
     first = itertools.islice(cache.iterate_examples(folder), FIRST_RECORDS)
-    drawn = sorted(first, key=lambda e: render.draw(folder.name, e["id"], e["template"]))
-    return {(e["id"], e["template"]): e for e in drawn[:SAMPLED_RECORDS]}
+    return {(e["id"], e["template"]): e for e in first}
+
+
+def _drawn(job: Job, first: Sample) -> Sample:
+    """Some of them by hash: others for each job."""
+    drawn = sorted(first, key=lambda key: render.draw(job, *key))
+    return {key: first[key] for key in drawn[:SAMPLED_RECORDS]}
 
 
 def _records_of(example_id: str) -> set[str]:
@@ -54,26 +63,30 @@ def _records_of(example_id: str) -> set[str]:
     return {i for name in (example_id, whole) for i in (name, name.rpartition(".")[0]) if i}
 
 
-def _items(spec: TaskSpec, split: str, wanted: set[str], settings: Settings) -> dict[str, render.Item]:
-    """{id: item} of what the records of the ids wanted give now; the source is read no further than to the last one."""
-    slots = checks.every_slot(spec)
-    missing = {i: _records_of(i) for i in wanted}
-    out: dict[str, render.Item] = {}
+def _read(spec: TaskSpec, split: str, wanted: set[str], settings: Settings) -> dict[str, dict]:
+    """{id: record} of the records wanted among a source's first rows; further ones until there is a sample of them."""
+    out: dict[str, dict] = {}
     for source_split, _, _ in render.source_splits(spec.source, split):
         source = (spec.source, source_split, settings.root, settings.suite_seed, Counter(), settings.skip_bad)
-        for example_id, example in sources.open_source(*source) if missing else ():
-            mine = [i for i, records in missing.items() if example_id in records]
-            if mine:
-                where = f"task {spec.name!r}, example {example_id}"
-                found = render.fields_of(spec, example, where, settings.skip_bad)
-                for n, values in enumerate(found):
-                    content = values if isinstance(values, Skip) else render.usable_content(spec, values, slots)
-                    if isinstance(content, str):  # else it gives no example now
-                        item = render.item_of(example_id, n, values, content)
-                        out[item.id] = item
-                missing = {i: records for i, records in missing.items() if i not in mine}
-            if not missing:
+        for row, (example_id, example) in enumerate(sources.open_source(*source)):
+            if row >= FIRST_ROWS and len(out) >= min(SAMPLED_RECORDS, len(wanted)):
                 break
+            if example_id in wanted:
+                out[example_id] = example
+    return out
+
+
+def _items(spec: TaskSpec, sample: Sample, read: dict[str, dict], settings: Settings) -> dict[str, render.Item]:
+    """{id: item} of what the records of a sample give now."""
+    slots = checks.every_slot(spec)
+    out: dict[str, render.Item] = {}
+    for example_id in sorted({r for i, _ in sample for r in _records_of(i) if r in read}):
+        found = render.fields_of(spec, read[example_id], f"task {spec.name!r}, example {example_id}", settings.skip_bad)
+        for n, values in enumerate(found):
+            content = values if isinstance(values, Skip) else render.usable_content(spec, values, slots)
+            if isinstance(content, str):  # else it gives no example now
+                item = render.item_of(example_id, n, values, content)
+                out[item.id] = item
     return out
 
 
@@ -93,7 +106,7 @@ def _compare(
             raise UserError(
                 f"task {spec.name!r}: example {key[0]} is no longer what its cache holds ({difference}), though nothing "
                 "that the cache's key stands for has changed: its functions read a file or look up a name when they run, "
-                f"or give something else each time (`itx tasks check {spec.name}`); raise the task's version"
+                f"or give something else each time (`itx tasks check {spec.name}`); {REMEDY}"
             )
 
 
