@@ -276,7 +276,9 @@ def write_config(cfg: ModelConfig, source: dict, dtype: str) -> dict:
     """config.json: the model's own settings, over what the source's holds besides (lengths, ids of special tokens)."""
     source = families.text_config(source)
     kind = families.family_of(cfg, source.get("model_type"))
-    stale = ("rope_parameters", "dtype", "dense_act_fn", "is_gated_act", "transformers_version", "_name_or_path",
+    # other names and places of what `families.write` says, which would contradict it where a setting was changed
+    stale = ("rope_parameters", "original_max_position_embeddings", "layer_types", "hidden_act", "hidden_activation",
+             "dtype", "dense_act_fn", "is_gated_act", "transformers_version", "_name_or_path",
              "_sliding_window_pattern", "sliding_window_pattern")  # fmt: skip
     kept = {k: v for k, v in source.items() if k not in stale}
     if cfg.architecture == "encoder_decoder":

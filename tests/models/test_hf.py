@@ -14,6 +14,7 @@ import pytest
 from flax import nnx
 from safetensors.numpy import load_file, save_file
 
+from itx import config as configs
 from itx import mesh as meshes
 from itx import train
 from itx.config import MeshConfig
@@ -348,6 +349,24 @@ def test_an_unknown_family_is_not_taken_for_another(kind):
     assert "num_local_experts would need a mixture of experts" in str(e.value)
 
 
+@pytest.mark.parametrize(("name", "extra", "settings"), [
+    ("llama", {"original_max_position_embeddings": 16}, {"rope_original_length": 8}),
+    ("mistral", {"layer_types": ["sliding_attention"] * 3}, {"sliding_window": 0}),
+    ("gemma2", {"hidden_act": "gelu_pytorch_tanh"}, {"mlp_activation": "silu"}),
+    ("gemma2", {}, {"sliding_window": 0, "global_every": 0}),
+    ("gemma3", {}, {"sliding_window": 0, "global_every": 0, "rope_theta_local": 0.0}),
+])  # fmt: skip
+def test_a_setting_that_was_changed_is_exported_whatever_the_source_says_elsewhere(name, extra, settings):
+    source = hf.read_config(GOLDEN / name) | extra
+    was = families.read(source, "config.json")
+    cfg = dataclasses.replace(was, **settings)
+    assert families._same(cfg) != families._same(was)
+    written = hf.write_config(cfg, source, "float32")
+    assert families._same(families.read(written, "config.json")) == families._same(cfg)
+    # the class of Gemma makes a mask of a window even where no layer slides
+    assert not name.startswith("gemma") or written["sliding_window"]
+
+
 # Of keys that real files hold, the notes of tools: no class of transformers reads them
 NOTES = {
     "unsloth_fixed": True,
@@ -369,6 +388,17 @@ def test_keys_that_no_reader_knows_are_named_where_a_model_is_loaded(tmp_path, c
         out = capsys.readouterr().out
         named = [k for k in (*NOTES, "rope_scaling.finetuned") if k in out]
         assert named == ([] if config is source else [*NOTES, "rope_scaling.finetuned"])
+
+
+def test_they_are_named_where_a_run_begins_from_it_too(tmp_path, capsys):
+    folder = shutil.copytree(GOLDEN / "qwen3", tmp_path / "model")
+    source = hf.read_config(folder)
+    (folder / hf.CONFIG).write_text(json.dumps({**source, "unsloth_fixed": True, "a\x1b[2Jb": 1}))
+    recipe = tmp_path / "recipe.py"
+    recipe.write_text("from itx.config import *\ndef get_config(quick=False):\n    return RunConfig()\n")
+    configs.load(str(recipe), [f"--model.pretrained={folder}"])
+    err = capsys.readouterr().err
+    assert "a\\x1b[2Jb, unsloth_fixed" in err and str(folder) in err and "\x1b" not in err
 
 
 def test_every_key_of_the_golden_and_the_hubs_configs_is_known():
