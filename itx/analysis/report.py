@@ -70,6 +70,8 @@ def facts(run: Any) -> dict:
             "splits": dict(sorted(Counter(r["split"] for r in scores["after"]["rows"].values()).items())),
             "max_examples": sorted({r["max_examples"] for r in scores["after"]["rows"].values()}),
             "max_new_tokens": values["eval.max_new_tokens"],
+            "limits": _limits(lock, scores["after"]["rows"]), "unscored": lock.get("unscored", []),
+            "halved": sorted({r["task"] for r in lock["evaluation"] if r.get("halved")}),
         },
         "groups": _groups(scores), "rows": _rows(scores), "easy": scores["after"]["easy"],
         "samples": samples(run, scores["after"]),
@@ -78,6 +80,17 @@ def facts(run: Any) -> dict:
         "holdout": lock["holdout"], "audit": audit,
     }  # fmt: skip
     return {**found, "summary": words.summary(found), "claims": words.claims(found)}
+
+
+def _limits(lock: dict, scored: dict) -> dict[str, int]:
+    """{"tasks", "examples": of their evaluation splits, "asked", and what each setting left out of them}: of each task its
+    first row counts."""
+    first = {r["task"]: r for r in reversed(lock["evaluation"]) if r["name"] in scored}
+    built = sum(r["examples"] for r in first.values())
+    beyond = sum(r["audit"]["skipped"].get("beyond data.eval_examples", 0) for r in first.values())
+    asked = sum(scored[r["name"]]["examples"] for r in first.values())
+    return {"tasks": len(first), "examples": built + beyond, "asked": asked, "data.eval_examples": beyond,
+            "eval.max_examples": max(0, built - asked)}  # fmt: skip
 
 
 def scored_steps(run: Any) -> list[int]:
@@ -221,7 +234,7 @@ def print_report(found: dict) -> None:
         console.print(accounts(found["audit"]), markup=False)
     console.print(f"scored on {words.splits(e)}, eval.max_examples={_one_or_all(e['max_examples'])} contents per row "
                   f"in every template; {words.easy(found)}", markup=False)  # fmt: skip
-    for line in tables.cut_lines(found["rows"]):
+    for line in (*words.scope(found["evaluation"]), *tables.cut_lines(found["rows"])):
         console.print(line, markup=False)
     for line in words.lines(found["summary"]):
         console.print(line, markup=False)

@@ -12,6 +12,7 @@ ROUNDING = 1e-9  # Wilson's lower end of 0 right answers is 0 but for rounding
 MANY = 0.1  # from this share of answers on a fault of their form is worth a step of its own
 FORGOTTEN = 0.05  # bits per byte that rose by this share are worth one too
 STILL_FALLING = 0.02  # the loss fell by this share from the tenth before the last of its lines to the last
+NAMED = 5  # of several tasks a sentence names so many
 ADAPTERS = {"lora": "a LoRA", "prefix": "a prefix", "prompt": "a soft prompt"}
 
 
@@ -52,6 +53,22 @@ def easy(found: dict) -> str:
 
 
 # ---- learned, not learned, next --------------------------------------------------------------------
+
+
+def scope(evaluation: dict) -> list[str]:
+    """What of the evaluation splits the scores stand for, a sentence each: examples that a limit left out, tasks that are
+    not scored, splits that are halved."""
+    limits, out = evaluation["limits"], []
+    cut = [f"{k} left out {limits[k]:,}" for k in ("data.eval_examples", "eval.max_examples") if limits[k]]
+    if cut:
+        out.append(f"Of {limits['examples']:,} examples of {limits['tasks']} evaluation tasks {limits['asked']:,} were asked: "
+                   f"{', '.join(cut)}.")  # fmt: skip
+    for names, what in ((evaluation["unscored"], "are not scored"),
+                        (evaluation["halved"], "are scored on half of a validation split, as they ask")):  # fmt: skip
+        if names:
+            shown = ", ".join(names[:NAMED]) + (", …" if len(names) > NAMED else "")
+            out.append(f"{len(names)} tasks or rows {what}: {shown}.")
+    return out
 
 
 def summary(found: dict) -> dict[str, list[str]]:

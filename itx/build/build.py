@@ -20,7 +20,7 @@ import math
 import multiprocessing
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple
@@ -165,7 +165,8 @@ def build(config: RunConfig, progress: Progress = lambda *_: None, keep_damaged:
     progress("vocabulary", 0, 1)
     settings, rows, todo = _plan(config, members, mend)
     vocabulary = Vocabulary(settings.vocab)
-    known = _lock_file(config, settings, vocabulary.hash, todo)
+    without = evaluation.without_split(config, members)
+    known = _lock_file(config, settings, vocabulary.hash, todo, without)
     complete = hits.known_lock(known, d.cache_dir, mend) is not None
     there = _sound(todo, settings, vocabulary, mend)
     again.check(there, settings, vocabulary)
@@ -176,14 +177,14 @@ def build(config: RunConfig, progress: Progress = lambda *_: None, keep_damaged:
         made = _make_all(pool, todo, settings, vocabulary, progress)
         trained = [made[Job(m, "train")][1] for m in members]
         shares = with_replay(rates({manifest["task"]: manifest["examples"] for manifest in trained}), d)
-        lock = _lock(config, settings, vocabulary, shares, made, rows)
+        lock = _lock(config, settings, vocabulary, shares, made, rows, without)
         progress("leak test", 0, 1)
         leaks.exclude(lock, contamination.found(lock, d.cache_dir))
         more = _more_renderings(config, lock)
         if more:
             there |= _sound(more, settings, vocabulary, mend)
             made |= _make_all(pool, more, settings, vocabulary, progress)
-            lock = _lock(config, settings, vocabulary, shares, made, rows)
+            lock = _lock(config, settings, vocabulary, shares, made, rows, without)
             leaks.exclude(lock, contamination.found(lock, d.cache_dir))  # which the exemplars of these may show
     storage.write_json(known, lock)
     return Built(known, sorted({j.variant for j in made if j not in there}), mended)
@@ -253,7 +254,9 @@ def _check_sources(todo: list[Job], settings: Settings) -> None:
         jobs.key(job, settings, "")
 
 
-def _lock_file(config: RunConfig, settings: Settings, vocab_hash: str, todo: list[Job]) -> Path:
+def _lock_file(
+    config: RunConfig, settings: Settings, vocab_hash: str, todo: list[Job], unscored: Sequence[str] = ()
+) -> Path:
     """Where the lock of this very build is kept: a second run needs neither SeqIO nor the sources."""
     shape = {
         k: v
@@ -264,7 +267,7 @@ def _lock_file(config: RunConfig, settings: Settings, vocab_hash: str, todo: lis
     parts = [
         locks.LOCK_VERSION, ORDER_VERSION, contamination.SEARCH_VERSION, shape, config.model.architecture, config.model.prefix_lm,
         config.train.steps, config.eval.tasks, config.eval.split, config.eval.instructions,
-        config.eval.retention, bool(config.model.pretrained),
+        config.eval.retention, bool(config.model.pretrained), list(unscored),
         [repr(registry.MIXTURES[m]) for name in _mixtures(config) for m in mixtures_of(name, settings.root)],
         [fingerprint.of_scoring(specs[name]) for name in sorted(specs)],
         [jobs.folder(j, settings, vocab_hash) for j in todo],
@@ -410,7 +413,7 @@ def _more_renderings(config: RunConfig, lock: dict) -> list[Job]:
 
 
 def _lock(config: RunConfig, settings: Settings, vocabulary: Vocabulary, shares: list[dict[str, float]],
-          made: dict[Job, tuple[str, dict]], rows: list[evaluation.Row] = ()) -> dict:  # fmt: skip
+          made: dict[Job, tuple[str, dict]], rows: list[evaluation.Row] = (), unscored: list[str] = ()) -> dict:  # fmt: skip
     d = config.data
     lock = {
         "version": locks.LOCK_VERSION, "order_version": ORDER_VERSION,
@@ -455,7 +458,7 @@ def _lock(config: RunConfig, settings: Settings, vocabulary: Vocabulary, shares:
         if (found := variant_shares(registry.MIXTURES[m], lock["tasks"], d.root))
     ]  # fmt: skip
     # a small set may leave a split nothing: such a row is named, and not scored
-    lock["unscored"] = [r.name for r in rows if not made[r.job][1]["examples"]]
+    lock["unscored"] = [*unscored, *(r.name for r in rows if not made[r.job][1]["examples"])]
     scored = [r for r in rows if made[r.job][1]["examples"]]
     lock["evaluation"] = evaluation.lock_rows([r for r in scored if not r.spec.objective], made, settings)
     lock["retention"] = evaluation.lock_texts([r for r in scored if r.spec.objective], made, settings)
@@ -559,15 +562,14 @@ def _build_foreign(config: RunConfig, progress: Progress, mend: hits.Mend, mende
         with _pool(d.workers) as pool:
             made |= _make_all(pool, [r.job for r in own], settings, vocabulary, progress)
     rows = foreign.tried(rows, [str(Path(d.cache_dir) / made[r.job][0]) for r in rows])
-    lock = _lock(config, settings, vocabulary, [shares], made, [*rows, *own])
+    lock = _lock(config, settings, vocabulary, [shares], made, [*rows, *own], unscored)
     leaks.exclude(lock, contamination.found(lock, d.cache_dir))
     if more := _more_renderings(config, lock):  # there is but one, which stands for every epoch's
         made |= {job: made[dataclasses.replace(job, rendering=0)] for job in more}
-        lock = _lock(config, settings, vocabulary, [shares], made, [*rows, *own])
+        lock = _lock(config, settings, vocabulary, [shares], made, [*rows, *own], unscored)
         leaks.exclude(lock, contamination.found(lock, d.cache_dir))
-    lock["unscored"] += unscored
     progress("cache", len(todo), len(todo))
     digest = hashlib.sha256(json.dumps(lock, sort_keys=True).encode()).hexdigest()[:16]
     known = Path(d.cache_dir) / "locks" / f"{digest}.json"
     storage.write_json(known, lock)
-    return Built(known, sorted(new | {r.job.variant for r in own if r.job not in there}))
+    return Built(known, sorted(new | {r.job.variant for r in own if r.job not in there}), mended)

@@ -63,7 +63,7 @@ def show(spec: TaskSpec, name: str, root: str) -> dict:
             renderings.append({"template": r.template, "kind": kind, "prompt": r.prompt, "target": r.target})
     facts = {"name": spec.name, "version": spec.version, "cluster": spec.cluster,
              "metrics": [metrics.shown(metrics.name_of(m)) for m in spec.metrics], "options": spec.options, "origin": spec.origin, "neighbours": spec.neighbours, "tags": dict(spec.tags),
-             "module": spec.module}  # fmt: skip
+             "module": spec.module, "splits": render.splits(spec.source)}  # fmt: skip
     return {"task": facts, "renderings": renderings}
 
 

@@ -11,6 +11,7 @@ retention   config.eval.retention, which a model should still do after tuning; o
             in bits per byte (itx/eval/retention.py)
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from itx.data import cache
 from itx.errors import UserError, did_you_mean
 from itx.eval import metrics
 from itx.tasks import names, registry
-from itx.tasks.spec import TaskSpec
+from itx.tasks.spec import SPLITS, TaskSpec
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,22 @@ def lock_texts(found: list[Row], made: dict[Job, tuple[str, dict]], settings: Se
     } for r in found]  # fmt: skip
 
 
+def no_split(split: str, declared: Iterable[str]) -> str:
+    """Why a task is not scored on a split, and on which it would be."""
+    others = [s for s in SPLITS if s in declared]
+    asked = next((f": --eval.split={s}" for s in others if s != "train"), "")
+    return f"no {split} split, only {' and '.join(others)}{asked}"
+
+
+def without_split(config: RunConfig, members: list[str]) -> list[str]:
+    """The trained and held-out tasks that have nothing to be scored on, each with the splits that it has."""
+    mixture = registry.MIXTURES.get(config.data.mixture)
+    held = [name for name, _ in registry.removed(mixture, config.data.root)] if mixture else []
+    specs = {(t := registry.task(n, config.data.root)).name: t for n in [*members, *held]}
+    return [f"{name} ({no_split(config.eval.split, render.splits(t.source))})" for name, t in specs.items()
+            if not t.objective and not _has(t, config.eval.split)]  # fmt: skip
+
+
 def _has(spec: TaskSpec, split: str) -> bool:
     return bool(render.source_splits(spec.source, split))
 
@@ -141,7 +158,7 @@ def _held_out(config: RunConfig, trained: list[TaskSpec], split: str) -> list[Ro
     seen = {t.cluster for t in trained}
     for name, _ in registry.removed(mixture, config.data.root) if mixture else ():
         spec = registry.task(name, config.data.root)
-        if spec.objective:
+        if spec.objective or not _has(spec, split):
             continue
         group = "tasks" if spec.cluster in seen else "clusters"
         out.append(Row(name, group, relation(spec, trained), Job(name, split, "all"), spec))
@@ -152,7 +169,7 @@ def _ablations(trained: list[TaskSpec], split: str) -> list[Row]:
     """Trained tasks that share their inputs with two others: with, without and with a wrong instruction."""
     families: dict[str, list[TaskSpec]] = {}
     for spec in sorted(trained, key=lambda t: t.name):
-        if "inputs" in spec.tags and spec.templated:
+        if "inputs" in spec.tags and spec.templated and _has(spec, split):
             families.setdefault(spec.tags["inputs"], []).append(spec)
     out = []
     for family in families.values():
@@ -183,7 +200,7 @@ def lock_rows(found: list[Row], made: dict[Job, tuple[str, dict]], settings: Set
             "metrics": [metrics.name_of(m) for m in spec.metrics], "primary": spec.primary,
             "max_target_tokens": manifest["max_target_tokens"], "templates": manifest["templates"],
             "tags": dict(spec.tags), "inputs": spec.tags.get("inputs"), "ablation": row.job.ablation or None,
-            "audit": manifest["audit"], "options": None if options is None else list(options),
+            "audit": manifest["audit"], **({"halved": True} if not row.seqio and spec.source.halve else {}), "options": None if options is None else list(options),
             **({"seqio": row.seqio} if row.seqio else {}),
             # a base model, which never learned our EOS, goes on with a next exemplar
             **({"shots": k, "stop": spec.shot_separator} if row.group == "retention" and (k := names.parse(variant).shots)

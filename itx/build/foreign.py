@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from itx import loose, text
-from itx.build import hits, leaks, notes, render
+from itx.build import evaluation, hits, leaks, notes, render
 from itx.build.evaluation import Row
 from itx.build.jobs import CHUNK, SAMPLE, Job, Settings
 from itx.data import cache
@@ -63,7 +63,7 @@ def rows(tasks: list[Any], split: str, suffix: str, group: str, relation: str) -
     found, without = [], []
     for task in tasks:
         if not task.metric_objs or part_of(task, split) is None:
-            why = f"no {split} split" if task.metric_objs else "no metric_fns"
+            why = evaluation.no_split(split, task.splits) if task.metric_objs else "no metric_fns"
             without.append(f"{task.name}{suffix} ({why})")
             continue
         names, postprocess = _scoring(task)
@@ -101,16 +101,12 @@ def tried(rows: list[Row], folders: list[str]) -> list[Row]:
     return [dataclasses.replace(r, seqio={**r.seqio, "scale": s}) for r, s in zip(rows, answer["scales"], strict=True)]
 
 
-def part_of(task: Any, split: str) -> tuple[str, float, float] | None:
-    """Which examples of a Task make a split: (SeqIO's split, from, to), from <= content hash / 2^64 < to; None: none.
-
-    Where `validation` is all that was kept from training, validation and test are its halves.
-    """
-    if split in task.splits and (split != "validation" or "test" in task.splits):
-        return split, 0.0, 1.0
-    if split == "train" or "validation" not in task.splits:
-        return None
-    return ("validation", 0.0, 0.5) if split == "validation" else ("validation", 0.5, 1.0)
+def part_of(task: Any, split: str) -> str | None:
+    """SeqIO's split of a Task that is a split of ours, whole; None: there is none. A lone evaluation split is test, as it
+    is of our own tasks (itx/build/render.py)."""
+    if set(task.splits) in ({"validation"}, {"test"}):
+        return next(iter(task.splits)) if split == "test" else None
+    return split if split in task.splits else None
 
 
 # ---- a cache folder --------------------------------------------------------------------------------
@@ -166,7 +162,7 @@ def build(task: Any, split: str, settings: Settings, vocabulary: Vocabulary, men
 def _examples(task: Any, split: str, settings: Settings, vocabulary: Vocabulary, counts: Counter) -> Iterator[Example]:
     """Every example of a Task's split in its own order. Without a feature `inputs`, the target is its content."""
     eos = vocabulary.eos_id
-    theirs, low, high = part_of(task, split) or (split, 0.0, 1.0)
+    theirs = part_of(task, split) or split
     for i, e in enumerate(_dataset(task, theirs, settings.render_seed)):
         counts["read"] += 1
         prompt, target = (np.asarray(e.get(k, ())).tolist() for k in ("inputs", "targets"))
@@ -179,9 +175,6 @@ def _examples(task: Any, split: str, settings: Settings, vocabulary: Vocabulary,
         asked, wanted = _text(e, "inputs", prompt, vocabulary), _text(e, "targets", target, vocabulary)
         content = text.normalise(asked if prompt else wanted)
         hashed = render.draw("content", content)
-        if not low <= hashed / 2.0**64 < high:
-            counts["another split"] += 1
-            continue
         line = {
             "id": str(i), "content": f"{hashed:016x}", "input_content": content, "template": "",
             "prompt": asked, "target": wanted, "references": [wanted], "options": None, "answer_index": None,

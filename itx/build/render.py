@@ -25,7 +25,7 @@ from itx.data.cache import CONFLICT, REPEATED, Record
 from itx.data.vocabulary import Vocabulary
 from itx.errors import UserError, did_you_mean
 from itx.tasks import chat, names, templates
-from itx.tasks.spec import Skip, Source, TaskSpec, Template
+from itx.tasks.spec import SPLITS, Skip, Source, TaskSpec, Template
 
 # Raise it when a change here alters a rendering, or one of the cache's format: it is part of every cache key.
 RENDER_VERSION = 7
@@ -131,9 +131,9 @@ def _trimmed(value: Any) -> Any:
 def source_splits(source: Source, split: str) -> list[tuple[str, float, float]]:
     """Which rows make a split: [(source split, from, to)], from <= hash / 2^64 < to.
 
-    A set with train alone gives 5 % of it each to validation and test; with train and test, 5 % of
-    train to validation; with train and validation, each half of validation. A set whose only split is an evaluation
-    split is test, whole, so that its scores compare with published ones; it has no validation.
+    A split that is declared is whole, so that its scores compare with published ones. A set with train alone gives 5 % of
+    it each to validation and test; with train and test, 5 % of train to validation; with train and validation it has no
+    test, or (`halve`) each half of validation. A set whose only split is an evaluation split is test, and has no validation.
     """
     if source.split_by_hash:
         at, out = 0.0, []
@@ -145,21 +145,30 @@ def source_splits(source: Source, split: str) -> list[tuple[str, float, float]]:
     have = set(source.files) or set(source.options.get("splits", ()))
     evaluation = have - {"train"}
     if split == "train":
-        cut = DEV_SHARE * (2 if not evaluation else 1) if "validation" not in have else 0.0
-        if evaluation == {"validation"}:
-            cut = 0.0
-        return [("train", 0.0, 1.0 - cut)] if "train" in have else []
+        cut = 0 if "validation" in have else 1 if evaluation else 2  # shares that the other splits take of it
+        return [("train", 0.0, 1.0 - cut * DEV_SHARE)] if "train" in have else []
+    if source.halve:
+        return [("validation", 0.0, 0.5) if split == "validation" else ("validation", 0.5, 1.0)]
     if len(have) == 1 and evaluation:
         return [(*evaluation, 0.0, 1.0)] if split == "test" else []
-    if split in have and evaluation != {split}:
+    if split in have:
         return [(split, 0.0, 1.0)]
-    if "train" in have and not evaluation:
-        low = 1 - DEV_SHARE * (1 if split == "test" else 2)
-        return [("train", low, low + DEV_SHARE)]
-    if "train" in have and evaluation == {"test"}:
-        return [("test", 0.0, 1.0)] if split == "test" else [("train", 1 - DEV_SHARE, 1.0)]
-    only = next(iter(evaluation), "")
-    return [(only, 0.0, 0.5) if split == "validation" else (only, 0.5, 1.0)] if only else []
+    if "validation" in have or "train" not in have:
+        return []
+    low = 1 - DEV_SHARE * (1 if split == "test" or evaluation else 2)
+    return [("train", low, low + DEV_SHARE if not evaluation else 1.0)]
+
+
+def splits(source: Source) -> dict[str, str]:
+    """Each split that a source has, and what it is made of: `whole`, or its share of a split that is declared."""
+    out = {}
+    for split in SPLITS:
+        for of, low, high in source_splits(source, split):
+            if (low, high) == (0.0, 1.0):
+                out[split] = "whole" if of == split else f"all of {of}"
+            else:
+                out[split] = f"{high - low:.0%} of {of or 'all rows'}, by hash"
+    return out
 
 
 def items(

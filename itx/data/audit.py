@@ -59,7 +59,8 @@ def audit(lock: dict, cache_dir: str | Path, config: RunConfig) -> dict:
             "target_tokens": sum(f["target_tokens_seen"] for f in tasks.values()),
         },
         "tasks": tasks,
-        "evaluation": {r["name"]: {"task": r["task"], "group": r["group"], **r["audit"]} for r in lock["evaluation"]},
+        "evaluation": {r["name"]: {"task": r["task"], "group": r["group"], "halved": r.get("halved", False), **r["audit"]}
+                       for r in lock["evaluation"]},
         "unscored": lock.get("unscored", []), "unretained": lock.get("unretained", ""), "holdout": lock["holdout"],
         "left_out": lock.get("left_out", []), "variants": lock.get("variants", []),
         "leaks": {"dropped": lock.get("leaks", []), "pairs": removed_shares(lock),
@@ -185,7 +186,12 @@ def judge(facts: dict, config: RunConfig) -> dict[str, list[str]]:
     if facts["unscored"]:
         shown = ", ".join(facts["unscored"][:5]) + (", …" if len(facts["unscored"]) > 5 else "")
         warnings.append(
-            f"{len(facts['unscored'])} evaluation rows have no example or no metric and are not scored: {shown}"
+            f"{len(facts['unscored'])} tasks or rows of evaluation are not scored, for they have no such split, no example or "
+            f"no metric: {shown}"
+        )
+    if halved := sorted({f["task"] for f in facts["evaluation"].values() if f["halved"]}):
+        warnings.append(
+            f"{len(halved)} tasks are scored on half of a validation split, as they ask: {', '.join(halved)}"
         )
     if why := facts["leaks"]["untested"]:
         warnings.append(f"what evaluation asks was not looked for in the training data: {why}; build the data again")

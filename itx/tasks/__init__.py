@@ -8,11 +8,11 @@ from typing import Any
 
 from itx.tasks.chat import first_user_turn, openai_messages, sharegpt_messages
 from itx.tasks.registry import chat_task, instruction_task, mixture, text_task
-from itx.tasks.spec import CoT, Skip, csv, function, hf_dataset, holdout, jsonl, parquet, tfds, tfrecord, tsv
+from itx.tasks.spec import CoT, Skip, csv, function, halved, hf_dataset, holdout, jsonl, parquet, tfds, tfrecord, tsv
 from itx.tasks.templates import paraphrases
 
 __all__ = [
-    "CoT", "Skip", "chat_task", "csv", "first_user_turn", "function", "get", "hf_dataset", "holdout", "instruction_task",
+    "CoT", "Skip", "chat_task", "csv", "first_user_turn", "function", "get", "halved", "hf_dataset", "holdout", "instruction_task",
     "jsonl", "mixture", "openai_messages", "paraphrases", "parquet", "sharegpt_messages", "text_task", "tfds", "tfrecord", "tsv",
 ]  # fmt: skip
 

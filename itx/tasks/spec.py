@@ -13,8 +13,10 @@ Nothing here reads data: a source is a description that itx/build/sources.py ope
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+from itx.errors import UserError
 
 SPLITS = ("train", "validation", "test")
 OBJECTIVES = ("lm", "prefix_lm", "span_corruption")  # of plain text: itx/build/objectives.py
@@ -49,6 +51,7 @@ class Source:
     options: Mapping[str, Any] = field(default_factory=dict)  # what the reader of this kind needs
     # with split_by_hash: values -> the text whose hash decides the split; default: the input's content
     split_key: Callable[[dict], str] | None = None
+    halve: bool = False  # validation is cut by hash into validation and test: see `halved`
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,17 @@ class MixtureSpec:
 def holdout(clusters: Sequence[str] = (), tasks: Sequence[str] = (), among: Sequence[str] | None = None) -> Holdout:
     """All tasks but the named clusters and tasks, their neighbours and their kin by origin."""
     return Holdout(tuple(clusters), tuple(tasks), None if among is None else tuple(among))
+
+
+def halved(source: Source) -> Source:
+    """A source with a validation and no test split: by the hash of their content half of the validation examples are
+    test. Without it validation is whole, and the task has no test split."""
+    have = {*source.files, *source.options.get("splits", ())} - {"train"}
+    if have != {"validation"} or source.split_by_hash:
+        raise UserError(
+            f"halved() is for a source with a validation split and no test split; this one has {sorted(have)}"
+        )
+    return replace(source, halve=True)
 
 
 def _source(kind: str, files: str | Mapping[str, str], shares: Mapping[str, float] | None, **more: Any) -> Source:

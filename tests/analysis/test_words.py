@@ -198,3 +198,28 @@ def test_what_was_learned_and_what_was_not(tmp_path):
     same = facts(run_of(tmp_path / "same", pretrained="models/base", after=4, wrong_form=True))
     assert same["summary"]["learned"] == ["Nothing that these scores show."]
     assert any("ot above chance" in s for s in same["summary"]["not learned"])
+
+
+def test_what_the_scores_do_not_stand_for_is_said(tmp_path, capsys):
+    whole, cut = run_of(tmp_path / "whole"), run_of(tmp_path / "cut")
+    lock = storage.read_json(cut.lock_json)
+    of_task = {}
+    for row in lock["evaluation"]:  # its split had seven more examples
+        row["audit"] = {**row["audit"], "skipped": {"beyond data.eval_examples": 7}}
+        of_task.setdefault(row["task"], row["examples"])
+    lock["unscored"] = [f"task{n} (no test split, only train)" for n in range(6)]
+    lock["evaluation"][0]["halved"] = True
+    storage.write_json(cut.lock_json, lock)
+    n, examples = len(of_task), sum(of_task.values())
+    limited = f"{4 * n} were asked: "
+    said = [
+        f"Of {examples + 7 * n} examples of {n} evaluation tasks {limited}data.eval_examples left out {7 * n}, "
+        f"eval.max_examples left out {examples - 4 * n}.",
+        "6 tasks or rows are not scored: task0 (no test split, only train), ",
+        "1 tasks or rows are scored on half of a validation split, as they ask: " + lock["evaluation"][0]["task"],
+    ]
+    for run, is_said in ((whole, False), (cut, True)):
+        for text in texts(run, capsys):
+            flat = " ".join(text.split())
+            assert [sentence in flat for sentence in said] == [is_said] * 3
+            assert (f"Of {examples} examples of {n} evaluation tasks {limited}eval.max_examples" in flat) != is_said

@@ -15,7 +15,7 @@ from itx.data import lock as locks
 from itx.data.order import ORDER_VERSION, Order
 from itx.errors import UserError
 from itx.tasks import fingerprint, names, registry
-from itx.tasks.spec import Source, function, jsonl
+from itx.tasks.spec import Source, function, halved, jsonl
 from tests import sample_tasks, samples  # noqa: F401  (sample_tasks registers)
 
 pytestmark = pytest.mark.smoke
@@ -49,7 +49,8 @@ def test_splits_are_disjoint_and_shared_by_tasks_over_the_same_inputs():
     [
         ({"train"}, {"train": ("train", 0, 0.9), "validation": ("train", 0.9, 0.95), "test": ("train", 0.95, 1)}),
         ({"train", "test"}, {"train": ("train", 0, 0.95), "validation": ("train", 0.95, 1), "test": ("test", 0, 1)}),
-        ({"train", "validation"}, {"train": ("train", 0, 1), "validation": ("validation", 0, 0.5), "test": ("validation", 0.5, 1)}),
+        ({"train", "validation"}, {"train": ("train", 0, 1), "validation": ("validation", 0, 1)}),
+        ({"validation", "test"}, {"validation": ("validation", 0, 1), "test": ("test", 0, 1)}),
         ({"test"}, {"test": ("test", 0, 1)}),
         ({"validation"}, {"test": ("validation", 0, 1)}),
         ({"train", "validation", "test"}, {s: (s, 0, 1) for s in ("train", "validation", "test")}),
@@ -62,6 +63,20 @@ def test_missing_splits_are_made_as_the_evaluation_rules_say(files, want):
         assert len(got) == (split in want)
         for name, low, high in got:
             assert (name, low, high) == (want[split][0], *map(pytest.approx, want[split][1:]))
+
+
+def test_a_validation_split_is_halved_where_the_task_asks_for_it():
+    source = jsonl({"train": "a.jsonl", "validation": "b.jsonl"})
+    assert render.splits(source) == {"train": "whole", "validation": "whole"}
+    half = halved(source)
+    assert render.source_splits(half, "validation") == [("validation", 0.0, 0.5)]
+    assert render.source_splits(half, "test") == [("validation", 0.5, 1.0)]
+    assert render.splits(half) == {"train": "whole", "validation": "50% of validation, by hash",
+                                   "test": "50% of validation, by hash"}  # fmt: skip
+    assert render.splits(jsonl("a.jsonl"))["test"] == "5% of train, by hash"
+    for files in ({"train": "a.jsonl"}, {"train": "a.jsonl", "validation": "b.jsonl", "test": "c.jsonl"}):
+        with pytest.raises(UserError, match="for a source with a validation split and no test split"):
+            halved(jsonl(files))
 
 
 def test_one_file_is_the_training_split_unless_shares_are_given():

@@ -130,12 +130,15 @@ def test_eval_tasks_names_tasks_of_seqio_and_our_own(run, probe):
     assert storage.read_json(run[0].scores_json(6))["rows"].keys() == rows.keys()
     assert "seqio" in rows["user.half@eval"] and "seqio" not in rows["sample_even@eval"]
     half = rows["user.half@eval"]
-    assert (half["group"], half["relation"], half["audit"]["read"]) == ("extra", "none", 16)
-    assert half["audit"]["skipped"] == {"another split": 16 - half["examples"]} and 0 < half["examples"] < 16
-    assert probe["parts"] == {
-        "user.long": [["train", 0, 1], ["validation", 0, 1], ["test", 0, 1]],
-        "user.half": [["train", 0, 1], ["validation", 0, 0.5], ["validation", 0.5, 1]],
-        "user.more": [["train", 0, 1], None, None],
+    assert (half["group"], half["relation"], half["audit"]) == (
+        "extra",
+        "none",
+        {"read": 16, "kept": 16, "skipped": {}},
+    )
+    assert probe["parts"] == {  # a split that is declared is whole
+        "user.long": ["train", "validation", "test"],
+        "user.half": ["train", "validation", None],
+        "user.more": ["train", None, None],
     }
 
 

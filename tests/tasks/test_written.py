@@ -109,7 +109,7 @@ def test_all_of_them_build_and_every_record_is_accounted_for(folder):
     assert tasks["mail"]["audit"]["skipped"]["empty"] == 6 and tasks["mail"]["audit"]["read"] == 300
     assert tasks["mail:fs4"]["rate"] == pytest.approx(tasks["mail"]["rate"])
     assert {r["name"] for r in lock["evaluation"]} >= {"mail", "mail@heldout", "mail:fs4", "sums", "sums:cot"}
-    assert lock["unscored"] == []  # `support` names no test split: nothing was promised
+    assert lock["unscored"] == ["support (no test split, only train and validation: --eval.split=validation)"]
     shots = cache.Records(folder / "cache" / tasks["mail:fs4"]["folders"][0])
     assert shots.exemplars.shape[1] == 4
     chats = cache.Records(folder / "cache" / tasks["support"]["folders"][0])
