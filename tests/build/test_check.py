@@ -202,3 +202,12 @@ def test_the_order_of_a_set_is_told_by_other_processes(tmp_path):
     assert "record 0: fields() gives another result in another process" in said["addresses"]
     assert "record 0: its source gives another record in another process" in said["made"]
     assert "its options, templates or constants differ in another process" in said["options"]
+
+
+def test_show_says_what_the_splits_are_made_of(capsys):
+    from itx.cli import main
+
+    assert main(["tasks", "show", "sample_add", "--modules", "tests.sample_tasks"]) == 0
+    (line,) = [x for x in capsys.readouterr().out.splitlines() if x.startswith("splits")] or [""]
+    shares = registry.task("sample_add").source.split_by_hash
+    assert shares and all(f"'{split}': '{share:.0%} of all rows, by hash'" in line for split, share in shares.items())
