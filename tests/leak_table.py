@@ -30,8 +30,14 @@ BEGIN, END = "<!-- leaks: uv run python -m tests.leak_table FOLDER -->", "<!-- /
 INTRODUCTION = """## What the leak test finds
 
 Of 100 planted copies of an evaluation input so many make the build leave the record out; short inputs have 4 to 12 words (5 to
-25 characters in Chinese), long ones more. The kinds above the middle are those that the test is made for; below it stands what
-it makes of others. It does not look for paraphrase."""
+25 characters in Chinese), long ones more. Inputs of fewer words count only where they are a whole field, or stand with their
+answer. The kinds above the middle are those that the test is made for; below it stands what it makes of others. It does not look
+for paraphrase, and a short input with a word changed is another input."""
+READ = """Of `real_mix` (41,196 examples) it leaves out 431. A hundred of them, drawn by `--drops CACHE`, were read: 97 hold the
+text or passage that is asked, 10 of these as the same problem with other numbers or another last clause; 3 share no more than
+a name, two listed words or a sentence of an encyclopaedia. Of 250 tool conversations (Glaive), whose tools are alike, 5 are left
+out, each for the same request. It takes 9.3 s of CPU time, 11 % of the build's 84: 4.9 for the loose forms, 0.7 to write them,
+3.7 to search."""
 COUNT = 40  # inputs of a language and size
 SHOWN = 100
 COLUMNS = [(x, size) for x in (*kinds.LANGUAGES, "public") for size in kinds.SIZES]
@@ -159,7 +165,9 @@ def main() -> None:
     if args.seed is not None:
         return print(text_)
     page = PAGE.read_text(encoding="utf-8")
-    PAGE.write_text(page.replace(section(page), f"{BEGIN}\n{INTRODUCTION}\n\n{text_}\n{END}\n"), encoding="utf-8")
+    PAGE.write_text(
+        page.replace(section(page), f"{BEGIN}\n{INTRODUCTION}\n\n{text_}\n\n{READ}\n{END}\n"), encoding="utf-8"
+    )
     return None
 
 

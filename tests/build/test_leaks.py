@@ -48,6 +48,10 @@ mixture("leak_mix", ["trained.*"])
 """
 KINDS = [k for k in (*kinds.EDITS, *kinds.PLACES)]
 COUNT, LIKE = 6, 40  # copies of each language and size; examples that are none
+BRIEF = [
+    kinds.plain("cat", "Katze"), kinds.plain("Word: cat\nSpanish:", "gato"), kinds.plain("What is a cat in Spanish?", "Gato!"),
+    kinds.plain("Input: cat\nOutput: gato\n\nInput: fox\nOutput:", "zorro"),
+]  # fmt: skip
 INSTRUCTIONS = 6  # of a set, each in at most ten of its training records
 
 
@@ -146,6 +150,8 @@ def alarms(corpus: Corpus) -> None:
     cat = [kinds.plain(f"A {w} story: the cat sat on the mat.") for w in kinds.WORDS["en"]["like"]]
     corpus.add("asked.word", [kinds.plain("cat", "gato"), kinds.plain("yes", "no")], "test", "exam")
     corpus.add("asked.word", [kinds.plain("dog", "perro")], "train", "exam")
+    rest = [kinds.plain(f"Tell of {what}.", "a tale") for what in kinds.WORDS["en"]["what"]]
+    corpus.add("trained.brief", BRIEF + rest, origin="other")
     corpus.add("trained.same_word", [*cat, kinds.plain("Is it so? yes", "a tale")], origin="other")
 
 
@@ -203,6 +209,13 @@ def test_copies_are_left_out_and_examples_like_them_are_not(built, kind):
     recall = {c: found[c] / n for c, n in asked.items() if c[1] != "none"}
     assert min(recall.values()) == 1, recall
     assert {c: found[c] for c in asked if c[1] == "none"} == {(x, "none"): 0 for x in kinds.LANGUAGES}
+
+
+def test_a_word_is_known_as_a_whole_field_and_beside_its_answer(built):
+    there = rows_there(built, "trained.brief")
+    assert (
+        left_out(built, "trained.brief") == there & set(range(len(BRIEF))) and len(there & set(range(len(BRIEF)))) > 2
+    )
 
 
 @pytest.mark.parametrize("name", ["same_instruction", "same_footer", "same_tools", "same_word"])
