@@ -1,13 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """How a run begins or goes on: everything is checked first, and only then is anything written into its folder."""
 
-import contextlib
 import dataclasses
 import shlex
-import subprocess
 import sys
 from argparse import Namespace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +14,9 @@ from itx.config import RunConfig
 from itx.data import lock as locks
 from itx.data import verify
 from itx.errors import UserError, did_you_mean
-from itx.runs import RunFolder, read_config, run_config
+from itx.runs import RunFolder, read_config, read_lock, run_config
+from itx.versions import code_version, versions
 
-VERSIONED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "sentencepiece")
 OF_THE_BASE = ("model.", "train.seed ")  # fields whose change may give an adapter another base
 
 
@@ -35,7 +32,7 @@ def check_same_run(run: RunFolder, config: RunConfig) -> list[str]:
         p for p in run.path.iterdir() if not p.name.endswith(".part") and p.name != trainer_lock.NAME
     ]:
         return []  # nothing, or what a kill left before the first file
-    if not run.config_json.is_file():
+    if not run.is_begun():
         raise UserError(f"{run.path} is not empty and not a run folder (no config.json); give another --run_dir")
     old = configs.flatten(read_config(run)["config"])
     new = configs.flatten(configs.to_dict(config))
@@ -67,12 +64,12 @@ def check_same_run(run: RunFolder, config: RunConfig) -> list[str]:
 
 def _changes_shapes(run: RunFolder, config: RunConfig, name: str) -> bool:
     """Whether the run would have other arrays, in parameters or optimizer, with this one field as `config` has it."""
-    if not run.lock_json.is_file():  # killed while it began: there is no checkpoint
+    if not run.lock_json.is_file() and not run.steps():  # killed while it began
         return False
     from itx.train import parts, shapes_by_name
 
     section, leaf = name.split(".")
-    old, lock = run_config(run), locks.read(run.lock_json)
+    old, lock = run_config(run), read_lock(run)
     group = dataclasses.replace(getattr(old, section), **{leaf: getattr(getattr(config, section), leaf)})
     try:
         new = shapes_by_name(parts(dataclasses.replace(old, **{section: group}), lock))
@@ -89,8 +86,8 @@ def check(run: RunFolder, config: RunConfig, lock: dict, made: Any) -> list[str]
         made: a train.Setup.
     """
     notes = check_same_run(run, config)
-    if run.lock_json.is_file():
-        locks.check_same(locks.read(run.lock_json), lock, run.path)
+    if run.lock_json.is_file() or run.steps():
+        locks.check_same(read_lock(run), lock, run.path)
     vocabulary = _vocabulary(config, lock)
     if not run.vocab_model.is_file() and not vocabulary.is_file():
         raise UserError(f"the lock's vocabulary is not in the cache: {vocabulary}")
@@ -131,15 +128,16 @@ def write(
     """
     for note in notes:
         print(f"changed on resume: {note}", file=sys.stderr)
-    old_notes = storage.read_json(run.config_json).get("notes", []) if run.config_json.is_file() else []
+    old_notes = read_config(run).get("notes", []) if run.is_begun() else []
     about = {
         "file": args.config, "quick": args.quick, "overrides": args.overrides,
         "command": shlex.join(["itx", *sys.argv[1:]]), "config": configs.to_dict(config), "origin": origin,
-        "versions": {"python": sys.version.split()[0], **{v: metadata.version(v) for v in VERSIONED}},
-        "code": code_version(), "data_hash": locks.shape_hash(lock), "notes": old_notes + notes,
+        "versions": versions(), "code": code_version(), "data_hash": locks.shape_hash(lock),
+        "notes": old_notes + notes,
     }  # fmt: skip
+    about = storage.sealed(about)
     storage.write_json(run.config_json, about)
-    storage.write_json(run.lock_json, lock)
+    storage.write_json(run.lock_json, storage.sealed(lock))
     if config.model.pretrained:
         from itx.models import pretrained
 
@@ -150,17 +148,3 @@ def write(
         with storage.whole_file(run.chat_template) as part:
             part.write_text(lock["chat"], encoding="utf-8")
     return about
-
-
-def code_version() -> str:
-    """The git commit of the code, `+` where it was changed; the package version outside a checkout."""
-    here = Path(__file__).parent
-    git = ["git", "-C", str(here)]
-    try:
-        commit = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
-        dirty = subprocess.run([*git, "status", "--porcelain", "--", "."], capture_output=True, text=True, check=True)
-        return commit.stdout.strip() + ("+" if dirty.stdout.strip() else "")
-    except (OSError, subprocess.CalledProcessError):
-        with contextlib.suppress(metadata.PackageNotFoundError):  # a copied folder, on PYTHONPATH
-            return metadata.version("itx")
-        return "unknown"

@@ -11,8 +11,6 @@ number of processes, and one of itself; whoever reads a checkpoint compares them
 """
 
 import hashlib
-import importlib.metadata
-import json
 import logging
 import platform
 import re
@@ -26,10 +24,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from itx import storage
+from itx import storage, versions
 from itx.errors import UserError
 
-LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy")
 BLOCK_BYTES = 1 << 26  # of an array under one digest
 
 
@@ -91,7 +88,7 @@ class Checkpoints:
         arrays = {"params": params} | ({"opt_state": named_leaves(opt_state)} if jax.tree.leaves(opt_state) else {})
         meta = meta | {"digests": {item: {name: digest(x) for name, x in of.items()} for item, of in arrays.items()}}
         items = {item: args.StandardSave(of) for item, of in arrays.items()}
-        items["meta"] = args.JsonSave(meta | {"seal": seal(meta)})
+        items["meta"] = args.JsonSave(storage.sealed(meta))
         with storage.named(self.directory):
             self.manager.save(step, args=args.Composite(**items))
 
@@ -104,8 +101,10 @@ class Checkpoints:
         )
         if not isinstance(meta, dict):
             raise Damaged(f"{self.directory / str(step)} is damaged: meta holds no object")
-        if {"seal", "digests"} & meta.keys() and meta.get("seal") != seal(meta):
+        if "digests" in meta and storage.SEAL not in meta or not storage.is_intact(meta):
             raise Damaged(f"{self.directory / str(step)} is damaged: meta is not what was saved")
+        if meta.get("step", step) != step:
+            raise Damaged(f"{self.directory / str(step)} is damaged: it holds what was saved at step {meta['step']}")
         return meta
 
     def shapes(self, step: int, item: str = "params") -> dict:
@@ -249,12 +248,6 @@ def digest(array: Any) -> dict:
     return {"shape": list(np.shape(array)), "dtype": str(host.dtype), "blocks": hashes}
 
 
-def seal(meta: dict) -> str:
-    """A hash of all that meta holds besides it, as it reads back from JSON."""
-    held = json.loads(json.dumps({k: v for k, v in meta.items() if k != "seal"}))
-    return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()
-
-
 def check_shapes(what: str, saved: dict[str, Any], targets: dict[str, Any]) -> None:
     """UserError where names or shapes differ."""
     for name in sorted(saved.keys() | targets.keys()):
@@ -279,13 +272,16 @@ def environment(mesh: Mesh) -> dict:
         "platform": device.platform,
         "processes": jax.process_count(),
         "machine": platform.machine(),
-        "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
+        "versions": versions.versions(),
+        "code": versions.code_version(),
     }
 
 
 def differences(then: dict, now: dict) -> str | None:
-    """One line that says what changed since the checkpoint, or None where nothing did."""
-    changed = [f"{k}: {then.get(k)} -> {now[k]}" for k in now if then.get(k) != now[k]]
+    """One line that names all that changed since the checkpoint, or None where nothing did."""
+    then, now = ({**{k: v for k, v in e.items() if k != "versions"}, **e.get("versions", {})} for e in (then, now))
+    names = [*now, *(then.keys() - now.keys())]
+    changed = [f"{k}: {then.get(k, 'unknown')} -> {now.get(k, 'unknown')}" for k in names if then.get(k) != now.get(k)]
     if not changed:
         return None
     return (

@@ -23,7 +23,7 @@ from itx.data import verify
 from itx.data.vocabulary import BYTE_EXTRA_IDS, BYTES, Bytes, Vocabulary
 from itx.errors import UserError, did_you_mean
 from itx.eval import metrics
-from itx.runs import RunFolder, default_run, open_run, run_config
+from itx.runs import RunFolder, default_run, open_run, read_lock, run_config
 from itx.text import visible
 from itx.trainer_lock import TrainerLock
 
@@ -359,11 +359,10 @@ def evaluate_run(args: Namespace) -> int:
     config = _run_config(run, max_examples=args.max_examples)
     if args.cache_dir:
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, cache_dir=args.cache_dir))
-    from itx.data import lock as locks
     from itx.eval.evaluate import evaluate
     from itx.eval.tables import print_scores
 
-    lock = locks.read(run.lock_json)
+    lock = read_lock(run)
     if not Path(config.data.cache_dir).is_dir():
         raise UserError(f"no folder {config.data.cache_dir!r}, where the run's data are; give --cache_dir")
     if args.shots is not None or args.split is not None:
@@ -484,13 +483,12 @@ def generate(args: Namespace) -> int:
             raise UserError(f"--{name} {getattr(args, name)}: must be at least 1")
     run = open_run(args.run)
     config = run_config(run)
-    from itx.data import lock as locks
     from itx.eval import terminal
     from itx.eval.sampling import Sampling
     from itx.train import load_model
 
     how = Sampling(**{f.name: getattr(args, f.name) for f in dataclasses.fields(Sampling)})
-    lock = locks.read(run.lock_json)
+    lock = read_lock(run)
     template = "" if args.raw else lock.get("chat", "")
     if args.system and not template:
         raise UserError("--system: " + ("with --raw" if args.raw else "this run was not trained on conversations, and")

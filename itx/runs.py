@@ -1,13 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """The run folder: the names of its files stand here and nowhere else."""
 
+import contextlib
+import functools
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from itx import config as configs
 from itx import storage
+from itx.data import lock as locks
 from itx.data.vocabulary import FILES
-from itx.errors import UserError
+from itx.errors import UserError, did_you_mean
+from itx.text import visible
 
 
 @dataclass(frozen=True)
@@ -17,7 +22,7 @@ class RunFolder:
 
     @property
     def config_json(self) -> Path:
-        """{"file", "overrides", "config", "origin", "versions", "command"}"""
+        """{"file", "overrides", "config", "origin", "versions", "command", "seal", …}"""
         return self.path / "config.json"
 
     @property
@@ -51,6 +56,14 @@ class RunFolder:
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
+
+    def steps(self) -> list[int]:
+        """Of the checkpoints, sound or not."""
+        return storage.checkpoint_steps(self.checkpoints)
+
+    def is_begun(self) -> bool:
+        """Whether this is a run folder, even one that lost its config.json."""
+        return self.config_json.is_file() or bool(self.steps())
 
     @property
     def audit_json(self) -> Path:
@@ -92,13 +105,54 @@ class RunFolder:
 
 
 def read_config(run: RunFolder) -> dict:
-    """What config.json of a run folder holds."""
+    """What config.json of a run folder holds; where it is lost or damaged, what a checkpoint keeps of it."""
+    try:
+        return stored_config(run)
+    except UserError as e:
+        return _from_checkpoint(run, "about", e)
+
+
+def stored_config(run: RunFolder) -> dict:
+    """What config.json itself holds; UserError where that is not what a run writes."""
     try:
         held = storage.read_json(run.config_json)
         configs.flatten(held["config"])
-        return held
+    except FileNotFoundError as e:
+        raise UserError(f"{run.config_json} is not there") from e
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
         raise UserError(f"{run.config_json} is not what a run writes ({type(e).__name__}: {e})") from e
+    if not storage.is_intact(held):
+        raise UserError(f"{run.config_json} is not what the run wrote: a value in it has changed")
+    return held
+
+
+def read_lock(run: RunFolder) -> dict:
+    """What data.lock.json of a run folder holds; where it is lost or damaged, what a checkpoint keeps of it."""
+    try:
+        return locks.read(run.lock_json)
+    except UserError as e:
+        return locks.checked(_from_checkpoint(run, "lock", e), run.lock_json)
+
+
+def _from_checkpoint(run: RunFolder, key: str, error: UserError) -> dict:
+    """What the newest sound checkpoint keeps in its meta under `key`, which is said; `error` where none does."""
+    if not run.steps():
+        raise error
+    from itx.checkpoint import Checkpoints, Damaged
+
+    with Checkpoints(run.checkpoints, read_only=True) as checkpoints:
+        for step in reversed(checkpoints.steps()):
+            with contextlib.suppress(Damaged):
+                if held := checkpoints.meta(step).get(key):
+                    _say_once(f"{error}; what the checkpoint of step {step} keeps of it is used")
+                    return held
+    raise error
+
+
+@functools.cache
+def _say_once(line: str) -> None:
+    """A command may read a file in several places."""
+    print(f"itx: {visible(line)}", file=sys.stderr)
 
 
 def run_config(run: RunFolder) -> configs.RunConfig:
@@ -112,9 +166,7 @@ def default_run(config_file: str, quick: bool) -> Path:
 def open_run(path: str) -> RunFolder:
     """An existing run folder; UserError where it is none."""
     run = RunFolder(Path(path))
-    if not run.config_json.is_file():
-        from itx.errors import did_you_mean
-
+    if not run.is_begun():
         parent = run.path.parent if run.path.parent.is_dir() else Path("runs")
         others = [str(p) for p in parent.iterdir() if (p / "config.json").is_file()] if parent.is_dir() else []
         raise UserError(f"{path} is not a run folder (no config.json there)" + did_you_mean(str(path), others))

@@ -19,6 +19,7 @@ from typing import Any
 
 from itx.errors import UserError
 
+SEAL = "seal"  # the key under which an object in JSON holds a hash of the rest
 LOCK = "lock"  # the file in a part's folder that its writer holds
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 # No file or folder takes a day to write without a byte of progress; only where no lock can tell.
@@ -218,6 +219,21 @@ def read_object(path: Path | str, *keys: str) -> dict:
             "writes it anew"
         )
     return held
+
+
+def seal(values: dict) -> str:
+    """A hash of all that an object holds besides it, as it reads back from JSON."""
+    held = json.loads(json.dumps({k: v for k, v in values.items() if k != SEAL}))
+    return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()
+
+
+def sealed(values: dict) -> dict:
+    return {**values, SEAL: seal(values)}
+
+
+def is_intact(values: dict) -> bool:
+    """Whether an object is what `sealed` gave; one without a seal is taken as it is."""
+    return SEAL not in values or values[SEAL] == seal(values)
 
 
 def write_jsonl_gz(path: Path, rows: Iterable[Any]) -> None:

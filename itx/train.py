@@ -454,7 +454,9 @@ def steps(loop: Loop, returned: dict) -> State:
         for line in lines:
             progress.say(line)
         if begin and not returned:
-            progress.say(checkpoint.differences(meta["environment"], here) or f"resumed at step {begin}")
+            progress.say(f"resumed at step {begin}")
+            if changed := checkpoint.differences(meta.get("environment", {}), here):
+                progress.say(changed)
         state, frozen = held or made.init()
         del held  # the first step takes the state's memory
         if interrupts.seen:  # it came while the state was made or restored, before anything new was computed

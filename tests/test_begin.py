@@ -3,7 +3,10 @@
 
 import json
 import os
+import re
 import shutil
+import sys
+from importlib import metadata
 
 import pytest
 
@@ -156,6 +159,7 @@ def test_an_export_refuses_arrays_that_are_not_the_configs(run, tmp_path, capfd)
     words = ["convert", "export", str(folder), str(tmp_path / "out")]
     for section, field, value in (("peft", "rank", 16), ("peft", "rank", 2), ("peft", "targets", [".*/wq"])):
         wrong = {**held, "config": {**held["config"], section: {**held["config"][section], field: value}}}
+        wrong.pop("seal", None)
         (folder / "config.json").write_text(json.dumps(wrong))
         for more in ([], ["--merge"]):
             code, told = cli.main([*words, *more]), capfd.readouterr().err
@@ -163,3 +167,68 @@ def test_an_export_refuses_arrays_that_are_not_the_configs(run, tmp_path, capfd)
             assert told.count("\n") == 1 and "params are not those of this config" in told, more
     (folder / "config.json").write_text(json.dumps(held))
     assert cli.main(words) == 0 and (tmp_path / "out").is_dir()
+
+
+def lost(file) -> None:
+    file.unlink()
+
+
+def truncated(file) -> None:
+    file.write_bytes(file.read_bytes()[:200])
+
+
+def a_changed_digit(file) -> None:
+    """It parses as before."""
+    text = file.read_text()
+    at = (
+        text.index('"learning_rate": 0.003') + 20
+        if "learning_rate" in text
+        else text.index('"max_target_tokens": ') + 21
+    )
+    file.write_text(text[:at] + ("8" if text[at] != "8" else "7") + text[at + 1 :])
+    json.loads(file.read_text())
+
+
+@pytest.mark.parametrize("harm", [lost, truncated, a_changed_digit], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("name", ["config.json", "data.lock.json"])
+def test_a_lost_or_damaged_config_or_lock_comes_from_the_checkpoint(name, harm, run, tmp_path, capfd):
+    desk, folder = run
+    whole = json.loads((folder / name).read_text())
+    harm(folder / name)
+    before = contents(folder)
+    assert cli.main(["convert", "export", str(folder), str(tmp_path / "out")]) == 0
+    assert contents(folder) == before  # a reader restores nothing
+    assert desk.train(folder) == 130
+    told = capfd.readouterr().err
+    said = [line for line in told.splitlines() if str(folder / name) in line]
+    assert len(said) == 1 and "what the checkpoint of step 6 keeps of it is used" in said[0]
+    held = json.loads((folder / name).read_text())
+    volatile = ("command", "notes", "seal")
+    assert {k: v for k, v in held.items() if k not in volatile} == {k: v for k, v in whole.items() if k not in volatile}
+
+
+def test_a_lost_config_without_a_checkpoint_is_a_line(run, capfd):
+    desk, folder = run
+    shutil.rmtree(folder / "checkpoints")
+    for harm, said in (
+        (truncated, "config.json is not what a run writes"),
+        (lost, "not a run folder (no config.json)"),
+    ):
+        harm(folder / "config.json")
+        assert desk.train(folder) == 2 and said in capfd.readouterr().err.splitlines()[-1]
+
+
+def test_a_resume_names_every_library_and_the_code_that_changed(run, tmp_path, monkeypatch, capfd):
+    desk, folder = run
+    assert desk.train(folder) == 130 and "resumed in another environment" not in capfd.readouterr().err
+    real, git = metadata.version, tmp_path / "git"
+    changed = ("jax", "flax", "optax", "orbax-checkpoint", "grain")
+    monkeypatch.setattr(metadata, "version", lambda name: "99.1" if name in changed else real(name))
+    monkeypatch.setattr(sys, "version", "3.99.0 (changed)")
+    git.write_text("#!/bin/sh\ncase $* in *rev-parse*) echo feedbeef0000;; esac\n")
+    git.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    assert desk.train(folder) == 130
+    (said,) = [line for line in capfd.readouterr().err.splitlines() if "another environment" in line] or [""]
+    for name, now in (*((n, "99.1") for n in changed), ("python", "3.99.0"), ("code", "feedbeef0000")):
+        assert re.search(rf"\b{name}: \S+ -> {now}\b", said), name

@@ -13,12 +13,11 @@ from itx import health, storage
 from itx.analysis import words
 from itx.checkpoint import skips
 from itx.config import RunConfig, flatten, to_dict
-from itx.data import lock as locks
 from itx.data.audit import accounts
 from itx.errors import UserError
 from itx.eval import summary, tables
 from itx.log import TIMING, read_lines, read_metrics
-from itx.runs import read_config, run_config
+from itx.runs import read_config, read_lock, run_config
 
 SAMPLES = 5  # good outputs shown, and bad ones
 SHOWN = ("id", "template", "prompt", "references", "prediction", "extracted", "score")
@@ -43,8 +42,7 @@ def report(run: Any) -> dict:
 
 def facts(run: Any) -> dict:
     """Everything the report says, as plain values."""
-    about = read_config(run)
-    lock = locks.read(run.lock_json)
+    about, lock = read_config(run), read_lock(run)
     steps = scored_steps(run)
     if not steps:
         raise UserError(f"{run.path}: nothing is scored yet (no eval/<step>/scores.json); run itx eval {run.path}")

@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,9 +26,16 @@ def read(path: Path | str) -> dict:
         lock = storage.read_json(path)
     except (OSError, ValueError) as e:
         raise UserError(f"{path}: no readable data lock ({e})") from e
+    return checked(lock, path)
+
+
+def checked(lock: Any, path: Path | str) -> dict:
+    """A lock without its seal; UserError where it is of another version, or not what was written."""
+    if not isinstance(lock, dict) or not storage.is_intact(lock):
+        raise UserError(f"{path}: no readable data lock (it is not what was written)")
     if lock.get("version") != LOCK_VERSION:
         raise UserError(f"{path}: lock version {lock.get('version')}; this itx reads {LOCK_VERSION}")
-    return lock
+    return {k: v for k, v in lock.items() if k != storage.SEAL}
 
 
 def sizes(lengths: np.ndarray, architecture: str) -> np.ndarray:

@@ -15,12 +15,11 @@ from typing import Any, NamedTuple
 from itx import config as configs
 from itx import storage
 from itx.config import ModelConfig, RunConfig
-from itx.data import lock as locks
 from itx.data import verify
 from itx.data.vocabulary import BESIDE, FILES, Vocabulary, tokenizer_json, without_sentinels
 from itx.errors import UserError, did_you_mean
 from itx.models import families, hf
-from itx.runs import RunFolder, run_config
+from itx.runs import RunFolder, read_lock, run_config
 from itx.text import visible
 
 
@@ -39,17 +38,18 @@ class Begin(NamedTuple):
 def find(name: str) -> Begin:
     """What a path names; UserError where that is no model."""
     folder = Path(name)
-    if hf.is_folder(folder):
-        return Begin(folder)
     run, step = RunFolder(folder), None
-    if run.config_json.is_file() and "config" not in hf.read_config(folder):
+    ours = bool(run.steps())  # its config.json may be damaged: its checkpoints hold another
+    if not ours and hf.is_folder(folder):
+        return Begin(folder)
+    if not ours and run.config_json.is_file() and "config" not in hf.read_config(folder):
         raise UserError(f"{run.config_json} has neither a 'model_type', as Hugging Face's have, nor a run's 'config'")
     if folder.parent.name == "checkpoints" and folder.name.isdigit():
         run, step = RunFolder(folder.parents[1]), int(folder.name)
-    steps = storage.checkpoint_steps(run.checkpoints)
-    if run.config_json.is_file() and (step in steps if step is not None else steps):
+    steps = run.steps()
+    if step in steps if step is not None else steps:
         return Begin(folder, run, steps[-1] if step is None else step)
-    if run.config_json.is_file():
+    if run.is_begun():
         there = ", ".join(map(str, steps)) or "none"
         raise UserError(
             f"{name}: {run.path} has no checkpoint{'' if step is None else f' of step {step}'}; there are: {there}"
@@ -183,7 +183,7 @@ def import_to(folder: str, out: str) -> dict[str, Any]:
             with storage.whole_file(run.vocab_model.with_name(name)) as part:
                 part.write_bytes((Path(folder) / name).read_bytes())
     keep(folder, run.pretrained)
-    storage.write_json(run.config_json, about)
+    storage.write_json(run.config_json, storage.sealed(about))
     return {
         "family": families.family_of(cfg, families.text_config(source)["model_type"]), "dtype": hf.dtype_of(source),
         "parameters": sum(p.size for p in params.values()), "left_out": dict(left_out), "folder": str(out),
@@ -199,7 +199,7 @@ def _merged(begin: Begin, mesh: Any) -> dict[str, Any]:
     """Parameters of an adapter's checkpoint, put into its base's weights."""
     from itx.train import load_model, merged
 
-    return merged(load_model(begin.run, run_config(begin.run), locks.read(begin.run.lock_json), begin.step, mesh))
+    return merged(load_model(begin.run, run_config(begin.run), read_lock(begin.run), begin.step, mesh))
 
 
 def export_adapter(name: str, out: str) -> dict[str, Any]:
@@ -216,7 +216,7 @@ def export_adapter(name: str, out: str) -> dict[str, Any]:
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     with Checkpoints(begin.run.checkpoints, read_only=True) as checkpoints:
         shapes = checkpoints.shapes(begin.step)
-        checkpoints.check(begin.step, "params", saved_shapes(config, locks.read(begin.run.lock_json)))
+        checkpoints.check(begin.step, "params", saved_shapes(config, read_lock(begin.run)))
         targets = {p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=here) for p, s in shapes.items()}
         params, meta = checkpoints.params(begin.step, targets), checkpoints.meta(begin.step)
     base = config.model.pretrained or str(begin.run.path)
@@ -229,10 +229,12 @@ def export_adapter(name: str, out: str) -> dict[str, Any]:
 
 def _nested(base: str, run: RunFolder) -> bool:
     """Whether the base of an adapter's run is, for `transformers`, part of a model that also sees images."""
+    if RunFolder(Path(base)).steps():  # a run of ours, which is exported as the text model alone
+        return False
     if hf.is_folder(base):
         return families.is_nested(hf.read_config(base))
-    if RunFolder(Path(base)).config_json.is_file() or not (run.pretrained / hf.CONFIG).is_file():
-        return False  # a run of ours, which is exported as the text model alone
+    if not (run.pretrained / hf.CONFIG).is_file():
+        return False
     return families.is_nested(hf.read_config(run.pretrained))  # the folder is elsewhere now
 
 
@@ -275,8 +277,8 @@ def export(name: str, out: str, dtype: str = "", shard_bytes: int = hf.SHARD_BYT
             beside["spiece.model"] = without_sentinels(model)
         else:
             beside["tokenizer.model"] = model
-    if run.lock_json.is_file():
-        lock = locks.read(run.lock_json)
+    if run.lock_json.is_file() or run.steps() != [0]:
+        lock = read_lock(run)
         pad = verify.vocabulary_of_run(
             run, lock, cfg.vocab_size
         ).model.pad_id  # the lock's is what rows are filled with
@@ -287,7 +289,7 @@ def export(name: str, out: str, dtype: str = "", shard_bytes: int = hf.SHARD_BYT
         source = _ending(source, lock["eos_id"])
         if generation.is_file() and (g := storage.read_json(generation)) != _ending(g, lock["eos_id"]):
             beside[hf.GENERATION] = json.dumps(_ending(g, lock["eos_id"]), indent=1).encode()
-    rows = cfg.vocab_size or vocab_rows(run_config(run), locks.read(run.lock_json))
+    rows = cfg.vocab_size or vocab_rows(run_config(run), read_lock(run))
     hf.write_config(cfg, source, "float32")  # what cannot be exported is said before anything is read
     mesh = make_mesh(MeshConfig(data=1, fsdp=-1))
     if _method(run) != "full":

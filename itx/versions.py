@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which code and libraries compute here."""
+
+import hashlib
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+LIBRARIES = (
+    "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorstore", "grain", "numpy", "ml_dtypes", "sentencepiece"
+)  # fmt: skip
+
+
+def versions() -> dict[str, str]:
+    """{"python": "3.12.3", "jax": …}"""
+    return {"python": sys.version.split()[0], **{name: _version(name) for name in LIBRARIES}}
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "absent"
+
+
+def code_version() -> str:
+    """The git commit of the code; the package's version outside a checkout, or "unknown". Where that does not say what
+    the files hold, a hash of them follows a plus."""
+    here = Path(__file__).parent
+    git = ["git", "-C", str(here)]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
+        changed = subprocess.run([*git, "status", "--porcelain", "--", "."], capture_output=True, text=True, check=True)
+        if not changed.stdout.strip():
+            return commit.stdout.strip()
+        name = commit.stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        name = _version("itx")
+    return f"{'unknown' if name == 'absent' else name}+{_sources(here)}"
+
+
+def _sources(package: Path) -> str:
+    """A hash of a package's Python files."""
+    files = sorted(package.rglob("*.py"), key=str)
+    held = "".join(f"{f.relative_to(package)}\n{hashlib.sha256(f.read_bytes()).hexdigest()}\n" for f in files)
+    return hashlib.sha256(held.encode()).hexdigest()[:8]
