@@ -10,6 +10,7 @@ removes what is left of others. `meta` also holds a digest of each array's bytes
 number of processes, and one of itself; whoever reads a checkpoint compares them.
 """
 
+import errno
 import hashlib
 import logging
 import platform
@@ -25,9 +26,12 @@ import numpy as np
 from jax.sharding import Mesh
 
 from itx import storage, versions
-from itx.errors import UserError
+from itx.errors import UserError, error_number, of_the_machine
 
 BLOCK_BYTES = 1 << 26  # of an array under one digest
+# What Orbax and its stores raise where files hold something else than was saved, or are not there
+UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, EOFError, OSError)
+ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, None)
 
 
 class Damaged(UserError):
@@ -171,15 +175,13 @@ class Checkpoints:
         return {n: x if x.dtype == targets[n].dtype else x.astype(targets[n].dtype) for n, x in arrays.items()}
 
     def _read(self, step: int, item: str, read: Callable[[], Any]) -> Any:
-        """What `read` gives. Orbax and its stores fail in many ways on damaged files: each becomes one line."""
+        """What `read` gives; Damaged where the files do not hold it. What the system refuses (rights, memory, a disk that
+        does not answer) is no fault of the files, and any other error one of this program: both go on as they are."""
         try:
             return read()
-        except MemoryError:
-            raise
-        except PermissionError as e:  # the files may be sound: nothing is set aside
-            raise UserError(f"{self.directory / str(step)}: {item} cannot be read: {e.strerror}") from e
         except Exception as e:
-            if "RESOURCE_EXHAUSTED" in str(e):  # memory of a device, no fault of the files
+            of_files = isinstance(e, UNREADABLE) or type(e) is Exception  # as Orbax raises where a part is absent
+            if not of_files or of_the_machine(e) and error_number(e) not in ABSENT:
                 raise
             why = " ".join(str(e).split())[:200]
             raise Damaged(

@@ -80,6 +80,12 @@ def _parser() -> argparse.ArgumentParser:
         "--modules", default="", help="comma-separated modules whose own metrics may run; a run folder cannot name any"
     )
 
+    runs = commands.add_parser("runs", help="look after run folders").add_subparsers(
+        dest="subcommand", required=True, metavar="COMMAND"
+    )
+    check = add(runs, "check", "read all of a run folder and say what is damaged; exit 1 where something is")
+    check.add_argument("run", help="a run folder")
+
     generate = add(commands, "generate", "answer prompts; without any, a conversation in the terminal")
     generate.add_argument("run", help="a run folder")
     generate.add_argument("--prompt", action="append", help="may be given several times; \\n in it is a new line")

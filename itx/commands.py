@@ -556,6 +556,31 @@ def convert_export(args: Namespace) -> int:
     return 0
 
 
+# ---- runs ------------------------------------------------------------------------------------------
+
+
+def runs_check(args: Namespace) -> int:
+    from rich.markup import escape
+    from rich.table import Table
+
+    from itx import run_check
+    from itx.eval.tables import console
+
+    run = open_run(args.run)
+    rows = run_check.check(run)
+    table = Table(title=f"what {visible(args.run)} holds")
+    for column in ("file", "state", ""):
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(escape(visible(row[key])) for key in ("file", "state", "what")))
+    console().print(table)
+    damaged = [row["file"] for row in rows if row["state"] == run_check.DAMAGED]
+    print(f"{len(damaged)} of {len(rows)} damaged" + (f": {visible(', '.join(damaged))}" if damaged else ""))
+    if args.json:
+        storage.write_json(args.json, {"run": args.run, "damaged": len(damaged), "files": rows})
+    return 1 if damaged else 0
+
+
 # ---- tasks -----------------------------------------------------------------------------------------
 
 
@@ -657,6 +682,7 @@ def tasks_check(args: Namespace) -> int:
 
 
 COMMANDS = {
+    ("runs", "check"): runs_check,
     ("train", None): train,
     ("data", "build"): data_build,
     ("data", "audit"): data_audit,

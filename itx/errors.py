@@ -63,6 +63,16 @@ def of_the_machine(error: BaseException) -> tuple[str, int] | None:
     return None
 
 
+def error_number(error: BaseException) -> int | None:
+    """The system's number of an error, or of the one that it was raised from."""
+    for e in _chain(error):
+        if isinstance(e, OSError) and e.errno:
+            return e.errno
+        if found := STORE_ERROR.search(str(e)):
+            return int(found[1])
+    return None
+
+
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
     """An error and what it was raised from."""
     seen: set[int] = set()

@@ -26,7 +26,7 @@ def pytest_collection_modifyitems(items) -> None:
     """Which tests one of the two processes (pytest-xdist) takes together: those that share a costly
     fixture, else those of a file."""
     for item in items:
-        costly = [f for f in ("quickstart", "desk", "sample_cache") if f in item.fixturenames]
+        costly = [f for f in ("quickstart", "desk", "sample_cache", "adapter_run") if f in item.fixturenames]
         item.add_marker(pytest.mark.xdist_group(costly[0] if costly else item.path.name))
 
 
@@ -73,6 +73,17 @@ def sample_locks(sample_cache) -> dict[str, dict]:
 
     found = [locks.read(f) for f in (sample_cache / "locks").iterdir()]
     return {lock["mixture"]: lock for lock in found}
+
+
+@pytest.fixture(scope="session")
+def adapter_run(tmp_path_factory, sample_cache):
+    """(what trains it, its folder) of an adapter's run whose six steps are done, and which is not yet scored."""
+    from tests.trainer import Trainer
+
+    folder = tmp_path_factory.mktemp("adapter")
+    trainer = Trainer(folder, sample_cache)
+    assert trainer.train(folder / "run") == 130 and (folder / "run" / "checkpoints" / "6").is_dir()
+    return trainer, folder / "run"
 
 
 @pytest.fixture(scope="session")

@@ -12,60 +12,13 @@ import pytest
 
 import itx.train
 from itx import cli
-from itx.eval import evaluate as evaluation
 from itx.trainer_lock import TrainerLock
-
-RECIPE = """
-import dataclasses
-from itx.config import PeftConfig
-from tests.samples import config
-
-def get_config(quick=False):
-    made = config({cache!r})
-    train = dataclasses.replace(made.train, steps=4 if quick else 6)
-    scored = dataclasses.replace(made.eval, before=False)
-    model = dataclasses.replace(made.model, smear=0)  # a model that Hugging Face has
-    return dataclasses.replace(made, model=model, train=train, eval=scored, peft=PeftConfig(method="lora", rank=4))
-"""
-
-
-def contents(folder) -> dict:
-    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in folder.rglob("*")}
-
-
-class Desk:
-    """A recipe and the command that trains it, up to its evaluation."""
-
-    def __init__(self, folder, cache):
-        self.recipe = folder / "recipe.py"
-        self.recipe.write_text(RECIPE.format(cache=str(cache)))
-        locks = [f for f in (cache / "locks").iterdir() if json.loads(f.read_text())["mixture"] == "sample_held"]
-        self.words = ["--lock", str(locks[0])]
-
-    def train(self, run, *words, meanwhile=lambda: None) -> int:
-        """The exit code, 130 where evaluation was reached; `meanwhile` is called there."""
-
-        def stop(*_, **__):
-            meanwhile()
-            raise KeyboardInterrupt
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(evaluation, "evaluate", stop)
-            return cli.main(["train", str(self.recipe), "--run_dir", str(run), *self.words, *words])
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory, sample_cache):
-    """What trains it, and a run of an adapter whose six steps are done."""
-    folder = tmp_path_factory.mktemp("begin")
-    desk = Desk(folder, sample_cache)
-    assert desk.train(folder / "run") == 130 and (folder / "run" / "checkpoints" / "6").is_dir()
-    return desk, folder / "run"
+from tests.trainer import contents
 
 
 @pytest.fixture
-def run(trained, tmp_path):
-    desk, source = trained
+def run(adapter_run, tmp_path):
+    desk, source = adapter_run
     return desk, shutil.copytree(source, tmp_path / "run")
 
 

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checkpoints that are damaged, and readers beside a trainer's save."""
 
+import errno
 import gc
+import random
 import shutil
 import subprocess
 import sys
+from collections import Counter
 
 import jax
 import numpy as np
@@ -93,6 +96,88 @@ def test_a_damaged_checkpoint_is_named_and_set_aside_and_the_one_before_is_used(
     assert "damaged" in told.out + told.err and str(step) in (told.out + told.err).replace("\n", "")
     assert (folder.checkpoints / "4.damaged").is_dir() and step.is_dir()
     assert jax.tree.all(jax.tree.map(np.array_equal, straight, resumed))
+
+
+def harmed(step, other, draw) -> str:
+    """One file of a step's folder is changed, cut, emptied, removed, or taken from another step; returns what was done."""
+    file = draw.choice(sorted(p for p in step.rglob("*") if p.is_file() and p.stat().st_size))
+    held = bytearray(file.read_bytes())
+    how = draw.choice(["flip"] * 6 + ["cut", "zero", "remove", "swap"])
+    if how == "flip":
+        held[draw.randrange(len(held))] ^= 1 << draw.randrange(8)
+    elif how == "cut":
+        held = held[: draw.randrange(len(held))]
+    elif how == "zero":
+        held = bytes(len(held))
+    elif how == "swap":
+        twin = other / file.relative_to(step)
+        held = (twin if twin.is_file() else largest(other, file.relative_to(step).parts[0])).read_bytes()
+    file.unlink() if how == "remove" else file.write_bytes(held)
+    return f"{how} {file.relative_to(step)}"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_random_damage_is_restored_silently(seed, trained, tmp_path):
+    """A file that nothing needs may be damaged; whatever is restored is what was saved."""
+    source, straight = trained
+    made = train.setup(config(), LOCK, meshes.make_mesh(MeshConfig(), jax.devices()[:1]))
+    draw, seen, wrong = random.Random(seed), Counter(), []
+    damage = getattr(checkpoint, "Damaged", ())
+    for _ in range(20):
+        folder = shutil.copytree(source / "checkpoints", tmp_path / "checkpoints")
+        did = harmed(folder / "4", folder / "2", draw)
+        try:
+            with checkpoint.Checkpoints(folder) as checkpoints:
+                step = checkpoints.meta(4)["step"]
+                restored = jax.device_get(train.restore(checkpoints, 4, made)[0])
+        except damage:
+            seen["named"] += 1
+        except Exception as e:
+            wrong.append((did, repr(e)))
+        else:
+            if step != 4 or not jax.tree.all(jax.tree.map(np.array_equal, straight, restored)):
+                wrong.append((did, "restored"))
+        shutil.rmtree(folder)
+    assert wrong == [] and seen["named"] > 2
+
+
+def test_the_folder_of_another_step_is_damage(trained, tmp_path):
+    source, straight = trained
+    folder = synthetic.Folder(shutil.copytree(source, tmp_path / "run"))
+    shutil.rmtree(folder.checkpoints / "4")
+    shutil.copytree(folder.checkpoints / "2", folder.checkpoints / "4")
+    assert jax.tree.all(jax.tree.map(np.array_equal, straight, fit(folder)))
+    assert (folder.checkpoints / "4.damaged").is_dir()
+
+
+def test_what_the_system_refuses_is_no_damage(trained, tmp_path, monkeypatch):
+    source, _ = trained
+    folder = synthetic.Folder(shutil.copytree(source, tmp_path / "run"))
+    store = checkpoint.Checkpoints(folder.checkpoints)
+    for error in (PermissionError(errno.EACCES, "Permission denied"), OSError(errno.EIO, "Input/output error"),
+                  ValueError("PERMISSION_DENIED: reading [os_error_code='13']"), RuntimeError("a bug")):  # fmt: skip
+
+        def fail(*_, error=error, **__):
+            raise error
+
+        monkeypatch.setattr(store.manager, "restore", fail)
+        with pytest.raises(type(error)) as raised:
+            store.meta(4)
+        assert raised.value is error
+
+
+def test_a_checkpoint_that_names_no_data_is_a_line(tmp_path):
+    folder = synthetic.Folder(tmp_path)
+    made = train.setup(config(), LOCK, meshes.make_mesh(MeshConfig(), jax.devices()[:1]))
+    state, _ = made.init()
+    with checkpoint.Checkpoints(folder.checkpoints) as checkpoints:
+        checkpoints.save(2, state["params"], state["opt_state"], {"step": 2})
+    failure = None
+    try:
+        fit(folder)
+    except Exception as e:
+        failure = e
+    assert isinstance(failure, UserError) and "does not say which data it was trained on" in str(failure)
 
 
 def test_an_honest_checkpoint_is_neither_named_nor_set_aside(trained, tmp_path, capsys):

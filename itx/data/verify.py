@@ -79,12 +79,15 @@ def vocabulary_of_run(run: Any, lock: dict, rows: int = 0) -> Vocabulary:
     return Vocabulary(run.vocab_model, rows)
 
 
-def folder(path: Path, manifest_sha256: str | None = None, vocab_size: int | None = None, name: str = "") -> None:
+def folder(
+    path: Path, manifest_sha256: str | None = None, vocab_size: int | None = None, name: str = "", anew: bool = False
+) -> None:
     """Damaged where a cache folder is not what was written; the message names the file.
 
     Args:
         manifest_sha256: by the lock; the manifest in turn holds the hash of every other file.
         vocab_size: every token must be below it.
+        anew: read every file, even those that were found sound before.
     """
     before = f"task {name}: " if name else ""
     try:
@@ -95,7 +98,7 @@ def folder(path: Path, manifest_sha256: str | None = None, vocab_size: int | Non
     if manifest_sha256 is not None and hashlib.sha256(manifest).hexdigest() != manifest_sha256:
         raise Damaged(f"{before}{path / 'manifest.json'} is not what the lock names; {REBUILD}")
     identity = _identity(path, vocab_size)
-    if identity == _remembered(path):
+    if not anew and identity == _remembered(path):
         return
     if problem := _problem(path, manifest, vocab_size):
         raise Damaged(f"{before}{problem}; {REBUILD}")
