@@ -259,8 +259,6 @@ def _origin(found: dict, before: bool) -> str:
     if not before:
         return f"{base}; the model before tuning was not scored on these tasks, so nothing here says what tuning added.{trained}"
     if run["pretrained"]:
-        return (
-            f"{base}, and “before” is that model untuned: the difference is what tuning added on these tasks.{trained}"
-        )
-    return (f"{base}, so “before” is noise and not a base model: the difference says that training worked, not how much "
+        return f"{base}, and “before” is that model untuned: a difference is what tuning added on these tasks.{trained}"
+    return (f"{base}, so “before” is noise and not a base model: a difference would say that training worked, not how much "
             f"instruction tuning adds to a model that already knows language.{trained}")  # fmt: skip

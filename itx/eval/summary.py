@@ -252,6 +252,7 @@ def _average(members: list[tuple[str, dict]], values: dict[str, list[float]]) ->
     average, plain, lift = (stats.average(_by_task(used, values, kind)) for kind in KINDS_OF_SCORE)
     if plain["interval"]:
         plain["interval"][0] = max(0.0, plain["interval"][0])  # no score is below 0
+        _widen(plain, lift, [(row["chance"], values[n]) for n, row in used])
     if len(used) == 1:  # one task: its own interval
         row = used[0][1]
         average |= {"interval": row["corrected_interval"], "method": f"{row.get('interval_from', 'Wilson')}, one task"}
@@ -263,6 +264,17 @@ def _average(members: list[tuple[str, dict]], values: dict[str, list[float]]) ->
         "chance": _over_clusters(used, "chance"), "none_of_options": _over_clusters(used, "none_of_options"),
         "rows": [n for n, _ in used], "easy": [n for n, r in members if r["easy"]], "all_easy": all_easy,
     }  # fmt: skip
+
+
+def _widen(plain: dict, lift: dict, asked: list[tuple[float, list[float]]]) -> None:
+    """Make no interval narrower than Wilson's of all examples together: where no answer of a few is right nothing varies,
+    and what is drawn from them again says that one is sure."""
+    scores = np.concatenate([np.asarray(v, float) for _, v in asked])
+    chance = float(np.repeat([c for c, _ in asked], [len(v) for _, v in asked]).mean())
+    mean = min(1.0, max(0.0, float(scores.mean())))
+    pooled = stats.wilson(mean, len(scores))
+    for found, (low, high) in ((plain, pooled), (lift, stats.lift(pooled, chance, mean).tolist())):
+        found["interval"] = [min(found["interval"][0], low), max(found["interval"][1], high)]
 
 
 # (scores of a row's examples, chance, their mean) -> what is averaged
