@@ -333,7 +333,10 @@ def differences(peace: Path, chain: Path) -> list[str]:
         if not other.is_file() or other.read_bytes() != file.read_bytes():
             faults.append(f"{file.relative_to(a)} differs")
     ca, cb = ({k: v for k, v in digests(x / "cache").items() if not k.endswith(".lock")} for x in (peace, chain))
-    faults += [f"cache: {k} differs" for k in sorted(ca.keys() | cb.keys()) if ca.get(k) != cb.get(k)]
+    more = [k for k in cb.keys() - ca.keys() if not k.startswith("locks/")]  # a lock of other settings is no fault
+    faults += [f"cache: {k} differs" for k in sorted(ca) if ca[k] != cb.get(k)] + [
+        f"cache: {k} is new" for k in sorted(more)
+    ]
     return faults
 
 
