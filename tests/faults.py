@@ -40,6 +40,7 @@ GOOD = ("bitwise", "recovered and said", "one clear line")
 STOPPED_AT = 4  # of 6 steps: where the run goes on after a fault
 TRACEBACK = "Traceback (most recent call last)"
 LAST_LINES = 3
+PAGE_BYTES = 4096  # tmpfs gives files whole pages
 
 
 @dataclass
@@ -279,7 +280,7 @@ def full_disk(kibibytes: int, what: str) -> Callable[[Place], Outcome]:
             f'cp -a {q(kept)}/. {q(held)} && "$@"; code=$?; mkdir {q(place.folder / "left")}; '
             f"cp -a {q(held)}/. {q(place.folder / 'left')}; exit $code"
         )
-        used = sum(f.stat().st_size for f in held.rglob("*") if f.is_file()) // 1024
+        used = sum(-(-f.stat().st_size // PAGE_BYTES) for f in held.rglob("*") if f.is_file()) * PAGE_BYTES // 1024
         within = within.replace(f"size={kibibytes}k", f"size={used + kibibytes}k")
         outcome = judged(place, place.train(within=within), "[Nn]o space left|disk is full|full")
         if outcome.result != "one clear line":
