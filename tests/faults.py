@@ -32,7 +32,7 @@ from pathlib import Path
 
 from tests import samples
 from tests.conftest import REPO, one_device
-from tests.kills import code_commit, differences, put_between
+from tests.kills import begin_sitting, code_commit, differences, put_between
 from tests.test_kill import digests
 
 MARKS = ("<!-- faults -->", "<!-- /faults -->")
@@ -547,6 +547,7 @@ def main() -> int:
     parser.add_argument("--write", action="store_true", help="put the table into tests/README.md")
     args = parser.parse_args()
     folder = args.folder.resolve()
+    begin_sitting(folder)
     peace = undisturbed(folder)
     chosen = [c for c in cases() if args.only in f"{c.fault}: {c.where}"]
     with ThreadPoolExecutor(args.jobs) as pool:

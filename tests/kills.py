@@ -154,7 +154,7 @@ def watched(file: str, words: list[str]) -> int:
 class Drill:
     def __init__(self, folder: Path, kills: int, seed: int):
         self.folder, self.kills, self.seed = folder, kills, seed
-        folder.mkdir(parents=True, exist_ok=True)
+        begin_sitting(folder)
         self.journal = folder / "journal.jsonl"
         self.writing = threading.Lock()
         self.lines = [json.loads(x) for x in self.journal.read_text().splitlines()] if self.journal.is_file() else []
@@ -385,6 +385,16 @@ def put_between(page: Path, marks: tuple[str, str], text: str) -> None:
     """Write a table between its marks in a page."""
     before, rest = page.read_text(encoding="utf-8").split(marks[0])
     page.write_text(f"{before}{marks[0]}\n{text}\n{marks[1]}{rest.split(marks[1])[1]}", encoding="utf-8")
+
+
+def begin_sitting(folder: Path) -> None:
+    """Make the drill's folder, or see that it was begun with this code: results of two codes are not one table."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file, now = folder / "commit", code_commit()
+    if not file.is_file():
+        file.write_text(now)
+    elif (then := file.read_text()) != now:
+        raise SystemExit(f"{folder} holds results of commit {then}, the code is of {now}: give another folder")
 
 
 def code_commit() -> str:
