@@ -115,6 +115,8 @@ def test_a_build_prints_the_first_sentences_and_how_many_more(tmp_path):
         found = {
             "said": {"conversations lose x": i + 1},
             "decoded": {"examples": 200, "lost": 1, "losses": {"tabs": 1}},
+            "files": {},
+            "records": 0,
         }
         (tmp_path / f"t{i}" / "manifest.json").write_text(json.dumps(found))
     lines = said.of_build(lock, tmp_path)  # 0.5 % lost is in the audit's table alone
