@@ -5,7 +5,7 @@ SIGINT, and started again with the same command; at its end nothing may differ f
     uv run python -m tests.kills FOLDER [--kills 200] [--jobs 2] [--seed 0] [--write]
 
 FOLDER keeps what was done (journal.jsonl), so the drill goes on where it was stopped; --write puts the table into
-tests/README.md. Runs come in chains: each begins with a cache that lacks some of its tasks, is killed about sixteen
+tests/README.md. Runs come in chains: each begins with a cache that lacks a third of its folders, is killed about sixteen
 times, then left to end, and compared.
 
 A run does not know that it is watched: `watched` wraps functions of the program from outside, writes the stage that it is
@@ -37,6 +37,7 @@ STAGES = ("build", "compile", "restore", "step", "save", "evaluation", "report")
 SIGNALS = {"SIGKILL": signal.SIGKILL, "SIGTERM": signal.SIGTERM, "SIGINT": signal.SIGINT}
 EXIT_CODES = {"SIGKILL": -9, "SIGTERM": 143, "SIGINT": 130}
 LEAST_OF_A_STAGE = 20
+MISSING_SHARE = 1 / 3  # of a cache's folders, where a chain begins
 COMMIT_SECONDS = 0.4  # added to each commit of a checkpoint
 PATIENCE_SECONDS = 400.0  # for a start to reach a stage, and for a signalled process to end
 RECIPE = "configs/quickstart.py"
@@ -232,7 +233,7 @@ class Drill:
         occurrence = draw.randint(1, 3) if aim in ("save", "compile", "evaluation") else 1
         reached = wait_for_stage(child, chain / "stages", aim, occurrence)
         if reached:
-            time.sleep(draw.uniform(0, seconds))
+            time.sleep(draw.uniform(0, seconds * MISSING_SHARE if aim == "build" else seconds))
         if child.poll() is not None:
             if child.returncode:
                 self.note(chain=number, failed=f"a start ended by itself with {child.returncode}")
@@ -286,11 +287,11 @@ class Drill:
 
 
 def begin_chain(peace: Path, chain: Path, draw: random.Random) -> None:
-    """A folder whose cache lacks the locks and a drawn third of its renderings."""
+    """A folder whose cache lacks the locks and a drawn share of its renderings."""
     shutil.copytree(peace / "cache", chain / "cache")
     shutil.rmtree(chain / "cache" / "locks")
     folders = sorted(chain.glob("cache/*/*/r*"))
-    for folder in draw.sample(folders, len(folders) // 3):
+    for folder in draw.sample(folders, int(len(folders) * MISSING_SHARE)):
         shutil.rmtree(folder)
 
 
