@@ -148,7 +148,7 @@ def judged(place: Place, done: subprocess.CompletedProcess, names: str, same_as_
     text = done.stderr + done.stdout
     if TRACEBACK in text:
         return Outcome("TRACEBACK", text[text.rindex(TRACEBACK) :].strip()[-400:])
-    told = [line for line in text.splitlines() if re.search(names, line)]
+    told = [line for line in done.stderr.splitlines() if re.search(names, line)]
     if done.returncode == 0:
         wrong = differences(place.peace, place.folder)
         if wrong:
