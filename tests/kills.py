@@ -30,7 +30,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.conftest import REPO
+from tests.conftest import REPO, one_device
 from tests.test_kill import curve, digests, parameters
 
 STAGES = ("build", "compile", "restore", "step", "save", "evaluation", "report")
@@ -181,7 +181,7 @@ class Drill:
         )
 
     def start(self, chain: Path) -> subprocess.Popen:
-        environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"JAX_PLATFORMS": "cpu"}
+        environment = one_device() | {"JAX_PLATFORMS": "cpu"}
         where = [f"--data.cache_dir={chain / 'cache'}", "--run_dir", str(chain / "run")]
         command = [sys.executable, "-m", "tests.kills", "--watched", str(chain / "stages"), "train", RECIPE]
         (chain / "stages").write_text("")
