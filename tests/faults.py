@@ -32,7 +32,7 @@ from pathlib import Path
 
 from tests import samples
 from tests.conftest import REPO, one_device
-from tests.kills import begin_sitting, differences, put_between
+from tests.kills import begin_sitting, begun_with, differences, put_between
 from tests.test_kill import digests
 
 MARKS = ("<!-- faults -->", "<!-- /faults -->")
@@ -553,7 +553,7 @@ def main() -> int:
     chosen = [c for c in cases() if args.only in f"{c.fault}: {c.where}"]
     with ThreadPoolExecutor(args.jobs) as pool:
         rows = list(pool.map(lambda case: work(case, folder, peace, args.seed), chosen))
-    text = table(rows, (folder / "commit").read_text())
+    text = table(rows, begun_with(folder))
     if args.write:
         put_between(REPO / "tests" / "README.md", MARKS, text)
     print(text.splitlines()[0])

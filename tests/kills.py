@@ -392,16 +392,21 @@ def put_between(page: Path, marks: tuple[str, str], text: str) -> None:
 def begin_sitting(folder: Path) -> None:
     """Make the drill's folder, or see that it was begun with this code: results of two codes are not one table."""
     folder.mkdir(parents=True, exist_ok=True)
-    file, now = folder / "commit", code_commit()
+    file, now = folder / "code", {"commit": revision("--short", "HEAD"), "itx": revision("HEAD:itx")}
     if not file.is_file():
-        file.write_text(now)
-    elif (then := file.read_text()) != now:
-        raise SystemExit(f"{folder} holds results of commit {then}, the code is of {now}: give another folder")
+        file.write_text(json.dumps(now))
+    elif (then := json.loads(file.read_text()))["itx"] != now["itx"]:
+        raise SystemExit(f"{folder} holds results of commit {then['commit']}; itx/ is another now: give another folder")
 
 
-def code_commit() -> str:
+def begun_with(folder: Path) -> str:
+    """The commit that a drill's folder was begun with."""
+    return json.loads((folder / "code").read_text())["commit"]
+
+
+def revision(*of: str) -> str:
     return subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=REPO, capture_output=True, text=True, check=True
+        ["git", "rev-parse", *of], cwd=REPO, capture_output=True, text=True, check=True
     ).stdout.strip()
 
 
@@ -417,7 +422,7 @@ def main() -> int:
     args = parser.parse_args()
     drill = Drill(args.folder.resolve(), args.kills, args.seed)
     drill.run(args.jobs)
-    text = table(drill.lines, (drill.folder / "commit").read_text())
+    text = table(drill.lines, begun_with(drill.folder))
     print(text)
     if args.write:
         put_between(REPO / "tests" / "README.md", MARKS, text)
