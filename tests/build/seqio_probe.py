@@ -12,7 +12,7 @@ import tempfile
 import tensorflow as tf
 
 import itx.tasks
-from itx.build import foreign, seqio_bridge
+from itx.build import foreign, hits, seqio_bridge
 from itx.data.vocabulary import Vocabulary
 from itx.errors import UserError
 from itx.tasks import registry
@@ -85,7 +85,7 @@ def other_vocabularies(file: str) -> dict:
     out["task"] = [first["inputs"].tolist(), first["targets"].tolist()]
     bytewise = itx.tasks.get("sample_second:inv", found["bytes"])
     assert bytewise.output_features["targets"].vocabulary == found["bytes"]
-    kept = [foreign.vocabulary_of({"t": t}, tempfile.mkdtemp()) for t in (task, bytewise)]
+    kept = [foreign.vocabulary_of({"t": t}, tempfile.mkdtemp(), hits.refuse) for t in (task, bytewise)]
     out["kept"] = [Vocabulary(k).hash for k in kept]
     return out
 
