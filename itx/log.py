@@ -2,10 +2,11 @@
 """What a run says while it trains: metrics.jsonl, TensorBoard, a progress line.
 
 metrics.jsonl has one object per logged step, {"step": n, "train/loss": …}. On resume it is cut back
-to the restored step. Values under `TIMING` differ from run to run; all others are reproducible.
+to the restored step, whose checkpoint holds the digest of what must then be left. Values under `TIMING` differ from run to run; all others are reproducible.
 """
 
 import copy
+import hashlib
 import json
 import os
 import sys
@@ -30,6 +31,7 @@ class MetricsLog:
     def __init__(self, file: Path, step: int, tensorboard: Path | None = None):
         self.kept = cut_back(file, step)  # its lines, as they were written
         self.file = file
+        self.written = hashlib.sha256(file.read_bytes())
         self.out = open(file, "a", encoding="utf-8")  # noqa: SIM115 (closed on exit)
         self.board = None
         if tensorboard is not None:
@@ -38,9 +40,11 @@ class MetricsLog:
             self.board = SummaryWriter(str(tensorboard), purge_step=step + 1)
 
     def write(self, step: int, values: dict[str, float]) -> None:
+        line = json.dumps({"step": step, **values}) + "\n"
         with storage.named(self.file):
-            self.out.write(json.dumps({"step": step, **values}) + "\n")
+            self.out.write(line)
             self.out.flush()
+        self.written.update(line.encode())
         if self.board is not None:
             for name, value in values.items():
                 self.board.add_scalar(name, value, step)
@@ -50,6 +54,11 @@ class MetricsLog:
         with storage.named(self.file):
             self.out.flush()
             os.fsync(self.out.fileno())
+
+    @property
+    def digest(self) -> str:
+        """Of all lines that are in the file."""
+        return self.written.hexdigest()
 
     def __enter__(self) -> "MetricsLog":
         return self
@@ -84,6 +93,12 @@ def read_metrics(file: Path) -> list[dict]:
     if None in entries:
         raise _damaged(file, entries.index(None) + 1)
     return entries
+
+
+def digest_up_to(file: Path, step: int) -> str:
+    """`MetricsLog.digest` as it was at a step: of the lines up to it, as they now stand."""
+    lines = [line for line in read_lines(file) if (entry := _entry(line)) and entry["step"] <= step]
+    return hashlib.sha256(b"".join(line + b"\n" for line in lines)).hexdigest()
 
 
 def _entry(line: bytes) -> dict | None:

@@ -11,7 +11,7 @@ from itx.checkpoint import Checkpoints, Damaged
 from itx.data import lock as locks
 from itx.data import verify
 from itx.errors import UserError
-from itx.log import read_metrics
+from itx.log import digest_up_to, read_metrics
 from itx.runs import RunFolder, stored_config
 
 OK, DAMAGED, ASIDE, UNKNOWN = "ok", "damaged", "set aside", "not known"
@@ -35,7 +35,7 @@ def check(run: RunFolder) -> list[dict[str, str]]:
     if lock:
         rows.append(_read(run, run.vocab_model, lambda: _vocabulary(run, lock))[0])
     if lock and run.steps():
-        rows.append(_read(run, run.metrics_jsonl, lambda: _metrics(run, kept.get("about") or about))[0])
+        rows.append(_read(run, run.metrics_jsonl, lambda: _metrics(run, kept, about))[0])
     rows += checkpoints
     for file in sorted(run.path.rglob("*.json*")):
         if file.relative_to(run.path).parts[0] in ("eval", "audit.json", "report.json", "pretrained"):
@@ -70,10 +70,16 @@ def _vocabulary(run: RunFolder, lock: dict) -> str:
     return "the lock's"
 
 
-def _metrics(run: RunFolder, about: dict | None) -> str:
+def _metrics(run: RunFolder, kept: dict, about: dict | None) -> str:
+    """How many lines; `kept` is the meta of the newest sound checkpoint, which knows them by their digest."""
     steps = [entry["step"] for entry in read_metrics(run.metrics_jsonl)]
     if steps != sorted(set(steps)):
         raise UserError("its steps do not ascend")
+    if "metrics" in kept:
+        if digest_up_to(run.metrics_jsonl, kept["step"]) != kept["metrics"]:
+            raise UserError(f"it does not hold what was logged up to step {kept['step']}: lines are missing or changed")
+        return f"{len(steps)} lines"
+    about = kept.get("about") or about  # saved before digests of the lines were kept
     every = about["config"]["train"]["log_every"] if about else 1
     due = run.steps()[-1] // every * every
     if due and (not steps or steps[-1] < due):

@@ -453,6 +453,11 @@ def steps(loop: Loop, returned: dict) -> State:
         book = Book(config, loop.lock, {**meta, **returned}, watch)
         for line in lines:
             progress.say(line)
+        if meta.get("metrics", log.digest) != log.digest:
+            progress.say(
+                f"{loop.run.metrics_jsonl} does not hold what was logged up to step {begin}: lines are missing or changed; "
+                "training goes on as if they were there, and the report's curves are what is left"
+            )
         if begin and not returned:
             progress.say(f"resumed at step {begin}")
             if changed := checkpoint.differences(meta.get("environment", {}), here):
@@ -483,7 +488,7 @@ def steps(loop: Loop, returned: dict) -> State:
                 checkpoints.pinned = book.skips.pinned()
                 meta = {
                     "step": step, "environment": here, "about": loop.about, "lock": loop.lock, "base": base,
-                    **book.meta(),
+                    "metrics": log.digest, **book.meta(),
                 }  # fmt: skip
                 everything = {**state["params"], **frozen}
                 checkpoints.save(step, {p: everything[p] for p in made.saved}, state["opt_state"], meta)

@@ -338,6 +338,29 @@ def test_metrics_file_is_cut_back_and_loses_a_broken_line(tmp_path):
     assert file.read_text() == '{"step": 1, "x": 0.1}\n{"step": 2, "x": 0.2}\n'
 
 
+@pytest.mark.parametrize("damage", ["nothing", "a digit", "zeros", "no file", "fewer lines"])
+def test_what_a_resume_finds_changed_in_the_metrics_is_said(damage, tmp_path, capsys):
+    """The lines are known by the digest that the checkpoint holds; training itself does not read them."""
+    run = synthetic.Folder(tmp_path)
+    fit(synthetic.config(train={"steps": 2, "log_every": 1, "checkpoint_every": 2}), run)
+    file = run.metrics_jsonl
+    sound = file.read_bytes()
+    lines = sound.splitlines(keepends=True)
+    harmed = {
+        "nothing": sound, "a digit": sound.replace(b'"train/tokens": ', b'"train/tokens": 1'),
+        "zeros": sound[: len(lines[0]) + 9] + bytes(len(lines[1]) - 9), "no file": b"", "fewer lines": lines[0],
+    }[damage]  # fmt: skip
+    file.write_bytes(harmed)
+    assert len(lines) == 2 and (harmed == sound) == (damage == "nothing")
+    if damage == "no file":
+        file.unlink()
+    capsys.readouterr()
+    fit(synthetic.config(train={"steps": 3, "log_every": 1, "checkpoint_every": 2}), run)
+    assert ("metrics.jsonl" in capsys.readouterr().err) == (damage != "nothing")
+    fit(synthetic.config(train={"steps": 4, "log_every": 1, "checkpoint_every": 2}), run)
+    assert "metrics.jsonl" not in capsys.readouterr().err  # said once: the next checkpoint knows what is left
+
+
 def test_user_errors_name_the_setting():
     with pytest.raises(UserError, match="data.global_batch=8 is not divisible by 3"):
         train.setup(synthetic.config(train={"microbatches": 3}), LOCK, mesh_of())
