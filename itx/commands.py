@@ -71,7 +71,7 @@ def train(args: Namespace) -> int:
     with TrainerLock(run.path) if jax.process_index() == 0 else contextlib.nullcontext():
         notes = begin.check(run, config, lock, made)  # another trainer may have ended in between
         about = begin.write(run, config, origin, lock, args, notes)
-        storage.write_json(run.audit_json, facts)
+        storage.write_json(run.audit_json, storage.sealed(facts))
         return _train_in(run, args, config, lock, facts, batches, made, about)
 
 
@@ -104,7 +104,7 @@ def _train_in(
     taken = batches.order.counts(config.train.steps * lock["global_batch"])
     skipped = {step - 1 for step in skips(run.checkpoints)["skipped"]}
     trained = batches.order.distinct([t for t in range(config.train.steps) if t not in skipped]) if skipped else None
-    storage.write_json(run.audit_json, with_uses(facts, taken, trained))
+    storage.write_json(run.audit_json, storage.sealed(with_uses(facts, taken, trained)))
     score(config.train.steps, "after")
     from itx.analysis.report import report
 

@@ -205,12 +205,14 @@ def read_json(path: Path | str) -> Any:
 
 
 def read_object(path: Path | str, *keys: str) -> dict:
-    """An object of a file that one of our commands wrote; UserError if it does not read as one, or lacks a key."""
+    """An object of a file that one of our commands wrote, without its seal; UserError if it does not read as one, is not
+    what was sealed, or lacks a key."""
     try:
         held = read_json(path)
         why = "it holds no object" if not isinstance(held, dict) else ""
         absent = [k for k in keys if not why and k not in held]
         why = why or (f"{absent[0]!r} is absent" if absent else "")
+        why = why or ("" if is_intact(held) else "it is not what was written")
     except ValueError as e:
         why = " ".join(str(e).split())
     if why:
@@ -218,7 +220,7 @@ def read_object(path: Path | str, *keys: str) -> dict:
             f"{path} is damaged ({why}): put a sound copy in its place, or remove it, and the command that wrote it "
             "writes it anew"
         )
-    return held
+    return {k: v for k, v in held.items() if k != SEAL}
 
 
 def seal(values: dict) -> str:

@@ -330,7 +330,7 @@ def differences(peace: Path, chain: Path) -> list[str]:
     pa, pb = parameters(a), parameters(b)
     if pa.keys() != pb.keys() or any(pa[k].tobytes() != pb[k].tobytes() for k in pa):
         faults.append("parameters differ")
-    for file in sorted([*a.glob("eval/*/scores.json"), *a.glob("eval/*/predictions/*.jsonl")]):
+    for file in sorted([*a.glob("eval/*.json"), *a.glob("eval/*/scores.json"), *a.glob("eval/*/predictions/*.jsonl")]):
         other = b / file.relative_to(a)
         if not other.is_file() or other.read_bytes() != file.read_bytes():
             faults.append(f"{file.relative_to(a)} differs")

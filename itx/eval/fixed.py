@@ -29,7 +29,7 @@ def fixed_losses(
     asked = {r["name"]: fixed_examples(Path(cache_dir) / r["folder"], lock) for r in rows}
     with movement.shown(f"fixed examples {when} tuning"):
         found[when], found["steps"][when] = target_losses(load(), asked), step
-    storage.write_json(run.fixed_json, found)
+    storage.write_json(run.fixed_json, storage.sealed(found))
     return found
 
 

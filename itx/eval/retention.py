@@ -45,7 +45,7 @@ def retention(load: Callable[[], Any], lock: dict, cache_dir: str | Path, run: R
         with movement.shown(f"retention on {t['name']}"):
             found[when][t["name"]] = {"objective": t["objective"], **bits_per_byte(load(), chunks)}
     found["steps"][when] = key
-    storage.write_json(run.retention_json, found)
+    storage.write_json(run.retention_json, storage.sealed(found))
     return found
 
 

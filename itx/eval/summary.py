@@ -57,7 +57,7 @@ def write_scores(run: Any, step: int, rows: list[dict], lock: dict, config: RunC
         "groups": averages(kept, {n: example_scores(r, read_predictions(run, step, n)) for n, r in kept.items()}),
         "easy": easy, **({"contamination": lock["contamination"]} if "contamination" in lock else {}),
     }  # fmt: skip
-    storage.write_json(file, scores)
+    storage.write_json(file, storage.sealed(scores))
     return scores
 
 

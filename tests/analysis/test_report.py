@@ -107,7 +107,7 @@ def test_a_plateau_or_leap_of_the_loss_is_said_and_nothing_else(run, shape, tmp_
     there = RunFolder(shutil.copytree(run.path, tmp_path / "run"))
     audited = storage.read_json(there.audit_json)
     audited["mixture"]["unigram_entropy"] = 3.2
-    storage.write_json(there.audit_json, audited)
+    storage.write_json(there.audit_json, storage.sealed(audited))
     lines = [{"step": 10 * i, "train/loss": loss} for i, loss in enumerate(curve(3.2, shape), 1)]
     there.metrics_jsonl.write_text("".join(json.dumps(x) + "\n" for x in lines))
     report(there)
@@ -127,6 +127,21 @@ def test_a_damaged_file_is_named(run, name, damage, tmp_path):
     except Exception as e:
         failure = e
     assert isinstance(failure, UserError) and str(file) in str(failure) and "damaged" in str(failure)
+
+
+def test_a_changed_digit_is_named(run, tmp_path):
+    """Such a file reads as well as it did; what was scored once is believed for as long as the run is looked at."""
+    there = RunFolder(shutil.copytree(run.path, tmp_path / "run"))
+    file = there.scores_json(4)
+    text = file.read_text(encoding="utf-8")
+    at = re.search(r": -?[0-9]*[.][0-9]", text).end() - 1
+    file.write_text(text[:at] + str((int(text[at]) + 1) % 10) + text[at + 1 :], encoding="utf-8")
+    failure = None
+    try:
+        facts(there)
+    except UserError as e:
+        failure = e
+    assert str(file) in str(failure) and "not what was written" in str(failure)
 
 
 def test_only_the_pages_own_script_and_style_may_act(run):
@@ -161,7 +176,7 @@ def test_a_row_is_a_line(run):
     scores = storage.read_json(run.scores_json(4))
     many = {**scores, "rows": {n: {**r, "by_template": {f"t{i}": {"score": 0.5, "prompts": 2} for i in range(40)}}
                                for n, r in scores["rows"].items()}}  # fmt: skip
-    storage.write_json(run.scores_json(4), many)
+    storage.write_json(run.scores_json(4), storage.sealed(many))
     report(run)
     storage.write_json(run.scores_json(4), scores)
     source = run.report_html.read_text(encoding="utf-8")
