@@ -35,7 +35,7 @@ class Skips:
     """
 
     def __init__(self, config: RunConfig, meta: dict):
-        self.limits, self.steps = config.train, config.train.steps
+        self.train, self.steps = config.train, config.train.steps
         self.skipped: list[int] = list(meta.get("skipped", []))
         self.returns: list[dict] = list(meta.get("returns", []))  # {"to", "at", "left_out": [step, …]}
         self.good, self.candidate = meta.get("good", 0), meta.get("candidate", 0)  # 0: none but the beginning
@@ -52,7 +52,7 @@ class Skips:
             self.skipped.append(step)
             self.candidate = 0
             self._check(step)
-        elif self.candidate and step >= self.candidate + self.limits.max_skipped_in_a_row:
+        elif self.candidate and step >= self.candidate + self.train.max_skipped_in_a_row:
             self.good, self.candidate = self.candidate, 0
 
     def saved(self, step: int) -> None:
@@ -64,14 +64,14 @@ class Skips:
         return {self.good, self.candidate} - {0}
 
     def _check(self, step: int) -> None:
-        limits, failed = self.limits, [s for s in self.skipped if s not in self.left_out]
+        train, failed = self.train, [s for s in self.skipped if s not in self.left_out]
         in_a_row = next((n for n, s in enumerate(reversed(failed)) if s != step - n), len(failed))
-        window = min(limits.skipped_window, self.steps)
+        window = min(train.skipped_window, self.steps)
         recent = sum(s > step - window for s in failed)
-        if in_a_row >= limits.max_skipped_in_a_row:
+        if in_a_row >= train.max_skipped_in_a_row:
             why = f"{in_a_row} steps in a row (train.max_skipped_in_a_row)"
-        elif recent > max(limits.max_skipped_share * window, MIN_SKIPPED_STEPS):
-            why = f"{recent} of the last {window} steps (train.max_skipped_share={limits.max_skipped_share})"
+        elif recent > max(train.max_skipped_share * window, MIN_SKIPPED_STEPS):
+            why = f"{recent} of the last {window} steps (train.max_skipped_share={train.max_skipped_share})"
         else:
             return
         why = f"{why} without a finite loss or gradient, the last of them step {step}"
