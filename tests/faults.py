@@ -2,7 +2,7 @@
 """The fault matrix: each fault is planted in a copy of a small run, the user's next command is typed, and what follows is
 judged from outside: by its exit code, by what it says, and by comparing all that it leaves with an undisturbed run.
 
-    uv run python -m tests.faults FOLDER [--only WORD] [--jobs 2] [--seed 0] [--write]
+    uv run python -m tests.faults FOLDER [--only WORD] [--jobs 2] [--seed 0] [--write] [--done]
 
 FOLDER keeps each result (one JSON file a case), so the drill goes on where it was stopped; --write puts the table into
 tests/README.md. Disk full, read-only and other pid namespaces need `unshare` (util-linux) and are skipped, by name, where
@@ -548,11 +548,14 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--write", action="store_true", help="put the table into tests/README.md")
+    parser.add_argument("--done", action="store_true", help="run nothing: the table of the cases that were run so far")
     args = parser.parse_args()
     folder = args.folder.resolve()
     begin_sitting(folder)
     peace = undisturbed(folder)
     chosen = [c for c in cases() if args.only in f"{c.fault}: {c.where}"]
+    if args.done:
+        chosen = [c for c in chosen if (folder / "results" / f"{c.name}.json").is_file()]
     with ThreadPoolExecutor(args.jobs) as pool:
         rows = list(pool.map(lambda case: work(case, folder, peace, args.seed), chosen))
     text = table(rows, begun_with(folder))
