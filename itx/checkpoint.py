@@ -210,9 +210,13 @@ def _tell_once() -> None:
     if sys.excepthook is not _late_callback:
         _hooks.append(sys.excepthook)
         sys.excepthook = _late_callback
+    if sys.unraisablehook is not _late_unraisable:  # which of the two is called is up to the thread
+        _unraisable_hooks.append(sys.unraisablehook)
+        sys.unraisablehook = _late_unraisable
 
 
 _hooks: list[Callable] = []
+_unraisable_hooks: list[Callable] = []
 
 
 def _is_news(record: logging.LogRecord) -> bool:
@@ -221,8 +225,17 @@ def _is_news(record: logging.LogRecord) -> bool:
 
 def _late_callback(kind: type[BaseException], error: BaseException, trace: Any) -> None:
     """The store calls back when the event loop of a read or write that failed is gone."""
-    if not (kind is RuntimeError and str(error) == "Event loop is closed"):
+    if not _is_late(error):
         _hooks[-1](kind, error, trace)
+
+
+def _late_unraisable(unraisable: Any) -> None:
+    if not _is_late(unraisable.exc_value):
+        _unraisable_hooks[-1](unraisable)
+
+
+def _is_late(error: BaseException | None) -> bool:
+    return type(error) is RuntimeError and str(error) == "Event loop is closed"
 
 
 def skips(folder: Path) -> dict:
