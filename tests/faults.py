@@ -147,7 +147,7 @@ def judged(place: Place, done: subprocess.CompletedProcess, names: str, same_as_
     """What a command that met a fault is worth. `names` is a pattern of what its line must name."""
     text = done.stderr + done.stdout
     if TRACEBACK in text:
-        return Outcome("TRACEBACK", text[text.rindex(TRACEBACK) :].strip()[-400:])
+        return Outcome("TRACEBACK", raised(text))
     told = [line for line in done.stderr.splitlines() if re.search(names, line)]
     if done.returncode == 0:
         wrong = differences(place.peace, place.folder)
@@ -160,6 +160,12 @@ def judged(place: Place, done: subprocess.CompletedProcess, names: str, same_as_
     if len(lines) != 1 or done.returncode not in (1, 2) or not re.search(names, lines[0]):
         return Outcome("WRONG", f"exit {done.returncode}: " + " | ".join(done.stderr.splitlines()[-LAST_LINES:]))
     return Outcome("one clear line", lines[0])
+
+
+def raised(text: str) -> str:
+    """What the last traceback in a text ends with."""
+    lines = text[text.rindex(TRACEBACK) :].splitlines()[1:]
+    return next((line for line in lines if line and not line.startswith(" ")), TRACEBACK)
 
 
 def refused(place: Place, words: list[str], names: str) -> Outcome:
@@ -532,7 +538,11 @@ def undisturbed(folder: Path) -> Path:
 
 def table(rows: list[dict], commit: str) -> str:
     counts = {r: sum(row["result"] == r for row in rows) for r in sorted({row["result"] for row in rows})}
-    head = f"{len(rows)} cases at commit {commit}: " + ", ".join(f"{n} {result}" for result, n in counts.items()) + "."
+    head = (
+        f"{len(rows)} of {len(cases())} cases at commit {commit}: "
+        + ", ".join(f"{n} {result}" for result, n in counts.items())
+        + "."
+    )
     lines = ["| fault | where | result | what was said |", "|---|---|---|---|"]
     for row in rows:
         said = "; ".join(x for x in (row["said"], row["then"]) if x)
