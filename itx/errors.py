@@ -39,6 +39,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 # Checkpoints are written by a library that tells the system's error in its text alone.
 STORE_ERROR = re.compile(r"\[os_error_code='(\d+)'\]")
+SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")  # NumPy's, which leaves the system's number out
 OUT_OF_MEMORY = re.compile(r"RESOURCE_EXHAUSTED|std::bad_alloc|[Oo]ut of memory")
 
 
@@ -58,6 +59,8 @@ def of_the_machine(error: BaseException) -> tuple[str, int] | None:
         if found := STORE_ERROR.search(str(e)):
             paths = re.findall(r'"(/[^"]*)"', str(e))
             return _file(int(found[1]), paths[0] if paths else None)
+        if SHORT_WRITE.search(str(e)):
+            return _file(errno.ENOSPC, None)
         if OUT_OF_MEMORY.search(str(e)):
             return _memory(e), 1
     return None

@@ -119,3 +119,11 @@ def test_a_step_without_checkpoint_is_named_with_the_nearest(tmp_path, capsys):
         code, lines = said(["generate", str(run.path), "--prompt=a", f"--step={given}"], capsys)
         assert code == 2 and len(lines) == 1
         assert f"--step {given}" in lines[0] and near in lines[0]
+
+
+def test_a_short_write_of_numpy_is_a_full_disk():
+    """It raises OSError without the system's number."""
+    from itx.errors import of_the_machine
+
+    line, code = of_the_machine(OSError("9932 requested and 6080 written")) or ("", 0)
+    assert code == 1 and "No space left" in line
