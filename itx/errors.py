@@ -54,13 +54,8 @@ def of_the_machine(error: BaseException) -> tuple[str, int] | None:
             return "a build process was ended from outside, mostly for want of memory: give fewer, --data.workers=1", 1
         if isinstance(e, MemoryError):
             return _memory(e), 1
-        if isinstance(e, OSError) and e.errno:
-            return _file(e.errno, e.filename2 or e.filename)
-        if found := STORE_ERROR.search(str(e)):
-            paths = re.findall(r'"(/[^"]*)"', str(e))
-            return _file(int(found[1]), paths[0] if paths else None)
-        if SHORT_WRITE.search(str(e)):
-            return _file(errno.ENOSPC, None)
+        if found := _of_the_system(e):
+            return _file(*found)
         if OUT_OF_MEMORY.search(str(e)):
             return _memory(e), 1
     return None
@@ -68,12 +63,17 @@ def of_the_machine(error: BaseException) -> tuple[str, int] | None:
 
 def error_number(error: BaseException) -> int | None:
     """The system's number of an error, or of the one that it was raised from."""
-    for e in _chain(error):
-        if isinstance(e, OSError) and e.errno:
-            return e.errno
-        if found := STORE_ERROR.search(str(e)):
-            return int(found[1])
-    return None
+    return next((found[0] for e in _chain(error) if (found := _of_the_system(e))), None)
+
+
+def _of_the_system(error: BaseException) -> tuple[int, str | bytes | int | None] | None:
+    """(number, path) of one error of the file system, however it tells them; None for any other error."""
+    if isinstance(error, OSError) and error.errno:
+        return error.errno, error.filename2 or error.filename
+    if found := STORE_ERROR.search(str(error)):
+        paths = re.findall(r'"(/[^"]*)"', str(error))
+        return int(found[1]), paths[0] if paths else None
+    return (errno.ENOSPC, None) if SHORT_WRITE.search(str(error)) else None
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
