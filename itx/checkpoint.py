@@ -54,6 +54,7 @@ class Checkpoints:
         if read_only and not self.directory.is_dir():
             raise UserError(f"{self.directory} is no folder: there is no checkpoint to read")
         self.keep, self.pinned = keep, set()
+        self._digests: dict[int, dict | None] = {}  # of the steps whose meta was read; each array's read asks for them
         self.manager = ocp.CheckpointManager(
             self.directory,
             item_names=("params", "opt_state", "meta"),
@@ -84,6 +85,7 @@ class Checkpoints:
         later = [s for s in reversed(self.steps()) if s > step]
         for s in later:
             self.manager.delete(s)
+            self._digests.pop(s, None)
         return later
 
     def save(self, step: int, params: dict, opt_state: Any, meta: dict) -> None:
@@ -93,6 +95,7 @@ class Checkpoints:
         meta = meta | {"digests": {item: {name: digest(x) for name, x in of.items()} for item, of in arrays.items()}}
         items = {item: args.StandardSave(of) for item, of in arrays.items()}
         items["meta"] = args.JsonSave(storage.sealed(meta))
+        self._digests.pop(step, None)
         with storage.named(self.directory):
             self.manager.save(step, args=args.Composite(**items))
 
@@ -109,11 +112,19 @@ class Checkpoints:
             raise Damaged(f"{self.directory / str(step)} is damaged: meta is not what was saved")
         if meta.get("step", step) != step:
             raise Damaged(f"{self.directory / str(step)} is damaged: it holds what was saved at step {meta['step']}")
+        self._digests[step] = meta.get("digests")
         return meta
+
+    def digests(self, step: int) -> dict | None:
+        """{item: {name: `digest`}} of a checkpoint, None of one that was saved before they were kept; read once."""
+        self._known(step)
+        if step not in self._digests:
+            self.meta(step)
+        return self._digests[step]
 
     def shapes(self, step: int, item: str = "params") -> dict:
         """{path: what has its shape and dtype} of what a checkpoint holds."""
-        digests = self.meta(step).get("digests")
+        digests = self.digests(step)
         if digests is not None:
             saved = digests.get(item, {})
             return {n: jax.ShapeDtypeStruct(tuple(d["shape"]), np.dtype(d["dtype"])) for n, d in saved.items()}
@@ -132,7 +143,7 @@ class Checkpoints:
 
     def verify(self, step: int) -> bool:
         """Read all of a checkpoint; Damaged where it is not what was saved, False where it holds no digests."""
-        digests = self.meta(step).get("digests")
+        digests = self.digests(step)
         here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         for item in digests or ("params",):
             saved = self.shapes(step, item)
@@ -153,6 +164,7 @@ class Checkpoints:
 
             multihost_utils.sync_global_devices(f"step {step} is set aside")
         self.manager.reload()
+        self._digests.pop(step, None)
         return aside
 
     def _known(self, step: int) -> None:
@@ -169,7 +181,7 @@ class Checkpoints:
         as_saved = {n: jax.ShapeDtypeStruct(t.shape, saved[n].dtype, sharding=t.sharding) for n, t in targets.items()}
         args = self.ocp.args.Composite(**{item: self.ocp.args.StandardRestore(as_saved)})
         arrays = self._read(step, item, lambda: self.manager.restore(step, args=args)[item])
-        for name, then in self.meta(step).get("digests", {}).get(item, {}).items():
+        for name, then in (self.digests(step) or {}).get(item, {}).items():
             if digest(arrays[name]) != then:
                 raise Damaged(f"{self.directory / str(step)} is damaged: {item}/{name} is not what was saved")
         return {n: x if x.dtype == targets[n].dtype else x.astype(targets[n].dtype) for n, x in arrays.items()}
