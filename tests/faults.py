@@ -15,6 +15,7 @@ the system does not allow it. Results:
 """
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -25,7 +26,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -338,27 +339,29 @@ def until_stage(child: subprocess.Popen, place: Place, stage: str) -> None:
     assert wait_for_stage(child, place.folder / "stages", stage, 1), (place.folder / "said.txt").read_text()[-2000:]
 
 
-def ended(place: Place, child: subprocess.Popen) -> list[str]:
-    code = child.wait(600)
-    return [f"the first ended with {code}"] if code else differences(place.peace, place.folder)
+@contextlib.contextmanager
+def held_in_a_save(place: Place) -> Iterator[list[str]]:
+    """A trainer that stands still within a save, and goes on to its end after the block; the list then holds what differs."""
+    child, wrong = watched(place.stopped()), []
+    try:
+        until_stage(child, place, "save")
+        os.killpg(child.pid, signal.SIGSTOP)
+        yield wrong
+        os.killpg(child.pid, signal.SIGCONT)
+        code = child.wait(600)
+        wrong += [f"the first ended with {code}"] if code else differences(place.peace, place.folder)
+    finally:
+        stop(child)
 
 
 def second_trainer(elsewhere: bool) -> Callable[[Place], Outcome]:
     def act(place: Place) -> Outcome:
-        place.stopped()
-        child = watched(place)
-        try:
-            until_stage(child, place, "save")
-            os.killpg(child.pid, signal.SIGSTOP)
+        with held_in_a_save(place) as wrong:
             before = digests(place.run)
             command = [sys.executable, "-m", "itx.cli", *place.words()]
             command = [*(IN_ANOTHER_PID_NAMESPACE if elsewhere else ()), *command]
             done = subprocess.run(command, cwd=REPO, env=one_device(), capture_output=True, text=True, timeout=600)
             untouched = digests(place.run) == before
-            os.killpg(child.pid, signal.SIGCONT)
-            wrong = ended(place, child)
-        finally:
-            stop(child)
         outcome = judged(place, done, "train|lock|another")
         if done.returncode == 0:
             return Outcome("SILENT", "a second trainer ran")
@@ -371,16 +374,8 @@ def second_trainer(elsewhere: bool) -> Callable[[Place], Outcome]:
 
 def reader_during_save(words: Callable[[Place], list[str]]) -> Callable[[Place], Outcome]:
     def act(place: Place) -> Outcome:
-        place.stopped()
-        child = watched(place)
-        try:
-            until_stage(child, place, "save")
-            os.killpg(child.pid, signal.SIGSTOP)
+        with held_in_a_save(place) as wrong:
             done = itx(*words(place))
-            os.killpg(child.pid, signal.SIGCONT)
-            wrong = ended(place, child)
-        finally:
-            stop(child)
         if done.returncode or TRACEBACK in done.stderr:
             return Outcome("WRONG", f"the reader: {done.stderr.strip()[-200:]}")
         return Outcome("WRONG", "; ".join(wrong)) if wrong else Outcome("bitwise", then="the reader: exit 0")
@@ -515,7 +510,7 @@ def work(case: Case, folder: Path, peace: Path, seed: int) -> dict:
     except (AssertionError, subprocess.SubprocessError, OSError, ValueError) as e:
         outcome = Outcome("WRONG", f"{type(e).__name__}: {e}"[:300])
     row = {"fault": case.fault, "where": case.where, **asdict(outcome)}
-    row["said"] = row["said"].replace(str(place.folder), "…")
+    row["said"] = without_folder(row["said"], folder)
     print(
         f"{time.monotonic() - began:5.0f} s  {row['result']:20} {case.fault}: {case.where}  {row['said']}", flush=True
     )
@@ -524,6 +519,12 @@ def work(case: Case, folder: Path, peace: Path, seed: int) -> dict:
     if row["result"] in GOOD:
         shutil.rmtree(place.folder, ignore_errors=True)
     return row
+
+
+def without_folder(said: str, folder: Path) -> str:
+    """A line with … for the drill's folder and the case's in it; a message may have been cut within their path."""
+    said = re.sub(re.escape(str(folder)) + r"/[^/\s\"']*", "…", said)
+    return re.sub(re.escape(f"{folder.parent}/") + r"[^\s\"')]*", "…", said)
 
 
 def undisturbed(folder: Path) -> Path:
