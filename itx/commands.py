@@ -341,7 +341,7 @@ def _run_config(run: RunFolder, **evaluation) -> configs.RunConfig:
 
 def _step(run: RunFolder, given: int | None) -> int:
     """The step asked for, or the newest checkpoint's; 0 is the model before tuning."""
-    steps = storage.checkpoint_steps(run.checkpoints)
+    steps = run.steps()
     if given is None and not steps:
         raise UserError(f"{run.path} has no checkpoint yet; --step 0 asks the model before tuning")
     if given is None:

@@ -35,7 +35,7 @@ class Skips:
     """
 
     def __init__(self, config: RunConfig, meta: dict):
-        self.train, self.steps = config.train, config.train.steps
+        self.train = config.train
         self.skipped: list[int] = list(meta.get("skipped", []))
         self.returns: list[dict] = list(meta.get("returns", []))  # {"to", "at", "left_out": [step, …]}
         self.good, self.candidate = meta.get("good", 0), meta.get("candidate", 0)  # 0: none but the beginning
@@ -66,7 +66,7 @@ class Skips:
     def _check(self, step: int) -> None:
         train, failed = self.train, [s for s in self.skipped if s not in self.left_out]
         in_a_row = next((n for n, s in enumerate(reversed(failed)) if s != step - n), len(failed))
-        window = min(train.skipped_window, self.steps)
+        window = min(train.skipped_window, train.steps)
         recent = sum(s > step - window for s in failed)
         if in_a_row >= train.max_skipped_in_a_row:
             why = f"{in_a_row} steps in a row (train.max_skipped_in_a_row)"
@@ -86,9 +86,9 @@ class Skips:
 
     def check_end(self) -> None:
         """RunFailed if no step of a finished run changed anything."""
-        if self.steps and len(set(self.skipped)) >= self.steps:
+        if self.train.steps and len(set(self.skipped)) >= self.train.steps:
             raise RunFailed(
-                f"none of the {self.steps} steps had a finite loss and gradient: the model is as it began; look at "
+                f"none of the {self.train.steps} steps had a finite loss and gradient: the model is as it began; look at "
                 f"{batches(self.skipped)}, or lower optim.learning_rate in another --run_dir"
             )
 

@@ -2,7 +2,8 @@
 """What a run says while it trains: metrics.jsonl, TensorBoard, a progress line.
 
 metrics.jsonl has one object per logged step, {"step": n, "train/loss": …}. On resume it is cut back
-to the restored step, whose checkpoint holds the digest of what must then be left. Values under `TIMING` differ from run to run; all others are reproducible.
+to the restored step, whose checkpoint holds the digest of what must then be left. Values under `TIMING` differ from
+run to run; all others are reproducible.
 """
 
 import copy

@@ -14,9 +14,8 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 EVERY_SECONDS = 15.0
-WINDOW_SECONDS = (
-    60.0  # the time left is judged by so much of the past: what came before, compilation say, does not return
-)
+# The time left is judged by so much of the past: what came before, compilation say, does not return.
+WINDOW_SECONDS = 60.0
 _SHOWN: contextvars.ContextVar[str] = contextvars.ContextVar("shown", default="")
 
 

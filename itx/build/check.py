@@ -75,8 +75,8 @@ def read(spec: TaskSpec, root: str, seen: repeat.Seen, problems: list[str]) -> l
 def check(spec: TaskSpec, root: str, others: Sequence[Connection] = ()) -> list[str]:
     """Problems found, most of them on the first EXAMPLES examples; [] for a sound task.
 
-    `fields` gives the same again, and in `others` (processes of repeat.py); every slot is filled; the gold target scores 1, and an option drawn at random as much as chance; the answer found in
-    it names the right option and no other; all chain-of-thought targets give their answer back; no prompt tells its
+    `fields` gives the same again, and in `others` (processes of repeat.py); every slot is filled; the gold target scores
+    1, and an option drawn at random as much as chance; the answer found in it names the right option and no other; all chain-of-thought targets give their answer back; no prompt tells its
     target; an inverted prompt shows the answer and asks for a field that the plain ones show.
     """
     problems = []

@@ -4,7 +4,6 @@
 A damaged folder or vocabulary is an error, or, where the build may mend, removed, told in a line and made again.
 """
 
-import json
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -53,6 +52,6 @@ def known_lock(file: Path, cache_dir: str, mend: Mend) -> dict | None:
         lock["vocabulary"]["files"]  # locks of earlier versions name the file alone
     except verify.Damaged:
         raise
-    except (UserError, KeyError, TypeError, ValueError, json.JSONDecodeError):
+    except (UserError, KeyError, TypeError, ValueError):
         return None  # it is written again, from the folders that are there
     return lock if all((Path(cache_dir) / f / "manifest.json").is_file() for _, f, _ in entries) else None

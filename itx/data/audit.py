@@ -92,17 +92,8 @@ def with_uses(facts: dict, examples: np.ndarray, trained: np.ndarray | None = No
 def accounts(facts: dict) -> str:
     """One sentence in which every record read is found again."""
     tasks = facts["tasks"].values()
-    keys = (
-        "read",
-        "kept",
-        "used",
-        "only_skipped",
-        "not_reached",
-        "cut",
-        "cut_tokens",
-        "cut_targets",
-        "cut_target_tokens",
-    )
+    keys = ("read", "kept", "used", "only_skipped", "not_reached",
+            "cut", "cut_tokens", "cut_targets", "cut_target_tokens")  # fmt: skip
     total = {k: sum(f.get(k, 0) for f in tasks) for k in keys}
     skipped: Counter = Counter()
     for f in tasks:

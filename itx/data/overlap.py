@@ -15,10 +15,8 @@ import numpy as np
 from itx.data.grams import Letters, Sought, pairs
 
 WINDOW = {False: 24, True: 12}  # letters, of spaced scripts (about 5 words) and of others
-FIXED_INPUTS, FIXED_SHARE = (
-    3,
-    0.1,
-)  # windows in so many of an evaluation task's inputs, and this share, are its instruction
+# Windows in so many of an evaluation task's inputs, and this share, are its instruction.
+FIXED_INPUTS, FIXED_SHARE = 3, 0.1
 OWN = 10  # letters of its own that an input needs for this test
 MOST = 0.8  # share of an input's own letters that makes a record a copy
 SOME = 0.35  # from here on it is looked whether the rest stands in shorter pieces

@@ -241,7 +241,8 @@ def averages(rows: dict[str, dict], values: dict[str, list[float]]) -> list[dict
 
 def _average(members: list[tuple[str, dict]], values: dict[str, list[float]]) -> dict:
     """{"mean", "interval", "method", "tasks", "clusters": of corrected scores; "score", "score_interval",
-    "score_clusters": of plain ones; "lift", "lift_interval": between -1 and 1, by which a group is read (stats.lift); "chance", "none_of_options", "rows", "easy", "all_easy"}.
+    "score_clusters": of plain ones; "lift", "lift_interval": between -1 and 1, by which a group is read (stats.lift);
+    "chance", "none_of_options", "rows", "easy", "all_easy"}.
 
     Easy tasks are left out; where all are easy all are shown, and `all_easy` says so.
     """

@@ -153,9 +153,8 @@ FAMILIES = {
         "Gemma3ForCausalLM", _GEMMA | {"vocab_size": ("vocab_size", 262_208)}, _ALL_GEMMA | {"qk_norm": True}),
 }  # fmt: skip
 AS_MANY_AS = {"num_key_value_heads": "num_attention_heads", "num_decoder_layers": "num_layers"}  # where there is none
-MOST_LAYERS = (
-    10_000  # a hundred times the deepest model: more is a mistake, and lists of layers are made before any check
-)
+# A hundred times the deepest model: more is a mistake, and lists of layers are made before any check.
+MOST_LAYERS = 10_000
 # Keys that are read besides those of `fields`
 _OF_ROPE = {
     "rope_scaling",
