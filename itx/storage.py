@@ -126,17 +126,33 @@ def _workplace(path: Path) -> Iterator[Path]:
 def _hold(lock: Path) -> int | None:
     """The lock file, open and locked, for as long as it is open; None if a cleaner was quicker and removed it."""
     number = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not (lock.exists() and os.path.samestat(os.fstat(number), os.stat(lock))):
-            raise BlockingIOError
-        os.write(number, machine().encode())
-    except (BlockingIOError, FileNotFoundError):
+    locked = try_lock(number, fcntl.LOCK_EX)
+    if locked is False or locked and not is_at(number, lock):
         os.close(number)
         return None
-    except OSError:  # A file system without locks: the file names no machine, and cleaners go by age.
-        pass
+    if locked:  # Without locks the file names no machine, and cleaners go by age.
+        with contextlib.suppress(OSError):  # a full disk is told of where the content is written
+            os.write(number, machine().encode())
     return number
+
+
+def try_lock(number: int, how: int) -> bool | None:
+    """Whether the open file is locked now; None where the file system has no locks."""
+    try:
+        fcntl.flock(number, how | fcntl.LOCK_NB)
+        return True
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+
+
+def is_at(number: int, path: Path) -> bool:
+    """Whether the open file is still the one of that name."""
+    try:
+        return os.path.samestat(os.fstat(number), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def machine() -> str:
@@ -162,16 +178,17 @@ def _clean_part(part: Path) -> bool:
 
     A shared file system may keep each machine's locks apart, so a lock that seems free proves nothing of another machine.
     """
-    number = None
     try:
         number = os.open(part / LOCK, os.O_RDWR)
-        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        known = os.read(number, 1024).decode(errors="replace") == machine()
-    except (BlockingIOError, PermissionError):
+    except PermissionError:
         return False
-    except OSError:  # no lock file, or a file system without locks
-        known = False
+    except OSError:  # no lock file
+        number = None
     try:
+        locked = None if number is None else try_lock(number, fcntl.LOCK_EX)
+        if locked is False:
+            return False
+        known = locked and os.read(number, 1024).decode(errors="replace") == machine()
         if not known and _idle_seconds(part) < MAX_IDLE_SECONDS:
             return False
         shutil.rmtree(part, ignore_errors=True) if part.is_dir() else part.unlink(missing_ok=True)

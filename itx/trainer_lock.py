@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 from itx.errors import UserError
-from itx.storage import machine
+from itx.storage import is_at, machine, try_lock
 from itx.text import visible
 
 NAME = "trainer.lock"
@@ -47,7 +47,7 @@ class TrainerLock:
         except OSError:  # nobody ever held it, or nobody may read it: then it cannot be taken either
             return
         try:
-            if _lock(number, fcntl.LOCK_SH) is False:
+            if try_lock(number, fcntl.LOCK_SH) is False:
                 raise self._refusal()
         finally:
             os.close(number)
@@ -79,10 +79,10 @@ class TrainerLock:
         self.folder.mkdir(parents=True, exist_ok=True)
         number = os.open(self.file, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            locked = _lock(number, fcntl.LOCK_EX)
+            locked = try_lock(number, fcntl.LOCK_EX)
             if locked is False:
                 raise self._refusal()
-            if not (self.file.exists() and os.path.samestat(os.stat(self.file), os.fstat(number))):
+            if not is_at(number, self.file):
                 return False
             held = self._read()
             if held and not (locked and _parsed(held).get("machine") == self.record["machine"]):
@@ -138,17 +138,6 @@ class TrainerLock:
                           file=sys.stderr, flush=True)  # fmt: skip
                     os._exit(2)
                 self._write()
-
-
-def _lock(number: int, how: int) -> bool | None:
-    """Whether the file is locked now; None where the file system has no locks."""
-    try:
-        fcntl.flock(number, how | fcntl.LOCK_NB)
-        return True
-    except BlockingIOError:
-        return False
-    except OSError:
-        return None
 
 
 def _parsed(held: bytes) -> dict:
