@@ -166,7 +166,12 @@ def family(name: str, members: Callable[[str], Sequence[TaskSpec]]) -> None:
 def _family(name: str, root: str) -> dict[str, TaskSpec]:
     key = (name, root)
     if key not in _FAMILY_CACHE:
-        specs = FAMILIES[name](root)
+        try:
+            specs = FAMILIES[name](root)
+        except UserError:
+            raise
+        except Exception as e:  # of the user's function: whatever it is, they are told where
+            raise UserError(f"family {name!r} cannot list its tasks under {root!r}: {_failure(e)}") from e
         found = {s.name: s for s in specs}
         if len(found) < len(specs):
             raise UserError(f"family {name!r}: two members share a name")
@@ -193,10 +198,16 @@ def load_modules(modules: Sequence[str]) -> None:
 
 
 def _broken(module: str, e: Exception) -> UserError:
-    """A module that fails while it is imported: what, and the last line of it that led there."""
+    return UserError(f"data.modules: {module!r} fails at import, {_failure(e)}")
+
+
+def _failure(e: Exception) -> str:
+    """An exception in the user's code as one line: the last line outside Python and its packages that led there, and what
+    it says."""
     frames = [f for f in traceback.extract_tb(e.__traceback__) if not f.filename.startswith("<frozen")]
-    at = (e.filename, e.lineno) if isinstance(e, SyntaxError) else (frames[-1].filename, frames[-1].lineno)
-    return UserError(f"data.modules: {module!r} fails at import, {at[0]} line {at[1]}: {type(e).__name__}: {e}")
+    own = [f for f in frames if not f.filename.startswith((sys.prefix, sys.base_prefix))] or frames
+    at = (e.filename, e.lineno) if isinstance(e, SyntaxError) else (own[-1].filename, own[-1].lineno)
+    return f"{at[0]} line {at[1]}: {type(e).__name__}: {e}"
 
 
 def task(name: str, root: str = "") -> TaskSpec:

@@ -195,3 +195,16 @@ def test_evaluation_only_tasks_are_refused_in_training(monkeypatch):
     monkeypatch.setitem(registry.TASKS, "exam", make("exam", evaluation_only=True))
     with pytest.raises(UserError, match="evaluation only"):
         registry.members(registry.MixtureSpec("m", ("exam",)))
+
+
+def test_a_family_that_cannot_list_its_tasks_is_one_line(monkeypatch, tmp_path):
+    """`itx tasks list` asks every family, also under a root that is not its own."""
+
+    def listed(root):
+        return [(tmp_path / "no index.json").read_text()]
+
+    monkeypatch.setitem(registry.FAMILIES, "lost", listed)
+    line = listed.__code__.co_firstlineno + 1
+    with pytest.raises(UserError, match=rf"family 'lost' .*test_registry.py line {line}: FileNotFoundError") as e:
+        registry.expand("lost.*", str(tmp_path))
+    assert "\n" not in str(e.value)
