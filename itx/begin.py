@@ -6,14 +6,15 @@ import shlex
 import sys
 from argparse import Namespace
 from pathlib import Path
-from typing import Any
 
 from itx import config as configs
-from itx import storage, trainer_lock
+from itx import pretrained, restore, storage, trainer_lock
+from itx.checkpoint import Checkpoints, Damaged
 from itx.config import RunConfig
 from itx.data import lock as locks
 from itx.data import verify
 from itx.errors import UserError, did_you_mean
+from itx.restore import Setup
 from itx.runs import RunFolder, read_config, read_lock, run_config
 from itx.versions import code_version, versions
 
@@ -66,24 +67,22 @@ def _changes_shapes(run: RunFolder, config: RunConfig, name: str) -> bool:
     """Whether the run would have other arrays, in parameters or optimizer, with this one field as `config` has it."""
     if not run.lock_json.is_file() and not run.steps():  # killed while it began
         return False
-    from itx.train import parts, shapes_by_name
-
     section, leaf = name.split(".")
-    old, lock = run_config(run), read_lock(run)
+    old, vocab_size = run_config(run), read_lock(run)["vocabulary"]["size"]
     group = dataclasses.replace(getattr(old, section), **{leaf: getattr(getattr(config, section), leaf)})
     try:
-        new = shapes_by_name(parts(dataclasses.replace(old, **{section: group}), lock))
+        new = restore.shapes_by_name(restore.parts(dataclasses.replace(old, **{section: group}), vocab_size))
     except UserError:  # it cannot be so alone, but only together with other fields
         return True
-    return new != shapes_by_name(parts(old, lock))
+    return new != restore.shapes_by_name(restore.parts(old, vocab_size))
 
 
-def check(run: RunFolder, config: RunConfig, lock: dict, made: Any) -> list[str]:
+def check(run: RunFolder, config: RunConfig, lock: dict, made: Setup) -> list[str]:
     """`check_same_run`; and UserError where the run was begun on other data or its newest sound checkpoint cannot be gone
     on with.
 
     Args:
-        made: a train.Setup.
+        made: what the run has besides its state, with the shapes that its checkpoints must hold.
     """
     notes = check_same_run(run, config)
     if run.lock_json.is_file() or run.steps():
@@ -95,13 +94,10 @@ def check(run: RunFolder, config: RunConfig, lock: dict, made: Any) -> list[str]
         verify.vocabulary(run.vocab_model.parent, lock, f"copy the files of {vocabulary.parent} there")
     if not run.checkpoints.is_dir():
         return notes
-    from itx import train
-    from itx.checkpoint import Checkpoints, Damaged
-
     with Checkpoints(run.checkpoints, read_only=True) as checkpoints:
         for step in filter(None, reversed(checkpoints.steps())):
             try:
-                meta = train.check_fits(checkpoints, step, made, lock)
+                meta = restore.check_fits(checkpoints, step, made, lock)
             except Damaged:  # training names it, sets it aside and uses the one before
                 continue
             if step > config.train.steps:
@@ -110,7 +106,7 @@ def check(run: RunFolder, config: RunConfig, lock: dict, made: Any) -> list[str]
                     f"--train.steps={step}, or another --run_dir"
                 )
             if len(made.saved) < len(made.names) and any(note.startswith(OF_THE_BASE) for note in notes):
-                train.check_base(meta, made.init()[1], made.saved)
+                restore.check_base(meta, made.init()[1], made.saved)
             break
     return notes
 
@@ -139,8 +135,6 @@ def write(
     storage.write_json(run.config_json, about)
     storage.write_json(run.lock_json, storage.sealed(lock))
     if config.model.pretrained:
-        from itx.models import pretrained
-
         pretrained.keep(config.model.pretrained, run.pretrained)
     if not run.vocab_model.is_file():
         storage.copy_folder(_vocabulary(config, lock).parent, run.vocab_model.parent)

@@ -7,6 +7,7 @@ import errno
 import os
 import re
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 
 class UserError(Exception):
@@ -101,3 +102,14 @@ def _file(number: int, path: str | bytes | int | None) -> tuple[str, int]:
     if number in REFUSED:
         return f"{where}: {why}; give a path that this user may read and write", 2
     return f"{where}: {why}", 2
+
+
+def did_you_mean_file(path: Path) -> str:
+    """`; did you mean …` from what the deepest folder on the way to a missing path holds."""
+    missing = path.name
+    for folder in path.parents:
+        if folder.is_dir():
+            held = sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
+            return did_you_mean(missing, held) if held else f"; {folder} is empty"
+        missing = folder.name
+    return ""

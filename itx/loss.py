@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from itx import mesh as meshes
+from itx.models.transformer import Transformer, fold
 
 Sums = dict[str, Array]
 LOGITS_BYTES = 2**28  # of float32 logits that a device holds at once: more are computed in parts
@@ -155,3 +156,13 @@ def at_loss_positions(batch: dict[str, Array]) -> tuple[Array, Array, Array]:
         for k in ("decoder_target_tokens", "decoder_loss_weights", "task_ids")
     )
     return targets, jnp.where(at >= 0, weights, 0.0), tasks
+
+
+def batch_sums(
+    model: Transformer, batch: dict, rows: jax.Array | None = None, trains: bool = False, **settings
+) -> Sums:
+    """The sums of a batch (itx/py); `rows` are keys for dropout, `trains` says that the output table does."""
+    states, found = model.states(batch, rows), at_loss_positions(batch)
+    if model.head_adapter is not None:  # what trains is not the table: all logits at once
+        return sums(model.logits(states, None if rows is None else fold(rows, 3)), *found, **settings)
+    return of_states(model.unembed, states, model.table, *found, trains=trains, **settings)

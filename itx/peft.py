@@ -32,7 +32,7 @@ from jaxtyping import Array, Float, Key
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from itx import storage
+from itx import hashing, storage
 from itx.config import ModelConfig, PeftConfig, setting
 from itx.errors import UserError, did_you_mean
 from itx.models import families
@@ -40,6 +40,7 @@ from itx.models.hf import MATRICES
 from itx.models.layers import dropout, logical, project
 from itx.models.transformer import Transformer
 from itx.optim import matching
+from itx.params import find, logical_names
 
 
 class LoRAParam(nnx.Param):
@@ -129,20 +130,6 @@ def layerwise(lora: LoRA, method: str, stacked: bool, *arrays: Array) -> Any:
         return getattr(nnx.merge(graphdef, state), method)(*arrays)
 
     return (jax.vmap(one) if stacked else one)(state, *arrays)
-
-
-def find(model: nnx.Module, path: str) -> tuple[nnx.Module, str]:
-    """("decoder/blocks/attention/wq") -> the module that holds the parameter, and its name there."""
-    *way, name = path.split("/")
-    for part in way:
-        model = getattr(model, part)
-    return model, name
-
-
-def logical_names(model: nnx.Module) -> dict[str, tuple[str, ...]]:
-    """{path: logical axis names} of all parameters."""
-    flat = nnx.to_flat_state(nnx.state(model, nnx.Param))
-    return {"/".join(map(str, p)): v.get_metadata()["out_sharding"] for p, v in flat}
 
 
 def targets(model: nnx.Module, peft: PeftConfig) -> dict[str, tuple[str, ...]]:
@@ -433,7 +420,7 @@ def _target_modules(cfg: ModelConfig, weights: list[str], nested: bool = False) 
 
 def key(folder: Path | str) -> str:
     """Of what an adapter's folder says and holds."""
-    both = "".join(storage.sha256(Path(folder) / name) for name in (CONFIG, WEIGHTS))
+    both = "".join(hashing.file_sha256(Path(folder) / name) for name in (CONFIG, WEIGHTS))
     return hashlib.sha256(both.encode()).hexdigest()[:8]
 
 

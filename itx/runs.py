@@ -9,6 +9,7 @@ from pathlib import Path
 
 from itx import config as configs
 from itx import storage
+from itx.checkpoint import Checkpoints, Damaged
 from itx.data import lock as locks
 from itx.data.vocabulary import FILES
 from itx.errors import UserError, did_you_mean
@@ -138,8 +139,6 @@ def _from_checkpoint(run: RunFolder, key: str, error: UserError) -> dict:
     """What the newest sound checkpoint keeps in its meta under `key`, which is said; `error` where none does."""
     if not run.steps():
         raise error
-    from itx.checkpoint import Checkpoints, Damaged
-
     with Checkpoints(run.checkpoints, read_only=True) as checkpoints:
         for step in reversed(checkpoints.steps()):
             with contextlib.suppress(Damaged):
@@ -171,3 +170,17 @@ def open_run(path: str) -> RunFolder:
         others = [str(p) for p in parent.iterdir() if (p / "config.json").is_file()] if parent.is_dir() else []
         raise UserError(f"{path} is not a run folder (no config.json there)" + did_you_mean(str(path), others))
     return run
+
+
+def chosen_step(run: RunFolder, given: int | None) -> int:
+    """The step asked for, or the newest checkpoint's; 0 is the model before tuning."""
+    steps = run.steps()
+    if given is None and not steps:
+        raise UserError(f"{run.path} has no checkpoint yet; --step 0 asks the model before tuning")
+    if given is None:
+        return steps[-1]
+    if given and given not in steps:
+        near = sorted(sorted([0, *steps], key=lambda step: abs(step - given))[:3])
+        raise UserError(f"--step {given}: {run.path} has no checkpoint of that step; the nearest: "
+                        + ", ".join(f"{step} (before tuning)" if step == 0 else str(step) for step in near))  # fmt: skip
+    return given

@@ -26,11 +26,6 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 MAX_IDLE_SECONDS = 24 * 3600
 
 
-def sha256(file: Path | str) -> str:
-    with open(file, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
-
-
 def is_remote(path: str) -> bool:
     """Whether a path names a store by its scheme, such as gs://bucket/folder."""
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", path) is not None

@@ -10,8 +10,9 @@ numbers     the numbers of a text: decimal comma, thousands spaces, dashes, frac
 import hashlib
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
+from typing import Any
 
 # Han, kana, Thai, Lao, Burmese, Khmer
 UNSPACED = (
@@ -218,3 +219,11 @@ def numbers(text: str) -> list[int | float]:
             values = [_whole_or_decimal((m["plain"] or m["point"]).replace(",", "."))]
         out += [-values[0] if m["sign"] else values[0], *values[1:]]
     return out
+
+
+def texts_of(value: Any) -> Iterator[str]:
+    """The texts in a value of JSON, keys included."""
+    if isinstance(value, str):
+        yield value
+    for part in value.items() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ():
+        yield from texts_of(part)

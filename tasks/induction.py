@@ -9,8 +9,8 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from itx.build import sources
 from itx.errors import UserError
+from itx.prepare import sources
 from itx.tasks.registry import family, make_task
 from itx.tasks.spec import Source, TaskSpec
 

@@ -19,8 +19,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from itx.build import readers, records, sources
 from itx.errors import UserError, did_you_mean
+from itx.prepare import readers, records, sources
 from itx.tasks.registry import family, make_task
 from itx.tasks.spec import Skip, Source, TaskSpec
 from tasks.from_tfds import origins

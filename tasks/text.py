@@ -6,7 +6,7 @@
 A tenth of them is held out by hash: on it retention is measured (eval.retention).
 
 Your own text: copy a call and name your file and its field. `lm` is for decoder-only models; a T5 that was pretrained
-on span corruption is best replayed the same (itx/build/objectives.py says what each is).
+on span corruption is best replayed the same (itx/prepare/objectives.py says what each is).
 """
 
 from itx.tasks.registry import text_task

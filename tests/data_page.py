@@ -14,7 +14,7 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from itx.data.audit import accounts, reasons
+from itx.audit.audit import accounts, reasons
 from tests import leak_table
 from tests.conftest import REPO
 

@@ -10,9 +10,10 @@ than its sliding window (tests/golden/make_hf.py): the largest difference of a l
 import jax
 import numpy as np
 
-from itx import train
+from itx import restore
 from itx.config import RunConfig
 from itx.models import families, hf, presets
+from itx.params import parameters
 from tests.models import test_hf as goldens
 from tests.readme_figures import put
 
@@ -20,7 +21,7 @@ from tests.readme_figures import put
 def size(name: str) -> str:
     """Parameters of a published model."""
     cfg = presets.published(name)
-    shapes = train.parameters(train.abstract_model(RunConfig(model=cfg), {"vocabulary": {"size": 0}})[1])
+    shapes = parameters(restore.abstract_model(RunConfig(model=cfg), {"vocabulary": {"size": 0}})[1])
     n = sum(x.size for x in shapes.values())
     return f"{n / 1e9:.2f} B" if n >= 1e9 else f"{n / 1e6:.0f} M"
 

@@ -54,8 +54,8 @@ MARKS = ("<!-- kills -->", "<!-- /kills -->")
 
 # What stands for a stage: module, name (Class.method), stage.
 WRAPPED = (
-    ("itx.commands", "build_in_subprocess", "build"),
-    ("itx.train", "restore", "restore"),
+    ("itx.commands.train", "build_in_subprocess", "build"),
+    ("itx.restore", "restore", "restore"),
     ("itx.checkpoint", "Checkpoints.save", "save"),
     ("itx.eval.evaluate", "evaluate", "evaluation"),
     ("itx.eval.fixed", "fixed_losses", "evaluation"),

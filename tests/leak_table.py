@@ -19,10 +19,11 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from itx import text
-from itx.build import leaks, render
-from itx.data import cache, contamination, finder
+from itx import hashing, text
+from itx.data import cache
 from itx.data import lock as locks
+from itx.leaks import contamination, finder
+from itx.prepare import exclude
 from tests import leak_kinds as kinds
 
 PAGE = Path("itx/data/README.md")
@@ -63,12 +64,12 @@ def public(root: Path, seed: int) -> tuple[dict[str, list[str]], list[str]]:
 
 
 def texts_of(record: dict) -> cache.Texts:
-    """As the build has them (itx/build/leaks.py)."""
+    """As the build has them (itx/prepare/exclude.py)."""
     if "messages" in record:
         turns = [m["content"] for m in record["messages"]]
-        return leaks.texts(turns[::2], turns)
+        return exclude.texts(turns[::2], turns)
     answer = record.get("answer", "")
-    return leaks.texts([v for k, v in record.items() if k != "answer"], [answer])
+    return exclude.texts([v for k, v in record.items() if k != "answer"], [answer])
 
 
 def write(folder: Path, texts: list[cache.Texts], origin: str) -> None:
@@ -85,7 +86,7 @@ def measure(root: Path, seed: int) -> tuple[dict[str, dict], dict[str, list[int]
     inputs |= {("public", size): found for size, found in real.items()}
     asked = [
         a for (x, size), found in inputs.items() for t in found
-        for a in contamination.spellings(f"{x} {size}", render.draw(t), [t], ["none of them"])
+        for a in contamination.spellings(f"{x} {size}", hashing.draw(t), [t], ["none of them"])
     ]  # fmt: skip
     every = [*kinds.EDITS, *kinds.PLACES, *kinds.MEASURED]
     with tempfile.TemporaryDirectory() as where:
@@ -102,7 +103,7 @@ def measure(root: Path, seed: int) -> tuple[dict[str, dict], dict[str, list[int]
                 kinds.plain(t) for x in kinds.LANGUAGES for s in kinds.SIZES for t in kinds.inputs(x, s, 20, 1000 + n)
             ]
             write(Path(where) / str(n), planted + [texts_of(r) for r in like], "copies")
-        write(Path(where) / "other", [leaks.texts(t, ()) for t in other], "other")
+        write(Path(where) / "other", [exclude.texts(t, ()) for t in other], "other")
         trained = [(kind, Path(where) / str(n)) for n, kind in enumerate(every)] + [("other", Path(where) / "other")]
         hits = contamination.search(trained, asked)
     recall: dict[str, dict] = {}

@@ -61,8 +61,9 @@ def measure(run: Path) -> None:
     from itx.data import lock as locks
     from itx.data.loader import Batches
     from itx.eval.fixed import fixed_examples, target_losses
+    from itx.restore import load_model
     from itx.runs import RunFolder
-    from itx.train import load_model, setup, sizes
+    from itx.train import setup, sizes
 
     folder = RunFolder(run)
     config = configs.from_dict(storage.read_json(folder.config_json)["config"])
@@ -73,12 +74,12 @@ def measure(run: Path) -> None:
     def loss(step: int) -> float:
         return target_losses(load_model(folder, config, lock, step), {"all": pairs})["all"]
 
-    made = setup(config, lock, meshes.make_mesh(config.mesh))
+    made = setup(config, lock["vocabulary"]["size"], len(lock["tasks"]), meshes.make_mesh(config.mesh))
     batch = Batches(lock, config.data.cache_dir).batch(0)
-    used = made.step.lower(*made.targets, batch).compile().memory_analysis()
+    used = made.step.lower(*made.specs, batch).compile().memory_analysis()
     storage.write_json(run / "facts.json", {
         "loss": {"before": loss(0), "after": loss(config.train.steps)}, "examples": len(pairs),
-        "step_bytes": used.argument_size_in_bytes + used.temp_size_in_bytes, **sizes(*made.targets[:2]),
+        "step_bytes": used.argument_size_in_bytes + used.temp_size_in_bytes, **sizes(*made.specs[:2]),
     })  # fmt: skip
 
 

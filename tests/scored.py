@@ -5,11 +5,11 @@ import hashlib
 import io
 from pathlib import Path
 
-from itx.build import leaks
 from itx.config import DataConfig, EvalConfig, RunConfig, TrainConfig
 from itx.data import cache
 from itx.data.order import ORDER_VERSION
 from itx.data.vocabulary import Vocabulary
+from itx.prepare import exclude
 from itx.runs import RunFolder
 
 COLOURS = "red blue green white brown pink gold grey".split()
@@ -44,7 +44,7 @@ def folder(cache_dir: Path, where: str, examples: list[dict], vocab: Vocabulary)
     records = [[(vocab.encode(e["prompt"]), False), (vocab.encode(e["target"]), True)] for e in examples]
     hashes = [int(e["content"], 16) for e in examples]
     templates = sorted({e["template"] for e in examples})
-    texts = [leaks.texts(e["input_content"], e["target"]) for e in examples]
+    texts = [exclude.texts(e["input_content"], e["target"]) for e in examples]
     columns = cache.Columns.of(records, hashes, [templates.index(e["template"]) for e in examples], vocab.size)
     cache.write(cache_dir / where, columns, {"templates": templates}, examples, texts)
     longest = max(len(r[-1][0]) + 1 for r in records)

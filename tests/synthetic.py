@@ -7,9 +7,13 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
+from itx import restore, train
 from itx.config import DataConfig, MeshConfig, RunConfig, TrainConfig
+from itx.eval.runner import Runner
 from itx.models import presets
+from itx.params import Params
 
 
 @contextlib.contextmanager
@@ -138,3 +142,20 @@ class Folder:
     @property
     def tensorboard(self) -> Path:
         return self.path / "tensorboard"
+
+
+def sizes_of(lock: dict) -> tuple[int, int]:
+    """(size of the vocabulary, number of tasks), which `train.setup` takes of a lock."""
+    return lock["vocabulary"]["size"], len(lock["tasks"])
+
+
+def init_state(config: RunConfig, lock: dict, mesh: Mesh) -> tuple[restore.State, Params, restore.Setup]:
+    """A fresh state, the frozen parameters, and the rest of the run's set-up."""
+    made = train.setup(config, *sizes_of(lock), mesh)
+    state, frozen = made.init()
+    return state, frozen, made
+
+
+def changed(runner: Runner, **fields) -> Runner:
+    """A Runner whose loaded model has other fields."""
+    return Runner(dataclasses.replace(runner.loaded, **fields))

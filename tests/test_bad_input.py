@@ -67,7 +67,7 @@ def test_a_run_folder_of_another_config_is_refused(tmp_path, sample_cache):
     from itx import config as configs
     from itx import storage
 
-    other = configs.override(samples.config(str(sample_cache)), "--data.seed=5")[0]
+    other = recipe.override(samples.config(str(sample_cache)), "--data.seed=5")[0]
     storage.write_json(run / "config.json", {"config": configs.to_dict(other)})
     before = (run / "config.json").read_text()
     done = samples.itx("train", recipe, "--run_dir", run, check=2)

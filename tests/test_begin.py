@@ -10,8 +10,7 @@ from importlib import metadata
 
 import pytest
 
-import itx.train
-from itx import cli
+from itx import cli, restore
 from itx.trainer_lock import TrainerLock
 from tests.trainer import contents
 
@@ -52,7 +51,7 @@ def test_an_evaluation_beside_a_trainer_writes_scores_alone(run, monkeypatch):
         def rank(self, prompts, options):
             return [[{"logprob": 0.0, "tokens": 1} for _ in several] for several in options]
 
-    monkeypatch.setattr(itx.train, "load_model", lambda *_: Mute())
+    monkeypatch.setattr(restore, "load_model", lambda *_: Mute())
     with TrainerLock(folder):
         before = contents(folder)
         code = cli.main(["eval", str(folder), "--tasks", "sample_even", "--modules", "tests.sample_tasks"])

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from itx import checkpoint, train
+from itx import checkpoint, restore, train
 from itx import mesh as meshes
 from itx.config import MeshConfig
 from itx.errors import UserError
@@ -40,7 +40,7 @@ def config():
 
 def fit(folder):
     cfg = config()
-    made = train.setup(cfg, LOCK, meshes.make_mesh(MeshConfig(), jax.devices()[:1]))
+    made = train.setup(cfg, *synthetic.sizes_of(LOCK), meshes.make_mesh(MeshConfig(), jax.devices()[:1]))
     return jax.device_get(train.train(cfg, LOCK, synthetic.Batches(cfg), folder, made=made))
 
 
@@ -120,7 +120,7 @@ def harmed(step, other, draw) -> str:
 def test_no_random_damage_is_restored_silently(seed, trained, tmp_path):
     """A file that nothing needs may be damaged; whatever is restored is what was saved."""
     source, straight = trained
-    made = train.setup(config(), LOCK, meshes.make_mesh(MeshConfig(), jax.devices()[:1]))
+    made = train.setup(config(), *synthetic.sizes_of(LOCK), meshes.make_mesh(MeshConfig(), jax.devices()[:1]))
     draw, seen, wrong = random.Random(seed), Counter(), []
     damage = getattr(checkpoint, "Damaged", ())
     for _ in range(20):
@@ -129,7 +129,7 @@ def test_no_random_damage_is_restored_silently(seed, trained, tmp_path):
         try:
             with checkpoint.Checkpoints(folder) as checkpoints:
                 step = checkpoints.meta(4)["step"]
-                restored = jax.device_get(train.restore(checkpoints, 4, made)[0])
+                restored = jax.device_get(restore.restore(checkpoints, 4, made)[0])
         except damage:
             seen["named"] += 1
         except Exception as e:
@@ -168,7 +168,7 @@ def test_what_the_system_refuses_is_no_damage(trained, tmp_path, monkeypatch):
 
 def test_a_checkpoint_that_names_no_data_is_a_line(tmp_path):
     folder = synthetic.Folder(tmp_path)
-    made = train.setup(config(), LOCK, meshes.make_mesh(MeshConfig(), jax.devices()[:1]))
+    made = train.setup(config(), *synthetic.sizes_of(LOCK), meshes.make_mesh(MeshConfig(), jax.devices()[:1]))
     state, _ = made.init()
     with checkpoint.Checkpoints(folder.checkpoints) as checkpoints:
         checkpoints.save(2, state["params"], state["opt_state"], {"step": 2})
@@ -195,19 +195,19 @@ def test_readers_leave_a_save_in_progress_and_refuse_what_is_damaged(trained, tm
     saving = folder.checkpoints / "6.orbax-checkpoint-tmp"
     (saving / "params.orbax-checkpoint-tmp").mkdir(parents=True)
     mesh = meshes.make_mesh(MeshConfig(), jax.devices()[:1])
-    assert train.load_model(folder, config(), LOCK, mesh=mesh).step == 4
+    assert restore.load_model(folder, config(), LOCK, mesh=mesh).loaded.step == 4
     assert (saving / "params.orbax-checkpoint-tmp").is_dir()
     flip(largest(folder.checkpoints / "4", "params"))
     before = sorted(folder.checkpoints.rglob("*"))
     with pytest.raises(UserError, match="4 is damaged"):
-        train.load_model(folder, config(), LOCK, mesh=mesh)
+        restore.load_model(folder, config(), LOCK, mesh=mesh)
     assert sorted(folder.checkpoints.rglob("*")) == before
 
 
 def test_an_optimizer_that_holds_nothing_is_saved_and_resumed(tmp_path):
     """Plain SGD has no state."""
     cfg = synthetic.config(optim={"name": "sgd"}, train={"steps": 2, "checkpoint_every": 1})
-    made = train.setup(cfg, LOCK, meshes.make_mesh(MeshConfig(), jax.devices()[:1]))
+    made = train.setup(cfg, *synthetic.sizes_of(LOCK), meshes.make_mesh(MeshConfig(), jax.devices()[:1]))
     failure = None
     try:
         for _ in range(2):

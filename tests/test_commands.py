@@ -13,8 +13,9 @@ from argparse import Namespace
 
 import pytest
 
-from itx import begin, commands, storage, versions
+from itx import begin, runs, storage, versions
 from itx import config as configs
+from itx.commands import train as command
 from itx.errors import UserError
 from itx.runs import RunFolder
 from tests import sample_tasks, samples
@@ -73,8 +74,8 @@ def test_asking_a_run_without_checkpoint_is_refused(tmp_path):
     storage.write_json(tmp_path / "config.json", {"config": configs.to_dict(configs.RunConfig())})
     storage.write_json(tmp_path / "data.lock.json", {"version": 1})
     with pytest.raises(UserError, match="no checkpoint yet; --step 0 asks the model before tuning"):
-        commands._step(RunFolder(tmp_path), None)
-    assert commands._step(RunFolder(tmp_path), 0) == 0
+        runs.chosen_step(RunFolder(tmp_path), None)
+    assert runs.chosen_step(RunFolder(tmp_path), 0) == 0
 
 
 @pytest.mark.parametrize(
@@ -107,7 +108,7 @@ def test_restarts(monkeypatch, tmp_path, codes, wanted, starts):
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     monkeypatch.setattr(sys, "argv", ["itx", "train", "c.py", "--restarts", "2", "--train.steps=3"])
     try:
-        assert commands.train(Namespace(restarts=2, run_dir=str(tmp_path / "run"))) == wanted
+        assert command.train(Namespace(restarts=2, run_dir=str(tmp_path / "run"))) == (None, wanted)
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)

@@ -8,8 +8,9 @@ import os
 import pytest
 
 from itx import config as configs
-from itx.config import KINDS, RunConfig, fields_by_name, flatten, from_dict, load, override, to_dict
+from itx.config import KINDS, RunConfig, fields_by_name, flatten, from_dict, to_dict
 from itx.errors import UserError
+from itx.recipe import load, override
 
 pytestmark = pytest.mark.smoke
 

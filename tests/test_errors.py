@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from itx import commands
 from itx.cli import main
+from itx.commands import tasks as commands
 from itx.config import to_dict
 from itx.log import MetricsLog
 from itx.runs import RunFolder
@@ -51,14 +51,14 @@ def test_a_fault_of_the_machine_is_one_line(name, monkeypatch, capsys):
                 raise
             raise RuntimeError("a worker failed") from e
 
-    monkeypatch.setitem(commands.COMMANDS, ("tasks", "ls"), refused)
+    monkeypatch.setattr(commands, "tasks_ls", refused)
     ended, lines = said(["tasks", "ls"], capsys)
     assert ended == code
     assert len(lines) == 1 and lines[0].startswith("itx: ") and text in lines[0]
 
 
 def test_a_fault_of_the_program_is_not_hidden(monkeypatch):
-    monkeypatch.setitem(commands.COMMANDS, ("tasks", "ls"), lambda args: {}["lost"])
+    monkeypatch.setattr(commands, "tasks_ls", lambda args: {}["lost"])
     with pytest.raises(KeyError):
         main(["tasks", "ls"])
 

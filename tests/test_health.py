@@ -30,7 +30,7 @@ def config(steps, **more):
 
 def fit(cfg, folder, batches):
     """(the parameters that a run ends with, or None; what ended it otherwise)"""
-    made = train.setup(cfg, LOCK, meshes.make_mesh(MeshConfig(), jax.devices()[:1]))
+    made = train.setup(cfg, *synthetic.sizes_of(LOCK), meshes.make_mesh(MeshConfig(), jax.devices()[:1]))
     try:
         return jax.device_get(train.train(cfg, LOCK, batches, folder, made=made)["params"]), None
     except (Exception, SystemExit) as e:
@@ -117,7 +117,9 @@ def test_spoiled_parameters_are_left_behind(tmp_path, capsys):
     assert not batches.at and all(np.array_equal(straight[p], again[p]) for p in straight)
     assert newest_meta(parts)["returns"] == meta["returns"]
     assert all(np.isfinite(x).all() for x in straight.values())
-    first = jax.device_get(train.init_state(cfg, LOCK, meshes.make_mesh(MeshConfig(), jax.devices()[:1]))[0]["params"])
+    first = jax.device_get(
+        synthetic.init_state(cfg, LOCK, meshes.make_mesh(MeshConfig(), jax.devices()[:1]))[0]["params"]
+    )
     assert not all(np.array_equal(straight[p], first[p]) for p in straight)
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The design's invariants on the quickstart itself (its quick variant), one test or more each.
 
-1, 8 and 9 are also tested on small data (tests/data, tests/build), 2 on kills (tests/test_kill.py), 3 and 6 on
+1, 8 and 9 are also tested on small data (tests/data, tests/prepare), 2 on kills (tests/test_kill.py), 3 and 6 on
 small models (tests/test_train.py, tests/models).
 """
 
@@ -20,7 +20,7 @@ import pytest
 
 from itx import config as configs
 from itx import mesh as meshes
-from itx import storage
+from itx import recipe, storage
 from itx.begin import check_same_run
 from itx.config import MeshConfig
 from itx.data import cache
@@ -85,7 +85,7 @@ def test_1_nothing_but_data_shapes_the_lock(lock):
 
 
 def loss_of(config, lock, batch, mesh_config, microbatches=1) -> float:
-    from itx.train import init_state
+    from tests.synthetic import init_state
 
     config = dataclasses.replace(
         config, mesh=mesh_config, train=dataclasses.replace(config.train, microbatches=microbatches)
@@ -149,16 +149,16 @@ def test_2_a_longer_run_begins_with_the_shorter_ones_batches(lock, config, batch
 def test_2_a_run_folder_belongs_to_its_config(run, config):
     config = configs.from_dict(storage.read_json(run.config_json)["config"])
     assert check_same_run(run, config) == []
-    longer = configs.override(config, "--train.steps=99")[0]
+    longer = recipe.override(config, "--train.steps=99")[0]
     assert "train.steps was 20, is 99: the learning rate now ends there" in check_same_run(run, longer)[0]
-    planned = configs.override(config, "--optim.decay_steps=20")[0]
+    planned = recipe.override(config, "--optim.decay_steps=20")[0]
     with pytest.raises(UserError, match="optim.decay_steps was 0, is 20"):  # a maths field
         check_same_run(run, planned)
     for text in ("--data.seed=5", "--optim.learning_rate=0.5"):
         with pytest.raises(UserError, match=f"belongs to another config: {text[2:].split('=')[0]} was"):
-            check_same_run(run, configs.override(config, text)[0])
-    allowed = configs.override(
-        configs.override(config, "--optim.learning_rate=0.5")[0], "--resume.allow=optim.learning_rate"
+            check_same_run(run, recipe.override(config, text)[0])
+    allowed = recipe.override(
+        recipe.override(config, "--optim.learning_rate=0.5")[0], "--resume.allow=optim.learning_rate"
     )[0]
     rate = config.optim.learning_rate
     assert rate != 0.5 and check_same_run(run, allowed) == [f"optim.learning_rate was {rate}, is 0.5"]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from itx.loose import _FOLD, loose, size
+from itx.leaks.loose import _FOLD, loose, size
 
 
 def letters(text: str) -> str:

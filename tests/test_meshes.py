@@ -15,9 +15,10 @@ import pytest
 from flax import nnx
 
 from itx import mesh as meshes
-from itx import peft, train
+from itx import peft
 from itx.config import MeshConfig, PeftConfig
 from itx.models import hf, transformer
+from itx.params import merge, parameters, placed, placed_targets
 from tests import synthetic
 from tests.models import test_hf as golden
 from tests.test_peft import METHODS, MODELS, adapted, agree, base_of, batch_of, moved
@@ -53,7 +54,7 @@ def test_every_two_meet():
 
 def step(cfg, batch: dict, mesh) -> tuple[dict, dict]:
     """(metrics, {parameter: its gradient's sum}): with sgd and a rate of 1 a step is the mean gradient."""
-    state, frozen, made = train.init_state(cfg, LOCK, mesh)
+    state, frozen, made = synthetic.init_state(cfg, LOCK, mesh)
     if cfg.peft.method != "full":  # zeros at the start would leave half of an adapter without a gradient
         draw = {
             p: 0.1 * jax.random.normal(jax.random.key(i), x.shape) for i, (p, x) in enumerate(state["params"].items())
@@ -86,11 +87,11 @@ def check_step(name: str, method: str, sizes: tuple[int, int], monkeypatch) -> N
 
 def logits(model: nnx.Module, batch: dict, sizes: tuple[int, int]) -> np.ndarray:
     """Of a model whose parameters are put on the mesh."""
-    mesh, graphdef, params = mesh_of(sizes), nnx.graphdef(model), train.parameters(model)
-    targets = train.placed(model, mesh)
+    mesh, graphdef, params = mesh_of(sizes), nnx.graphdef(model), parameters(model)
+    targets = placed(model, mesh)
     params = {p: jax.device_put(v, targets[p].sharding) for p, v in params.items()}
     with jax.set_mesh(mesh):
-        return np.asarray(jax.jit(lambda p, b: train.merge(graphdef, p)(b))(params, meshes.put(batch, mesh)))
+        return np.asarray(jax.jit(lambda p, b: merge(graphdef, p)(b))(params, meshes.put(batch, mesh)))
 
 
 def check_adapter(name: str, method: str, sizes: tuple[int, int]) -> None:
@@ -103,7 +104,7 @@ def check_adapter(name: str, method: str, sizes: tuple[int, int]) -> None:
         tuned = logits(moved(model), batch, sizes)
         assert np.abs(tuned - plain).max() > 0.1
         peft.merge(model)
-        assert train.parameters(model).keys() == train.parameters(base_of(name)).keys()
+        assert parameters(model).keys() == parameters(base_of(name)).keys()
         np.testing.assert_allclose(logits(model, batch, sizes), tuned, atol=2e-4)
     else:
         np.testing.assert_allclose(logits(adapted(name, method, length=0), batch, sizes), plain, atol=1e-5)
@@ -154,13 +155,13 @@ def test_logits_on_a_mesh_are_those_of_transformers(name, sizes):
     """5, with each device holding its part of the weights; on one device: tests/models/test_hf.py."""
     cfg, _, g = golden.golden(name)
     mesh = mesh_of(sizes)
-    params = hf.load(golden.GOLDEN / name, cfg, train.placed_targets(cfg, cfg.vocab_size, mesh))
+    params = hf.load(golden.GOLDEN / name, cfg, placed_targets(cfg, cfg.vocab_size, mesh))
     assert any(not v.sharding.is_fully_replicated for v in params.values())
     inputs, mask = golden.batch(g, golden.side)
     missing = -len(mask) % sizes[0]
     inputs = {k: np.pad(np.asarray(v), ((0, missing), (0, 0))) for k, v in inputs.items()}
     graphdef = nnx.graphdef(golden.model_of(cfg, params))
     with jax.set_mesh(mesh):
-        out = jax.jit(lambda p, b: train.merge(graphdef, p)(b))(params, meshes.put(inputs, mesh))
+        out = jax.jit(lambda p, b: merge(graphdef, p)(b))(params, meshes.put(inputs, mesh))
     out, want = np.asarray(out)[: len(mask)], g["logits"]
     assert np.abs(out - want)[mask > 0].max() < 1e-4 * np.abs(want).max()

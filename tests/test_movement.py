@@ -110,7 +110,7 @@ def test_a_vocabularys_training_says_that_it_goes_on(monkeypatch, tmp_path):
     import contextlib
 
     from itx import movement
-    from itx.build import vocab
+    from itx.prepare import vocab
 
     told = []
     monkeypatch.setattr(movement, "alive", lambda label: told.append(label) or contextlib.nullcontext())

@@ -13,16 +13,18 @@ import pytest
 from flax import nnx
 from safetensors.numpy import load_file
 
-from itx import checkpoint, cli, loss, peft, train
-from itx import config as configs
+from itx import checkpoint, cli, loss, peft, pretrained, recipe, restore, train
 from itx import mesh as meshes
 from itx.config import MeshConfig, PeftConfig
 from itx.errors import UserError
-from itx.eval.generate import Runner
-from itx.models import attention, hf, presets, pretrained
+from itx.eval.loaded import LoadedModel
+from itx.eval.runner import Runner
+from itx.models import attention, hf, presets
 from itx.models.transformer import Transformer
+from itx.params import merge, parameters, placed_targets
 from tests import samples, synthetic
 from tests.conftest import REPO
+from tests.synthetic import changed
 
 LOCK = synthetic.lock()
 METHODS = {
@@ -90,23 +92,23 @@ def test_lora_at_init_is_the_base_and_merging_gives_the_adapter(name, method):
     tuned = logits(moved(model), batch)
     assert np.abs(tuned - plain).max() > 0.1
     undo = peft.merge(model)
-    assert len(undo) == sum(p.split("/")[-1] in peft.MATRICES for p in train.parameters(base))
-    assert train.parameters(model).keys() == train.parameters(base).keys()
+    assert len(undo) == sum(p.split("/")[-1] in peft.MATRICES for p in parameters(base))
+    assert parameters(model).keys() == parameters(base).keys()
     np.testing.assert_allclose(logits(model, batch), tuned, atol=1e-4)
     peft.unmerge(model, undo)
     np.testing.assert_allclose(logits(model, batch), tuned, atol=1e-4)
-    back, first = train.parameters(model), train.parameters(base)
+    back, first = parameters(model), parameters(base)
     for path in first:
         np.testing.assert_allclose(back[path], first[path], atol=2e-6, err_msg=path)
 
 
 def test_merging_over_a_bfloat16_base_keeps_what_bfloat16_cannot_hold():
     runner = runner_of("decoder", "lora")
-    base = train.parameters(base_of("decoder"))
-    low = {p: (v.astype(jnp.bfloat16) if p in base else v * 0.01) for p, v in runner.params.items()}
+    base = parameters(base_of("decoder"))
+    low = {p: (v.astype(jnp.bfloat16) if p in base else v * 0.01) for p, v in runner.loaded.params.items()}
     path = next(p for p in base if p.endswith("/wq"))
-    found = train.merged(dataclasses.replace(runner, params=low))[path]
-    exact = train.merged(dataclasses.replace(runner, params={p: v.astype(jnp.float32) for p, v in low.items()}))[path]
+    found = restore.merged(changed(runner, params=low))[path]
+    exact = restore.merged(changed(runner, params={p: v.astype(jnp.float32) for p, v in low.items()}))[path]
     assert found.dtype == jnp.float32
     np.testing.assert_array_equal(found, exact)
     assert (found != exact.astype(jnp.bfloat16)).any()
@@ -198,7 +200,7 @@ def test_packing_changes_neither_loss_nor_gradient_of_an_adapter(name, method):
 
 def test_factors_are_split_as_their_weights_are():
     cfg = configured("decoder", "lora")
-    state, _, made = train.init_state(cfg, LOCK, mesh_of(8, fsdp=4, tensor=2))
+    state, _, made = synthetic.init_state(cfg, LOCK, mesh_of(8, fsdp=4, tensor=2))
     specs = {p.split("/")[-2] + "/" + p[-1]: tuple(x.sharding.spec) for p, x in state["params"].items()}
     assert specs["wq_lora/a"] == (None, "fsdp", None) and specs["wq_lora/b"] == (None, None, "tensor", None)
     assert specs["wo_lora/a"] == (None, "tensor", None, None) and specs["wo_lora/b"] == (None, None, "fsdp")
@@ -235,22 +237,22 @@ def test_training_lowers_the_loss_and_frozen_parameters_cost_nothing_and_stay_bi
 ):
     cfg = configured(name, method, train={"steps": 20, "checkpoint_every": 20, "log_every": 1},
                      optim={"warmup_steps": 0, "learning_rate": 0.1, "schedule": "constant"})  # fmt: skip
-    state, frozen, made = train.init_state(cfg, LOCK, mesh_of())
-    base = train.parameters(base_of(name))
+    state, frozen, made = synthetic.init_state(cfg, LOCK, mesh_of())
+    base = parameters(base_of(name))
     assert frozen.keys() == base.keys() and not state["params"].keys() & base.keys()
     count = sum(x.size for x in state["params"].values())
     assert sum(x.size for x in jax.tree.leaves(state["opt_state"])) == 2 * count + 1  # Adam: two and a count of steps
     # a weight's gradient would be a product of its own shape: of w_in [32, 48] and w_out [48, 32]
     batch = synthetic.Batches(cfg).batch(0)
     batch = peft.with_prompts(batch) if method == "prompt" else batch
-    full = train.setup(dataclasses.replace(cfg, peft=PeftConfig()), LOCK, mesh_of())
+    full = train.setup(dataclasses.replace(cfg, peft=PeftConfig()), *synthetic.sizes_of(LOCK), mesh_of())
     shapes = {(32, 48), (48, 32)}
-    assert shapes & products(jax.make_jaxpr(full.step)(*full.targets, batch).jaxpr)
-    assert not shapes & products(jax.make_jaxpr(made.step)(*made.targets, batch).jaxpr)
+    assert shapes & products(jax.make_jaxpr(full.step)(*full.specs, batch).jaxpr)
+    assert not shapes & products(jax.make_jaxpr(made.step)(*made.specs, batch).jaxpr)
     before = jax.device_get({**state["params"], **frozen})
     folder = synthetic.Folder(tmp_path)
     train.train(cfg, LOCK, Same(cfg), folder, made=made)
-    after = jax.device_get(train.load_model(folder, cfg, LOCK, mesh=mesh_of()).params)
+    after = jax.device_get(restore.load_model(folder, cfg, LOCK, mesh=mesh_of()).loaded.params)
     assert after.keys() == before.keys()
     for path in before:
         assert (before[path].tobytes() == after[path].tobytes()) == (path in base), path
@@ -268,9 +270,12 @@ def test_a_compiled_step_has_no_memory_for_what_does_not_train(method):
     wide = presets.tiny_decoder(embed_dim=128, mlp_dim=1024)
     adapter = synthetic.config(wide, peft=dataclasses.asdict(METHODS[method]), data={"global_batch": 1})
     batch = synthetic.Batches(adapter).batch(0)
-    steps = [train.setup(c, LOCK, mesh_of()) for c in (adapter, dataclasses.replace(adapter, peft=PeftConfig()))]
-    one, full = (made.step.lower(*made.targets, batch).compile().memory_analysis() for made in steps)
-    frozen = 4 * sum(x.size for x in steps[0].targets[1].values())
+    steps = [
+        train.setup(c, *synthetic.sizes_of(LOCK), mesh_of())
+        for c in (adapter, dataclasses.replace(adapter, peft=PeftConfig()))
+    ]
+    one, full = (made.step.lower(*made.specs, batch).compile().memory_analysis() for made in steps)
+    frozen = 4 * sum(x.size for x in steps[0].specs[1].values())
     assert 1.85 < (full.argument_size_in_bytes - one.argument_size_in_bytes) / frozen <= 2
     assert (full.temp_size_in_bytes - one.temp_size_in_bytes) / frozen > 0.8
 
@@ -278,7 +283,7 @@ def test_a_compiled_step_has_no_memory_for_what_does_not_train(method):
 def test_resume_of_an_adapter_is_bitwise_and_its_checkpoint_holds_no_base(tmp_path):
     cfg = configured("decoder", "lora", train={"steps": 4, "checkpoint_every": 2}, optim={"warmup_steps": 1})
     cfg = dataclasses.replace(cfg, peft=dataclasses.replace(cfg.peft, dropout=0.2, base_dtype="bfloat16"))
-    made = train.setup(cfg, LOCK, mesh_of())
+    made = train.setup(cfg, *synthetic.sizes_of(LOCK), mesh_of())
     straight, parts = synthetic.Folder(tmp_path / "a"), synthetic.Folder(tmp_path / "b")
     whole = jax.device_get(train.train(cfg, LOCK, synthetic.Batches(cfg), straight, made=made))
 
@@ -299,10 +304,14 @@ def test_resume_of_an_adapter_is_bitwise_and_its_checkpoint_holds_no_base(tmp_pa
         assert set(checkpoints.shapes(4)) == set(whole["params"])
     other = dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, seed=1, steps=6))
     with pytest.raises(UserError, match="step 4 was trained over another base"):
-        train.train(other, LOCK, synthetic.Batches(cfg), parts, made=train.setup(other, LOCK, mesh_of()))
+        train.train(
+            other, LOCK, synthetic.Batches(cfg), parts, made=train.setup(other, *synthetic.sizes_of(LOCK), mesh_of())
+        )
     with pytest.raises(UserError, match="step 4 was trained over another base"):
-        train.load_model(parts, other, LOCK, 4, mesh_of())
-    assert train.load_model(parts, cfg, LOCK, 0, mesh_of()).params.keys() == train.parameters(base_of("decoder")).keys()
+        restore.load_model(parts, other, LOCK, 4, mesh_of())
+    assert (
+        restore.load_model(parts, cfg, LOCK, 0, mesh_of()).loaded.params.keys() == parameters(base_of("decoder")).keys()
+    )
 
 
 # ---- asking
@@ -311,10 +320,10 @@ def test_resume_of_an_adapter_is_bitwise_and_its_checkpoint_holds_no_base(tmp_pa
 def runner_of(name: str, method: str) -> Runner:
     """A Runner of a moved adapter over the base of `base_of`."""
     model = moved(adapted(name, method))
-    return Runner(
-        graphdef=nnx.graphdef(model), params=train.parameters(model), mesh=mesh_of(), model=MODELS[name],
+    return Runner(LoadedModel(
+        graphdef=nnx.graphdef(model), params=parameters(model), mesh=mesh_of(), model=MODELS[name],
         bos_id=synthetic.BOS, eos_id=synthetic.EOS, pad_id=0, batch_size=16, peft=METHODS[method],
-    )  # fmt: skip
+    ))  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "method"), [("decoder", "prefix"), ("prefix_lm", "prompt"),
@@ -328,7 +337,7 @@ def test_cached_generation_and_ranking_are_a_full_pass(name, method):
     ranked = runner.rank(prompts, options)
     rows = [[(p, (a + [7] * 5)[:5], 0)] for p, a in zip(prompts, answers, strict=True)]
     batch = batch_of(name, rows)
-    out = np.asarray(jax.nn.log_softmax(logits(train.merge(runner.graphdef, runner.params), batch)))
+    out = np.asarray(jax.nn.log_softmax(logits(merge(runner.loaded.graphdef, runner.loaded.params), batch)))
     plain = np.asarray(jax.nn.log_softmax(logits(base_of(name), batch)))
     compared = 0
     for i, (answer, option) in enumerate(zip(answers, options, strict=True)):
@@ -346,26 +355,26 @@ def test_cached_generation_and_ranking_are_a_full_pass(name, method):
 def test_several_adapters_over_one_base(tmp_path):
     """Their Runners hold the base's arrays themselves, and each answers as if it were alone."""
     name = "decoder"
-    base = dataclasses.replace(runner_of(name, "lora"), graphdef=nnx.graphdef(base_of(name)), peft=PeftConfig(),
-                               params=train.parameters(base_of(name)))  # fmt: skip
-    mark = peft.fingerprint(base.params)
+    base = changed(runner_of(name, "lora"), graphdef=nnx.graphdef(base_of(name)), peft=PeftConfig(),
+                               params=parameters(base_of(name)))  # fmt: skip
+    mark = peft.fingerprint(base.loaded.params)
     prompts, options = [[5, 6, 7], [9, 8]], [[[3], [4, 5]], [[3], [4]]]
     for method in ("lora", "prefix"):
-        peft.save(tmp_path / method, MODELS[name], METHODS[method], runner_of(name, method).params, mark, "base")
-    several = {m: train.with_adapter(base, str(tmp_path / m)) for m in ("lora", "prefix")}
+        peft.save(tmp_path / method, MODELS[name], METHODS[method], runner_of(name, method).loaded.params, mark, "base")
+    several = {m: restore.with_adapter(base, str(tmp_path / m)) for m in ("lora", "prefix")}
     plain = base.rank(prompts, options)
     for method, runner in several.items():
-        assert all(runner.params[p] is v for p, v in base.params.items())
+        assert all(runner.loaded.params[p] is v for p, v in base.loaded.params.items())
         alone, here = runner_of(name, method).rank(prompts, options), runner.rank(prompts, options)
         for a, b, c in zip(alone, here, plain, strict=True):
             assert [x["logprob"] for x in b] == pytest.approx([x["logprob"] for x in a], abs=1e-4)
             assert [x["logprob"] for x in b] != pytest.approx([x["logprob"] for x in c], abs=1e-2)
-    moved_base = dataclasses.replace(base, params={**base.params, "embedding": base.params["embedding"] + 0.1})
+    moved_base = changed(base, params={**base.loaded.params, "embedding": base.loaded.params["embedding"] + 0.1})
     with pytest.raises(UserError, match="trained over another base: the parameters differ"):
-        train.with_adapter(moved_base, str(tmp_path / "lora"))
+        restore.with_adapter(moved_base, str(tmp_path / "lora"))
     with pytest.raises(UserError, match="a prefix cannot be merged"):
-        train.merged(several["prefix"])
-    assert train.merged(several["lora"]).keys() == base.params.keys()
+        restore.merged(several["prefix"])
+    assert restore.merged(several["lora"]).keys() == base.loaded.params.keys()
 
 
 # ---- bad input
@@ -391,22 +400,22 @@ def test_settings_that_cannot_be_meant(settings, message, tmp_path):
     file = tmp_path / "recipe.py"
     file.write_text("from itx.config import *\ndef get_config(quick=False):\n    return RunConfig()\n")
     with pytest.raises(UserError, match=message):
-        configs.load(str(file), settings)
+        recipe.load(str(file), settings)
 
 
 def test_a_recipes_settings_of_another_method_give_way_to_the_command_line(tmp_path):
     """Who asks a LoRA's recipe for a prefix has not typed its rank; a recipe that says a rank and no method means it."""
-    assert {"method", *configs.METHODS_OF} == {f.name for f in dataclasses.fields(PeftConfig)}
+    assert {"method", *recipe.METHODS_OF} == {f.name for f in dataclasses.fields(PeftConfig)}
     file = tmp_path / "recipe.py"
     lines = "from itx.config import *\ndef get_config(quick=False):\n    return RunConfig(peft=PeftConfig({}))\n"
     file.write_text(lines.format("method='lora', rank=4, dora=True"))
     for method in ("full", "prefix"):
-        assert configs.load(str(file), [f"--peft.method={method}"])[0].peft.rank == 4
+        assert recipe.load(str(file), [f"--peft.method={method}"])[0].peft.rank == 4
     with pytest.raises(UserError, match="peft.rank is a setting of lora; this run's peft.method=prefix"):
-        configs.load(str(file), ["--peft.method=prefix", "--peft.rank=2"])
+        recipe.load(str(file), ["--peft.method=prefix", "--peft.rank=2"])
     file.write_text(lines.format("rank=4"))
     with pytest.raises(UserError, match="peft.rank is a setting of lora; this run's peft.method=full"):
-        configs.load(str(file))
+        recipe.load(str(file))
 
 
 @pytest.mark.parametrize(("targets", "message"), [
@@ -420,7 +429,7 @@ def test_targets_that_match_nothing_or_too_much(targets, message):
     cfg = configured("decoder", "lora")
     cfg = dataclasses.replace(cfg, peft=dataclasses.replace(cfg.peft, targets=targets))
     with pytest.raises(UserError, match=message):
-        train.setup(cfg, LOCK, mesh_of())
+        train.setup(cfg, *synthetic.sizes_of(LOCK), mesh_of())
 
 
 @pytest.mark.slow
@@ -444,8 +453,8 @@ def test_an_adapter_from_the_command_line_to_its_folder_and_back(name, tmp_path,
     scores = json.loads((tmp_path / "scores.json").read_text())
     assert list(scores) == [str(out)] and scores[str(out)]["rows"]
     # another setting scores the adapter too, and the step of a run's own adapter is none of its base
-    used, whole = [], train.with_adapter
-    monkeypatch.setattr(train, "with_adapter", lambda base, folder: used.append(folder) or whole(base, folder))
+    used, whole = [], restore.with_adapter
+    monkeypatch.setattr(restore, "with_adapter", lambda base, folder: used.append(folder) or whole(base, folder))
     words = ["eval", str(run), "--adapter", str(out), "--max_examples", "1"]
     assert cli.main([*words, "--shots", "0", "--json", str(tmp_path / "shots.json")]) == 0
     found = json.loads((tmp_path / "shots.json").read_text())[str(out)]
@@ -466,4 +475,4 @@ def test_an_adapter_from_the_command_line_to_its_folder_and_back(name, tmp_path,
     begun = pretrained.find(str(run))
     cfg = dataclasses.replace(pretrained.model_config(begun), num_layers=1, encoder_layers=0)
     with pytest.raises(UserError, match="params are not those of this config: .* there, .* here"):
-        pretrained.load(str(run), cfg, train.placed_targets(cfg, cfg.vocab_size, mesh_of()))
+        restore.load_pretrained(str(run), cfg, placed_targets(cfg, cfg.vocab_size, mesh_of()))

@@ -15,13 +15,14 @@ import pytest
 from flax import nnx
 from safetensors.numpy import load_file, save_file
 
-from itx import cli, peft, storage, train
+from itx import cli, peft, pretrained, storage
 from itx.checkpoint import Checkpoints
 from itx.config import RunConfig, to_dict
 from itx.data import lock as locks
 from itx.errors import UserError
-from itx.models import hf, pretrained
+from itx.models import hf
 from itx.models.transformer import Transformer
+from itx.params import merge, parameters
 from itx.runs import RunFolder
 from tests.conftest import need
 
@@ -39,14 +40,14 @@ def base_model(folder: Path) -> Transformer:
     cfg = hf.model_config(folder)
     abstract = nnx.eval_shape(lambda: Transformer(cfg, cfg.vocab_size, nnx.Rngs(0)))
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    targets = {p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=here) for p, s in train.parameters(abstract).items()}
-    return train.merge(nnx.graphdef(abstract), hf.load(folder, cfg, targets))
+    targets = {p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=here) for p, s in parameters(abstract).items()}
+    return merge(nnx.graphdef(abstract), hf.load(folder, cfg, targets))
 
 
 def with_adapter(model: Transformer, adapter: peft.Adapter) -> Transformer:
     model = peft.add(model, adapter.peft, 0)
     assert set(peft.trained(model, adapter.peft)) == set(adapter.params)
-    return train.merge(nnx.graphdef(model), {**train.parameters(model), **adapter.params})
+    return merge(nnx.graphdef(model), {**parameters(model), **adapter.params})
 
 
 def feed(base: Path, length: int) -> tuple[dict, np.ndarray]:

@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from itx import cli, train
+from itx import cli, convert, pretrained, restore, train
 from itx import config as configs
 from itx import mesh as meshes
-from itx.build.chat import template_text
 from itx.config import MeshConfig
 from itx.data import lock as locks
 from itx.data.loader import Batches
 from itx.data.vocabulary import Vocabulary
 from itx.errors import UserError
-from itx.models import hf, presets, pretrained
+from itx.models import hf, presets
 from itx.processes import newest_checkpoint
 from itx.runs import RunFolder
+from itx.text_format.chat import template_text
 from tests import samples
 from tests.conftest import REPO
 
@@ -65,14 +65,22 @@ def test_a_model_of_transformers_is_tuned_and_comes_back(name, tmp_path, monkeyp
     assert json.loads((out / "generation_config.json").read_text()) == generation | {"eos_token_id": 1}  # the run's EOS
     # the exported folder begins a run as the first one did, and so do the run and its checkpoint
     for begin in (out, run, run / "checkpoints" / "4"):
-        again, origin = configs.load(str(recipe(tmp_path, name)), [f"--model.pretrained={begin}"])
+        again, origin = pretrained.load_recipe(str(recipe(tmp_path, name)), [f"--model.pretrained={begin}"])
         assert {**vars(again.model), "pretrained": ""} == {**vars(config.model), "pretrained": ""}
         assert origin["model.embed_dim"] == str(begin) and Path(again.data.vocab).name == "tokenizer.json"
     # resumed: the checkpoint is what counts, not the model it once began from
-    longer, _ = configs.load(str(recipe(tmp_path, name)), [f"--model.pretrained={GOLDEN / name}", "--train.steps=7"])
+    longer, _ = pretrained.load_recipe(
+        str(recipe(tmp_path, name)), [f"--model.pretrained={GOLDEN / name}", "--train.steps=7"]
+    )
     lock, mesh = locks.read(run / "data.lock.json"), meshes.make_mesh(MeshConfig(), jax.devices()[:1])
-    monkeypatch.setattr(pretrained, "load", lambda *_: pytest.fail("it began anew"))
-    train.train(longer, lock, Batches(lock, tmp_path / "cache"), RunFolder(run), train.setup(longer, lock, mesh))
+    monkeypatch.setattr(restore, "load_pretrained", lambda *_: pytest.fail("it began anew"))
+    train.train(
+        longer,
+        lock,
+        Batches(lock, tmp_path / "cache"),
+        RunFolder(run),
+        train.setup(longer, lock["vocabulary"]["size"], len(lock["tasks"]), mesh),
+    )
     assert newest_checkpoint(RunFolder(run).checkpoints) == 7
 
 
@@ -129,12 +137,12 @@ def test_special_ids_are_exported_as_the_tokenizer_has_them(padded, tmp_path):
     held = json.loads(file.read_text())
     assert hf.read_config(tmp_path / "model")["pad_token_id"] is None
     file.write_text(json.dumps({k: v for k, v in held.items() if padded or k != "pad_token"}))
-    pretrained.import_to(str(tmp_path / "model"), str(tmp_path / "run"))
+    convert.import_to(str(tmp_path / "model"), str(tmp_path / "run"))
     run = RunFolder(tmp_path / "run")
     vocabulary = Vocabulary(run.vocab_model)
     ids = {"pad_id": vocabulary.pad_id, "bos_id": -1, "eos_id": vocabulary.eos_id}
     run.lock_json.write_text(json.dumps({"version": locks.LOCK_VERSION, "vocabulary": {}, **ids}))
-    pretrained.export(str(run.path), str(tmp_path / "out"))
+    convert.export(str(run.path), str(tmp_path / "out"))
     written = hf.read_config(tmp_path / "out")
     assert written["eos_token_id"] == vocabulary.eos_id and written.get("bos_token_id") is None
     assert written.get("pad_token_id") == (vocabulary.model.pad_id if padded else None)
@@ -160,7 +168,7 @@ def test_a_head_that_is_a_copy_of_the_embedding_is_tied(tmp_path):
 def test_what_is_taken_from_the_model_and_what_stays_the_recipes(tmp_path):
     file = recipe(tmp_path, "qwen3")
     words = [f"--model.pretrained={GOLDEN / 'qwen3'}", "--model.remat=dots", "--model.rope_theta=123.0"]
-    config, origin = configs.load(str(file), words)
+    config, origin = pretrained.load_recipe(str(file), words)
     there = hf.model_config(GOLDEN / "qwen3")
     assert there != presets.tiny_decoder() and there.rope_theta != 123.0
     assert (config.model.num_layers, config.model.smear, config.model.vocab_size) == (3, 0, 320)
@@ -171,11 +179,11 @@ def test_what_is_taken_from_the_model_and_what_stays_the_recipes(tmp_path):
     folder = shutil.copytree(GOLDEN / "qwen3", tmp_path / "model")
     (folder / "chat_template.jinja").unlink()
     assert not json.loads((folder / "tokenizer_config.json").read_text()).get("chat_template")
-    assert configs.load(str(file), [f"--model.pretrained={folder}"])[0].data.chat_template == ""
+    assert pretrained.load_recipe(str(file), [f"--model.pretrained={folder}"])[0].data.chat_template == ""
     (folder / "chat_template.json").write_text(json.dumps({"chat_template": "{{ messages }}"}))
-    named = configs.load(str(file), [f"--model.pretrained={folder}"])[0].data.chat_template
+    named = pretrained.load_recipe(str(file), [f"--model.pretrained={folder}"])[0].data.chat_template
     assert template_text(named, "") == "{{ messages }}"
-    given, origin = configs.load(str(file), [*words, "--data.vocab=bytes"])
+    given, origin = pretrained.load_recipe(str(file), [*words, "--data.vocab=bytes"])
     assert given.data.vocab == "bytes" and origin["data.vocab"] == "command line"
 
 
@@ -214,6 +222,6 @@ def test_a_bad_folder_is_said_before_anything_is_trained(case, words, tmp_path):
     else:
         given.append("--model.vocab_size=300")
     with pytest.raises(UserError) as e:
-        config, _ = configs.load(str(recipe(tmp_path, "qwen3")), given)
-        pretrained.ready(config)
+        config, _ = pretrained.load_recipe(str(recipe(tmp_path, "qwen3")), given)
+        restore.check_ready(config)
     assert all(w in str(e.value) for w in words), e.value

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from itx import cli, mesh, peft, train
+from itx import cli, mesh, peft, pretrained, restore
 from itx import config as configs
 from itx.config import MeshConfig, PeftConfig
 from itx.data import lock as locks
@@ -48,7 +48,7 @@ def file(name: str) -> str:
 
 
 def full(name: str):
-    return configs.load(file(name), absent=True)[0]
+    return pretrained.load_recipe(file(name), absent=True)[0]
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -92,7 +92,7 @@ def test_an_adapters_recipe_differs_by_data_alone(name):
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_model_that_is_not_downloaded_is_named(name):
     with pytest.raises(UserError, match="checkpoints/.* holds no model: neither a Hugging Face folder"):
-        configs.load(file(name))
+        pretrained.load_recipe(file(name))
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -156,8 +156,8 @@ def test_a_quick_variant_trains_is_exported_and_read_back(name, tmp_path):
     assert hf.is_folder(config.model.pretrained)
     lock, one = locks.read(run.lock_json), mesh.make_mesh(MeshConfig(), jax.devices()[:1])
     vocabulary = Vocabulary(run.vocab_model)
-    base = train.load_model(run, config, lock, 0, one)
-    before, after = answers(base, vocabulary), answers(train.load_model(run, config, lock, mesh=one), vocabulary)
+    base = restore.load_model(run, config, lock, 0, one)
+    before, after = answers(base, vocabulary), answers(restore.load_model(run, config, lock, mesh=one), vocabulary)
     assert np.abs(after - before).min() > 1e-3
     method = config.peft.method
     words = [] if method != "full" else ["--dtype", "float32"]
@@ -166,7 +166,7 @@ def test_a_quick_variant_trains_is_exported_and_read_back(name, tmp_path):
     assert ("beyond 24 tokens of prompt and answer it computes something else in PEFT" in said) == (method == "prefix")
     if method != "full":
         assert {p.name for p in out.iterdir()} >= {peft.CONFIG, peft.WEIGHTS}
-        np.testing.assert_allclose(answers(train.with_adapter(base, str(out)), vocabulary), after, rtol=1e-4)
+        np.testing.assert_allclose(answers(restore.with_adapter(base, str(out)), vocabulary), after, rtol=1e-4)
     if method == "lora":
         out = tmp_path / "merged"
         samples.itx("convert", "export", run.path, out, "--merge", "--dtype", "float32", cwd=tmp_path)
@@ -174,4 +174,4 @@ def test_a_quick_variant_trains_is_exported_and_read_back(name, tmp_path):
         model = dataclasses.replace(config.model, pretrained=str(out))
         assert hf.model_config(out) == hf.model_config(config.model.pretrained)
         whole = dataclasses.replace(config, model=model, peft=PeftConfig())
-        np.testing.assert_allclose(answers(train.load_model(run, whole, lock, 0, one), vocabulary), after, rtol=1e-4)
+        np.testing.assert_allclose(answers(restore.load_model(run, whole, lock, 0, one), vocabulary), after, rtol=1e-4)

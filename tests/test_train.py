@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from itx import checkpoint, loss, train
+from itx import checkpoint, loss, restore, train
 from itx import mesh as meshes
 from itx.config import MeshConfig
 from itx.errors import UserError
@@ -38,7 +38,7 @@ def mesh_of(devices: int = 1, **sizes):
 def one_step(cfg, batch: dict, mesh=None):
     """(metrics, parameters) after one step from the seed."""
     mesh = mesh or mesh_of()
-    state, frozen, made = train.init_state(cfg, LOCK, mesh)
+    state, frozen, made = synthetic.init_state(cfg, LOCK, mesh)
     with jax.set_mesh(mesh):
         state, metrics = made.step(state, frozen, meshes.put(batch, mesh))
     return jax.device_get(metrics), jax.device_get(state["params"]), state
@@ -68,8 +68,8 @@ def test_microbatches_change_nothing(name):
     weights = batch["decoder_loss_weights"].sum(1)
     assert len(set(weights.reshape(-1, 4).sum(0))) > 1  # a mean of means would be another number
     parts = dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, microbatches=4))
-    program = jax.make_jaxpr(train.setup(parts, LOCK, mesh_of()).step)
-    state, frozen = train.setup(parts, LOCK, mesh_of()).targets
+    program = jax.make_jaxpr(train.setup(parts, *synthetic.sizes_of(LOCK), mesh_of()).step)
+    state, frozen = train.setup(parts, *synthetic.sizes_of(LOCK), mesh_of()).specs
     assert "length=4" in str(program(state, frozen, batch))
     agree(one_step(cfg, batch), one_step(parts, batch))
 
@@ -100,11 +100,11 @@ def test_loss_positions_bring_no_activations_together(monkeypatch, sizes):
     batch = synthetic.batch([some[2 * i : 2 * i + 2] for i in range(8)], cfg)
     length = batch["decoder_positions"].shape[1]
     mesh = mesh_of(8, **sizes)
-    state, frozen, made = train.init_state(cfg, LOCK, mesh)
+    state, frozen, made = synthetic.init_state(cfg, LOCK, mesh)
 
     def moved(positions: np.ndarray, logits_bytes: int) -> Counter:
         monkeypatch.setattr(loss, "LOGITS_BYTES", logits_bytes)
-        made = train.setup(cfg, LOCK, mesh)  # compiled anew
+        made = train.setup(cfg, *synthetic.sizes_of(LOCK), mesh)  # compiled anew
         with jax.set_mesh(mesh):
             text = (
                 made.step.lower(state, frozen, meshes.put({**batch, "loss_positions": positions}, mesh))
@@ -138,7 +138,7 @@ def test_logits_at_loss_positions_alone_give_the_loss_and_gradient_of_all(name):
     cut = one_step(cfg, {**batch, "loss_positions": batch["loss_positions"][:, : counts.max() - 1]})
     assert cut[0]["weight"] < every[0]["weight"] == few[0]["weight"] == batch["decoder_loss_weights"].sum()
     start = jax.device_get(
-        train.init_state(cfg, LOCK, mesh_of())[0]["params"]
+        synthetic.init_state(cfg, LOCK, mesh_of())[0]["params"]
     )  # the step is 100 times the gradient, beside which a parameter rounds off little
     np.testing.assert_allclose(few[0]["loss"], every[0]["loss"], rtol=1e-6)
     for path, x in start.items():
@@ -158,9 +158,9 @@ def test_memory_of_a_step_grows_with_loss_positions_as_the_formula_says(monkeypa
     unit = 8 * positions * vocabulary * 4 / devices
 
     def memory(cap: int) -> float:
-        made, at = train.setup(cfg, lock, mesh), np.tile(np.arange(cap, dtype=np.int32), (8, 1))
+        made, at = train.setup(cfg, *synthetic.sizes_of(lock), mesh), np.tile(np.arange(cap, dtype=np.int32), (8, 1))
         with jax.set_mesh(mesh):
-            step = made.step.lower(*made.targets, {**batch, "loss_positions": at}).compile()
+            step = made.step.lower(*made.specs, {**batch, "loss_positions": at}).compile()
         return step.memory_analysis().temp_size_in_bytes / unit
 
     assert 2.0 < memory(2 * positions) - memory(positions) < 3.2
@@ -174,7 +174,7 @@ def test_dropout_is_drawn_per_step_and_row():
     row = synthetic.examples(3, 5)
     batch = synthetic.batch([row] * 8, cfg)
     mesh = mesh_of()
-    state, frozen, made = train.init_state(cfg, LOCK, mesh)
+    state, frozen, made = synthetic.init_state(cfg, LOCK, mesh)
     halves = [dict(batch, decoder_loss_weights=batch["decoder_loss_weights"] * keep[:, None])
               for keep in np.eye(8, dtype=np.float32)[:2]]  # fmt: skip
     losses = []
@@ -192,7 +192,7 @@ def read(folder: synthetic.Folder) -> list[dict]:
 
 def fit(cfg, folder, **kwargs):
     batches = synthetic.Batches(cfg, **kwargs)
-    state = train.train(cfg, LOCK, batches, folder, made=train.setup(cfg, LOCK, mesh_of()))
+    state = train.train(cfg, LOCK, batches, folder, made=train.setup(cfg, *synthetic.sizes_of(LOCK), mesh_of()))
     return jax.device_get(state)
 
 
@@ -215,7 +215,7 @@ def test_resume_is_bitwise(tmp_path, monkeypatch):
             return super().batch(step)
 
     with pytest.raises(SystemExit) as stopped:
-        train.train(cfg, LOCK, Stopping(cfg), parts, made=train.setup(cfg, LOCK, mesh_of()))
+        train.train(cfg, LOCK, Stopping(cfg), parts, made=train.setup(cfg, *synthetic.sizes_of(LOCK), mesh_of()))
     assert stopped.value.code == 128 + signal.SIGTERM
     assert checkpoint.Checkpoints(parts.checkpoints).latest() == 2 and read(parts) == []
 
@@ -235,7 +235,7 @@ def test_resume_is_bitwise(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint.Checkpoints, "save", save)
     assert [line["step"] for line in read(parts)] == [3, 6, 7]  # 6 and 7 are cut back now
     resumed = fit(cfg, parts)
-    assert not same(straight["params"], jax.device_get(train.init_state(cfg, LOCK, mesh_of())[0]["params"]))
+    assert not same(straight["params"], jax.device_get(synthetic.init_state(cfg, LOCK, mesh_of())[0]["params"]))
     assert same(straight, resumed)
     assert read(whole) == read(parts) and [line["step"] for line in read(whole)] == [3, 6, 7]
 
@@ -251,7 +251,7 @@ def test_a_signal_behind_the_last_step_is_not_lost(tmp_path):
 
     code = None
     try:
-        train.train(cfg, LOCK, Late(cfg), folder, made=train.setup(cfg, LOCK, mesh_of()))
+        train.train(cfg, LOCK, Late(cfg), folder, made=train.setup(cfg, *synthetic.sizes_of(LOCK), mesh_of()))
     except SystemExit as e:
         code = e.code
     assert code == 143 and checkpoint.Checkpoints(folder.checkpoints).latest() == 4
@@ -277,7 +277,7 @@ def test_a_bad_step_is_skipped_and_recorded(tmp_path):
     cfg = synthetic.config()
     folder = synthetic.Folder(tmp_path)
     batch = synthetic.Batches(cfg, bad_steps=(0,)).batch(0)
-    before = jax.device_get(train.init_state(cfg, LOCK, mesh_of())[0])
+    before = jax.device_get(synthetic.init_state(cfg, LOCK, mesh_of())[0])
     metrics, params, state = one_step(cfg, batch)
     assert metrics["skipped"] and same(params, before["params"])
     assert same(state["opt_state"], before["opt_state"]) and int(state["step"]) == 1
@@ -290,29 +290,29 @@ def test_a_bad_step_is_skipped_and_recorded(tmp_path):
 def test_frozen_parameters_do_not_move_and_cost_no_memory(tmp_path):
     cfg = synthetic.config(optim={"freeze": ("embedding", r".*/attention/.*"), "warmup_steps": 1})
     folder = synthetic.Folder(tmp_path)
-    state, frozen, _ = train.init_state(cfg, LOCK, mesh_of())
+    state, frozen, _ = synthetic.init_state(cfg, LOCK, mesh_of())
     before = jax.device_get({**frozen, **state["params"]})
     assert set(frozen) & set(state["params"]) == set() and "embedding" in frozen
     size = sum(x.size for x in jax.tree.leaves(state["opt_state"]))
     assert size == 2 * sum(x.size for x in state["params"].values()) + 1  # Adam: two and a count
     fit(cfg, folder)
-    after = jax.device_get(train.load_model(folder, cfg, LOCK, mesh=mesh_of()).params)
+    after = jax.device_get(restore.load_model(folder, cfg, LOCK, mesh=mesh_of()).loaded.params)
     for path in before:
         assert np.array_equal(before[path], after[path]) == (path in frozen), path
     with pytest.raises(UserError, match=r"optim.freeze: 'embeding' matches no parameter"):
-        train.init_state(synthetic.config(optim={"freeze": ("embeding",)}), LOCK, mesh_of())
+        synthetic.init_state(synthetic.config(optim={"freeze": ("embeding",)}), LOCK, mesh_of())
 
 
 def test_checkpoint_restores_bit_for_bit_on_another_mesh(tmp_path):
     cfg = synthetic.config(optim={"name": "adafactor", "kwargs": {"min_dim_size_to_factor": 8}})
     one, many = mesh_of(), mesh_of(8, fsdp=4, tensor=2)
-    state, frozen, made = train.init_state(cfg, LOCK, many)
+    state, frozen, made = synthetic.init_state(cfg, LOCK, many)
     with jax.set_mesh(many):
         state, _ = made.step(state, frozen, meshes.put(synthetic.Batches(cfg).batch(0), many))
     checkpoints = checkpoint.Checkpoints(tmp_path / "c")
     here = checkpoint.environment(many)
     checkpoints.save(1, {**state["params"], **frozen}, state["opt_state"], {"environment": here})
-    restored, _ = train.restore(checkpoints, 1, train.setup(cfg, LOCK, one))
+    restored, _ = restore.restore(checkpoints, 1, train.setup(cfg, *synthetic.sizes_of(LOCK), one))
     assert same(jax.device_get(state), jax.device_get(restored))
     split = [x for x in jax.tree.leaves(state["opt_state"]) if not x.sharding.is_fully_replicated]
     assert split and all(len(x.sharding.device_set) == 1 for x in jax.tree.leaves(restored["params"]))
@@ -323,7 +323,7 @@ def test_checkpoint_restores_bit_for_bit_on_another_mesh(tmp_path):
         checkpoints.params(9, {})
     other = synthetic.config(dataclasses.replace(cfg.model, mlp_dim=56))
     with pytest.raises(UserError, match="not those of this config"):
-        train.restore(checkpoints, 1, train.setup(other, LOCK, one))
+        restore.restore(checkpoints, 1, train.setup(other, *synthetic.sizes_of(LOCK), one))
 
 
 def test_metrics_file_is_cut_back_and_loses_a_broken_line(tmp_path):
@@ -363,8 +363,12 @@ def test_what_a_resume_finds_changed_in_the_metrics_is_said(damage, tmp_path, ca
 
 def test_user_errors_name_the_setting():
     with pytest.raises(UserError, match="data.global_batch=8 is not divisible by 3"):
-        train.setup(synthetic.config(train={"microbatches": 3}), LOCK, mesh_of())
+        train.setup(synthetic.config(train={"microbatches": 3}), *synthetic.sizes_of(LOCK), mesh_of())
     with pytest.raises(UserError, match="model.vocab_size=5 is below"):
-        train.setup(synthetic.config(dataclasses.replace(synthetic.models()["t5"], vocab_size=5)), LOCK, mesh_of())
+        train.setup(
+            synthetic.config(dataclasses.replace(synthetic.models()["t5"], vocab_size=5)),
+            *synthetic.sizes_of(LOCK),
+            mesh_of(),
+        )
     with pytest.raises(UserError, match="do not make 8 device"):
         mesh_of(8, data=3)

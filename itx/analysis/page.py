@@ -6,11 +6,11 @@ import html
 from typing import Any
 
 from itx.analysis import look, words
-from itx.data import audit as audits
-from itx.data.contamination import TESTED
+from itx.audit import audit as audits
 from itx.eval import metrics
 from itx.eval.summary import RANKINGS
 from itx.eval.tables import percent, shown
+from itx.leaks.contamination import TESTED
 
 
 def esc(value: Any) -> str:

@@ -10,10 +10,10 @@ from collections import Counter
 from typing import Any
 
 from itx import health, storage
-from itx.analysis import words
+from itx.analysis import page, plots, words
+from itx.audit.audit import accounts
 from itx.checkpoint import skips
 from itx.config import RunConfig, flatten, to_dict
-from itx.data.audit import accounts
 from itx.errors import UserError
 from itx.eval import summary, tables
 from itx.log import TIMING, read_lines, read_metrics
@@ -26,8 +26,6 @@ SAMPLE_GROUPS = ("instances", "templates", "tasks", "clusters")
 
 def report(run: Any) -> dict:
     """Write the run's report.json, report.html and report.png, print the table; returns the facts."""
-    from itx.analysis import page, plots
-
     found = facts(run)
     picture = plots.picture(words.main_groups(found), found["loss"])
     html = page.page(found, picture, plots.task_losses(found["loss"]))

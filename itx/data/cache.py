@@ -12,7 +12,7 @@
         exemplars.npy       uint64 [n, k], content hashes of few-shot examples, 0: none; only where there are some
         examples.jsonl.gz   the texts: all records of an evaluation split, the first ones of a training split
         texts.jsonl.gz      of the first rendering of a training split, for the leak test: of each record the loose
-                            forms (itx/loose.py) of its content fields, and of all else that is read or trained
+                            forms (itx/leaks/loose.py) of its content fields, and of all else that is read or trained
         manifest.json       what this is, what was read and skipped, and the hash of each file
 
 A Record is a list of pieces (token ids, trained?). A key is the hash of all that shapes the folder's
@@ -27,7 +27,7 @@ from pathlib import Path
 
 import numpy as np
 
-from itx import storage
+from itx import hashing, storage
 from itx.errors import UserError
 
 SHARD_BYTES = 512 * 10**6
@@ -128,7 +128,7 @@ def write(folder: Path, columns: Columns, manifest: dict, examples: list[dict],
             np.save(part / f"tokens-{i:05d}.npy", columns.tokens[start:stop])
         storage.write_jsonl_gz(part / "examples.jsonl.gz", examples)
         storage.write_jsonl_gz(part / TEXTS, texts)
-        files = {p.name: storage.sha256(p) for p in sorted(part.iterdir())}
+        files = {p.name: hashing.file_sha256(p) for p in sorted(part.iterdir())}
         storage.write_json(part / "manifest.json", {**manifest, "records": len(columns.content), "files": files})
 
 
@@ -145,7 +145,7 @@ def _shards(ends: np.ndarray, most: int) -> Iterator[tuple[int, int]]:
 
 def manifest_hash(folder: Path) -> str:
     """The hash that a lock names: of the manifest, which holds the hash of every file."""
-    return storage.sha256(folder / "manifest.json")
+    return hashing.file_sha256(folder / "manifest.json")
 
 
 def is_there(folder: Path) -> bool:

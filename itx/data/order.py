@@ -14,7 +14,6 @@
 To find row r one needs the number of rows of the windows before: laid out once, in order, and kept.
 """
 
-import hashlib
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,18 +23,15 @@ import numpy as np
 
 from itx.data.packing import pack
 from itx.errors import UserError
+from itx.hashing import draw
 
 ORDER_VERSION = 3  # 2: packing takes the row with least space left on the side that binds; 3: loss_positions
 BATCHES_AT_ONCE = 256  # whose records are counted together: few enough to be held, more are no faster
 
 
-def _key(*parts) -> int:
-    return int.from_bytes(hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest(), "big")
-
-
 @lru_cache(maxsize=1 << 16)
 def _round_keys(key: int) -> tuple[int, ...]:
-    return tuple(_key(key, r) for r in range(4))
+    return tuple(draw(key, r) for r in range(4))
 
 
 def permutation(index: np.ndarray, n: int | np.ndarray, key: int | list[int], group: np.ndarray | None = None):
@@ -138,7 +134,7 @@ class Order:
         j = within - ends[task, rendering] + self.n[task, rendering]
         pairs, group = np.unique(epoch * len(self.names) + task, return_inverse=True)
         epochs, tasks = np.divmod(pairs, len(self.names))
-        key = [_key(self.lock["seed"], self.names[i], e) for i, e in zip(tasks.tolist(), epochs.tolist(), strict=True)]
+        key = [draw(self.lock["seed"], self.names[i], e) for i, e in zip(tasks.tolist(), epochs.tolist(), strict=True)]
         j = permutation(j, self.n[tasks, epochs % self.n.shape[1]], key, group)
         return self.usable[self.usable_at[task, rendering] + j].astype(np.int64), epoch
 
@@ -174,7 +170,7 @@ class Order:
         task, record, epoch = self.examples(w)
         rendering = epoch % self.lock["renderings"]
         # shuffled first, so that among equal lengths the rows mix tasks
-        shuffled = permutation(np.arange(len(task)), len(task), _key(self.lock["seed"], "mix", w))
+        shuffled = permutation(np.arange(len(task)), len(task), draw(self.lock["seed"], "mix", w))
         task, record, rendering = task[shuffled], record[shuffled], rendering[shuffled]
         size = self.size(task, record, rendering)
         rows, n = pack(size, self.capacity, self.caps)
@@ -188,14 +184,14 @@ class Order:
         """Where the packed rows of window w stand in it: anywhere, but rows that need equal caps in the same steps, so
         that few of them have the loss positions of the longest."""
         n = len(targets)
-        drawn = permutation(np.arange(n), n, _key(self.lock["seed"], "rows", w))
+        drawn = permutation(np.arange(n), n, draw(self.lock["seed"], "rows", w))
         if len(self.caps) == 1:
             return drawn
         while len(self.starts) <= w:
             self._lay_out()
         step = (self.starts[w] + np.arange(n)) // self.lock["global_batch"]
         steps = int(step[-1] - step[0]) + 1
-        turn = permutation(step - step[0], steps, _key(self.lock["seed"], "steps", w))
+        turn = permutation(step - step[0], steps, draw(self.lock["seed"], "steps", w))
         out = np.empty(n, np.int64)
         out[np.lexsort((drawn, np.searchsorted(self.caps, targets)))] = np.argsort(turn, kind="stable")
         return out

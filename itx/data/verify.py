@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from itx import storage
+from itx import hashing
 from itx.data import cache
 from itx.data.vocabulary import Vocabulary
 from itx.errors import UserError
@@ -67,7 +67,9 @@ def vocabulary(where: Path, lock: dict, remedy: str) -> None:
     for name, sha256 in lock["vocabulary"].get("files", {}).items():
         file = where / name
         try:
-            if storage.sha256(file) != sha256 and not (name == CHAT and file.read_text("utf-8") == lock.get("chat")):
+            if hashing.file_sha256(file) != sha256 and not (
+                name == CHAT and file.read_text("utf-8") == lock.get("chat")
+            ):
                 raise Damaged(f"{file} is not the vocabulary file that the lock names: its content differs; {remedy}")
         except (OSError, UnicodeDecodeError) as e:
             raise Damaged(f"{file}, which the lock names, is missing or cannot be read ({e}); {remedy}") from e
@@ -117,7 +119,7 @@ def _problem(path: Path, manifest: bytes, vocab_size: int | None) -> str:
         return f"{path / 'manifest.json'} is damaged ({type(e).__name__}: {e})"
     for file, expected in sorted(hashes.items()):
         try:
-            if storage.sha256(path / file) != expected:
+            if hashing.file_sha256(path / file) != expected:
                 return f"{path / file} is damaged: its content is not what was written"
         except OSError as e:
             return f"{path / file} is missing or cannot be read ({e.strerror})"

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from itx import movement, storage
+from itx import hashing, movement, storage
 from itx.config import RunConfig
 from itx.data import cache, verify
 from itx.data.vocabulary import Vocabulary
@@ -211,7 +211,7 @@ def is_complete(run: Any, step: int, row: dict) -> bool:
     file = summary.predictions_file(run, step, row["name"])
     try:
         done = storage.read_json(file.with_suffix(".done.json"))
-        return done == {"key": row_key(step, row), "sha256": storage.sha256(file)}
+        return done == {"key": row_key(step, row), "sha256": hashing.file_sha256(file)}
     except (OSError, ValueError):
         return False
 
@@ -226,7 +226,7 @@ def write_predictions(run: Any, step: int, row: dict, lines: list[dict]) -> None
     with storage.whole_file(file) as part:
         texts = (json.dumps({k: line[k] for k in KEPT if k in line}, ensure_ascii=False) for line in lines)
         part.write_text("".join(t + "\n" for t in texts), encoding="utf-8")
-    storage.write_json(file.with_suffix(".done.json"), {"key": row_key(step, row), "sha256": storage.sha256(file)})
+    storage.write_json(file.with_suffix(".done.json"), {"key": row_key(step, row), "sha256": hashing.file_sha256(file)})
 
 
 def _log_look(run: Any, step: int, rows: list[dict]) -> None:

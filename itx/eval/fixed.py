@@ -7,10 +7,10 @@ template each; the loss is nats per target token, EOS included, as in training.
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from itx import movement, storage
 from itx.data import cache
+from itx.eval.runner import Runner
 from itx.runs import RunFolder
 
 EXAMPLES = 16
@@ -19,7 +19,7 @@ Pair = tuple[list[int], list[int]]  # prompt ids, target ids
 
 
 def fixed_losses(
-    load: Callable[[], Any], lock: dict, cache_dir: str | Path, run: RunFolder, step: int, when: str
+    load: Callable[[], Runner], lock: dict, cache_dir: str | Path, run: RunFolder, step: int, when: str
 ) -> dict:
     """Adds {when: {row name: loss}} to the run's fixed-example file; `when` is "before" or "after"."""
     found = storage.read_object(run.fixed_json, "steps") if run.fixed_json.is_file() else {"steps": {}}
@@ -33,7 +33,7 @@ def fixed_losses(
     return found
 
 
-def target_losses(runner: Any, asked: dict[str, list[Pair]]) -> dict[str, float]:
+def target_losses(runner: Runner, asked: dict[str, list[Pair]]) -> dict[str, float]:
     """{name: nats per target token, EOS included}, all asked together."""
     flat = [pair for pairs in asked.values() for pair in pairs]
     answers = iter(runner.rank([p for p, _ in flat], [[t] for _, t in flat]))

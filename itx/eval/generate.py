@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Generation with a key/value cache, for many prompts of many lengths.
 
-`Runner` is a model ready to be asked: parameters on a mesh and the ids it needs. Prompts are sorted
-by length and cut into batches of few shapes (`buckets`), because each shape costs a compilation;
+Prompts are sorted by length and cut into batches of few shapes (`buckets`), because each shape costs a compilation;
 they are padded on the left, so that every row writes its next token at the same slot. A batch
-stops as soon as all its rows have ended. `texts` is generation as a person wants it: text, stop strings, streaming.
+stops as soon as all its rows have ended.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -16,15 +14,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh
 
 from itx import mesh as meshes
 from itx import movement
-from itx.config import ModelConfig, PeftConfig
-from itx.data.vocabulary import Vocabulary
 from itx.errors import UserError
 from itx.eval import sampling
-from itx.eval.sampling import Sampling
+from itx.eval.loaded import LoadedModel
+from itx.eval.sampling import GREEDY, Sampling
+from itx.models.transformer import before
+from itx.params import merge
 
 # Prompts and answers are padded up to a multiple of these; tokens that a compilation is worth:
 # measured on 2 cores, one shape of a 1 M-parameter model takes as long as reading that many.
@@ -32,58 +30,13 @@ PROMPT_STEP, ANSWER_STEP = 16, 16
 COMPILATION = 80_000
 SCORES_BYTES = 2**30  # of attention scores that a device holds at once: longer prompts go in smaller batches
 LOOK_EVERY = 8  # tokens between two looks for stop strings: each costs a round trip to the device
-GREEDY = Sampling()
 
 # (prompt, its tokens so far) -> is it to stop?
 Watch = Callable[[int, list[int]], bool]
 
 
-@dataclass(frozen=True)
-class Runner:
-    """A model to be asked. `params` is {path: array}; step 0 is the model before tuning.
-
-    Runners of several adapters over one base share the base's arrays.
-    """
-
-    graphdef: nnx.GraphDef
-    params: dict[str, jax.Array]
-    mesh: Mesh
-    model: ModelConfig
-    bos_id: int
-    eos_id: int
-    pad_id: int
-    batch_size: int = 256
-    step: int = 0
-    peft: PeftConfig = PeftConfig()
-    more_ends: tuple[int, ...] = ()  # ids besides eos_id that end an answer: a pretrained model may have several
-    context: int = 0  # most tokens of a prompt and its answer (in an encoder: of a prompt); 0: as many as it takes
-
-    @property
-    def head(self) -> list[int]:
-        """What stands before a prompt in a decoder: BOS, or nothing (bos_id below 0)."""
-        return [self.bos_id] if self.bos_id >= 0 else []
-
-    @property
-    def ends(self) -> tuple[int, ...]:
-        """The ids that end an answer, first the one that training puts there."""
-        return tuple(dict.fromkeys((self.eos_id, *self.more_ends)))
-
-    def generate(
-        self, prompts: list[list[int]], max_new_tokens: int | Sequence[int], how: Sampling = GREEDY,
-        watch: Watch | None = None, every: int = LOOK_EVERY,
-    ) -> list[dict[str, Any]]:  # fmt: skip
-        """[{"tokens": [...], "finished": bool}]: see `generate`."""
-        return generate(self, prompts, max_new_tokens, how, watch, every)
-
-    def rank(self, prompts: list[list[int]], options: list[list[list[int]]]) -> list[list[dict]]:
-        """Log-probabilities of options: see itx/eval/rank.py."""
-        from itx.eval.rank import rank
-
-        return rank(self, prompts, options)
-
-
 def generate(
-    runner: Runner, prompts: list[list[int]], max_new_tokens: int | Sequence[int], how: Sampling = GREEDY,
+    loaded: LoadedModel, prompts: list[list[int]], max_new_tokens: int | Sequence[int], how: Sampling = GREEDY,
     watch: Watch | None = None, every: int = LOOK_EVERY,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Continue each prompt until an id that ends answers (EOS), or its limit.
@@ -102,92 +55,42 @@ def generate(
         raise UserError("generate: max_new_tokens must be at least 1")
     if watch and how.beams > 1:
         raise UserError("generate: beams are known at the end alone; they cannot be streamed")
-    check_prompts(runner, prompts, limits)
+    check_prompts(loaded, prompts, limits)
     out: list[dict[str, Any]] = [{}] * len(prompts)
     waiting = None  # a batch is fetched while the next one runs
-    with jax.set_mesh(runner.mesh):
-        ready = _ready(runner.params, graphdef=runner.graphdef)
+    with jax.set_mesh(loaded.mesh):
+        ready = _ready(loaded.params, graphdef=loaded.graphdef)
     with movement.track("generated", len(prompts), "answers") as advance_by:
-        for indices, shape in plan([len(p) for p in prompts], limits, runner):
-            carry, advance = _ask(runner, ready, [prompts[i] for i in indices], indices, limits[indices], shape, how)
+        for indices, shape in plan([len(p) for p in prompts], limits, loaded):
+            carry, advance = _ask(loaded, ready, [prompts[i] for i in indices], indices, limits[indices], shape, how)
             if watch:
-                carry = _watched(advance, carry, indices, shape[2], watch, every, runner.ends)
+                carry = _watched(advance, carry, indices, shape[2], watch, every, loaded.ends)
             else:
                 carry = advance(carry, shape[2], np.zeros(shape[0], bool))
-            advance_by(_collect(waiting, out, runner.ends))
+            advance_by(_collect(waiting, out, loaded.ends))
             waiting = (indices, limits[indices], carry["state"])
-        advance_by(_collect(waiting, out, runner.ends))
+        advance_by(_collect(waiting, out, loaded.ends))
     return out
 
 
-def check_prompts(runner: Runner, prompts: list[list[int]], limits: np.ndarray) -> None:
+def check_prompts(loaded: LoadedModel, prompts: list[list[int]], limits: np.ndarray) -> None:
     """UserError for a prompt from which nothing can begin, or which with its answer is longer than the context."""
-    both = runner.model.architecture == "encoder_decoder"
+    both = loaded.model.architecture == "encoder_decoder"
     for i, prompt in enumerate(prompts):
-        if not prompt and not both and not runner.head:
+        if not prompt and not both and not loaded.head:
             raise UserError(f"generate: prompt {i} is empty, and the vocabulary puts no BOS before it to begin from")
-        tokens = len(prompt) + 1 if both else len(runner.head) + len(prompt) + int(limits[i])
-        if runner.context and tokens > runner.context:
+        tokens = len(prompt) + 1 if both else len(loaded.head) + len(prompt) + int(limits[i])
+        if loaded.context and tokens > loaded.context:
             answer = "its EOS" if both else f"{limits[i]} new ones"
             raise UserError(
                 f"generate: prompt {i} has {len(prompt)} tokens, with {answer} more than the context of "
-                f"{runner.context}"
+                f"{loaded.context}"
             )
 
 
-def texts(
-    runner: Any, vocabulary: Vocabulary, prompts: list[list[int]], max_new_tokens: int, how: Sampling = GREEDY,
-    stop: Sequence[str] = (), stream: Callable[[int, str], None] | None = None,
-) -> list[dict[str, Any]]:  # fmt: skip
-    """[{"text", "tokens", "finished", "stop"}]: answers as text, cut before the first of the `stop` strings in them.
-
-    A stop string is looked for in the text, so it may begin or end within a token; `tokens` are then those up to the
-    one that completes it, and `stop` says which it was (None: another end). `finished`: by EOS or a stop string.
-    Beams are cut when the search is over. `stream` gets (prompt, text so far) after each token: what a later token may
-    still change or a stop string take back is held back, so that each text begins with the one before.
-    """
-    if not all(stop):
-        raise UserError("an empty stop string: every text holds it")
-
-    told: dict[int, str] = {}
-
-    def watch(i: int, ids: list[int]) -> bool:
-        text, found = cut(vocabulary.answer(ids), stop)
-        sure = settled(text, stop)
-        if stream and sure.startswith(told.get(i, "")):  # not where part of a character spoils those before it
-            told[i] = sure
-            stream(i, sure)
-        return found is not None
-
-    seen = watch if (stop or stream) and how.beams == 1 else None
-    out = []
-    for answer in runner.generate(prompts, max_new_tokens, how, seen, 1 if stream else LOOK_EVERY):
-        ids = answer["tokens"]
-        text, found = cut(vocabulary.answer(ids), stop)
-        if found is not None:  # looks are several tokens apart
-            ids = next(ids[:n] for n in range(1, len(ids) + 1) if found in vocabulary.answer(ids[:n]))
-        out.append({"text": text, "tokens": ids, "finished": answer["finished"] or found is not None, "stop": found})
-    return out
-
-
-def cut(text: str, stop: Sequence[str]) -> tuple[str, str | None]:
-    """The text before the stop string that is complete first, and which that is: the same however often one looks."""
-    _, at, found = min(
-        ((text.find(s) + len(s), text.find(s), s) for s in stop if s in text), default=(0, len(text), None)
-    )
-    return text[:at], found
-
-
-def settled(text: str, stop: Sequence[str]) -> str:
-    """The text without an end that is not known yet: part of a character, or of a stop string."""
-    text = text.rstrip("\ufffd")
-    for s in stop:
-        n = next((n for n in range(len(s) - 1, 0, -1) if text.endswith(s[:n])), 0)
-        text = text[: len(text) - n]
-    return text
-
-
-def plan(lengths: Sequence[int], limits: np.ndarray, runner: Runner) -> list[tuple[np.ndarray, tuple[int, int, int]]]:
+def plan(
+    lengths: Sequence[int], limits: np.ndarray, loaded: LoadedModel
+) -> list[tuple[np.ndarray, tuple[int, int, int]]]:
     """Batches of prompts of like size: (indices, (rows, prompt slots, answer slots)).
 
     A prompt alone takes a power of two: a conversation grows with every turn and is compiled for few lengths.
@@ -201,21 +104,21 @@ def plan(lengths: Sequence[int], limits: np.ndarray, runner: Runner) -> list[tup
         for width, inner in buckets(widths[members], COMPILATION):
             rows = members[inner]
             rows = rows[np.lexsort((rows, size[rows], limits[rows]))]
-            count = batch_rows(len(rows), int(width), runner)
+            count = batch_rows(len(rows), int(width), loaded)
             out += [(rows[i : i + count], (count, int(width), int(slots))) for i in range(0, len(rows), count)]
     return out
 
 
-def batch_rows(n: int, width: int, runner: Runner) -> int:
+def batch_rows(n: int, width: int, loaded: LoadedModel) -> int:
     """Rows of a batch: the configured size or what memory has room for, or a power of two for few prompts, 8 from two
     on: each other number is a compilation."""
-    rows = min(runner.batch_size, attention_rows(width, runner), max(8, int(_power(np.int64(n)))) if n > 1 else 1)
-    return int(_up(np.int64(rows), meshes.batch_parts(runner.mesh)))
+    rows = min(loaded.batch_size, attention_rows(width, loaded), max(8, int(_power(np.int64(n)))) if n > 1 else 1)
+    return int(_up(np.int64(rows), meshes.batch_parts(loaded.mesh)))
 
 
-def attention_rows(width: int, runner: Runner) -> int:
+def attention_rows(width: int, loaded: LoadedModel) -> int:
     """The most rows of a width whose attention scores, in float32, are within SCORES_BYTES on each device."""
-    return max(1, runner.mesh.size * SCORES_BYTES // (4 * runner.model.num_heads * width**2))
+    return max(1, loaded.mesh.size * SCORES_BYTES // (4 * loaded.model.num_heads * width**2))
 
 
 def _power(x: np.ndarray) -> np.ndarray:
@@ -247,31 +150,31 @@ def buckets(sizes: np.ndarray, price: int) -> list[tuple[int, np.ndarray]]:
 
 
 def _ask(
-    runner: Runner, ready: dict, prompts: list[list[int]], indices: np.ndarray, limits: np.ndarray,
+    loaded: LoadedModel, ready: dict, prompts: list[list[int]], indices: np.ndarray, limits: np.ndarray,
     shape: tuple[int, int, int], how: Sampling,
 ) -> tuple[dict, Callable]:  # fmt: skip
     """Read one batch of prompts: what is carried from token to token, and (carry, tokens, stopped) -> carry, which
     goes on up to so many tokens; both may not be there yet."""
     rows, width, slots = shape
-    both = runner.model.architecture == "encoder_decoder"
-    tokens = np.full((rows, width), runner.pad_id, np.int32)
+    both = loaded.model.architecture == "encoder_decoder"
+    tokens = np.full((rows, width), loaded.pad_id, np.int32)
     starts = np.full(rows, width - 1, np.int32)  # rows without a prompt hold one token
     room, index = np.zeros(rows, np.int32), np.zeros(rows, np.int32)
     room[: len(limits)], index[: len(indices)] = limits, indices
     for i, prompt in enumerate(prompts):
-        ids = [*prompt, runner.eos_id] if both else [*runner.head, *prompt]
+        ids = [*prompt, loaded.eos_id] if both else [*loaded.head, *prompt]
         starts[i] = width - len(ids)
         tokens[i, starts[i] :] = ids
-    put = meshes.put({"tokens": tokens, "starts": starts, "room": room, "index": index}, runner.mesh)
+    put = meshes.put({"tokens": tokens, "starts": starts, "room": room, "index": index}, loaded.mesh)
     compiled, numbers = how.split()
-    more = {"graphdef": runner.graphdef, "how": compiled, "ends": runner.ends}
+    more = {"graphdef": loaded.graphdef, "how": compiled, "ends": loaded.ends}
 
     def advance(carry: dict, until: int, stopped: np.ndarray) -> dict:
-        with jax.set_mesh(runner.mesh):
-            return _advance(runner.params, ready, fixed, carry, numbers, np.int32(until), stopped, **more)
+        with jax.set_mesh(loaded.mesh):
+            return _advance(loaded.params, ready, fixed, carry, numbers, np.int32(until), stopped, **more)
 
-    with jax.set_mesh(runner.mesh):
-        fixed, carry = _begin(runner.params, ready, put, numbers, slots=slots, bos=runner.bos_id, **more)
+    with jax.set_mesh(loaded.mesh):
+        fixed, carry = _begin(loaded.params, ready, put, numbers, slots=slots, bos=loaded.bos_id, **more)
     return carry, advance
 
 
@@ -318,8 +221,6 @@ def _ready(params: dict, *, graphdef: nnx.GraphDef) -> dict:
     written and read again. What is computed in float32 stays so: norms, T5's bias, a prefix's MLP, and with DoRA
     (|W + s A B|) all of it.
     """
-    from itx.train import merge
-
     dtype = merge(graphdef, params).cfg.dtype
     if dtype == "bfloat16" and not any(p.endswith("/magnitude") for p in params):
         exact = {p for p in params if p.endswith(("/scale", "/relative_bias")) or "/prefix/" in p}
@@ -335,9 +236,6 @@ def _begin(
 ) -> tuple[dict, dict]:  # fmt: skip
     """Prompts [b, l], padded on the left up to `starts`, and the first token behind each: (what stays as it is, what is
     carried from token to token)."""
-    from itx.models.transformer import before
-    from itx.train import merge
-
     model = merge(graphdef, {**params, **ready["params"]})
     tokens, starts = put["tokens"], put["starts"]
     b, width = tokens.shape
@@ -370,8 +268,6 @@ def _advance(
     graphdef: nnx.GraphDef, how: Sampling, ends: tuple[int, ...],
 ) -> dict:  # fmt: skip
     """Choose tokens until there are so many, or all rows are done."""
-    from itx.train import merge
-
     model = merge(graphdef, {**params, **ready["params"]})
 
     def more(carry: dict) -> jax.Array:

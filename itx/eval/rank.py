@@ -18,6 +18,8 @@ from itx import mesh as meshes
 from itx import movement
 from itx.errors import UserError
 from itx.eval.generate import attention_rows
+from itx.eval.loaded import LoadedModel
+from itx.params import merge
 from itx.peft import prompted_encoder, with_prompts
 
 ROW, SCORES = 256, 128  # tokens and scored positions of a row, where the longest prompt fits
@@ -27,15 +29,15 @@ LOGITS_BYTES = 2**30  # that a device holds at once
 
 
 def rank(
-    runner: Any, prompts: list[list[int]], options: list[list[list[int]]], eos: bool = True
+    loaded: LoadedModel, prompts: list[list[int]], options: list[list[list[int]]], eos: bool = True
 ) -> list[list[dict[str, Any]]]:
     """For each prompt, for each of its options {"logprob": sum, "tokens": number of them}.
 
     Prompts and options are token ids without BOS and EOS; `eos` scores the EOS behind an option.
     """
-    both = runner.model.architecture == "encoder_decoder"
-    targets = [[[*o, runner.eos_id] if eos else list(o) for o in group] for group in options]
-    heads = [[runner.bos_id] if both else [*runner.head, *p] for p in prompts]
+    both = loaded.model.architecture == "encoder_decoder"
+    targets = [[[*o, loaded.eos_id] if eos else list(o) for o in group] for group in options]
+    heads = [[loaded.bos_id] if both else [*loaded.head, *p] for p in prompts]
     if not all(heads):
         raise UserError(f"rank: prompt {heads.index([])} is empty, and the vocabulary puts no BOS before it")
     sizes = np.array(
@@ -50,16 +52,16 @@ def rank(
     if not both:
         room[0] = 1 << 60
     rows = first_fit(sizes, room)
-    count = batch_rows(len(rows), max(room[0] if both else 0, room[1]), room[2], runner)
+    count = batch_rows(len(rows), max(room[0] if both else 0, room[1]), room[2], loaded)
     out: list[list[dict]] = [[{} for _ in group] for group in options]
     with movement.track("ranked", len(prompts), "prompts") as advance:
         for i in range(0, len(rows), count):
-            batch, wanted, where = _batch(runner, rows[i : i + count], prompts, heads, targets, count, room)
-            if prompted_encoder(runner.model, runner.peft):
+            batch, wanted, where = _batch(loaded, rows[i : i + count], prompts, heads, targets, count, room)
+            if prompted_encoder(loaded.model, loaded.peft):
                 batch = with_prompts(batch)
-            placed = meshes.put({**batch, "wanted": wanted}, runner.mesh)
-            with jax.set_mesh(runner.mesh):
-                scores = _scores(runner.params, placed, graphdef=runner.graphdef)
+            placed = meshes.put({**batch, "wanted": wanted}, loaded.mesh)
+            with jax.set_mesh(loaded.mesh):
+                scores = _scores(loaded.params, placed, graphdef=loaded.graphdef)
             scores = np.asarray(scores, np.float64)
             for prompt, option, row, begin, end in where:
                 total = float(scores[row, begin:end].sum())
@@ -68,12 +70,12 @@ def rank(
     return out
 
 
-def batch_rows(rows: int, width: int, scored: int, runner: Any) -> int:
+def batch_rows(rows: int, width: int, scored: int, loaded: LoadedModel) -> int:
     """Rows of a batch: all batches alike, and few of their rows empty."""
-    logits = 4 * scored * len(runner.params["embedding"])  # bytes of a row
-    most = max(1, min(runner.batch_size // 8, attention_rows(width, runner), runner.mesh.size * LOGITS_BYTES // logits))
+    logits = 4 * scored * len(loaded.params["embedding"])  # bytes of a row
+    most = max(1, min(loaded.batch_size // 8, attention_rows(width, loaded), loaded.mesh.size * LOGITS_BYTES // logits))
     even = -(-rows // max(1, -(-rows // most)))
-    parts = meshes.batch_parts(runner.mesh)
+    parts = meshes.batch_parts(loaded.mesh)
     multiple = parts * -(-min(ROWS, most) // parts)
     return max(1, -(-even // multiple)) * multiple
 
@@ -98,19 +100,19 @@ def first_fit(sizes: np.ndarray, room: list[int]) -> list[list[int]]:
 
 
 def _batch(
-    runner: Any, rows: list[list[int]], prompts: list, heads: list, targets: list,
+    loaded: LoadedModel, rows: list[list[int]], prompts: list, heads: list, targets: list,
     count: int, room: list[int],
 ) -> tuple[dict[str, np.ndarray], np.ndarray, list[tuple]]:  # fmt: skip
     """Model inputs, wanted ids [b, t] and where each option's scores lie."""
-    both = runner.model.architecture == "encoder_decoder"
+    both = loaded.model.architecture == "encoder_decoder"
 
     def zeros(n: int) -> np.ndarray:
         return np.zeros((count, n), np.int32)
 
     d = {f"decoder_{k}": zeros(room[1]) for k in ("input_tokens", "segment_ids", "positions", "branches")}
-    back = runner.model.smear
+    back = loaded.model.smear
     d["decoder_previous_tokens"] = np.full((count, room[1], back), -1, np.int32)
-    if runner.model.prefix_lm and not both:
+    if loaded.model.prefix_lm and not both:
         d["decoder_causal_attention"] = zeros(room[1])
     e = {f"encoder_{k}": zeros(room[0]) for k in ("input_tokens", "segment_ids", "positions")} if both else {}
     at, wanted = np.full((count, room[2]), -1, np.int32), zeros(room[2])
@@ -132,7 +134,7 @@ def _batch(
                 return end
 
             if both:
-                ids = [*prompts[i], runner.eos_id]
+                ids = [*prompts[i], loaded.eos_id]
                 e["encoder_input_tokens"][r, q : q + len(ids)] = ids
                 e["encoder_segment_ids"][r, q : q + len(ids)] = segment
                 e["encoder_positions"][r, q : q + len(ids)] = np.arange(len(ids))
@@ -155,8 +157,6 @@ def _batch(
 @partial(jax.jit, static_argnames=("graphdef",))
 def _scores(params: dict, batch: dict, *, graphdef: nnx.GraphDef) -> jax.Array:
     """log p of the wanted id at each loss position [b, t]."""
-    from itx.train import merge
-
     batch = dict(batch)
     wanted = batch.pop("wanted")
     logits = merge(graphdef, params)(batch)

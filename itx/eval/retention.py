@@ -13,7 +13,6 @@ import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -23,6 +22,10 @@ from itx import mesh as meshes
 from itx import movement, storage
 from itx.data import cache
 from itx.errors import UserError
+from itx.eval.loaded import LoadedModel
+from itx.eval.runner import Runner
+from itx.loss import batch_sums
+from itx.params import merge
 from itx.peft import prompted_encoder, with_prompts
 from itx.runs import RunFolder
 
@@ -32,7 +35,9 @@ MULTIPLE = 128  # rows are as long as the longest chunk, up to a multiple of thi
 Chunk = tuple[list[int], list[int], list[int]]  # prompt, target, bytes of each of its tokens
 
 
-def retention(load: Callable[[], Any], lock: dict, cache_dir: str | Path, run: RunFolder, step: int, when: str) -> dict:
+def retention(
+    load: Callable[[], Runner], lock: dict, cache_dir: str | Path, run: RunFolder, step: int, when: str
+) -> dict:
     """Adds {when: {text: facts of `bits_per_byte`}} to the run's file; `when` is "before" or "after"."""
     found = storage.read_object(run.retention_json, "steps") if run.retention_json.is_file() else {"steps": {}}
     texts = lock.get("retention", [])
@@ -43,7 +48,7 @@ def retention(load: Callable[[], Any], lock: dict, cache_dir: str | Path, run: R
     for t in texts:
         chunks = chunks_of(Path(cache_dir) / t["folder"], lock)
         with movement.shown(f"retention on {t['name']}"):
-            found[when][t["name"]] = {"objective": t["objective"], **bits_per_byte(load(), chunks)}
+            found[when][t["name"]] = {"objective": t["objective"], **bits_per_byte(load().loaded, chunks)}
     found["steps"][when] = key
     storage.write_json(run.retention_json, storage.sealed(found))
     return found
@@ -58,37 +63,37 @@ def chunks_of(folder: Path, lock: dict) -> list[Chunk]:
     return out
 
 
-def bits_per_byte(runner: Any, chunks: list[Chunk]) -> dict[str, float]:
+def bits_per_byte(loaded: LoadedModel, chunks: list[Chunk]) -> dict[str, float]:
     """{"bits_per_byte", "bits", "bytes", "tokens"} of chunks of text."""
-    both = runner.model.architecture == "encoder_decoder"
-    head = [runner.bos_id] if both else runner.head
+    both = loaded.model.architecture == "encoder_decoder"
+    head = [loaded.bos_id] if both else loaded.head
     rows, size = [], 0
     for prompt, target, sizes in chunks:
         tokens = [*head, *([] if both else prompt), *target]
         scored = min(len(target), len(tokens) - 1)  # all but a first token that nothing stands before
         if scored:
-            rows.append(([*prompt, runner.eos_id] if both else [], tokens, scored))
+            rows.append(([*prompt, loaded.eos_id] if both else [], tokens, scored))
             size += sum(sizes[len(target) - scored :])
     if not size:
         raise UserError("retention: the text has no token that something stands before; name a longer one")
     widths = [-(-max(map(len, side)) // MULTIPLE) * MULTIPLE for side in list(zip(*rows, strict=True))[:2]]
-    parts = meshes.batch_parts(runner.mesh)
+    parts = meshes.batch_parts(loaded.mesh)
     count = parts * max(1, TOKENS // max(widths))
     count = min(count, -(-len(rows) // parts) * parts)
     nats = 0.0
     with movement.track("read", len(rows), "chunks") as advance:
         for i in range(0, len(rows), count):
-            batch = _batch(runner, rows[i : i + count], widths, count)
-            if prompted_encoder(runner.model, runner.peft):
+            batch = _batch(loaded, rows[i : i + count], widths, count)
+            if prompted_encoder(loaded.model, loaded.peft):
                 batch = with_prompts(batch)
-            with jax.set_mesh(runner.mesh):
-                nats += float(_nll(runner.params, meshes.put(batch, runner.mesh), graphdef=runner.graphdef))
+            with jax.set_mesh(loaded.mesh):
+                nats += float(_nll(loaded.params, meshes.put(batch, loaded.mesh), graphdef=loaded.graphdef))
             advance(len(rows[i : i + count]))
     bits, tokens = nats / math.log(2), sum(n for *_, n in rows)
     return {"bits_per_byte": bits / size, "bits": bits, "bytes": size, "tokens": tokens}
 
 
-def _batch(runner: Any, rows: list, widths: list[int], count: int) -> dict[str, np.ndarray]:
+def _batch(loaded: LoadedModel, rows: list, widths: list[int], count: int) -> dict[str, np.ndarray]:
     """One chunk a row, as the loader lays a segment out (itx/data/loader.py); loss on its scored tokens."""
 
     def zeros(width: int) -> np.ndarray:
@@ -102,7 +107,7 @@ def _batch(runner: Any, rows: list, widths: list[int], count: int) -> dict[str, 
     out |= {k: zeros(width) for k in ("decoder_target_tokens", "task_ids")}
     out["decoder_loss_weights"] = np.zeros((count, width), np.float32)
     out["loss_positions"] = np.full((count, width), -1, np.int32)
-    if runner.model.prefix_lm:
+    if loaded.model.prefix_lm:
         out["decoder_causal_attention"] = zeros(width)
 
     def put(side: str, row: int, ids: list[int]) -> None:
@@ -119,7 +124,7 @@ def _batch(runner: Any, rows: list, widths: list[int], count: int) -> dict[str, 
         out["decoder_target_tokens"][r, :n] = tokens[1:]
         out["decoder_loss_weights"][r, n - scored : n] = 1.0
         out["loss_positions"][r, :scored] = np.arange(n - scored, n)
-        if runner.model.prefix_lm:
+        if loaded.model.prefix_lm:
             out["decoder_causal_attention"][r, : n - scored + 1] = 1
     return out
 
@@ -127,6 +132,4 @@ def _batch(runner: Any, rows: list, widths: list[int], count: int) -> dict[str, 
 @partial(jax.jit, static_argnames=("graphdef",))
 def _nll(params: dict, batch: dict, *, graphdef: nnx.GraphDef) -> jax.Array:
     """Sum of -log p over the scored tokens."""
-    from itx.train import batch_sums, merge
-
     return batch_sums(merge(graphdef, params), batch, num_tasks=1)["loss"]

@@ -21,6 +21,11 @@ NEVER = -1e9  # the score of what is not to be chosen
 State = dict[str, Array]
 
 
+def _positive(value: float) -> bool:
+    """Whether a number is above 0, and neither so small nor so large that float32 has no logits divided by it."""
+    return 1e-30 < value < 1e30
+
+
 @dataclass(frozen=True)
 class Sampling:
     """temperature 0 takes the best token; else tokens are drawn from softmax(logits / temperature), of the `top_k`
@@ -70,9 +75,7 @@ class Sampling:
         return compiled, {**numbers, "length_penalty": jnp.float32(self.length_penalty), "seed": jnp.uint32(self.seed)}
 
 
-def _positive(value: float) -> bool:
-    """Whether a number is above 0, and neither so small nor so large that float32 has no logits divided by it."""
-    return 1e-30 < value < 1e30
+GREEDY = Sampling()
 
 
 def penalised(scores: Float[Array, "b v"], seen: Bool[Array, "b v"], penalty: Array) -> Float[Array, "b v"]:

@@ -14,14 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from itx.build import chat, render
 from itx.data import cache
 from itx.data.vocabulary import Vocabulary
 from itx.errors import UserError, did_you_mean
-from itx.eval.generate import Runner, texts
+from itx.eval.runner import Runner
 from itx.eval.sampling import Sampling
+from itx.eval.texts import texts
 from itx.tasks.chat import ROLES
 from itx.text import visible
+from itx.text_format import chat, pieces
 
 Messages = list[dict[str, str]]  # [{"role", "content"}]
 HELP = """  a line                asks it; \\n in it begins a new line
@@ -48,15 +49,15 @@ class Run:
         if not self.template:
             return self.vocabulary.encode(messages[-1]["content"])
         pieces = self._pieces(messages)[:-1]
-        before = render.conversation(pieces, self.vocabulary)
-        return cache.prompt_ids(before, self.runner.eos_id, self.runner.model.architecture)
+        before = pieces.encoded(pieces, self.vocabulary)
+        return cache.prompt_ids(before, self.runner.loaded.eos_id, self.runner.loaded.model.architecture)
 
     def _answers(self, messages: Messages) -> tuple[dict, list[chat.Answer]]:
         answered = {"messages": [*messages, {"role": "assistant", "content": "."}]}
         eos, control = self.vocabulary.eos_text, self.vocabulary.control
         return answered, chat.answers(self.template, answered, "the conversation", eos, control)
 
-    def _pieces(self, messages: Messages) -> chat.Pieces:
+    def _pieces(self, messages: Messages) -> pieces.Pieces:
         return chat.last(self._answers(messages)[1])
 
     def unwritten(self, messages: Messages) -> list[str]:
@@ -67,7 +68,7 @@ class Run:
 
     def stops(self, messages: Messages) -> tuple[str, ...]:
         """The stop strings, and what the template writes behind an answer."""
-        behind = self._pieces(messages)[-1][0].partition(".")[2].replace(render.END, "") if self.template else ""
+        behind = self._pieces(messages)[-1][0].partition(".")[2].replace(pieces.END, "") if self.template else ""
         return (*self.stop, behind) if behind else self.stop
 
     def answers(self, asked: Sequence[Messages], stream: Callable | None = None) -> list[dict[str, Any]]:
@@ -80,8 +81,8 @@ class Run:
 
     def room(self, messages: Messages) -> tuple[Messages, int]:
         """The messages without the oldest turns that the context has no room for, and how many these are."""
-        context, both = self.runner.context, self.runner.model.architecture == "encoder_decoder"
-        more = 1 if both else len(self.runner.head) + self.max_new_tokens
+        context, both = self.runner.loaded.context, self.runner.loaded.model.architecture == "encoder_decoder"
+        more = 1 if both else len(self.runner.loaded.head) + self.max_new_tokens
         head = [m for m in messages[:1] if m["role"] == "system"]
         turns = messages[len(head) :]
         left_out = 0

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -220,8 +221,6 @@ def check(folder: Path | str, cfg: ModelConfig, shapes: Shapes, tensors: Tensors
 
 def load(folder: Path | str, cfg: ModelConfig, targets: Shapes) -> dict[str, Any]:
     """Parameters as `targets` says: {path: ShapeDtypeStruct with a sharding}, each device reading its own part."""
-    import jax
-
     tensors = Tensors(folder)
     check(folder, cfg, targets, tensors)
     table = families.tensor_names(cfg)

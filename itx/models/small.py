@@ -12,9 +12,13 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
+from flax import nnx
+
 from itx.config import DataConfig, EvalConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
 from itx.data.vocabulary import SENTINELS
 from itx.models import hf, presets
+from itx.models.transformer import Transformer
+from itx.params import parameters
 
 VERSION = 1  # raise it when a change here alters a folder
 
@@ -61,11 +65,6 @@ def folder(name: str, cache_dir: str = "cache") -> str:
     key = hashlib.sha256(repr((VERSION, cfg)).encode()).hexdigest()[:8]
     out = Path(cache_dir) / "small" / f"{name}-{key}"
     if not out.is_dir():
-        from flax import nnx
-
-        from itx.models.transformer import Transformer
-        from itx.train import parameters
-
         params = parameters(Transformer(cfg, cfg.vocab_size, nnx.Rngs(0)))
         hf.save(out, cfg, params, beside=_tokenizer(name, cfg), dtype="bfloat16")
     return str(out)

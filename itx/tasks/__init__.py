@@ -27,6 +27,6 @@ def get(name: str, vocabulary: Any, **how: Any) -> Any:
         how: root, suite_seed, render_seed, fewshot_tokens, as in a run's `data` settings; for plain text `room`, a
             row's (architecture, sequence_length, target_length).
     """
-    from itx.build import seqio_bridge
+    from itx.prepare import seqio_bridge
 
     return seqio_bridge.get(name, vocabulary, **how)

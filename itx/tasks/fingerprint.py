@@ -8,7 +8,7 @@
 
 Nothing in it depends on the process: no address, no order of a set. A value that has no readable state is refused.
 What no reading of code can see (a file that is read at run time, `globals()[name]`) a build finds by rendering a sample
-of what its cache holds again (itx/build/again.py).
+of what its cache holds again (itx/prepare/again.py).
 """
 
 import ast

@@ -3,7 +3,7 @@
 
 `instruction_task` and `mixture` are what a task module calls. `members(mixture)` lists what a mixture
 trains on, `removed(mixture)` what it holds out and why. The build registers the outcome in SeqIO's own
-registries and reads names and rates back from there (itx/build/seqio_bridge.py).
+registries and reads names and rates back from there (itx/prepare/seqio_bridge.py).
 """
 
 import importlib
@@ -60,7 +60,7 @@ def chat_task(name: str, *, version: int, cluster: str, source: Any, fields: Cal
 def text_task(
     name: str, *, version: int, cluster: str, source: Any, fields: Callable, objective: str, **rest: Any
 ) -> TaskSpec:
-    """Register plain text: `fields` gives {"text": …}; `objective` says what of it is trained (itx/build/objectives.py).
+    """Register plain text: `fields` gives {"text": …}; `objective` says what of it is trained (itx/prepare/objectives.py).
 
     It is trained on only, as a share against forgetting: there is nothing to score.
     """

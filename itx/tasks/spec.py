@@ -9,7 +9,7 @@ Definitions
     variant   a way to render a task: `zs` (bare), `cot`, `inv`, … (names.py has the grammar).
     split     train | validation | test, decided by the hash of the canonical input content.
 
-Nothing here reads data: a source is a description that itx/build/sources.py opens.
+Nothing here reads data: a source is a description that itx/prepare/sources.py opens.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,7 +19,7 @@ from typing import Any
 from itx.errors import UserError
 
 SPLITS = ("train", "validation", "test")
-OBJECTIVES = ("lm", "prefix_lm", "span_corruption")  # of plain text: itx/build/objectives.py
+OBJECTIVES = ("lm", "prefix_lm", "span_corruption")  # of plain text: itx/prepare/objectives.py
 Template = tuple[str, str]
 
 

@@ -15,8 +15,8 @@ import pytest
 from itx import storage
 from itx.analysis import page
 from itx.analysis.report import facts, report
+from itx.audit.audit import audit
 from itx.config import to_dict
-from itx.data.audit import audit
 from itx.errors import UserError
 from itx.eval.evaluate import evaluate
 from itx.runs import RunFolder

@@ -11,8 +11,8 @@ import pytest
 from itx import storage
 from itx.analysis import words
 from itx.analysis.report import facts, report
+from itx.audit.audit import audit
 from itx.config import to_dict
-from itx.data.audit import audit
 from itx.eval import summary
 from itx.eval.evaluate import evaluate
 from tests import scored

@@ -15,8 +15,8 @@ from collections import Counter
 from pathlib import Path
 
 from itx import storage
-from itx.build import fewshot, jobs, render, sources
 from itx.data.vocabulary import Vocabulary
+from itx.prepare import fewshot, jobs, render, sources
 from itx.tasks import instruction_task, jsonl, names
 
 EXAMPLES = 20_000

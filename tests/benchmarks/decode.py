@@ -13,6 +13,7 @@ import resource
 import statistics
 import time
 
+from itx import restore
 from itx.config import RunConfig
 from tests.benchmarks.train_step import cpu, in_turns, shape_of
 
@@ -40,19 +41,19 @@ def one(name: str, steps: int) -> dict:
     from flax import nnx
 
     from itx import mesh as meshes
-    from itx import train
-    from itx.eval.generate import Runner
+    from itx.eval.loaded import LoadedModel
+    from itx.eval.runner import Runner
 
     shape, what = name.split()
     config = RunConfig(model=shape_of(shape))
     mesh = meshes.make_mesh(config.mesh)
     lock = {"vocabulary": {"size": config.model.vocab_size}, "tasks": [{"name": "t"}]}
-    _, abstract = train.abstract_model(config, lock)
-    params = dict(train.initialiser(config, lock, mesh)())
+    _, abstract = restore.abstract_model(config, lock["vocabulary"]["size"])
+    params = dict(restore.initialiser(config, lock["vocabulary"]["size"], mesh)())
     eos = -1 if what == "decode" else END
-    runner = Runner(
+    runner = Runner(LoadedModel(
         graphdef=nnx.graphdef(abstract), params=params, mesh=mesh, model=config.model, bos_id=0, eos_id=eos, pad_id=0,
-    )  # fmt: skip
+    ))  # fmt: skip
     if what == "decode":
         length = PROMPT[shape] - 1  # BOS, or the encoder's EOS, is one more
         prompts = np.random.RandomState(0).randint(3, 32_000, (ROWS, length)).tolist()

@@ -21,6 +21,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from itx import restore
+from tests import synthetic
+
 LENGTH, ROWS = 2048, 8
 SEGMENTS = (0.45, 0.3, 0.15, 0.1)  # of a row; each row has them in another order
 TARGET_SHARE = 0.4  # of each segment, at its end
@@ -112,7 +115,6 @@ def train_itx(small: bool, remat: str, attention: str, shares: tuple[str, ...], 
     import numpy as np
 
     from itx import mesh as meshes
-    from itx import train
     from itx.config import DataConfig, OptimConfig, RunConfig, TrainConfig
 
     length = 64 if small else LENGTH
@@ -126,7 +128,7 @@ def train_itx(small: bool, remat: str, attention: str, shares: tuple[str, ...], 
     place = np.stack([np.concatenate([np.arange(n) for n in row]) for row in segments]).astype(np.int32)
     left = np.stack([np.concatenate([np.arange(n)[::-1] / n for n in row]) for row in segments])
     mesh = meshes.make_mesh(config.mesh)
-    state, frozen, made = train.init_state(
+    state, frozen, made = synthetic.init_state(
         config, {"vocabulary": {"size": model.vocab_size}, "tasks": [{"name": "t"}]}, mesh
     )
     head = model.vocab_size * model.embed_dim
@@ -238,18 +240,20 @@ def decode_itx(small: bool) -> None:
     from flax import nnx
 
     from itx import mesh as meshes
-    from itx import train
     from itx.config import RunConfig
-    from itx.eval.generate import Runner
+    from itx.eval.loaded import LoadedModel
+    from itx.eval.runner import Runner
 
     config = RunConfig(model=shape(small))
     model = config.model
     mesh = meshes.make_mesh(config.mesh)
     lock = {"vocabulary": {"size": model.vocab_size}, "tasks": [{"name": "t"}]}
-    _, abstract = train.abstract_model(config, lock)
-    params = dict(train.initialiser(config, lock, mesh)())
+    _, abstract = restore.abstract_model(config, lock["vocabulary"]["size"])
+    params = dict(restore.initialiser(config, lock["vocabulary"]["size"], mesh)())
     runner = Runner(
-        graphdef=nnx.graphdef(abstract), params=params, mesh=mesh, model=model, bos_id=0, eos_id=-1, pad_id=0
+        LoadedModel(
+            graphdef=nnx.graphdef(abstract), params=params, mesh=mesh, model=model, bos_id=0, eos_id=-1, pad_id=0
+        )
     )
     prompt, new = (15, 16) if small else (PROMPT - 1, NEW)  # BOS is one more
     weights = 2 * sum(x.size for x in params.values())  # in bfloat16; the embedding is also the head

@@ -25,6 +25,7 @@ from pathlib import Path
 from itx import storage
 from itx.config import DataConfig, ModelConfig, OptimConfig, PeftConfig, RunConfig, TrainConfig
 from itx.models import presets
+from tests import synthetic
 
 SHAPES = {"m1": (8, 256, 64), "m2": (4, 512, 512)}  # rows, tokens, targets at most
 TARGET_SHARE = 0.4
@@ -53,7 +54,6 @@ def one(name: str, steps: int) -> dict:
     import numpy as np
 
     from itx import mesh as meshes
-    from itx import train
 
     shape, _, share = name.partition(" ")
     rows, length, room = SHAPES[shape]
@@ -81,7 +81,7 @@ def one(name: str, steps: int) -> dict:
                   "encoder_positions": np.tile(np.arange(length, dtype=np.int32), (rows, 1))}  # fmt: skip
     mesh = meshes.make_mesh(config.mesh)
     lock = {"vocabulary": {"size": model.vocab_size}, "tasks": [{"name": "t"}]}
-    state, frozen, made = train.init_state(config, lock, mesh)
+    state, frozen, made = synthetic.init_state(config, lock, mesh)
     used, took = [], []
     with jax.set_mesh(mesh):
         on_device = meshes.put(batch, mesh)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from itx.data import audit as audits
+from itx.audit import audit as audits
 from itx.data import cache
 from itx.data.loader import Batches
 from itx.data.lock import LockedData
@@ -151,7 +151,7 @@ def test_it_is_shown_and_imports_nothing_heavy(small, capsys):
     audits.print_audit(measure(lock, config))
     shown = capsys.readouterr().out
     assert "first" in shown and "empty 3" in shown and "7 training records left out" in shown
-    code = ("import sys, itx.data.audit, itx.eval.evaluate, itx.eval.baselines; "
+    code = ("import sys, itx.audit.audit, itx.eval.evaluate, itx.audit.baselines; "
             "print([m for m in ('jax', 'tensorflow', 'seqio', 'matplotlib') if m in sys.modules])")  # fmt: skip
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 

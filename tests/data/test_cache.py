@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from itx import storage
+from itx import hashing, storage
 from itx.data import cache
 from itx.data.lock import LockedData
 from itx.errors import UserError
@@ -117,7 +117,7 @@ def test_a_damaged_file_is_one_line_with_its_name_and_what_makes_it_again(copied
 def again(folder: Path, where: str, lock: dict) -> None:
     """Give a folder's manifest, and the lock, the hashes of the files as they are now: nothing but their sense is left."""
     manifest = storage.read_json(folder / where / "manifest.json")
-    manifest["files"] = {n: storage.sha256(folder / where / n) for n in manifest["files"]}
+    manifest["files"] = {n: hashing.file_sha256(folder / where / n) for n in manifest["files"]}
     storage.write_json(folder / where / "manifest.json", manifest)
     lock["tasks"][0]["sha256"][0] = cache.manifest_hash(folder / where)
 
@@ -149,8 +149,8 @@ def test_a_token_beyond_the_vocabulary_is_not_written():
 
 def test_files_are_hashed_once_and_again_when_they_change(copied, monkeypatch):
     folder, lock = copied
-    hashed, sha256, clock = [], storage.sha256, time.time
-    monkeypatch.setattr(storage, "sha256", lambda file: hashed.append(Path(file).parent) or sha256(file))
+    hashed, sha256, clock = [], hashing.file_sha256, time.time
+    monkeypatch.setattr(hashing, "file_sha256", lambda file: hashed.append(Path(file).parent) or sha256(file))
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder.parent / "home"))
     monkeypatch.setattr(time, "time", lambda: clock() + 60)  # what is new might change within a tick of the clock
     files = {p: p.stat().st_mtime_ns for p in folder.rglob("*")}
@@ -214,7 +214,7 @@ def test_training_stops_and_a_build_makes_it_again(copied, tmp_path):
 
 def test_the_vocabulary_of_a_run_is_checked_against_its_lock(tmp_path):
     run, config, lock, vocab, right = scored.small_run(tmp_path)
-    lock["vocabulary"]["files"] = {run.vocab_model.name: storage.sha256(run.vocab_model)}
+    lock["vocabulary"]["files"] = {run.vocab_model.name: hashing.file_sha256(run.vocab_model)}
     ask = lambda step: evaluate(lambda: scored.Reciter(vocab, right), lock, config, run, step, say=lambda _: None)  # noqa: E731
     ask(1)
     sound = run.vocab_model.read_bytes()

@@ -6,14 +6,14 @@ import itertools
 import numpy as np
 import pytest
 
-from itx.build import build
+from itx.audit import audit as audits
 from itx.config import DataConfig
-from itx.data import audit as audits
 from itx.data import cache
 from itx.data import lock as locks
 from itx.data.loader import Batches
 from itx.data.order import ORDER_VERSION
 from itx.errors import UserError
+from itx.prepare import build
 
 pytestmark = pytest.mark.smoke
 

@@ -6,10 +6,10 @@ import shutil
 
 import pytest
 
-from itx.build.render import conversation
-from itx.build.vocab import keep_given
 from itx.data.vocabulary import IMAGE, Vocabulary
 from itx.errors import UserError
+from itx.prepare.vocab import keep_given
+from itx.text_format.pieces import encoded
 from tests.conftest import REPO
 
 TOKENIZER = REPO / "tests" / "golden" / "hf" / "qwen3" / "tokenizer.json"
@@ -64,7 +64,7 @@ def test_pieces_of_a_conversation_join_to_its_text(vocabulary):
         ("\n<|user|>\n多少？ и:", False),
         (" 四", True),
     ]
-    record = conversation(parts, vocabulary)
+    record = encoded(parts, vocabulary)
     assert [trained for _, trained in record] == [False, True, False, True]
     assert vocabulary.decode([i for ids, _ in record for i in ids]) == "".join(text for text, _ in parts)
     assert record[0][0] == vocabulary.encode(parts[0][0])

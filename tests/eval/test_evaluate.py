@@ -9,9 +9,10 @@ import pytest
 
 from itx import config as configs
 from itx import storage
+from itx.audit import baselines
 from itx.data import cache
 from itx.errors import UserError
-from itx.eval import baselines, summary, tables
+from itx.eval import summary, tables
 from itx.eval.evaluate import evaluate, examples_of, limit, option_targets
 from tests import scored
 

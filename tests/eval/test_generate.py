@@ -14,43 +14,47 @@ import pytest
 from flax import nnx
 
 from itx import mesh as meshes
-from itx import train
+from itx import peft, restore
 from itx.config import MeshConfig, PeftConfig
 from itx.errors import UserError
 from itx.eval import generate as gen
 from itx.eval import rank as ranking
-from itx.eval import sampling
+from itx.eval import sampling, texts
+from itx.eval.loaded import LoadedModel
+from itx.eval.runner import Runner
 from itx.eval.sampling import Sampling
 from itx.models import presets
 from itx.models.transformer import Transformer
+from itx.params import merge, parameters, shapes_of
 from tests import synthetic
 from tests.models import test_hf as golden
+from tests.synthetic import changed
 
 MODELS = {**synthetic.models(), "prefix": presets.tiny_decoder(prefix_lm=True)}
 
 
-def runner(name: str, tmp_path, devices: int = 1) -> gen.Runner:
+def runner(name: str, tmp_path, devices: int = 1) -> Runner:
     cfg = synthetic.config(MODELS[name], eval={"batch_size": 16})
     mesh = meshes.make_mesh(MeshConfig(), jax.devices()[:devices])
-    made = train.load_model(synthetic.Folder(tmp_path), cfg, synthetic.lock(), 0, mesh)
+    made = restore.load_model(synthetic.Folder(tmp_path), cfg, synthetic.lock(), 0, mesh)
     # what starts at zero or one would hide
-    hidden = {n: p for n, p in made.params.items() if n.split("/")[-1] in ("smear", "scale", "bq", "bk", "bv")}
+    hidden = {n: p for n, p in made.loaded.params.items() if n.split("/")[-1] in ("smear", "scale", "bq", "bk", "bv")}
     drawn = {n: p + 0.2 * jax.random.normal(jax.random.key(i), p.shape) for i, (n, p) in enumerate(hidden.items())}
     drawn = {n: jax.device_put(p, hidden[n].sharding) for n, p in drawn.items()}
-    return dataclasses.replace(made, params={**made.params, **drawn})
+    return changed(made, params={**made.loaded.params, **drawn})
 
 
-def score(runner: gen.Runner, prompt: list[int], answer: list[int]) -> np.ndarray:
+def score(runner: Runner, prompt: list[int], answer: list[int]) -> np.ndarray:
     """log p of every token at each position of `answer` and behind it, from one full pass."""
-    cfg = synthetic.config(runner.model)
+    cfg = synthetic.config(runner.loaded.model)
     batch = synthetic.batch([[(prompt, answer, 0)]], cfg)
-    logits = forward(runner.params, batch, graphdef=runner.graphdef)[0, : len(answer) + 1]
+    logits = forward(runner.loaded.params, batch, graphdef=runner.loaded.graphdef)[0, : len(answer) + 1]
     return np.asarray(jax.nn.log_softmax(logits))
 
 
 @partial(jax.jit, static_argnames="graphdef")
 def forward(params: dict, batch: dict, *, graphdef) -> jax.Array:
-    return train.merge(graphdef, params)(batch)
+    return merge(graphdef, params)(batch)
 
 
 @pytest.mark.parametrize("name", list(MODELS))
@@ -79,17 +83,17 @@ ADAPTERS = {
 @pytest.mark.parametrize("name, adapter", [*((n, "") for n in MODELS), *(("decoder", a) for a in ADAPTERS if a)])
 def test_what_is_cast_and_taken_apart_before_the_loop_computes_the_same(name, adapter, tmp_path):
     r = runner(name, tmp_path)
-    r = dataclasses.replace(r, model=dataclasses.replace(r.model, dtype="bfloat16"))
-    abstract = train.shapes_of(lambda: Transformer(r.model, len(r.params["embedding"]), nnx.Rngs(0)))
-    model = train.adapters.add(train.merge(nnx.graphdef(abstract), r.params), ADAPTERS[adapter], 0)
-    graphdef, params = nnx.graphdef(model), train.parameters(model)
+    r = changed(r, model=dataclasses.replace(r.loaded.model, dtype="bfloat16"))
+    abstract = shapes_of(lambda: Transformer(r.loaded.model, len(r.loaded.params["embedding"]), nnx.Rngs(0)))
+    model = peft.add(merge(nnx.graphdef(abstract), r.loaded.params), ADAPTERS[adapter], 0)
+    graphdef, params = nnx.graphdef(model), parameters(model)
     params = {p: v if v.any() else v + 0.1 for p, v in params.items()}  # LoRA's b
     ready = gen._ready(params, graphdef=graphdef)
     layers = [{"/".join(p): v.get_value() for p, v in nnx.to_flat_state(layer)} for layer in ready["layers"]]
     together = {f"decoder/blocks/{p}": jax.numpy.stack([layer[p] for layer in layers]) for p in layers[0]}
     used = {**params, **ready["params"], **together}
     assert (used["decoder/blocks/mlp/w_in"].dtype == "bfloat16") == (adapter != "dora")
-    batch = synthetic.batch([[([5, 6, 7, 8], [9, 10, 11], 0)]], synthetic.config(r.model))
+    batch = synthetic.batch([[([5, 6, 7, 8], [9, 10, 11], 0)]], synthetic.config(r.loaded.model))
     a, b = (np.asarray(forward(p, batch, graphdef=graphdef)) for p in (params, used))
     assert np.array_equal(a, b) and a.std() > 0.1
 
@@ -97,9 +101,9 @@ def test_what_is_cast_and_taken_apart_before_the_loop_computes_the_same(name, ad
 def test_the_loop_over_tokens_casts_no_weight(tmp_path, monkeypatch):
     """XLA may take it out of the loop or not; where it does not, each token would read all weights in float32."""
     made = runner("decoder", tmp_path)
-    abstract = train.shapes_of(
+    abstract = shapes_of(
         lambda: Transformer(
-            dataclasses.replace(made.model, dtype="bfloat16"), len(made.params["embedding"]), nnx.Rngs(0)
+            dataclasses.replace(made.loaded.model, dtype="bfloat16"), len(made.loaded.params["embedding"]), nnx.Rngs(0)
         )
     )
     advance, programs = gen._advance, []
@@ -109,12 +113,12 @@ def test_the_loop_over_tokens_casts_no_weight(tmp_path, monkeypatch):
         return advance(*args, **static)
 
     monkeypatch.setattr(gen, "_advance", seen)
-    dataclasses.replace(made, graphdef=nnx.graphdef(abstract)).generate([[5, 6, 7]], 4)
-    weight = min(v.size for p, v in made.params.items() if "/blocks/" in p and p.split("/")[-1].startswith("w"))
+    changed(made, graphdef=nnx.graphdef(abstract)).generate([[5, 6, 7]], 4)
+    weight = min(v.size for p, v in made.loaded.params.items() if "/blocks/" in p and p.split("/")[-1].startswith("w"))
     within = [e for e in equations(programs[0].jaxpr) if e.primitive.name == "while"]
     read = [x.aval for e in within for x in e.invars]
-    assert len([x for x in read if x.dtype == "bfloat16" and x.ndim > 1]) > 2 * made.model.num_layers
-    assert not [x for x in read if x.dtype == "float32" and x.size >= weight / made.model.num_layers]
+    assert len([x for x in read if x.dtype == "bfloat16" and x.ndim > 1]) > 2 * made.loaded.model.num_layers
+    assert not [x for x in read if x.dtype == "float32" and x.size >= weight / made.loaded.model.num_layers]
 
 
 def equations(jaxpr):
@@ -131,7 +135,7 @@ def test_generation_stops_at_eos(tmp_path):
     prompts = [p for p, _, _ in synthetic.examples(6, seed=8)]
     free = [a["tokens"] for a in r.generate(prompts, 8)]
     eos = free[0][2]
-    ended = gen.Runner(**{**vars(r), "eos_id": eos}).generate(prompts, 8)
+    ended = changed(r, eos_id=eos).generate(prompts, 8)
     for a, b in zip(free, ended, strict=True):
         assert b["finished"] == (eos in a)
         assert b["tokens"] == (a[: a.index(eos)] if eos in a else a)
@@ -175,7 +179,7 @@ def test_rank_is_the_sum_of_log_softmax(name, tmp_path):
 
 def test_many_devices_give_the_same_answers(tmp_path):
     one, eight = runner("decoder", tmp_path), runner("decoder", tmp_path, devices=8)
-    assert one.mesh.devices.size == 1 and eight.mesh.devices.size == 8
+    assert one.loaded.mesh.devices.size == 1 and eight.loaded.mesh.devices.size == 8
     prompts = [p for p, _, _ in synthetic.examples(11, seed=10)]
     assert one.generate(prompts, 4) == eight.generate(prompts, 4)
 
@@ -187,13 +191,15 @@ NAMES = {"num_beams": "beams"}  # theirs: ours
 
 
 @functools.cache
-def golden_runner(name: str, eos: int) -> gen.Runner:
+def golden_runner(name: str, eos: int) -> Runner:
     cfg, params, _ = golden.golden(name)
     mesh = meshes.make_mesh(MeshConfig(), jax.devices()[:1])
     graphdef = nnx.graphdef(golden.model_of(cfg, params))
     both = cfg.architecture == "encoder_decoder"
-    return gen.Runner(
-        graphdef=graphdef, params=params, mesh=mesh, model=cfg, bos_id=0 if both else -1, eos_id=eos, pad_id=0
+    return Runner(
+        LoadedModel(
+            graphdef=graphdef, params=params, mesh=mesh, model=cfg, bos_id=0 if both else -1, eos_id=eos, pad_id=0
+        )
     )
 
 
@@ -249,10 +255,10 @@ MODES = {
 }
 
 
-def uncached(r: gen.Runner, prompt: list[int], how: Sampling, index: int, limit: int) -> list[int]:
+def uncached(r: Runner, prompt: list[int], how: Sampling, index: int, limit: int) -> list[int]:
     """The answer to one prompt by a full pass of prompt and answer for every token; EOS ends it."""
-    both, k = r.model.architecture == "encoder_decoder", how.beams
-    head = [r.bos_id] if both else prompt
+    both, k = r.loaded.model.architecture == "encoder_decoder", how.beams
+    head = [r.loaded.bos_id] if both else prompt
     room = len(head) + limit
 
     def sides(ids: list[list[int]], name: str, width: int) -> dict:
@@ -260,24 +266,24 @@ def uncached(r: gen.Runner, prompt: list[int], how: Sampling, index: int, limit:
         return golden.side(tokens, np.array([[1] * len(row) + [0] * (width - len(row)) for row in ids]), name)
 
     compiled, numbers = how.split()
-    seen = np.zeros((1, len(r.params["embedding"])), bool)
+    seen = np.zeros((1, len(r.loaded.params["embedding"])), bool)
     seen[0, head] = True
-    state = sampling.begin(compiled, np.array([limit]), seen, limit, r.ends)
+    state = sampling.begin(compiled, np.array([limit]), seen, limit, r.loaded.ends)
     keys = jax.random.fold_in(jax.random.key(how.seed), index)[None]
     rows: list[list[int]] = [[]] * k
     for n in range(limit):
         batch = sides([[*head, *row] for row in rows], "decoder", room)
         if both:
-            batch |= sides([[*prompt, r.eos_id]] * k, "encoder", len(prompt) + 1)
-        logits = forward(r.params, batch, graphdef=r.graphdef)[:, len(head) + n - 1]
+            batch |= sides([[*prompt, r.loaded.eos_id]] * k, "encoder", len(prompt) + 1)
+        logits = forward(r.loaded.params, batch, graphdef=r.loaded.graphdef)[:, len(head) + n - 1]
         state, tokens, of = sampling.select(
-            compiled, numbers, keys, state, logits, np.int32(n), np.array([limit]), r.ends
+            compiled, numbers, keys, state, logits, np.int32(n), np.array([limit]), r.loaded.ends
         )
         rows = [[*rows[i if of is None else int(of[i])], int(t)] for i, t in enumerate(tokens)]
         if state["done"][0]:
             break
     answer = np.asarray(state["answers"][0]).tolist()
-    return answer[: answer.index(r.eos_id)] if r.eos_id in answer else answer
+    return answer[: answer.index(r.loaded.eos_id)] if r.loaded.eos_id in answer else answer
 
 
 SHOWN = ("gemma3",)  # the others: -m slow; a T5 in fewer modes stands in test_answers_are_those_of_transformers
@@ -291,14 +297,14 @@ def test_every_mode_of_every_family_is_that_without_a_cache(name):
     r = golden_runner(name, 11)
     draw = np.random.default_rng(5)
     prompts = [draw.integers(12, 61, n).tolist() for n in (13, 4, 8)]
-    assert not r.model.sliding_window or len(prompts[0]) > 2 * r.model.sliding_window
+    assert not r.loaded.model.sliding_window or len(prompts[0]) > 2 * r.loaded.model.sliding_window
     answers = {}
     for mode, how in MODES.items():
         got = [a["tokens"] for a in r.generate(prompts, 6, how)]
         assert got == [uncached(r, p, how, i, 6) for i, p in enumerate(prompts)], mode
         answers[mode] = got
         if mode in ("all", "beams"):
-            alone = dataclasses.replace(r, batch_size=1)
+            alone = changed(r, batch_size=1)
             assert [a["tokens"] for a in alone.generate(prompts, 6, how)] == got
     assert len({json.dumps(a) for a in answers.values()}) >= 5
     jax.clear_caches()  # as at the end of a file (tests/conftest.py): these are more programs than most files'
@@ -311,7 +317,7 @@ def test_drawn_answers_depend_on_prompt_and_seed_alone(name, tmp_path):
     prompts[3] = prompts[0]
     how = Sampling(temperature=1.5, seed=4)
     got = r.generate(prompts, 8, how)
-    assert got == dataclasses.replace(r, batch_size=1).generate(prompts, 8, how)
+    assert got == changed(r, batch_size=1).generate(prompts, 8, how)
     assert got[0] == r.generate(prompts[:1], 8, how)[0] != got[3]
     assert got != r.generate(prompts, 8, dataclasses.replace(how, seed=5))
 
@@ -357,16 +363,18 @@ def test_stop_strings_cut_the_text_wherever_they_stand(tmp_path):
     for at, length in ((21, 1), (20, 2), (21, 2), (22, 5)):
         stop = text[at : at + length]
         at = text.index(stop)
-        got = gen.texts(r, vocabulary, prompts, 20, stop=(stop, "☃"))
+        got = texts.texts(r, vocabulary, prompts, 20, stop=(stop, "☃"))
         assert got[0]["text"] == text[:at] and got[0]["stop"] == stop and got[0]["finished"]
         assert got[0]["tokens"] == free[0][: -(-(at + length) // 2)]
         for ids, answer in zip(free[1:], got[1:], strict=True):
             assert answer["text"] == vocabulary.answer(ids).partition(stop)[0]
     beams = Sampling(beams=2)
     whole = vocabulary.answer(r.generate(prompts, 20, beams)[0]["tokens"])
-    assert gen.texts(r, vocabulary, prompts, 20, beams, stop=(whole[3:5],))[0]["text"] == whole.partition(whole[3:5])[0]
+    assert (
+        texts.texts(r, vocabulary, prompts, 20, beams, stop=(whole[3:5],))[0]["text"] == whole.partition(whole[3:5])[0]
+    )
     with pytest.raises(UserError, match="empty stop string"):
-        gen.texts(r, vocabulary, prompts, 20, stop=("a", ""))
+        texts.texts(r, vocabulary, prompts, 20, stop=("a", ""))
 
 
 def test_a_stream_never_takes_back_what_it_wrote(tmp_path):
@@ -382,7 +390,7 @@ def test_a_stream_never_takes_back_what_it_wrote(tmp_path):
     how = Sampling(temperature=2.0, seed=3)
     free = half.answer(r.generate([[7, 8, 9]], 12, how)[0]["tokens"])
     stop = free[13:17]
-    got = gen.texts(r, half, [[7, 8, 9]], 12, how, stop=(stop,), stream=lambda i, text: seen.append(text))[0]
+    got = texts.texts(r, half, [[7, 8, 9]], 12, how, stop=(stop,), stream=lambda i, text: seen.append(text))[0]
     assert got["text"] == free.partition(stop)[0] and len(set(seen)) > 4
     assert all(b.startswith(a) for a, b in zip(seen, [*seen[1:], got["text"]], strict=True))
 
@@ -402,16 +410,18 @@ def test_a_stream_over_bytes_of_characters_begins_with_what_it_wrote(tmp_path):
     seen: list[str] = []
     how = Sampling(temperature=2.0, seed=3)
     vocabulary = types.SimpleNamespace(answer=answer)
-    got = gen.texts(r, vocabulary, [[7, 8, 9]], 18, how, stream=lambda i, t: seen.append(t))[0]
+    got = texts.texts(r, vocabulary, [[7, 8, 9]], 18, how, stream=lambda i, t: seen.append(t))[0]
     assert len(got["tokens"]) == 18 and len(set(seen)) > 4
     assert all(b.startswith(a) for a, b in zip(seen, seen[1:], strict=False))
 
 
 def test_what_is_not_settled_is_held_back():
-    assert gen.settled("ab\ufffd", ()) == "ab"
-    assert gen.settled("one\nTw", ("\nTwo",)) == "one" and gen.settled("one\nTx", ("\nTwo",)) == "one\nTx"
-    assert gen.cut("abcd", ("b", "abc")) == ("a", "b") == gen.cut("ab", ("b", "abc"))  # as if it came letter by letter
-    assert gen.cut("a b c", ("c", "b")) == ("a ", "b") and gen.cut("a", ("b",)) == ("a", None)
+    assert texts.settled("ab\ufffd", ()) == "ab"
+    assert texts.settled("one\nTw", ("\nTwo",)) == "one" and texts.settled("one\nTx", ("\nTwo",)) == "one\nTx"
+    assert (
+        texts.cut("abcd", ("b", "abc")) == ("a", "b") == texts.cut("ab", ("b", "abc"))
+    )  # as if it came letter by letter
+    assert texts.cut("a b c", ("c", "b")) == ("a ", "b") and texts.cut("a", ("b",)) == ("a", None)
 
 
 @pytest.mark.parametrize(
@@ -442,18 +452,18 @@ def test_a_ranking_of_an_empty_prompt_needs_bos(tmp_path):
     r = runner("decoder", tmp_path)
     assert r.rank([[5], []], [[[3]], [[4]]])[1][0]["tokens"] == 2
     with pytest.raises(UserError, match="rank: prompt 1 is empty"):
-        dataclasses.replace(r, bos_id=-1).rank([[5], []], [[[3]], [[4]]])
+        changed(r, bos_id=-1).rank([[5], []], [[[3]], [[4]]])
 
 
 def test_a_prompt_that_is_too_long_or_empty_is_named(tmp_path):
-    r = dataclasses.replace(runner("decoder", tmp_path), context=12)
+    r = changed(runner("decoder", tmp_path), context=12)
     assert len(r.generate([[5] * 7], 4)) == 1  # with BOS just as long
     with pytest.raises(UserError, match="prompt 1 has 8 tokens, with 4 new ones more than the context of 12"):
         r.generate([[5] * 7, [5] * 8], 4)
     with pytest.raises(UserError, match="prompt 0 has 12 tokens, with its EOS"):
-        dataclasses.replace(runner("t5", tmp_path), context=12).generate([[5] * 12], 40)
+        changed(runner("t5", tmp_path), context=12).generate([[5] * 12], 40)
     with pytest.raises(UserError, match="prompt 1 is empty"):
-        dataclasses.replace(r, bos_id=-1).generate([[5], []], 4)
+        changed(r, bos_id=-1).generate([[5], []], 4)
     with pytest.raises(UserError, match="beams are known at the end alone"):
         r.generate([[5]], 4, Sampling(beams=2), watch=lambda i, ids: False)
 
@@ -474,7 +484,7 @@ def test_a_conversation_is_compiled_for_few_lengths(tmp_path):
     alone = [r.generate([p], 5)[0] for p in prompts]
     added = gen._begin._cache_size() - before[0], gen._advance._cache_size() - before[1]
     assert max(added) <= 4  # 16, 32, 64 and 128 slots; multiples of 16 would be 7
-    shapes = [gen.plan([n], np.full(1, 5), r)[0][1] for n in (1, 15, 16, 100, 127, 128)]
+    shapes = [gen.plan([n], np.full(1, 5), r.loaded)[0][1] for n in (1, 15, 16, 100, 127, 128)]
     assert [(rows, width) for rows, width, _ in shapes] == [(1, 16), (1, 16), (1, 32), (1, 128), (1, 128), (1, 256)]
     assert alone == r.generate(prompts, 5)
 
@@ -482,22 +492,22 @@ def test_a_conversation_is_compiled_for_few_lengths(tmp_path):
 def test_long_prompts_go_in_smaller_batches(tmp_path, monkeypatch):
     """As many rows as memory has room for; the answers are the same."""
     r = runner("t5", tmp_path)
-    monkeypatch.setattr(gen, "SCORES_BYTES", 4 * r.model.num_heads * 64**2 * 3)  # of three rows of 64
+    monkeypatch.setattr(gen, "SCORES_BYTES", 4 * r.loaded.model.num_heads * 64**2 * 3)  # of three rows of 64
     prompts = [[2 + (7 * i + j) % 59 for j in range(63 if i % 2 else 15)] for i in range(12)]
-    shapes = [shape for _, shape in gen.plan([len(p) for p in prompts], np.full(12, 4), r)]
+    shapes = [shape for _, shape in gen.plan([len(p) for p in prompts], np.full(12, 4), r.loaded)]
     assert {(rows, width) for rows, width, _ in shapes} == {(3, 64)}  # few enough for one width
     small = r.generate(prompts, 4)
     monkeypatch.undo()
-    assert {rows for _, (rows, _, _) in gen.plan([len(p) for p in prompts], np.full(12, 4), r)} == {16}
+    assert {rows for _, (rows, _, _) in gen.plan([len(p) for p in prompts], np.full(12, 4), r.loaded)} == {16}
     assert small == r.generate(prompts, 4)
 
 
 def test_rows_of_a_ranking_leave_few_empty(tmp_path):
-    r = dataclasses.replace(runner("decoder", tmp_path), batch_size=256)
-    assert [ranking.batch_rows(n, 256, 128, r) for n in (1, 5, 19, 33, 100)] == [4, 8, 20, 20, 28]
-    assert ranking.batch_rows(100, 256, 2**20, r) < 4 < ranking.batch_rows(100, 256, 2**15, r)
+    r = changed(runner("decoder", tmp_path), batch_size=256)
+    assert [ranking.batch_rows(n, 256, 128, r.loaded) for n in (1, 5, 19, 33, 100)] == [4, 8, 20, 20, 28]
+    assert ranking.batch_rows(100, 256, 2**20, r.loaded) < 4 < ranking.batch_rows(100, 256, 2**15, r.loaded)
     eight = runner("decoder", tmp_path, devices=8)
-    assert [ranking.batch_rows(n, 256, 128, eight) for n in (0, 1, 19)] == [8, 8, 8]
+    assert [ranking.batch_rows(n, 256, 128, eight.loaded) for n in (0, 1, 19)] == [8, 8, 8]
 
 
 def test_bad_limits_are_named(tmp_path):

@@ -15,21 +15,23 @@ import pytest
 from flax import nnx
 
 from itx import mesh as meshes
-from itx import peft, train
+from itx import peft
 from itx.analysis.report import retention_lines
-from itx.build import build, objectives, render
-from itx.build.evaluation import default_text, texts
-from itx.build.objectives import Room
 from itx.config import MeshConfig, PeftConfig, check
-from itx.data import contamination
 from itx.data import lock as locks
 from itx.data.loader import Batches
 from itx.data.vocabulary import Vocabulary
 from itx.errors import UserError
-from itx.eval.generate import Runner
+from itx.eval.loaded import LoadedModel
 from itx.eval.retention import bits_per_byte
+from itx.eval.runner import Runner
+from itx.leaks import contamination
 from itx.models import presets, small
 from itx.models.transformer import Transformer
+from itx.params import merge, parameters
+from itx.prepare import build, objectives, render
+from itx.prepare.evaluation import default_text, texts
+from itx.prepare.objectives import Room
 from itx.tasks import registry
 from itx.tasks.spec import jsonl
 from tests import samples
@@ -50,15 +52,15 @@ def runner(cfg, bos_id: int = 0, method: str = "full") -> Runner:
     adapter = PeftConfig(method=method, length=3)
     model = peft.add(model, adapter, 0)
     params = {p: v + 0.3 * jax.random.normal(jax.random.key(i), v.shape) if "_lora/" in p or "prefix" in p else v
-              for i, (p, v) in enumerate(train.parameters(model).items())}  # fmt: skip
+              for i, (p, v) in enumerate(parameters(model).items())}  # fmt: skip
     mesh = meshes.make_mesh(MeshConfig(), jax.devices()[:2])
-    return Runner(nnx.graphdef(model), params, mesh, cfg, bos_id, 1, 0, peft=adapter)
+    return Runner(LoadedModel(nnx.graphdef(model), params, mesh, cfg, bos_id, 1, 0, peft=adapter))
 
 
 def by_hand(run: Runner, prompt: list[int], target: list[int]) -> float:
     """Bits of a target, a token at a time, by whole forward passes over a row without padding."""
-    both = run.model.architecture == "encoder_decoder"
-    before = [run.bos_id] if both else [*run.head, *prompt]
+    both = run.loaded.model.architecture == "encoder_decoder"
+    before = [run.loaded.bos_id] if both else [*run.loaded.head, *prompt]
     tokens = [*before, *target]
 
     def side(name: str, ids: list[int]) -> dict:
@@ -67,9 +69,9 @@ def by_hand(run: Runner, prompt: list[int], target: list[int]) -> float:
                 f"{name}_positions": jnp.arange(len(ids), dtype=jnp.int32)[None]}  # fmt: skip
 
     batch = side("decoder", tokens[:-1]) | (side("encoder", [*prompt, 1]) if both else {})
-    if run.model.prefix_lm:
+    if run.loaded.model.prefix_lm:
         batch["decoder_causal_attention"] = (jnp.arange(len(tokens) - 1) < len(before))[None].astype(jnp.int32)
-    logits = jax.jit(lambda p, b: train.merge(run.graphdef, p)(b))(run.params, batch)
+    logits = jax.jit(lambda p, b: merge(run.loaded.graphdef, p)(b))(run.loaded.params, batch)
     logp = np.asarray(jax.nn.log_softmax(logits[0].astype(jnp.float32)), np.float64)
     scored = range(max(len(before), 1), len(tokens))
     return -sum(logp[i - 1, tokens[i]] for i in scored) / math.log(2)
@@ -89,11 +91,11 @@ def test_bits_per_byte_are_those_computed_by_hand(vocabulary, name, bos, method)
         chunks.append((*ids, [1] * len(ids[1])))  # a token is a byte
         bits += by_hand(run, *ids)
         size += len(target.encode("utf-8")) - (bos < 0 and not prompt)
-    found = bits_per_byte(run, chunks)
+    found = bits_per_byte(run.loaded, chunks)
     assert found["bytes"] == found["tokens"] == size > len("".join(t for _, t in said))  # Russian: two bytes a letter
     assert found["bits_per_byte"] == pytest.approx(bits / size, rel=1e-5)
     if method != "full":  # the adapter takes part
-        assert bits_per_byte(runner(MODELS[name], bos), chunks)["bits"] != pytest.approx(bits, rel=1e-3)
+        assert bits_per_byte(runner(MODELS[name], bos).loaded, chunks)["bits"] != pytest.approx(bits, rel=1e-3)
 
 
 @pytest.mark.parametrize("objective", ["lm", "prefix_lm", "span_corruption"])

@@ -9,15 +9,16 @@ from pathlib import Path
 import pytest
 from flax import nnx
 
-import itx.train
-from itx import commands, peft, storage
 from itx import config as configs
+from itx import peft, restore, storage
+from itx.commands import evaluate as command
 from itx.config import PeftConfig
 from itx.data import cache
 from itx.data.vocabulary import Vocabulary
 from itx.errors import UserError
 from itx.eval import summary
 from itx.models.transformer import Transformer
+from itx.params import embedding_rows, parameters
 from itx.runs import RunFolder
 from tests import samples
 
@@ -49,7 +50,7 @@ def run(tmp_path, sample_cache, sample_locks, monkeypatch):
     storage.write_json(run.scores_json(2), {"rows": {}, "mine": True})
     (run.checkpoints / "2").mkdir(parents=True)  # a step that can be named
     parrot = Parrot(Vocabulary(run.vocab_model))
-    monkeypatch.setattr(itx.train, "load_model", lambda *_: parrot)
+    monkeypatch.setattr(restore, "load_model", lambda *_: parrot)
     return run, parrot
 
 
@@ -63,9 +64,9 @@ def ask(run: RunFolder, tmp_path, **asked) -> dict:
         "split": None,
         "modules": "",
     }
-    out = tmp_path / "said.json"
-    commands.evaluate_run(Namespace(run=str(run.path), json=str(out), **{"adapter": None, **settings, **asked}))
-    return storage.read_json(out)
+    facts, code = command.evaluate_run(Namespace(run=str(run.path), **{"adapter": None, **settings, **asked}))
+    assert code == 0
+    return json.loads(json.dumps(facts))
 
 
 def test_exemplars_on_the_other_split(run, tmp_path, sample_cache, sample_locks, capfd):
@@ -112,15 +113,15 @@ def adapters(run, tmp_path, monkeypatch):
     """Two LoRAs for the run's model, {folder: its Parrot}."""
     run, parrot = run
     config = configs.from_dict(storage.read_json(run.config_json)["config"])
-    rows = itx.train.vocab_rows(config, storage.read_json(run.lock_json))
+    rows = embedding_rows(config, storage.read_json(run.lock_json)["vocabulary"]["size"])
     made = {}
     for rank in (1, 2):
         method = PeftConfig(method="lora", rank=rank, targets=(r".*/wq",))
         model = peft.add(Transformer(config.model, rows, nnx.Rngs(0)), method, 0)
         folder = str(tmp_path / f"lora_{rank}")
-        peft.save(folder, config.model, method, itx.train.parameters(model), "", "base")
+        peft.save(folder, config.model, method, parameters(model), "", "base")
         made[folder] = Parrot(parrot.vocab)
-    monkeypatch.setattr(itx.train, "with_adapter", lambda base, folder: made[folder])
+    monkeypatch.setattr(restore, "with_adapter", lambda base, folder: made[folder])
     return made
 
 
@@ -145,7 +146,7 @@ def test_adapters_are_asked_in_each_setting(run, adapters, tmp_path, capfd):
 
 
 def test_a_wrong_adapter_is_told_before_anything_is_built(run, adapters, tmp_path, monkeypatch):
-    monkeypatch.setattr(commands, "_further_in_subprocess", lambda request: pytest.fail("something was built"))
+    monkeypatch.setattr(command, "further_in_subprocess", lambda request: pytest.fail("something was built"))
     for asked in ({"shots": "0"}, {}):
         with pytest.raises(UserError, match="nowhere holds no adapter"):
             ask(run[0], tmp_path, adapter=[*adapters, str(tmp_path / "nowhere")], **asked)

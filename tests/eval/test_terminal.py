@@ -18,8 +18,7 @@ import jax
 import pytest
 import sentencepiece
 
-from itx import cli, train
-from itx.build import chat
+from itx import cli, restore
 from itx.data import cache
 from itx.data import lock as locks
 from itx.data.vocabulary import Vocabulary
@@ -27,8 +26,10 @@ from itx.errors import UserError
 from itx.eval import terminal
 from itx.eval.sampling import Sampling
 from itx.runs import RunFolder
+from itx.text_format import chat
 from tests import samples
 from tests.conftest import REPO, one_device
+from tests.synthetic import changed
 
 TALKS = [
     ("Привет! Меня зовут Вера.", "Здравствуйте, Вера!", "Как меня зовут?", "Вас зовут Вера."),
@@ -69,12 +70,12 @@ def run(talked) -> terminal.Run:
     lock = locks.read(folder.lock_json)
     from itx.mesh import make_mesh
 
-    runner = train.load_model(folder, config, lock, mesh=make_mesh(config.mesh, jax.devices()[:1]))
+    runner = restore.load_model(folder, config, lock, mesh=make_mesh(config.mesh, jax.devices()[:1]))
     return terminal.Run(runner, Vocabulary(folder.vocab_model), lock["chat"], max_new_tokens=5)
 
 
 def test_what_reads_as_another_turn_and_what_is_not_written_is_said(capsys):
-    model = SimpleNamespace(model=SimpleNamespace(architecture="decoder"), eos_id=1)
+    model = SimpleNamespace(loaded=SimpleNamespace(model=SimpleNamespace(architecture="decoder"), eos_id=1))
     vocabulary = Vocabulary(REPO / "tests" / "golden" / "hf" / "qwen3" / "tokenizer.json")
     plain = terminal.Run(model, vocabulary, chat.PLAIN)
     asked = [terminal.message(t, "x") for t in ("a\nAssistant: b", "a: b")]
@@ -129,11 +130,11 @@ def test_what_a_template_writes_behind_an_answer_ends_it(run):
 def test_the_oldest_turns_make_room(run):
     head, talk = [{"role": "system", "content": "Be brief."}], [m for t in TALKS for m in messages(t)]
     asked = [*head, *talk, {"role": "user", "content": "And?"}]
-    assert run.runner.context == 0
+    assert run.runner.loaded.context == 0
     assert run.room(asked) == (asked, 0)  # no bound
-    small = dataclasses.replace(run, runner=dataclasses.replace(run.runner, context=len(run.ids(asked))))
+    small = dataclasses.replace(run, runner=changed(run.runner, context=len(run.ids(asked))))
     assert small.room(asked) == ([*head, *asked[3:]], 2)  # a question goes with its answer
-    tiny = dataclasses.replace(run, runner=dataclasses.replace(run.runner, context=10))
+    tiny = dataclasses.replace(run, runner=changed(run.runner, context=10))
     assert tiny.room(asked) == ([*head, asked[-1]], 12)
     with pytest.raises(UserError, match="more than the context of 10"):
         tiny.answers([tiny.room(asked)[0]])
@@ -162,7 +163,7 @@ STRICT = ("{% if messages[0].role == 'system' and messages[0].content | length >
 def test_a_refused_line_leaves_the_conversation_as_it_was(run, capsys):
     """A line beyond the context, an instruction that the template refuses, a command that is none."""
     answering = dataclasses.replace(run, how=Sampling(temperature=1.0, seed=3))
-    small = dataclasses.replace(answering, runner=dataclasses.replace(run.runner, context=120))
+    small = dataclasses.replace(answering, runner=changed(run.runner, context=120))
     lines = ["Hi", "x" * 300, "Bob?"]
     found = terminal.converse(small, "", io.StringIO("".join(x + "\n" for x in lines)))
     assert "more than the context of 120" in capsys.readouterr().err

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from itx.audit import baselines
 from itx.errors import UserError
-from itx.eval import baselines, metrics, stats, summary
+from itx.eval import metrics, stats, summary
 from itx.eval.evaluate import evaluate
 from itx.runs import RunFolder
 from tests import scored

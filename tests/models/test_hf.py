@@ -14,13 +14,13 @@ import pytest
 from flax import nnx
 from safetensors.numpy import load_file, save_file
 
-from itx import config as configs
 from itx import mesh as meshes
-from itx import train
+from itx import pretrained
 from itx.config import MeshConfig
 from itx.errors import UserError
 from itx.models import families, hf, presets
 from itx.models.transformer import Transformer
+from itx.params import merge, placed_targets
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "hf"
 FAMILIES = sorted(p.name for p in GOLDEN.iterdir())
@@ -29,11 +29,11 @@ FAMILIES = sorted(p.name for p in GOLDEN.iterdir())
 def placed(cfg, **sizes) -> dict:
     devices = int(np.prod(list(sizes.values()), dtype=int))
     mesh = meshes.make_mesh(MeshConfig(**{"data": 1, **sizes}), jax.devices()[:devices])
-    return train.placed_targets(cfg, cfg.vocab_size, mesh)
+    return placed_targets(cfg, cfg.vocab_size, mesh)
 
 
 def model_of(cfg, params: dict) -> Transformer:
-    return train.merge(nnx.graphdef(nnx.eval_shape(lambda: Transformer(cfg, cfg.vocab_size, nnx.Rngs(0)))), params)
+    return merge(nnx.graphdef(nnx.eval_shape(lambda: Transformer(cfg, cfg.vocab_size, nnx.Rngs(0)))), params)
 
 
 def golden(name: str) -> tuple:
@@ -396,7 +396,7 @@ def test_they_are_named_where_a_run_begins_from_it_too(tmp_path, capsys):
     (folder / hf.CONFIG).write_text(json.dumps({**source, "unsloth_fixed": True, "a\x1b[2Jb": 1}))
     recipe = tmp_path / "recipe.py"
     recipe.write_text("from itx.config import *\ndef get_config(quick=False):\n    return RunConfig()\n")
-    configs.load(str(recipe), [f"--model.pretrained={folder}"])
+    pretrained.load_recipe(str(recipe), [f"--model.pretrained={folder}"])
     err = capsys.readouterr().err
     assert "a\\x1b[2Jb, unsloth_fixed" in err and str(folder) in err and "\x1b" not in err
 

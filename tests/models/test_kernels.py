@@ -124,8 +124,8 @@ cfg = presets.tiny_gemma(sliding_window=100, head_dim=64, dtype="bfloat16", atte
 model = nnx.graphdef(nnx.eval_shape(lambda: Transformer(cfg, 128, nnx.Rngs(0))))
 rows = jax.ShapeDtypeStruct((4, 256), jnp.int32, sharding=NamedSharding(mesh, PartitionSpec(meshes.BATCH_AXES)))
 batch = {f"decoder_{k}": rows for k in ("input_tokens", "segment_ids", "positions")}
-loss = lambda p, b: jnp.sum(train.merge(model, p)(b, None, False) ** 2)
-params = train.placed_targets(cfg, 128, mesh)
+loss = lambda p, b: jnp.sum(params.merge(model, p)(b, None, False) ** 2)
+params = params.placed_targets(cfg, 128, mesh)
 with jax.set_mesh(mesh):
     made = jax.jit(jax.grad(loss)).lower(params, batch).compile()
 print(made.as_text().count('custom_call_target="tpu_custom_call"'))

@@ -16,10 +16,11 @@ from flax import nnx
 
 from itx import config as configs
 from itx import mesh as meshes
-from itx import train
+from itx import restore
 from itx.config import MeshConfig
 from itx.data.vocabulary import Vocabulary
-from itx.eval.generate import Runner
+from itx.eval.loaded import LoadedModel
+from itx.eval.runner import Runner
 from itx.models import hf
 from itx.runs import RunFolder
 from tests.conftest import need
@@ -76,7 +77,7 @@ def test_transformers_computes_the_same(name, tmp_path, caplog):
 
     graphdef = nnx.graphdef(model_of(cfg, params))
     mesh = meshes.make_mesh(MeshConfig(data=1), jax.devices()[:1])
-    runner = Runner(graphdef, params, mesh, cfg, bos_id=0, eos_id=1, pad_id=0, batch_size=4)
+    runner = Runner(LoadedModel(graphdef, params, mesh, cfg, bos_id=0, eos_id=1, pad_id=0, batch_size=4))
     prompt = g["ids"][0, : g["mask"][0].sum()].tolist()
     both = cfg.architecture == "encoder_decoder"
     ids = torch.tensor([[*prompt, 1] if both else [0, *prompt]])
@@ -100,7 +101,7 @@ def test_a_tuned_run_is_served_by_transformers(name, tmp_path, caplog):
     model, tokenizer = loaded(out, caplog), tf.AutoTokenizer.from_pretrained(out)
     config = json.loads((run / "config.json").read_text())["config"]
     lock = json.loads((run / "data.lock.json").read_text())
-    runner = train.load_model(RunFolder(run), configs.from_dict(config), lock)
+    runner = restore.load_model(RunFolder(run), configs.from_dict(config), lock)
     text = "Дай первое слово: red blue"
     ours = Vocabulary(RunFolder(run).vocab_model)
     prompt = tokenizer(text, add_special_tokens=False)["input_ids"]

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 import tasks  # noqa: F401  (registers)
-from itx.build import fewshot, render
 from itx.data import cache
+from itx.prepare import fewshot, render
 from itx.tasks import registry
 from itx.tasks.spec import SPLITS
 

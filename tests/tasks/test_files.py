@@ -8,10 +8,10 @@ from collections import Counter
 
 import pytest
 
-from itx.build import fewshot, readers, render, sources
 from itx.data import cache
 from itx.data.vocabulary import Vocabulary
 from itx.errors import UserError
+from itx.prepare import fewshot, readers, render, sources
 from itx.tasks import names, registry
 from itx.tasks.spec import Skip
 from tasks import bbh, files, induction, natural_instructions, p3

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from itx.build import jobs
 from itx.errors import UserError
+from itx.prepare import jobs
 from itx.tasks import fingerprint
 from itx.tasks.registry import make_task
 from itx.tasks.spec import function

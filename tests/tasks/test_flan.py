@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 
 import tasks  # noqa: F401  (registers)
-from itx.build import check, fewshot, render, sources
 from itx.data import cache
 from itx.errors import UserError
 from itx.eval import metrics
+from itx.prepare import check, fewshot, render, sources
 from itx.tasks import names, registry, templates
 from itx.tasks.spec import Skip, holdout
 from tasks import commonsense, dialog, mixtures, sentiment

@@ -5,9 +5,9 @@ import re
 
 import pytest
 
-from itx.build import evaluation, render
 from itx.config import DataConfig, EvalConfig, RunConfig
 from itx.errors import UserError
+from itx.prepare import evaluation, render
 from itx.tasks import names, registry, templates
 from itx.tasks.spec import function, holdout
 from tests import sample_tasks  # noqa: F401  (registers)

@@ -5,8 +5,8 @@ from collections import Counter
 
 import pytest
 
-from itx.build import render
 from itx.eval.metrics import SCORES
+from itx.prepare import render
 from itx.tasks import names, registry
 from tasks import seeds
 

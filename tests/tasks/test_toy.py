@@ -10,7 +10,8 @@ from collections import Counter, defaultdict
 
 import pytest
 
-from itx.build import render
+from itx import hashing
+from itx.prepare import render
 from itx.tasks import names, registry, templates
 from tasks.mixtures import TOY
 from tasks.toy import heldout
@@ -174,7 +175,7 @@ def test_distinct_instances_and_enough_of_them():
         contents = [render.content_of(spec, spec.fields(e)) for e in spec.source.make("", "", 3)]
         n, distinct = len(contents), set(contents)
         assert n * n / 2 / max(n - len(distinct), 1) >= 1e5, (spec.name, n - len(distinct))
-        shares = [render.draw("content", c) / 2.0**64 for c in distinct]
+        shares = [hashing.draw("content", c) / 2.0**64 for c in distinct]
         for split in ("validation", "test"):
             [(_, low, high)] = render.source_splits(spec.source, split)
             assert sum(low <= s < high for s in shares) >= 200, (spec.name, split)

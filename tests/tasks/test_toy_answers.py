@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from itx.build import check
+from itx.prepare import check
 from itx.tasks import registry
 from tasks.mixtures import TOY
 from tests.tasks.toy_measure import items

@@ -9,8 +9,8 @@ from pathlib import Path
 import google_crc32c
 import pytest
 
-from itx.build import render
 from itx.errors import UserError
+from itx.prepare import render
 from itx.tasks import names, registry
 from tasks import natural_instructions, p3  # noqa: F401  (they register)
 

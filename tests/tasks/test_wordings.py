@@ -6,8 +6,8 @@ import re
 import pytest
 
 import itx.tasks
-from itx.build import render
 from itx.errors import UserError
+from itx.prepare import render
 from itx.tasks import names, registry, templates
 from tasks import files, translation
 

@@ -59,7 +59,7 @@ mixture("no_nli", holdout(clusters=["nli"], tasks=["piqa"]), variants={"zs": .5,
 # Rows in the builder's own schema and under its own label names, in the folder of its version
 RTE = """
 import sys, tensorflow_datasets as tfds
-from tests.build.tfds_probe import write
+from tests.prepare.tfds_probe import write
 builder = tfds.builder("glue/rte", data_dir=sys.argv[1])
 names = builder.info.features["label"].names
 row = lambda split, i: {"idx": i, "sentence1": f"{split} премиса {i}", "sentence2": f"假设 {i}",

@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 
 import tasks.mixtures  # noqa: F401
 from itx import text
-from itx.build import render
+from itx.prepare import render
 from itx.tasks import names, registry
 from itx.tasks.spec import TaskSpec
 from tasks.mixtures import TOY

@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`itx data build | audit | show | batch`: what a run trains on, made, judged and printed."""
+
+import argparse
+import sys
+import time
+from argparse import Namespace
+from pathlib import Path
+
+import numpy as np
+from rich.markup import escape
+from rich.table import Table
+
+from itx import pretrained, processes
+from itx.audit import audit as auditing
+from itx.audit import said
+from itx.commands.arguments import group, with_recipe
+from itx.commands.building import build_in_subprocess
+from itx.config import RunConfig
+from itx.data import lock as locks
+from itx.data import verify
+from itx.data.loader import Batches
+from itx.data.vocabulary import Vocabulary
+from itx.errors import UserError, did_you_mean
+from itx.eval import metrics
+from itx.eval.tables import console
+from itx.prepare import build
+from itx.text import visible
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = group(parser)
+    make = with_recipe(add("build", "tokenise everything a run needs; prints the lock's path", data_build))
+    make.add_argument("--dry-run", action="store_true", help="print what it would write and take, and stop")
+    make.add_argument(
+        "--keep-damaged", action="store_true", help="a damaged folder of the cache is an error; else it is made again"
+    )
+    with_recipe(add("audit", "what is trained on, what was skipped and why; exit 1 where it must not be", data_audit))
+    show = with_recipe(add("show", "rendered examples, the tokens under the loss marked", data_show))
+    show.add_argument("--task", help="only this task")
+    show.add_argument("--examples", type=int, default=1, metavar="N", help="of each task")
+    batch = with_recipe(add("batch", "the batch of one step", data_batch))
+    batch.add_argument("--step", type=int, default=0)
+    batch.add_argument("--rows", type=int, default=4, metavar="N", help="print the first N rows")
+
+
+def _load(args: Namespace) -> RunConfig:
+    config = pretrained.load_recipe(args.config, args.overrides, args.quick)[0]
+    metrics.trust(config.data.modules)
+    return config
+
+
+def data_build(args: Namespace) -> tuple[dict, int]:
+    config = _load(args)
+    processes.die_with_starter()
+    if args.dry_run:
+        return _dry_run(config), 0
+    started = time.monotonic()
+    with processes.temporary_home():
+        file, made, mended = build.build(config, _show_progress, args.keep_damaged)
+    for line in mended:
+        print(f"mended: {line}", file=sys.stderr)
+    lock = locks.read(file)
+    records = sum(t["examples"] for t in lock["tasks"])
+    print(f"data: {len(lock['tasks'])} task variants, {records:,} training examples, "
+          f"{len(lock['evaluation'])} evaluation rows, {time.monotonic() - started:.0f} s; lock {file}")  # fmt: skip
+    for line in said.of_build(lock, config.data.cache_dir):
+        print(f"note: {line}")
+    known = sum(1 for _ in Path(config.data.cache_dir, "locks").iterdir()) > 1
+    if made and known:  # not of a first build, which makes everything
+        shown = ", ".join(made[:8]) + (f" and {len(made) - 8} more" if len(made) > 8 else "")
+        print(f"made anew, for what shapes them had changed or was not there: {shown}")
+    return {"lock": str(file), "tasks": len(lock["tasks"]), "examples": records, "made": made, "mended": mended}, 0
+
+
+def _dry_run(config: RunConfig) -> dict:
+    estimate = build.estimate(config, _show_progress)
+    table = Table(title=f"what itx data build would write for {config.data.mixture}")
+    for column in ("task", "training records", "MB", "of that new", "seconds of one process"):
+        table.add_column(column, justify="left" if column == "task" else "right")
+    for name, t in estimate["tasks"].items():
+        table.add_row(escape(name), f"{t['records']:,}", f"{t['bytes'] / 1e6:,.2f}", f"{t['new_bytes'] / 1e6:,.2f}",
+                      f"{t['seconds']:,.1f}")  # fmt: skip
+    console().print(table)
+    print(f"{estimate['bytes'] / 1e9:,.3f} GB in all, {estimate['new_bytes'] / 1e9:,.3f} GB of them new, about "
+          f"{estimate['seconds']:,.0f} s with {estimate['workers']} processes; first renderings only")  # fmt: skip
+    return estimate
+
+
+def _show_progress(what: str, done: int, of: int) -> None:
+    if sys.stderr.isatty():
+        print(f"\rbuild: {what} {done}/{of}   ", end="\n" if done == of else "", file=sys.stderr, flush=True)
+    elif done == of:
+        print(f"build: {what} {done}/{of}", file=sys.stderr)
+
+
+def _locked(args: Namespace) -> tuple[RunConfig, dict, Vocabulary]:
+    """(config, lock, vocabulary) of a config's data, built where it is not."""
+    config = _load(args)
+    lock = locks.read(build_in_subprocess(args))
+    verify.of_lock(lock, config.data.cache_dir)
+    return config, lock, Vocabulary(Path(config.data.cache_dir) / lock["vocabulary"]["file"])
+
+
+def data_audit(args: Namespace) -> tuple[dict, int]:
+    config, lock, _ = _locked(args)
+    taken = Batches(lock, config.data.cache_dir).order.counts(config.train.steps * lock["global_batch"])
+    facts = auditing.with_uses(auditing.audit(lock, config.data.cache_dir, config), taken)
+    auditing.print_audit(facts)
+    return facts, 1 if facts.get("errors") else 0
+
+
+def marked(vocabulary: Vocabulary, tokens: np.ndarray, weights: np.ndarray) -> str:
+    """Text of a segment, the tokens under the loss between ⟦ ⟧."""
+    out, run = [], []
+    flags = [bool(w > 0) for w in weights]
+    for i, token in enumerate(tokens):
+        run.append(int(token))
+        if i + 1 == len(tokens) or flags[i + 1] != flags[i]:
+            ended = run[-1] == vocabulary.eos_id
+            words = vocabulary.decode(run[:-1] if ended else run) + ("⟨eos⟩" if ended else "")
+            out.append(f"⟦{words}⟧" if flags[i] else words)
+            run = []
+    return (" " if vocabulary.spaced else "").join(out)
+
+
+def data_show(args: Namespace) -> tuple[list[dict], int]:
+    config, lock, vocabulary = _locked(args)
+    batches = Batches(lock, config.data.cache_dir)
+    names = [t["name"] for t in lock["tasks"]]
+    if args.task and args.task not in names:
+        raise UserError(f"--task {args.task!r} is not in the mixture" + did_you_mean(args.task, names))
+    out = []
+    for i, name in enumerate(names):
+        if args.task in (None, name):
+            for record in batches.data.usable[i][0][: args.examples]:
+                prompt, target, weight = batches.segment(i, int(record), 0)
+                text = marked(vocabulary, [*prompt, *target], [*(0 * prompt), *weight])
+                out.append({"task": name, "record": int(record), "text": text, "loss_tokens": len(target)})
+                print(f"--- {name}, record {record}: {len(prompt)} + {len(target)} tokens\n{visible(text)}")
+    return out, 0
+
+
+def data_batch(args: Namespace) -> tuple[dict, int]:
+    config, lock, vocabulary = _locked(args)
+    batches = Batches(lock, config.data.cache_dir)
+    batch = batches.batch(args.step)
+    size = lock["global_batch"]
+    filled = float((batch["decoder_segment_ids"] > 0).mean())
+    print(f"step {args.step}: {size} rows, {filled:.1%} of decoder places filled, "
+          f"{int((batch['decoder_loss_weights'] > 0).sum())} loss tokens; data {locks.shape_hash(lock)}")  # fmt: skip
+    out = []
+    for b in range(min(args.rows, size)):
+        segments = []
+        for s, (task, record, rendering) in enumerate(batches.order.row(args.step * size + b), 1):
+            at = batch["decoder_segment_ids"][b] == s
+            if lock["bos_id"] < 0:  # its first token has a place that takes part in nothing
+                at[np.flatnonzero(at)[0] - 1] = True
+            tokens, weights = batch["decoder_target_tokens"][b][at], batch["decoder_loss_weights"][b][at]
+            text = marked(vocabulary, tokens, weights)
+            if "encoder_input_tokens" in batch:
+                inside = batch["encoder_segment_ids"][b] == s
+                text = vocabulary.decode(batch["encoder_input_tokens"][b][inside]) + " → " + text
+            segments.append(
+                {"task": lock["tasks"][task]["name"], "record": record, "rendering": rendering, "text": text}
+            )
+        print(f"--- row {b}")
+        for s in segments:
+            print(f"[{s['task']} {s['record']}#{s['rendering']}] {visible(s['text'])}")
+        out.append(segments)
+    return {"step": args.step, "rows": out, "batch": {k: v.tolist() for k, v in batch.items()}}, 0

@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`itx runs check`: whether a run folder is what was written."""
+
+import argparse
+from argparse import Namespace
+
+from rich.markup import escape
+from rich.table import Table
+
+from itx import run_check
+from itx.commands.arguments import group
+from itx.eval.tables import console
+from itx.runs import open_run
+from itx.text import visible
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = group(parser)
+    check = add("check", "read all of a run folder and say what is damaged; exit 1 where something is", runs_check)
+    check.add_argument("run", help="a run folder")
+
+
+def runs_check(args: Namespace) -> tuple[dict, int]:
+
+    run = open_run(args.run)
+    rows = run_check.check(run)
+    table = Table(title=f"what {visible(args.run)} holds")
+    for column in ("file", "state", ""):
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(escape(visible(row[key])) for key in ("file", "state", "what")))
+    console().print(table)
+    damaged = [row["file"] for row in rows if row["state"] == run_check.DAMAGED]
+    print(f"{len(damaged)} of {len(rows)} damaged" + (f": {visible(', '.join(damaged))}" if damaged else ""))
+    return {"run": args.run, "damaged": len(damaged), "files": rows}, 1 if damaged else 0

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`itx train`: build -> audit -> score before -> tune -> score after -> report.
+
+Each stage leaves whole files in the run folder and is skipped when they are there, so that the same command resumes
+after a kill at any moment.
+"""
+
+import argparse
+import contextlib
+import functools
+import os
+import sys
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from itx import begin, checkpoint, mesh, pretrained, processes, restore, storage
+from itx import train as training
+from itx.analysis import report
+from itx.audit import audit as auditing
+from itx.commands.arguments import command, with_recipe
+from itx.commands.building import build_in_subprocess
+from itx.config import RunConfig
+from itx.data import lock as locks
+from itx.data.loader import Batches
+from itx.data.vocabulary import BYTE_EXTRA_IDS, BYTES, Bytes, Vocabulary
+from itx.errors import UserError
+from itx.eval import evaluate, fixed, metrics, retention
+from itx.restore import Setup
+from itx.runs import RunFolder, default_run
+from itx.trainer_lock import TrainerLock
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    with_recipe(command(parser, train))
+    parser.add_argument("--run_dir", help="default: runs/<config>[-quick]")
+    parser.add_argument("--lock", help="train from this data lock and its cache; nothing is built")
+    parser.add_argument("--dry-run", action="store_true", help="print what trains and what it takes, and stop")
+    parser.add_argument("--restarts", type=int, default=0, metavar="N", help="start again up to N times after a crash")
+
+
+def train(args: Namespace) -> tuple[Any, int]:
+    """The main job; with --restarts it runs in a child process that is started again after a crash."""
+    if args.restarts:
+        return None, _restarting(args)  # the child writes --json
+    processes.die_with_starter()
+    if args.dry_run:
+        return _dry_run(args)
+    config, origin = pretrained.load_recipe(args.config, args.overrides, args.quick)
+    metrics.trust(config.data.modules)
+    run = _run_folder(args)
+    if config.train.deterministic:  # read by XLA when JAX starts
+        os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_deterministic_ops=true"
+    begin.check_same_run(run, config)
+    TrainerLock(run.path).check()  # a second trainer is told before it builds
+    if config.model.pretrained:
+        restore.check_ready(config)
+    lock_file = Path(args.lock) if args.lock else build_in_subprocess(args)
+    lock = locks.read(lock_file)
+    locks.check_config(lock, config, lock_file)
+    facts = auditing.audit(lock, config.data.cache_dir, config)
+    auditing.print_audit(facts, tasks=False)
+    if facts["errors"]:
+        raise UserError(f"the audit fails: {facts['errors'][0]}")
+    # a mistake in the settings shows before anything is written
+    made = training.setup(config, lock["vocabulary"]["size"], len(lock["tasks"]), mesh.make_mesh(config.mesh))
+    batches = Batches(lock, config.data.cache_dir)
+    begin.check(run, config, lock, made)
+    with TrainerLock(run.path) if jax.process_index() == 0 else contextlib.nullcontext():
+        notes = begin.check(run, config, lock, made)  # another trainer may have ended in between
+        about = begin.write(run, config, origin, lock, args, notes)
+        storage.write_json(run.audit_json, storage.sealed(facts))
+        return _train_in(run, config, lock, facts, batches, made, about), 0
+
+
+def _train_in(
+    run: RunFolder, config: RunConfig, lock: dict, facts: dict, batches: Batches, made: Setup, about: dict
+) -> dict:
+    """The stages that write into a run folder, which begins or goes on and which this process holds. Returns the report's
+    facts."""
+
+    def score(step: int, when: str) -> None:
+        load = functools.cache(lambda: restore.load_model(run, config, lock, step))
+        evaluate.evaluate(load, lock, config, run, step)
+        fixed.fixed_losses(load, lock, config.data.cache_dir, run, step, when)
+        retention.retention(load, lock, config.data.cache_dir, run, step, when)
+
+    if config.eval.before:
+        score(0, "before")
+    elif config.model.pretrained:  # what tuning may cost is known only beside what was there
+        load = functools.cache(lambda: restore.load_model(run, config, lock, 0))
+        retention.retention(load, lock, config.data.cache_dir, run, 0, "before")
+        if kept := [r for r in lock["evaluation"] if r["group"] == "retention"]:
+            evaluate.evaluate(load, {**lock, "evaluation": kept}, config, run, 0)
+    training.train(config, lock, batches, run, made, about, entropy=facts["mixture"]["unigram_entropy"])
+    taken = batches.order.counts(config.train.steps * lock["global_batch"])
+    skipped = {step - 1 for step in checkpoint.skips(run.checkpoints)["skipped"]}
+    trained = batches.order.distinct([t for t in range(config.train.steps) if t not in skipped]) if skipped else None
+    storage.write_json(run.audit_json, storage.sealed(auditing.with_uses(facts, taken, trained)))
+    score(config.train.steps, "after")
+    report.report(run)
+    print(f"report: {run.report_html}")
+    return storage.read_json(run.report_json)
+
+
+def _dry_run(args: Namespace) -> tuple[dict, int]:
+    """How much trains, by shapes alone. A model that is still to be downloaded is the one that the recipe names."""
+    config, _ = pretrained.load_recipe(args.config, args.overrides, args.quick, absent=True)
+    d, size = config.data, config.data.vocab_size
+    if d.vocab == BYTES:
+        size = Bytes(BYTE_EXTRA_IDS).size
+    elif d.vocab and not config.model.vocab_size:
+        file = next((p for p in (Path(d.vocab), Path(d.root) / d.vocab) if p.is_file()), None)
+        if file is None:
+            raise UserError(f"data.vocab: no file {d.vocab!r} here or under data.root={d.root!r}")
+        size = Vocabulary(file).size
+    size = min(size, config.model.vocab_size or size)
+    shapes = restore.parts(config, size).shapes
+    print(training.about_size(*shapes))
+    return training.sizes(*shapes), 0
+
+
+def _restarting(args: Namespace) -> int:
+    words = sys.argv[1:]
+    at = next(i for i, w in enumerate(words) if w.startswith("--restarts"))
+    words = words[:at] + words[at + (1 if "=" in words[at] else 2) :]
+    arguments = [sys.executable, "-m", "itx.cli", *words]
+    return processes.Supervisor(arguments, args.restarts, _run_folder(args).checkpoints).run()
+
+
+def _run_folder(args: Namespace) -> RunFolder:
+    return RunFolder(Path(args.run_dir) if args.run_dir else default_run(args.config, args.quick))

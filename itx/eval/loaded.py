@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A model in memory: parameters on a mesh, and the ids that prompts and answers need."""
+
+from dataclasses import dataclass
+
+import jax
+from flax import nnx
+from jax.sharding import Mesh
+
+from itx.config import ModelConfig, PeftConfig
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """Parameters {path: array} and what asking them needs; step 0 is the model before tuning.
+
+    Loaded models of several adapters over one base share the base's arrays.
+    """
+
+    graphdef: nnx.GraphDef
+    params: dict[str, jax.Array]
+    mesh: Mesh
+    model: ModelConfig
+    bos_id: int
+    eos_id: int
+    pad_id: int
+    batch_size: int = 256
+    step: int = 0
+    peft: PeftConfig = PeftConfig()
+    more_ends: tuple[int, ...] = ()  # ids besides eos_id that end an answer: a pretrained model may have several
+    context: int = 0  # most tokens of a prompt and its answer (in an encoder: of a prompt); 0: as many as it takes
+
+    @property
+    def head(self) -> list[int]:
+        """What stands before a prompt in a decoder: BOS, or nothing (bos_id below 0)."""
+        return [self.bos_id] if self.bos_id >= 0 else []
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """The ids that end an answer, first the one that training puts there."""
+        return tuple(dict.fromkeys((self.eos_id, *self.more_ends)))

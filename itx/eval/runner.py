@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The engine of evaluation, of `itx generate` and of whoever asks a model: generation and ranking in one object."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from itx.eval import generate, rank
+from itx.eval.generate import LOOK_EVERY, Watch
+from itx.eval.loaded import LoadedModel
+from itx.eval.sampling import GREEDY, Sampling
+
+
+@dataclass(frozen=True)
+class Runner:
+    """A model ready to be asked."""
+
+    loaded: LoadedModel
+
+    def generate(
+        self, prompts: list[list[int]], max_new_tokens: int | Sequence[int], how: Sampling = GREEDY,
+        watch: Watch | None = None, every: int = LOOK_EVERY,
+    ) -> list[dict[str, Any]]:  # fmt: skip
+        """[{"tokens": [...], "finished": bool}]: see itx/eval/generate.py."""
+        return generate.generate(self.loaded, prompts, max_new_tokens, how, watch, every)
+
+    def rank(
+        self, prompts: list[list[int]], options: list[list[list[int]]], eos: bool = True
+    ) -> list[list[dict[str, Any]]]:
+        """Log-probabilities of options: see itx/eval/rank.py."""
+        return rank.rank(self.loaded, prompts, options, eos)

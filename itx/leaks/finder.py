@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Evaluation inputs by the way in which each can be found, and the texts of training folders gone through for them.
+
+brief   under 4 words       a whole content field, or beside its answer         (itx/leaks/phrases.py)
+short   4 to 12 words       as whole words anywhere, or in two parts
+long                        most of its own words, or 13 of them in a row       (itx/leaks/overlap.py)
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from itx.data import cache
+from itx.leaks import loose
+from itx.leaks.grams import FIELD, Letters, Sought
+from itx.leaks.overlap import COMMON, MOST, SOME, Windows, boilerplate
+from itx.leaks.phrases import ANCHOR, Short, beside_answers, segments
+
+LONG_WORDS, SHORT_WORDS = 13, 4
+LEAST_LETTERS = 30  # of 13 words; where letters stand alone they are a short input
+LONG_LETTERS = 26  # where scripts have no spaces
+CERTAIN_WORDS = 8  # shorter inputs may be a phrase that several origins use
+PHRASE_ORIGINS = 3
+CHUNK_LETTERS = 2_000_000  # of training text at once
+TYPED = 3  # an input may be there in so many spellings
+LABEL_SHARE = 0.1  # an answer to more of a task's examples is a label, which stands anywhere
+READABLE = 400  # letters of a record in which a brief input and its answer are looked for apart
+
+
+@dataclass(frozen=True)
+class Asked:
+    """An evaluation input in its loose forms, one per field, and its answers'."""
+
+    task: str
+    content: int
+    fields: tuple[str, ...]
+    answers: tuple[str, ...]
+
+
+def origins(folders: Sequence[Path]) -> np.ndarray:
+    """int [folders], one number for all that share a data set; those that name none count as one."""
+    group: dict[str, int] = {}
+    of = [cache.read_manifest(f).get("origin") or ["(none named)"] for f in folders]
+    for n, names in enumerate(of):
+        old = {group[x] for x in names if x in group}
+        group |= {x: n for x in [*names, *(x for x, g in group.items() if g in old)]}
+    return np.array([group[names[0]] for names in of], np.int64)
+
+
+class Finder:
+    """Evaluation inputs, sorted by how they can be found."""
+
+    def __init__(self, asked: Sequence[Asked]):
+        alike: dict[str, list[Asked]] = {}
+        for a in asked:
+            alike.setdefault(_letters_of(["".join(a.fields)]), []).append(a)
+        # inputs of a task that differ in nothing but marks, as rows of brackets do, are known by their strict content alone
+        told = {letters: of for letters, of in alike.items() if letters and len({a.content for a in of}) <= TYPED}
+        self.asked = [of[0] for of in told.values()]
+        self.same = {a.content: of[0].content for of in told.values() for a in of}  # the content that stands for it
+        sizes = [loose.size("\n".join(a.fields)) for a in self.asked]
+        words, letters, unspaced = (
+            np.array([s[i] for s in sizes], t) for i, t in ((0, np.int64), (1, np.int64), (2, bool))
+        )
+        least = np.where(unspaced, ANCHOR[True], ANCHOR[False])
+        long = np.where(unspaced, letters >= LONG_LETTERS, (words >= LONG_WORDS) & (letters >= LEAST_LETTERS))
+        brief = (letters < least) | (~unspaced & (words < SHORT_WORDS))
+        self.words, self.is_brief = words, brief
+        text = Letters.of(["\n".join(a.fields) for a in self.asked])
+        tasks = {t: i for i, t in enumerate(dict.fromkeys(a.task for a in self.asked))}
+        task = np.array([tasks[a.task] for a in self.asked], np.int64)
+        firsts: dict[int, int] = {}
+        owner = np.array([firsts.setdefault(a.content, i) for i, a in enumerate(self.asked)], np.int64)
+        groups = [u for u in (False, True) if (unspaced == u).any()]
+        self.long = [
+            Windows.of(text, long & (unspaced == u), task, owner, u) for u in groups if (long & (unspaced == u)).any()
+        ]
+        short = ~long & ~brief
+        self.short = [
+            Short.of(text, np.flatnonzero(short & (unspaced == u)), u)
+            for u in groups
+            if (short & (unspaced == u)).any()
+        ]
+        starts = np.flatnonzero(np.diff(text.field, prepend=-1))
+        ends = np.append(starts[1:], len(text))
+        whole = text.hashes(starts, ends - starts) if len(starts) else np.zeros(0, np.uint64)
+        order = np.argsort(whole)
+        self.whole, self.whole_input = Sought(whole), order
+        self.text = text
+        self._brief(np.flatnonzero(brief), whole)
+
+    def _brief(self, brief: np.ndarray, whole: np.ndarray) -> None:
+        """Brief inputs with each answer that is no label."""
+        times: dict[tuple[str, str], int] = {}
+        of_task: dict[str, int] = {}
+        for a in self.asked:
+            of_task[a.task] = of_task.get(a.task, 0) + 1
+            for answer in set(a.answers):
+                times[a.task, answer] = times.get((a.task, answer), 0) + 1
+        rows = [
+            (int(i), answer) for i in brief for answer in dict.fromkeys(self.asked[i].answers)
+            if answer and _letters_of([answer]) != _letters_of(["".join(self.asked[i].fields)]) and times[self.asked[i].task, answer] <= max(1, LABEL_SHARE * of_task[self.asked[i].task])
+        ]  # fmt: skip
+        answers = Letters.of([answer for _, answer in rows])
+        starts = np.flatnonzero(np.diff(answers.field, prepend=-1))
+        self.brief = np.array([i for i, _ in rows], np.int64)
+        self.brief_input = whole[self.brief] if len(rows) else np.zeros(0, np.uint64)
+        ends = np.append(starts[1:], len(answers))
+        self.brief_answer = answers.hashes(starts, ends - starts) if len(rows) else np.zeros(0, np.uint64)
+        self.brief_answers, self.answers = Sought(self.brief_answer), [answer for _, answer in rows]
+
+    # ---- the training side -------------------------------------------------------------------------
+
+    def matches(self, folders: Sequence[Path]) -> list[list[tuple[int, int, str]]]:
+        """Of each folder's texts (record, content of an input, how)."""
+        sure: list[tuple[int, int, int, str]] = []  # folder, record, input, how
+        phrases: list[tuple[int, int, int]] = []
+        windows: list[list[tuple[np.ndarray, ...]]] = [[] for _ in self.long]
+        records = np.array([cache.read_manifest(folder)["records"] for folder in folders], np.int64)
+        for n, folder in enumerate(folders):
+            own: list[list[tuple]] = [[] for _ in self.long]
+            for fields, record, content in _chunks(folder):
+                text = Letters.of(fields)
+                more, maybe = self._chunk(fields, text, record, content)
+                sure += [(n, *m) for m in more]
+                phrases += [(n, *m) for m in maybe]
+                for long, kept in zip(self.long, own, strict=True):
+                    kept.append((fields, record, *long.matches(text, np.flatnonzero(text.word), record)))
+            for long, parts, kept in zip(self.long, own, windows, strict=True):
+                of, window = (np.concatenate([p[i] for p in parts]) if parts else np.zeros(0, np.int64) for i in (2, 3))
+                sure += [(n, *m) for m in self._most(long, parts, window, int(records[n]))]
+                kept.append((np.full(len(of), n), of, window))
+        origin = origins(folders)
+        sure += self._rare(windows, origin, records)
+        sure += self._no_phrases(phrases, origin)
+        out: list[dict[tuple[int, int], str]] = [{} for _ in folders]
+        for n, i, source, how in sure:
+            out[n].setdefault((i, self.asked[source].content), how)
+        return [[(i, content, how) for (i, content), how in of.items()] for of in out]
+
+    def _chunk(
+        self, fields: Sequence[str], text: Letters, record: np.ndarray, content: np.ndarray
+    ) -> tuple[list, list]:
+        """([(record, input, how)], [(record, input)] of what may be phrases) of some records; long inputs apart."""
+        starts = np.flatnonzero(text.word)
+        sure = []
+        begins = np.flatnonzero(np.diff(text.field, prepend=-1))
+        whole = text.hashes(begins, np.append(begins[1:], len(text)) - begins) if len(begins) else begins
+        place, number = self.whole.find(whole)
+        source = self.whole_input[number]
+        counts = content[place] | ~self.is_brief[source]  # a brief answer or label is everywhere
+        sure += _listed(record[place[counts]], source[counts], "equal words")
+        phrases: list[tuple[int, int]] = []
+        spans = segments(text, record) if self.short else None
+        for short in self.short:
+            at, source = short.whole_words(text, starts)
+            phrases += zip(record[text.field[at]].tolist(), source.tolist(), strict=True)
+            at, source = short.in_parts(text, spans)
+            sure += _listed(record[text.field[at]], source, "input in two parts")
+        if len(self.brief):
+            at, which = beside_answers(text, record, self.brief_input, self.brief_answer)
+            sure += _listed(record[text.field[at]], self.brief[which], "input beside its answer")
+            place, number = self.brief_answers.find(whole)
+            often = np.bincount(number, minlength=len(self.brief_answers)) > COMMON  # labels of the training data
+            use = ~content[place] & ~often[number]
+            sure += self._answered(fields, record, content, record[place[use]], number[use])
+        return sure, phrases
+
+    def _most(self, long: Windows, parts: list[tuple], window: np.ndarray, records: int) -> list:
+        """[(record, input, how)] of a folder's records that hold most of a long input's own letters."""
+        own, size = long.apart(window, records)
+        found = []
+        for fields, record, of, matched in parts:
+            first, source, share = long.coverage(of, matched, own, size)
+            found += _listed(of[first[share >= MOST]], source[share >= MOST], "most of its words")
+            for k in np.flatnonzero((share >= SOME) & (share < MOST)):
+                stop = first[k + 1] if k + 1 < len(first) else len(of)
+                if self._in_pieces(long, own, matched[first[k] : stop], fields, record, int(of[first[k]])):
+                    found.append((int(of[first[k]]), int(source[k]), "most of its words"))
+        return found
+
+    def _in_pieces(
+        self, long: Windows, own: np.ndarray, window: np.ndarray, fields: Sequence[str], record: np.ndarray, i: int
+    ) -> bool:
+        """Whether what no window covers stands in the record in shorter pieces, so that MOST is there."""
+        source = int(self.text.field[long.at[window[0]]])
+        begin, end = np.searchsorted(self.text.field, [source, source + 1])
+        mine = np.diff(own)[begin:end] > 0
+        covered = ~mine  # what is fixed needs none
+        for at in long.at[window] - begin:
+            covered[at : at + long.length] = True
+        codes = self.text.codes[begin:end]
+        said = _letters_of(fields[np.searchsorted(record, i, "left") : np.searchsorted(record, i, "right")])
+        edges = np.flatnonzero(np.diff(np.concatenate([[1], covered.astype(int), [1]])))
+        least = long.length // 3
+        for a, b in zip(edges[::2], edges[1::2], strict=True):
+            if b - a >= least and codes[a:b].tobytes().decode("utf-32-le") in said:
+                covered[a:b] = True
+        return bool(covered[mine].sum() >= MOST * mine.sum())
+
+    def _answered(
+        self, fields: Sequence[str], record: np.ndarray, content: np.ndarray, of: np.ndarray, number: np.ndarray
+    ) -> list:
+        """Brief inputs as words of the content of records that have their answer as a whole field, and only there."""
+        rows: dict[int, list[int]] = {}
+        for k, h in enumerate(self.brief_answer.tolist()):
+            rows.setdefault(h, []).append(k)
+        out = []
+        for i, n in {(int(i), int(n)) for i, n in zip(of, number, strict=True)}:
+            first, last = np.searchsorted(record, i, "left"), np.searchsorted(record, i, "right")
+            said = f" {' '.join(fields[j] for j in range(first, last) if content[j])} ".replace("\n", " ")
+            if len(said) > READABLE:
+                continue
+            for k in rows[int(self.brief_answers.hashes[n])]:
+                source = int(self.brief[k])
+                if f" {_words(*self.asked[source].fields)} " in said and f" {_words(self.answers[k])} " not in said:
+                    out.append((i, source, "input beside its answer"))
+        return out
+
+    # ---- what needs all training data --------------------------------------------------------------
+
+    def _rare(self, windows: list[list[tuple]], origin: np.ndarray, records: np.ndarray) -> list:
+        """Runs of 13 words that are no boilerplate."""
+        out = []
+        offset = np.concatenate([[0], np.cumsum(records)])
+        task = np.repeat(np.arange(len(records)), records)
+        for long, parts in zip(self.long, windows, strict=True):
+            if not parts:
+                continue
+            folder, of, window = (np.concatenate(x) for x in zip(*parts, strict=True))
+            everywhere = offset[folder] + of
+            both = np.unique(np.stack([long.number[window], everywhere], 1), axis=0)
+            common = boilerplate(both[:, 0], both[:, 1], task, origin, records)
+            left = ~np.isin(long.number[window], common)
+            record, source, letters = long.longest_run(everywhere[left], window[left])
+            for r, s in zip(record[letters >= long.run].tolist(), source[letters >= long.run].tolist(), strict=True):
+                n = int(task[r])
+                out.append((n, r - int(offset[n]), s, "shared run of words"))
+        return out
+
+    def _no_phrases(self, phrases: list[tuple[int, int, int]], origin: np.ndarray) -> list:
+        """Short inputs, those that are a phrase of several origins left out."""
+        seen: dict[int, set[int]] = {}
+        for n, _, source in phrases:
+            seen.setdefault(source, set()).add(int(origin[n]))
+        return [
+            (n, i, source, "short input") for n, i, source in phrases
+            if self.words[source] >= CERTAIN_WORDS or len(seen[source]) < PHRASE_ORIGINS
+        ]  # fmt: skip
+
+
+def _listed(record: np.ndarray, source: np.ndarray, how: str) -> list[tuple[int, int, str]]:
+    return [(r, s, how) for r, s in dict.fromkeys(zip(record.tolist(), source.tolist(), strict=True))]
+
+
+def _words(*fields: str) -> str:
+    return " ".join(fields).replace("\n", " ")
+
+
+def _letters_of(fields: Sequence[str]) -> str:
+    return FIELD.join(fields).replace(" ", "").replace("\n", "")
+
+
+def _chunks(folder: Path) -> Iterator[tuple[list[str], np.ndarray, np.ndarray]]:
+    """(loose fields that are not empty, the record of each, whether it is content) of a folder's texts, whole records at
+    a time."""
+    fields: list[str] = []
+    record: list[int] = []
+    content: list[bool] = []
+    room = CHUNK_LETTERS
+    for i, parts in enumerate(cache.iterate_texts(folder)):
+        for part, of in zip((True, False), parts, strict=True):
+            fields += of
+            record += [i] * len(of)
+            content += [part] * len(of)
+            room -= sum(map(len, of))
+        if room < 0:
+            yield fields, np.array(record), np.array(content)
+            fields, record, content, room = [], [], [], CHUNK_LETTERS
+    if fields:
+        yield fields, np.array(record), np.array(content)

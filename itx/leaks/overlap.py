@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Long inputs against training texts: how much of an input stands in a record, and what of it counts.
+
+A window is a run of WINDOW letters from the beginning of a word. What stands in several inputs of one evaluation task is
+its instruction and no input's own (`fixed`); nor is what stands in many records of a training task, where an input has
+letters beside it (`apart`). A record that holds most of an input's own letters is a copy however often it occurs. Windows
+that training data of different origins have in common, or several records of one task, are boilerplate: they prove no copy
+by themselves.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from itx.leaks.grams import Letters, Sought, pairs
+
+WINDOW = {False: 24, True: 12}  # letters, of spaced scripts (about 5 words) and of others
+# Windows in so many of an evaluation task's inputs, and this share, are its instruction.
+FIXED_INPUTS, FIXED_SHARE = 3, 0.1
+OWN = 10  # letters of its own that an input needs for this test
+MOST = 0.8  # share of an input's own letters that makes a record a copy
+SOME = 0.35  # from here on it is looked whether the rest stands in shorter pieces
+RUN = {False: 56, True: 26}  # letters in a row that are a copy where they are rare: 13 words
+COMMON = 10  # a run in more training records than this is a phrase
+FEW_RECORDS = 3
+SHARED = 0.02  # in this share of a task's records, and FEW_RECORDS: a run alone proves nothing
+LEFT = 0.1  # of an input's own letters that must be left beside such an instruction: a passage is none
+USUAL, USUAL_RECORDS = 0.08, 5  # in this share, and so many: the task's own instruction
+
+
+@dataclass(frozen=True)
+class Windows:
+    """The windows of some long inputs, those that are fixed left out; sorted by number.
+
+    number: of the window's hash in `sought`; at: its place in the letters; own: [letters + 1], how many letters before a
+    place are not fixed; ordinal: of the window among all word beginnings.
+    """
+
+    length: int
+    run: int
+    letters: Letters
+    sought: Sought
+    number: np.ndarray
+    at: np.ndarray
+    ordinal: np.ndarray
+    own: np.ndarray
+    size: np.ndarray  # [fields], own letters of each input
+
+    @classmethod
+    def of(cls, letters: Letters, wanted: np.ndarray, task: np.ndarray, owner: np.ndarray, unspaced: bool) -> "Windows":
+        """letters: every input a field; wanted: bool [inputs], those to take; task, owner: int [inputs], spellings of one
+        content share an owner."""
+        length = WINDOW[unspaced]
+        at, hashes = letters.runs(np.flatnonzero(letters.word & wanted[letters.field]), length)
+        sought = Sought(hashes)
+        number = np.searchsorted(sought.hashes, hashes)
+        source = letters.field[at]
+        # of each window and task the number of different inputs
+        inputs = np.unique(np.stack([number, task[source], owner[source]], 1), axis=0)
+        keys, count = np.unique(inputs[:, :2], axis=0, return_counts=True)
+        of_task = np.bincount(task[np.unique(owner)], minlength=task.max(initial=0) + 1)
+        least = np.maximum(FIXED_INPUTS, FIXED_SHARE * of_task)
+        fixed_keys = keys[count >= least[keys[:, 1]]]
+        span = len(of_task)
+        fixed = np.isin(number * span + task[source], fixed_keys[:, 0] * span + fixed_keys[:, 1])
+        edges = np.zeros(len(letters) + 1, np.int64)
+        np.add.at(edges, at[fixed], 1)
+        np.add.at(edges, at[fixed] + length, -1)
+        free = np.cumsum(edges[:-1]) == 0
+        own = np.concatenate([[0], np.cumsum(free)])
+        size = np.bincount(letters.field[free], minlength=len(wanted))
+        ordinal = np.cumsum(letters.word)[at]
+        use = ~fixed & (size[source] >= OWN)
+        order = np.argsort(number[use], kind="stable")
+        return cls(length, RUN[unspaced], letters, sought, *(x[use][order] for x in (number, at, ordinal)), own, size)
+
+    def matches(self, text: Letters, starts: np.ndarray, record: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(record, index into `at`) of every window that a record holds, each once, by record, input and place.
+
+        starts: where words begin in the text; record: of each of its fields.
+        """
+        at, hashes = text.runs(starts, self.length)
+        place, number = self.sought.find(hashes)
+        found = np.unique(np.stack([record[text.field[at[place]]], number], 1), axis=0)
+        i, j = pairs(found[:, 1], self.number)
+        of = found[i, 0]
+        order = np.lexsort((self.at[j], of))  # places rise with inputs
+        return of[order], j[order]
+
+    def apart(self, window: np.ndarray, records: int) -> tuple[np.ndarray, np.ndarray]:
+        """(own, size) without the windows that many of so many records of one task have; inputs of which next to
+        nothing would be left keep theirs. window: every match in the task, once per record."""
+        number, count = np.unique(self.number[window], return_counts=True)
+        usual = number[(count >= USUAL_RECORDS) & (count >= USUAL * records)]
+        if not len(usual):
+            return self.own, self.size
+        at = self.at[np.isin(self.number, usual)]
+        edges = np.zeros(len(self.own), np.int64)
+        np.add.at(edges, at, 1)
+        np.add.at(edges, at + self.length, -1)
+        free = np.diff(self.own) > 0
+        left = free & (np.cumsum(edges[:-1]) == 0)
+        size = np.bincount(self.letters.field[left], minlength=len(self.size))
+        nothing = (size < OWN) | (size < LEFT * self.size)
+        left = np.where(nothing[self.letters.field], free, left)
+        return np.concatenate([[0], np.cumsum(left)]), np.where(nothing, self.size, size)
+
+    def coverage(
+        self, record: np.ndarray, window: np.ndarray, own: np.ndarray, size: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of each pair (record, input) in `matches`: (its first match, the input, the share of its own letters found)."""
+        at = self.at[window]
+        source = self.letters.field[at]
+        first = np.flatnonzero(np.concatenate([[True], (record[1:] != record[:-1]) | (source[1:] != source[:-1])]))
+        if not len(record):
+            return first[:0], source[:0], np.zeros(0)
+        last = np.concatenate([first[1:], [len(record)]]) - 1
+        end = at + self.length
+        until = np.minimum(end, np.concatenate([at[1:], [0]]))
+        until[last] = end[last]
+        covered = np.add.reduceat(own[until] - own[at], first)
+        return first, source[first], covered / size[source[first]]
+
+    def longest_run(self, record: np.ndarray, window: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(record, input, letters) of runs of windows that follow each other, from matches that are left."""
+        at, ordinal = self.at[window], self.ordinal[window]
+        source = self.letters.field[at]
+        if not len(record):
+            return record, source, at
+        new = (record[1:] != record[:-1]) | (source[1:] != source[:-1]) | (ordinal[1:] != ordinal[:-1] + 1)
+        first = np.flatnonzero(np.concatenate([[True], new]))
+        last = np.concatenate([first[1:], [len(record)]]) - 1
+        return record[first], source[first], at[last] + self.length - at[first]
+
+
+def boilerplate(number: np.ndarray, record: np.ndarray, task: np.ndarray, origin: np.ndarray,
+                records: np.ndarray) -> np.ndarray:  # fmt: skip
+    """The numbers of windows that prove nothing by themselves: in more than COMMON records, in data of two origins, or in
+    several records of a task.
+
+    number, record: each pair once; task, origin: of each record's task; records: [tasks], how many there are.
+    """
+    if not len(number):
+        return number
+    of = task[record]
+    windows, count = np.unique(number, return_counts=True)
+    out = [windows[count > COMMON]]
+    both = np.unique(np.stack([number, origin[of]], 1), axis=0)
+    windows, count = np.unique(both[:, 0], return_counts=True)
+    out.append(windows[count > 1])
+    both, count = np.unique(np.stack([number, of], 1), axis=0, return_counts=True)
+    out.append(both[(count >= FEW_RECORDS) & (count >= SHARED * records[both[:, 1]]), 0])
+    return np.unique(np.concatenate(out))

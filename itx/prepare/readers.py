@@ -1,0 +1,354 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Readers: from one file or folder to its records. `reader(path, options) -> (row label, example or Bad)`.
+
+Blank lines are no records. Row numbers count from 1 and are the file's own (a header is row 1).
+A file that is damaged as a whole (cut-off gzip, broken JSON document, a TFRecord whose checksum is
+wrong) is an error in any case, for nobody knows how many records it has lost. No reader here imports
+TensorFlow or SeqIO. A new format is a function and an entry of READERS.
+"""
+
+import functools
+import gzip
+import json
+import struct
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from itx.errors import UserError, did_you_mean
+from itx.prepare import delimited
+from itx.prepare.records import Bad, Reader, Rows
+
+_UTF8_BOM = b"\xef\xbb\xbf"
+
+
+def _lines(path: Path, blank: bool = False) -> Iterator[tuple[int, bytes]]:
+    """(row, bytes) of every line (blank ones where wanted), without its line end; .gz is opened as such."""
+    row = 0
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as f:
+            for row, line in enumerate(f, 1):  # noqa: B007  row is used below
+                line = line.removeprefix(_UTF8_BOM) if row == 1 else line
+                if blank or line.strip():
+                    yield row, line.rstrip(b"\r\n")
+    except (EOFError, zlib.error, gzip.BadGzipFile) as e:
+        raise UserError(f"{path.name}: cut off or damaged gzip after row {row} ({e})") from e
+
+
+def _text(line: bytes) -> str | Bad:
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError as e:
+        return Bad("bad utf-8", f"byte 0x{line[e.start]:02x} at byte {e.start + 1} of the row")
+
+
+def _decoder(numbers: bool = True) -> tuple[Callable[[str], Any], list[Bad]]:
+    """(a function from a JSON text to its value, what it found that cannot be told from the value).
+
+    JSON leaves open what a key that is there twice means, and has (`numbers`) no NaN and no Infinity: such an object or
+    number stands as a Bad in the value, and is in the list, which is the caller's to clear.
+    """
+    found: list[Bad] = []
+
+    def pairs(items: list[tuple[str, Any]]) -> Any:
+        made = dict(items)
+        if len(made) == len(items):
+            return made
+        key = next(k for k, n in Counter(k for k, _ in items).items() if n > 1)
+        found.append(Bad("repeated key", f"the key {key!r} is there twice"))
+        return found[-1]
+
+    def constant(name: str) -> Bad:
+        found.append(Bad("not a JSON number", name))
+        return found[-1]
+
+    return json.JSONDecoder(object_pairs_hook=pairs, parse_constant=constant if numbers else None).decode, found
+
+
+def _place(value: Any, bad: Bad, where: str = "") -> str | None:
+    """The path to a Bad in a JSON value, `['meta'][2]`; None where it is not there."""
+    if value is bad:
+        return where
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return next((p for k, v in inner if (p := _place(v, bad, f"{where}[{k!r}]")) is not None), None)
+
+
+def _named(value: Any, bad: Bad) -> Bad:
+    """The Bad with the place where it stands in a record."""
+    place = _place(value, bad)
+    return Bad(bad.reason, f"{bad.detail} in the field {place}") if place else bad
+
+
+def _object(text: str, decode: Callable[[str], Any], found: list[Bad]) -> dict | Bad:
+    """A JSON object from a text."""
+    found.clear()
+    try:
+        value = decode(text)
+    except json.JSONDecodeError as e:
+        return Bad("broken JSON", f"{e.msg} at column {e.colno}")
+    except (RecursionError, ValueError) as e:  # nested too deep, an integer of thousands of digits
+        return Bad("broken JSON", str(e))
+    if found:
+        return _named(value, found[-1])
+    if not isinstance(value, dict):
+        return Bad("not a JSON object", f"{type(value).__name__}")
+    if "\\u" in text:  # "\ud800" is valid JSON and no valid text: it could not be written anywhere
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError as e:
+            return Bad("bad utf-8", f"lone surrogate \\u{ord(e.object[e.start]):04x}")
+    return value
+
+
+def read_jsonl(path: Path, options: Mapping[str, Any]) -> Rows:
+    """One JSON object per line, plain or .gz."""
+    decode, found = _decoder()
+    for row, line in _lines(path):
+        text = _text(line)
+        yield str(row), text if isinstance(text, Bad) else _object(text, decode, found)
+
+
+def _document(path: Path, numbers: bool) -> tuple[Any, list[Bad]]:
+    """A whole JSON file, plain or .gz, and what `_decoder` found in it; a damaged file is an error that names the line."""
+    decode, found = _decoder(numbers)
+    try:
+        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        return decode(data.removeprefix(_UTF8_BOM).decode("utf-8")), found
+    except UnicodeDecodeError as e:
+        row = e.object[: e.start].count(b"\n") + 1
+        raise UserError(f"{path.name}:{row}: bad utf-8 (byte 0x{e.object[e.start]:02x})") from e
+    except json.JSONDecodeError as e:
+        raise UserError(f"{path.name}:{e.lineno}: broken JSON ({e.msg} at column {e.colno})") from e
+    except (RecursionError, ValueError) as e:
+        raise UserError(f"{path.name}: broken JSON ({e})") from e
+    except (EOFError, zlib.error, gzip.BadGzipFile) as e:
+        raise UserError(f"{path.name}: cut off or damaged gzip ({e})") from e
+
+
+def read_document(path: Path) -> Any:
+    """A whole JSON file, plain or .gz, each key of whose objects is there once; else an error. NaN may stand in it: one of
+    Natural Instructions' tasks has it for a URL, which nobody reads."""
+    value, found = _document(path, False)
+    if found:
+        bad = _named(value, found[-1])
+        raise UserError(f"{path.name}: {bad.reason} ({bad.detail})")
+    return value
+
+
+def read_json(path: Path, options: Mapping[str, Any]) -> Rows:
+    """One JSON document; `options["rows"]` names the list or the dict (key = row label) of examples in it."""
+    document, bad = _document(path, True)
+    key, found = options.get("rows"), document
+    if key is not None and not isinstance(found, Bad):
+        if not isinstance(found, dict) or key not in found:
+            raise UserError(f"{path.name}: no {key!r}" + did_you_mean(key, found if isinstance(found, dict) else ()))
+        found = found[key]
+    if isinstance(found, Bad):
+        raise UserError(f"{path.name}: {found.reason} ({found.detail})")
+    if not isinstance(found, (list, dict)):
+        raise UserError(f"{path.name}: its rows are {type(found).__name__}, neither a list nor an object")
+    pairs = found.items() if isinstance(found, dict) else enumerate(found, 1)
+    for row, value in pairs:
+        inside = next((b for b in bad if _place(value, b) is not None), None)
+        if inside:
+            value = _named(value, inside)
+        yield str(row), value if isinstance(value, (dict, Bad)) else Bad("not a JSON object", type(value).__name__)
+
+
+def _table(path: Path, options: Mapping[str, Any], delimiter: str, quoted: bool) -> Rows:
+    """Rows of delimited text; `options["columns"]` names the columns where the file has no header."""
+    # undecodable bytes become lone surrogates here and are found row by row
+    lines = (line.decode("utf-8", "surrogateescape") + "\n" for _, line in _lines(path, blank=True))
+    return delimited.rows(lines, path.name, options.get("columns", ()), delimiter, quoted)
+
+
+def read_csv(path: Path, options: Mapping[str, Any]) -> Rows:
+    """Comma-separated, quoted as spreadsheets do, with a header unless `columns` is given."""
+    return _table(path, options, ",", True)
+
+
+def read_tsv(path: Path, options: Mapping[str, Any]) -> Rows:
+    """Tab-separated without quoting, with a header unless `columns` is given."""
+    return _table(path, options, "\t", False)
+
+
+def _plain(value: Any) -> Any:
+    """NumPy and bytes as Python: texts decoded, scalars and lists; UnicodeDecodeError where bytes are no text."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8")
+    if isinstance(value, np.ndarray):
+        return _plain(value.item()) if value.ndim == 0 else [_plain(v) for v in value]
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return value
+
+
+def _plain_or_bad(value: Any) -> Any:
+    try:
+        return _plain(value)
+    except UnicodeDecodeError as e:
+        return Bad("bad utf-8", f"byte 0x{e.object[e.start]:02x} at byte {e.start + 1} of a text")
+
+
+def read_parquet(path: Path, options: Mapping[str, Any]) -> Rows:
+    """Apache Parquet, a batch of rows at a time; lists and structs become lists and dicts."""
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            _check_names(file.schema_arrow, path.name)
+            yield from _arrow_rows(file.iter_batches(1024))
+    except (pyarrow.ArrowInvalid, OSError) as e:
+        raise UserError(f"{path.name}: not a whole Parquet file ({e})") from e
+
+
+def read_arrow(path: Path, options: Mapping[str, Any]) -> Rows:
+    """An Arrow stream, as `datasets.Dataset.save_to_disk` writes it."""
+    import pyarrow
+
+    try:
+        with pyarrow.OSFile(str(path)) as file, pyarrow.ipc.open_stream(file) as stream:
+            _check_names(stream.schema, path.name)
+            yield from _arrow_rows(stream)
+    except (pyarrow.ArrowInvalid, OSError) as e:
+        raise UserError(f"{path.name}: not a whole Arrow stream ({e})") from e
+
+
+def _check_names(fields: Any, where: str) -> None:
+    """Each field of a schema, and of a struct in it, must have a name of its own: in a dict the last one would win."""
+    names = Counter(f.name for f in fields)
+    for field in fields:
+        if names[field.name] > 1:
+            raise UserError(f"{where}: {names[field.name]} columns are called {field.name!r}; a field has one column")
+        kind = field.type
+        while hasattr(kind, "value_type"):  # a list's or a dictionary's
+            kind = kind.value_type
+        if hasattr(kind, "fields"):
+            _check_names(kind.fields, f"{where}: {field.name!r}")
+
+
+def _arrow_rows(batches: Any) -> Rows:
+    row = 0
+    for batch in batches:
+        try:
+            found = batch.to_pylist()
+        except UnicodeDecodeError:  # find the row
+            found = [_one_arrow_row(batch, i) for i in range(batch.num_rows)]
+        for value in found:
+            row += 1
+            yield str(row), value
+
+
+def _one_arrow_row(batch: Any, i: int) -> dict | Bad:
+    try:
+        return batch.slice(i, 1).to_pylist()[0]
+    except UnicodeDecodeError as e:
+        return Bad("bad utf-8", f"byte 0x{e.object[e.start]:02x} at byte {e.start + 1} of a text")
+
+
+def tfrecords(path: Path) -> Iterator[bytes]:
+    """The records of a TFRecord file, plain or .gz; both checksums (masked CRC-32C) are checked."""
+    import google_crc32c
+
+    def good(data: bytes, masked: bytes) -> bool:
+        crc = google_crc32c.value(data)
+        return struct.pack("<I", (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF) == masked
+
+    n = 0
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as f:
+        try:
+            while head := f.read(12):
+                if len(head) < 12 or not good(head[:8], head[8:]):
+                    raise UserError(f"{path.name}: cut off or damaged TFRecord after record {n}")
+                (length,) = struct.unpack("<Q", head[:8])
+                data, mark = f.read(length), f.read(4)
+                if len(data) < length or len(mark) < 4 or not good(data, mark):
+                    raise UserError(f"{path.name}: cut off or damaged TFRecord after record {n}")
+                n += 1
+                yield data
+        except (EOFError, zlib.error, gzip.BadGzipFile) as e:
+            raise UserError(f"{path.name}: cut off or damaged gzip after record {n} ({e})") from e
+
+
+def read_tfrecord(path: Path, options: Mapping[str, Any]) -> Rows:
+    """tf.train.Examples. `options["features"]`: name -> str, bytes, int or float, in a list ([int]) for many values."""
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    features = dict(options["features"])
+    for row, data in enumerate(tfrecords(path), 1):
+        try:
+            found = tf_example_pb2.Example.FromString(data).features.feature
+        except Exception as e:  # protobuf's DecodeError, under several names
+            yield str(row), Bad("not a tf.train.Example", str(e))
+            continue
+        yield str(row), _features(found, features)
+
+
+def _features(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict | Bad:
+    out = {}
+    for name, kind in wanted.items():
+        if name not in found:
+            return Bad("missing feature", f"no {name!r}{did_you_mean(name, found)}")
+        many, one = isinstance(kind, list), kind[0] if isinstance(kind, list) else kind
+        values = list(getattr(found[name], {int: "int64_list", float: "float_list"}.get(one, "bytes_list")).value)
+        if not many and len(values) != 1:
+            return Bad("wrong feature", f"{name!r} holds {len(values)} values of type {one.__name__}, not one")
+        values = values if one is bytes else _plain_or_bad(values)
+        if isinstance(values, Bad):
+            return values
+        out[name] = values if many else values[0]
+    return out
+
+
+@functools.lru_cache(maxsize=1024)
+def tfds_builder(folder: Path) -> Any:
+    """TFDS's description of a prepared folder; neither this nor reading the folder imports TensorFlow."""
+    import tensorflow_datasets as tfds
+
+    try:
+        return tfds.builder_from_directory(folder)
+    except Exception as e:
+        raise UserError(f"{folder}: not a prepared TFDS folder ({type(e).__name__}: {e})") from e
+
+
+def read_tfds(path: Path, options: Mapping[str, Any]) -> Rows:
+    """Elements of one TFDS shard (TFRecord or ArrayRecord), decoded by the features of its folder.
+
+    `skip`, `take`: which of its rows; `rows`: how many it must hold. Rows count from 0, as TFDS's ids do.
+    """
+    features = tfds_builder(path.parent).info.features
+    skip, most = options["skip"], options["skip"] + options["take"]
+    row = -1
+    for row, data in enumerate(_array_records(path) if "array_record" in path.name else tfrecords(path)):
+        if row >= most:
+            return
+        if row >= skip:
+            yield str(row), _plain_or_bad(features.deserialize_example_np(data))
+    if row + 1 < min(most, options["rows"]):
+        raise UserError(f"{path.name}: holds {row + 1} records; dataset_info.json says {options['rows']}")
+
+
+def _array_records(path: Path) -> Iterator[bytes]:
+    from array_record.python import array_record_module
+
+    reader = array_record_module.ArrayRecordReader(str(path))
+    try:
+        for start in range(0, reader.num_records(), 1024):
+            yield from reader.read(start, min(start + 1024, reader.num_records()))
+    finally:
+        reader.close()
+
+
+READERS: dict[str, Reader] = {
+    "jsonl": read_jsonl, "json": read_json, "csv": read_csv, "tsv": read_tsv, "parquet": read_parquet,
+    "tfrecord": read_tfrecord, "tfds": read_tfds, "hf_dataset": read_arrow,
+}  # fmt: skip

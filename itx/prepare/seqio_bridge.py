@@ -1,0 +1,288 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one file that imports SeqIO: our specs as genuine seqio Tasks and Mixtures, and the way back.
+
+Task      source yields {id, raw}; one `tf.numpy_function` map calls the record function that the build
+          calls directly; then cache placeholder, then EOS. Same tokens either way (tested).
+Mixture   rates are SeqIO's own (`mixing_rate_num_examples` with its cap and temperature), read back by
+          `rates`; any Mixture or Task that a user registered straight in SeqIO resolves the same way.
+"""
+
+import atexit
+import functools
+import hashlib
+import json
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import absl.logging
+import numpy as np
+import seqio
+import tensorflow as tf
+
+from itx import storage
+from itx.data.cache import prompt_ids
+from itx.data.vocabulary import Bytes, TokenizerJson, Vocabulary
+from itx.errors import UserError, did_you_mean
+from itx.prepare import hits, objectives, render
+from itx.prepare.jobs import Job, Settings, records_of
+from itx.prepare.vocab import keep_bytes, keep_given, keep_vocabulary
+from itx.tasks import names, registry
+from itx.tasks.spec import SPLITS, MixtureSpec, TaskSpec
+from itx.text_format import chat
+
+tf.config.set_visible_devices([], "GPU")  # SeqIO hides nothing itself: keep TensorFlow off the accelerator
+absl.logging.set_verbosity(absl.logging.ERROR)  # it warns that rates come from counts; ours are exact
+
+
+class SpecSource(seqio.DataSource):
+    """A task's examples as {id, raw}, raw a JSON text of the item. `counted` holds what the build counted."""
+
+    counted: dict[tuple[str, str], int] = {}
+
+    def __init__(
+        self, spec: TaskSpec, root: str, suite_seed: int,
+        several: Callable[[Iterable[render.Item]], Iterable[render.Item]] = iter,
+    ):  # fmt: skip
+        """several: makes of a split's items those that become examples (chunks of documents)."""
+        self.spec, self.root, self.suite_seed, self.several = spec, root, suite_seed, several
+        splits = [s for s in SPLITS if render.source_splits(spec.source, s)]
+        super().__init__(splits=splits, caching_permitted=True)
+
+    @property
+    def supports_arbitrary_sharding(self) -> bool:
+        return False
+
+    def num_input_examples(self, split: str) -> int:
+        key = (self.spec.name, split)
+        if key not in self.counted:
+            self.counted[key] = sum(1 for _ in self.items(split))
+        return self.counted[key]
+
+    def list_shards(self, split: str) -> list[str]:
+        return [split]
+
+    def items(self, split: str) -> Iterator[render.Item]:
+        yield from self.several(render.items(self.spec, split, self.root, self.suite_seed, Counter()))
+
+    def get_dataset(self, split="train", shuffle=True, seed=None, shard_info=None, **kwargs):
+        del kwargs
+
+        def rows():
+            for i in self.items(split):
+                raw = json.dumps([i.id, i.values, i.content, i.hash], ensure_ascii=False)
+                yield {"id": i.id, "raw": raw}
+
+        signature = {k: tf.TensorSpec([], tf.string) for k in ("id", "raw")}
+        ds = tf.data.Dataset.from_generator(rows, output_signature=signature)
+        if shard_info and shard_info.num_shards > 1:
+            ds = ds.shard(shard_info.num_shards, shard_info.index)
+        return ds.shuffle(10_000, seed=seed) if shuffle else ds
+
+
+def get(name: str, vocabulary, root: str = "", suite_seed: int = 0, render_seed: int = 0, fewshot_tokens: int = 0,
+        chat_template: str = chat.PLAIN, room: objectives.Room = objectives.ROOM):  # fmt: skip
+    """itx.tasks.get: the seqio Task or Mixture behind one of our names."""
+    if isinstance(vocabulary, seqio.SentencePieceVocabulary):  # with the sentinels that it adds
+        data = vocabulary.sp_model
+        file = _private_folder() / f"itx-{hashlib.sha256(data).hexdigest()[:16]}.model"
+        if not file.is_file():
+            with storage.whole_file(file) as part:
+                part.write_bytes(data)
+        _GIVEN.setdefault(str(file), vocabulary)
+        vocabulary = file
+    elif isinstance(vocabulary, seqio.ByteVocabulary):
+        vocabulary = keep_bytes(vocabulary.extra_ids, str(_private_folder()))
+    elif isinstance(vocabulary, TokenizerVocabulary):
+        vocabulary = vocabulary.vocabulary.file
+    return registered(name, Settings((), root, "", str(vocabulary), render_seed, suite_seed, 0, False, fewshot_tokens,
+                                     chat_template, *room))  # fmt: skip
+
+
+@functools.cache
+def _private_folder() -> Path:
+    """A folder of this process alone: under a name that others can guess, they could leave a file of their own."""
+    folder = tempfile.mkdtemp(prefix="itx-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
+
+
+def registered(name: str, settings: Settings) -> seqio.Task | seqio.Mixture:
+    """The seqio Mixture or Task of a name, registered on first use."""
+    if name in registry.MIXTURES:
+        return register_mixture(registry.MIXTURES[name], settings)
+    return register(name, settings)
+
+
+def register(name: str, settings: Settings) -> seqio.Task:
+    """The seqio Task of a variant name, registered on first use; a name holds one vocabulary."""
+    spec, job = registry.task(name, settings.root), Job(name, "train", rendering=names.parse(name).rendering)
+    vocabulary = _vocabulary(settings.vocab)
+    if name in seqio.TaskRegistry.names():
+        task = seqio.TaskRegistry.get(name)
+        if task.output_features["targets"].vocabulary != vocabulary:
+            raise UserError(f"{name!r} is registered in SeqIO with another vocabulary")
+        return task
+    encoder = Vocabulary(settings.vocab)
+    several = iter
+    if spec.objective:
+        objectives.check(spec, settings.room, objectives.sentinels(encoder))  # here, not from within tf.data
+        several = functools.partial(objectives.chunks, spec, vocabulary=encoder, room=settings.room)
+    source = SpecSource(spec, settings.root, settings.suite_seed, several)
+
+    def record(raw: bytes) -> tuple[np.ndarray, np.ndarray]:
+        _, ((*before, (target, _)),), _ = records_of(job, [render.Item(*json.loads(raw))], settings, encoder)
+        prompt = prompt_ids(before, encoder.eos_id, "decoder")
+        return np.array(prompt, np.int32), np.array(target, np.int32)
+
+    @seqio.map_over_dataset
+    def tokenise(example):
+        inputs, targets = tf.numpy_function(record, [example["raw"]], (tf.int32, tf.int32), stateful=False)
+        return {"id": example["id"], "inputs": tf.ensure_shape(inputs, [None]),
+                "targets": tf.ensure_shape(targets, [None])}  # fmt: skip
+
+    features = {
+        "inputs": seqio.Feature(vocabulary, add_eos=False, dtype=tf.int32),
+        "targets": seqio.Feature(vocabulary, add_eos=True, dtype=tf.int32),
+    }
+    steps = [tokenise, seqio.CacheDatasetPlaceholder(), seqio.preprocessors.append_eos_after_trim]
+    return seqio.TaskRegistry.add(name, source=source, preprocessors=steps, output_features=features)
+
+
+_GIVEN: dict[str, seqio.Vocabulary] = {}  # objects that `get` was given, by the file of their model
+
+
+class TokenizerVocabulary(seqio.Vocabulary):
+    """Hugging Face's tokenizer.json as a SeqIO vocabulary."""
+
+    def __init__(self, file: str):
+        self.vocabulary = Vocabulary(file)
+        super().__init__()
+
+    @property
+    def bos_id(self) -> int | None:
+        return self.vocabulary.bos_id
+
+    @property
+    def eos_id(self) -> int | None:
+        return self.vocabulary.eos_id
+
+    @property
+    def unk_id(self) -> int | None:
+        return self.vocabulary.unk_id if self.vocabulary.unk_id >= 0 else None
+
+    @property
+    def pad_id(self) -> int:
+        return self.vocabulary.pad_id
+
+    @property
+    def _base_vocab_size(self) -> int:
+        return self.vocabulary.size
+
+    def _encode(self, s: str) -> list[int]:
+        return self.vocabulary.encode(s)
+
+    def _decode(self, ids: Iterable[int]) -> str:
+        return self.vocabulary.decode(ids)
+
+    def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
+        def ids(text: np.ndarray | bytes) -> np.ndarray:
+            return np.array(self._encode(np.asarray(text, object).item().decode()), np.int32)
+
+        return tf.ensure_shape(tf.numpy_function(ids, [s], tf.int32, stateful=False), [None])
+
+    def _decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
+        return tf.numpy_function(lambda x: self._decode(x.tolist()).encode(), [ids], tf.string, stateful=False)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, TokenizerVocabulary) and other.vocabulary.hash == self.vocabulary.hash
+
+
+@functools.cache
+def _vocabulary(file: str) -> seqio.Vocabulary:
+    if file in _GIVEN:
+        return _GIVEN[file]
+    model = Vocabulary(file).model
+    if isinstance(model, Bytes):
+        return seqio.ByteVocabulary(model.size - 259)
+    return TokenizerVocabulary(file) if isinstance(model, TokenizerJson) else seqio.SentencePieceVocabulary(file)
+
+
+def register_mixture(spec: MixtureSpec, settings: Settings) -> seqio.Mixture:
+    """A MixtureSpec as a seqio Mixture of its variants (nested mixtures stay mixtures)."""
+    if spec.name in seqio.MixtureRegistry.names():
+        return seqio.MixtureRegistry.get(spec.name)
+    explicit = isinstance(spec.members, dict)
+    parts = []
+    for name, share in registry.members(spec, settings.root).items():
+        if name in registry.MIXTURES:
+            nested = registry.MIXTURES[name]
+            register_mixture(nested, settings)
+            parts.append((name, share if explicit else 1.0))
+            continue
+        register(name, settings)
+        parts.append((name, share if explicit else _proportional(spec, share)))
+    return seqio.MixtureRegistry.add(spec.name, parts)
+
+
+def _proportional(spec: MixtureSpec, share: float):
+    rate = functools.partial(
+        seqio.mixing_rate_num_examples, maximum=spec.maximum, temperature=spec.temperature, scale=spec.scale
+    )
+
+    def capped(task: seqio.Task) -> float:
+        if spec.max_examples is None:
+            return share * rate(task)
+        n = min(task.num_input_examples("train"), spec.max_examples)
+        return share * min(n * spec.scale, spec.maximum or float("inf")) ** (1.0 / spec.temperature)
+
+    return capped
+
+
+def known(name: str = "") -> list[str]:
+    """The names in SeqIO's registries, or those of them that are `name`."""
+    names = [*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()]
+    return [n for n in names if not name or n == name]
+
+
+def resolve(name: str) -> seqio.Task | seqio.Mixture:
+    """A Task or Mixture by name from SeqIO's registries."""
+    if not known(name):
+        near = did_you_mean(name, [*known(), *registry.MIXTURES, *registry.TASKS])
+        raise UserError(f"unknown mixture or task {name!r}{near}")
+    return seqio.get_mixture_or_task(name)
+
+
+def tasks_of(mixture_or_task) -> list[seqio.Task]:
+    """The tasks of a mixture, nested ones opened; of a task itself."""
+    return [mixture_or_task] if isinstance(mixture_or_task, seqio.Task) else list(mixture_or_task.tasks)
+
+
+def rates(mixture_or_task) -> dict[str, float]:
+    """Task name -> share of the examples, as SeqIO mixes them; sums to 1."""
+    if isinstance(mixture_or_task, seqio.Task):
+        return {mixture_or_task.name: 1.0}
+    found = {}
+    for t in mixture_or_task.tasks:
+        try:
+            found[t.name] = float(mixture_or_task.get_rate(t))
+        except (TypeError, ValueError, AssertionError) as e:  # a source that does not know its size, say
+            raise UserError(f"mixture {mixture_or_task.name!r}: the rate of {t.name!r} is unknown: {e}") from e
+    total = sum(found.values())
+    if total <= 0:
+        raise UserError(f"mixture {mixture_or_task.name!r} has no examples")
+    return {n: r / total for n, r in sorted(found.items())}
+
+
+def kept(vocabulary: seqio.Vocabulary, cache_dir: str, mend: hits.Mend = hits.refuse) -> Path | None:
+    """The file of a SeqIO vocabulary (of a SentencePiece model with the sentinels that it adds); None: another kind."""
+    if isinstance(vocabulary, TokenizerVocabulary):
+        return keep_given(vocabulary.vocabulary.file, "", cache_dir, mend=mend)
+    if isinstance(vocabulary, seqio.ByteVocabulary):
+        return keep_bytes(vocabulary.extra_ids, cache_dir, mend)
+    if isinstance(vocabulary, seqio.SentencePieceVocabulary):
+        data = vocabulary.sp_model
+        return keep_vocabulary(data, cache_dir, mend=mend)
+    return None

@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a task's `Source` description to (example id, example), one record at a time.
+
+    record   what a reader (readers.py) finds: a line, a row, an element. Each counts as "read".
+    bad      a record that cannot be read. An error that names file, row and reason; with
+             `data.skip_bad` it is counted under its reason and left out instead.
+
+Files stand under `data.root`, TFDS folders under $TFDS_DATA_DIR (`data.tfds_data_dir` sets it).
+"""
+
+import functools
+import hashlib
+import inspect
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from itx.errors import UserError, did_you_mean, did_you_mean_file
+from itx.prepare import readers
+from itx.prepare.readers import READERS
+from itx.prepare.records import Bad
+from itx.tasks import fingerprint
+from itx.tasks.spec import Source
+
+
+def open_source(
+    source: Source, split: str, root: str, seed: int, counts: Counter, skip_bad: bool = False,
+    first: dict[str, str] | None = None,
+) -> Iterator[tuple[str, dict]]:  # fmt: skip
+    """Yield (example id, example) of a source's split; "" is the whole of a source split by hash.
+
+    The id is `file:row` (`file__row` for TFDS, as its own ids are), or the record's own where
+    `source.options["id"]` names that field and it does not repeat; for a function, the index. counts: "read" plus one entry per reason of a skip;
+    first: gets the first record of each reason, in words.
+    """
+    if not isinstance(source, Source):
+        raise UserError(f"a source is one of {sorted([*READERS, 'function'])}, not {type(source).__name__}")
+    if source.kind == "function":
+        yield from _function(source, split, root, seed, counts)
+        return
+    own_ids: set[str] = set()
+    for part in parts(source, split, root):
+        for row, example in READERS[source.kind](part.path, part.options):
+            counts["read"] += 1
+            if isinstance(example, Bad):
+                told = f"{part.name}:{row}: {example.reason} ({example.detail})"
+                if not skip_bad:
+                    raise UserError(told + "; --data.skip_bad=True counts and skips such rows")
+                counts[example.reason] += 1
+                if first is not None:
+                    first.setdefault(example.reason, told)
+                continue
+            own = example.get(source.options["id"]) if "id" in source.options else None
+            if isinstance(own, (str, int)) and str(own) not in own_ids:
+                own_ids.add(str(own))
+                yield str(own), example
+            else:
+                yield f"{part.name}{part.joined}{row}", example
+
+
+def source_hash(source: Source, split: str, root: str, seed: int) -> str:
+    """Hash of what the split is read from: file bytes, or the maker's code and the seed."""
+    if not isinstance(source, Source):
+        raise UserError(f"a source is one of {sorted([*READERS, 'function'])}, not {type(source).__name__}")
+    how = [source.kind, json.dumps(dict(source.options), sort_keys=True, default=str)]
+    if source.kind == "function":
+        # split matters to the maker only where the splits are its own
+        how += [str(seed), "" if source.split_by_hash else split, _code_hash(source.make)]
+    else:
+        for part in parts(source, split, root):
+            for path in (part.path, *part.beside):
+                stat = path.stat()
+                how += [part.name, json.dumps(part.where), _bytes_hash(path, stat.st_size, stat.st_mtime_ns)]
+    return hashlib.sha256("\x1f".join(how).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file of a source's split, as its reader opens it."""
+
+    name: str
+    path: Path
+    options: Mapping[str, Any]
+    joined: str = ":"  # between the file's name and the row, in an example's id
+    where: tuple = ()  # which rows of the file, where not all
+    beside: tuple[Path, ...] = ()  # files that say how it is read
+
+
+def parts(source: Source, split: str, root: str) -> list[Part]:
+    """The files of a split in order; one that is missing is an error with the nearest names."""
+    if source.kind not in READERS:
+        raise UserError(f"unknown kind of source {source.kind!r}" + did_you_mean(source.kind, [*READERS, "function"]))
+    if split not in source.files:
+        raise UserError(f"the source has no split {split!r}" + did_you_mean(split, source.files))
+    found = source.files[split]
+    if source.kind == "tfds":
+        return _tfds_parts(source, found)
+    files = [str(found)] if isinstance(found, (str, Path)) else [str(f) for f in found]
+    if source.kind == "hf_dataset":
+        return [part for f in files for part in _hf_parts(source, f, root)]
+    named = [(Path(f).name if Path(f).is_absolute() else f, find_file(f, root)) for f in files]
+    return [Part(name, path, source.options) for name, path in named]
+
+
+def _tfds_parts(source: Source, instruction: str) -> list[Part]:
+    """The shards that a split instruction such as `train[:-200]` reads, with the rows of each."""
+    folder = tfds_folder(source.options["name"])
+    info = readers.tfds_builder(folder).info
+    try:
+        shards = info.splits[instruction].file_instructions
+    except (KeyError, ValueError, AssertionError) as e:
+        name = instruction.partition("[")[0]
+        near = did_you_mean(name, info.splits) if name not in info.splits else f" ({e})"
+        raise UserError(f"{source.options['name']}: no split {instruction!r}{near}") from e
+    out = []
+    for shard in shards:
+        path = Path(shard.filename)
+        if not path.is_file():
+            raise UserError(f"{source.options['name']}: {path} is missing; its dataset_info.json names it")
+        where = (shard.skip, shard.take)
+        options = {**source.options, "skip": shard.skip, "take": shard.take, "rows": shard.examples_in_shard}
+        out.append(Part(path.name, path, options, "__", where, (folder / "features.json",)))
+    return out
+
+
+def tfds_top() -> Path:
+    """The folder that prepared TFDS sets stand in."""
+    return Path(os.environ.get("TFDS_DATA_DIR") or Path.home() / "tensorflow_datasets")
+
+
+def tfds_folder(name: str) -> Path:
+    """The folder of `glue/rte:2.0.0` (without a version: the newest there) under $TFDS_DATA_DIR."""
+    base, _, version = name.partition(":")
+    top = tfds_top()
+    build = f"`uv run tfds build {base} --data_dir={top}` makes it where there is a network"
+    if not (top / base).is_dir():
+        raise UserError(
+            f"TFDS {name!r}: no folder {base!r} in data.tfds_data_dir={str(top)!r}{did_you_mean_file(top / base)}; {build}"
+        )
+    there = [p.name for p in (top / base).iterdir() if (p / "dataset_info.json").is_file()]
+    if version and version not in there:
+        raise UserError(
+            f"TFDS {name!r}: version {version} is not in {top / base}{did_you_mean(version, there)}; {build}"
+        )
+    if not there:
+        configs = [f"{base}/{p.name}" for p in (top / base).iterdir() if list(p.glob("*/dataset_info.json"))]
+        near = did_you_mean(base, configs) if configs else ""
+        raise UserError(f"TFDS {name!r}: {top / base} holds no prepared version (dataset_info.json){near}; {build}")
+    return top / base / (version or max(there, key=lambda v: [int(n) if n.isdigit() else -1 for n in v.split(".")]))
+
+
+def _hf_parts(source: Source, folder: str, root: str) -> list[Part]:
+    """The Arrow files of a folder that `Dataset.save_to_disk` wrote, or of one split of a `DatasetDict`'s."""
+    state_file = find_file(f"{folder}/state.json", root)
+    state = readers.read_document(state_file)
+    if state.get("_indices_files") or state.get("_indices_mapping") or state.get("_indices_data_files"):
+        raise UserError(f"{folder}: the dataset was filtered or shuffled; save dataset.flatten_indices() instead")
+    files = [f["filename"] for f in state.get("_data_files", ())]
+    return [Part(f"{folder}/{f}", find_file(f"{folder}/{f}", root), source.options) for f in files]
+
+
+def find_file(file: str, root: str) -> Path:
+    """The path of a source file under `data.root`; a missing one is an error with the nearest names."""
+    path = Path(file)
+    if not path.is_absolute():
+        if not root:
+            raise UserError(f"source file {file!r} stands under data.root, which is not set: set --data.root=FOLDER")
+        if not Path(root).is_dir():
+            raise UserError(f"data.root: no folder {root!r}" + did_you_mean_file(Path(root)))
+        path = Path(root) / file
+    if path.is_file():
+        return path
+    if path.is_dir():
+        raise UserError(f"source file {file!r} is a folder in data.root={root!r}" + did_you_mean_file(path / "?"))
+    where = "is not there" if Path(file).is_absolute() else f"is not in data.root={root!r}"
+    raise UserError(f"source file {file!r} {where}" + did_you_mean_file(path))
+
+
+def _function(source: Source, split: str, root: str, seed: int, counts: Counter) -> Iterator[tuple[str, dict]]:
+    for i, example in enumerate(source.make(split, root, seed)):
+        counts["read"] += 1
+        if not isinstance(example, Mapping):
+            name = getattr(source.make, "__qualname__", repr(source.make))
+            raise UserError(f"{name}: example {i} is {type(example).__name__}, not a dict")
+        yield str(i), example
+
+
+@functools.lru_cache(maxsize=4096)
+def _bytes_hash(path: Path, size: int, changed_ns: int) -> str:
+    """SHA-256 of a file's bytes; size and time of change only say when to compute it anew."""
+    del size, changed_ns
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def _code_hash(make: Callable) -> str:
+    """Hash of a maker: its module's text, and the values and the code of the user's that it uses."""
+    inner = make
+    while isinstance(inner, functools.partial):
+        inner = inner.func
+    module = inspect.getmodule(inner)
+    text = [] if module is None else fingerprint.of_value(module)
+    package = {fingerprint.package_of(inner)}
+    return hashlib.sha256("\x1f".join([*text, *fingerprint.of_function(make, package)]).encode()).hexdigest()

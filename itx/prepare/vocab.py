@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Train a SentencePiece vocabulary on a mixture's training splits (byte fallback, digits split).
+
+It is an artefact of its own: its key is the tasks' names and versions and the size, so an edited
+template does not retrain it; and its texts depend on the tasks alone, not on a run's variants or seeds.
+One thread, hence the same file from the same texts.
+"""
+
+import hashlib
+import io
+import itertools
+import json
+import re
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+from itx import errors, hashing, movement, storage
+from itx.data import verify
+from itx.data.vocabulary import (
+    BESIDE,
+    BYTE_EXTRA_IDS,
+    BYTES,
+    FILES,
+    Bytes,
+    TokenizerJson,
+    Vocabulary,
+    fitted,
+    with_sentinels,
+)
+from itx.errors import UserError
+from itx.prepare import conversations, hits, render, values
+from itx.tasks import names, registry
+from itx.text_format import chat
+
+VOCAB_VERSION = 3
+EXAMPLES_PER_TASK = 400
+VARIANTS = ("", ":cot", ":inv")  # of each task, where it has them
+COMMON = 5
+# A newline becomes a private-use piece and a space, so that a word is the same piece after a newline as
+# after a space; decoding undoes it. (A user-defined "\n" would bypass normalisation.)
+_NEWLINE = "A\tE000 20\n"
+_NEWLINE_BACK = "E000 20\tA\n"
+
+
+def keep_given(name: str, root: str, cache_dir: str, rows: int = 0, mend: hits.Mend = hits.refuse) -> Path:
+    """The copy in the cache of what `data.vocab` names: a file, here or under data.root, or "bytes".
+
+    With a tokenizer of Hugging Face's goes all that belongs to it: its special tokens, and what an export hands on.
+    rows: of the embedding, where they are known; the token for images beyond them is left out.
+    """
+    if name == BYTES:
+        return keep_bytes(BYTE_EXTRA_IDS, cache_dir, mend)
+    file = next((p for p in (Path(name), Path(root) / name) if p.is_file()), None)
+    if file is None:
+        near = errors.did_you_mean_file(Path(name))
+        raise UserError(f"data.vocab: no file {name!r} here or under data.root={root!r}{near}")
+    known, main = Vocabulary(file), "sentencepiece.model"
+    if isinstance(known.model, Bytes):
+        return keep_bytes(known.size - 259, cache_dir, mend)
+    data = file.read_bytes()
+    if isinstance(known.model, TokenizerJson):
+        main, data = FILES[0], fitted(data, rows) if rows else data
+    return _keep(main, data, known.hash, _beside(file), cache_dir, mend)
+
+
+def keep_bytes(extra_ids: int, cache_dir: str, mend: hits.Mend = hits.refuse) -> Path:
+    """The vocabulary of bytes, as a file in the cache."""
+    data = (json.dumps({"extra_ids": extra_ids}, indent=1) + "\n").encode()
+    kept = Path(cache_dir) / "vocab" / f"{BYTES}{extra_ids}"
+    return _written(kept, {"bytes.json": data}, mend) / "bytes.json"
+
+
+def keep_vocabulary(
+    model: bytes, cache_dir: str, beside: dict[str, bytes] | None = None, mend: hits.Mend = hits.refuse
+) -> Path:
+    """A SentencePiece model's copy in the cache, with what else its tokenizer consists of."""
+    return _keep("sentencepiece.model", model, hashlib.sha256(model).hexdigest()[:16], beside or {}, cache_dir, mend)
+
+
+def _keep(name: str, data: bytes, known: str, beside: dict[str, bytes], cache_dir: str, mend: hits.Mend) -> Path:
+    """A vocabulary's copy in the cache, under its hash, or that of all its files where there are several."""
+    key = hashlib.sha256(b"".join([known.encode(), data, *beside.values()])).hexdigest()[:16] if beside else known
+    kept = Path(cache_dir) / "vocab" / key
+    return _written(kept, {name: data, **beside}, mend) / name
+
+
+def _written(folder: Path, files: dict[str, bytes], mend: hits.Mend) -> Path:
+    """The folder with just these files: written if it is not there, mended if it holds something else."""
+    for name, content in files.items() if folder.is_dir() else ():
+        file = folder / name
+        if not file.is_file() or file.read_bytes() != content:
+            mend(verify.Damaged(f"{file} is damaged: it is not what was written; {verify.REBUILD}"), folder)
+            break
+    if not folder.is_dir():
+        with storage.whole_folder(folder) as part:
+            for name, content in files.items():
+                (part / name).write_bytes(content)
+    return folder
+
+
+def _beside(file: Path) -> dict[str, bytes]:
+    return {n: p.read_bytes() for n in BESIDE if (p := file.parent / n).is_file()}
+
+
+def keep_with_sentinels(file: Path | str, cache_dir: str, mend: hits.Mend = hits.refuse) -> Path:
+    """The vocabulary of a file with sentinels behind its pieces, in the cache."""
+    file = Path(file)
+    return keep_vocabulary(with_sentinels(file.read_bytes()), cache_dir, _beside(file), mend)
+
+
+def vocab_key(members: list[str], size: int, root: str, suite_seed: int) -> str:
+    tasks = sorted({f"{(t := registry.task(m, root)).name}.{t.version}" for m in members})
+    return f"{hashing.draw(VOCAB_VERSION, size, suite_seed, *tasks):016x}"
+
+
+def texts(members: list[str], root: str, suite_seed: int) -> list[str]:
+    """Prompts and targets of each task's first training examples, in a fixed order; then each common word.
+
+    SentencePiece seeds its pieces with strings that occur in several surroundings. In templated text a
+    word often has one neighbour only ("What" before "is") and would be cut up, so every word that
+    occurs COMMON times stands once more by itself (toy suite: 23 % of words cut up without, 0.1 % with).
+    """
+    out = []
+    for name in sorted({registry.task(m, root).name for m in members}):
+        spec = registry.task(name, root)
+        found = render.items(spec, "train", root, suite_seed, Counter(), skip_bad=True)
+        items = list(itertools.islice(found, EXAMPLES_PER_TASK))
+        if spec.objective:
+            out += [i.values["text"] for i in items]
+            continue
+        for variant in (names.parse(name + v) for v in VARIANTS):
+            if registry.supports(spec, variant):
+                fields = values.slots(render.choices(spec, variant))
+                rendered = [
+                    conversations.render(i, chat.PLAIN, name) if spec.chat else render.render(spec, variant, i, 0, 0)
+                    for i in items
+                    if spec.chat or not values.incomplete(i.values, fields, spec.options)  # the build tells of these
+                ]
+                out += [text for r in rendered for text in (r.prompt, r.target)]
+    counts = Counter(word for t in out for word in re.findall(r"[^\W\d_]+", t))
+    return out + [f"{word}. {word}," for word in sorted(counts) if counts[word] >= COMMON]
+
+
+def train(
+    members: list[str], size: int, root: str, suite_seed: int, cache_dir: str, mend: hits.Mend = hits.refuse
+) -> Path:
+    """The vocabulary's file under the cache, trained if it is not there."""
+    file = Path(cache_dir) / "vocab" / vocab_key(members, size, root, suite_seed) / "sentencepiece.model"
+    digest = file.parent.with_suffix(".sha256")  # beside the folder, which runs copy
+    if file.exists() and digest.is_file() and digest.read_text("utf-8") != hashing.file_sha256(file):
+        damage = f"{file} is damaged: it is not what was trained"
+        mend(verify.Damaged(f"{damage}; {verify.REBUILD}"), file.parent)
+    if file.exists():
+        return file
+    import sentencepiece
+
+    model = io.BytesIO()
+    with tempfile.TemporaryDirectory() as folder:
+        rules = {"normalization": _NEWLINE, "denormalization": _NEWLINE_BACK}
+        for name, rule in rules.items():
+            Path(folder, name).write_text(rule)
+        try:
+            with movement.alive(f"vocabulary: training {size:,} pieces"):
+                sentencepiece.SentencePieceTrainer.train(
+                    sentence_iterator=iter(texts(members, root, suite_seed)),
+                    model_writer=model, vocab_size=size, model_type="unigram", num_threads=1, minloglevel=2,
+                    pad_id=0, eos_id=1, unk_id=2, bos_id=-1, byte_fallback=True, split_digits=True,
+                    character_coverage=1.0, hard_vocab_limit=False, required_chars="\ue000",
+                    remove_extra_whitespaces=False, input_sentence_size=0, shuffle_input_sentence=False,
+                    normalization_rule_tsv=f"{folder}/normalization",
+                    denormalization_rule_tsv=f"{folder}/denormalization",
+                )  # fmt: skip
+        except RuntimeError as e:
+            raise UserError(f"data.vocab_size={size}: {str(e).rsplit(']', 1)[-1].strip()}") from e
+    data = _without_paths(model.getvalue())
+    with storage.whole_file(digest) as part:  # first: a kill in between leaves nothing that a later model contradicts
+        part.write_text(hashlib.sha256(data).hexdigest(), encoding="utf-8")
+    with storage.whole_file(file) as part:
+        part.write_bytes(data)
+    return file
+
+
+def _without_paths(model: bytes) -> bytes:
+    """The model without the names of the temporary files its rules came from, or it would never be the same twice."""
+    from sentencepiece import sentencepiece_model_pb2
+
+    proto = sentencepiece_model_pb2.ModelProto.FromString(model)
+    for spec in (proto.normalizer_spec, proto.denormalizer_spec):
+        spec.ClearField("normalization_rule_tsv")
+    return proto.SerializeToString(deterministic=True)

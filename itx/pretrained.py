@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run may begin from (`model.pretrained`): a folder of Hugging Face's, or one of ours.
+
+Ours is a run folder, from whose newest checkpoint it goes on, one of its checkpoints (RUN/checkpoints/500), or what
+`itx convert import` wrote, which has the same files. Which model it is, its vocabulary and its chat template come
+from there; how it computes and trains is the recipe's. A resumed run restores its own checkpoint and reads nothing here.
+"""
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from itx import config as configs
+from itx import recipe, storage
+from itx.config import ModelConfig, RunConfig
+from itx.data.vocabulary import FILES, tokenizer_json
+from itx.errors import UserError, did_you_mean
+from itx.models import families, hf
+from itx.runs import RunFolder, run_config
+from itx.text import visible
+
+
+class Begin(NamedTuple):
+    """Where a run begins; `run` and `step` of ours."""
+
+    folder: Path
+    run: RunFolder | None = None
+    step: int = 0
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        return self.run.vocab_model.parent if self.run else self.folder
+
+
+def find(name: str) -> Begin:
+    """What a path names; UserError where that is no model."""
+    folder = Path(name)
+    run, step = RunFolder(folder), None
+    ours = bool(run.steps())  # its config.json may be damaged: its checkpoints hold another
+    if not ours and hf.is_folder(folder):
+        return Begin(folder)
+    if not ours and run.config_json.is_file() and "config" not in hf.read_config(folder):
+        raise UserError(f"{run.config_json} has neither a 'model_type', as Hugging Face's have, nor a run's 'config'")
+    if folder.parent.name == "checkpoints" and folder.name.isdigit():
+        run, step = RunFolder(folder.parents[1]), int(folder.name)
+    steps = run.steps()
+    if step in steps if step is not None else steps:
+        return Begin(folder, run, steps[-1] if step is None else step)
+    if run.is_begun():
+        there = ", ".join(map(str, steps)) or "none"
+        raise UserError(
+            f"{name}: {run.path} has no checkpoint{'' if step is None else f' of step {step}'}; there are: {there}"
+        )
+    near = [str(p) for p in folder.parent.iterdir() if p.is_dir()] if folder.parent.is_dir() else []
+    raise UserError(
+        f"{name} holds no model: neither a Hugging Face folder (config.json with a model_type) nor a run folder"
+        + did_you_mean(name, near)
+    )
+
+
+def model_config(begin: Begin) -> ModelConfig:
+    if begin.run is None:
+        return hf.model_config(begin.folder)
+    return run_config(begin.run).model
+
+
+def settle(config: RunConfig, origin: dict[str, str]) -> tuple[RunConfig, dict[str, str]]:
+    """The config with what `model.pretrained` says: the model, but for what the command line says; vocabulary and chat
+    template where the recipe names none."""
+    begin = find(config.model.pretrained)
+    found, origin = model_config(begin), dict(origin)
+    if begin.run is None and (keys := hf.passed_over(begin.folder)):
+        said = f"itx: {begin.folder / hf.CONFIG}: passed over, as transformers does: {', '.join(keys)}"
+        print(visible(said), file=sys.stderr)
+    new = {}
+    for f in dataclasses.fields(ModelConfig):
+        name = f"model.{f.name}"
+        if f.name not in families.OF_THE_RUN and origin[name] != "command line":
+            new[f.name], origin[name] = getattr(found, f.name), str(begin.folder)
+    data = {}
+    tokenizer = next((p for n in FILES if (p := begin.tokenizer_folder / n).is_file()), None)
+    if not config.data.vocab:
+        if tokenizer is None:
+            raise UserError(f"{begin.tokenizer_folder} has no {', '.join(FILES)}; name the vocabulary: data.vocab=…")
+        data["vocab"] = str(tokenizer)
+    if not config.data.chat_template and (template := _chat_template(begin.tokenizer_folder)):
+        data["chat_template"] = str(template)
+    origin |= {f"data.{name}": str(begin.folder) for name in data}
+    model = dataclasses.replace(config.model, **new)
+    return dataclasses.replace(config, model=model, data=dataclasses.replace(config.data, **data)), origin
+
+
+def _chat_template(folder: Path) -> Path | None:
+    """The file that holds the chat template of a model, if it has one."""
+    if (folder / "chat_template.jinja").is_file():
+        return folder / "chat_template.jinja"
+    files = (folder / "chat_template.json", folder / "tokenizer_config.json")
+    return next((f for f in files if tokenizer_json(f).get("chat_template")), None)
+
+
+def keep(name: str, to: Path) -> None:
+    """Copy what an export needs besides the weights and the tokenizer (RunFolder.pretrained)."""
+    begin = find(name)
+    for file in (hf.CONFIG, hf.GENERATION):
+        source = (begin.run.pretrained if begin.run else begin.folder) / file
+        if source.is_file():
+            with storage.whole_file(to / file) as part:
+                part.write_bytes(source.read_bytes())
+
+
+def load_recipe(
+    file: str, overrides: list[str] = (), quick: bool = False, absent: bool = False
+) -> tuple[RunConfig, dict[str, str]]:
+    """A recipe's config with what `model.pretrained` says of the model, and where each value comes from.
+
+    absent: the model need not be there; the recipe says which it is.
+    """
+    config, origin = recipe.load(file, overrides, quick)
+    if config.model.pretrained and (Path(config.model.pretrained).exists() or not absent):
+        config, origin = settle(config, origin)
+        configs.check(config)
+    return config, origin
+
+
+def method(run: RunFolder) -> str:
+    return run_config(run).peft.method
+
+
+def has_adapter(name: str) -> bool:
+    """Whether a run or checkpoint of ours holds an adapter over a base that lies elsewhere."""
+    begin = find(name)
+    return begin.run is not None and method(begin.run) != "full"

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A recipe file and the command line's `--a.b=c` overrides become a RunConfig, with the origin of each value."""
+
+import contextlib
+import dataclasses
+import importlib.util
+import io
+import json
+import os
+import sys
+import traceback
+from typing import Any, Literal, get_args, get_origin
+
+from itx.config import RunConfig, as_tuples, check, fields_by_name, flatten, to_dict
+from itx.errors import UserError, did_you_mean
+
+
+def load(file: str, overrides: list[str] = (), quick: bool = False) -> tuple[RunConfig, dict[str, str]]:
+    """The config of a recipe file with `--a.b=c` overrides, and where each value comes from.
+
+    What `model.pretrained` says of the model is not in it yet (itx/pretrained.py, `settle`).
+    Returns (config, origin), origin: dotted name -> "default" | the file | "command line".
+    """
+    if not os.path.isfile(file):
+        folder = os.path.dirname(file) or "."
+        names = [os.path.join(folder, n) for n in os.listdir(folder)] if os.path.isdir(folder) else []
+        raise UserError(
+            f"config file {file!r} is not there" + did_you_mean(file, [n for n in names if n.endswith(".py")])
+        )
+    spec = importlib.util.spec_from_file_location(f"itx_config_{os.path.basename(file)[:-3]}", file)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    beside = os.path.dirname(os.path.abspath(file))
+    if beside not in sys.path:  # as when a script is run: a recipe may build on its neighbour
+        sys.path.append(beside)
+    try:
+        spec.loader.exec_module(module)
+        config = module.get_config(quick=quick)
+    except UserError:
+        raise
+    except TypeError as e:  # mostly an unknown keyword of a dataclass
+        name = str(e).split("unexpected keyword argument ")[-1].strip("'")
+        valid = {part for k in fields_by_name() for part in k.split(".")}
+        near = did_you_mean(name, valid) if "unexpected" in str(e) else ""
+        raise UserError(f"{file}: {e}{near}") from e
+    except Exception as e:  # of the recipe's own code
+        lines = [f.lineno for f in traceback.extract_tb(e.__traceback__) if f.filename == file]
+        if isinstance(e, SyntaxError):
+            lines.append(e.lineno)
+        where = f"{file}:{lines[-1]}" if lines else file
+        raise UserError(f"{where}: {type(e).__name__}: {e}") from e
+    if not isinstance(config, RunConfig):
+        raise UserError(f"{file}: get_config() returned {type(config).__name__}, not RunConfig")
+    default = flatten(to_dict(RunConfig()))
+    origin = {k: "default" if v == default[k] else file for k, v in flatten(to_dict(config)).items()}
+    for text in overrides:
+        config, name = override(config, text)
+        origin[name] = "command line"
+    check(config)
+    _check_used(config, origin)
+    return config, origin
+
+
+# what an adapter's settings are of
+METHODS_OF = {
+    **dict.fromkeys(("targets", "rank", "alpha", "rslora", "dora", "dropout"), ("lora",)),
+    "length": ("prefix", "prompt"), "prefix_hidden": ("prefix",), "base_dtype": ("lora", "prefix", "prompt"),
+}  # fmt: skip
+
+
+def _check_used(config: RunConfig, origin: dict[str, str]) -> None:
+    """UserError for a setting of another tuning method than the run's, which would do nothing; a recipe's own are none
+    where the command line chose the method."""
+    said = origin["peft.method"]
+    for leaf, methods in METHODS_OF.items():
+        name = f"peft.{leaf}"
+        typed = origin[name] == "command line" or origin[name] != "default" and said != "command line"
+        if typed and config.peft.method not in methods:
+            raise UserError(
+                f"{name} is a setting of {' and '.join(methods)}; this run's peft.method={config.peft.method} has none: "
+                f"give --peft.method={methods[0]} too, or leave it out"
+            )
+
+
+def override(config: RunConfig, text: str) -> tuple[RunConfig, str]:
+    """Apply one `--a.b=c`; the key is checked here, the value by its type (tyro)."""
+    key, equals, value = text.partition("=")
+    name = key.removeprefix("--").replace("-", "_")
+    known = fields_by_name()
+    if not key.startswith("--") or name not in known:
+        raise UserError(f"unknown setting {key!r}" + did_you_mean(name, known))
+    if not equals:
+        raise UserError(f"{key} needs a value: {key}=…")
+    section, leaf = name.split(".")
+    parsed = _parse(key, value, known[name].type)
+    group = dataclasses.replace(getattr(config, section), **{leaf: parsed})
+    return dataclasses.replace(config, **{section: group}), name
+
+
+def _parse(key: str, text: str, kind: Any) -> Any:
+    """The value of an override, by its field's type."""
+    if kind is str:
+        return text
+    if get_origin(kind) is dict:
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError as e:
+            raise UserError(f"{key}={text}: not a JSON object ({e})") from e
+    if get_origin(kind) is Literal and text not in get_args(kind):
+        raise UserError(f"{key}={text}: no such choice" + did_you_mean(text, get_args(kind)))
+    if kind is bool:
+        text = text.capitalize()
+    many = get_origin(kind) is tuple
+    args = text.split(",") if many and text else [] if many else [text]
+    import tyro  # only where there is something to parse
+
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            parsed = tyro.cli(kind, args=["--", *args], console_outputs=False)
+    except SystemExit as e:
+        article = "an" if kind is int else "a"
+        raise UserError(f"{key}={text}: {text!r} is not {article} {getattr(kind, '__name__', kind)}") from e
+    return as_tuples(parsed) if many else parsed
