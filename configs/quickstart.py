@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The main job on the embedded suite, decoder-only, from random weights: about four minutes on two CPU cores.
+"""The main job on the embedded suite, decoder-only, from random weights: about four minutes on two
+CPU cores.
 
     uv run itx train configs/quickstart.py
 
-Expect: practised tasks mostly right, new wordings partly, new tasks little, new clusters near chance.
+Expect: practised tasks mostly right, new wordings partly, new tasks little, new clusters near
+chance.
 """
 
 from itx.config import DataConfig, EvalConfig, OptimConfig, RunConfig, TrainConfig
@@ -21,9 +23,13 @@ def get_config(quick: bool = False) -> RunConfig:
             global_batch=16,
             window_examples=4096,
         ),
-        optim=OptimConfig(name="muon", learning_rate=6e-3, warmup_steps=50, schedule="linear", final_share=0.0),
+        optim=OptimConfig(
+            name="muon", learning_rate=6e-3, warmup_steps=50, schedule="linear", final_share=0.0
+        ),
         train=TrainConfig(
-            steps=20 if quick else 2600, checkpoint_every=10 if quick else 520, log_every=10 if quick else 20
+            steps=20 if quick else 2600,
+            checkpoint_every=10 if quick else 520,
+            log_every=10 if quick else 20,
         ),
         eval=EvalConfig(max_examples=1 if quick else 12, max_new_tokens=8 if quick else 48),
     )

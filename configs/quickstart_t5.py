@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The main job on the embedded suite, T5-style encoder-decoder, from random weights: about five minutes on two CPU cores.
+"""The main job on the embedded suite, T5-style encoder-decoder, from random weights: about five
+minutes on two CPU cores.
 
     uv run itx train configs/quickstart_t5.py
 
-Expect: what configs/quickstart.py shows, lower on practised tasks, higher on new wordings (the README has the figures).
+Expect: what configs/quickstart.py shows, lower on practised tasks, higher on new wordings (the
+README has the figures).
 """
 
 import dataclasses
@@ -19,7 +21,10 @@ def get_config(quick: bool = False) -> RunConfig:
     return dataclasses.replace(
         base,
         model=presets.quickstart_t5(),
-        optim=dataclasses.replace(base.optim, kwargs={"ns_steps": 4}),  # muon takes a third of a step here
+        # muon takes a third of a step here
+        optim=dataclasses.replace(base.optim, kwargs={"ns_steps": 4}),
         eval=dataclasses.replace(base.eval, before=not quick),
-        train=base.train if quick else dataclasses.replace(base.train, steps=2200, checkpoint_every=440),
+        train=base.train
+        if quick
+        else dataclasses.replace(base.train, steps=2200, checkpoint_every=440),
     )

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a run begins or goes on: everything is checked first, and only then is anything written into its folder."""
+"""How a run begins or goes on: everything is checked first, and only then is anything written into
+its folder."""
 
 import dataclasses
 import shlex
@@ -22,32 +23,45 @@ OF_THE_BASE = ("model.", "train.seed ")  # fields whose change may give an adapt
 
 
 def check_same_run(run: RunFolder, config: RunConfig) -> list[str]:
-    """A run folder belongs to one config: data fields never change, maths fields only where allowed, and never those
-    that shape the arrays which its checkpoints hold.
+    """A run folder belongs to one config: data fields never change, maths fields only where
+    allowed, and never those that shape the arrays which its checkpoints hold.
 
-    Returns a note for every allowed change; raises UserError naming the first field that may not differ.
+    Returns a note for every allowed change; raises UserError naming the first field that may not
+    differ.
     """
     if run.path.exists() and not run.path.is_dir():
         raise UserError(f"--run_dir: {run.path} is a file, not a folder")
     if not run.path.exists() or not [
-        p for p in run.path.iterdir() if not p.name.endswith(".part") and p.name != trainer_lock.NAME
+        p
+        for p in run.path.iterdir()
+        if not p.name.endswith(".part") and p.name != trainer_lock.NAME
     ]:
         return []  # nothing, or what a kill left before the first file
     if not run.is_begun():
-        raise UserError(f"{run.path} is not empty and not a run folder (no config.json); give another --run_dir")
+        raise UserError(
+            f"{run.path} is not empty and not a run folder (no config.json); give another --run_dir"
+        )
     old = configs.flatten(read_config(run)["config"])
     new = configs.flatten(configs.to_dict(config))
     kinds = {name: f.metadata["kind"] for name, f in configs.fields_by_name().items()}
     unknown = [n for n in config.resume.allow if n not in kinds]
     if unknown:
-        raise UserError(f"resume.allow: unknown field {unknown[0]!r}" + did_you_mean(unknown[0], kinds))
+        raise UserError(
+            f"resume.allow: unknown field {unknown[0]!r}" + did_you_mean(unknown[0], kinds)
+        )
     notes = []
     for name, value in new.items():
         if name not in old or old[name] == value:
             continue
         change = f"{name} was {old[name]!r}, is {value!r}"
-        if name == "train.steps" and not config.optim.decay_steps and config.optim.schedule in ("cosine", "linear"):
-            notes.append(f"{change}: the learning rate now ends there, and no longer as it was planned")
+        if (
+            name == "train.steps"
+            and not config.optim.decay_steps
+            and config.optim.schedule in ("cosine", "linear")
+        ):
+            notes.append(
+                f"{change}: the learning rate now ends there, and no longer as it was planned"
+            )
         if kinds[name] == "free":
             continue
         way = ""
@@ -59,27 +73,34 @@ def check_same_run(run: RunFolder, config: RunConfig) -> list[str]:
                 continue
             else:
                 way = f", or allow it: --resume.allow={name}"
-        raise UserError(f"{run.path} belongs to another config: {change}; give another --run_dir{way}")
+        raise UserError(
+            f"{run.path} belongs to another config: {change}; give another --run_dir{way}"
+        )
     return notes
 
 
 def _changes_shapes(run: RunFolder, config: RunConfig, name: str) -> bool:
-    """Whether the run would have other arrays, in parameters or optimizer, with this one field as `config` has it."""
+    """Whether the run would have other arrays, in parameters or optimizer, with this one field as
+    `config` has it."""
     if not run.lock_json.is_file() and not run.steps():  # killed while it began
         return False
     section, leaf = name.split(".")
     old, vocab_size = run_config(run), read_lock(run)["vocabulary"]["size"]
-    group = dataclasses.replace(getattr(old, section), **{leaf: getattr(getattr(config, section), leaf)})
+    group = dataclasses.replace(
+        getattr(old, section), **{leaf: getattr(getattr(config, section), leaf)}
+    )
     try:
-        new = restore.shapes_by_name(restore.parts(dataclasses.replace(old, **{section: group}), vocab_size))
+        new = restore.shapes_by_name(
+            restore.parts(dataclasses.replace(old, **{section: group}), vocab_size)
+        )
     except UserError:  # it cannot be so alone, but only together with other fields
         return True
     return new != restore.shapes_by_name(restore.parts(old, vocab_size))
 
 
 def check(run: RunFolder, config: RunConfig, lock: dict, made: Setup) -> list[str]:
-    """`check_same_run`; and UserError where the run was begun on other data or its newest sound checkpoint cannot be gone
-    on with.
+    """`check_same_run`; and UserError where the run was begun on other data or its newest sound
+    checkpoint cannot be gone on with.
 
     Args:
         made: what the run has besides its state, with the shapes that its checkpoints must hold.
@@ -91,7 +112,9 @@ def check(run: RunFolder, config: RunConfig, lock: dict, made: Setup) -> list[st
     if not run.vocab_model.is_file() and not vocabulary.is_file():
         raise UserError(f"the lock's vocabulary is not in the cache: {vocabulary}")
     if run.vocab_model.is_file():
-        verify.vocabulary(run.vocab_model.parent, lock, f"copy the files of {vocabulary.parent} there")
+        verify.vocabulary(
+            run.vocab_model.parent, lock, f"copy the files of {vocabulary.parent} there"
+        )
     if not run.checkpoints.is_dir():
         return notes
     with Checkpoints(run.checkpoints, read_only=True) as checkpoints:
@@ -105,7 +128,9 @@ def check(run: RunFolder, config: RunConfig, lock: dict, made: Setup) -> list[st
                     f"{run.path} is trained to step {step}, beyond train.steps={config.train.steps}: give at least "
                     f"--train.steps={step}, or another --run_dir"
                 )
-            if len(made.saved) < len(made.names) and any(note.startswith(OF_THE_BASE) for note in notes):
+            if len(made.saved) < len(made.names) and any(
+                note.startswith(OF_THE_BASE) for note in notes
+            ):
                 restore.check_base(meta, made.init()[1], made.saved)
             break
     return notes
@@ -116,11 +141,18 @@ def _vocabulary(config: RunConfig, lock: dict) -> Path:
 
 
 def write(
-    run: RunFolder, config: RunConfig, origin: dict[str, str], lock: dict, args: Namespace, notes: list[str]
+    run: RunFolder,
+    config: RunConfig,
+    origin: dict[str, str],
+    lock: dict,
+    args: Namespace,
+    notes: list[str],
 ) -> dict:
-    """Write the run's config, lock and vocabulary, which are checked; returns what config.json holds.
+    """Write the run's config, lock and vocabulary, which are checked; returns what config.json
+    holds.
 
-    config.json comes first: it is what makes a folder a run folder, so that a kill in between is no trouble.
+    config.json comes first: it is what makes a folder a run folder, so that a kill in between is no
+    trouble.
     """
     for note in notes:
         print(f"changed on resume: {note}", file=sys.stderr)

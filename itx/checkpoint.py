@@ -5,9 +5,10 @@ A checkpoint has three items: `params` {path: array} (trainable and frozen; of a
 adapter alone, and meta says over which base), `opt_state` {path: array} and `meta` (JSON: step,
 skipped steps, open log interval, mesh, devices, versions, and all that config.json and
 data.lock.json of the run hold). Names are plain strings, so a checkpoint can be read without this
-program. A save that was cut short is never seen: Orbax renames a folder into place when it is whole, and the trainer
-removes what is left of others. `meta` also holds a digest of each array's bytes, which is the same for every mesh and
-number of processes, and one of itself; whoever reads a checkpoint compares them.
+program. A save that was cut short is never seen: Orbax renames a folder into place when it is
+whole, and the trainer removes what is left of others. `meta` also holds a digest of each array's
+bytes, which is the same for every mesh and number of processes, and one of itself; whoever reads a
+checkpoint compares them.
 """
 
 import errno
@@ -39,10 +40,11 @@ class Damaged(UserError):
 
 
 class Checkpoints:
-    """`directory`/<step>/{params,opt_state,meta}; the newest `keep` stay, None: all, and the steps in `pinned`.
+    """`directory`/<step>/{params,opt_state,meta}; the newest `keep` stay, None: all, and the steps
+    in `pinned`.
 
-    A reader (`read_only`) leaves the folder as it is: what looks like the rest of a killed save may be a trainer's
-    save in progress.
+    A reader (`read_only`) leaves the folder as it is: what looks like the rest of a killed save may
+    be a trainer's save in progress.
     """
 
     def __init__(self, directory: Path, keep: int | None = 3, read_only: bool = False):
@@ -54,7 +56,8 @@ class Checkpoints:
         if read_only and not self.directory.is_dir():
             raise UserError(f"{self.directory} is no folder: there is no checkpoint to read")
         self.keep, self.pinned = keep, set()
-        self._digests: dict[int, dict | None] = {}  # of the steps whose meta was read; each array's read asks for them
+        # of the steps whose meta was read; each array's read asks for them
+        self._digests: dict[int, dict | None] = {}
         self.manager = ocp.CheckpointManager(
             self.directory,
             item_names=("params", "opt_state", "meta"),
@@ -75,7 +78,8 @@ class Checkpoints:
         return sorted(self.manager.all_steps())
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        """Orbax asks this after a save: the newest `keep` stay, and those that the trainer may return to."""
+        """Orbax asks this after a save: the newest `keep` stay, and those that the trainer may
+        return to."""
         oldest = 0 if self.keep is None else len(checkpoints) - self.keep
         return [i >= oldest or c.step in self.pinned for i, c in enumerate(checkpoints)]
 
@@ -89,10 +93,17 @@ class Checkpoints:
         return later
 
     def save(self, step: int, params: dict, opt_state: Any, meta: dict) -> None:
-        """opt_state None: of a model that was not trained here. One without arrays, as plain SGD has, is not written."""
+        """opt_state None: of a model that was not trained here. One without arrays, as plain SGD
+        has, is not written."""
         args = self.ocp.args
-        arrays = {"params": params} | ({"opt_state": named_leaves(opt_state)} if jax.tree.leaves(opt_state) else {})
-        meta = meta | {"digests": {item: {name: digest(x) for name, x in of.items()} for item, of in arrays.items()}}
+        arrays = {"params": params} | (
+            {"opt_state": named_leaves(opt_state)} if jax.tree.leaves(opt_state) else {}
+        )
+        meta = meta | {
+            "digests": {
+                item: {name: digest(x) for name, x in of.items()} for item, of in arrays.items()
+            }
+        }
         items = {item: args.StandardSave(of) for item, of in arrays.items()}
         items["meta"] = args.JsonSave(storage.sealed(meta))
         self._digests.pop(step, None)
@@ -104,19 +115,24 @@ class Checkpoints:
         self._known(step)
         args = self.ocp.args
         meta = self._read(
-            step, "meta", lambda: self.manager.restore(step, args=args.Composite(meta=args.JsonRestore())).meta
+            step,
+            "meta",
+            lambda: self.manager.restore(step, args=args.Composite(meta=args.JsonRestore())).meta,
         )
         if not isinstance(meta, dict):
             raise Damaged(f"{self.directory / str(step)} is damaged: meta holds no object")
         if "digests" in meta and storage.SEAL not in meta or not storage.is_intact(meta):
             raise Damaged(f"{self.directory / str(step)} is damaged: meta is not what was saved")
         if meta.get("step", step) != step:
-            raise Damaged(f"{self.directory / str(step)} is damaged: it holds what was saved at step {meta['step']}")
+            raise Damaged(
+                f"{self.directory / str(step)} is damaged: it holds what was saved at step {meta['step']}"
+            )
         self._digests[step] = meta.get("digests")
         return meta
 
     def digests(self, step: int) -> dict | None:
-        """{item: {name: `digest`}} of a checkpoint, None of one that was saved before they were kept; read once."""
+        """{item: {name: `digest`}} of a checkpoint, None of one that was saved before they were
+        kept; read once."""
         self._known(step)
         if step not in self._digests:
             self.meta(step)
@@ -127,9 +143,14 @@ class Checkpoints:
         digests = self.digests(step)
         if digests is not None:
             saved = digests.get(item, {})
-            return {n: jax.ShapeDtypeStruct(tuple(d["shape"]), np.dtype(d["dtype"])) for n, d in saved.items()}
+            return {
+                n: jax.ShapeDtypeStruct(tuple(d["shape"]), np.dtype(d["dtype"]))
+                for n, d in saved.items()
+            }
         folder = self.directory / str(step) / item  # saved before digests were kept
-        return self._read(step, item, lambda: self.ocp.StandardCheckpointHandler().metadata(folder).tree)
+        return self._read(
+            step, item, lambda: self.ocp.StandardCheckpointHandler().metadata(folder).tree
+        )
 
     def params(self, step: int, targets: dict) -> dict:
         """Parameters as `targets` says: {path: ShapeDtypeStruct with a sharding}."""
@@ -142,18 +163,25 @@ class Checkpoints:
         return jax.tree.unflatten(jax.tree.structure(targets), [leaves[n] for n in order])
 
     def verify(self, step: int) -> bool:
-        """Read all of a checkpoint; Damaged where it is not what was saved, False where it holds no digests."""
+        """Read all of a checkpoint; Damaged where it is not what was saved, False where it holds no
+        digests."""
         digests = self.digests(step)
         here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         for item in digests or ("params",):
             saved = self.shapes(step, item)
             self._restore(
-                step, item, {n: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=here) for n, s in saved.items()}
+                step,
+                item,
+                {
+                    n: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=here)
+                    for n, s in saved.items()
+                },
             )
         return digests is not None
 
     def set_aside(self, step: int) -> Path:
-        """Rename a step's folder, so that it is no longer one of the checkpoints; nothing is deleted."""
+        """Rename a step's folder, so that it is no longer one of the checkpoints; nothing is
+        deleted."""
         folder, n = self.directory / str(step), 1
         while (aside := self.directory / f"{step}.damaged{'' if n == 1 else f'-{n}'}").exists():
             n += 1
@@ -175,24 +203,35 @@ class Checkpoints:
             )
 
     def _restore(self, step: int, item: str, targets: dict) -> dict:
-        """Arrays of a checkpoint, compared with their digests as they were saved and only then cast."""
+        """Arrays of a checkpoint, compared with their digests as they were saved and only then
+        cast."""
         self.check(step, item, targets)
         saved = self.shapes(step, item)
-        as_saved = {n: jax.ShapeDtypeStruct(t.shape, saved[n].dtype, sharding=t.sharding) for n, t in targets.items()}
+        as_saved = {
+            n: jax.ShapeDtypeStruct(t.shape, saved[n].dtype, sharding=t.sharding)
+            for n, t in targets.items()
+        }
         args = self.ocp.args.Composite(**{item: self.ocp.args.StandardRestore(as_saved)})
         arrays = self._read(step, item, lambda: self.manager.restore(step, args=args)[item])
         for name, then in (self.digests(step) or {}).get(item, {}).items():
             if digest(arrays[name]) != then:
-                raise Damaged(f"{self.directory / str(step)} is damaged: {item}/{name} is not what was saved")
-        return {n: x if x.dtype == targets[n].dtype else x.astype(targets[n].dtype) for n, x in arrays.items()}
+                raise Damaged(
+                    f"{self.directory / str(step)} is damaged: {item}/{name} is not what was saved"
+                )
+        return {
+            n: x if x.dtype == targets[n].dtype else x.astype(targets[n].dtype)
+            for n, x in arrays.items()
+        }
 
     def _read(self, step: int, item: str, read: Callable[[], Any]) -> Any:
-        """What `read` gives; Damaged where the files do not hold it. What the system refuses (rights, memory, a disk that
-        does not answer) is no fault of the files, and any other error one of this program: both go on as they are."""
+        """What `read` gives; Damaged where the files do not hold it. What the system refuses
+        (rights, memory, a disk that does not answer) is no fault of the files, and any other error
+        one of this program: both go on as they are."""
         try:
             return read()
         except Exception as e:
-            of_files = isinstance(e, UNREADABLE) or type(e) is Exception  # as Orbax raises where a part is absent
+            # as Orbax raises where a part is absent
+            of_files = isinstance(e, UNREADABLE) or type(e) is Exception
             if not of_files or of_the_machine(e) and error_number(e) not in ABSENT:
                 raise
             why = " ".join(str(e).split())[:200]
@@ -215,8 +254,8 @@ class Checkpoints:
 
 
 def _tell_once() -> None:
-    """Orbax and its store raise an error, and print it as well, with tracebacks, from threads of their own: that is
-    left out, for who calls says it in a line. So is that a reader reads only."""
+    """Orbax and its store raise an error, and print it as well, with tracebacks, from threads of
+    their own: that is left out, for who calls says it in a line. So is that a reader reads only."""
     for name in ("absl", "asyncio"):
         logging.getLogger(name).addFilter(_is_news)  # once, however often it is added
     if sys.excepthook is not _late_callback:
@@ -251,7 +290,8 @@ def _is_late(error: BaseException | None) -> bool:
 
 
 def skips(folder: Path) -> dict:
-    """{"skipped": [step, …], "returns": [{"to", "at", "left_out"}]} of a run, as its newest checkpoint has them."""
+    """{"skipped": [step, …], "returns": [{"to", "at", "left_out"}]} of a run, as its newest
+    checkpoint has them."""
     meta: dict = {}
     if folder.is_dir():
         with Checkpoints(folder, read_only=True) as checkpoints:
@@ -261,8 +301,8 @@ def skips(folder: Path) -> dict:
 
 
 def digest(array: Any) -> dict:
-    """{"shape", "dtype", "blocks"} of an array: a hash of each BLOCK_BYTES of it in row-major order, wherever its
-    parts lie."""
+    """{"shape", "dtype", "blocks"} of an array: a hash of each BLOCK_BYTES of it in row-major
+    order, wherever its parts lie."""
     if not getattr(array, "is_fully_addressable", True):
         from jax.experimental import multihost_utils
 
@@ -280,7 +320,9 @@ def check_shapes(what: str, saved: dict[str, Any], targets: dict[str, Any]) -> N
     for name in sorted(saved.keys() | targets.keys()):
         there, here = (tuple(x[name].shape) if name in x else "absent" for x in (saved, targets))
         if there != here:
-            raise UserError(f"{what} are not those of this config: {name} is {there} there, {here} here")
+            raise UserError(
+                f"{what} are not those of this config: {name} is {there} there, {here} here"
+            )
 
 
 def named_leaves(tree: Any) -> dict[str, Any]:
@@ -306,9 +348,16 @@ def environment(mesh: Mesh) -> dict:
 
 def differences(then: dict, now: dict) -> str | None:
     """One line that names all that changed since the checkpoint, or None where nothing did."""
-    then, now = ({**{k: v for k, v in e.items() if k != "versions"}, **e.get("versions", {})} for e in (then, now))
+    then, now = (
+        {**{k: v for k, v in e.items() if k != "versions"}, **e.get("versions", {})}
+        for e in (then, now)
+    )
     names = [*now, *(then.keys() - now.keys())]
-    changed = [f"{k}: {then.get(k, 'unknown')} -> {now.get(k, 'unknown')}" for k in names if then.get(k) != now.get(k)]
+    changed = [
+        f"{k}: {then.get(k, 'unknown')} -> {now.get(k, 'unknown')}"
+        for k in names
+        if then.get(k) != now.get(k)
+    ]
     if not changed:
         return None
     return (

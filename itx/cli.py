@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The `itx` command: finds the command's file, parses, and writes the facts where --json says.
 
-Exit codes: 0 done, 1 a check or the run failed or the machine had no room, 2 a mistake in usage, config or data.
+Exit codes: 0 done, 1 a check or the run failed or the machine had no room, 2 a mistake in usage,
+config or data.
 """
 
 import argparse
@@ -21,19 +22,27 @@ from itx.errors import UserError, did_you_mean
 
 # Only the file of the command that was typed is imported: JAX takes a second, TensorFlow three.
 COMMANDS = {
-    "train": ("itx.commands.train", "build, audit, tune, evaluate, report; the same command again resumes"),
+    "train": (
+        "itx.commands.train",
+        "build, audit, tune, evaluate, report; the same command again resumes",
+    ),
     "data": ("itx.commands.data", "build, audit and print training data"),
     "tasks": ("itx.commands.tasks", "list, show and check registered tasks"),
     "eval": ("itx.commands.evaluate", "score a run's checkpoint"),
     "runs": ("itx.commands.runs", "look after run folders"),
-    "generate": ("itx.commands.generate", "answer prompts; without any, a conversation in the terminal"),
+    "generate": (
+        "itx.commands.generate",
+        "answer prompts; without any, a conversation in the terminal",
+    ),
     "convert": ("itx.commands.convert", "Hugging Face folders in and out"),
 }
 
 
 def _parser(typed: str | None) -> argparse.ArgumentParser:
     """The parser of all commands; only the one that was typed knows what it takes."""
-    parser = argparse.ArgumentParser(prog="itx", description="Instruction tuning in JAX.", allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog="itx", description="Instruction tuning in JAX.", allow_abbrev=False
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (module, help) in COMMANDS.items():
         command = commands.add_parser(name, help=help, description=help, allow_abbrev=False)
@@ -45,7 +54,8 @@ def _parser(typed: str | None) -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # an ASCII terminal shows other characters as \\u escapes
+        # an ASCII terminal shows other characters as \\u escapes
+        if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     sys.path.insert(0, os.getcwd())  # tasks/ and data.modules of the folder one stands in
     return processes.as_command(lambda: _run(words), conversation=words[:1] == ["generate"])
@@ -54,7 +64,11 @@ def main(argv: list[str] | None = None) -> int:
 def _run(words: list[str]) -> int:
     args, rest = _parser(words[0] if words else None).parse_known_args(words)
     takes_overrides = hasattr(args, "quick")
-    args.overrides = [a for a in rest if a.startswith("--") and "." in a.split("=")[0]] if takes_overrides else []
+    args.overrides = (
+        [a for a in rest if a.startswith("--") and "." in a.split("=")[0]]
+        if takes_overrides
+        else []
+    )
     unknown = [a for a in rest if a not in args.overrides]
     if unknown:
         raise UserError(_unknown(unknown[0], takes_overrides))
@@ -65,12 +79,26 @@ def _run(words: list[str]) -> int:
     return code
 
 
-PATH_ARGUMENTS = ("config", "run", "run_dir", "lock", "cache_dir", "json", "root", "hf_dir", "out", "out_dir")
+PATH_ARGUMENTS = (
+    "config",
+    "run",
+    "run_dir",
+    "lock",
+    "cache_dir",
+    "json",
+    "root",
+    "hf_dir",
+    "out",
+    "out_dir",
+)
 
 
 def _refuse_remote_paths(args: argparse.Namespace) -> None:
-    """UserError for a path such as gs://bucket/run, of which a folder named `gs:` would be made here."""
-    overrides = [tuple(text.removeprefix("--").split("=", 1)) for text in args.overrides if "=" in text]
+    """UserError for a path such as gs://bucket/run, of which a folder named `gs:` would be made
+    here."""
+    overrides = [
+        tuple(text.removeprefix("--").split("=", 1)) for text in args.overrides if "=" in text
+    ]
     given = [(f"--{name}", getattr(args, name, None)) for name in PATH_ARGUMENTS]
     given += [(f"--{name}", value) for name, value in overrides]
     for name, value in given:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Models and adapters in and out of Hugging Face's layouts: `itx convert import`, `itx convert export`."""
+"""Models and adapters in and out of Hugging Face's layouts: `itx convert import`, `itx convert
+export`."""
 
 import json
 from pathlib import Path
@@ -32,7 +33,8 @@ def _new(out: str) -> None:
 
 
 def import_to(folder: str, out: str) -> dict[str, Any]:
-    """Write a Hugging Face folder as a run folder whose only checkpoint, of step 0, holds its parameters.
+    """Write a Hugging Face folder as a run folder whose only checkpoint, of step 0, holds its
+    parameters.
 
     Each of this machine's devices reads its own part. Returns what was found.
     """
@@ -61,15 +63,20 @@ def import_to(folder: str, out: str) -> dict[str, Any]:
 
 
 def export_adapter(name: str, out: str) -> dict[str, Any]:
-    """Write the adapter of a run or a checkpoint as Hugging Face's PEFT does. Returns what was written."""
+    """Write the adapter of a run or a checkpoint as Hugging Face's PEFT does. Returns what was
+    written."""
     _new(out)
     begin = find(name)
     config = run_config(begin.run)
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     with Checkpoints(begin.run.checkpoints, read_only=True) as checkpoints:
         shapes = checkpoints.shapes(begin.step)
-        checkpoints.check(begin.step, "params", saved_shapes(config, read_lock(begin.run)["vocabulary"]["size"]))
-        targets = {p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=here) for p, s in shapes.items()}
+        checkpoints.check(
+            begin.step, "params", saved_shapes(config, read_lock(begin.run)["vocabulary"]["size"])
+        )
+        targets = {
+            p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=here) for p, s in shapes.items()
+        }
         params, meta = checkpoints.params(begin.step, targets), checkpoints.meta(begin.step)
     base = config.model.pretrained or str(begin.run.path)
     peft.save(out, config.model, config.peft, params, meta["base"], base, _nested(base, begin.run))
@@ -80,7 +87,8 @@ def export_adapter(name: str, out: str) -> dict[str, Any]:
 
 
 def _nested(base: str, run: RunFolder) -> bool:
-    """Whether the base of an adapter's run is, for `transformers`, part of a model that also sees images."""
+    """Whether the base of an adapter's run is, for `transformers`, part of a model that also sees
+    images."""
     if RunFolder(Path(base)).steps():  # a run of ours, which is exported as the text model alone
         return False
     if hf.is_folder(base):
@@ -97,8 +105,11 @@ def _ending(values: dict, eos: int) -> dict:
     return values if eos in known else values | {"eos_token_id": [eos, *known] if known else eos}
 
 
-def export(name: str, out: str, dtype: str = "", shard_bytes: int = hf.SHARD_BYTES) -> dict[str, Any]:
-    """Write a run's or a checkpoint's model as a Hugging Face folder, a LoRA merged. Returns what was written."""
+def export(
+    name: str, out: str, dtype: str = "", shard_bytes: int = hf.SHARD_BYTES
+) -> dict[str, Any]:
+    """Write a run's or a checkpoint's model as a Hugging Face folder, a LoRA merged. Returns what
+    was written."""
     begin = find(name)
     if begin.run is None:
         raise UserError(f"{name} is a Hugging Face folder already")
@@ -107,7 +118,11 @@ def export(name: str, out: str, dtype: str = "", shard_bytes: int = hf.SHARD_BYT
     source = hf.read_config(run.pretrained) if run.pretrained.is_dir() else {}
     source = families.text_config(source, str(run.pretrained / hf.CONFIG))
     generation = run.pretrained / hf.GENERATION
-    beside = {n: f.read_bytes() for n in (*FILES[:3], *BESIDE) if (f := run.vocab_model.parent / n).is_file()}
+    beside = {
+        n: f.read_bytes()
+        for n in (*FILES[:3], *BESIDE)
+        if (f := run.vocab_model.parent / n).is_file()
+    }
     if generation.is_file():
         beside[hf.GENERATION] = generation.read_bytes()
     if run.vocab_model.name == "sentencepiece.model" and run.vocab_model.is_file():
@@ -126,17 +141,22 @@ def export(name: str, out: str, dtype: str = "", shard_bytes: int = hf.SHARD_BYT
         if cfg.architecture == "encoder_decoder":
             source["decoder_start_token_id"] = lock["bos_id"]
         source = _ending(source, lock["eos_id"])
-        if generation.is_file() and (g := storage.read_json(generation)) != _ending(g, lock["eos_id"]):
+        if generation.is_file() and (g := storage.read_json(generation)) != _ending(
+            g, lock["eos_id"]
+        ):
             beside[hf.GENERATION] = json.dumps(_ending(g, lock["eos_id"]), indent=1).encode()
     rows = cfg.vocab_size or embedding_rows(run_config(run), read_lock(run)["vocabulary"]["size"])
-    hf.write_config(cfg, source, "float32")  # what cannot be exported is said before anything is read
+    # what cannot be exported is said before anything is read
+    hf.write_config(cfg, source, "float32")
     mesh = make_mesh(MeshConfig(data=1, fsdp=-1))
     if method(run) != "full":
         params = merged_checkpoint(begin, mesh)
     else:
         with Checkpoints(run.checkpoints, read_only=True) as checkpoints:
             params = checkpoints.params(begin.step, placed_targets(cfg, rows, mesh))
-    files = hf.save(out, cfg, params, source=source, beside=beside, dtype=dtype, shard_bytes=shard_bytes)
+    files = hf.save(
+        out, cfg, params, source=source, beside=beside, dtype=dtype, shard_bytes=shard_bytes
+    )
     written = hf.read_config(out)
     return {
         "family": written["model_type"], "dtype": written["torch_dtype"], "step": begin.step, "folder": str(out),

@@ -15,7 +15,8 @@ class UserError(Exception):
 
 
 class RunFailed(Exception):
-    """A run that cannot go on as it is, though nothing it was told is wrong: one line, exit code 1, no traceback."""
+    """A run that cannot go on as it is, though nothing it was told is wrong: one line, exit code 1,
+    no traceback."""
 
 
 def nearest(name: str, valid: Iterable[str], most: int = 3) -> list[str]:
@@ -34,25 +35,31 @@ def did_you_mean(name: str, valid: Iterable[str]) -> str:
     return "; valid: " + ", ".join(sorted(valid)[:8]) + (", …" if len(valid) > 8 else "")
 
 
-# ---- what the machine refuses -----------------------------------------------------------------------
+# ---- what the machine refuses
+# -----------------------------------------------------------------------
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 # Checkpoints are written by a library that tells the system's error in its text alone.
 STORE_ERROR = re.compile(r"\[os_error_code='(\d+)'\]")
-SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")  # NumPy's, which leaves the system's number out
+# NumPy's, which leaves the system's number out
+SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")
 OUT_OF_MEMORY = re.compile(r"RESOURCE_EXHAUSTED|std::bad_alloc|[Oo]ut of memory")
 
 
 def of_the_machine(error: BaseException) -> tuple[str, int] | None:
-    """(one line, exit code) for what the file system or the memory refused; None for any other error.
+    """(one line, exit code) for what the file system or the memory refused; None for any other
+    error.
 
-    A path that cannot be used is the user's mistake: 2. A full disk or too little memory is none, and a new start may
-    find more: 1.
+    A path that cannot be used is the user's mistake: 2. A full disk or too little memory is none,
+    and a new start may find more: 1.
     """
     for e in _chain(error):
         if isinstance(e, concurrent.futures.BrokenExecutor):
-            return "a build process was ended from outside, mostly for want of memory: give fewer, --data.workers=1", 1
+            return (
+                "a build process was ended from outside, mostly for want of memory: give fewer, --data.workers=1",
+                1,
+            )
         if isinstance(e, MemoryError):
             return _memory(e), 1
         if found := _of_the_system(e):
@@ -68,7 +75,8 @@ def error_number(error: BaseException) -> int | None:
 
 
 def _of_the_system(error: BaseException) -> tuple[int, str | bytes | int | None] | None:
-    """(number, path) of one error of the file system, however it tells them; None for any other error."""
+    """(number, path) of one error of the file system, however it tells them; None for any other
+    error."""
     if isinstance(error, OSError) and error.errno:
         return error.errno, error.filename2 or error.filename
     if found := STORE_ERROR.search(str(error)):
@@ -95,10 +103,15 @@ def _memory(error: BaseException) -> str:
 
 
 def _file(number: int, path: str | bytes | int | None) -> tuple[str, int]:
-    where = os.fsdecode(path) if isinstance(path, str | bytes) else "standard output or an open file"
+    where = (
+        os.fsdecode(path) if isinstance(path, str | bytes) else "standard output or an open file"
+    )
     why = os.strerror(number)
     if number in FULL:
-        return f"{where}: {why}; nothing more could be written: make room, and the same command goes on", 1
+        return (
+            f"{where}: {why}; nothing more could be written: make room, and the same command goes on",
+            1,
+        )
     if number in REFUSED:
         return f"{where}: {why}; give a path that this user may read and write", 2
     return f"{where}: {why}", 2

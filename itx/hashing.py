@@ -8,7 +8,9 @@ from typing import Any
 
 def draw(*parts: Any) -> int:
     """64 bits that depend on the parts alone, for everything that is chosen at random in data."""
-    return int.from_bytes(hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest(), "big")
+    return int.from_bytes(
+        hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest(), "big"
+    )
 
 
 def file_sha256(file: Path | str) -> str:

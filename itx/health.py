@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a run is well: steps without a finite loss and what is done about them, and what its loss curve shows.
+"""Whether a run is well: steps without a finite loss and what is done about them, and what its loss
+curve shows.
 
-Everything here is a function of the steps so far, and what it needs to know travels in a checkpoint's meta, so that a
-resumed run decides as an undisturbed one does.
+Everything here is a function of the steps so far, and what it needs to know travels in a
+checkpoint's meta, so that a resumed run decides as an undisturbed one does.
 """
 
 from collections import deque
@@ -19,7 +20,8 @@ MAX_RANGES_SHOWN = 8  # of batches, in one line
 
 
 class TooManySkipped(Exception):
-    """More steps without a finite loss or gradient than the config allows; `step` is the last of `skips`."""
+    """More steps without a finite loss or gradient than the config allows; `step` is the last of
+    `skips`."""
 
     def __init__(self, why: str, step: int, skips: "Skips"):
         super().__init__(why)
@@ -29,16 +31,19 @@ class TooManySkipped(Exception):
 class Skips:
     """The steps that changed nothing, and the checkpoint to return to when there are too many.
 
-    A step is skipped if its loss or gradient is not finite, or if an earlier return left it out. A checkpoint is good
-    once as many steps after it as may fail in a row were all finite; until that is known it is the candidate. Steps
-    count from 1 here, as checkpoints do; step n takes batch n - 1 of `itx data batch --step`.
+    A step is skipped if its loss or gradient is not finite, or if an earlier return left it out. A
+    checkpoint is good once as many steps after it as may fail in a row were all finite; until that
+    is known it is the candidate. Steps count from 1 here, as checkpoints do; step n takes batch n -
+    1 of `itx data batch --step`.
     """
 
     def __init__(self, config: RunConfig, meta: dict):
         self.train = config.train
         self.skipped: list[int] = list(meta.get("skipped", []))
-        self.returns: list[dict] = list(meta.get("returns", []))  # {"to", "at", "left_out": [step, …]}
-        self.good, self.candidate = meta.get("good", 0), meta.get("candidate", 0)  # 0: none but the beginning
+        # {"to", "at", "left_out": [step, …]}
+        self.returns: list[dict] = list(meta.get("returns", []))
+        # 0: none but the beginning
+        self.good, self.candidate = meta.get("good", 0), meta.get("candidate", 0)
         self.left_out = {step for r in self.returns for step in r["left_out"]}
 
     def meta(self) -> dict:
@@ -47,7 +52,8 @@ class Skips:
         }  # fmt: skip
 
     def add(self, step: int, finite: bool) -> None:
-        """Take note of a step that was made; TooManySkipped, or RunFailed if training has already returned once."""
+        """Take note of a step that was made; TooManySkipped, or RunFailed if training has already
+        returned once."""
         if not finite:
             self.skipped.append(step)
             self.candidate = 0
@@ -110,10 +116,11 @@ def batches(steps: Iterable[int]) -> str:
 
 # The loss stands at the unigram entropy of the targets if it is within this share of it …
 MAX_ENTROPY_DISTANCE = 0.05
-# … for so many steps and so large a share of the run, over so many lines: every curve passes by on its way down.
+# … for so many steps and so large a share of the run, over so many lines: every curve passes by on
+# its way down.
 MIN_PLATEAU_STEPS, MIN_PLATEAU_SHARE, MIN_PLATEAU_LINES = 200, 0.1, 10
-# A spike is a logged loss above this multiple of the median of the lines before, and further above it than this
-# multiple of how far those lines lie from their median themselves.
+# A spike is a logged loss above this multiple of the median of the lines before, and further above
+# it than this multiple of how far those lines lie from their median themselves.
 MIN_SPIKE_RATIO, MIN_SPIKE_DEVIATIONS = 1.5, 8.0
 SPIKE_LINES, MIN_SPIKE_LINES = 20, 10
 
@@ -124,9 +131,11 @@ class Event(NamedTuple):
 
 
 class LossWatch:
-    """Reads the logged losses one by one, and says where they stand still at the unigram entropy, or leap.
+    """Reads the logged losses one by one, and says where they stand still at the unigram entropy,
+    or leap.
 
-    Of a stretch or a leap it speaks once. A phase of the data begins a new curve, for its loss may lie elsewhere.
+    Of a stretch or a leap it speaks once. A phase of the data begins a new curve, for its loss may
+    lie elsewhere.
     """
 
     def __init__(self, config: RunConfig, entropy: float | None):
@@ -159,7 +168,9 @@ class LossWatch:
                            f"({self.entropy:.3f}): the model knows how frequent tokens are and nothing else")  # fmt: skip
 
     def _long_enough(self) -> bool:
-        return len(self.near) >= MIN_PLATEAU_LINES and self.near[-1] - self.near[0] >= self.least_steps
+        return (
+            len(self.near) >= MIN_PLATEAU_LINES and self.near[-1] - self.near[0] >= self.least_steps
+        )
 
     def _spike(self, step: int, loss: float) -> Event | None:
         if len(self.before) < MIN_SPIKE_LINES:
@@ -167,7 +178,9 @@ class LossWatch:
         middle = median(self.before)
         spread = median(abs(x - middle) for x in self.before)
         was_high = self.high
-        self.high = loss > MIN_SPIKE_RATIO * middle and loss > middle + MIN_SPIKE_DEVIATIONS * spread
+        self.high = (
+            loss > MIN_SPIKE_RATIO * middle and loss > middle + MIN_SPIKE_DEVIATIONS * spread
+        )
         if was_high or not self.high:
             return None
         return Event(step, f"the loss leapt to {loss:.3f} at step {step}, from a median of {middle:.3f} over the "

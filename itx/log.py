@@ -2,8 +2,8 @@
 """What a run says while it trains: metrics.jsonl, TensorBoard, a progress line.
 
 metrics.jsonl has one object per logged step, {"step": n, "train/loss": …}. On resume it is cut back
-to the restored step, whose checkpoint holds the digest of what must then be left. Values under `TIMING` differ from
-run to run; all others are reproducible.
+to the restored step, whose checkpoint holds the digest of what must then be left. Values under
+`TIMING` differ from run to run; all others are reproducible.
 """
 
 import copy
@@ -72,7 +72,8 @@ class MetricsLog:
 
 
 def cut_back(file: Path, step: int) -> list[dict]:
-    """Drop lines of later steps, and a last line that a kill left incomplete; returns those that stay."""
+    """Drop lines of later steps, and a last line that a kill left incomplete; returns those that
+    stay."""
     file.parent.mkdir(parents=True, exist_ok=True)
     kept, damaged = [], None
     for number, line in enumerate(read_lines(file), 1):
@@ -80,7 +81,8 @@ def cut_back(file: Path, step: int) -> list[dict]:
         if entry is None:
             damaged = damaged or number
         elif entry["step"] <= step:
-            if damaged:  # Behind the last line that stays, a damaged one is of a step that is made again.
+            # Behind the last line that stays, a damaged one is of a step that is made again.
+            if damaged:
                 raise _damaged(file, damaged)
             kept.append((line, entry))
     with storage.whole_file(file) as part:
@@ -188,7 +190,8 @@ class Book:
         return {"interval": copy.deepcopy(self.sums), **self.skips.meta()}
 
     def add(self, pending: tuple | None, log: MetricsLog, progress: Progress) -> None:
-        """Take in one step's metrics, None if it was left out; write a line where an interval ends."""
+        """Take in one step's metrics, None if it was left out; write a line where an interval
+        ends."""
         if pending is None:
             return
         step, metrics, places = pending
@@ -202,7 +205,9 @@ class Book:
         if finite:
             self._sum({**values, "steps": 1, "cells": places * jax.process_count()})
         elif values:
-            progress.say(f"step {step}: loss or gradient is not finite; skipped ({health.batches([step])})")
+            progress.say(
+                f"step {step}: loss or gradient is not finite; skipped ({health.batches([step])})"
+            )
         self.skips.add(step, finite)
         if step % self.every == 0 or step == self.last:
             self._write(step, now, log, progress)
@@ -228,7 +233,9 @@ class Book:
                 "train/tokens": s["tokens"],
                 "data/non_padding_fraction": s["tokens"] / s["cells"],
             }
-            for name, total, weight in zip(self.tasks, s["task_loss"], s["task_weight"], strict=True):
+            for name, total, weight in zip(
+                self.tasks, s["task_loss"], s["task_weight"], strict=True
+            ):
                 if weight:
                     line[f"train/loss/{name}"] = total / weight
         line["train/skipped"] = len(self.skips.skipped)

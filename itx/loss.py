@@ -3,7 +3,8 @@
 
 loss = sum(nll * w) / sum(w) over the global batch. `sums` gives the two sums (and per-task ones) of
 any part of a batch; parts are added up, over microbatches and devices, before `mean` divides.
-`of_states` gives the same from what the last layer leaves, and never holds the logits of all positions.
+`of_states` gives the same from what the last layer leaves, and never holds the logits of all
+positions.
 """
 
 import math
@@ -18,7 +19,9 @@ from itx.models.transformer import Transformer, fold
 
 Sums = dict[str, Array]
 LOGITS_BYTES = 2**28  # of float32 logits that a device holds at once: more are computed in parts
-ON_GPU = 4  # times as many: there each part's pass over the table's gradient shows (H200: 33 parts took 6 % of a step)
+# times as many: there each part's pass over the table's gradient shows (H200: 33 parts took 6 % of
+# a step)
+ON_GPU = 4
 
 
 def sums(
@@ -36,7 +39,8 @@ def sums(
      "weight": sum w, "correct": sum [argmax = target] * w, "task_loss" [k], "task_weight" [k]}
     """
     log_z = jax.nn.logsumexp(logits, axis=-1)
-    # by comparison, not by a gather, whose gradient is a scatter and which a split vocabulary would have to bring together
+    # by comparison, not by a gather, whose gradient is a scatter and which a split vocabulary would
+    # have to bring together
     place = jnp.arange(logits.shape[-1], dtype=jnp.int32)
     gold = jnp.sum(jnp.where(place == targets[..., None], logits, 0.0), axis=-1)
     nll = log_z - gold
@@ -49,7 +53,9 @@ def sums(
     # a padded position (w = 0) may hold any logits: keep even a NaN there out of the sums
     objective, nll = (jnp.where(weights > 0, x, 0.0) for x in (objective, nll))
     # argmax = target, without argmax: a tenth of the head's time on a CPU
-    above = (logits > gold[..., None]) | ((logits == gold[..., None]) & (place < targets[..., None]))
+    above = (logits > gold[..., None]) | (
+        (logits == gold[..., None]) & (place < targets[..., None])
+    )
     correct = (~jnp.any(above, axis=-1)).astype(jnp.float32)
     one_hot = jax.nn.one_hot(tasks, num_tasks, dtype=jnp.float32)  # [b, t, k]
     return {
@@ -72,15 +78,18 @@ def of_states(
     trains: bool = True,
     **settings,
 ) -> Sums:
-    """`sums` of the logits unembed(x, table); `settings` are its other arguments, `trains` says that the table does.
+    """`sums` of the logits unembed(x, table); `settings` are its other arguments, `trains` says
+    that the table does.
 
-    Where a device would hold more than LOGITS_BYTES of them (ON_GPU times that), positions are taken in parts, and each part's gradient is
-    computed with its sums: the logits are computed once, and a part's are gone when the next begins. The gradient for
-    the table stays apart on each device until the parts are done, so it is summed over devices once.
+    Where a device would hold more than LOGITS_BYTES of them (ON_GPU times that), positions are
+    taken in parts, and each part's gradient is computed with its sums: the logits are computed
+    once, and a part's are gone when the next begins. The gradient for the table stays apart on each
+    device until the parts are done, so it is summed over devices once.
 
-    Memory: about c × min(LOGITS_BYTES, 4 × b × t × v / devices) bytes on each device, where c, between 2 and 3.2 as XLA
-    reports it, counts the logits, their gradient and what a split vocabulary moves; t is the positions that carry loss,
-    so a step whose cap is 40 % of the row needs 40 % of what one with the logits of all positions does.
+    Memory: about c × min(LOGITS_BYTES, 4 × b × t × v / devices) bytes on each device, where c,
+    between 2 and 3.2 as XLA reports it, counts the logits, their gradient and what a split
+    vocabulary moves; t is the positions that carry loss, so a step whose cap is 40 % of the row
+    needs 40 % of what one with the logits of all positions does.
     """
     b, t, _ = x.shape
     devices, groups = meshes.active()
@@ -118,11 +127,18 @@ def of_states(
         return jax.lax.scan(one, zeros(jax.tree.map(lambda a: a[0], every)), every)[0]
 
     def forward(table: Array, x: Array, rest: tuple) -> tuple[Sums, tuple]:
-        gradient = jax.vmap(jax.grad(of_part, (1, 0) if trains else (1,), has_aux=True), (None, 0, 0))
+        gradient = jax.vmap(
+            jax.grad(of_part, (1, 0) if trains else (1,), has_aux=True), (None, 0, 0)
+        )
 
-        def one(carry: tuple[Sums, list[Array]], part: tuple) -> tuple[tuple[Sums, list[Array]], Array]:
+        def one(
+            carry: tuple[Sums, list[Array]], part: tuple
+        ) -> tuple[tuple[Sums, list[Array]], Array]:
             (of_x, *of_table), some = gradient(table, *part)
-            whole = [meshes.constrain(a + b, "batch", None, "vocab") for a, b in zip(carry[1], of_table, strict=True)]
+            whole = [
+                meshes.constrain(a + b, "batch", None, "vocab")
+                for a, b in zip(carry[1], of_table, strict=True)
+            ]
             return (add(carry[0], some), whole), of_x
 
         every = (x, rest)
@@ -136,7 +152,11 @@ def of_states(
         """Only the objective is ever differentiated."""
         of_table, of_x = found
         scale = given["objective"]
-        return (of_table * scale).astype(of_table.dtype) if trains else None, (of_x * scale).astype(of_x.dtype), None
+        return (
+            (of_table * scale).astype(of_table.dtype) if trains else None,
+            (of_x * scale).astype(of_x.dtype),
+            None,
+        )
 
     run.defvjp(forward, backward)
     return run(table, cut(x), tuple(map(cut, (targets, weights, tasks))))
@@ -161,8 +181,11 @@ def at_loss_positions(batch: dict[str, Array]) -> tuple[Array, Array, Array]:
 def batch_sums(
     model: Transformer, batch: dict, rows: jax.Array | None = None, trains: bool = False, **settings
 ) -> Sums:
-    """The sums of a batch (itx/py); `rows` are keys for dropout, `trains` says that the output table does."""
+    """The sums of a batch (itx/py); `rows` are keys for dropout, `trains` says that the output
+    table does."""
     states, found = model.states(batch, rows), at_loss_positions(batch)
     if model.head_adapter is not None:  # what trains is not the table: all logits at once
-        return sums(model.logits(states, None if rows is None else fold(rows, 3)), *found, **settings)
+        return sums(
+            model.logits(states, None if rows is None else fold(rows, 3)), *found, **settings
+        )
     return of_states(model.unembed, states, model.table, *found, trains=trains, **settings)

@@ -29,11 +29,13 @@ ACTIVATIONS = {"batch": BATCH_AXES, "vocab": ("tensor",), "mlp": ("tensor",),
                "heads": ("tensor",), "kv_heads": ("tensor",)}  # fmt: skip
 
 
-# glibc's mallopt: parameter -> value. Memory that XLA frees after a step stays with the process (-1: never
-# trim, for glibc reads -1 as the largest size; -4: no mmap), in one arena (-8): otherwise each step faults its pages
-# in anew, a quarter of the time of a step of the quickstart (measured: 528 ms, and 399 ms with this). A threshold of
-# 2 GB is not enough: a step of M2 (tests/benchmarks) that needs 2.2 GB for a moment took 8.8 CPU seconds, and takes about 7
-# when nothing is trimmed. The price is fragments: the process may keep up to four times what a step needs.
+# glibc's mallopt: parameter -> value. Memory that XLA frees after a step stays with the process
+# (-1: never trim, for glibc reads -1 as the largest size; -4: no mmap), in one arena (-8):
+# otherwise each step faults its pages in anew, a quarter of the time of a step of the quickstart
+# (measured: 528 ms, and 399 ms with this). A threshold of 2 GB is not enough: a step of M2
+# (tests/benchmarks) that needs 2.2 GB for a moment took 8.8 CPU seconds, and takes about 7 when
+# nothing is trimmed. The price is fragments: the process may keep up to four times what a step
+# needs.
 KEEP_FREED_MEMORY = {-1: -1, -4: 0, -8: 1}
 
 
@@ -62,13 +64,16 @@ def make_mesh(config: MeshConfig, devices: list | None = None) -> Mesh:
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 
 
-COPIES = 4  # training holds a parameter, its gradient and two moments where generation holds the parameter alone
+# training holds a parameter, its gradient and two moments where generation holds the parameter
+# alone
+COPIES = 4
 
 
 def for_generation(mesh: Mesh, heads: int) -> Mesh:
-    """The same devices, laid out for generation: every token reads every weight, and weights that fsdp splits would be
-    brought together for each. What fsdp's devices can they split by tensor instead, as the heads divide; of the others
-    up to COPIES hold the same weights and other rows; the rest stays fsdp."""
+    """The same devices, laid out for generation: every token reads every weight, and weights that
+    fsdp splits would be brought together for each. What fsdp's devices can they split by tensor
+    instead, as the heads divide; of the others up to COPIES hold the same weights and other rows;
+    the rest stays fsdp."""
     replica, data, fsdp, tensor = (mesh.shape[a] for a in AXES)
 
     def largest(n: int, fits) -> int:
@@ -80,7 +85,9 @@ def for_generation(mesh: Mesh, heads: int) -> Mesh:
     return Mesh(mesh.devices.reshape(shape), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def spec(names: tuple[str | None, ...], shape: tuple[int, ...], mesh: Any, table: dict) -> PartitionSpec:
+def spec(
+    names: tuple[str | None, ...], shape: tuple[int, ...], mesh: Any, table: dict
+) -> PartitionSpec:
     """The PartitionSpec of an array with these logical names.
 
     A mesh axis splits one dimension of an array at most, and only one that it divides: a dimension
@@ -99,11 +106,14 @@ def spec(names: tuple[str | None, ...], shape: tuple[int, ...], mesh: Any, table
 
 def parameter_shardings(shapes: dict, names: dict, mesh: Mesh) -> dict:
     """{path: ShapeDtypeStruct}, {path: logical names} -> {path: NamedSharding}."""
-    return {p: NamedSharding(mesh, spec(names[p], s.shape, mesh, PARAMETERS)) for p, s in shapes.items()}
+    return {
+        p: NamedSharding(mesh, spec(names[p], s.shape, mesh, PARAMETERS)) for p, s in shapes.items()
+    }
 
 
 def targets(shapes: dict, place: dict) -> dict[str, jax.ShapeDtypeStruct]:
-    """{path: shape and type}, {path: NamedSharding} -> what to restore or load, with where it goes."""
+    """{path: shape and type}, {path: NamedSharding} -> what to restore or load, with where it
+    goes."""
     return {p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place[p]) for p, s in shapes.items()}
 
 
@@ -138,7 +148,8 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
 
 
 def active() -> tuple[int, int]:
-    """(devices, parts that split the rows of a batch) of the mesh that is set; (1, 1) where none is."""
+    """(devices, parts that split the rows of a batch) of the mesh that is set; (1, 1) where none
+    is."""
     mesh = jax.sharding.get_abstract_mesh()
     return (1, 1) if mesh.empty else (math.prod(mesh.shape.values()), batch_parts(mesh))
 
@@ -168,4 +179,6 @@ def local_rows(mesh: Mesh, global_batch: int) -> np.ndarray | None:
 def put(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """This process's rows of a batch -> global arrays."""
     where = batch_sharding(mesh)
-    return {k: jax.make_array_from_process_local_data(where, np.asarray(v)) for k, v in batch.items()}
+    return {
+        k: jax.make_array_from_process_local_data(where, np.asarray(v)) for k, v in batch.items()
+    }

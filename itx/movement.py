@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""That something goes on, and how far it is: a bar in a terminal, elsewhere a line every EVERY_SECONDS.
+"""That something goes on, and how far it is: a bar in a terminal, elsewhere a line every
+EVERY_SECONDS.
 
-What ends sooner says nothing. `track` counts what is done; `alive` is for a call that tells nothing of itself.
+What ends sooner says nothing. `track` counts what is done; `alive` is for a call that tells nothing
+of itself.
 """
 
 import contextlib
@@ -14,7 +16,8 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 EVERY_SECONDS = 15.0
-# The time left is judged by so much of the past: what came before, compilation say, does not return.
+# The time left is judged by so much of the past: what came before, compilation say, does not
+# return.
 WINDOW_SECONDS = 60.0
 _SHOWN: contextvars.ContextVar[str] = contextvars.ContextVar("shown", default="")
 
@@ -55,8 +58,8 @@ def shown(what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def track(does: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
-    """Within `shown`, gives a function to call with how many more are done: `evaluate step 3: generated 512 of 3,000
-    prompts, 40 s left`."""
+    """Within `shown`, gives a function to call with how many more are done: `evaluate step 3:
+    generated 512 of 3,000 prompts, 40 s left`."""
     what = _SHOWN.get()
     if not what or not total:
         yield lambda n: None
@@ -90,7 +93,11 @@ def _lines(label: str, total: int, unit: str) -> Iterator[Callable[[int], None]]
 
     def tell() -> None:
         while not over.wait(EVERY_SECONDS):
-            print(f"{label} {done:,} of {total:,} {unit}, {pace.words(total)}", file=sys.stderr, flush=True)
+            print(
+                f"{label} {done:,} of {total:,} {unit}, {pace.words(total)}",
+                file=sys.stderr,
+                flush=True,
+            )
 
     # a device's work and a compilation leave other threads running
     teller = threading.Thread(target=tell, daemon=True)
@@ -114,8 +121,8 @@ while not select.select([sys.stdin], [], [], every)[0]:
 
 @contextlib.contextmanager
 def alive(label: str) -> Iterator[None]:
-    """Says every EVERY_SECONDS that one call goes on which lets no other thread of this process run: from a process of
-    its own."""
+    """Says every EVERY_SECONDS that one call goes on which lets no other thread of this process
+    run: from a process of its own."""
     command = [sys.executable, "-I", "-S", "-c", _BEAT, label, str(EVERY_SECONDS)]
     beat = subprocess.Popen(command, stdin=subprocess.PIPE)
     try:

@@ -41,7 +41,9 @@ def adafactor(
 ) -> optax.GradientTransformation:  # fmt: skip
     """optax.adafactor's chain without its learning rate; block statistics span stacked layers."""
     parts = [
-        optax.scale_by_factored_rms(decay_rate=decay_rate, min_dim_size_to_factor=int(min_dim_size_to_factor)),
+        optax.scale_by_factored_rms(
+            decay_rate=decay_rate, min_dim_size_to_factor=int(min_dim_size_to_factor)
+        ),
         optax.clip_by_block_rms(clip_threshold),
     ]
     if multiply_by_parameter_scale:
@@ -110,22 +112,29 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
 }  # fmt: skip
 
 
-def make(config: OptimConfig, names: Names, frozen: Iterable[str] = ()) -> optax.GradientTransformation:
-    """Gradient -> direction for trainable parameters with these names; patterns may also match `frozen` ones."""
+def make(
+    config: OptimConfig, names: Names, frozen: Iterable[str] = ()
+) -> optax.GradientTransformation:
+    """Gradient -> direction for trainable parameters with these names; patterns may also match
+    `frozen` ones."""
     if config.name not in OPTIMIZERS:
         raise UserError(f"optim.name={config.name!r}" + did_you_mean(config.name, OPTIMIZERS))
     build, kwargs = OPTIMIZERS[config.name], dict(config.kwargs or {})
     known = list(inspect.signature(build).parameters)[1:]
     for key in kwargs:
         if key not in known:
-            raise UserError(f"optim.kwargs: {config.name} has no {key!r}" + did_you_mean(key, known))
+            raise UserError(
+                f"optim.kwargs: {config.name} has no {key!r}" + did_you_mean(key, known)
+            )
     parts = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
     parts.append(build(names, **kwargs))
     if config.weight_decay:
         decayed = matching("optim.decay", config.decay, [*names, *frozen])
         mask = {p: p in decayed for p in names}
         if not any(mask.values()):
-            raise UserError(f"optim.weight_decay={config.weight_decay}: optim.decay matches nothing that trains")
+            raise UserError(
+                f"optim.weight_decay={config.weight_decay}: optim.decay matches nothing that trains"
+            )
         parts.append(optax.add_decayed_weights(config.weight_decay, mask=mask))
     if config.lr_multipliers:
         factors = first_match("optim.lr_multipliers", config.lr_multipliers, [*names, *frozen], 1.0)
@@ -146,7 +155,9 @@ def schedule(config: OptimConfig, steps: int) -> Callable[[jax.Array], jax.Array
         "rsqrt": lambda: lambda t: peak * (max(warmup, 1) / (t + max(warmup, 1))) ** 0.5,
     }
     if config.schedule not in after:
-        raise UserError(f"optim.schedule={config.schedule!r}" + did_you_mean(config.schedule, after))
+        raise UserError(
+            f"optim.schedule={config.schedule!r}" + did_you_mean(config.schedule, after)
+        )
     rest = after[config.schedule]()
     if not warmup:
         return rest
@@ -163,12 +174,16 @@ def matching(key: str, patterns: Iterable[str], paths: Iterable[str]) -> set[str
         except re.error as e:
             raise UserError(f"{key}: {pattern!r} is not a regular expression ({e})") from e
         if not hits:
-            raise UserError(f"{key}: {pattern!r} matches no parameter" + did_you_mean(pattern, paths))
+            raise UserError(
+                f"{key}: {pattern!r} matches no parameter" + did_you_mean(pattern, paths)
+            )
         out.update(hits)
     return out
 
 
-def first_match(key: str, table: Iterable[tuple[str, float]], paths: Iterable[str], default: float) -> dict[str, float]:
+def first_match(
+    key: str, table: Iterable[tuple[str, float]], paths: Iterable[str], default: float
+) -> dict[str, float]:
     """{path: value of the first pattern that matches it}, `default` where none does."""
     out = dict.fromkeys(paths, default)
     for pattern, value in reversed(list(table)):

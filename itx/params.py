@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parameters by path: of a module and back into it, their shapes, their logical axes, their place on a mesh."""
+"""Parameters by path: of a module and back into it, their shapes, their logical axes, their place
+on a mesh."""
 
 from collections.abc import Callable
 
@@ -28,7 +29,8 @@ def merge(graphdef: nnx.GraphDef, params: Params) -> Transformer:
 
 
 def find(model: nnx.Module, path: str) -> tuple[nnx.Module, str]:
-    """("decoder/blocks/attention/wq") -> the module that holds the parameter, and its name there."""
+    """("decoder/blocks/attention/wq") -> the module that holds the parameter, and its name
+    there."""
     *way, name = path.split("/")
     for part in way:
         model = getattr(model, part)
@@ -42,9 +44,14 @@ def logical_names(model: nnx.Module) -> dict[str, tuple[str, ...]]:
 
 
 def shapes_of(create: Callable[..., nnx.Module], *models: nnx.Module) -> nnx.Module:
-    """The shapes of create(*models). Unlike nnx.eval_shape it does not ask a mesh that is set for logical names."""
+    """The shapes of create(*models). Unlike nnx.eval_shape it does not ask a mesh that is set for
+    logical names."""
     graphdefs, states = zip(*map(nnx.split, models), strict=True) if models else ((), ())
-    return nnx.merge(*jax.eval_shape(lambda states: nnx.split(create(*map(nnx.merge, graphdefs, states))), states))
+    return nnx.merge(
+        *jax.eval_shape(
+            lambda states: nnx.split(create(*map(nnx.merge, graphdefs, states))), states
+        )
+    )
 
 
 def placed_targets(model: ModelConfig, rows: int, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:

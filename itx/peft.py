@@ -6,10 +6,13 @@ by one filter, `TRAINED`: the type of the parameters that train. A new method is
 subclass, a function that adds it and an entry there.
 
     LoRA    a module `wq_lora` beside the weight `wq`, which itx/models/layers.py's `linear` finds:
-            x W + s x A B, s = alpha / rank (Hu et al. 2021); rsLoRA: s = alpha / sqrt(rank) (Kalajdzievski 2023);
-            DoRA: m (x W + s x A B) / |W + s A B|, the norm over inputs, taken as a constant (Liu et al. 2024)
-    prefix  keys and values in front of every segment in each layer of the decoder (Li and Liang 2021)
-    prompt  embeddings in front of every segment of the decoder, or of the encoder where there is
+            x W + s x A B, s = alpha / rank (Hu et al. 2021); rsLoRA: s = alpha / sqrt(rank)
+            (Kalajdzievski 2023);
+            DoRA: m (x W + s x A B) / |W + s A B|, the norm over inputs, taken as a constant (Liu et
+                al. 2024)
+    prefix  keys and values in front of every segment in each layer of the decoder (Li and Liang
+    2021) prompt  embeddings in front of every segment of the decoder, or of the encoder where there
+    is
             one (Lester et al. 2021)
 
 Positions count from the first virtual token on, as with Hugging Face's PEFT. Virtual tokens of a
@@ -55,12 +58,14 @@ class PromptParam(nnx.Param):
     """Embeddings of virtual tokens."""
 
 
-# method -> type of the parameters that train; all others are frozen, and have neither gradient nor optimizer state
+# method -> type of the parameters that train; all others are frozen, and have neither gradient nor
+# optimizer state
 TRAINED: dict[str, type[nnx.Variable]] = {
     "full": nnx.Param, "lora": LoRAParam, "prefix": PrefixParam, "prompt": PromptParam,
 }  # fmt: skip
 
-# a folder as Hugging Face's PEFT writes it; BASE is ours: the fingerprint of the parameters it was trained over
+# a folder as Hugging Face's PEFT writes it; BASE is ours: the fingerprint of the parameters it was
+# trained over
 CONFIG, WEIGHTS, BASE = "adapter_config.json", "adapter_model.safetensors", "itx_base.json"
 INNER = "base_model.model."  # where the base stands in PEFT's model
 
@@ -69,15 +74,26 @@ INNER = "base_model.model."  # where the base stands in PEFT's model
 
 
 class LoRA(nnx.Module):
-    """What stands beside a weight w [(layers,) *in, *out]: a [(layers,) *in, r], b [(layers,) r, *out]."""
+    """What stands beside a weight w [(layers,) *in, *out]: a [(layers,) *in, r], b [(layers,) r,
+    *out]."""
 
-    def __init__(self, w: Array, axes: tuple[str, ...], reads: int, peft: PeftConfig, salt: int, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        w: Array,
+        axes: tuple[str, ...],
+        reads: int,
+        peft: PeftConfig,
+        salt: int,
+        rngs: nnx.Rngs,
+    ):
         """`reads`: how many dimensions of w are its input."""
         stacked = axes[:1] == ("layers",)
         first = reads + stacked  # of the output's dimensions
         lead, inputs, outputs = w.shape[:stacked], w.shape[stacked:first], w.shape[first:]
         bound = math.prod(inputs) ** -0.5  # uniform and zero: LoRA's own initialisation
-        a = jax.random.uniform(rngs.params(), (*lead, *inputs, peft.rank), jnp.float32, -bound, bound)
+        a = jax.random.uniform(
+            rngs.params(), (*lead, *inputs, peft.rank), jnp.float32, -bound, bound
+        )
         self.a = LoRAParam(a, **logical((*axes[:first], "rank")))
         b = jnp.zeros((*lead, peft.rank, *outputs), jnp.float32)
         self.b = LoRAParam(b, **logical((*axes[:stacked], "rank", *axes[first:])))
@@ -88,7 +104,9 @@ class LoRA(nnx.Module):
             norms = layerwise(self, "norm", stacked, w)
             self.magnitude = LoRAParam(norms, **logical((*axes[:stacked], *axes[first:])))
 
-    def __call__(self, x: Float[Array, "b l e"], w: Array, rows: Key[Array, "b"] | None = None) -> Array:
+    def __call__(
+        self, x: Float[Array, "b l e"], w: Array, rows: Key[Array, "b"] | None = None
+    ) -> Array:
         """x w and what the adapter adds. W + A B is never formed."""
         low = project(project(dropout(x, rows, self.salt, self.rate), self.a[...]), self.b[...])
         out = project(x, w) + self.scale * low
@@ -97,7 +115,8 @@ class LoRA(nnx.Module):
         return out * (self.magnitude[...] / jax.lax.stop_gradient(self.norm(w))).astype(x.dtype)
 
     def norm(self, w: Array) -> Float[Array, "*out"]:
-        """|W + s A B| over the inputs, from |W|², W·AB and |AB|², which need no matrix of W's size."""
+        """|W + s A B| over the inputs, from |W|², W·AB and |AB|², which need no matrix of W's
+        size."""
         r = self.a.shape[-1]
         a, b = self.a[...].reshape(-1, r), self.b[...].reshape(r, -1)
         flat = w.astype(jnp.float32).reshape(len(a), -1)
@@ -107,7 +126,8 @@ class LoRA(nnx.Module):
         return jnp.sqrt(square).reshape(self.b.shape[1:])
 
     def merged(self, w: Array) -> tuple[Array, Array]:
-        """The weight with the adapter in it, and the norm that `unmerged` needs with DoRA (else 1)."""
+        """The weight with the adapter in it, and the norm that `unmerged` needs with DoRA (else
+        1)."""
         norm = jnp.ones(self.b.shape[1:]) if self.magnitude is None else self.norm(w)
         factor = 1.0 if self.magnitude is None else self.magnitude[...] / norm
         return ((w + self._product(w)) * factor).astype(w.dtype), norm
@@ -119,7 +139,9 @@ class LoRA(nnx.Module):
 
     def _product(self, w: Array) -> Array:
         r = self.a.shape[-1]
-        return self.scale * (self.a[...].reshape(-1, r) @ self.b[...].reshape(r, -1)).reshape(w.shape)
+        return self.scale * (self.a[...].reshape(-1, r) @ self.b[...].reshape(r, -1)).reshape(
+            w.shape
+        )
 
 
 def layerwise(lora: LoRA, method: str, stacked: bool, *arrays: Array) -> Any:
@@ -186,7 +208,8 @@ def unmerge(model: nnx.Module, undo: dict[str, tuple[LoRA, Array]]) -> None:
 
 
 class Prefix(nnx.Module):
-    """Keys and values of `length` virtual tokens for every layer; with `hidden` they come from an MLP.
+    """Keys and values of `length` virtual tokens for every layer; with `hidden` they come from an
+    MLP.
 
     k, v [layers, g, p, d]; or embedding [p, g d] -> tanh [p, hidden] -> [p, layers, (k, v), g, d].
     """
@@ -196,7 +219,9 @@ class Prefix(nnx.Module):
         self.length, self.hidden = length, hidden
 
         def draw(shape: tuple, std: float, axes: tuple) -> PrefixParam:
-            return PrefixParam(jax.random.normal(rngs.params(), shape, jnp.float32) * std, **logical(axes))
+            return PrefixParam(
+                jax.random.normal(rngs.params(), shape, jnp.float32) * std, **logical(axes)
+            )
 
         if not hidden:
             axes = ("layers", "kv_heads", "prefix", "head_dim")
@@ -227,7 +252,9 @@ def add_prompt(model: nnx.Module, peft: PeftConfig, rngs: nnx.Rngs) -> None:
     ids = jax.random.randint(rngs.params(), (1, peft.length), 0, len(model.embedding[...]))
     nothing = jnp.full((1, peft.length, model.cfg.smear), -1, jnp.int32)
     stack = model.decoder if model.encoder is None else model.encoder
-    stack.prompt = PromptParam(model.embed(ids, nothing)[0].astype(jnp.float32), **logical(("prompt", "embed")))
+    stack.prompt = PromptParam(
+        model.embed(ids, nothing)[0].astype(jnp.float32), **logical(("prompt", "embed"))
+    )
 
 
 def prompted_encoder(model: ModelConfig, peft: PeftConfig) -> bool:
@@ -236,7 +263,8 @@ def prompted_encoder(model: ModelConfig, peft: PeftConfig) -> bool:
 
 
 def with_prompts(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The batch and `encoder_prompts` [b, s]: the segments that get a copy of the encoder's virtual tokens.
+    """The batch and `encoder_prompts` [b, s]: the segments that get a copy of the encoder's virtual
+    tokens.
 
     s is a power of two, so that few shapes are compiled, and the same on all processes.
     """
@@ -277,14 +305,19 @@ def cast(model: nnx.Module, dtype: str) -> nnx.Module:
 @jax.jit
 def _sums(params: dict[str, Array]) -> dict[str, Array]:
     def one(x: Array) -> Array:
-        bits = jax.lax.bitcast_convert_type(x.astype(jnp.bfloat16), jnp.uint16).astype(jnp.uint32).ravel()
+        bits = (
+            jax.lax.bitcast_convert_type(x.astype(jnp.bfloat16), jnp.uint16)
+            .astype(jnp.uint32)
+            .ravel()
+        )
         return jnp.sum(bits * (2 * jnp.arange(bits.size, dtype=jnp.uint32) + 1), dtype=jnp.uint32)
 
     return jax.tree.map(one, params)
 
 
 def fingerprint(params: dict[str, Array]) -> str:
-    """A hash of parameters rounded to bfloat16, the same on every mesh: one sum of bits each, by place, modulo 2^32."""
+    """A hash of parameters rounded to bfloat16, the same on every mesh: one sum of bits each, by
+    place, modulo 2^32."""
     sums = {p: int(s) for p, s in sorted(jax.device_get(_sums(params)).items())}
     return hashlib.sha256(repr(sums).encode()).hexdigest()[:16]
 
@@ -298,7 +331,8 @@ class Adapter(NamedTuple):
     peft: PeftConfig
     params: dict[str, np.ndarray]  # by the paths of a model that `add` put it into
     base: str  # fingerprint of the base, "" where it is not told
-    left_out: dict[str, int] = {}  # {tensors of parts that see images, `#` standing for the layer: how many}
+    # {tensors of parts that see images, `#` standing for the layer: how many}
+    left_out: dict[str, int] = {}
 
 
 def _modules(cfg: ModelConfig) -> dict[str, str]:
@@ -338,10 +372,14 @@ def save(
 
     Args:
         params: {path: array} of the model, or of the adapter alone.
-        base: fingerprint of the base; base_name: where PEFT finds it, a folder or a name on the hub.
-        nested: the base there is part of a model that also sees images, which calls its modules otherwise.
+        base: fingerprint of the base; base_name: where PEFT finds it, a folder or a name on the
+            hub.
+        nested: the base there is part of a model that also sees images, which calls its modules
+            otherwise.
     """
-    params = {p: np.asarray(jax.device_get(v), np.float32) for p, v in params.items() if _is_adapters(p)}
+    params = {
+        p: np.asarray(jax.device_get(v), np.float32) for p, v in params.items() if _is_adapters(p)
+    }
     both = cfg.architecture == "encoder_decoder"
     g, d, e, layers = cfg.num_kv_heads, cfg.head_dim, cfg.embed_dim, cfg.num_layers
     about: dict[str, Any] = {
@@ -356,8 +394,12 @@ def save(
                 if ours in params:
                     x = params[ours] if layer is None else params[ours][layer]
                     # there [out, in]: A is [rank, in] and B [out, rank]
-                    shape = {"a": (-1, peft.rank), "b": (peft.rank, -1), "magnitude": (-1,)}[ours.split("/")[-1]]
-                    tensors[INNER + (families.inside(name) if nested else name)] = x.reshape(shape).T
+                    shape = {"a": (-1, peft.rank), "b": (peft.rank, -1), "magnitude": (-1,)}[
+                        ours.split("/")[-1]
+                    ]
+                    tensors[INNER + (families.inside(name) if nested else name)] = x.reshape(
+                        shape
+                    ).T
         about |= {
             "peft_type": "LORA", "r": peft.rank, "lora_alpha": peft.alpha, "lora_dropout": peft.dropout, "bias": "none",
             "use_rslora": peft.rslora, "use_dora": peft.dora, "target_modules": _target_modules(cfg, weights, nested),
@@ -365,9 +407,12 @@ def save(
     elif peft.method == "prefix":
         prefix = nnx.eval_shape(lambda: Prefix(cfg, peft.length, peft.prefix_hidden, nnx.Rngs(0)))
         own = {tuple(p.split("/")[2:]): jnp.asarray(v) for p, v in params.items()}
-        k, v = (np.asarray(x)[:, 0] for x in nnx.merge(nnx.graphdef(prefix), nnx.from_flat_state(own))())
-        # An encoder-decoder has four entries a layer there, two for cross attention, which it does not use. PEFT lays
-        # two a layer and reads them in fours, from the start again at the end: with twice the layers it does not.
+        k, v = (
+            np.asarray(x)[:, 0] for x in nnx.merge(nnx.graphdef(prefix), nnx.from_flat_state(own))()
+        )
+        # An encoder-decoder has four entries a layer there, two for cross attention, which it does
+        # not use. PEFT lays two a layer and reads them in fours, from the start again at the end:
+        # with twice the layers it does not.
         entries = np.zeros((peft.length, layers, 4 if both else 2, g, d), np.float32)
         entries[:, :, 0], entries[:, :, 1] = k.transpose(2, 0, 1, 3), v.transpose(2, 0, 1, 3)
         tensors = {"prompt_embeddings": entries.reshape(peft.length, -1)}
@@ -392,10 +437,11 @@ def save(
 
 
 def same_in_peft(cfg: ModelConfig, peft: PeftConfig) -> int | None:
-    """Up to how many tokens of prompt and answer an exported adapter's model is the same in PEFT; None: any number.
+    """Up to how many tokens of prompt and answer an exported adapter's model is the same in PEFT;
+    None: any number.
 
-    Virtual tokens are seen from outside a window too; there they have places in front of the row, which a window
-    leaves behind as any others.
+    Virtual tokens are seen from outside a window too; there they have places in front of the row,
+    which a window leaves behind as any others.
     """
     if not cfg.sliding_window or peft.method not in ("prefix", "prompt"):
         return None
@@ -407,13 +453,15 @@ def _is_adapters(path: str) -> bool:
 
 
 def _target_modules(cfg: ModelConfig, weights: list[str], nested: bool = False) -> list[str] | str:
-    """The last parts of the modules' names; a regex of them all where others end alike (a T5's encoder and decoder, or a
-    part that sees images)."""
+    """The last parts of the modules' names; a regex of them all where others end alike (a T5's
+    encoder and decoder, or a part that sees images)."""
     modules = _modules(cfg)
     if nested:
         modules = {p: families.inside(m) for p, m in modules.items()}
     last = {modules[p].split(".")[-1] for p in weights}
-    if not nested and sorted(p for p, m in modules.items() if m.split(".")[-1] in last) == sorted(weights):
+    if not nested and sorted(p for p, m in modules.items() if m.split(".")[-1] in last) == sorted(
+        weights
+    ):
         return sorted(last)
     return "|".join(re.escape(modules[p]).replace(r"\{\}", r"\d+") for p in weights)
 
@@ -425,7 +473,8 @@ def key(folder: Path | str) -> str:
 
 
 def read(folder: Path | str, cfg: ModelConfig, rows: int = 0) -> Adapter:
-    """An adapter that PEFT or `save` wrote, for a model of this config; UserError where it is for another.
+    """An adapter that PEFT or `save` wrote, for a model of this config; UserError where it is for
+    another.
 
     `rows` of the embedding, where the config does not say it.
     """
@@ -446,18 +495,27 @@ def read(folder: Path | str, cfg: ModelConfig, rows: int = 0) -> Adapter:
     if kind == "LORA":
         tensors, left_out = _of_text(tensors, folder)
     peft, params = readers[kind](about, tensors, cfg, folder)
-    model = nnx.eval_shape(lambda: add(Transformer(cfg, rows or cfg.vocab_size, nnx.Rngs(0)), peft, 0))
-    shapes = {"/".join(map(str, p)): v.shape for p, v in nnx.to_flat_state(nnx.state(model, TRAINED[peft.method]))}
+    model = nnx.eval_shape(
+        lambda: add(Transformer(cfg, rows or cfg.vocab_size, nnx.Rngs(0)), peft, 0)
+    )
+    shapes = {
+        "/".join(map(str, p)): v.shape
+        for p, v in nnx.to_flat_state(nnx.state(model, TRAINED[peft.method]))
+    }
     for path in sorted(shapes.keys() | params.keys()):
         ours, theirs = shapes.get(path), params[path].shape if path in params else "absent"
         if ours != theirs:
-            raise UserError(f"{folder}: an adapter for another base: {path} is {theirs} there, {ours} in this model")
+            raise UserError(
+                f"{folder}: an adapter for another base: {path} is {theirs} there, {ours} in this model"
+            )
     return Adapter(peft, params, base, dict(left_out))
 
 
 def _of_text(tensors: dict[str, np.ndarray], folder: Path) -> tuple[dict[str, np.ndarray], Counter]:
-    """A LoRA's tensors by the names that a text model alone has, without those of parts that see images, which are
-    counted: `target_modules` such as q_proj match there too, and what text computes is the same without them."""
+    """A LoRA's tensors by the names that a text model alone has, without those of parts that see
+    images, which are
+    counted: `target_modules` such as q_proj match there too, and what text computes is the same
+    without them."""
     out, left_out = {}, Counter()
     for name, x in tensors.items():
         plain = families.outside(name.removeprefix(INNER)) if name.startswith(INNER) else name
@@ -468,7 +526,9 @@ def _of_text(tensors: dict[str, np.ndarray], folder: Path) -> tuple[dict[str, np
             raise UserError(f"{folder}: {name!r} is there by two names")
         out[plain] = x
     if left_out and not out:
-        raise UserError(f"{folder}: it adapts only parts that see images, first {next(iter(tensors))!r}")
+        raise UserError(
+            f"{folder}: it adapts only parts that see images, first {next(iter(tensors))!r}"
+        )
     return out, left_out
 
 
@@ -488,11 +548,14 @@ OTHER_LORAS = (
     "alora_invocation_tokens", "arrow_config", "kasa_config", "use_bdlora", "use_qalora", "target_parameters",
     "velora_config", "monteclora_config",
 )  # fmt: skip
-# initialisations that leave the base as it is; pissa, olora, corda, loftq and lora_ga take part of its weights away
+# initialisations that leave the base as it is; pissa, olora, corda, loftq and lora_ga take part of
+# its weights away
 OVER_THE_BASE = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
 
 
-def _read_lora(about: dict, tensors: dict, cfg: ModelConfig, folder: Path) -> tuple[PeftConfig, dict]:
+def _read_lora(
+    about: dict, tensors: dict, cfg: ModelConfig, folder: Path
+) -> tuple[PeftConfig, dict]:
     for name in OTHER_LORAS:
         if about.get(name):
             raise UserError(f"{folder}: {name}={about[name]!r} is not supported")
@@ -517,9 +580,15 @@ def _read_lora(about: dict, tensors: dict, cfg: ModelConfig, folder: Path) -> tu
                 found.setdefault(ours, []).append(left.pop(theirs).T)
         for ours, layers in found.items():
             if len(layers) != len(_layers(cfg, path)):
-                raise UserError(f"{folder}: {ours} is in {len(layers)} of {len(_layers(cfg, path))} layers only")
+                raise UserError(
+                    f"{folder}: {ours} is in {len(layers)} of {len(_layers(cfg, path))} layers only"
+                )
             inputs = (n, d) if name == "wo" else (-1,)
-            shape = {"a": (*inputs, rank), "b": (rank, *heads.get(name, (-1,))), "magnitude": heads.get(name, (-1,))}
+            shape = {
+                "a": (*inputs, rank),
+                "b": (rank, *heads.get(name, (-1,))),
+                "magnitude": heads.get(name, (-1,)),
+            }
             try:
                 stacked = np.stack([x.reshape(shape[ours.split("/")[-1]]) for x in layers])
             except ValueError as e:
@@ -529,14 +598,17 @@ def _read_lora(about: dict, tensors: dict, cfg: ModelConfig, folder: Path) -> tu
         first = repr(INNER + next(iter(left))) if left else "such weight"
         raise UserError(f"{folder}: an adapter for another base: this model has no {first}")
     alpha, dropout = (
-        float(setting(about, key, float, where, d)) for key, d in (("lora_alpha", 8), ("lora_dropout", 0.0))
+        float(setting(about, key, float, where, d))
+        for key, d in (("lora_alpha", 8), ("lora_dropout", 0.0))
     )
     if not math.isfinite(alpha) or alpha == 0:
         raise UserError(
             f"{where}: lora_alpha={about['lora_alpha']!r}; expected a finite number, and 0 would add nothing"
         )
     if not 0 <= dropout < 1:
-        raise UserError(f"{where}: lora_dropout={about['lora_dropout']!r}; expected a share, at least 0 and below 1")
+        raise UserError(
+            f"{where}: lora_dropout={about['lora_dropout']!r}; expected a share, at least 0 and below 1"
+        )
     return PeftConfig(
         method="lora", rank=rank, alpha=alpha, dropout=dropout,
         rslora=setting(about, "use_rslora", bool, where, False), dora=setting(about, "use_dora", bool, where, False),
@@ -546,7 +618,9 @@ def _read_lora(about: dict, tensors: dict, cfg: ModelConfig, folder: Path) -> tu
 
 def _embeddings(tensors: dict, folder: Path) -> np.ndarray:
     if list(tensors) != ["prompt_embeddings"]:
-        raise UserError(f"{folder}: expected prompt_embeddings alone, found {', '.join(sorted(tensors))}")
+        raise UserError(
+            f"{folder}: expected prompt_embeddings alone, found {', '.join(sorted(tensors))}"
+        )
     if tensors["prompt_embeddings"].ndim != 2:
         raise UserError(
             f"{folder}: prompt_embeddings has shape {tensors['prompt_embeddings'].shape}; expected two sizes"
@@ -555,14 +629,19 @@ def _embeddings(tensors: dict, folder: Path) -> np.ndarray:
 
 
 def _length(about: dict, rows: int, folder: Path, halves: int = 1) -> int:
-    """How many virtual tokens an adapter has, of rows that are theirs once or, up to `halves`, as often."""
+    """How many virtual tokens an adapter has, of rows that are theirs once or, up to `halves`, as
+    often."""
     length = setting(about, "num_virtual_tokens", int, str(folder / CONFIG), rows)
     if rows not in [length * n for n in range(1, halves + 1)]:
-        raise UserError(f"{folder}: num_virtual_tokens={length}, but prompt_embeddings has {rows} rows")
+        raise UserError(
+            f"{folder}: num_virtual_tokens={length}, but prompt_embeddings has {rows} rows"
+        )
     return length
 
 
-def _read_prefix(about: dict, tensors: dict, cfg: ModelConfig, folder: Path) -> tuple[PeftConfig, dict]:
+def _read_prefix(
+    about: dict, tensors: dict, cfg: ModelConfig, folder: Path
+) -> tuple[PeftConfig, dict]:
     flat, g, d = _embeddings(tensors, folder), cfg.num_kv_heads, cfg.head_dim
     _length(about, len(flat), folder)
     entries, rest = divmod(flat.shape[1], g * d)
@@ -575,15 +654,20 @@ def _read_prefix(about: dict, tensors: dict, cfg: ModelConfig, folder: Path) -> 
         )
     step = 4 if cfg.architecture == "encoder_decoder" else 2
     if entries not in (step * cfg.num_layers, 2 * cfg.num_layers):  # see `save`
-        raise UserError(f"{folder}: an adapter for another base: {entries // 2} layers there, {cfg.num_layers} here")
+        raise UserError(
+            f"{folder}: an adapter for another base: {entries // 2} layers there, {cfg.num_layers} here"
+        )
     at = [step * layer % entries for layer in range(cfg.num_layers)]  # see `save`
     split = flat.reshape(len(flat), entries, g, d).transpose(1, 2, 0, 3)  # [entries, g, p, d]
     params = {"decoder/prefix/k": split[at], "decoder/prefix/v": split[[i + 1 for i in at]]}
     return PeftConfig(method="prefix", length=len(flat)), params
 
 
-def _read_prompt(about: dict, tensors: dict, cfg: ModelConfig, folder: Path) -> tuple[PeftConfig, dict]:
+def _read_prompt(
+    about: dict, tensors: dict, cfg: ModelConfig, folder: Path
+) -> tuple[PeftConfig, dict]:
     flat = _embeddings(tensors, folder)
-    flat = flat[: _length(about, len(flat), folder, 2)]  # a second half, of an encoder-decoder's, is never used
+    # a second half, of an encoder-decoder's, is never used
+    flat = flat[: _length(about, len(flat), folder, 2)]
     stack = "encoder" if cfg.architecture == "encoder_decoder" else "decoder"
     return PeftConfig(method="prompt", length=len(flat)), {f"{stack}/prompt": flat}

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a run may begin from (`model.pretrained`): a folder of Hugging Face's, or one of ours.
 
-Ours is a run folder, from whose newest checkpoint it goes on, one of its checkpoints (RUN/checkpoints/500), or what
-`itx convert import` wrote, which has the same files. Which model it is, its vocabulary and its chat template come
-from there; how it computes and trains is the recipe's. A resumed run restores its own checkpoint and reads nothing here.
+Ours is a run folder, from whose newest checkpoint it goes on, one of its checkpoints
+(RUN/checkpoints/500), or what `itx convert import` wrote, which has the same files. Which model it
+is, its vocabulary and its chat template come from there; how it computes and trains is the
+recipe's. A resumed run restores its own checkpoint and reads nothing here.
 """
 
 import dataclasses
@@ -41,7 +42,9 @@ def find(name: str) -> Begin:
     if not ours and hf.is_folder(folder):
         return Begin(folder)
     if not ours and run.config_json.is_file() and "config" not in hf.read_config(folder):
-        raise UserError(f"{run.config_json} has neither a 'model_type', as Hugging Face's have, nor a run's 'config'")
+        raise UserError(
+            f"{run.config_json} has neither a 'model_type', as Hugging Face's have, nor a run's 'config'"
+        )
     if folder.parent.name == "checkpoints" and folder.name.isdigit():
         run, step = RunFolder(folder.parents[1]), int(folder.name)
     steps = run.steps()
@@ -66,12 +69,14 @@ def model_config(begin: Begin) -> ModelConfig:
 
 
 def settle(config: RunConfig, origin: dict[str, str]) -> tuple[RunConfig, dict[str, str]]:
-    """The config with what `model.pretrained` says: the model, but for what the command line says; vocabulary and chat
-    template where the recipe names none."""
+    """The config with what `model.pretrained` says: the model, but for what the command line says;
+    vocabulary and chat template where the recipe names none."""
     begin = find(config.model.pretrained)
     found, origin = model_config(begin), dict(origin)
     if begin.run is None and (keys := hf.passed_over(begin.folder)):
-        said = f"itx: {begin.folder / hf.CONFIG}: passed over, as transformers does: {', '.join(keys)}"
+        said = (
+            f"itx: {begin.folder / hf.CONFIG}: passed over, as transformers does: {', '.join(keys)}"
+        )
         print(visible(said), file=sys.stderr)
     new = {}
     for f in dataclasses.fields(ModelConfig):
@@ -82,13 +87,17 @@ def settle(config: RunConfig, origin: dict[str, str]) -> tuple[RunConfig, dict[s
     tokenizer = next((p for n in FILES if (p := begin.tokenizer_folder / n).is_file()), None)
     if not config.data.vocab:
         if tokenizer is None:
-            raise UserError(f"{begin.tokenizer_folder} has no {', '.join(FILES)}; name the vocabulary: data.vocab=…")
+            raise UserError(
+                f"{begin.tokenizer_folder} has no {', '.join(FILES)}; name the vocabulary: data.vocab=…"
+            )
         data["vocab"] = str(tokenizer)
     if not config.data.chat_template and (template := _chat_template(begin.tokenizer_folder)):
         data["chat_template"] = str(template)
     origin |= {f"data.{name}": str(begin.folder) for name in data}
     model = dataclasses.replace(config.model, **new)
-    return dataclasses.replace(config, model=model, data=dataclasses.replace(config.data, **data)), origin
+    return dataclasses.replace(
+        config, model=model, data=dataclasses.replace(config.data, **data)
+    ), origin
 
 
 def _chat_template(folder: Path) -> Path | None:
@@ -112,7 +121,8 @@ def keep(name: str, to: Path) -> None:
 def load_recipe(
     file: str, overrides: list[str] = (), quick: bool = False, absent: bool = False
 ) -> tuple[RunConfig, dict[str, str]]:
-    """A recipe's config with what `model.pretrained` says of the model, and where each value comes from.
+    """A recipe's config with what `model.pretrained` says of the model, and where each value comes
+    from.
 
     absent: the model need not be there; the recipe says which it is.
     """

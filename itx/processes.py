@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a process ends: with the process that started it, at a signal; and how a crashed run is started again."""
+"""How a process ends: with the process that started it, at a signal; and how a crashed run is
+started again."""
 
 import contextlib
 import multiprocessing
@@ -19,16 +20,26 @@ from itx import storage
 from itx.errors import RunFailed, UserError, of_the_machine
 from itx.text import visible
 
-WATCH = "ITX_END_WITH_PARENT"  # the process id of the starter: a process ends when the one that set this is killed
+# the process id of the starter: a process ends when the one that set this is killed
+WATCH = "ITX_END_WITH_PARENT"
 
-# A new start changes nothing after success, after a user's mistake, or when a signal told the run to stop.
-NO_RESTART_CODES = (0, 2, 128 + signal.SIGINT, 128 + signal.SIGTERM, -signal.SIGINT, -signal.SIGTERM)
+# A new start changes nothing after success, after a user's mistake, or when a signal told the run
+# to stop.
+NO_RESTART_CODES = (
+    0,
+    2,
+    128 + signal.SIGINT,
+    128 + signal.SIGTERM,
+    -signal.SIGINT,
+    -signal.SIGTERM,
+)
 MAX_PAUSE_SECONDS = 60.0
 POLL_SECONDS = 0.1
 
 
 def die_with(parent: int) -> None:
-    """End this process when `parent`, which started it, is gone, SIGKILL included: no worker goes on alone."""
+    """End this process when `parent`, which started it, is gone, SIGKILL included: no worker goes
+    on alone."""
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -48,7 +59,8 @@ def die_with_starter() -> None:
 
 STOPS = (signal.SIGTERM, signal.SIGINT)
 GRACE_SECONDS = 4.0  # to clean up after a signal, where nothing is to be saved
-# A signal to a group of processes arrives twice where the parent hands it on: closer than this, two are one.
+# A signal to a group of processes arrives twice where the parent hands it on: closer than this, two
+# are one.
 MIN_SECONDS_BETWEEN_SIGNALS = 0.3
 
 _watching = False
@@ -63,8 +75,8 @@ def _in_main_thread() -> bool:
 def second_signal_ends() -> Iterator[None]:
     """A second SIGTERM or SIGINT ends the process at once, with 128 + its number.
 
-    Python's handlers wait until the main thread is back from a compiler or a restore. This needs no handler: the
-    interpreter writes each signal's number to a pipe, which a thread reads.
+    Python's handlers wait until the main thread is back from a compiler or a restore. This needs no
+    handler: the interpreter writes each signal's number to a pipe, which a thread reads.
     """
     global _watching
     if _watching or not _in_main_thread():
@@ -109,7 +121,8 @@ def _handled(note: Callable[[int, Any], None]) -> Iterator[None]:
 
 
 def exits_within(seconds: float, code: int) -> threading.Timer:
-    """End the process with `code` in that time, whatever still holds it; the timer may be cancelled."""
+    """End the process with `code` in that time, whatever still holds it; the timer may be
+    cancelled."""
     timer = threading.Timer(seconds, os._exit, (code,))
     timer.daemon = True
     timer.start()
@@ -118,8 +131,9 @@ def exits_within(seconds: float, code: int) -> threading.Timer:
 
 @contextlib.contextmanager
 def ends_at_signal() -> Iterator[None]:
-    """SIGTERM ends a command with 143 and a line, SIGINT with KeyboardInterrupt, where it is. Files are whole at every
-    moment, so nothing but temporary folders needs to be undone; what takes longer than GRACE_SECONDS is left."""
+    """SIGTERM ends a command with 143 and a line, SIGINT with KeyboardInterrupt, where it is. Files
+    are whole at every moment, so nothing but temporary folders needs to be undone; what takes
+    longer than GRACE_SECONDS is left."""
     timers: list[threading.Timer] = []
 
     def end(number: int, frame: Any) -> None:
@@ -141,7 +155,8 @@ def ends_at_signal() -> Iterator[None]:
 
 
 class Interrupts:
-    """SIGTERM or SIGINT are noted: who trains finishes the step, saves, and leaves. After the block it is ended."""
+    """SIGTERM or SIGINT are noted: who trains finishes the step, saves, and leaves. After the block
+    it is ended."""
 
     def __init__(self) -> None:
         self.seen = 0
@@ -165,7 +180,8 @@ class Interrupts:
 
 
 def as_command(work: Callable[[], int], conversation: bool = False) -> int:
-    """The exit code of `work`, which signals may end; what is a person's or the machine's to mend is said in one line.
+    """The exit code of `work`, which signals may end; what is a person's or the machine's to mend
+    is said in one line.
 
     conversation: Ctrl-C cuts an answer short, as often as one likes, and is left to `work`.
     """
@@ -196,8 +212,8 @@ def as_command(work: Callable[[], int], conversation: bool = False) -> int:
 
 @contextlib.contextmanager
 def temporary_home() -> Iterator[Path]:
-    """A folder that takes all temporary files of this process and its children, and is gone after the block, however
-    they end: a process that is ended by a signal removes none of its own."""
+    """A folder that takes all temporary files of this process and its children, and is gone after
+    the block, however they end: a process that is ended by a signal removes none of its own."""
     before = os.environ.get("TMPDIR"), tempfile.tempdir
     with tempfile.TemporaryDirectory(prefix="itx-", ignore_cleanup_errors=True) as folder:
         os.environ["TMPDIR"], tempfile.tempdir = folder, None
@@ -231,17 +247,20 @@ def run_child(command: list[str], what: str) -> None:
         raise SystemExit(128 - code)
     if code < 0:
         why = " (mostly for want of memory)" if -code == signal.SIGKILL else ""
-        raise RunFailed(f"{what} was ended by {signal.Signals(-code).name}{why}; the same command goes on from there")
+        raise RunFailed(
+            f"{what} was ended by {signal.Signals(-code).name}{why}; the same command goes on from there"
+        )
     if code:
         raise SystemExit(code)
 
 
 @contextlib.contextmanager
 def without_sigint(workers: bool) -> Iterator[None]:
-    """Processes that are started inside get no SIGINT: Ctrl-C reaches all of a terminal's processes, and who started
-    them ends them.
+    """Processes that are started inside get no SIGINT: Ctrl-C reaches all of a terminal's
+    processes, and who started them ends them.
 
-    workers: they are started through multiprocessing, whose tracker unblocks signals when it starts: it must run before.
+    workers: they are started through multiprocessing, whose tracker unblocks signals when it
+    starts: it must run before.
     """
     if workers:
         resource_tracker.ensure_running()
@@ -267,7 +286,8 @@ def newest_checkpoint(checkpoints: Path) -> int:
 
 
 class Supervisor:
-    """Starts `command` again after a crash, at most `times` times in a row without a checkpoint gained."""
+    """Starts `command` again after a crash, at most `times` times in a row without a checkpoint
+    gained."""
 
     def __init__(self, command: list[str], times: int, checkpoints: Path):
         self.command, self.times, self.checkpoints = command, times, checkpoints
@@ -305,13 +325,20 @@ class Supervisor:
             if newest_checkpoint(self.checkpoints) > before:
                 fruitless, how = 0, "steps were gained, so this one is not counted"
             elif fruitless == self.times:
-                print(f"itx: exit {code}; {fruitless + 1} starts in a row gained no step", file=sys.stderr)
+                print(
+                    f"itx: exit {code}; {fruitless + 1} starts in a row gained no step",
+                    file=sys.stderr,
+                )
                 return code
             else:
                 fruitless += 1
                 how = f"{fruitless} of {self.times} without a step gained"
             pause = min(2.0 ** max(fruitless - 1, 0), MAX_PAUSE_SECONDS)
-            print(f"itx: exit {code}; a new start in {pause:.0f} s ({how})", file=sys.stderr, flush=True)
+            print(
+                f"itx: exit {code}; a new start in {pause:.0f} s ({how})",
+                file=sys.stderr,
+                flush=True,
+            )
             if stopped := self._pause(pause):
                 print("itx: stopped before a new start; the same command resumes", file=sys.stderr)
                 return 128 + stopped

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A recipe file and the command line's `--a.b=c` overrides become a RunConfig, with the origin of each value."""
+"""A recipe file and the command line's `--a.b=c` overrides become a RunConfig, with the origin of
+each value."""
 
 import contextlib
 import dataclasses
@@ -15,7 +16,9 @@ from itx.config import RunConfig, as_tuples, check, fields_by_name, flatten, to_
 from itx.errors import UserError, did_you_mean
 
 
-def load(file: str, overrides: list[str] = (), quick: bool = False) -> tuple[RunConfig, dict[str, str]]:
+def load(
+    file: str, overrides: list[str] = (), quick: bool = False
+) -> tuple[RunConfig, dict[str, str]]:
     """The config of a recipe file with `--a.b=c` overrides, and where each value comes from.
 
     What `model.pretrained` says of the model is not in it yet (itx/pretrained.py, `settle`).
@@ -23,9 +26,12 @@ def load(file: str, overrides: list[str] = (), quick: bool = False) -> tuple[Run
     """
     if not os.path.isfile(file):
         folder = os.path.dirname(file) or "."
-        names = [os.path.join(folder, n) for n in os.listdir(folder)] if os.path.isdir(folder) else []
+        names = (
+            [os.path.join(folder, n) for n in os.listdir(folder)] if os.path.isdir(folder) else []
+        )
         raise UserError(
-            f"config file {file!r} is not there" + did_you_mean(file, [n for n in names if n.endswith(".py")])
+            f"config file {file!r} is not there"
+            + did_you_mean(file, [n for n in names if n.endswith(".py")])
         )
     spec = importlib.util.spec_from_file_location(f"itx_config_{os.path.basename(file)[:-3]}", file)
     module = importlib.util.module_from_spec(spec)
@@ -52,7 +58,9 @@ def load(file: str, overrides: list[str] = (), quick: bool = False) -> tuple[Run
     if not isinstance(config, RunConfig):
         raise UserError(f"{file}: get_config() returned {type(config).__name__}, not RunConfig")
     default = flatten(to_dict(RunConfig()))
-    origin = {k: "default" if v == default[k] else file for k, v in flatten(to_dict(config)).items()}
+    origin = {
+        k: "default" if v == default[k] else file for k, v in flatten(to_dict(config)).items()
+    }
     for text in overrides:
         config, name = override(config, text)
         origin[name] = "command line"
@@ -69,12 +77,14 @@ METHODS_OF = {
 
 
 def _check_used(config: RunConfig, origin: dict[str, str]) -> None:
-    """UserError for a setting of another tuning method than the run's, which would do nothing; a recipe's own are none
-    where the command line chose the method."""
+    """UserError for a setting of another tuning method than the run's, which would do nothing; a
+    recipe's own are none where the command line chose the method."""
     said = origin["peft.method"]
     for leaf, methods in METHODS_OF.items():
         name = f"peft.{leaf}"
-        typed = origin[name] == "command line" or origin[name] != "default" and said != "command line"
+        typed = (
+            origin[name] == "command line" or origin[name] != "default" and said != "command line"
+        )
         if typed and config.peft.method not in methods:
             raise UserError(
                 f"{name} is a setting of {' and '.join(methods)}; this run's peft.method={config.peft.method} has none: "
@@ -119,5 +129,7 @@ def _parse(key: str, text: str, kind: Any) -> Any:
             parsed = tyro.cli(kind, args=["--", *args], console_outputs=False)
     except SystemExit as e:
         article = "an" if kind is int else "a"
-        raise UserError(f"{key}={text}: {text!r} is not {article} {getattr(kind, '__name__', kind)}") from e
+        raise UserError(
+            f"{key}={text}: {text!r} is not {article} {getattr(kind, '__name__', kind)}"
+        ) from e
     return as_tuples(parsed) if many else parsed

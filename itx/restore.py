@@ -35,7 +35,8 @@ Metrics = dict[str, jax.Array]
 
 
 class Parts(NamedTuple):
-    """What trains and what does not, before there is a mesh; a function of (config, size of the vocabulary)."""
+    """What trains and what does not, before there is a mesh; a function of (config, size of the
+    vocabulary)."""
 
     graphdef: nnx.GraphDef
     names: optim.Names
@@ -47,7 +48,8 @@ class Parts(NamedTuple):
 
 
 class Setup(NamedTuple):
-    """What a run has besides its state; a function of (config, size of the vocabulary, number of tasks, mesh)."""
+    """What a run has besides its state; a function of (config, size of the vocabulary, number of
+    tasks, mesh)."""
 
     graphdef: nnx.GraphDef
     names: optim.Names  # path -> logical axes, of all parameters
@@ -59,19 +61,24 @@ class Setup(NamedTuple):
     specs: tuple[State, Params]  # ShapeDtypeStructs with shardings
 
 
-def abstract_model(config: RunConfig, vocab_size: int) -> tuple[Callable[[], Transformer], nnx.Module]:
+def abstract_model(
+    config: RunConfig, vocab_size: int
+) -> tuple[Callable[[], Transformer], nnx.Module]:
     """How the base model is made from the seed, and its shapes."""
     rows, seed = embedding_rows(config, vocab_size), config.train.seed
 
     def create() -> Transformer:
         model = Transformer(config.model, rows, nnx.Rngs(seed))
-        return model if config.peft.method == "full" else adapters.cast(model, config.peft.base_dtype)
+        return (
+            model if config.peft.method == "full" else adapters.cast(model, config.peft.base_dtype)
+        )
 
     return create, shapes_of(create)
 
 
 def adapted(config: RunConfig, base: nnx.Module) -> nnx.Module:
-    """The shapes of the model with the run's adapter in it (the base itself where all of it trains)."""
+    """The shapes of the model with the run's adapter in it (the base itself where all of it
+    trains)."""
     return shapes_of(lambda base: adapters.add(base, config.peft, config.train.seed), base)
 
 
@@ -96,7 +103,9 @@ def parts(config: RunConfig, vocab_size: int) -> Parts:
         state = {"params": params, "opt_state": tx.init(params), "step": jnp.zeros((), jnp.int32)}
         return state, {p: everything[p] for p in frozen_paths}
 
-    return Parts(graphdef, names, trainable, saved, tx, state_of, jax.eval_shape(state_of, parameters(base)))
+    return Parts(
+        graphdef, names, trainable, saved, tx, state_of, jax.eval_shape(state_of, parameters(base))
+    )
 
 
 def saved_shapes(config: RunConfig, vocab_size: int) -> dict[str, jax.ShapeDtypeStruct]:
@@ -115,7 +124,8 @@ def shapes_by_name(of: Parts) -> dict[str, tuple[int, ...]]:
 
 
 def initialiser(config: RunConfig, vocab_size: int, mesh: Mesh) -> Callable[[], Params]:
-    """Draws the base's parameters from the seed, each device making its own part, or reads those of `model.pretrained`."""
+    """Draws the base's parameters from the seed, each device making its own part, or reads those of
+    `model.pretrained`."""
     create, abstract = abstract_model(config, vocab_size)
     if config.model.pretrained:
         specs = placed(abstract, mesh)
@@ -141,13 +151,15 @@ def shardings(shapes: tuple[State, Params], names: optim.Names, mesh: Mesh) -> t
 
 
 def check_ready(config: RunConfig) -> None:
-    """Before anything is built: UserError where the model's files are not what its config.json says, or the vocabulary
-    has more ids than the embedding has rows."""
+    """Before anything is built: UserError where the model's files are not what its config.json
+    says, or the vocabulary has more ids than the embedding has rows."""
     size, file = 0, Path(config.data.vocab)
     if file.is_file():
         size = Vocabulary(file, config.model.vocab_size).size
     embedding_rows(config, size, config.data.vocab)
-    check_pretrained(config.model.pretrained, config.model, parameters(abstract_model(config, size)[1]))
+    check_pretrained(
+        config.model.pretrained, config.model, parameters(abstract_model(config, size)[1])
+    )
 
 
 def check_pretrained(name: str, cfg: ModelConfig, shapes: dict[str, jax.ShapeDtypeStruct]) -> None:
@@ -158,7 +170,8 @@ def check_pretrained(name: str, cfg: ModelConfig, shapes: dict[str, jax.ShapeDty
 
 
 def load_pretrained(name: str, cfg: ModelConfig, specs: dict[str, jax.ShapeDtypeStruct]) -> Params:
-    """The parameters of a model that a path names, as `specs` says: {path: ShapeDtypeStruct with a sharding}."""
+    """The parameters of a model that a path names, as `specs` says: {path: ShapeDtypeStruct with a
+    sharding}."""
     begin = pretrained.find(name)
     if begin.run is None:
         return hf.load(begin.folder, cfg, specs)
@@ -172,11 +185,14 @@ def load_pretrained(name: str, cfg: ModelConfig, specs: dict[str, jax.ShapeDtype
 
 def merged_checkpoint(begin: Begin, mesh: Mesh) -> Params:
     """Parameters of an adapter's checkpoint, put into its base's weights."""
-    return merged(load_model(begin.run, run_config(begin.run), read_lock(begin.run), begin.step, mesh))
+    return merged(
+        load_model(begin.run, run_config(begin.run), read_lock(begin.run), begin.step, mesh)
+    )
 
 
 def restore(checkpoints: Checkpoints, step: int, made: Setup) -> tuple[State, Params]:
-    """State and frozen parameters of a checkpoint, on this run's mesh. An adapter's base is made as at the start."""
+    """State and frozen parameters of a checkpoint, on this run's mesh. An adapter's base is made as
+    at the start."""
     specs = {**made.specs[0]["params"], **made.specs[1]}
     params = checkpoints.params(step, {p: specs[p] for p in made.saved})
     if len(params) < len(specs):
@@ -196,7 +212,8 @@ def counter(made: Setup, step: int) -> jax.Array:
 
 
 def check_fits(checkpoints: Checkpoints, step: int, made: Setup, lock: dict) -> dict:
-    """The meta of a checkpoint; UserError where it is of other data, or of arrays of other names or shapes."""
+    """The meta of a checkpoint; UserError where it is of other data, or of arrays of other names or
+    shapes."""
     meta = checkpoints.meta(step)
     if "lock" not in meta:
         raise UserError(
@@ -213,8 +230,8 @@ def check_fits(checkpoints: Checkpoints, step: int, made: Setup, lock: dict) -> 
 def resume(
     checkpoints: Checkpoints, made: Setup, lock: dict
 ) -> tuple[int, dict, tuple[State, Params] | None, list[str]]:
-    """(step, meta, state and frozen parameters, lines to say) of the newest checkpoint that is what was saved; step 0
-    and no state where there is none. A damaged one is set aside."""
+    """(step, meta, state and frozen parameters, lines to say) of the newest checkpoint that is what
+    was saved; step 0 and no state where there is none. A damaged one is set aside."""
     lines: list[str] = []
     while step := checkpoints.latest():
         try:
@@ -224,7 +241,9 @@ def resume(
             lines.append(f"{e}; it is set aside as {checkpoints.set_aside(step).name}")
             continue
         if "digests" not in meta:
-            lines.append(f"the checkpoint of step {step} holds no digests: it could not be verified")
+            lines.append(
+                f"the checkpoint of step {step} holds no digests: it could not be verified"
+            )
         return step, meta, held, lines
     if lines:
         lines.append("no checkpoint is left: training begins anew at step 0")
@@ -254,10 +273,16 @@ def load_model(
     base = parameters(abstract)
     if step is None:
         step = newest_checkpoint(run.checkpoints)
-    params = initialiser(config, vocab_size, mesh)() if step == 0 or config.peft.method != "full" else {}
+    params = (
+        initialiser(config, vocab_size, mesh)() if step == 0 or config.peft.method != "full" else {}
+    )
     if step:
         abstract = adapted(config, abstract)
-        specs = {p: t for p, t in placed(abstract, mesh).items() if config.peft.method == "full" or p not in base}
+        specs = {
+            p: t
+            for p, t in placed(abstract, mesh).items()
+            if config.peft.method == "full" or p not in base
+        }
         with Checkpoints(run.checkpoints, read_only=True) as checkpoints:
             if params:
                 check_base(checkpoints.meta(step), params, [])
@@ -275,13 +300,17 @@ def with_adapter(runner: Runner, folder: str) -> Runner:
     base = runner.loaded
     adapter = adapters.read(folder, base.model, len(base.params["embedding"]))
     if adapter.base and adapter.base != adapters.fingerprint(base.params):
-        raise UserError(f"{folder} was trained over another base: the parameters differ, though their shapes do not")
+        raise UserError(
+            f"{folder} was trained over another base: the parameters differ, though their shapes do not"
+        )
     shapes = nnx.eval_shape(lambda params: merge(base.graphdef, params), base.params)
     model = shapes_of(lambda shapes: adapters.add(shapes, adapter.peft, 0), shapes)
     specs = placed(model, base.mesh)
     params = {p: jax.device_put(v, specs[p].sharding) for p, v in adapter.params.items()}
     return Runner(
-        dataclasses.replace(base, graphdef=nnx.graphdef(model), params={**base.params, **params}, peft=adapter.peft)
+        dataclasses.replace(
+            base, graphdef=nnx.graphdef(model), params={**base.params, **params}, peft=adapter.peft
+        )
     )
 
 
@@ -289,7 +318,10 @@ def merged(runner: Runner) -> Params:
     """The parameters of a LoRA's Runner as those of a plain model."""
     loaded = runner.loaded
     if loaded.peft.method in ("prefix", "prompt"):
-        raise UserError(f"a {loaded.peft.method} cannot be merged into weights; export it as an adapter")
-    model = adapters.cast(merge(loaded.graphdef, loaded.params), "float32")  # bfloat16 would round the adapter away
+        raise UserError(
+            f"a {loaded.peft.method} cannot be merged into weights; export it as an adapter"
+        )
+    # bfloat16 would round the adapter away
+    model = adapters.cast(merge(loaded.graphdef, loaded.params), "float32")
     adapters.merge(model)
     return parameters(model)

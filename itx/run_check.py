@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`itx runs check`: whether every file of a run folder is what was written. Reads all of them and writes nothing."""
+"""`itx runs check`: whether every file of a run folder is what was written. Reads all of them and
+writes nothing."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -20,12 +21,17 @@ Row = tuple[str, str, str]  # a file or folder, its state, more in words
 
 
 def check(run: RunFolder) -> list[dict[str, str]]:
-    """[{"file", "state": ok, damaged, set aside or not known, "what"}] of a run folder and of the cache that it names."""
+    """[{"file", "state": ok, damaged, set aside or not known, "what"}] of a run folder and of the
+    cache that it names."""
     checkpoints, kept = _checkpoints(run)
-    own = {"about": (run.config_json, lambda: stored_config(run)), "lock": (run.lock_json, lambda: _lock(run))}
+    own = {
+        "about": (run.config_json, lambda: stored_config(run)),
+        "lock": (run.lock_json, lambda: _lock(run)),
+    }
     rows, held = [], {}
     for name, (file, read) in own.items():
-        if name == "lock" and run.steps() == [0]:  # what `itx convert import` wrote was trained on nothing
+        # what `itx convert import` wrote was trained on nothing
+        if name == "lock" and run.steps() == [0]:
             continue
         row, held[name] = _read(run, file, read)
         if held[name] is None and name in kept:
@@ -38,7 +44,12 @@ def check(run: RunFolder) -> list[dict[str, str]]:
         rows.append(_read(run, run.metrics_jsonl, lambda: _metrics(run, kept, about))[0])
     rows += checkpoints
     for file in sorted(run.path.rglob("*.json*")):
-        if file.relative_to(run.path).parts[0] in ("eval", "audit.json", "report.json", "pretrained"):
+        if file.relative_to(run.path).parts[0] in (
+            "eval",
+            "audit.json",
+            "report.json",
+            "pretrained",
+        ):
             rows.append(_read(run, file, lambda file=file: _parse(file))[0])
     if about and lock:
         rows += _cache(Path(about["config"]["data"]["cache_dir"]), lock)
@@ -52,7 +63,15 @@ def _read(run: RunFolder, file: Path, read: Callable[[], Any]) -> tuple[Row, Any
         return (name, DAMAGED, "it is not there"), None
     try:
         held = read()
-    except (UserError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, OSError) as e:
+    except (
+        UserError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+        OSError,
+    ) as e:
         return (name, DAMAGED, " ".join(str(e).split())), None
     return (name, OK, held if isinstance(held, str) else ""), held
 
@@ -66,18 +85,23 @@ def _lock(run: RunFolder) -> dict:
 def _vocabulary(run: RunFolder, lock: dict) -> str:
     there = verify.vocabulary_of_run(run, lock).hash
     if there != lock["vocabulary"]["hash"]:
-        raise UserError(f"it is another vocabulary than the lock's: {there}, not {lock['vocabulary']['hash']}")
+        raise UserError(
+            f"it is another vocabulary than the lock's: {there}, not {lock['vocabulary']['hash']}"
+        )
     return "the lock's"
 
 
 def _metrics(run: RunFolder, kept: dict, about: dict | None) -> str:
-    """How many lines; `kept` is the meta of the newest sound checkpoint, which knows them by their digest."""
+    """How many lines; `kept` is the meta of the newest sound checkpoint, which knows them by their
+    digest."""
     steps = [entry["step"] for entry in read_metrics(run.metrics_jsonl)]
     if steps != sorted(set(steps)):
         raise UserError("its steps do not ascend")
     if "metrics" in kept:
         if digest_up_to(run.metrics_jsonl, kept["step"]) != kept["metrics"]:
-            raise UserError(f"it does not hold what was logged up to step {kept['step']}: lines are missing or changed")
+            raise UserError(
+                f"it does not hold what was logged up to step {kept['step']}: lines are missing or changed"
+            )
         return f"{len(steps)} lines"
     about = kept.get("about") or about  # saved before digests of the lines were kept
     every = about["config"]["train"]["log_every"] if about else 1
@@ -95,7 +119,9 @@ def _parse(file: Path) -> str:
         if text and not text.endswith("\n"):
             raise UserError("its last line is cut short")
         return f"{len([json.loads(line) for line in text.splitlines()])} lines"
-    storage.read_object(file, *(("step", "split", "rows", "groups", "easy") if file.name == "scores.json" else ()))
+    storage.read_object(
+        file, *(("step", "split", "rows", "groups", "easy") if file.name == "scores.json" else ())
+    )
     return "parses"
 
 
@@ -110,7 +136,9 @@ def _checkpoints(run: RunFolder) -> tuple[list[Row], dict[str, Any]]:
             try:
                 verified = checkpoints.verify(step)
                 rows.append(
-                    (name, OK, "each array has its digest") if verified else (name, UNKNOWN, "it has no digests")
+                    (name, OK, "each array has its digest")
+                    if verified
+                    else (name, UNKNOWN, "it has no digests")
                 )
                 kept = {k: v for k, v in checkpoints.meta(step).items() if v}
             except Damaged as e:
@@ -126,7 +154,8 @@ def _checkpoints(run: RunFolder) -> tuple[list[Row], dict[str, Any]]:
 
 
 def _cache(cache_dir: Path, lock: dict) -> Iterator[Row]:
-    """What the lock names in the cache, read anew: one row for each folder that is damaged, one for the rest."""
+    """What the lock names in the cache, read anew: one row for each folder that is damaged, one for
+    the rest."""
     if not cache_dir.is_dir():
         yield str(cache_dir), UNKNOWN, "the cache is not here"
         return

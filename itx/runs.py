@@ -32,18 +32,23 @@ class RunFolder:
 
     @property
     def vocab_model(self) -> Path:
-        """The vocabulary's file, of whichever kind; beside it what else its tokenizer consists of."""
+        """The vocabulary's file, of whichever kind; beside it what else its tokenizer consists
+        of."""
         folder = self.path / "vocab"
-        return next((f for n in FILES if (f := folder / n).is_file()), folder / "sentencepiece.model")
+        return next(
+            (f for n in FILES if (f := folder / n).is_file()), folder / "sentencepiece.model"
+        )
 
     @property
     def chat_template(self) -> Path:
-        """How conversations were written, where any were trained on; a Hugging Face tokenizer reads it there."""
+        """How conversations were written, where any were trained on; a Hugging Face tokenizer reads
+        it there."""
         return self.path / "vocab" / "chat_template.jinja"
 
     @property
     def pretrained(self) -> Path:
-        """config.json and generation_config.json of the Hugging Face folder that the run began from."""
+        """config.json and generation_config.json of the Hugging Face folder that the run began
+        from."""
         return self.path / "pretrained"
 
     @property
@@ -106,7 +111,8 @@ class RunFolder:
 
 
 def read_config(run: RunFolder) -> dict:
-    """What config.json of a run folder holds; where it is lost or damaged, what a checkpoint keeps of it."""
+    """What config.json of a run folder holds; where it is lost or damaged, what a checkpoint keeps
+    of it."""
     try:
         return stored_config(run)
     except UserError as e:
@@ -121,14 +127,17 @@ def stored_config(run: RunFolder) -> dict:
     except FileNotFoundError as e:
         raise UserError(f"{run.config_json} is not there") from e
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
-        raise UserError(f"{run.config_json} is not what a run writes ({type(e).__name__}: {e})") from e
+        raise UserError(
+            f"{run.config_json} is not what a run writes ({type(e).__name__}: {e})"
+        ) from e
     if not storage.is_intact(held):
         raise UserError(f"{run.config_json} is not what the run wrote: a value in it has changed")
     return held
 
 
 def read_lock(run: RunFolder) -> dict:
-    """What data.lock.json of a run folder holds; where it is lost or damaged, what a checkpoint keeps of it."""
+    """What data.lock.json of a run folder holds; where it is lost or damaged, what a checkpoint
+    keeps of it."""
     try:
         return locks.read(run.lock_json)
     except UserError as e:
@@ -136,7 +145,8 @@ def read_lock(run: RunFolder) -> dict:
 
 
 def _from_checkpoint(run: RunFolder, key: str, error: UserError) -> dict:
-    """What the newest sound checkpoint keeps in its meta under `key`, which is said; `error` where none does."""
+    """What the newest sound checkpoint keeps in its meta under `key`, which is said; `error` where
+    none does."""
     if not run.steps():
         raise error
     with Checkpoints(run.checkpoints, read_only=True) as checkpoints:
@@ -167,8 +177,14 @@ def open_run(path: str) -> RunFolder:
     run = RunFolder(Path(path))
     if not run.is_begun():
         parent = run.path.parent if run.path.parent.is_dir() else Path("runs")
-        others = [str(p) for p in parent.iterdir() if (p / "config.json").is_file()] if parent.is_dir() else []
-        raise UserError(f"{path} is not a run folder (no config.json there)" + did_you_mean(str(path), others))
+        others = (
+            [str(p) for p in parent.iterdir() if (p / "config.json").is_file()]
+            if parent.is_dir()
+            else []
+        )
+        raise UserError(
+            f"{path} is not a run folder (no config.json there)" + did_you_mean(str(path), others)
+        )
     return run
 
 

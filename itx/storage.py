@@ -33,8 +33,8 @@ def is_remote(path: str) -> bool:
 
 @contextlib.contextmanager
 def named(path: Path | str) -> Iterator[None]:
-    """Inside, an error of the system that names no file (as one of writing to an open file does), or one that is only
-    there while `path` is written, names this path."""
+    """Inside, an error of the system that names no file (as one of writing to an open file does),
+    or one that is only there while `path` is written, names this path."""
     try:
         yield
     except OSError as e:
@@ -45,12 +45,14 @@ def named(path: Path | str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def whole_file(path: Path | str) -> Iterator[Path]:
-    """Write to the path that is yielded; it takes the place of `path` when the block ends without error."""
+    """Write to the path that is yielded; it takes the place of `path` when the block ends without
+    error."""
     path = Path(path)
     with named(path), _workplace(path) as place:
         part = place / path.name
         part.touch()
-        mode = part.stat().st_mode  # as the umask has it; a library may put a private file in its place
+        # as the umask has it; a library may put a private file in its place
+        mode = part.stat().st_mode
         yield part
         part.chmod(mode)
         _sync(part)
@@ -90,16 +92,19 @@ def _sync(path: Path) -> None:
     try:
         os.fsync(number)
     except OSError as e:
-        if not (path.is_dir() and e.errno in (errno.EINVAL, errno.ENOTSUP)):  # some network file systems sync no folder
+        # some network file systems sync no folder
+        if not (path.is_dir() and e.errno in (errno.EINVAL, errno.ENOTSUP)):
             raise
     finally:
         os.close(number)
 
 
-# ---------------------------------------------------------------- parts: what is being written, and what was left
+# ---------------------------------------------------------------- parts: what is being written, and
+# what was left
 #
-# A writer works in `.<name>.<random>.part/` beside the final name and holds a lock on the file `lock` in it. The kernel
-# releases the lock when the writer dies, whatever its process number and in whichever container it ran.
+# A writer works in `.<name>.<random>.part/` beside the final name and holds a lock on the file
+# `lock` in it. The kernel releases the lock when the writer dies, whatever its process number and
+# in whichever container it ran.
 
 
 @contextlib.contextmanager
@@ -119,7 +124,8 @@ def _workplace(path: Path) -> Iterator[Path]:
 
 
 def _hold(lock: Path) -> int | None:
-    """The lock file, open and locked, for as long as it is open; None if a cleaner was quicker and removed it."""
+    """The lock file, open and locked, for as long as it is open; None if a cleaner was quicker and
+    removed it."""
     number = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
     locked = try_lock(number, fcntl.LOCK_EX)
     if locked is False or locked and not is_at(number, lock):
@@ -169,9 +175,11 @@ def clean_parts(folder: Path | str) -> int:
 
 
 def _clean_part(part: Path) -> bool:
-    """Remove one part if its writer is gone: this machine's by its lock alone, others once they are old, too.
+    """Remove one part if its writer is gone: this machine's by its lock alone, others once they are
+    old, too.
 
-    A shared file system may keep each machine's locks apart, so a lock that seems free proves nothing of another machine.
+    A shared file system may keep each machine's locks apart, so a lock that seems free proves
+    nothing of another machine.
     """
     try:
         number = os.open(part / LOCK, os.O_RDWR)
@@ -217,8 +225,8 @@ def read_json(path: Path | str) -> Any:
 
 
 def read_object(path: Path | str, *keys: str) -> dict:
-    """An object of a file that one of our commands wrote, without its seal; UserError if it does not read as one, is not
-    what was sealed, or lacks a key."""
+    """An object of a file that one of our commands wrote, without its seal; UserError if it does
+    not read as one, is not what was sealed, or lacks a key."""
     try:
         held = read_json(path)
         why = "it holds no object" if not isinstance(held, dict) else ""

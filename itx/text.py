@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Unicode text in one place: for splits, leaks, scores and answer extraction.
 
-normalise   what counts as the same text: NFKC, case, white space; for answers also outer punctuation
+normalise   what counts as the same text: NFKC, case, white space; for answers also outer
+            punctuation
 words       letters, digits and marks between anything else; one character each in scripts that put
             no spaces between words (Chinese, Japanese, Thai, Lao, Burmese, Khmer)
-numbers     the numbers of a text: decimal comma, thousands spaces, dashes, fractions, every script's digits
+numbers     the numbers of a text: decimal comma, thousands spaces, dashes, fractions, every
+            script's digits
 """
 
 import hashlib
@@ -30,8 +32,8 @@ BRACKETS = {"(": ")", "[": "]", "{": "}", "<": ">", "（": "）", "「": "」", 
 def normalise(text: str, answer: bool = False) -> str:
     """The form in which texts are compared; `answer` also takes off outer punctuation.
 
-    >>> normalise("«Париж».", answer=True), normalise("(A)", answer=True), normalise("−5 ", answer=True)
-    ('париж', 'a', '-5')
+    >>> [normalise(text, answer=True) for text in ("«Париж».", "(A)", "−5 ")]
+    ['париж', 'a', '-5']
     """
     text = " ".join(unicodedata.normalize("NFKC", text).casefold().replace("\u2212", "-").split())
     # casefold can undo NFKC (U+0345 and its like)
@@ -49,7 +51,9 @@ def visible(text: str) -> str:
     >>> visible("a" + chr(27) + "[2J")
     'a\\\\x1b[2J'
     """
-    return _CONTROLS.sub(lambda m: f"\\x{ord(m[0]):02x}" if ord(m[0]) < 256 else f"\\u{ord(m[0]):04x}", text)
+    return _CONTROLS.sub(
+        lambda m: f"\\x{ord(m[0]):02x}" if ord(m[0]) < 256 else f"\\u{ord(m[0]):04x}", text
+    )
 
 
 def blank(text: str) -> bool:
@@ -71,8 +75,8 @@ _OPTION_LABEL = re.compile(r"([^\W_])\)")  # "a)" names option A
 
 
 def _bare(text: str) -> str:
-    """An answer without what stands around it: quotes, closing marks, markdown emphasis, one pair of brackets, and the
-    bracket behind a label such as `a)`."""
+    """An answer without what stands around it: quotes, closing marks, markdown emphasis, one pair
+    of brackets, and the bracket behind a label such as `a)`."""
     whole = text
     while text:
         before = text
@@ -91,7 +95,9 @@ def _bare(text: str) -> str:
 @cache
 def _word_pattern() -> re.Pattern:
     """Marks belong to the letter before; Python's \\w leaves most of them out."""
-    marks = "".join(c for planes in MARKS for c in map(chr, planes) if unicodedata.category(c)[0] == "M")
+    marks = "".join(
+        c for planes in MARKS for c in map(chr, planes) if unicodedata.category(c)[0] == "M"
+    )
     marks = "[" + marks + "\u200c\u200d]*"
     return re.compile(f"[{UNSPACED}]{marks}|(?:[^\\W_{UNSPACED}]{marks})+")
 
@@ -118,10 +124,12 @@ def content_key(text: str) -> int:
 
 @cache
 def _token_pattern() -> re.Pattern:
-    """Whole tokens of a normalised text: a number with its sign and decimals, a word with the `+` or `#` that ends its
-    name (C++, C#, A+)."""
+    """Whole tokens of a normalised text: a number with its sign and decimals, a word with the `+`
+    or `#` that ends its name (C++, C#, A+)."""
     digits = r"[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+[.,/][0-9]+(?![.,/]?[0-9])|[0-9]+"
-    return re.compile(rf"(?<![\w)])-(?:{digits})|{digits}|(?:{_word_pattern().pattern})(?:\+{{1,2}}(?!\w)|\#(?!\w))?")
+    return re.compile(
+        rf"(?<![\w)])-(?:{digits})|{digits}|(?:{_word_pattern().pattern})(?:\+{{1,2}}(?!\w)|\#(?!\w))?"
+    )
 
 
 def contains(text: str, part: str) -> bool:
@@ -136,7 +144,9 @@ def contains(text: str, part: str) -> bool:
     wanted, present = tokens_of(normalise(part)), tokens_of(normalise(text))
     if not wanted:
         return normalise(part) in normalise(text)
-    return any(present[i : i + len(wanted)] == wanted for i in range(len(present) - len(wanted) + 1))
+    return any(
+        present[i : i + len(wanted)] == wanted for i in range(len(present) - len(wanted) + 1)
+    )
 
 
 _NUMBER = re.compile(
@@ -159,12 +169,15 @@ _NUMBER = re.compile(
 
 
 DASHES = "\u2010\u2011\u2012\u2013\u2212\ufe63\uff0d"  # each is written as a minus sign by someone
-_MINUS_WORD = re.compile(r"(?<!\w)(?:minus|минус)[ \u00a0]+(?=[0-9])|[负負](?=[0-9])", re.IGNORECASE)
+_MINUS_WORD = re.compile(
+    r"(?<!\w)(?:minus|минус)[ \u00a0]+(?=[0-9])|[负負](?=[0-9])", re.IGNORECASE
+)
 
 
 def _plain_digits(text: str) -> str:
-    """The text with each number in ASCII: other scripts' digits and separators, vulgar fractions (½ as ` 1/2`), dashes
-    and words for minus, apostrophes and underscores between groups of three digits. Superscripts stay as they are."""
+    """The text with each number in ASCII: other scripts' digits and separators, vulgar fractions (½
+    as ` 1/2`), dashes and words for minus, apostrophes and underscores between groups of three
+    digits. Superscripts stay as they are."""
     out = []
     for c in text:
         if "0" <= c <= "9" or c.isascii():
@@ -175,13 +188,18 @@ def _plain_digits(text: str) -> str:
             fraction = unicodedata.normalize("NFKC", c).replace("\u2044", "/")
             out.append(f" {fraction}" if out and out[-1].isdigit() else fraction)
         else:
-            out.append("-" if c in DASHES else {"\u066b": ".", "\u066c": ",", "\u2044": "/", "\uff0e": "."}.get(c, c))
+            out.append(
+                "-"
+                if c in DASHES
+                else {"\u066b": ".", "\u066c": ",", "\u2044": "/", "\uff0e": "."}.get(c, c)
+            )
     plain = re.sub(r"(?<=[0-9])[\u2019_](?=[0-9]{3}(?![0-9]))", "'", "".join(out))
     return _MINUS_WORD.sub("-", plain)
 
 
 def _whole_or_decimal(written: str) -> int | float:
-    """An int where only digits are written, so that whole numbers of any length are compared exactly."""
+    """An int where only digits are written, so that whole numbers of any length are compared
+    exactly."""
     try:
         return int(written)
     except ValueError:  # a decimal fraction, or more digits than Python turns into an int
@@ -191,8 +209,9 @@ def _whole_or_decimal(written: str) -> int | float:
 def numbers(text: str) -> list[int | float]:
     """Every number of a text, in order: an int where it is written as a whole number.
 
-    A comma before exactly three digits separates thousands (1,234), any other is a decimal comma; spaces, apostrophes
-    and underscores between groups of three separate thousands too. Units and percent signs are passed over.
+    A comma before exactly three digits separates thousands (1,234), any other is a decimal comma;
+    spaces, apostrophes and underscores between groups of three separate thousands too. Units and
+    percent signs are passed over.
 
     >>> numbers("60 км/ч, −1 234,5 кг, $3,000.25, 0,125 and 3/4")
     [60, -1234.5, 3000.25, 0.125, 0.75]
@@ -203,11 +222,16 @@ def numbers(text: str) -> list[int | float]:
     for m in _NUMBER.finditer(_plain_digits(text)):
         values: list[int | float] = []
         if m["grouped"]:
-            values = [_whole_or_decimal(re.sub(r"\D", "", m["grouped"]) + (m["rest"] or "").replace(",", "."))]
+            values = [
+                _whole_or_decimal(
+                    re.sub(r"\D", "", m["grouped"]) + (m["rest"] or "").replace(",", ".")
+                )
+            ]
         elif m["dots"]:
             values = [float(m["dots"].replace(".", "") + "." + m["comma"])]
         elif m["over"]:
-            above, below = map(float, m["over"].split("/"))  # not int: Python refuses one of 4,301 digits
+            # not int: Python refuses one of 4,301 digits
+            above, below = map(float, m["over"].split("/"))
             fraction = above / below if below else above
             if not m["units"]:
                 values = [fraction]
@@ -225,5 +249,11 @@ def texts_of(value: Any) -> Iterator[str]:
     """The texts in a value of JSON, keys included."""
     if isinstance(value, str):
         yield value
-    for part in value.items() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ():
+    for part in (
+        value.items()
+        if isinstance(value, dict)
+        else value
+        if isinstance(value, (list, tuple))
+        else ()
+    ):
         yield from texts_of(part)

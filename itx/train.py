@@ -2,9 +2,10 @@
 """Training: the state, the step, the loop. Read `train` first; it is the whole run, top to bottom.
 
 The state is a dict {"params": {path: array}, "opt_state": …, "step": int32}. Parameters that do not
-train (frozen by name, or the base under an adapter) stand apart in `frozen` {path: array}: gradients are
-taken of the others alone, and so is the optimizer's state. `make_step` gives (state, frozen, batch) ->
-(state, metrics); loss = sum(nll * w) / sum(w) over the global batch, divided once.
+train (frozen by name, or the base under an adapter) stand apart in `frozen` {path: array}:
+gradients are taken of the others alone, and so is the optimizer's state. `make_step` gives (state,
+frozen, batch) -> (state, metrics); loss = sum(nll * w) / sum(w) over the global batch, divided
+once.
 """
 
 from collections.abc import Callable, Iterator
@@ -127,7 +128,9 @@ def setup(config: RunConfig, vocab_size: int, num_tasks: int, mesh: Mesh) -> Set
     def init() -> tuple[State, Params]:
         return jax.jit(of.state_of, out_shardings=where, donate_argnums=0)(draw())
 
-    specs = jax.tree.map(lambda s, w: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=w), of.shapes, where)
+    specs = jax.tree.map(
+        lambda s, w: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=w), of.shapes, where
+    )
     rate = optim.schedule(config.optim, config.train.steps)
     step = make_step(of.graphdef, of.tx, rate, config, num_tasks)
     return Setup(
@@ -139,10 +142,14 @@ def setup(config: RunConfig, vocab_size: int, num_tasks: int, mesh: Mesh) -> Set
 
 
 def sizes(state: State, frozen: Params) -> dict[str, int]:
-    """{"trainable", "parameters", "optimizer_bytes", "trainable_bytes", "frozen_bytes"} of arrays or their shapes."""
+    """{"trainable", "parameters", "optimizer_bytes", "trainable_bytes", "frozen_bytes"} of arrays
+    or their shapes."""
     count, rest = (sum(x.size for x in jax.tree.leaves(t)) for t in (state["params"], frozen))
     held = {"optimizer": state["opt_state"], "trainable": state["params"], "frozen": frozen}
-    of = {f"{k}_bytes": sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(t)) for k, t in held.items()}
+    of = {
+        f"{k}_bytes": sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(t))
+        for k, t in held.items()
+    }
     return {"trainable": count, "parameters": count + rest, **of}
 
 
@@ -180,16 +187,22 @@ def train(
 ) -> State:  # fmt: skip
     """Train until `train.steps`, from the newest checkpoint of the run folder or from the start.
 
-    `batches.iterate(start, stop, rows)` yields numpy batches; `run` names the folder's files; `about` is
-    what its config.json holds, kept in every checkpoint beside the lock; `entropy` is the unigram entropy of the
-    targets, at which a loss that stands still is said.
+    `batches.iterate(start, stop, rows)` yields numpy batches; `run` names the folder's files;
+    `about` is what its config.json holds, kept in every checkpoint beside the lock; `entropy` is
+    the unigram entropy of the targets, at which a loss that stands still is said.
     """
     with ExitStack() as stack:
-        checkpoints = stack.enter_context(Checkpoints(run.checkpoints, config.train.keep_checkpoints))
+        checkpoints = stack.enter_context(
+            Checkpoints(run.checkpoints, config.train.keep_checkpoints)
+        )
         stack.enter_context(jax.set_mesh(made.mesh))
         interrupts = stack.enter_context(Interrupts())
-        progress = stack.enter_context(progress or Progress(checkpoints.latest() or 0, config.train.steps))
-        loop = Loop(config, lock, batches, run, made, about, entropy, checkpoints, interrupts, progress)
+        progress = stack.enter_context(
+            progress or Progress(checkpoints.latest() or 0, config.train.steps)
+        )
+        loop = Loop(
+            config, lock, batches, run, made, about, entropy, checkpoints, interrupts, progress
+        )
         returned: dict = {}
         while True:
             try:
@@ -200,7 +213,8 @@ def train(
 
 
 def steps(loop: Loop, returned: dict) -> State:
-    """Make the steps that are left. `returned` goes over the meta of the checkpoint to begin from (`go_back`)."""
+    """Make the steps that are left. `returned` goes over the meta of the checkpoint to begin from
+    (`go_back`)."""
     config, made, checkpoints, interrupts, progress = (
         loop.config, loop.made, loop.checkpoints, loop.interrupts, loop.progress
     )  # fmt: skip
@@ -226,7 +240,8 @@ def steps(loop: Loop, returned: dict) -> State:
                 progress.say(changed)
         state, frozen = held or made.init()
         del held  # the first step takes the state's memory
-        if interrupts.seen:  # it came while the state was made or restored, before anything new was computed
+        # it came while the state was made or restored, before anything new was computed
+        if interrupts.seen:
             progress.say(f"stopped at step {begin}; the same command goes on from there")
             raise SystemExit(interrupts.exit_code)
         if not returned:
@@ -245,7 +260,8 @@ def steps(loop: Loop, returned: dict) -> State:
                 book.add(pending, log, progress)
                 pending = None
                 log.sync()  # before the checkpoint commits: a line may be cut back, never missing
-                if step % every == 0:  # A stop saves at any step: the last good one must not depend on it.
+                # A stop saves at any step: the last good one must not depend on it.
+                if step % every == 0:
                     book.skips.saved(step)
                 checkpoints.pinned = book.skips.pinned()
                 meta = {
@@ -253,7 +269,9 @@ def steps(loop: Loop, returned: dict) -> State:
                     "metrics": log.digest, **book.meta(),
                 }  # fmt: skip
                 everything = {**state["params"], **frozen}
-                checkpoints.save(step, {p: everything[p] for p in made.saved}, state["opt_state"], meta)
+                checkpoints.save(
+                    step, {p: everything[p] for p in made.saved}, state["opt_state"], meta
+                )
             if interrupts.seen:  # after the last step too: evaluation is not begun
                 checkpoints.wait()
                 progress.say(f"stopped after step {step}; the same command goes on from there")
@@ -264,7 +282,9 @@ def steps(loop: Loop, returned: dict) -> State:
 
 def batches_from(loop: Loop, begin: int, stop: int) -> Iterator[dict[str, np.ndarray]]:
     """This process's rows of the batches that follow `begin` steps, up to step `stop`."""
-    return loop.batches.iterate(begin, stop, meshes.local_rows(loop.made.mesh, loop.config.data.global_batch))
+    return loop.batches.iterate(
+        begin, stop, meshes.local_rows(loop.made.mesh, loop.config.data.global_batch)
+    )
 
 
 def made_step(loop: Loop, state: State, frozen: Params, batch: dict) -> tuple[State, Metrics]:
@@ -276,32 +296,49 @@ def made_step(loop: Loop, state: State, frozen: Params, batch: dict) -> tuple[St
 
 
 def go_back(loop: Loop, fault: health.TooManySkipped) -> dict:
-    """Return to the last good checkpoint; what goes over its meta: the steps that are left out from now on.
+    """Return to the last good checkpoint; what goes over its meta: the steps that are left out from
+    now on.
 
-    To leave out what was skipped anyway would give the same parameters once more. So the last batch without a finite
-    loss is tried with the good parameters: if it fails with them too, the batches are at fault and those that failed
-    are left out. If not, an earlier step has spoiled the parameters, and the steps before the first failure are, too.
+    To leave out what was skipped anyway would give the same parameters once more. So the last batch
+    without a finite loss is tried with the good parameters: if it fails with them too, the batches
+    are at fault and those that failed are left out. If not, an earlier step has spoiled the
+    parameters, and the steps before the first failure are, too.
     """
     config = loop.config.train
     removed = loop.checkpoints.remove_after(fault.skips.good)
     begin, _, held, lines = resume(loop.checkpoints, loop.made, loop.lock)
     state, frozen = held or loop.made.init()
     del held
-    _, metrics = made_step(loop, state, frozen, next(batches_from(loop, fault.step - 1, fault.step)))
+    _, metrics = made_step(
+        loop, state, frozen, next(batches_from(loop, fault.step - 1, fault.step))
+    )
     left_out = [s for s in fault.skips.skipped if s > begin]
     if jax.device_get(metrics["skipped"]):
         reason = "the last of them fails with its parameters too, so the batches are at fault: they are left out"
     else:
-        # As many steps before the first failure as make a checkpoint good: which of them spoiled it is not known.
-        left_out = list(range(max(begin + 1, left_out[0] - config.max_skipped_in_a_row), fault.step + 1))
+        # As many steps before the first failure as make a checkpoint good: which of them spoiled it
+        # is not known.
+        left_out = list(
+            range(max(begin + 1, left_out[0] - config.max_skipped_in_a_row), fault.step + 1)
+        )
         reason = "the last of them is finite with its parameters, so a step before spoiled them: they are left out"
-    where = f"step {begin}, the last good checkpoint" if begin else "the beginning, for no checkpoint is known as good"
+    where = (
+        f"step {begin}, the last good checkpoint"
+        if begin
+        else "the beginning, for no checkpoint is known as good"
+    )
     lines.append(f"{fault}: training returns to {where}; {reason} ({health.batches(left_out)})")
     if removed:
-        lines.append(f"removed the checkpoints that came after it: {', '.join(map(str, sorted(removed)))}")
+        lines.append(
+            f"removed the checkpoints that came after it: {', '.join(map(str, sorted(removed)))}"
+        )
     for line in lines:
         loop.progress.say(line)
-    return {"returns": [{"to": begin, "at": fault.step, "left_out": left_out}], "good": begin, "candidate": 0}
+    return {
+        "returns": [{"to": begin, "at": fault.step, "left_out": left_out}],
+        "good": begin,
+        "candidate": 0,
+    }
 
 
 def cells(batch: dict[str, np.ndarray]) -> int:

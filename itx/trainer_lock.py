@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """One trainer per run folder: a lock file that its process holds, and a heartbeat in it.
 
-Within one machine the kernel knows who holds the file (flock), in every container and until the process is gone: a
-trainer that was killed blocks nobody. A network file system may keep each machine's locks to itself; there a second
-trainer watches the file, which a living one on another machine changes with every beat, whatever their clocks say.
+Within one machine the kernel knows who holds the file (flock), in every container and until the
+process is gone: a trainer that was killed blocks nobody. A network file system may keep each
+machine's locks to itself; there a second trainer watches the file, which a living one on another
+machine changes with every beat, whatever their clocks say.
 """
 
 import contextlib
@@ -44,7 +45,8 @@ class TrainerLock:
         """UserError where another trainer of this machine holds the folder. Writes nothing."""
         try:
             number = os.open(self.file, os.O_RDONLY)
-        except OSError:  # nobody ever held it, or nobody may read it: then it cannot be taken either
+        # nobody ever held it, or nobody may read it: then it cannot be taken either
+        except OSError:
             return
         try:
             if try_lock(number, fcntl.LOCK_SH) is False:
@@ -75,7 +77,8 @@ class TrainerLock:
                 self.folder.rmdir()
 
     def _take(self) -> bool:
-        """Open and lock the file; UserError where another trainer lives, False where it left in this moment."""
+        """Open and lock the file; UserError where another trainer lives, False where it left in
+        this moment."""
         self.folder.mkdir(parents=True, exist_ok=True)
         number = os.open(self.file, os.O_RDWR | os.O_CREAT, 0o666)
         try:
@@ -133,7 +136,8 @@ class TrainerLock:
         while not self.ended.wait(BEAT_SECONDS):
             with contextlib.suppress(OSError):  # a beat that is missed is no reason to stop
                 if self._owner() not in (None, self.record["owner"]):
-                    # This machine slept for longer than another one waited: two trainers would ruin the folder.
+                    # This machine slept for longer than another one waited: two trainers would ruin
+                    # the folder.
                     print(f"itx: {self.folder} was taken over by {_who(self._read())}; this trainer ends",
                           file=sys.stderr, flush=True)  # fmt: skip
                     os._exit(2)
@@ -150,5 +154,7 @@ def _parsed(held: bytes) -> dict:
 
 def _who(held: bytes) -> str:
     record = _parsed(held)
-    host, process, since = (visible(str(record.get(k, "?")))[:100] for k in ("host", "process", "since"))
+    host, process, since = (
+        visible(str(record.get(k, "?")))[:100] for k in ("host", "process", "since")
+    )
     return f"process {process} on {host} (since {since})"

@@ -25,13 +25,17 @@ def _version(name: str) -> str:
 
 
 def code_version() -> str:
-    """The git commit of the code; the package's version outside a checkout, or "unknown". Where that does not say what
-    the files hold, a hash of them follows a plus."""
+    """The git commit of the code; the package's version outside a checkout, or "unknown". Where
+    that does not say what the files hold, a hash of them follows a plus."""
     here = Path(__file__).parent
     git = ["git", "-C", str(here)]
     try:
-        commit = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
-        changed = subprocess.run([*git, "status", "--porcelain", "--", "."], capture_output=True, text=True, check=True)
+        commit = subprocess.run(
+            [*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True
+        )
+        changed = subprocess.run(
+            [*git, "status", "--porcelain", "--", "."], capture_output=True, text=True, check=True
+        )
         if not changed.stdout.strip():
             return commit.stdout.strip()
         name = commit.stdout.strip()
@@ -43,5 +47,7 @@ def code_version() -> str:
 def _sources(package: Path) -> str:
     """A hash of a package's Python files."""
     files = sorted(package.rglob("*.py"), key=str)
-    held = "".join(f"{f.relative_to(package)}\n{hashlib.sha256(f.read_bytes()).hexdigest()}\n" for f in files)
+    held = "".join(
+        f"{f.relative_to(package)}\n{hashlib.sha256(f.read_bytes()).hexdigest()}\n" for f in files
+    )
     return hashlib.sha256(held.encode()).hexdigest()[:8]

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """BIG-Bench Hard, `bbh.*`: 15 tasks in `<data.root>/bbh/bbh/*.json`, for evaluation only.
 
-The files carry a canary that asks never to train on them. Each has one split, which is test, whole. Input and target stand as published (the target of a multiple-choice
-question is its letter, "(A)"); the two wordings per task are our own and show no example.
+The files carry a canary that asks never to train on them. Each has one split, which is test, whole.
+Input and target stand as published (the target of a multiple-choice question is its letter, "(A)");
+the two wordings per task are our own and show no example.
 """
 
 import re
@@ -12,37 +13,63 @@ from itx.tasks.registry import family, make_task
 from itx.tasks.spec import Skip, Source, TaskSpec
 
 # task -> (cluster, a sentence to stand before the input, a sentence to stand after it)
-_DEDUCTION = ("Use the clues to put the objects in order, then pick the true statement.", "Which letter is right?")
+_DEDUCTION = (
+    "Use the clues to put the objects in order, then pick the true statement.",
+    "Which letter is right?",
+)
 TASKS: dict[str, tuple[str, tuple[str, str]]] = {
     "boolean_expressions": ("logic", ("Evaluate the Boolean expression.", "Is it True or False?")),
     "causal_judgement": ("causal_reasoning", ("Judge the story about causes.", "Reply Yes or No.")),
     "date_understanding": ("dates", ("Work out the date.", "Give the letter of the right date.")),
-    "disambiguation_qa": ("coreference", ("Find out whom the pronoun means.", "Give the letter of the right reading.")),
+    "disambiguation_qa": (
+        "coreference",
+        ("Find out whom the pronoun means.", "Give the letter of the right reading."),
+    ),
     "formal_fallacies": ("logic", ("Check whether the argument holds.", "Reply valid or invalid.")),
-    "hyperbaton": ("grammar", ("English adjectives come in a fixed order.", "Give the letter of the natural one.")),
+    "hyperbaton": (
+        "grammar",
+        ("English adjectives come in a fixed order.", "Give the letter of the natural one."),
+    ),
     "logical_deduction_three_objects": ("logic", _DEDUCTION),
     "logical_deduction_five_objects": ("logic", _DEDUCTION),
     "logical_deduction_seven_objects": ("logic", _DEDUCTION),
-    "movie_recommendation": ("recommendation", ("Recommend a film.", "Give the letter of the closest film.")),
+    "movie_recommendation": (
+        "recommendation",
+        ("Recommend a film.", "Give the letter of the closest film."),
+    ),
     "navigate": ("spatial_reasoning", ("Follow the steps in your head.", "Reply Yes or No.")),
-    "penguins_in_a_table": ("table_reading", ("Read the table and answer.", "Give the letter of the right answer.")),
-    "ruin_names": ("humour", ("One of these changes to a name is a joke.", "Give the letter of the funny one.")),
-    "sports_understanding": ("plausibility", ("Think of what athletes of each sport do.", "Reply yes or no.")),
-    "word_sorting": ("sorting", ("Put words into dictionary order.", "Write the sorted words on one line.")),
+    "penguins_in_a_table": (
+        "table_reading",
+        ("Read the table and answer.", "Give the letter of the right answer."),
+    ),
+    "ruin_names": (
+        "humour",
+        ("One of these changes to a name is a joke.", "Give the letter of the funny one."),
+    ),
+    "sports_understanding": (
+        "plausibility",
+        ("Think of what athletes of each sport do.", "Reply yes or no."),
+    ),
+    "word_sorting": (
+        "sorting",
+        ("Put words into dictionary order.", "Write the sorted words on one line."),
+    ),
 }
 # Where the input itself does not list the options
 OPTIONS = {"boolean_expressions": ("True", "False"), "sports_understanding": ("yes", "no")}
 
 
 def options_in(text: str) -> tuple[str, ...]:
-    """The options that an input lists: letters `(A)` … or the texts of `- Yes` lines; () where none."""
+    """The options that an input lists: letters `(A)` … or the texts of `- Yes` lines; () where
+    none."""
     listed = text.rpartition("Options:")[2] if "Options:" in text else ""
     letters = re.findall(r"^(\([A-Z]\))", listed, re.MULTILINE)
     return tuple(letters or re.findall(r"^- *(.*?) *$", listed, re.MULTILINE))
 
 
 def fields(example: dict) -> Any:
-    """{input, target} -> {input, answer[, options]}; three published rows name no listed option as target."""
+    """{input, target} -> {input, answer[, options]}; three published rows name no listed option as
+    target."""
     text, answer = example["input"].strip(), example["target"].strip()
     if not text or not answer:
         return Skip("empty input or target")

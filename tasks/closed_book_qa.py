@@ -27,7 +27,13 @@ def arc_fields(example: dict) -> Any:
     letters, texts = example["choices"]["label"], example["choices"]["text"]
     if example["answerKey"] not in letters:
         return Skip("no label")
-    return checked({"question": example["question"], "options": texts, "answer": letters.index(example["answerKey"])})
+    return checked(
+        {
+            "question": example["question"],
+            "options": texts,
+            "answer": letters.index(example["answerKey"]),
+        }
+    )
 
 
 for part in ("Easy", "Challenge"):
@@ -76,7 +82,9 @@ def trivia_fields(example: dict) -> Any:
     answer = example["answer"]
     if answer["value"] in ("", "<unk>"):
         return Skip("no label")
-    return checked({"question": example["question"], "answer": [answer["value"], *answer["aliases"]]})
+    return checked(
+        {"question": example["question"], "answer": [answer["value"], *answer["aliases"]]}
+    )
 
 
 instruction_task(

@@ -22,7 +22,9 @@ def unmarked(text: str) -> str:
 
 def hellaswag_fields(example: dict) -> Any:
     options = list(map(unmarked, example["endings"]))
-    return checked({"context": unmarked(example["context"]), "options": options, "answer": example["label"]})
+    return checked(
+        {"context": unmarked(example["context"]), "options": options, "answer": example["label"]}
+    )
 
 
 instruction_task(
@@ -64,9 +66,18 @@ instruction_task(
 
 def copa_fields(example: dict) -> Any:
     """`question` is "cause" or "effect"."""
-    asked = {"cause": "What was the cause?", "effect": "What happened as a result?"}[example["question"]]
+    asked = {"cause": "What was the cause?", "effect": "What happened as a result?"}[
+        example["question"]
+    ]
     options = [example["choice1"], example["choice2"]]
-    return checked({"premise": example["premise"], "question": asked, "options": options, "answer": example["label"]})
+    return checked(
+        {
+            "premise": example["premise"],
+            "question": asked,
+            "options": options,
+            "answer": example["label"],
+        }
+    )
 
 
 instruction_task(
@@ -92,12 +103,15 @@ def story_cloze_fields(example: dict) -> Any:
     """The label counts from 1; it is missing from the test part of 2018."""
     if example["label"] < 1:
         return Skip("no label")
-    return checked({"story": example["context"], "options": example["endings"], "answer": example["label"] - 1})
+    return checked(
+        {"story": example["context"], "options": example["endings"], "answer": example["label"] - 1}
+    )
 
 
 instruction_task(
     "story_cloze", **COMMONSENSE, origin=origins("story_cloze"), fields=story_cloze_fields, content=("story", "options"),
-    source=tfds("story_cloze/2016:1.0.0", {"train": "validation", "test": "test"}),  # it has no training part
+    # it has no training part
+    source=tfds("story_cloze/2016:1.0.0", {"train": "validation", "test": "test"}),
     templates=to_answer(
         "{story}\nHow does the story end?\n{options}",
         "Read the story and choose its last sentence.\n{story}\n{options}",

@@ -33,7 +33,9 @@ instruction_task(
 def winogrande_fields(example: dict) -> Any:
     """The blank is written `_`."""
     options = [example["option1"], example["option2"]]
-    return checked({"sentence": example["sentence"], "options": options, "answer": example["label"]})
+    return checked(
+        {"sentence": example["sentence"], "options": options, "answer": example["label"]}
+    )
 
 
 instruction_task(

@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tasks over public data in files under `data.root`, and the mixtures `real_mix*` of them.
 
-    alpaca, dolly, instruction_1100, self_instruct   open instructions: a JSONL file each in the folder of that name
+    alpaca, dolly, instruction_1100, self_instruct   open instructions: a JSONL file each in the
+                                                     folder of that name
     gsm8k           word problems, direct and `:cot`: gsm8k/{train.jsonl.gz,test_part.jsonl}
-    flan_cot.*      seven sets with written-out reasoning, direct and `:cot`: flan_cot/*_train.sample.tsv
+    flan_cot.*      seven sets with written-out reasoning, direct and `:cot`:
+                    flan_cot/*_train.sample.tsv
     ni.*            Natural Instructions: tasks/natural_instructions.py
     p3.*            P3, the T0 training part: tasks/p3.py
     c4_demo.*       plain text, no instructions: tasks/text.py
     bbh.*, ii.*, mmlu.*   evaluation only: tasks/bbh.py, tasks/induction.py, tasks/mmlu.py
 
-Your own JSON lines: copy one of the calls below and name your file and fields. Wordings are our own.
-Importing this module reads no data.
+Your own JSON lines: copy one of the calls below and name your file and fields. Wordings are our
+own. Importing this module reads no data.
 """
 
 import re
@@ -22,7 +24,8 @@ from tasks import bbh, dialog, induction, mmlu, natural_instructions, p3, text  
 
 # "<noinput>", "No input required.", "N/A", "None", … stand for "there is no input"
 _NO_INPUT = re.compile(
-    r"\W*(no[ _]?inputs?(?: (?:needed|required|provided|given|necessary))?|n/a|none)\W*", re.IGNORECASE
+    r"\W*(no[ _]?inputs?(?: (?:needed|required|provided|given|necessary))?|n/a|none)\W*",
+    re.IGNORECASE,
 )
 # GSM8K's calculator marks; their result follows them in the text
 _CALCULATOR = re.compile(r"<<[^<>]*>>")
@@ -75,7 +78,9 @@ instruction_task(
 
 def self_instruct_fields(example: dict) -> Any:
     """One instruction with several instances: an example each."""
-    return [request_fields({**i, "instruction": example["instruction"]}) for i in example["instances"]]
+    return [
+        request_fields({**i, "instruction": example["instruction"]}) for i in example["instances"]
+    ]
 
 
 instruction_task(
@@ -114,8 +119,8 @@ def reasoned(*prompts: str) -> list[Template]:
     return [(p, "{rationale}\nThe answer is {answer}.") for p in prompts]
 
 
-# Some prompts of `:cot` ask for reasoning and some do not: it should come unasked too. None is one of the direct ones,
-# whose target is the answer alone.
+# Some prompts of `:cot` ask for reasoning and some do not: it should come unasked too. None is one
+# of the direct ones, whose target is the answer alone.
 instruction_task(
     "gsm8k", version=1, cluster="math_word_problems", origin=("gsm8k",), metrics=("numeric",), fields=gsm8k_fields,
     source=jsonl({"train": "gsm8k/train.jsonl.gz", "test": "gsm8k/test_part.jsonl"}),
@@ -149,7 +154,9 @@ instruction_task(
 
 def flan_cot_fields(example: dict) -> Any:
     """input, answer, rationale; the file writes newlines as the two characters `\\n`."""
-    values = {k: example[k].replace("\\n", "\n").strip() for k in ("question", "answer", "rationale")}
+    values = {
+        k: example[k].replace("\\n", "\n").strip() for k in ("question", "answer", "rationale")
+    }
     empty = [k for k, v in values.items() if not v]
     return Skip(f"empty {empty[0]}") if empty else values
 
@@ -161,7 +168,8 @@ FLAN_COT = {
     "strategyqa": ("closed_book_qa", "strategyqa"),
 }  # fmt: skip
 for name, (cluster, origin) in FLAN_COT.items():
-    # the inputs of these files are whole prompts in several wordings: ours only say what kind of answer is wanted
+    # the inputs of these files are whole prompts in several wordings: ours only say what kind of
+    # answer is wanted
     instruction_task(
         f"flan_cot.{name}", version=1, cluster=cluster, origin=(origin,), fields=flan_cot_fields, content=("question",),
         source=tsv({"train": f"flan_cot/{name}_train.sample.tsv"}, columns=("question", "answer", "rationale")),
@@ -187,22 +195,37 @@ for name, (cluster, origin) in FLAN_COT.items():
         ),
     )  # fmt: skip
 
-# Examples-proportional with a cap: without it alpaca and GSM8K, each a hundred times as large as a task
-# of Natural Instructions, would leave such a task a handful of examples in a short run.
+# Examples-proportional with a cap: without it alpaca and GSM8K, each a hundred times as large as a
+# task of Natural Instructions, would leave such a task a handful of examples in a short run.
 REAL_MIX_MAXIMUM = 600
 COT = [f"flan_cot.{name}{kind}" for name in FLAN_COT for kind in ("", ":cot")]
-mixture("real_mix", ["alpaca", "dolly", "gsm8k", "gsm8k:cot", *COT, "ni.*", "p3.*"], maximum=REAL_MIX_MAXIMUM)
+mixture(
+    "real_mix",
+    ["alpaca", "dolly", "gsm8k", "gsm8k:cot", *COT, "ni.*", "p3.*"],
+    maximum=REAL_MIX_MAXIMUM,
+)
 # one of each kind, for the quick variant of configs/real_mix.py
 FEW = ["dolly", "gsm8k", "gsm8k:cot", "flan_cot.creak:cot", "p3.samsum", "ni.task1600_smcalflow_sentence_generation",
        "ni.subtask024_cosmosqa_answer_generation", "ni.task141_odd_man_out_classification_category",
        "ni.task002_quoref_answer_generation"]  # fmt: skip
 mixture("real_mix_few", FEW, maximum=REAL_MIX_MAXIMUM)
-# one example in twenty is plain text, against forgetting; for an encoder-decoder take c4_demo.span_corruption
+# one example in twenty is plain text, against forgetting; for an encoder-decoder take
+# c4_demo.span_corruption
 mixture("real_mix_replay", {"real_mix": 0.95, "c4_demo.lm": 0.05})
 # everything that may be trained on (tests/data_page.py tells what it is)
 OPEN = ["alpaca", "dolly", "instruction_1100", "self_instruct"]
 mixture(
     "all_files",
-    [*OPEN, "gsm8k", "gsm8k:cot", *COT, "ni.*", "p3.*", *dialog.FILES, "c4_demo.lm", "c4_demo.prefix_lm"],
+    [
+        *OPEN,
+        "gsm8k",
+        "gsm8k:cot",
+        *COT,
+        "ni.*",
+        "p3.*",
+        *dialog.FILES,
+        "c4_demo.lm",
+        "c4_demo.prefix_lm",
+    ],
     maximum=3 * REAL_MIX_MAXIMUM,
 )

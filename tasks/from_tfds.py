@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tasks over TFDS data sets share: `fields` for common shapes of rows, wordings, names of origins.
+"""What the tasks over TFDS data sets share: `fields` for common shapes of rows, wordings, names of
+origins.
 
-One file per cluster of FLAN (Wei et al. 2022, arXiv:2109.01652) registers them; FLAN_CLUSTERS lists the files. Where a
-set's test part has no labels, its validation part is our test and validation is cut from train. Wordings are our own.
+One file per cluster of FLAN (Wei et al. 2022, arXiv:2109.01652) registers them; FLAN_CLUSTERS lists
+the files. Where a set's test part has no labels, its validation part is our test and validation is
+cut from train. Wordings are our own.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -52,7 +54,12 @@ def origins(*names: str) -> tuple[str, ...]:
 def of_cluster(name: str) -> dict[str, Any]:
     """What every task of a cluster says alike."""
     styles = ("inline", "list", "slashes", "(A)")
-    return {"version": 1, "cluster": name, "neighbours": NEIGHBOURS.get(name, ()), "option_styles": styles}
+    return {
+        "version": 1,
+        "cluster": name,
+        "neighbours": NEIGHBOURS.get(name, ()),
+        "option_styles": styles,
+    }
 
 
 def to_answer(*prompts: str) -> list[Template]:
@@ -61,14 +68,17 @@ def to_answer(*prompts: str) -> list[Template]:
 
 
 def checked(values: Mapping[str, Any]) -> Any:
-    """Texts stripped; Skip where one is empty, no reference is left, a label is missing or two options are alike."""
+    """Texts stripped; Skip where one is empty, no reference is left, a label is missing or two
+    options are alike."""
     out = {k: v.strip() if isinstance(v, str) else v for k, v in values.items()}
     for key in ("answer", "options"):
         if isinstance(out.get(key), (list, tuple)):
             out[key] = list(map(str.strip, out[key]))
     if isinstance(out["answer"], list):
         out["answer"] = list(dict.fromkeys(a for a in out["answer"] if a))
-    empty = [k for k, v in out.items() if v in ("", [])] + ["options"] * ("" in out.get("options", ()))
+    empty = [k for k, v in out.items() if v in ("", [])] + ["options"] * (
+        "" in out.get("options", ())
+    )
     if empty:
         return Skip(f"empty {empty[0]}")
     if isinstance(out["answer"], int) and out["answer"] < 0:
@@ -78,11 +88,16 @@ def checked(values: Mapping[str, Any]) -> Any:
     return out
 
 
-def plain(answer: str = "label", options: Sequence[str] = (), **slots: str) -> Callable[[dict], Any]:
-    """`fields` that rename features: slot=feature; the answer is a text or a label, the options are features too."""
+def plain(
+    answer: str = "label", options: Sequence[str] = (), **slots: str
+) -> Callable[[dict], Any]:
+    """`fields` that rename features: slot=feature; the answer is a text or a label, the options are
+    features too."""
 
     def fields(example: dict) -> Any:
-        values = {slot: example[feature] for slot, feature in slots.items()} | {"answer": example[answer]}
+        values = {slot: example[feature] for slot, feature in slots.items()} | {
+            "answer": example[answer]
+        }
         return checked(values | ({"options": [example[o] for o in options]} if options else {}))
 
     return fields

@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Instruction induction, `ii.*`: 24 small tasks in `<data.root>/instruction_induction`, for evaluation only.
+"""Instruction induction, `ii.*`: 24 small tasks in `<data.root>/instruction_induction`, for
+evaluation only.
 
-`induce/<task>.json` holds the examples, `annotations/<task>.json` instructions that people wrote for
-them: up to six of those are the templates, as they stand. Each task has one split, which is test, whole. All references that a file lists count as right.
+`induce/<task>.json` holds the examples, `annotations/<task>.json` instructions that people wrote
+for
+them: up to six of those are the templates, as they stand. Each task has one split, which is test,
+whole. All references that a file lists count as right.
 """
 
 import json
@@ -16,26 +19,31 @@ from itx.tasks.spec import Source, TaskSpec
 
 FOLDER = "instruction_induction"
 MOST_INSTRUCTIONS = 6
-# Only what the file names "possible" is a reference for every file of that kind; rhymes drop the word itself
+# Only what the file names "possible" is a reference for every file of that kind; rhymes drop the
+# word itself
 REFERENCES = ("possible_translations", "other_rhymes", "possible_outputs")
 
 
 def plain(example: dict) -> dict[str, Any]:
     """{input, output, lists of further right answers} -> {input, answer: [output, …]}."""
     text, answer = example["input"].strip(), example["output"].strip()
-    more = [r.strip() for key in REFERENCES for r in example.get(key, ()) if r.strip() not in ("", text)]
+    more = [
+        r.strip() for key in REFERENCES for r in example.get(key, ()) if r.strip() not in ("", text)
+    ]
     return {"input": text, "answer": list(dict.fromkeys([answer, *more]))}
 
 
 def cause(example: dict) -> dict[str, Any]:
-    """{cause, effect} -> both sentences, in an order that the content fixes; the answer is the cause."""
+    """{cause, effect} -> both sentences, in an order that the content fixes; the answer is the
+    cause."""
     both = [example["cause"].strip(), example["effect"].strip()]
     first, second = both if len(both[0] + both[1]) % 2 else both[::-1]
     return {"input": f"Sentence 1: {first} Sentence 2: {second}", "answer": both[0]}
 
 
 def concept(example: dict) -> dict[str, Any]:
-    """{items, concept, all_common_concepts} -> the items in a row; every listed concept is right."""
+    """{items, concept, all_common_concepts} -> the items in a row; every listed concept is
+    right."""
     right = [c.strip() for c in (example["concept"], *example["all_common_concepts"])]
     return {"input": ", ".join(example["items"]), "answer": list(dict.fromkeys(right))}
 
@@ -79,7 +87,12 @@ TASKS: dict[str, tuple[str, Callable[[dict], Any], tuple[str, ...], tuple[str, .
     "word_in_context": ("word_semantics", plain, _EXACT, ("same", "not the same")),
 }
 # The data sets behind the tasks (paper of instruction induction, table of tasks)
-ORIGIN = {"sentiment": ("sst2",), "sentence_similarity": ("stsb",), "word_in_context": ("wic",), "negation": ("squad",)}
+ORIGIN = {
+    "sentiment": ("sst2",),
+    "sentence_similarity": ("stsb",),
+    "word_in_context": ("wic",),
+    "negation": ("squad",),
+}
 
 
 def instructions(name: str, root: str) -> list[str]:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""FLAN's remaining sets: conversational questions, kinds of questions, acceptability, word senses, equations."""
+"""FLAN's remaining sets: conversational questions, kinds of questions, acceptability, word senses,
+equations."""
 
 from typing import Any
 
@@ -13,7 +14,9 @@ MISCELLANEOUS = of_cluster("miscellaneous")
 def coqa_fields(example: dict) -> Any:
     """One example per turn, with the turns before it: `Q: …\\nA: …\\nQ: …`."""
     turns, out = "", []
-    for question, answer in zip(example["questions"], example["answers"]["input_text"], strict=True):
+    for question, answer in zip(
+        example["questions"], example["answers"]["input_text"], strict=True
+    ):
         turns += f"Q: {question.strip()}"
         out.append(checked({"story": example["story"], "turns": turns, "answer": answer}))
         turns += f"\nA: {answer.strip()}\n"

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""MMLU (Hendrycks et al. 2021, arXiv:2009.03300), `mmlu.*`: a task per subject in `<data.root>/mmlu/{dev,test}/`, for
-evaluation only.
+"""MMLU (Hendrycks et al. 2021, arXiv:2009.03300), `mmlu.*`: a task per subject in
+`<data.root>/mmlu/{dev,test}/`, for evaluation only.
 
-The five dev questions are the exemplars of `mmlu.<subject>:fs5`; options keep their order ("all of the above").
-Ranking by probability is the primary score. Wordings are our own.
+The five dev questions are the exemplars of `mmlu.<subject>:fs5`; options keep their order ("all of
+the above"). Ranking by probability is the primary score. Wordings are our own.
 """
 
 from pathlib import Path
@@ -26,7 +26,12 @@ def fields_of(subject: str) -> Any:
         question, options = row["question"].strip(), tuple(row[c].strip() for c in CHOICES)
         if not question or not all(options):
             return Skip("empty question or choice")
-        return {"question": question, "subject": subject, "options": options, "answer": int(row["answer"])}
+        return {
+            "question": question,
+            "subject": subject,
+            "options": options,
+            "answer": int(row["answer"]),
+        }
 
     return fields
 

@@ -1,16 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Super-NaturalInstructions under `data.root`: the family `ni.*`, one task per line of natural_instructions/index.jsonl,
-or, where there is no index, per file of the upstream repository's own layout:
+"""Super-NaturalInstructions under `data.root`: the family `ni.*`, one task per line of
+natural_instructions/index.jsonl, or, where there is no index, per file of the upstream repository's
+own layout:
 
     natural-instructions/ (or natural_instructions/)
-        tasks/task001_….json                          Categories, Source, Definition, Input_language, Instances, …
-        splits/default/{train,test,excluded}_tasks.txt     beside other protocols, such as splits/xlingual/
+        tasks/task001_….json                          Categories, Source, Definition,
+                                                      Input_language, Instances, …
+        splits/default/{train,test,excluded}_tasks.txt     beside other protocols, such as
+                                                           splits/xlingual/
 
-Four schemas, told apart by what a file holds: v2 (lists), v2-reduced (some lists are plain strings), v2-early
-(Definition a string, no ids), v1 (tasks_v1/: Title, Prompt, Things to Avoid, Examples). Tasks that a split's
-test_tasks.txt names are official test tasks: for evaluation only. So are those that splits/default has in none of its
-lists or excludes, where it lists what is trained on: they are of the test tasks' categories or sources. Definitions and
-positive examples are the authors'; wordings around them are our own.
+Four schemas, told apart by what a file holds: v2 (lists), v2-reduced (some lists are plain
+strings), v2-early (Definition a string, no ids), v1 (tasks_v1/: Title, Prompt, Things to Avoid,
+Examples). Tasks that a split's test_tasks.txt names are official test tasks: for evaluation only.
+So are those that splits/default has in none of its lists or excludes, where it lists what is
+trained on: they are of the test tasks' categories or sources. Definitions and positive examples are
+the authors'; wordings around them are our own.
 """
 
 import re
@@ -33,7 +37,10 @@ NI_TEMPLATES = [
     ("Learn from the examples.\n{with_examples}\n\nInput: {input}\nOutput:", "{answer}"),
     ("{definition}\n\nInput: {input}\nOutput:", "{answer}"),
     ("{input}\n\nWhat to do with the text above: {definition}", "{answer}"),
-    ("Read the instructions and carry them out.\n{definition}\n\nCase: {input}\nResult:", "{answer}"),
+    (
+        "Read the instructions and carry them out.\n{definition}\n\nCase: {input}\nResult:",
+        "{answer}",
+    ),
 ]
 NI_HELDOUT = [
     ("Here is a job for you. {definition}\nMaterial:\n{input}\nYour solution:", "{answer}"),
@@ -41,14 +48,21 @@ NI_HELDOUT = [
 ]
 # Mean words of a task's answers up to which one wording is right, and exact match is a fair score
 SHORT_ANSWER = 3.0
-# Positive examples behind a definition: at most so many, and as long as definition, input and they are no longer
+# Positive examples behind a definition: at most so many, and as long as definition, input and they
+# are no longer
 POSITIVE, CHARACTERS = 2, 1800
 # The older schema names neither category nor source: ours, by what the tasks ask
 V1 = {
     "subtask022_cosmosqa_passage_inappropriate_binary": ("Toxic Language Detection", ["cosmosqa"]),
     "subtask024_cosmosqa_answer_generation": ("Question Answering", ["cosmosqa"]),
-    "subtask043_essential_terms_answering_incomplete_questions": ("Question Answering", ["essential_terms"]),
-    "subtask044_essential_terms_identifying_essential_words": ("Question Understanding", ["essential_terms"]),
+    "subtask043_essential_terms_answering_incomplete_questions": (
+        "Question Answering",
+        ["essential_terms"],
+    ),
+    "subtask044_essential_terms_identifying_essential_words": (
+        "Question Understanding",
+        ["essential_terms"],
+    ),
     "subtask045_miscellaneous_sentence_paraphrasing": ("Paraphrasing", ["ni_miscellaneous"]),
     "subtask046_miscellaenous_question_typing": ("Question Understanding", ["ni_miscellaneous"]),
     "subtask047_misc_answering_science_questions": ("Question Answering", ["ni_miscellaneous"]),
@@ -68,7 +82,8 @@ def texts(value: Any) -> list[str]:
 
 
 def ni_fields(definition: str, positive: list[tuple[str, str]]) -> Callable[[dict], Any]:
-    """The `fields` of one task: its definition, without and with positive examples, the input, all references."""
+    """The `fields` of one task: its definition, without and with positive examples, the input, all
+    references."""
 
     def fields(instance: dict) -> Any:
         references = texts(instance["output"])
@@ -88,8 +103,11 @@ def ni_fields(definition: str, positive: list[tuple[str, str]]) -> Callable[[dic
     return fields
 
 
-def ni_task(entry: Mapping[str, Any], document: Mapping[str, Any], official_test: bool = False) -> TaskSpec:
-    """A line of the index and the task's file -> its spec (the name's other characters become `_`)."""
+def ni_task(
+    entry: Mapping[str, Any], document: Mapping[str, Any], official_test: bool = False
+) -> TaskSpec:
+    """A line of the index and the task's file -> its spec (the name's other characters become
+    `_`)."""
     file = ni_file(entry)
     keys = list(document) if isinstance(document, dict) else []
     wrong = ""
@@ -99,14 +117,17 @@ def ni_task(entry: Mapping[str, Any], document: Mapping[str, Any], official_test
         wrong = "Definition"
     if wrong:
         what = "is not a list of instances" if wrong == "Instances" else "holds no text"
-        raise UserError(f"{file}: {wrong!r} {what} there" + ("" if wrong in keys else did_you_mean(wrong, keys)))
+        raise UserError(
+            f"{file}: {wrong!r} {what} there" + ("" if wrong in keys else did_you_mean(wrong, keys))
+        )
     examples = document.get("Examples")  # v1 keeps them there
     found = document.get("Positive Examples") or (
         examples.get("Positive Examples") if isinstance(examples, dict) else []
     )
     positive = [(p["input"].strip(), texts(p["output"])[0]) for p in found
                 if isinstance(p, dict) and isinstance(p.get("input"), str) and texts(p.get("output"))]  # fmt: skip
-    rows = [i for i in document["Instances"] if isinstance(i, dict)]  # others are told when they are read
+    # others are told when they are read
+    rows = [i for i in document["Instances"] if isinstance(i, dict)]
     answers = [a for i in rows for a in texts(i.get("output"))[:1]]
     short = sum(len(a.split()) for a in answers) <= SHORT_ANSWER * len(answers)
     own = ("exact_match", "rouge_l") if short else ("rouge_l", "token_f1")
@@ -137,7 +158,9 @@ def ni_file(entry: Mapping[str, Any]) -> str:
 
 def ni_members(root: str) -> list[TaskSpec]:
     """Every task in the index under a data root, or in the upstream repository's folder."""
-    folder = next((f for f in (NI_FOLDER, CLONE) if root and (Path(root) / f / "tasks").is_dir()), NI_FOLDER)
+    folder = next(
+        (f for f in (NI_FOLDER, CLONE) if root and (Path(root) / f / "tasks").is_dir()), NI_FOLDER
+    )
     path = Path(root) / folder
     official = evaluated(path)
     if not (path / "index.jsonl").is_file() and any(path.glob("tasks/*.json")):
@@ -149,7 +172,9 @@ def ni_members(root: str) -> list[TaskSpec]:
             raise UserError(f"{NI_FOLDER}/index.jsonl:{row}: {entry.reason} ({entry.detail})")
         for key in ("task", "category", "source"):
             if key not in entry:
-                raise UserError(f"{NI_FOLDER}/index.jsonl:{row}: no {key!r}" + did_you_mean(key, entry))
+                raise UserError(
+                    f"{NI_FOLDER}/index.jsonl:{row}: no {key!r}" + did_you_mean(key, entry)
+                )
         document = readers.read_document(sources.find_file(ni_file(entry), root))
         found.append(ni_task(entry, document, official(entry["task"])))
     return found
@@ -172,7 +197,11 @@ def evaluated(folder: Path) -> Callable[[str], bool]:
 
     def listed(pattern: str) -> set[str]:
         files = sorted((folder / "splits").glob(pattern))
-        return {line.removesuffix(".json") for f in files for line in f.read_text(encoding="utf-8").split()}
+        return {
+            line.removesuffix(".json")
+            for f in files
+            for line in f.read_text(encoding="utf-8").split()
+        }
 
     tests, trained = listed("*/test_tasks.txt"), listed("default/train_tasks.txt")
     return lambda task: task in tests or bool(trained) and task not in trained

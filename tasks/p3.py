@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """P3 under `data.root`: the family `p3.*`, one task per data set, from one of two layouts.
 
-Files p3_t0_train/data_per_template/<data set>_<template>.jsonl hold rendered prompts and completions. A prompt ends
-in one newline and a completion in the literal text <|endoftext|> (the source was made for another system): both go.
-Several prompts of one data set ask about the same text, so it is the leak test on runs of words, not the hash of the
-prompt alone, that keeps training and evaluation apart.
+Files p3_t0_train/data_per_template/<data set>_<template>.jsonl hold rendered prompts and
+completions. A prompt ends in one newline and a completion in the literal text <|endoftext|> (the
+source was made for another system): both go. Several prompts of one data set ask about the same
+text, so it is the leak test on runs of words, not the hash of the prompt alone, that keeps training
+and evaluation apart.
 
-P3's own layout is a folder per template, P3/data/<data set>_<template>/ (or p3/, with or without data/), of TFRecords
-<split>.tfrecord-00000-of-00001 with `inputs_pretokenized` and `targets_pretokenized` beside token ids. Folders *_score_eval
-hold each option of a question as a row, right or wrong, for ranking: they are not read, nor are splits of other names than
-ours, and what a mixture does not read is named.
+P3's own layout is a folder per template, P3/data/<data set>_<template>/ (or p3/, with or without
+data/), of TFRecords <split>.tfrecord-00000-of-00001 with `inputs_pretokenized` and
+`targets_pretokenized` beside token ids. Folders *_score_eval hold each option of a question as a
+row, right or wrong, for ranking: they are not read, nor are splits of other names than ours, and
+what a mixture does not read is named.
 """
 
 import re
@@ -28,7 +30,8 @@ RANKED = "_score_eval"
 FEATURES = {"inputs_pretokenized": str, "targets_pretokenized": str}
 END = "<|endoftext|>"
 
-# data set -> (cluster, origin), after the task groups of T0 (Sanh et al. 2022, arXiv:2110.08207, table of data sets)
+# data set -> (cluster, origin), after the task groups of T0 (Sanh et al. 2022, arXiv:2110.08207,
+# table of data sets)
 DATA_SETS = {
     "adversarial_qa_dbert": ("reading_comprehension", "adversarial_qa"),
     "adversarial_qa_dbidaf": ("reading_comprehension", "adversarial_qa"),
@@ -117,7 +120,8 @@ def data_set(name: str, where: str) -> str:
     own = [d for d in DATA_SETS if plain.startswith(d + "_")]
     if not own:
         raise UserError(
-            f"{where}: no data set of tasks/p3.py has this name; add it there" + did_you_mean(plain, DATA_SETS)
+            f"{where}: no data set of tasks/p3.py has this name; add it there"
+            + did_you_mean(plain, DATA_SETS)
         )
     return max(own, key=len)
 
@@ -125,17 +129,28 @@ def data_set(name: str, where: str) -> str:
 def p3_members(root: str) -> list[TaskSpec]:
     """One task per data set of which the folder has a file."""
     folder = Path(root) / FOLDER
-    upstream = next((f for f in UPSTREAM if root and any((Path(root) / f).glob("*/*.tfrecord-*"))), "")
+    upstream = next(
+        (f for f in UPSTREAM if root and any((Path(root) / f).glob("*/*.tfrecord-*"))), ""
+    )
     if not root or not folder.is_dir() and not upstream:
-        raise UserError(f"p3: no folder {FOLDER!r} in data.root={root!r}, nor one of P3's own, {UPSTREAM[0]!r}")
+        raise UserError(
+            f"p3: no folder {FOLDER!r} in data.root={root!r}, nor one of P3's own, {UPSTREAM[0]!r}"
+        )
     if folder.is_dir() and upstream:
-        raise UserError(f"p3: {FOLDER!r} and {upstream!r} in data.root={root!r} hold the same set; leave one")
+        raise UserError(
+            f"p3: {FOLDER!r} and {upstream!r} in data.root={root!r} hold the same set; leave one"
+        )
     if upstream:
         return _of_tfrecords(upstream, root)
     files: dict[str, list[str]] = {}
     for path in sorted(folder.glob("*.jsonl")):
-        files.setdefault(data_set(path.stem, f"{FOLDER}/{path.name}"), []).append(f"{FOLDER}/{path.name}")
-    return [_task(name, Source("jsonl", {"train": tuple(f)}), prompt_completion_fields) for name, f in files.items()]
+        files.setdefault(data_set(path.stem, f"{FOLDER}/{path.name}"), []).append(
+            f"{FOLDER}/{path.name}"
+        )
+    return [
+        _task(name, Source("jsonl", {"train": tuple(f)}), prompt_completion_fields)
+        for name, f in files.items()
+    ]
 
 
 def _task(name: str, source: Source, fields: Any, **more: Any) -> TaskSpec:
@@ -149,7 +164,9 @@ def _of_tfrecords(upstream: str, root: str) -> list[TaskSpec]:
     """The tasks of P3's own layout."""
     files: dict[str, dict[str, list[str]]] = {}
     unread: dict[str, set[str]] = {}
-    for folder in sorted(p for p in (Path(root) / upstream).iterdir() if p.is_dir() and p.name[0] != "."):
+    for folder in sorted(
+        p for p in (Path(root) / upstream).iterdir() if p.is_dir() and p.name[0] != "."
+    ):
         name = data_set(folder.name, f"{upstream}/{folder.name}")
         if folder.name.endswith(RANKED):
             unread.setdefault(name, set()).add(f"folders *{RANKED}")
@@ -166,8 +183,17 @@ def _of_tfrecords(upstream: str, root: str) -> list[TaskSpec]:
     out = []
     for name, by_split in files.items():
         why = ", ".join(sorted(unread.get(name, ())))
-        source = Source("tfrecord", {s: tuple(f) for s, f in by_split.items()}, options={"features": FEATURES})
-        out.append(_task(name, source, pretokenized_fields, tags={"unread": f"not read of it: {why}"} if why else {}))
+        source = Source(
+            "tfrecord", {s: tuple(f) for s, f in by_split.items()}, options={"features": FEATURES}
+        )
+        out.append(
+            _task(
+                name,
+                source,
+                pretokenized_fields,
+                tags={"unread": f"not read of it: {why}"} if why else {},
+            )
+        )
     return out
 
 
@@ -183,7 +209,9 @@ def _shards(folder: Path, where: str) -> dict[str, list[str]]:
         counts[m["split"]] = int(m["count"])
     for split, n in counts.items():
         if len(found[split]) != n:
-            raise UserError(f"{where}: {len(found[split])} of the {n} shards of its {split} split are there")
+            raise UserError(
+                f"{where}: {len(found[split])} of the {n} shards of its {split} split are there"
+            )
     if not found:
         raise UserError(f"{where}: no <split>.tfrecord-00000-of-00001 there")
     return found

@@ -55,7 +55,9 @@ def stsb_fields(example: dict) -> Any:
     grade = example["label"]
     if grade < 0:
         return Skip("no label")
-    return checked({"first": example["sentence1"], "second": example["sentence2"], "answer": int(grade + 0.5)})
+    return checked(
+        {"first": example["sentence1"], "second": example["sentence2"], "answer": int(grade + 0.5)}
+    )
 
 
 instruction_task(

@@ -43,13 +43,19 @@ SPAN_HELDOUT = to_answer(
 
 
 def squad_fields(example: dict) -> Any:
-    values = {"passage": example["context"], "question": example["question"], "answer": example["answers"]["text"]}
+    values = {
+        "passage": example["context"],
+        "question": example["question"],
+        "answer": example["answers"]["text"],
+    }
     return checked(values)
 
 
 def drop_fields(example: dict) -> Any:
     answers = [example["answer"], *example["validated_answers"]]
-    return checked({"passage": example["passage"], "question": example["question"], "answer": answers})
+    return checked(
+        {"passage": example["passage"], "question": example["question"], "answer": answers}
+    )
 
 
 instruction_task(

@@ -3,7 +3,8 @@
 
     seed_en_fr        «Переведите следующее предложение на французский: 'The cat is on the table.'»
     seed_capitals     «Какая столица Франции?» -> «Столица Франции - Париж.»
-    seed_train_ru     a train covers 120 km in 2 hours: its speed, direct and with the steps (`:cot`)
+    seed_train_ru     a train covers 120 km in 2 hours: its speed, direct and with the steps
+                      (`:cot`)
     seed_train_en     the same in English, over the same numbers
 
 The mixture `seeds` holds them all. The lists are ours; train problems are computed.
@@ -105,7 +106,12 @@ def train_fields_ru(example: dict) -> dict[str, Any]:
         "Скорость равна расстоянию, делённому на время.\n"
         f"Расстояние {distance} км, время {hours_ru(hours)}.\n{distance} / {hours} = {speed}."
     )
-    return {"distance": f"{distance} км", "time": hours_ru(hours), "rationale": steps, "answer": f"{speed} км/ч"}
+    return {
+        "distance": f"{distance} км",
+        "time": hours_ru(hours),
+        "rationale": steps,
+        "answer": f"{speed} км/ч",
+    }
 
 
 def train_fields_en(example: dict) -> dict[str, Any]:
@@ -114,7 +120,12 @@ def train_fields_en(example: dict) -> dict[str, Any]:
         "Speed is distance divided by time.\n"
         f"The distance is {distance} km, the time is {hours_en(hours)}.\n{distance} / {hours} = {speed}."
     )
-    return {"distance": f"{distance} km", "time": hours_en(hours), "rationale": steps, "answer": f"{speed} km/h"}
+    return {
+        "distance": f"{distance} km",
+        "time": hours_en(hours),
+        "rationale": steps,
+        "answer": f"{speed} km/h",
+    }
 
 
 instruction_task(
@@ -211,5 +222,12 @@ instruction_task(
 
 mixture(
     "seeds",
-    ["seed_en_fr", "seed_capitals", "seed_train_ru", "seed_train_ru:cot", "seed_train_en", "seed_train_en:cot"],
+    [
+        "seed_en_fr",
+        "seed_capitals",
+        "seed_train_ru",
+        "seed_train_ru:cot",
+        "seed_train_en",
+        "seed_train_en:cot",
+    ],
 )

@@ -37,7 +37,9 @@ instruction_task(
 def rows_of(table: dict) -> list[list[tuple[str, str]]]:
     """(header, content) pairs by row number, in order."""
     rows: dict[int, list[tuple[str, str]]] = {}
-    for header, row, content in zip(table["column_header"], table["row_number"], table["content"], strict=True):
+    for header, row, content in zip(
+        table["column_header"], table["row_number"], table["content"], strict=True
+    ):
         rows.setdefault(row, []).append((header.strip(), content.strip()))
     return list(rows.values())
 
@@ -45,7 +47,9 @@ def rows_of(table: dict) -> list[list[tuple[str, str]]]:
 def attributes_fields(example: dict) -> Any:
     """`name: The Mill; food: French`."""
     pairs = [pair for row in rows_of(example["input_text"]["table"]) for pair in row]
-    return checked({"data": "; ".join(f"{k}: {v}" for k, v in pairs), "answer": example["target_text"]})
+    return checked(
+        {"data": "; ".join(f"{k}: {v}" for k, v in pairs), "answer": example["target_text"]}
+    )
 
 
 def triples_fields(example: dict) -> Any:

@@ -73,7 +73,13 @@ instruction_task(
 def critics_fields(example: dict) -> Any:
     """Up to ten critics on one film, and the consensus."""
     lines = [f"- {v.strip()}" for v in example["_critics"]["value"] if v.strip()][:10]
-    return checked({"film": example["_movie_name"], "text": "\n".join(lines), "answer": example["_critic_consensus"]})
+    return checked(
+        {
+            "film": example["_movie_name"],
+            "text": "\n".join(lines),
+            "answer": example["_critic_consensus"],
+        }
+    )
 
 
 instruction_task(

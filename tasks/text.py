@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plain text, to be mixed in as a replay share: what a model has learned by pretraining is then less forgotten.
+"""Plain text, to be mixed in as a replay share: what a model has learned by pretraining is then
+less forgotten.
 
-    c4_demo.lm | .prefix_lm | .span_corruption    300 documents of C4: c4_demo/c4_demo.jsonl under `data.root`
+    c4_demo.lm | .prefix_lm | .span_corruption    300 documents of C4: c4_demo/c4_demo.jsonl under
+                                                  `data.root`
 
 A tenth of them is held out by hash: on it retention is measured (eval.retention).
 
-Your own text: copy a call and name your file and its field. `lm` is for decoder-only models; a T5 that was pretrained
-on span corruption is best replayed the same (itx/prepare/objectives.py says what each is).
+Your own text: copy a call and name your file and its field. `lm` is for decoder-only models; a T5
+that was pretrained on span corruption is best replayed the same (itx/prepare/objectives.py says
+what each is).
 """
 
 from itx.tasks.registry import text_task

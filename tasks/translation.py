@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Translation out of English; `:inv` is the way back.
 
-Instructions are in English, in the other language and in Chinese, whatever the language of the text: a model should
-follow them in any.
+Instructions are in English, in the other language and in Chinese, whatever the language of the
+text: a model should follow them in any.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,13 @@ from itx.tasks.templates import paraphrases
 from tasks.from_tfds import checked, of_cluster, origins, to_answer
 
 LANGUAGES = {"de": "German", "es": "Spanish", "fr": "French", "ro": "Romanian", "ru": "Russian"}
-CHINESE = {"de": "德语", "es": "西班牙语", "fr": "法语", "ro": "罗马尼亚语", "ru": "俄语"}  # their names
+CHINESE = {
+    "de": "德语",
+    "es": "西班牙语",
+    "fr": "法语",
+    "ro": "罗马尼亚语",
+    "ru": "俄语",
+}  # their names
 # Asks in the language itself: for it, and back to English
 INTO = {
     "de": ("Übersetze diesen englischen Text ins Deutsche.", "Wie heißt das auf Deutsch?"),

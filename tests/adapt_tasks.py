@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mixtures of tests/peft_table.py: what its base model is tuned on, and what the toy suite holds out of that."""
+"""Mixtures of tests/peft_table.py: what its base model is tuned on, and what the toy suite holds
+out of that."""
 
 from itx.tasks.registry import MIXTURES, mixture, removed
 from tasks import mixtures  # noqa: F401  registers toy_train

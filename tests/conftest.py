@@ -7,13 +7,18 @@ from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 # level 0: tests compile much and compute little (compilation takes a third of the time)
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+os.environ["XLA_FLAGS"] = (
+    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+)
 os.environ["EPATH_USE_TF"] = "false"
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
-# Some machines set it: then each of the suite's many processes compiles the sources of SeqIO, TensorFlow and JAX anew
+# Some machines set it: then each of the suite's many processes compiles the sources of SeqIO,
+# TensorFlow and JAX anew
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # which cache folders were verified is remembered there: not in the home of whoever runs the tests
-os.environ["XDG_CACHE_HOME"] = str(Path(__file__).resolve().parent.parent / ".pytest_cache" / "home")
+os.environ["XDG_CACHE_HOME"] = str(
+    Path(__file__).resolve().parent.parent / ".pytest_cache" / "home"
+)
 
 import pytest
 
@@ -26,14 +31,19 @@ def pytest_collection_modifyitems(items) -> None:
     """Which tests one of the two processes (pytest-xdist) takes together: those that share a costly
     fixture, else those of a file."""
     for item in items:
-        costly = [f for f in ("quickstart", "desk", "sample_cache", "adapter_run") if f in item.fixturenames]
+        costly = [
+            f
+            for f in ("quickstart", "desk", "sample_cache", "adapter_run")
+            if f in item.fixturenames
+        ]
         item.add_marker(pytest.mark.xdist_group(costly[0] if costly else item.path.name))
 
 
 @pytest.fixture(scope="module", autouse=True)
 def programs_go():
-    """What a file compiled is gone after it: each program takes hundreds of memory mappings, of which Linux allows a
-    process 65,530 (vm.max_map_count), and LLVM aborts the process where there are no more."""
+    """What a file compiled is gone after it: each program takes hundreds of memory mappings, of
+    which Linux allows a process 65,530 (vm.max_map_count), and LLVM aborts the process where there
+    are no more."""
     yield
     if "jax" in sys.modules:
         sys.modules["jax"].clear_caches()
@@ -48,22 +58,26 @@ def shared() -> Path:
 
 
 def need(*peers: str) -> None:
-    """Skip a slow test where what it compares with is not installed. Called within the test: at the head of a file, a
-    run without slow tests would report the file as skipped."""
+    """Skip a slow test where what it compares with is not installed. Called within the test: at the
+    head of a file, a run without slow tests would report the file as skipped."""
     for name in peers:
         pytest.importorskip(name, reason=f"{name} is not installed: the check against it needs it")
 
 
 @pytest.fixture(scope="session")
 def sample_cache(tmp_path_factory) -> Path:
-    """A cache with the locks of `sample_held` and `sample_mix`, built once (importing SeqIO takes 13 s)."""
+    """A cache with the locks of `sample_held` and `sample_mix`, built once (importing SeqIO takes
+    13 s)."""
     from itx.data import lock as locks
     from tests.samples import itx, write_recipe
 
     folder = tmp_path_factory.mktemp("samples")
     for mixture in ("sample_held", "sample_mix"):
         itx("data", "build", write_recipe(folder, folder / "cache", mixture=mixture))
-    assert {locks.read(f)["mixture"] for f in (folder / "cache" / "locks").iterdir()} == {"sample_held", "sample_mix"}
+    assert {locks.read(f)["mixture"] for f in (folder / "cache" / "locks").iterdir()} == {
+        "sample_held",
+        "sample_mix",
+    }
     return folder / "cache"
 
 
@@ -77,7 +91,8 @@ def sample_locks(sample_cache) -> dict[str, dict]:
 
 @pytest.fixture(scope="session")
 def adapter_run(tmp_path_factory, sample_cache):
-    """(what trains it, its folder) of an adapter's run whose six steps are done, and which is not yet scored."""
+    """(what trains it, its folder) of an adapter's run whose six steps are done, and which is not
+    yet scored."""
     from tests.trainer import Trainer
 
     folder = tmp_path_factory.mktemp("adapter")
@@ -88,7 +103,8 @@ def adapter_run(tmp_path_factory, sample_cache):
 
 @pytest.fixture(scope="session")
 def desk(tmp_path_factory) -> Path:
-    """A folder to type the README's commands in: the recipes are there, caches and runs stay in it."""
+    """A folder to type the README's commands in: the recipes are there, caches and runs stay in
+    it."""
     folder = tmp_path_factory.mktemp("desk")
     (folder / "configs").symlink_to(REPO / "configs")
     return folder
@@ -96,8 +112,8 @@ def desk(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def quickstart(desk) -> Path:
-    """The run folder of the README's first command in its quick variant, made by a process that then
-    writes which modules it had imported beside it (invariant 7)."""
+    """The run folder of the README's first command in its quick variant, made by a process that
+    then writes which modules it had imported beside it (invariant 7)."""
     import subprocess
 
     code = (
@@ -107,7 +123,9 @@ def quickstart(desk) -> Path:
         "json.dump(sorted(sys.modules), open('modules.json', 'w'))\n"
         "sys.exit(code)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=desk, capture_output=True, text=True, env=one_device())
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=desk, capture_output=True, text=True, env=one_device()
+    )
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     (desk / "console.txt").write_text(done.stdout)
     return desk / "runs" / "quickstart-quick"

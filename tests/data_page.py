@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write itx/data/README.md: what the whole of a folder of public data is, as the audit of one mixture tells it.
+"""Write itx/data/README.md: what the whole of a folder of public data is, as the audit of one
+mixture tells it.
 
-    uv run python -m tests.data_page FOLDER       FOLDER: laid out as tasks/files.py says; two minutes on two cores
+    uv run python -m tests.data_page FOLDER       FOLDER: laid out as tasks/files.py says; two
+                                                  minutes on two cores
 
-The mixture `all_files` is built twice, into two caches, and every byte of both is compared. No number there is typed.
+The mixture `all_files` is built twice, into two caches, and every byte of both is compared. No
+number there is typed.
 """
 
 import hashlib
@@ -20,14 +23,29 @@ from tests.conftest import REPO
 
 PAGE = REPO / "itx" / "data" / "README.md"
 MUCH = 0.1  # of a task's records: pairs of tasks that share so many are named
-SETTINGS = ("--data.mixture=all_files", "--data.sequence_length=1024", "--data.target_length=512", "--eval.tasks=")
+SETTINGS = (
+    "--data.mixture=all_files",
+    "--data.sequence_length=1024",
+    "--data.target_length=512",
+    "--eval.tasks=",
+)
 
 
 def audit(root: str, cache: Path) -> dict:
     out = cache.with_suffix(".json")
-    words = ["data", "audit", "configs/real_mix.py", f"--data.root={root}", f"--data.cache_dir={cache}", *SETTINGS]
+    words = [
+        "data",
+        "audit",
+        "configs/real_mix.py",
+        f"--data.root={root}",
+        f"--data.cache_dir={cache}",
+        *SETTINGS,
+    ]
     subprocess.run(
-        [sys.executable, "-m", "itx.cli", *words, "--json", str(out)], cwd=REPO, check=True, stdout=subprocess.DEVNULL
+        [sys.executable, "-m", "itx.cli", *words, "--json", str(out)],
+        cwd=REPO,
+        check=True,
+        stdout=subprocess.DEVNULL,
     )
     return json.loads(out.read_text())
 
@@ -84,10 +102,15 @@ def main(root: str) -> None:
         one, two = (digests(Path(folder) / name) for name in ("one", "two"))
         size = sum(f.stat().st_size for f in (Path(folder) / "one").rglob("*") if f.is_file())
     if one != two or first != second:
-        sys.exit(f"the two builds differ: {sorted(k for k in {*one, *two} if one.get(k) != two.get(k))[:5]}")
-    read = {n: {k: v for k, v in f.items() if k != "used"} for n, f in first["tasks"].items()}  # a page of no run
+        sys.exit(
+            f"the two builds differ: {sorted(k for k in {*one, *two} if one.get(k) != two.get(k))[:5]}"
+        )
+    # a page of no run
+    read = {n: {k: v for k, v in f.items() if k != "used"} for n, f in first["tasks"].items()}
     pairs = [
-        f"{p['train']} by {p['evaluation']} {p['share']:.0%}" for p in first["leaks"]["pairs"] if p["share"] >= MUCH
+        f"{p['train']} by {p['evaluation']} {p['share']:.0%}"
+        for p in first["leaks"]["pairs"]
+        if p["share"] >= MUCH
     ]
     warnings = "".join(f"- {w}\n" for w in first["warnings"]) or "- none\n"
     PAGE.write_text(

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write the README's table of families: sizes counted by shapes, and how far our logits are from `transformers`'.
+"""Write the README's table of families: sizes counted by shapes, and how far our logits are from
+`transformers`'.
 
     uv run python -m tests.families_table
 
-The error is that of a tiny random model which `transformers` wrote, all norms moved off their start, padded rows longer
-than its sliding window (tests/golden/make_hf.py): the largest difference of a logit by the largest logit, float32.
+The error is that of a tiny random model which `transformers` wrote, all norms moved off their
+start, padded rows longer than its sliding window (tests/golden/make_hf.py): the largest difference
+of a logit by the largest logit, float32.
 """
 
 import jax
@@ -21,7 +23,9 @@ from tests.readme_figures import put
 def size(name: str) -> str:
     """Parameters of a published model."""
     cfg = presets.published(name)
-    shapes = parameters(restore.abstract_model(RunConfig(model=cfg), {"vocabulary": {"size": 0}})[1])
+    shapes = parameters(
+        restore.abstract_model(RunConfig(model=cfg), {"vocabulary": {"size": 0}})[1]
+    )
     n = sum(x.size for x in shapes.values())
     return f"{n / 1e9:.2f} B" if n >= 1e9 else f"{n / 1e6:.0f} M"
 
@@ -40,8 +44,16 @@ def kind_of(model_type: str, gated: bool) -> str:
 
 
 def table() -> str:
-    """A row for each golden model: the family, the published models of it that have a name here, the error."""
-    rows = [["family", "published sizes by name (parameters)", "logits: largest error by largest logit"], ["---"] * 3]
+    """A row for each golden model: the family, the published models of it that have a name here,
+    the error."""
+    rows = [
+        [
+            "family",
+            "published sizes by name (parameters)",
+            "logits: largest error by largest logit",
+        ],
+        ["---"] * 3,
+    ]
     of: dict[str, list[str]] = {}
     for name, cfg in presets.PUBLISHED.items():
         # what mT5 computes is T5 1.1 with other rows

@@ -1,16 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The fault matrix: each fault is planted in a copy of a small run, the user's next command is typed, and what follows is
-judged from outside: by its exit code, by what it says, and by comparing all that it leaves with an undisturbed run.
+"""The fault matrix: each fault is planted in a copy of a small run, the user's next command is
+typed, and what follows is judged from outside: by its exit code, by what it says, and by comparing
+all that it leaves with an undisturbed run.
 
     uv run python -m tests.faults FOLDER [--only WORD] [--jobs 2] [--seed 0] [--write] [--done]
 
-FOLDER keeps each result (one JSON file a case), so the drill goes on where it was stopped; --write puts the table into
-tests/README.md. Disk full, read-only and other pid namespaces need `unshare` (util-linux) and are skipped, by name, where
-the system does not allow it. Results:
+FOLDER keeps each result (one JSON file a case), so the drill goes on where it was stopped; --write
+puts the table into tests/README.md. Disk full, read-only and other pid namespaces need `unshare`
+(util-linux) and are skipped, by name, where the system does not allow it. Results:
 
-    bitwise              the command ended well, and the run is that of the undisturbed one, byte for byte
+    bitwise              the command ended well, and the run is that of the undisturbed one, byte
+                         for byte
     recovered and said   the same, and the command named what it had found
-    one clear line       the command refused with one line that names what is wrong, and changed nothing
+    one clear line       the command refused with one line that names what is wrong, and changed
+                         nothing
     anything else        SILENT, TRACEBACK or WRONG: a fault of the program; the exit code is then 1
 """
 
@@ -116,7 +119,9 @@ class Place:
         return itx(*self.words(*more), **how)
 
     def files(self, *patterns: str) -> list[Path]:
-        return sorted(f for p in patterns for f in self.folder.glob(p) if f.is_file() and f.stat().st_size)
+        return sorted(
+            f for p in patterns for f in self.folder.glob(p) if f.is_file() and f.stat().st_size
+        )
 
 
 def itx(*words: str, within: str = "", timeout: float = 600.0) -> subprocess.CompletedProcess:
@@ -124,7 +129,9 @@ def itx(*words: str, within: str = "", timeout: float = 600.0) -> subprocess.Com
     command = [sys.executable, "-m", "itx.cli", *map(str, words)]
     if within:
         command = ["unshare", *UNSHARE, "sh", "-c", within, "sh", *command]
-    return subprocess.run(command, cwd=REPO, env=one_device(), capture_output=True, text=True, timeout=timeout)
+    return subprocess.run(
+        command, cwd=REPO, env=one_device(), capture_output=True, text=True, timeout=timeout
+    )
 
 
 UNSHARE = ("--map-root-user", "--mount")
@@ -144,7 +151,9 @@ def may_unshare() -> bool:
 # ---------------------------------------------------------------- judging
 
 
-def judged(place: Place, done: subprocess.CompletedProcess, names: str, same_as_before: bool = False) -> Outcome:
+def judged(
+    place: Place, done: subprocess.CompletedProcess, names: str, same_as_before: bool = False
+) -> Outcome:
     """What a command that met a fault is worth. `names` is a pattern of what its line must name."""
     text = done.stderr + done.stdout
     if TRACEBACK in text:
@@ -152,14 +161,18 @@ def judged(place: Place, done: subprocess.CompletedProcess, names: str, same_as_
     told = [line for line in done.stderr.splitlines() if re.search(names, line)]
     if done.returncode == 0:
         wrong = differences(place.peace, place.folder)
-        if told and wrong == ["metrics.jsonl differs"]:  # figures that are gone cannot come back; training goes on
+        # figures that are gone cannot come back; training goes on
+        if told and wrong == ["metrics.jsonl differs"]:
             return Outcome("recovered and said", told[0], "all but the lost lines: bitwise")
         if wrong:
             return Outcome("SILENT" if not told else "WRONG", "; ".join(wrong[:3]))
         return Outcome("recovered and said", told[0]) if told else Outcome("bitwise")
     lines = [line for line in done.stderr.splitlines() if line.startswith("itx: ")]
     if len(lines) != 1 or done.returncode not in (1, 2) or not re.search(names, lines[0]):
-        return Outcome("WRONG", f"exit {done.returncode}: " + " | ".join(done.stderr.splitlines()[-LAST_LINES:]))
+        return Outcome(
+            "WRONG",
+            f"exit {done.returncode}: " + " | ".join(done.stderr.splitlines()[-LAST_LINES:]),
+        )
     return Outcome("one clear line", lines[0])
 
 
@@ -170,12 +183,15 @@ def raised(text: str) -> str:
 
 
 def refused(place: Place, words: list[str], names: str) -> Outcome:
-    """A change that may not be: one line, nothing written, and the folder's own command goes on to the same end."""
+    """A change that may not be: one line, nothing written, and the folder's own command goes on to
+    the same end."""
     before = digests(place.run)
     done = itx(*words)
     outcome = judged(place, done, names)
     if outcome.result != "one clear line":
-        return Outcome("SILENT" if done.returncode == 0 else outcome.result, outcome.said or "it was accepted")
+        return Outcome(
+            "SILENT" if done.returncode == 0 else outcome.result, outcome.said or "it was accepted"
+        )
     if digests(place.run) != before:
         return Outcome("WRONG", "the refused command changed the run folder")
     after = judged(place, place.train(), "resumed")
@@ -209,9 +225,15 @@ def flipped(file: Path, draw: random.Random) -> None:
     file.write_bytes(data)
 
 
-DAMAGES = {"truncated": truncated, "zeroed from its middle": zeroed, "deleted": deleted, "one bit flipped": flipped}
+DAMAGES = {
+    "truncated": truncated,
+    "zeroed from its middle": zeroed,
+    "deleted": deleted,
+    "one bit flipped": flipped,
+}
 
-# What is damaged, by patterns of its files, and what the line names. A training run meets each of them on its way.
+# What is damaged, by patterns of its files, and what the line names. A training run meets each of
+# them on its way.
 FILES = {
     "cache: tokens": (("cache/*/train/*/tokens-*.npy",), "cache"),
     "cache: lengths": (("cache/*/train/*/piece_lengths.npy",), "cache"),
@@ -265,13 +287,19 @@ def every_step_damaged(place: Place) -> Outcome:
 def reader_of_damaged(place: Place) -> Outcome:
     """`itx generate` of a damaged newest checkpoint changes nothing and says which."""
     place.finished()
-    flipped(max(place.files("run/checkpoints/6/params/d/*"), key=lambda f: f.stat().st_size), place.draw)
+    flipped(
+        max(place.files("run/checkpoints/6/params/d/*"), key=lambda f: f.stat().st_size), place.draw
+    )
     before = digests(place.run)
     done = itx("generate", str(place.run), "--prompt", "2 + 2", "--max_new_tokens", "4")
     if digests(place.run) != before:
         return Outcome("WRONG", "a reader changed the run folder")
     outcome = judged(place, done, "6")
-    return Outcome("SILENT", outcome.said) if done.returncode == 0 and outcome.result == "bitwise" else outcome
+    return (
+        Outcome("SILENT", outcome.said)
+        if done.returncode == 0 and outcome.result == "bitwise"
+        else outcome
+    )
 
 
 # ---------------------------------------------------------------- disks
@@ -289,7 +317,11 @@ def full_disk(kibibytes: int, what: str) -> Callable[[Place], Outcome]:
             f'cp -a {q(kept)}/. {q(held)} && "$@"; code=$?; mkdir {q(place.folder / "left")}; '
             f"cp -a {q(held)}/. {q(place.folder / 'left')}; exit $code"
         )
-        used = sum(-(-f.stat().st_size // PAGE_BYTES) for f in held.rglob("*") if f.is_file()) * PAGE_BYTES // 1024
+        used = (
+            sum(-(-f.stat().st_size // PAGE_BYTES) for f in held.rglob("*") if f.is_file())
+            * PAGE_BYTES
+            // 1024
+        )
         within = within.replace(f"size={kibibytes}k", f"size={used + kibibytes}k")
         done = place.train(within=within)
         shutil.rmtree(held)
@@ -297,7 +329,8 @@ def full_disk(kibibytes: int, what: str) -> Callable[[Place], Outcome]:
         outcome = judged(place, done, "[Nn]o space left")
         if outcome.result != "one clear line":
             return Outcome(
-                "WRONG" if outcome.result == "bitwise" else outcome.result, outcome.said or "it was not full"
+                "WRONG" if outcome.result == "bitwise" else outcome.result,
+                outcome.said or "it was not full",
             )
         after = judged(place, place.train(), "resumed")
         if after.result not in GOOD[:2]:
@@ -327,21 +360,33 @@ def q(path: Path) -> str:
 def watched(place: Place, *more: str) -> subprocess.Popen:
     """The training command with its stages told and its commits slowed (tests/kills.py)."""
     (place.folder / "stages").write_text("")
-    command = [sys.executable, "-m", "tests.kills", "--watched", str(place.folder / "stages"), *place.words(*more)]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.kills",
+        "--watched",
+        str(place.folder / "stages"),
+        *place.words(*more),
+    ]
     said = open(place.folder / "said.txt", "wb")  # noqa: SIM115 (the child's)
     with said:
-        return subprocess.Popen(command, cwd=REPO, env=one_device(), start_new_session=True, stdout=said, stderr=said)
+        return subprocess.Popen(
+            command, cwd=REPO, env=one_device(), start_new_session=True, stdout=said, stderr=said
+        )
 
 
 def until_stage(child: subprocess.Popen, place: Place, stage: str) -> None:
     from tests.kills import wait_for_stage
 
-    assert wait_for_stage(child, place.folder / "stages", stage, 1), (place.folder / "said.txt").read_text()[-2000:]
+    assert wait_for_stage(child, place.folder / "stages", stage, 1), (
+        place.folder / "said.txt"
+    ).read_text()[-2000:]
 
 
 @contextlib.contextmanager
 def held_in_a_save(place: Place) -> Iterator[list[str]]:
-    """A trainer that stands still within a save, and goes on to its end after the block; the list then holds what differs."""
+    """A trainer that stands still within a save, and goes on to its end after the block; the list
+    then holds what differs."""
     child, wrong = watched(place.stopped()), []
     try:
         until_stage(child, place, "save")
@@ -349,7 +394,9 @@ def held_in_a_save(place: Place) -> Iterator[list[str]]:
         yield wrong
         os.killpg(child.pid, signal.SIGCONT)
         code = child.wait(600)
-        wrong += [f"the first ended with {code}"] if code else differences(place.peace, place.folder)
+        wrong += (
+            [f"the first ended with {code}"] if code else differences(place.peace, place.folder)
+        )
     finally:
         stop(child)
 
@@ -360,7 +407,9 @@ def second_trainer(elsewhere: bool) -> Callable[[Place], Outcome]:
             before = digests(place.run)
             command = [sys.executable, "-m", "itx.cli", *place.words()]
             command = [*(IN_ANOTHER_PID_NAMESPACE if elsewhere else ()), *command]
-            done = subprocess.run(command, cwd=REPO, env=one_device(), capture_output=True, text=True, timeout=600)
+            done = subprocess.run(
+                command, cwd=REPO, env=one_device(), capture_output=True, text=True, timeout=600
+            )
             untouched = digests(place.run) == before
         outcome = judged(place, done, "train|lock|another")
         if done.returncode == 0:
@@ -378,13 +427,18 @@ def reader_during_save(words: Callable[[Place], list[str]]) -> Callable[[Place],
             done = itx(*words(place))
         if done.returncode or TRACEBACK in done.stderr:
             return Outcome("WRONG", f"the reader: {done.stderr.strip()[-200:]}")
-        return Outcome("WRONG", "; ".join(wrong)) if wrong else Outcome("bitwise", then="the reader: exit 0")
+        return (
+            Outcome("WRONG", "; ".join(wrong))
+            if wrong
+            else Outcome("bitwise", then="the reader: exit 0")
+        )
 
     return act
 
 
 def second_builder(elsewhere: bool) -> Callable[[Place], Outcome]:
-    """A build that is stopped half-way, another over the same cache, the first goes on: both end with the same bytes."""
+    """A build that is stopped half-way, another over the same cache, the first goes on: both end
+    with the same bytes."""
 
     def act(place: Place) -> Outcome:
         place.empty()
@@ -394,7 +448,10 @@ def second_builder(elsewhere: bool) -> Callable[[Place], Outcome]:
             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         try:
-            parts = lambda: [p for p in place.cache.rglob("*") if ".part" in p.name]  # noqa: E731
+
+            def parts():
+                return [p for p in place.cache.rglob("*") if ".part" in p.name]
+
             until = time.monotonic() + 300
             while first.poll() is None and not parts() and time.monotonic() < until:
                 time.sleep(0.001)
@@ -413,12 +470,20 @@ def second_builder(elsewhere: bool) -> Callable[[Place], Outcome]:
         if codes != (0, 0) or TRACEBACK in said:
             return Outcome("WRONG", f"exit codes {codes}: {said.strip()[-200:]}")
         mine, undisturbed = (
-            {k: v for k, v in digests(x / "cache").items() if not k.endswith(".lock") and "baselines" not in k}
+            {
+                k: v
+                for k, v in digests(x / "cache").items()
+                if not k.endswith(".lock") and "baselines" not in k
+            }
             for x in (place.folder, place.peace)  # baselines are kept by the audit
         )
         if mine != undisturbed:
-            return Outcome("WRONG", f"the caches differ: {sorted(mine.items() ^ undisturbed.items())[:2]}")
-        return Outcome("bitwise", then="" if caught else "the first was stopped before it had begun a folder")
+            return Outcome(
+                "WRONG", f"the caches differ: {sorted(mine.items() ^ undisturbed.items())[:2]}"
+            )
+        return Outcome(
+            "bitwise", then="" if caught else "the first was stopped before it had begun a folder"
+        )
 
     return act
 
@@ -435,10 +500,13 @@ def stop(child: subprocess.Popen) -> None:
 
 
 def not_finite_for_ever(place: Place) -> Outcome:
-    """A rate that makes every loss after it NaN: the run ends with one line rather than at its last step."""
+    """A rate that makes every loss after it NaN: the run ends with one line rather than at its last
+    step."""
     place.empty()
     shutil.copytree(place.peace / "cache", place.cache, symlinks=True)
-    done = place.train("--optim.learning_rate=1e38", "--train.steps=200", "--train.checkpoint_every=50")
+    done = place.train(
+        "--optim.learning_rate=1e38", "--train.steps=200", "--train.checkpoint_every=50"
+    )
     return judged(place, done, "finite")
 
 
@@ -488,7 +556,9 @@ def cases() -> list[Case]:
     rows += [Case("disk full", f"{what}, {room} KiB free", full_disk(room, what)) for what, room in (
         ("run", 8), ("run", 100), ("run", 400), ("run", 1200), ("cache", 8), ("cache", 100))]  # fmt: skip
     rows += [Case("read-only", what, read_only(what)) for what in ("run", "cache")]
-    rows += [Case("refused change", words, change(words, names)) for words, names in CHANGES.items()]
+    rows += [
+        Case("refused change", words, change(words, names)) for words, names in CHANGES.items()
+    ]
     return rows
 
 
@@ -512,7 +582,8 @@ def work(case: Case, folder: Path, peace: Path, seed: int) -> dict:
     row = {"fault": case.fault, "where": case.where, **asdict(outcome)}
     row["said"] = without_folder(row["said"], folder)
     print(
-        f"{time.monotonic() - began:5.0f} s  {row['result']:20} {case.fault}: {case.where}  {row['said']}", flush=True
+        f"{time.monotonic() - began:5.0f} s  {row['result']:20} {case.fault}: {case.where}  {row['said']}",
+        flush=True,
     )
     file.parent.mkdir(exist_ok=True)
     file.write_text(json.dumps(row, ensure_ascii=False))
@@ -522,7 +593,8 @@ def work(case: Case, folder: Path, peace: Path, seed: int) -> dict:
 
 
 def without_folder(said: str, folder: Path) -> str:
-    """A line with … for the drill's folder and the case's in it; a message may have been cut within their path."""
+    """A line with … for the drill's folder and the case's in it; a message may have been cut within
+    their path."""
     said = re.sub(re.escape(str(folder)) + r"/[^/\s\"']*", "…", said)
     return re.sub(re.escape(f"{folder.parent}/") + r"[^\s\"')]*", "…", said)
 
@@ -538,7 +610,9 @@ def undisturbed(folder: Path) -> Path:
 
 
 def table(rows: list[dict], commit: str) -> str:
-    counts = {r: sum(row["result"] == r for row in rows) for r in sorted({row["result"] for row in rows})}
+    counts = {
+        r: sum(row["result"] == r for row in rows) for r in sorted({row["result"] for row in rows})
+    }
     head = (
         f"{len(rows)} of {len(cases())} cases at commit {commit}: "
         + ", ".join(f"{n} {result}" for result, n in counts.items())
@@ -553,13 +627,19 @@ def table(rows: list[dict], commit: str) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--only", default="", help="cases whose name holds this")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--write", action="store_true", help="put the table into tests/README.md")
-    parser.add_argument("--done", action="store_true", help="run nothing: the table of the cases that were run so far")
+    parser.add_argument(
+        "--done",
+        action="store_true",
+        help="run nothing: the table of the cases that were run so far",
+    )
     args = parser.parse_args()
     folder = args.folder.resolve()
     begin_sitting(folder)
@@ -573,7 +653,9 @@ def main() -> int:
     if args.write:
         put_between(REPO / "tests" / "README.md", MARKS, text)
     print(text.splitlines()[0])
-    return int(any(row["result"] not in GOOD and not row["result"].startswith("skipped") for row in rows))
+    return int(
+        any(row["result"] not in GOOD and not row["result"].startswith("skipped") for row in rows)
+    )
 
 
 if __name__ == "__main__":

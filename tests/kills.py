@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The drill of random kills: a run is killed again and again, at drawn moments of drawn stages, with SIGKILL, SIGTERM and
-SIGINT, and started again with the same command; at its end nothing may differ from a run that nobody disturbed.
+"""The drill of random kills: a run is killed again and again, at drawn moments of drawn stages,
+with SIGKILL, SIGTERM and SIGINT, and started again with the same command; at its end nothing may
+differ from a run that nobody disturbed.
 
     uv run python -m tests.kills FOLDER [--kills 200] [--jobs 2] [--seed 0] [--write]
 
-FOLDER keeps what was done (journal.jsonl), so the drill goes on where it was stopped; --write puts the table into
-tests/README.md. Runs come in chains: each begins with a cache that lacks a third of its folders, is killed about sixteen
-times, then left to end, and compared.
+FOLDER keeps what was done (journal.jsonl), so the drill goes on where it was stopped; --write puts
+the table into tests/README.md. Runs come in chains: each begins with a cache that lacks a third of
+its folders, is killed about sixteen times, then left to end, and compared.
 
-A run does not know that it is watched: `watched` wraps functions of the program from outside, writes the stage that it is
-in to a file, and delays the rename that commits a checkpoint, so that a save lasts long enough to be hit.
+A run does not know that it is watched: `watched` wraps functions of the program from outside,
+writes the stage that it is in to a file, and delays the rename that commits a checkpoint, so that a
+save lasts long enough to be hit.
 """
 
 import argparse
@@ -159,7 +161,11 @@ class Drill:
         begin_sitting(folder)
         self.journal = folder / "journal.jsonl"
         self.writing = threading.Lock()
-        self.lines = [json.loads(x) for x in self.journal.read_text().splitlines()] if self.journal.is_file() else []
+        self.lines = (
+            [json.loads(x) for x in self.journal.read_text().splitlines()]
+            if self.journal.is_file()
+            else []
+        )
 
     def note(self, **line) -> None:
         with self.writing:
@@ -168,10 +174,14 @@ class Drill:
                 out.write(json.dumps(line) + "\n")
         if "signal" in line:
             n = len(self.done())
-            print(f"{n:4d}  chain {line['chain']}: {line['signal']} in {line['stage']} -> {line['exit']}", flush=True)
+            print(
+                f"{n:4d}  chain {line['chain']}: {line['signal']} in {line['stage']} -> {line['exit']}",
+                flush=True,
+            )
 
     def done(self) -> list[dict]:
-        """The kills of chains that were compared or are still going on (not those of chains that were given up)."""
+        """The kills of chains that were compared or are still going on (not those of chains that
+        were given up)."""
         lost = {x["chain"] for x in self.lines if x.get("given_up")}
         return [x for x in self.lines if "signal" in x and x["chain"] not in lost]
 
@@ -184,11 +194,24 @@ class Drill:
     def start(self, chain: Path) -> subprocess.Popen:
         environment = one_device() | {"JAX_PLATFORMS": "cpu"}
         where = [f"--data.cache_dir={chain / 'cache'}", "--run_dir", str(chain / "run")]
-        command = [sys.executable, "-m", "tests.kills", "--watched", str(chain / "stages"), "train", RECIPE]
+        command = [
+            sys.executable,
+            "-m",
+            "tests.kills",
+            "--watched",
+            str(chain / "stages"),
+            "train",
+            RECIPE,
+        ]
         (chain / "stages").write_text("")
         said = open(chain / "said.txt", "ab")  # noqa: SIM115 (the child's; closed below)
         child = subprocess.Popen(
-            [*command, *SETTINGS, *where], cwd=REPO, env=environment, start_new_session=True, stdout=said, stderr=said
+            [*command, *SETTINGS, *where],
+            cwd=REPO,
+            env=environment,
+            start_new_session=True,
+            stdout=said,
+            stderr=said,
         )
         said.close()
         return child
@@ -210,12 +233,23 @@ class Drill:
         peace, seconds = self.peace()
         chain = self.folder / f"chain{number}"
         draw = random.Random(f"{self.seed} {number}")
-        if chain.is_dir():  # a sitting ended within it: its kills count, what was drawn for it is drawn anew
+        # a sitting ended within it: its kills count, what was drawn for it is drawn anew
+        if chain.is_dir():
             draw = random.Random(f"{self.seed} {number} {len(self.lines)}")
         else:
             begin_chain(peace, chain, draw)
         aims = ["build"] * 3 if not (chain / "run" / "config.json").exists() else []
-        middle = ["compile", "compile", "save", "save", "step", "step", "restore", "restore", "restore"]
+        middle = [
+            "compile",
+            "compile",
+            "save",
+            "save",
+            "step",
+            "step",
+            "restore",
+            "restore",
+            "restore",
+        ]
         draw.shuffle(middle)
         aims += [*middle, "evaluation", "restore", "evaluation", "report", "report"]
         for aim in aims:
@@ -252,7 +286,9 @@ class Drill:
         took = round(time.monotonic() - sent, 2)
         with contextlib.suppress(ProcessLookupError):  # a build's workers, where there are any left
             os.killpg(child.pid, signal.SIGKILL)
-        self.note(chain=number, aimed=aim, stage=stage, signal=name, exit=child.returncode, seconds=took)
+        self.note(
+            chain=number, aimed=aim, stage=stage, signal=name, exit=child.returncode, seconds=took
+        )
         return child.returncode != 0
 
     def compare(self, number: int, chain: Path, peace: Path) -> None:
@@ -311,7 +347,8 @@ def stage_of(stages: Path) -> str:
 
 
 def wait_for_stage(child: subprocess.Popen, stages: Path, aim: str, occurrence: int) -> bool:
-    """Whether the run is in its `occurrence`-th stay in a stage, or in its last where there are fewer in time."""
+    """Whether the run is in its `occurrence`-th stay in a stage, or in its last where there are
+    fewer in time."""
     until = time.monotonic() + PATIENCE_SECONDS
     while child.poll() is None and time.monotonic() < until:
         seen = [line.split()[1] for line in stages.read_text().splitlines() if line.count(" ") == 1]
@@ -330,12 +367,22 @@ def differences(peace: Path, chain: Path) -> list[str]:
     pa, pb = parameters(a), parameters(b)
     if pa.keys() != pb.keys() or any(pa[k].tobytes() != pb[k].tobytes() for k in pa):
         faults.append("parameters differ")
-    for file in sorted([*a.glob("eval/*.json"), *a.glob("eval/*/scores.json"), *a.glob("eval/*/predictions/*.jsonl")]):
+    for file in sorted(
+        [
+            *a.glob("eval/*.json"),
+            *a.glob("eval/*/scores.json"),
+            *a.glob("eval/*/predictions/*.jsonl"),
+        ]
+    ):
         other = b / file.relative_to(a)
         if not other.is_file() or other.read_bytes() != file.read_bytes():
             faults.append(f"{file.relative_to(a)} differs")
-    ca, cb = ({k: v for k, v in digests(x / "cache").items() if not k.endswith(".lock")} for x in (peace, chain))
-    more = [k for k in cb.keys() - ca.keys() if not k.startswith("locks/")]  # a lock of other settings is no fault
+    ca, cb = (
+        {k: v for k, v in digests(x / "cache").items() if not k.endswith(".lock")}
+        for x in (peace, chain)
+    )
+    # a lock of other settings is no fault
+    more = [k for k in cb.keys() - ca.keys() if not k.startswith("locks/")]
     faults += [f"cache: {k} differs" for k in sorted(ca) if ca[k] != cb.get(k)] + [
         f"cache: {k} is new" for k in sorted(more)
     ]
@@ -386,17 +433,25 @@ def table(lines: list[dict], commit: str) -> str:
 def put_between(page: Path, marks: tuple[str, str], text: str) -> None:
     """Write a table between its marks in a page."""
     before, rest = page.read_text(encoding="utf-8").split(marks[0])
-    page.write_text(f"{before}{marks[0]}\n{text}\n{marks[1]}{rest.split(marks[1])[1]}", encoding="utf-8")
+    page.write_text(
+        f"{before}{marks[0]}\n{text}\n{marks[1]}{rest.split(marks[1])[1]}", encoding="utf-8"
+    )
 
 
 def begin_sitting(folder: Path) -> None:
-    """Make the drill's folder, or see that it was begun with this code: results of two codes are not one table."""
+    """Make the drill's folder, or see that it was begun with this code: results of two codes are
+    not one table."""
     folder.mkdir(parents=True, exist_ok=True)
-    file, now = folder / "code", {"commit": revision("--short", "HEAD"), "itx": revision("HEAD:itx")}
+    file, now = (
+        folder / "code",
+        {"commit": revision("--short", "HEAD"), "itx": revision("HEAD:itx")},
+    )
     if not file.is_file():
         file.write_text(json.dumps(now))
     elif (then := json.loads(file.read_text()))["itx"] != now["itx"]:
-        raise SystemExit(f"{folder} holds results of commit {then['commit']}; itx/ is another now: give another folder")
+        raise SystemExit(
+            f"{folder} holds results of commit {then['commit']}; itx/ is another now: give another folder"
+        )
 
 
 def begun_with(folder: Path) -> str:
@@ -413,7 +468,9 @@ def revision(*of: str) -> str:
 def main() -> int:
     if sys.argv[1:2] == ["--watched"]:
         return watched(sys.argv[2], sys.argv[3:])
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--jobs", type=int, default=2)

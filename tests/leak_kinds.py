@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Kinds of copies for the leak test: evaluation inputs in three languages, and records that hold a copy of one.
+"""Kinds of copies for the leak test: evaluation inputs in three languages, and records that hold a
+copy of one.
 
-A record is a row for a task of the family that its keys name: {"prompt", "answer"}, {"context", "question", "answer"},
-{"messages"} or {"text"}.
+A record is a row for a task of the family that its keys name: {"prompt", "answer"}, {"context",
+"question", "answer"}, {"messages"} or {"text"}.
 """
 
 import html
@@ -46,10 +47,20 @@ FORMS = {
         "Why did the {like} {who} have a {what} at the {where}?",
         "The {like} {who} {how} {did} a {what} in the {where}.",
     ),
-    "ru": ("Зачем {like} {who} взял {what} в {where}?", "Этот {like} {who} {how} {did} {what} в {where}."),
-    "zh": ("为什么{like}{who}在{where}有{what}？", "那位{who}{how}在{where}{did}一个{like}{what}。"),
+    "ru": (
+        "Зачем {like} {who} взял {what} в {where}?",
+        "Этот {like} {who} {how} {did} {what} в {where}.",
+    ),
+    "zh": (
+        "为什么{like}{who}在{where}有{what}？",
+        "那位{who}{how}在{where}{did}一个{like}{what}。",
+    ),
 }
-ASK = {"en": "Who was seen there first?", "ru": "Кто был замечен там первым?", "zh": "谁最先在那里被看见？"}
+ASK = {
+    "en": "Who was seen there first?",
+    "ru": "Кто был замечен там первым?",
+    "zh": "谁最先在那里被看见？",
+}
 WRAPPED = [
     "Question: {x}\nAnswer:", "Q: {x}\nA:", "{x}\n\nYour answer:", "Please answer: {x}", "Here is a task.\n{x}\nSolve it.",
     "Think first.\n\n{x}", "Someone asks: \"{x}\" What do you say?", "<question>{x}</question>", "### Input\n{x}\n### Output",
@@ -60,7 +71,11 @@ FILLER = {
     "ru": "Всё утро шёл дождь, и лавки были закрыты. Никто не жалел, ведь ярмарка кончилась накануне.",
     "zh": "整个上午都在下雨，商店都关着门。没有人在意，因为集市前一天已经结束了。",
 }
-OPENING = {"en": "Read this with care.", "ru": "Прочтите это внимательно.", "zh": "请仔细阅读以下内容。"}
+OPENING = {
+    "en": "Read this with care.",
+    "ru": "Прочтите это внимательно.",
+    "zh": "请仔细阅读以下内容。",
+}
 LATIN, CYRILLIC = "aceopxyiABCEHKMOPTXY", "асеорхуіАВСЕНКМОРТХУ"
 RADICALS = {"大": "⼤", "一": "⼀", "老": "⽼", "金": "⾦", "木": "⽊", "马": "⻢", "白": "⽩", "小": "⼩", "自": "⾃", "行": "⾏", "里": "⾥", "車": "⾞", "土": "⼟", "生": "⽣", "高": "⾼"}  # fmt: skip
 
@@ -80,7 +95,9 @@ def inputs(language: str, size: str, count: int, seed: int = 0) -> list[str]:
             out[sentence(language, draw, short)] = None
         else:
             space = "" if language == "zh" else " "
-            out[space.join([*(sentence(language, draw, long) for _ in range(3)), ASK[language]])] = None
+            out[
+                space.join([*(sentence(language, draw, long) for _ in range(3)), ASK[language]])
+            ] = None
     return list(out)
 
 
@@ -91,7 +108,8 @@ def halves(text: str, language: str) -> tuple[str, str]:
     return " ".join(words[: len(words) // 2]), " ".join(words[len(words) // 2 :])
 
 
-# ---- edits of a text: (text, language, draw) -> text ------------------------------------------------
+# ---- edits of a text: (text, language, draw) -> text
+# ------------------------------------------------
 
 
 def _full_width(text: str, *_) -> str:
@@ -119,7 +137,10 @@ def _quoted(text: str, language: str, draw: random.Random) -> str:
 
 
 def _zero_width(text: str, language: str, draw: random.Random) -> str:
-    return "".join(c + draw.choice(["", "", "\u200b", "\u200d", "\ufeff", "\u2060", "\u00ad", "\ufe0f"]) for c in text)
+    return "".join(
+        c + draw.choice(["", "", "\u200b", "\u200d", "\ufeff", "\u2060", "\u00ad", "\ufe0f"])
+        for c in text
+    )
 
 
 def _alike(text: str, language: str, *_) -> str:
@@ -159,15 +180,18 @@ def _in_word_breaks(text: str, language: str, draw: random.Random) -> str:
 
 
 def _entities(text: str, *_) -> str:
-    return "".join(f"&#{ord(c)};" if ord(c) > 127 or c in "?.'" else c for c in html.escape(text)).replace(
-        " ", "&nbsp;"
-    )
+    return "".join(
+        f"&#{ord(c)};" if ord(c) > 127 or c in "?.'" else c for c in html.escape(text)
+    ).replace(" ", "&nbsp;")
 
 
 def _emphasis(text: str, language: str, draw: random.Random) -> str:
     if language == "zh":
         return "**" + text[:3] + "**" + text[3:]
-    return " ".join(f"**{w}**" if draw.random() < 0.3 else f"_{w}_" if draw.random() < 0.2 else w for w in text.split())
+    return " ".join(
+        f"**{w}**" if draw.random() < 0.3 else f"_{w}_" if draw.random() < 0.2 else w
+        for w in text.split()
+    )
 
 
 def _numbered(text: str, language: str, draw: random.Random) -> str:
@@ -176,7 +200,9 @@ def _numbered(text: str, language: str, draw: random.Random) -> str:
 
 
 def _marked(text: str, language: str, draw: random.Random) -> str:
-    return "".join(c + (draw.choice("\u0301\u0323\u0336\u20dd") if c.isalpha() else "") for c in text)
+    return "".join(
+        c + (draw.choice("\u0301\u0323\u0336\u20dd") if c.isalpha() else "") for c in text
+    )
 
 
 def _reordered(text: str, language: str, draw: random.Random) -> str:
@@ -217,7 +243,8 @@ MEASURED: dict[str, Callable] = {
 }
 
 
-# ---- where a copy stands: (text, language, draw) -> records ------------------------------------------
+# ---- where a copy stands: (text, language, draw) -> records
+# ------------------------------------------
 
 
 def plain(prompt: str, answer: str = "none of them") -> dict:
@@ -225,7 +252,11 @@ def plain(prompt: str, answer: str = "none of them") -> dict:
 
 
 def _chat(*turns: str) -> dict:
-    return {"messages": [{"role": ("user", "assistant")[i % 2], "content": t} for i, t in enumerate(turns)]}
+    return {
+        "messages": [
+            {"role": ("user", "assistant")[i % 2], "content": t} for i, t in enumerate(turns)
+        ]
+    }
 
 
 def _exemplar(x: str, language: str, draw: random.Random) -> list[dict]:
@@ -261,9 +292,13 @@ PLACES: dict[str, Callable] = {
     "in a document": _document,
     "in the target": lambda x, language, draw: [plain(_near(language, draw), x)],
     "first turn": lambda x, language, draw: [_chat(x, "I see.", _near(language, draw), "No.")],
-    "an assistant's turn": lambda x, language, draw: [_chat(_near(language, draw), x, _near(language, draw), "No.")],
+    "an assistant's turn": lambda x, language, draw: [
+        _chat(_near(language, draw), x, _near(language, draw), "No.")
+    ],
     "last user turn": lambda x, language, draw: [_chat(_near(language, draw), "I see.", x, "No.")],
-    "last turn": lambda x, language, draw: [_chat(_near(language, draw), "I see.", _near(language, draw), x)],
+    "last turn": lambda x, language, draw: [
+        _chat(_near(language, draw), "I see.", _near(language, draw), x)
+    ],
 }
 
 

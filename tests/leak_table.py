@@ -2,11 +2,14 @@
 """Measure the leak test and write its table into itx/data/README.md, between marks.
 
     uv run python -m tests.leak_table FOLDER              FOLDER: the public data of tasks/files.py
-    uv run python -m tests.leak_table FOLDER --seed 7     other words, other copies; nothing is written
-    uv run python -m tests.leak_table FOLDER --drops CACHE    100 of the records that a build of real_mix left out, to be read
+    uv run python -m tests.leak_table FOLDER --seed 7     other words, other copies; nothing is
+                                                          written
+    uv run python -m tests.leak_table FOLDER --drops CACHE    100 of the records that a build of
+                                                              real_mix left out, to be read
 
-Copies of evaluation inputs are planted among records that are like them: inputs made here in three languages, and of public
-sets questions of GSM8K's test part (long) and instructions of Dolly (short), among records of Alpaca and C4.
+Copies of evaluation inputs are planted among records that are like them: inputs made here in three
+languages, and of public sets questions of GSM8K's test part (long) and instructions of Dolly
+(short), among records of Alpaca and C4.
 """
 
 import argparse
@@ -52,12 +55,17 @@ def section(page: str) -> str:
 def public(root: Path, seed: int) -> tuple[dict[str, list[str]], list[str]]:
     """({size: inputs}, texts that are none of them)."""
     draw = random.Random(seed)
-    lines = lambda file: [json.loads(x) for x in (root / file).read_text(encoding="utf-8").splitlines()]  # noqa: E731
+
+    def lines(file):
+        return [json.loads(x) for x in (root / file).read_text(encoding="utf-8").splitlines()]
+
     long = [e["question"] for e in lines("gsm8k/test_part.jsonl")]
     short = [e["instruction"] for e in lines("dolly/dolly_3k_sample.jsonl") if not e["input"]]
     short = [x for x in short if 4 <= len(text.words(x)) <= 12]
     with gzip.open(root / "alpaca/alpaca_sample.jsonl.gz", "rt", encoding="utf-8") as f:
-        other = [" ".join((e["instruction"], e["input"], e["output"])) for e in map(json.loads, f)][:3000]
+        other = [" ".join((e["instruction"], e["input"], e["output"])) for e in map(json.loads, f)][
+            :3000
+        ]
     return {"short": draw.sample(short, COUNT), "long": draw.sample(long, COUNT)}, other + [
         e["text"] for e in lines("c4_demo/c4_demo.jsonl")
     ]
@@ -74,7 +82,10 @@ def texts_of(record: dict) -> cache.Texts:
 
 def write(folder: Path, texts: list[cache.Texts], origin: str) -> None:
     columns = cache.Columns.of(
-        [[([1], False), ([2], True)]] * len(texts), list(range(1, len(texts) + 1)), [0] * len(texts), 9
+        [[([1], False), ([2], True)]] * len(texts),
+        list(range(1, len(texts) + 1)),
+        [0] * len(texts),
+        9,
     )
     cache.write(folder, columns, {"templates": [""], "origin": [origin]}, [], texts)
 
@@ -100,11 +111,16 @@ def measure(root: Path, seed: int) -> tuple[dict[str, dict], dict[str, list[int]
                     planted += map(texts_of, made)
                     owners[kind] += [(column, i)] * len(made)
             like = [
-                kinds.plain(t) for x in kinds.LANGUAGES for s in kinds.SIZES for t in kinds.inputs(x, s, 20, 1000 + n)
+                kinds.plain(t)
+                for x in kinds.LANGUAGES
+                for s in kinds.SIZES
+                for t in kinds.inputs(x, s, 20, 1000 + n)
             ]
             write(Path(where) / str(n), planted + [texts_of(r) for r in like], "copies")
         write(Path(where) / "other", [exclude.texts(t, ()) for t in other], "other")
-        trained = [(kind, Path(where) / str(n)) for n, kind in enumerate(every)] + [("other", Path(where) / "other")]
+        trained = [(kind, Path(where) / str(n)) for n, kind in enumerate(every)] + [
+            ("other", Path(where) / "other")
+        ]
         hits = contamination.search(trained, asked)
     recall: dict[str, dict] = {}
     alarms = {"public texts": [len(hits["other"]), len(other)], "records like the inputs": [0, 0]}
@@ -134,7 +150,8 @@ def table(recall: dict[str, dict], alarms: dict[str, list[int]]) -> str:
 
 
 def drops(root: Path, cache_dir: Path, seed: int) -> None:
-    """Prints SHOWN of the records that a build left out, each with the evaluation input that it holds."""
+    """Prints SHOWN of the records that a build left out, each with the evaluation input that it
+    holds."""
     lock = locks.read(max(cache_dir.glob("locks/*.json"), key=lambda f: f.stat().st_mtime))
     asked = contamination.asked_of(contamination.scored_rows(lock), cache_dir)
     by_content = {a.content: a for a in asked}
@@ -146,10 +163,14 @@ def drops(root: Path, cache_dir: Path, seed: int) -> None:
             pairs.setdefault((name.split(":")[0], i), (name, i, content, how))
     print(f"{len(pairs)} records of {len({str(f) for f in folders.values()})} folders; "
           f"{Counter(how for *_, how in pairs.values())}")  # fmt: skip
-    for name, i, content, how in random.Random(seed).sample(sorted(pairs.values()), min(SHOWN, len(pairs))):
+    for name, i, content, how in random.Random(seed).sample(
+        sorted(pairs.values()), min(SHOWN, len(pairs))
+    ):
         said = " | ".join(sum(list(cache.iterate_texts(folders[name]))[i], [])).replace("\n", " / ")
         wanted = " | ".join(by_content[content].fields).replace("\n", " / ")
-        print(f"\n{name} {i}: {how}, {by_content[content].task}\n  record  {said[:600]}\n  asked   {wanted[:600]}")
+        print(
+            f"\n{name} {i}: {how}, {by_content[content].task}\n  record  {said[:600]}\n  asked   {wanted[:600]}"
+        )
 
 
 def main() -> None:
@@ -159,7 +180,9 @@ def main() -> None:
     parser.add_argument("--drops", type=Path)
     args = parser.parse_args()
     if not (args.folder / "gsm8k/test_part.jsonl").is_file():
-        sys.exit(f"skipped: {args.folder} holds no gsm8k/test_part.jsonl, so the public data are not there")
+        sys.exit(
+            f"skipped: {args.folder} holds no gsm8k/test_part.jsonl, so the public data are not there"
+        )
     if args.drops:
         return drops(args.folder, args.drops, args.seed or 0)
     text_ = table(*measure(args.folder, args.seed or 0))
@@ -167,7 +190,8 @@ def main() -> None:
         return print(text_)
     page = PAGE.read_text(encoding="utf-8")
     PAGE.write_text(
-        page.replace(section(page), f"{BEGIN}\n{INTRODUCTION}\n\n{text_}\n\n{READ}\n{END}\n"), encoding="utf-8"
+        page.replace(section(page), f"{BEGIN}\n{INTRODUCTION}\n\n{text_}\n\n{READ}\n{END}\n"),
+        encoding="utf-8",
     )
     return None
 

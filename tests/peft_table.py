@@ -1,14 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write the README's table of tuning methods: each over the same small model, itself tuned fully before.
+"""Write the README's table of tuning methods: each over the same small model, itself tuned fully
+before.
 
-    uv run python -m tests.peft_table FOLDER 101 102 103            from the runs runs/peft-… that are there
-    uv run python -m tests.peft_table FOLDER 101 102 103 --train    make them first (an hour on two cores)
+    uv run python -m tests.peft_table FOLDER 101 102 103            from the runs runs/peft-… that
+                                                                    are there
+    uv run python -m tests.peft_table FOLDER 101 102 103 --train    make them first (an hour on two
+                                                                    cores)
 
-FOLDER has the files of tasks/files.py. For each seed a base is tuned fully, from random weights, on the toy suite, Alpaca
-and plain text (tests/adapt_tasks.py); an adapter of each method then tunes it on `instruction_1100`, and another on those
-tasks of the suite that the base never saw. No evaluated input of either is in a base's training data: the base's run
-evaluates `instruction_1100` too, and so leaves out what Alpaca shares with it; the suite splits all its tasks alike.
-Rates were chosen by a few runs on the validation splits with seed 1.
+FOLDER has the files of tasks/files.py. For each seed a base is tuned fully, from random weights, on
+the toy suite, Alpaca and plain text (tests/adapt_tasks.py); an adapter of each method then tunes it
+on `instruction_1100`, and another on those tasks of the suite that the base never saw. No evaluated
+input of either is in a base's training data: the base's run evaluates `instruction_1100` too, and
+so leaves out what Alpaca shares with it; the suite splits all its tasks alike. Rates were chosen by
+a few runs on the validation splits with seed 1.
 """
 
 import argparse
@@ -18,7 +22,10 @@ from pathlib import Path
 from itx import storage
 from tests.readme_figures import REPO, put, seeds, spread, train
 
-DATA = {"instruction_1100": "`instruction_1100`", "adapt_suite": "the tasks that the toy suite holds out"}
+DATA = {
+    "instruction_1100": "`instruction_1100`",
+    "adapt_suite": "the tasks that the toy suite holds out",
+}
 METHODS = {
     "full": ["--optim.learning_rate=1e-3"],
     "LoRA": ["--peft.method=lora", "--optim.learning_rate=3e-3"],
@@ -26,7 +33,8 @@ METHODS = {
     "prefix": ["--peft.method=prefix", "--peft.length=16", "--optim.learning_rate=3e-2"],
     "prompt": ["--peft.method=prompt", "--peft.length=16", "--optim.learning_rate=3e-2"],
 }
-KEPT = ("first_word", "sum", "count_words", "who_more", "day_after", "thing_of")  # the base practised them
+# the base practised them
+KEPT = ("first_word", "sum", "count_words", "who_more", "day_after", "thing_of")
 TEXT = "c4_demo.lm"
 
 
@@ -55,7 +63,8 @@ def adapter_words(root: str, seed: int, data: str, method: str, base: Path) -> l
 
 
 def measure(run: Path) -> None:
-    """Writes facts.json: what of a run its report does not say. The loss is that of all contents of the evaluated split."""
+    """Writes facts.json: what of a run its report does not say. The loss is that of all contents of
+    the evaluated split."""
     from itx import config as configs
     from itx import mesh as meshes
     from itx.data import lock as locks
@@ -69,12 +78,18 @@ def measure(run: Path) -> None:
     config = configs.from_dict(storage.read_json(folder.config_json)["config"])
     lock = locks.read(folder.lock_json)
     rows = [r for r in lock["evaluation"] if r["group"] == "instances"]
-    pairs = [p for r in rows for p in fixed_examples(Path(config.data.cache_dir) / r["folder"], lock, None)]
+    pairs = [
+        p
+        for r in rows
+        for p in fixed_examples(Path(config.data.cache_dir) / r["folder"], lock, None)
+    ]
 
     def loss(step: int) -> float:
         return target_losses(load_model(folder, config, lock, step), {"all": pairs})["all"]
 
-    made = setup(config, lock["vocabulary"]["size"], len(lock["tasks"]), meshes.make_mesh(config.mesh))
+    made = setup(
+        config, lock["vocabulary"]["size"], len(lock["tasks"]), meshes.make_mesh(config.mesh)
+    )
     batch = Batches(lock, config.data.cache_dir).batch(0)
     used = made.step.lower(*made.specs, batch).compile().memory_analysis()
     storage.write_json(run / "facts.json", {
@@ -105,7 +120,10 @@ def table(runs: dict[str, list[Path]], score: str) -> str:
     """A row per method: mean (range) over its runs; first the base, as all methods find it."""
     rows = [[h.format(score=score) for h in HEAD], ["---", *["---:"] * (len(HEAD) - 1)]]
     before = [facts(r, "before") for r in next(iter(runs.values()))]
-    for name, found in {"as it was": before, **{n: [facts(r, "after") for r in m] for n, m in runs.items()}}.items():
+    for name, found in {
+        "as it was": before,
+        **{n: [facts(r, "after") for r in m] for n, m in runs.items()},
+    }.items():
         shown = {k: spread([f[k] for f in found], 0 if k == "seconds" else 2) for k in found[0]}
         size = [
             f"{found[0]['trains']:.1%}",
@@ -113,7 +131,9 @@ def table(runs: dict[str, list[Path]], score: str) -> str:
             f"{found[0]['step']:.0f}",
             shown["seconds"],
         ]
-        rows.append([name, *(size if found is not before else [""] * 4), *(shown[k] for k in SCORES)])
+        rows.append(
+            [name, *(size if found is not before else [""] * 4), *(shown[k] for k in SCORES)]
+        )
     return "\n".join("| " + " | ".join(r) + " |" for r in rows)
 
 
@@ -128,7 +148,9 @@ def block(runs: dict[str, dict[str, list[Path]]]) -> str:
     scores = {"instruction_1100": "ROUGE-L", "adapt_suite": "accuracy"}
     for data, methods in runs.items():
         examples = storage.read_json(methods["LoRA"][0] / "facts.json")["examples"]
-        parts.append(f"On {DATA[data]} ({examples:,} held-out examples):\n\n{table(methods, scores[data])}")
+        parts.append(
+            f"On {DATA[data]} ({examples:,} held-out examples):\n\n{table(methods, scores[data])}"
+        )
     return "\n\n".join(parts) + "\n"
 
 

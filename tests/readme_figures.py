@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Write the README's transcript, picture and table from run folders; no number there is typed.
 
-    uv run python -m tests.readme_figures 101 102 103            from the runs runs/<recipe>-<seed> that are there
-    uv run python -m tests.readme_figures 101 102 103 --train    make them first (half an hour on two cores)
+    uv run python -m tests.readme_figures 101 102 103            from the runs runs/<recipe>-<seed>
+                                                                 that are there
+    uv run python -m tests.readme_figures 101 102 103 --train    make them first (half an hour on
+                                                                 two cores)
 
-The seeds are of the suite, of the order and of the weights. The first decoder run gives transcript and picture, all
-runs give the table: mean and range over the seeds.
+The seeds are of the suite, of the order and of the weights. The first decoder run gives transcript
+and picture, all runs give the table: mean and range over the seeds.
 """
 
 import argparse
@@ -23,11 +25,14 @@ RECIPES = {"decoder": "quickstart", "T5": "quickstart_t5"}
 
 
 def train(words: list[str], run: Path) -> None:
-    """`itx train` with these arguments from an empty folder, with what it printed and how long it took."""
+    """`itx train` with these arguments from an empty folder, with what it printed and how long it
+    took."""
     shutil.rmtree(run, ignore_errors=True)
     command = ["uv", "run", "itx", "train", *words, "--run_dir", str(run.relative_to(REPO))]
     began = time.monotonic()
-    done = subprocess.run(command, cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    done = subprocess.run(
+        command, cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     if done.returncode:
         raise SystemExit(f"{command}: exit {done.returncode}\n{done.stdout[-3000:]}")
     (run / "seconds.txt").write_text(f"{time.monotonic() - began:.0f}\n")
@@ -40,7 +45,8 @@ def seeds(seed: int) -> list[str]:
 
 
 def part(name: str) -> tuple[str, str, str]:
-    """The README before `<!-- name: command -->`, from there to `<!-- end name -->`, and from that on."""
+    """The README before `<!-- name: command -->`, from there to `<!-- end name -->`, and from that
+    on."""
     begin, end = f"<!-- {name}: ", f"<!-- end {name} -->"
     before, rest = (REPO / "README.md").read_text(encoding="utf-8").split(begin, 1)
     text, after = rest.split(" -->\n", 1)[1].split(end, 1)
@@ -56,11 +62,16 @@ def put(name: str, command: str, text: str) -> None:
 
 def groups(run: Path) -> dict[str, float]:
     """Label -> score after tuning, corrected for chance."""
-    return {g["label"]: g["after"]["mean"] for g in json.loads((run / "report.json").read_text())["groups"]}
+    return {
+        g["label"]: g["after"]["mean"]
+        for g in json.loads((run / "report.json").read_text())["groups"]
+    }
 
 
 def spread(values: list[float], digits: int = 2) -> str:
-    mean, least, most = (f"{v:.{digits}f}" for v in (sum(values) / len(values), min(values), max(values)))
+    mean, least, most = (
+        f"{v:.{digits}f}" for v in (sum(values) / len(values), min(values), max(values))
+    )
     return f"{mean} ({least} to {most})"
 
 
@@ -70,7 +81,9 @@ def table(columns: dict[str, list[Path]]) -> str:
     labels = list(next(iter(found.values()))[0])
     head = [f"{name}, {len(runs)} seeds" for name, runs in found.items()]
     rows = [["", *head], ["---"] * (len(head) + 1)]
-    rows += [[label, *(spread([g[label] for g in runs]) for runs in found.values())] for label in labels]
+    rows += [
+        [label, *(spread([g[label] for g in runs]) for runs in found.values())] for label in labels
+    ]
     timed = [
         [float((r / "seconds.txt").read_text()) for r in runs if (r / "seconds.txt").is_file()]
         for runs in columns.values()
@@ -88,7 +101,9 @@ def facts(run: Path) -> str:
 
 def block(columns: dict[str, list[Path]]) -> str:
     run = next(iter(columns.values()))[0]
-    text = (run / "console.txt").read_text(encoding="utf-8").replace("\r", "\n").rstrip().splitlines()
+    text = (
+        (run / "console.txt").read_text(encoding="utf-8").replace("\r", "\n").rstrip().splitlines()
+    )
     transcript = "\n".join(line.rstrip() for line in text[-LINES:])
     return (
         f"{facts(run)} The end of its output:\n\n```\n{transcript}\n```\n\n"
@@ -103,12 +118,16 @@ def main() -> None:
     parser.add_argument("seeds", nargs="+", type=int)
     parser.add_argument("--train", action="store_true")
     args = parser.parse_args()
-    columns = {name: [REPO / "runs" / f"{r}-{seed}" for seed in args.seeds] for name, r in RECIPES.items()}
+    columns = {
+        name: [REPO / "runs" / f"{r}-{seed}" for seed in args.seeds] for name, r in RECIPES.items()
+    }
     if args.train:
         for name, runs in columns.items():
             for seed, run in zip(args.seeds, runs, strict=True):
                 train([f"configs/{RECIPES[name]}.py", *seeds(seed)], run)
-    columns = {name: [r for r in runs if (r / "report.json").is_file()] for name, runs in columns.items()}
+    columns = {
+        name: [r for r in runs if (r / "report.json").is_file()] for name, runs in columns.items()
+    }
     numbers = " ".join(map(str, args.seeds))
     put("figures", f"uv run python -m tests.readme_figures {numbers} --train", block(columns))
     PICTURE.parent.mkdir(exist_ok=True)

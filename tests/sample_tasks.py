@@ -59,7 +59,13 @@ instruction_task(
 )  # fmt: skip
 
 ALL = ["sample_first", "sample_last", "sample_second", "sample_add", "sample_even"]
-mixture("sample_mix", ["sample_first", "sample_last", "sample_second", "sample_add", "sample_add:cot"])
-mixture("sample_held", holdout(tasks=["sample_second"], among=ALL), variants={"zs": 0.5, "fs3": 0.25, "inv": 0.25})
+mixture(
+    "sample_mix", ["sample_first", "sample_last", "sample_second", "sample_add", "sample_add:cot"]
+)
+mixture(
+    "sample_held",
+    holdout(tasks=["sample_second"], among=ALL),
+    variants={"zs": 0.5, "fs3": 0.25, "inv": 0.25},
+)
 mixture("sample_opt", ALL, variants={"zs:opt": 1.0}, partial=True)
 mixture("sample_no_parity", holdout(clusters=["sample_parity"], among=ALL))

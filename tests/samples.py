@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A small config over tests/sample_tasks.py, and its build in a process of its own (built once per test session)."""
+"""A small config over tests/sample_tasks.py, and its build in a process of its own (built once per
+test session)."""
 
 import subprocess
 import sys
@@ -16,7 +17,9 @@ def get_config(quick=False):
 """
 
 
-def config(cache: str, mixture: str = "sample_held", architecture: str = "decoder", **data) -> RunConfig:
+def config(
+    cache: str, mixture: str = "sample_held", architecture: str = "decoder", **data
+) -> RunConfig:
     model = presets.tiny_decoder() if architecture == "decoder" else presets.tiny_t5()
     return RunConfig(
         model=model,
@@ -34,14 +37,23 @@ def config(cache: str, mixture: str = "sample_held", architecture: str = "decode
 def write_recipe(folder: Path, cache: Path, **arguments) -> Path:
     file = folder / "recipe.py"
     file.write_text(
-        RECIPE.format(arguments=", ".join(f"{k}={v!r}" for k, v in {"cache": str(cache), **arguments}.items()))
+        RECIPE.format(
+            arguments=", ".join(f"{k}={v!r}" for k, v in {"cache": str(cache), **arguments}.items())
+        )
     )
     return file
 
 
-def itx(*words, check: int | None = 0, cwd: Path = REPO, **environment) -> subprocess.CompletedProcess:
-    """Run the `itx` command as a user would, on one CPU device; `check` is the exit code it must have."""
+def itx(
+    *words, check: int | None = 0, cwd: Path = REPO, **environment
+) -> subprocess.CompletedProcess:
+    """Run the `itx` command as a user would, on one CPU device; `check` is the exit code it must
+    have."""
     command = [sys.executable, "-m", "itx.cli", *map(str, words)]
-    done = subprocess.run(command, cwd=cwd, env=one_device() | environment, capture_output=True, text=True)
-    assert check is None or done.returncode == check, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+    done = subprocess.run(
+        command, cwd=cwd, env=one_device() | environment, capture_output=True, text=True
+    )
+    assert check is None or done.returncode == check, (
+        f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+    )
     return done

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A small cache, lock and run folder written by hand through the cache's own writer, and a model that recites."""
+"""A small cache, lock and run folder written by hand through the cache's own writer, and a model
+that recites."""
 
 import hashlib
 import io
@@ -19,7 +20,11 @@ def vocabulary(file: Path) -> Vocabulary:
     import sentencepiece
 
     out = io.BytesIO()
-    texts = [f"first of {a} {b}? Name it: even odd The answer is 3. So it is {a}." for a in COLOURS for b in COLOURS]
+    texts = [
+        f"first of {a} {b}? Name it: even odd The answer is 3. So it is {a}."
+        for a in COLOURS
+        for b in COLOURS
+    ]
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(texts), model_writer=out, vocab_size=330, pad_id=0, eos_id=1, unk_id=2, bos_id=-1,
         byte_fallback=True, hard_vocab_limit=False, minloglevel=2, normalization_rule_name="identity",
@@ -41,18 +46,24 @@ def example(content: str, answer: str, template: str = "t1", prompt: str = "", t
 
 def folder(cache_dir: Path, where: str, examples: list[dict], vocab: Vocabulary) -> dict:
     """Write a cache folder; returns what lock entries hold of it."""
-    records = [[(vocab.encode(e["prompt"]), False), (vocab.encode(e["target"]), True)] for e in examples]
+    records = [
+        [(vocab.encode(e["prompt"]), False), (vocab.encode(e["target"]), True)] for e in examples
+    ]
     hashes = [int(e["content"], 16) for e in examples]
     templates = sorted({e["template"] for e in examples})
     texts = [exclude.texts(e["input_content"], e["target"]) for e in examples]
-    columns = cache.Columns.of(records, hashes, [templates.index(e["template"]) for e in examples], vocab.size)
+    columns = cache.Columns.of(
+        records, hashes, [templates.index(e["template"]) for e in examples], vocab.size
+    )
     cache.write(cache_dir / where, columns, {"templates": templates}, examples, texts)
     longest = max(len(r[-1][0]) + 1 for r in records)
     return {"folder": where, "sha256": cache.manifest_hash(cache_dir / where), "templates": templates,
             "examples": len(set(hashes)), "records": len(records), "max_target_tokens": longest}  # fmt: skip
 
 
-def task(made: dict, name: str, cluster: str, rate: float, skipped: dict | None = None, excluded=()) -> dict:
+def task(
+    made: dict, name: str, cluster: str, rate: float, skipped: dict | None = None, excluded=()
+) -> dict:
     kept, skipped = made["records"] - len(excluded), skipped or {}
     return {"name": name, "task": name.split(":")[0], "cluster": cluster, "rate": rate, "examples": kept,
             "target_tokens": 0, "folders": [made["folder"]], "sha256": [made["sha256"]], "excluded": [list(excluded)],
@@ -102,7 +113,9 @@ class Reciter:
         assert len({(*p, n) for p, n in zip(prompts, limits, strict=True)}) == len(prompts)
         self.calls.append((prompts, limits))
         said = [self.answers.get(tuple(p), "nothing") for p in prompts]
-        return [{"tokens": self.vocab.encode(s), "finished": self.unfinished not in s} for s in said]
+        return [
+            {"tokens": self.vocab.encode(s), "finished": self.unfinished not in s} for s in said
+        ]
 
     def rank(self, prompts, options):
         """Likes the option that its answer ends in; longer ones less."""
@@ -117,28 +130,51 @@ class Reciter:
 
 
 def small_run(folder_: Path) -> tuple[RunFolder, RunConfig, dict, Vocabulary, dict[str, str]]:
-    """(run, config, lock, vocabulary, right answers): two trained tasks, one with chain of thought, one held out."""
+    """(run, config, lock, vocabulary, right answers): two trained tasks, one with chain of thought,
+    one held out."""
     run, where = RunFolder(folder_ / "run"), folder_ / "cache"
     vocab = vocabulary(run.vocab_model)
     options, cot = ["even", "odd"], r"answer\s+is\s*(.+?)\s*\.(?=\s|$)"
     numbers = [(f"number {i}", options[i % 2]) for i in range(60)]
     train = folder(where, "first/train/r0-a", [example(c, a) for c, a in pairs(0, 40)], vocab)
-    parity = folder(where, "parity/train/r0-a", [example(c, a, options=options) for c, a in numbers[:40]], vocab)
+    parity = folder(
+        where, "parity/train/r0-a", [example(c, a, options=options) for c, a in numbers[:40]], vocab
+    )
     test = [example(c, a, template=t) for c, a in pairs(1, 10) for t in ("t1", "t2")]
-    held = [example(c, c.split()[1], template="t8", prompt=f"second of {c}") for c, _ in pairs(1, 10)]
+    held = [
+        example(c, c.split()[1], template="t8", prompt=f"second of {c}") for c, _ in pairs(1, 10)
+    ]
     even = [example(c, a, options=options, target=f"So it is {a}.", extractor=r"So\s+it\s+is\s*(.+?)\s*\.(?=\s|$)")
             for c, a in numbers[40:]]  # fmt: skip
-    steps = [example(f"say {i}", str(i), target=f"well 5. The answer is {i}.", extractor=cot) for i in range(8)]
+    steps = [
+        example(f"say {i}", str(i), target=f"well 5. The answer is {i}.", extractor=cot)
+        for i in range(8)
+    ]
     removed = [{**e, "prompt": e["input_content"]} for e in test[::2]]
-    f = lambda name, examples: folder(where, f"{name}/test/r0-b", examples, vocab)  # noqa: E731
+
+    def f(name, examples):
+        return folder(where, f"{name}/test/r0-b", examples, vocab)
+
     rows = [
         row(f("first", test), "first", "pick", "instances"),
-        row(f("parity", even), "parity", "parity", "instances", metrics=["accuracy"], primary="rank"),
+        row(
+            f("parity", even), "parity", "parity", "instances", metrics=["accuracy"], primary="rank"
+        ),
         row(f("steps", steps), "steps:cot", "pick", "instances", metrics=["numeric"]),
-        row(f("second", held), "second", "pick", "tasks", grade="new argument", relation="same cluster"),
+        row(
+            f("second", held),
+            "second",
+            "pick",
+            "tasks",
+            grade="new argument",
+            relation="same cluster",
+        ),
         row(f("none", test[::2]), "first@none", "pick", "instruction", ablation="none"),
         row(f("removed", removed), "first@removed", "pick", "instruction", ablation="removed"),
     ]
-    tasks = [task(train, "first", "pick", 0.75, {"empty": 3}), task(parity, "parity", "parity", 0.25)]
+    tasks = [
+        task(train, "first", "pick", 0.75, {"empty": 3}),
+        task(parity, "parity", "parity", 0.25),
+    ]
     right = {e["prompt"]: e["target"] for e in [*test, *held, *even, *steps]}
     return run, config(where), lock(tasks, rows, vocab), vocab, right

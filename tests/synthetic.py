@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small random examples and their batches, packed or not, for tests of the model and the trainer."""
+"""Small random examples and their batches, packed or not, for tests of the model and the
+trainer."""
 
 import contextlib
 import dataclasses
@@ -19,7 +20,10 @@ from itx.params import Params
 @contextlib.contextmanager
 def compilation_cache(folder: Path):
     """Inside, the same program is compiled once."""
-    settings = {"jax_compilation_cache_dir": str(folder), "jax_persistent_cache_min_compile_time_secs": 0.0}
+    settings = {
+        "jax_compilation_cache_dir": str(folder),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+    }
     old = {k: jax.config._read(k) for k in settings}
     for k, v in settings.items():
         jax.config.update(k, v)
@@ -33,14 +37,22 @@ Example = tuple[list[int], list[int], int]  # prompt, target without EOS, task
 
 
 def lock(num_tasks: int = 3) -> dict:
-    tasks = [{"name": f"task_{i}", "rate": 1 / num_tasks, "sha256": ["0"], "excluded": [[]]} for i in range(num_tasks)]
+    tasks = [
+        {"name": f"task_{i}", "rate": 1 / num_tasks, "sha256": ["0"], "excluded": [[]]}
+        for i in range(num_tasks)
+    ]
     ids = {"bos_id": BOS, "eos_id": EOS, "pad_id": 0}
     return {"vocabulary": {"size": VOCAB, "hash": "0"}, "tasks": tasks, **ids}
 
 
 def models() -> dict:
-    """Both architectures, small, every dimension another number, and the decoder with every setting of a family."""
-    return {"decoder": presets.tiny_decoder(), "t5": presets.tiny_t5(), "gemma": presets.tiny_gemma()}
+    """Both architectures, small, every dimension another number, and the decoder with every setting
+    of a family."""
+    return {
+        "decoder": presets.tiny_decoder(),
+        "t5": presets.tiny_t5(),
+        "gemma": presets.tiny_gemma(),
+    }
 
 
 def config(model=None, **sections) -> RunConfig:
@@ -149,7 +161,9 @@ def sizes_of(lock: dict) -> tuple[int, int]:
     return lock["vocabulary"]["size"], len(lock["tasks"])
 
 
-def init_state(config: RunConfig, lock: dict, mesh: Mesh) -> tuple[restore.State, Params, restore.Setup]:
+def init_state(
+    config: RunConfig, lock: dict, mesh: Mesh
+) -> tuple[restore.State, Params, restore.Setup]:
     """A fresh state, the frozen parameters, and the rest of the run's set-up."""
     made = train.setup(config, *sizes_of(lock), mesh)
     state, frozen = made.init()

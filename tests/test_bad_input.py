@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A user's mistakes: one clear line that names the file, row or key and the nearest valid name, exit 2, nothing left."""
+"""A user's mistakes: one clear line that names the file, row or key and the nearest valid name,
+exit 2, nothing left."""
 
 import json
 
@@ -18,18 +19,36 @@ def spoiled(row: int, line: bytes) -> bytes:
 
 
 CASES = {
-    "unknown config key": ({"extra": ["--train.stps=5"]}, ["unknown setting '--train.stps'", "'train.steps'"]),
+    "unknown config key": (
+        {"extra": ["--train.stps=5"]},
+        ["unknown setting '--train.stps'", "'train.steps'"],
+    ),
     "unknown option": ({"extra": ["--run-dirr=x"]}, ["unknown option", "--run_dir"]),
     "unknown mixture": ({"mixture": "bad_mx"}, ["unknown mixture or task 'bad_mx'", "'bad_mix'"]),
     "unknown task": ({"mixture": "bad_names"}, ["unknown task 'bad_leters'", "'bad_letters'"]),
-    "unknown evaluation task": ({"extra": ["--eval.tasks=bad_leters"]}, ["unknown task 'bad_leters'", "'bad_letters'"]),
+    "unknown evaluation task": (
+        {"extra": ["--eval.tasks=bad_leters"]},
+        ["unknown task 'bad_leters'", "'bad_letters'"],
+    ),
     "missing data folder": ({"root": "nowhere"}, ["data.root", "nowhere"]),
     "missing file": ({"file": "leters.jsonl"}, ["letters.jsonl", "'leters.jsonl'"]),
-    "missing field": ({"data": spoiled(7, b'{"txt": "a", "answer": "b"}')}, ["letters.jsonl:7", "'text'", "'txt'"]),
-    "broken JSON": ({"data": spoiled(1234, b'{"text": "a" "answer": "b"}')}, ["letters.jsonl:1234", "JSON"]),
-    "invalid UTF-8": ({"data": spoiled(99, b'{"text": "\xff\xfe", "answer": "b"}')}, ["letters.jsonl:99", "utf-8"]),
+    "missing field": (
+        {"data": spoiled(7, b'{"txt": "a", "answer": "b"}')},
+        ["letters.jsonl:7", "'text'", "'txt'"],
+    ),
+    "broken JSON": (
+        {"data": spoiled(1234, b'{"text": "a" "answer": "b"}')},
+        ["letters.jsonl:1234", "JSON"],
+    ),
+    "invalid UTF-8": (
+        {"data": spoiled(99, b'{"text": "\xff\xfe", "answer": "b"}')},
+        ["letters.jsonl:99", "utf-8"],
+    ),
     "no vocabulary file": ({"extra": ["--data.vocab=none.model"]}, ["none.model"]),
-    "not a vocabulary": ({"extra": ["--data.vocab=letters.jsonl"]}, ["letters.jsonl", "not a SentencePiece model"]),
+    "not a vocabulary": (
+        {"extra": ["--data.vocab=letters.jsonl"]},
+        ["letters.jsonl", "not a SentencePiece model"],
+    ),
     "no such recipe": ({"recipe": "recip.py"}, ["recip.py", "recipe.py"]),
     "a folder that is no run": ({"run": "full"}, ["full", "not a run folder"]),
 }
@@ -40,7 +59,9 @@ def test_a_mistake_is_one_line(tmp_path, case):
     given, named = CASES[case]
     root = tmp_path / "root"
     root.mkdir()
-    (root / given.get("file", "letters.jsonl")).write_bytes(given.get("data", "\n".join(GOOD).encode()))
+    (root / given.get("file", "letters.jsonl")).write_bytes(
+        given.get("data", "\n".join(GOOD).encode())
+    )
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("do not touch")
     cache = tmp_path / "cache"
@@ -73,7 +94,9 @@ def test_a_run_folder_of_another_config_is_refused(tmp_path, sample_cache):
     done = samples.itx("train", recipe, "--run_dir", run, check=2)
     assert "belongs to another config: data.seed was 5, is 0" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
-    assert [p.name for p in run.iterdir()] == ["config.json"] and (run / "config.json").read_text() == before
+    assert [p.name for p in run.iterdir()] == ["config.json"] and (
+        run / "config.json"
+    ).read_text() == before
 
 
 def test_bad_rows_may_be_skipped_and_are_counted(tmp_path):
@@ -84,4 +107,7 @@ def test_bad_rows_may_be_skipped_and_are_counted(tmp_path):
     (lock,) = (tmp_path / "cache" / "locks").iterdir()
     audit = json.loads(lock.read_text())["tasks"][0]["audit"]
     assert audit["read"] == 1500 == audit["kept"] + sum(audit["skipped"].values())
-    assert sum(n for reason, n in audit["skipped"].items() if "JSON" in reason or "json" in reason) == 1
+    assert (
+        sum(n for reason, n in audit["skipped"].items() if "JSON" in reason or "json" in reason)
+        == 1
+    )

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A change that a run refuses leaves its folder as it was, and an export refuses what is not the config's."""
+"""A change that a run refuses leaves its folder as it was, and an export refuses what is not the
+config's."""
 
 import json
 import os
@@ -29,12 +30,16 @@ def test_a_second_trainer_is_refused_while_the_first_one_works(run, capfd):
         capfd.readouterr()
         before = contents(folder)
         code, told = desk.train(folder), capfd.readouterr().err.splitlines()
-        seen.append((code, told[-1], {n for n, held in before.items() if contents(folder).get(n) != held}))
+        seen.append(
+            (code, told[-1], {n for n, held in before.items() if contents(folder).get(n) != held})
+        )
 
     assert desk.train(folder, meanwhile=meanwhile) == 130
     ((code, told, changed),) = seen
     assert (
-        code == 2 and f"{folder} is being trained by process {os.getpid()} on " in told and len(told.split("; ")) == 1
+        code == 2
+        and f"{folder} is being trained by process {os.getpid()} on " in told
+        and len(told.split("; ")) == 1
     )
     assert changed <= {"trainer.lock"}  # a beat
     assert desk.train(folder) == 130 and "trainer.lock" not in contents(folder)
@@ -42,7 +47,8 @@ def test_a_second_trainer_is_refused_while_the_first_one_works(run, capfd):
 
 def test_an_evaluation_beside_a_trainer_writes_scores_alone(run, monkeypatch):
     _, folder = run
-    (folder / "checkpoints" / "8.orbax-checkpoint-tmp" / "params").mkdir(parents=True)  # a save in progress
+    # a save in progress
+    (folder / "checkpoints" / "8.orbax-checkpoint-tmp" / "params").mkdir(parents=True)
 
     class Mute:
         def generate(self, prompts, limits):
@@ -54,7 +60,9 @@ def test_an_evaluation_beside_a_trainer_writes_scores_alone(run, monkeypatch):
     monkeypatch.setattr(restore, "load_model", lambda *_: Mute())
     with TrainerLock(folder):
         before = contents(folder)
-        code = cli.main(["eval", str(folder), "--tasks", "sample_even", "--modules", "tests.sample_tasks"])
+        code = cli.main(
+            ["eval", str(folder), "--tasks", "sample_even", "--modules", "tests.sample_tasks"]
+        )
         after = contents(folder)
     changed = {n for n in before.keys() | after.keys() if before.get(n) != after.get(n)}
     assert code == 0 and "eval/6/scores.json" in changed
@@ -69,13 +77,25 @@ REFUSED = {
     "other data": (["--data.seed=5"], "data.seed"),
     "another rank": (["--peft.rank=16"], "peft.rank was 4, is 16"),
     "another rank, allowed": (allowed("peft.rank", 16), "peft.rank was 4, is 16"),
-    "another method, allowed": (allowed("peft.method", "prefix"), "peft.method was 'lora', is 'prefix'"),
+    "another method, allowed": (
+        allowed("peft.method", "prefix"),
+        "peft.method was 'lora', is 'prefix'",
+    ),
     "another width of the base, allowed": (allowed("model.mlp_dim", 56), "model.mlp_dim was"),
     "another vocabulary, allowed": (allowed("model.vocab_size", 640), "model.vocab_size was"),
-    "another optimizer, allowed": (allowed("optim.name", "sgd"), "optim.name was 'adamw', is 'sgd'"),
-    "another tree of its state, allowed": (allowed("optim.clip_norm", 0.0), "optim.clip_norm was 1.0, is 0.0"),
+    "another optimizer, allowed": (
+        allowed("optim.name", "sgd"),
+        "optim.name was 'adamw', is 'sgd'",
+    ),
+    "another tree of its state, allowed": (
+        allowed("optim.clip_norm", 0.0),
+        "optim.clip_norm was 1.0, is 0.0",
+    ),
     "another base, allowed": (allowed("train.seed", 5), "over another base"),
-    "fewer steps than are trained": (["--train.steps=4"], "trained to step 6, beyond train.steps=4"),
+    "fewer steps than are trained": (
+        ["--train.steps=4"],
+        "trained to step 6, beyond train.steps=4",
+    ),
     "the quick variant": (["--quick"], "trained to step 6, beyond train.steps=4"),
     "a cache that is not there": (["--data.cache_dir=nowhere"], "nowhere"),
 }
@@ -95,7 +115,9 @@ def test_a_refused_change_writes_nothing(change, run, capfd):
 
 def test_a_run_that_refused_changes_is_still_opened_by_its_own_command(run, capfd):
     desk, folder = run
-    assert [desk.train(folder, *words) for words in (allowed("peft.rank", 16), ["--train.steps=4"])] == [2, 2]
+    assert [
+        desk.train(folder, *words) for words in (allowed("peft.rank", 16), ["--train.steps=4"])
+    ] == [2, 2]
     capfd.readouterr()
     assert desk.train(folder) == 130 and "resumed at step 6" in capfd.readouterr().err
     # what shapes no array is offered, and accepted
@@ -109,8 +131,15 @@ def test_an_export_refuses_arrays_that_are_not_the_configs(run, tmp_path, capfd)
     _, folder = run
     held = json.loads((folder / "config.json").read_text())
     words = ["convert", "export", str(folder), str(tmp_path / "out")]
-    for section, field, value in (("peft", "rank", 16), ("peft", "rank", 2), ("peft", "targets", [".*/wq"])):
-        wrong = {**held, "config": {**held["config"], section: {**held["config"][section], field: value}}}
+    for section, field, value in (
+        ("peft", "rank", 16),
+        ("peft", "rank", 2),
+        ("peft", "targets", [".*/wq"]),
+    ):
+        wrong = {
+            **held,
+            "config": {**held["config"], section: {**held["config"][section], field: value}},
+        }
         wrong.pop("seal", None)
         (folder / "config.json").write_text(json.dumps(wrong))
         for more in ([], ["--merge"]):
@@ -143,7 +172,9 @@ def a_changed_digit(file) -> None:
 
 @pytest.mark.parametrize("harm", [lost, truncated, a_changed_digit], ids=lambda f: f.__name__)
 @pytest.mark.parametrize("name", ["config.json", "data.lock.json"])
-def test_a_lost_or_damaged_config_or_lock_comes_from_the_checkpoint(name, harm, run, tmp_path, capfd):
+def test_a_lost_or_damaged_config_or_lock_comes_from_the_checkpoint(
+    name, harm, run, tmp_path, capfd
+):
     desk, folder = run
     whole = json.loads((folder / name).read_text())
     harm(folder / name)
@@ -156,7 +187,9 @@ def test_a_lost_or_damaged_config_or_lock_comes_from_the_checkpoint(name, harm, 
     assert len(said) == 1 and "what the checkpoint of step 6 keeps of it is used" in said[0]
     held = json.loads((folder / name).read_text())
     volatile = ("command", "notes", "seal")
-    assert {k: v for k, v in held.items() if k not in volatile} == {k: v for k, v in whole.items() if k not in volatile}
+    assert {k: v for k, v in held.items() if k not in volatile} == {
+        k: v for k, v in whole.items() if k not in volatile
+    }
 
 
 def test_a_lost_config_without_a_checkpoint_is_a_line(run, capfd):
@@ -172,7 +205,9 @@ def test_a_lost_config_without_a_checkpoint_is_a_line(run, capfd):
 
 def test_a_resume_names_every_library_and_the_code_that_changed(run, tmp_path, monkeypatch, capfd):
     desk, folder = run
-    assert desk.train(folder) == 130 and "resumed in another environment" not in capfd.readouterr().err
+    assert (
+        desk.train(folder) == 130 and "resumed in another environment" not in capfd.readouterr().err
+    )
     real, git = metadata.version, tmp_path / "git"
     changed = ("jax", "flax", "optax", "orbax-checkpoint", "grain")
     monkeypatch.setattr(metadata, "version", lambda name: "99.1" if name in changed else real(name))
@@ -181,6 +216,12 @@ def test_a_resume_names_every_library_and_the_code_that_changed(run, tmp_path, m
     git.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     assert desk.train(folder) == 130
-    (said,) = [line for line in capfd.readouterr().err.splitlines() if "another environment" in line] or [""]
-    for name, now in (*((n, "99.1") for n in changed), ("python", "3.99.0"), ("code", "feedbeef0000")):
+    (said,) = [
+        line for line in capfd.readouterr().err.splitlines() if "another environment" in line
+    ] or [""]
+    for name, now in (
+        *((n, "99.1") for n in changed),
+        ("python", "3.99.0"),
+        ("code", "feedbeef0000"),
+    ):
         assert re.search(rf"\b{name}: \S+ -> {now}\b", said), name

@@ -23,7 +23,8 @@ from tests.conftest import REPO
 LOCK = synthetic.lock()
 # Orbax drops its other reads where one of them fails
 pytestmark = pytest.mark.filterwarnings(
-    "ignore::pytest.PytestUnraisableExceptionWarning", "ignore:coroutine.*never awaited:RuntimeWarning"
+    "ignore::pytest.PytestUnraisableExceptionWarning",
+    "ignore:coroutine.*never awaited:RuntimeWarning",
 )
 
 
@@ -40,7 +41,9 @@ def config():
 
 def fit(folder):
     cfg = config()
-    made = train.setup(cfg, *synthetic.sizes_of(LOCK), meshes.make_mesh(MeshConfig(), jax.devices()[:1]))
+    made = train.setup(
+        cfg, *synthetic.sizes_of(LOCK), meshes.make_mesh(MeshConfig(), jax.devices()[:1])
+    )
     return jax.device_get(train.train(cfg, LOCK, synthetic.Batches(cfg), folder, made=made))
 
 
@@ -73,14 +76,18 @@ FAULTS = {
     "params flipped": lambda step: flip(largest(step, "params")),
     "optimizer flipped": lambda step: flip(largest(step, "opt_state")),
     "meta flipped": lambda step: flip(largest(step, "meta")),
-    "truncated": lambda step: largest(step, "params").write_bytes(largest(step, "params").read_bytes()[:100]),
+    "truncated": lambda step: largest(step, "params").write_bytes(
+        largest(step, "params").read_bytes()[:100]
+    ),
     "deleted": lambda step: largest(step, "opt_state").unlink(),
     "empty": emptied,
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_damaged_checkpoint_is_named_and_set_aside_and_the_one_before_is_used(fault, trained, tmp_path, capsys):
+def test_a_damaged_checkpoint_is_named_and_set_aside_and_the_one_before_is_used(
+    fault, trained, tmp_path, capsys
+):
     source, straight = trained
     folder = synthetic.Folder(shutil.copytree(source, tmp_path / "run"))
     step = folder.checkpoints / "4"
@@ -99,7 +106,8 @@ def test_a_damaged_checkpoint_is_named_and_set_aside_and_the_one_before_is_used(
 
 
 def harmed(step, other, draw) -> str:
-    """One file of a step's folder is changed, cut, emptied, removed, or taken from another step; returns what was done."""
+    """One file of a step's folder is changed, cut, emptied, removed, or taken from another step;
+    returns what was done."""
     file = draw.choice(sorted(p for p in step.rglob("*") if p.is_file() and p.stat().st_size))
     held = bytearray(file.read_bytes())
     how = draw.choice(["flip"] * 6 + ["cut", "zero", "remove", "swap"])
@@ -111,7 +119,9 @@ def harmed(step, other, draw) -> str:
         held = bytes(len(held))
     elif how == "swap":
         twin = other / file.relative_to(step)
-        held = (twin if twin.is_file() else largest(other, file.relative_to(step).parts[0])).read_bytes()
+        held = (
+            twin if twin.is_file() else largest(other, file.relative_to(step).parts[0])
+        ).read_bytes()
     file.unlink() if how == "remove" else file.write_bytes(held)
     return f"{how} {file.relative_to(step)}"
 
@@ -120,7 +130,9 @@ def harmed(step, other, draw) -> str:
 def test_no_random_damage_is_restored_silently(seed, trained, tmp_path):
     """A file that nothing needs may be damaged; whatever is restored is what was saved."""
     source, straight = trained
-    made = train.setup(config(), *synthetic.sizes_of(LOCK), meshes.make_mesh(MeshConfig(), jax.devices()[:1]))
+    made = train.setup(
+        config(), *synthetic.sizes_of(LOCK), meshes.make_mesh(MeshConfig(), jax.devices()[:1])
+    )
     draw, seen, wrong = random.Random(seed), Counter(), []
     damage = getattr(checkpoint, "Damaged", ())
     for _ in range(20):
@@ -168,7 +180,9 @@ def test_what_the_system_refuses_is_no_damage(trained, tmp_path, monkeypatch):
 
 def test_a_checkpoint_that_names_no_data_is_a_line(tmp_path):
     folder = synthetic.Folder(tmp_path)
-    made = train.setup(config(), *synthetic.sizes_of(LOCK), meshes.make_mesh(MeshConfig(), jax.devices()[:1]))
+    made = train.setup(
+        config(), *synthetic.sizes_of(LOCK), meshes.make_mesh(MeshConfig(), jax.devices()[:1])
+    )
     state, _ = made.init()
     with checkpoint.Checkpoints(folder.checkpoints) as checkpoints:
         checkpoints.save(2, state["params"], state["opt_state"], {"step": 2})
@@ -177,7 +191,9 @@ def test_a_checkpoint_that_names_no_data_is_a_line(tmp_path):
         fit(folder)
     except Exception as e:
         failure = e
-    assert isinstance(failure, UserError) and "does not say which data it was trained on" in str(failure)
+    assert isinstance(failure, UserError) and "does not say which data it was trained on" in str(
+        failure
+    )
 
 
 def test_an_honest_checkpoint_is_neither_named_nor_set_aside(trained, tmp_path, capsys):
@@ -207,7 +223,9 @@ def test_readers_leave_a_save_in_progress_and_refuse_what_is_damaged(trained, tm
 def test_an_optimizer_that_holds_nothing_is_saved_and_resumed(tmp_path):
     """Plain SGD has no state."""
     cfg = synthetic.config(optim={"name": "sgd"}, train={"steps": 2, "checkpoint_every": 1})
-    made = train.setup(cfg, *synthetic.sizes_of(LOCK), meshes.make_mesh(MeshConfig(), jax.devices()[:1]))
+    made = train.setup(
+        cfg, *synthetic.sizes_of(LOCK), meshes.make_mesh(MeshConfig(), jax.devices()[:1])
+    )
     failure = None
     try:
         for _ in range(2):
@@ -234,7 +252,9 @@ with Checkpoints(Path(sys.argv[1])) as checkpoints:
 
 def test_what_a_save_raises_is_not_printed_as_well(tmp_path):
     """A limit on the size of files stands for a full disk."""
-    done = subprocess.run([sys.executable, "-B", "-c", FULL, str(tmp_path)], capture_output=True, text=True, cwd=REPO)
+    done = subprocess.run(
+        [sys.executable, "-B", "-c", FULL, str(tmp_path)], capture_output=True, text=True, cwd=REPO
+    )
     assert done.returncode == 0 and done.stdout.strip() in ("ValueError", "OSError"), done.stderr
     assert "Traceback" not in done.stderr
 

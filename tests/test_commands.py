@@ -26,7 +26,11 @@ def begin_run(run: RunFolder, tmp_path):
     vocab = tmp_path / "cache" / "vocab" / "v" / "sentencepiece.model"
     vocab.parent.mkdir(parents=True, exist_ok=True)
     vocab.write_bytes(b"model")
-    lock = {"vocabulary": {"file": "vocab/v/sentencepiece.model", "hash": "v"}, "tasks": [], "version": 1}
+    lock = {
+        "vocabulary": {"file": "vocab/v/sentencepiece.model", "hash": "v"},
+        "tasks": [],
+        "version": 1,
+    }
     config = samples.config(str(tmp_path / "cache"))
     notes = begin.check_same_run(run, config)
     begin.write(run, config, {}, lock, Namespace(config="c.py", quick=False, overrides=[]), notes)
@@ -34,7 +38,13 @@ def begin_run(run: RunFolder, tmp_path):
 
 def test_an_ascii_terminal_shows_a_task():
     done = samples.itx(
-        "tasks", "show", "sample_add", "--modules", "tests.sample_tasks", check=None, PYTHONIOENCODING="ascii"
+        "tasks",
+        "show",
+        "sample_add",
+        "--modules",
+        "tests.sample_tasks",
+        check=None,
+        PYTHONIOENCODING="ascii",
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.isascii() and "\\u27e6" in done.stdout  # ⟦ stands before a target
@@ -91,7 +101,8 @@ def test_asking_a_run_without_checkpoint_is_refused(tmp_path):
     ],
 )
 def test_restarts(monkeypatch, tmp_path, codes, wanted, starts):
-    """After a crash (an exception, a signal) it starts again; not after a mistake, a stop, or the last try."""
+    """After a crash (an exception, a signal) it starts again; not after a mistake, a stop, or the
+    last try."""
     begun = []
 
     class Child:
@@ -117,15 +128,24 @@ def test_restarts(monkeypatch, tmp_path, codes, wanted, starts):
 
 def test_a_bad_setting_of_the_optimizer_leaves_no_run_folder(tmp_path, sample_cache):
     recipe = samples.write_recipe(tmp_path, sample_cache, mixture="sample_held")
-    done = samples.itx("train", recipe, "--run_dir", tmp_path / "run", "--optim.name=adamww", check=2)
-    assert "did you mean 'adamw'" in done.stderr.splitlines()[-1] and not (tmp_path / "run").exists()
-    done = samples.itx("train", recipe, "--run_dir", tmp_path / "run", "--data.max_epochs=0.0001", check=2)
+    done = samples.itx(
+        "train", recipe, "--run_dir", tmp_path / "run", "--optim.name=adamww", check=2
+    )
+    assert (
+        "did you mean 'adamw'" in done.stderr.splitlines()[-1] and not (tmp_path / "run").exists()
+    )
+    done = samples.itx(
+        "train", recipe, "--run_dir", tmp_path / "run", "--data.max_epochs=0.0001", check=2
+    )
     assert "the audit fails" in done.stderr.splitlines()[-1] and not (tmp_path / "run").exists()
 
 
 def test_data_smaller_than_a_window_build(tmp_path):
-    """The default window holds more examples than the mixture has: its first window already repeats tasks."""
-    recipe = samples.write_recipe(tmp_path, tmp_path / "cache", mixture="sample_mix", window_examples=8192)
+    """The default window holds more examples than the mixture has: its first window already repeats
+    tasks."""
+    recipe = samples.write_recipe(
+        tmp_path, tmp_path / "cache", mixture="sample_mix", window_examples=8192
+    )
     samples.itx("data", "build", recipe)
     (lock,) = (tmp_path / "cache" / "locks").iterdir()
     tasks = json.loads(lock.read_text())["tasks"]
@@ -136,7 +156,9 @@ def test_nothing_of_a_killed_build_goes_on(tmp_path):
     """Workers and the process that imports SeqIO end although nobody tells them to."""
     recipe = samples.write_recipe(tmp_path, tmp_path / "cache")
     command = [sys.executable, "-m", "itx.cli", "data", "build", str(recipe)]
-    child = subprocess.Popen(command, env=one_device(), cwd=REPO, start_new_session=True, stderr=subprocess.DEVNULL)
+    child = subprocess.Popen(
+        command, env=one_device(), cwd=REPO, start_new_session=True, stderr=subprocess.DEVNULL
+    )
     try:
         while not list((tmp_path / "cache").glob("*/*/r*/manifest.json")):  # the workers are at it
             assert child.poll() is None
@@ -167,17 +189,28 @@ def test_a_dry_run_writes_nothing_and_says_what_the_build_then_does(tmp_path):
     samples.itx("data", "build", recipe)
     folders = len(list((tmp_path / "cache").glob("*/*/r*")))
     overhead = 3000 * folders  # manifests and the headers of arrays: nothing in a cache of any size
-    assert abs(size_of(tmp_path / "cache") - first["bytes"] - overhead) < 0.5 * size_of(tmp_path / "cache")
+    assert abs(size_of(tmp_path / "cache") - first["bytes"] - overhead) < 0.5 * size_of(
+        tmp_path / "cache"
+    )
     samples.itx("data", "build", recipe, "--dry-run", "--json", said)
     again = json.loads(said.read_text())
     assert again["new_bytes"] == 0 and again["seconds"] == 0 and again["bytes"] == first["bytes"]
 
 
 def test_a_build_beyond_max_bytes_is_refused(tmp_path, shared):
-    words = ["data", "build", "configs/real_mix.py", "--data.mixture=dolly", f"--data.root={shared}"]
+    words = [
+        "data",
+        "build",
+        "configs/real_mix.py",
+        "--data.mixture=dolly",
+        f"--data.root={shared}",
+    ]
     words += [f"--data.cache_dir={tmp_path}", "--eval.tasks=", "--data.max_bytes=1e5"]
     done = samples.itx(*words, check=2)
-    assert "the build would write about 0.0 GB" in done.stderr and "data.max_bytes is 0.0 GB" in done.stderr
+    assert (
+        "the build would write about 0.0 GB" in done.stderr
+        and "data.max_bytes is 0.0 GB" in done.stderr
+    )
     assert not list(tmp_path.glob("*/*/r*"))
 
 
@@ -187,21 +220,32 @@ def test_checks_download_a_tfds_set_or_say_in_a_line_why_not(tmp_path):
     }  # port 9: discard
     home = {"TFDS_DATA_DIR": str(tmp_path), **nowhere}
     done = samples.itx("tasks", "check", "wnli", "--download", check=2, **home)
-    assert done.stderr == "itx: TFDS 'glue/wnli:2.0.0': no network to download it (127.0.0.1 gives no answer)\n"
+    assert (
+        done.stderr
+        == "itx: TFDS 'glue/wnli:2.0.0': no network to download it (127.0.0.1 gives no answer)\n"
+    )
     assert not [p for p in tmp_path.rglob("*incomplete*")]
-    done = samples.itx("tasks", "check", "story_cloze", "--download", check=2, **home)  # to be fetched by hand
-    assert done.stderr.count("\n") == 1 and "could not be prepared: AssertionError: Manual directory" in done.stderr
+    # to be fetched by hand
+    done = samples.itx("tasks", "check", "story_cloze", "--download", check=2, **home)
+    assert (
+        done.stderr.count("\n") == 1
+        and "could not be prepared: AssertionError: Manual directory" in done.stderr
+    )
     done = samples.itx("tasks", "check", "wnli", check=1, **home)
     assert "FAIL wnli" in done.stdout and "uv run tfds build glue/wnli" in done.stdout
     done = samples.itx(
         "tasks", "check", "--json", tmp_path / "said.json", **home
     )  # all: absent ones are named and passed over
-    rows = {r["task"]: r.get("skipped", "") for r in json.loads((tmp_path / "said.json").read_text())}
+    rows = {
+        r["task"]: r.get("skipped", "") for r in json.loads((tmp_path / "said.json").read_text())
+    }
     assert "--download" in rows["wnli"] and "--root" in rows["alpaca"] and not rows["first_word"]
 
 
 def test_a_run_whose_shares_change_on_the_way(tmp_path):
-    recipe = samples.write_recipe(tmp_path, tmp_path / "cache", mixture="sample_mix", phases=((3, "sample_held"),))
+    recipe = samples.write_recipe(
+        tmp_path, tmp_path / "cache", mixture="sample_mix", phases=((3, "sample_held"),)
+    )
     samples.itx("data", "audit", recipe, "--train.steps=40", "--json", tmp_path / "audit.json")
     (lock,) = (json.loads(f.read_text()) for f in (tmp_path / "cache" / "locks").iterdir())
     assert [p["step"] for p in lock["phases"]] == [0, 3]
@@ -219,11 +263,20 @@ def test_tasks_that_lack_the_variants_of_a_mixture_are_told(tmp_path):
     recipe = samples.write_recipe(tmp_path, tmp_path / "cache", mixture="sample_opt")
     done = samples.itx("data", "audit", recipe, "--json", tmp_path / "audit.json")
     facts = json.loads((tmp_path / "audit.json").read_text())
-    assert list(facts["tasks"]) == ["sample_even:opt"] and facts["tasks"]["sample_even:opt"]["used"] > 0
+    assert (
+        list(facts["tasks"]) == ["sample_even:opt"]
+        and facts["tasks"]["sample_even:opt"]["used"] > 0
+    )
     left = [x["task"] for x in facts["left_out"]]
     assert left == [n for n in sample_tasks.ALL if n != "sample_even"]
-    said = [line for line in done.stdout.splitlines() if line.startswith("left out of sample_opt: ")]
-    assert said[0] == "left out of sample_opt: sample_first (it has no wording for :zs:opt)" and len(said) == len(left)
+    said = [
+        line for line in done.stdout.splitlines() if line.startswith("left out of sample_opt: ")
+    ]
+    assert said[
+        0
+    ] == "left out of sample_opt: sample_first (it has no wording for :zs:opt)" and len(
+        said
+    ) == len(left)
 
 
 def test_a_copied_folder_has_no_version(monkeypatch):

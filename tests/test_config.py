@@ -115,11 +115,17 @@ def test_shipped_recipes_load(file, quick, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "body, message",
     [
-        ('data=DataConfig(too_long="dorp")', "data.too_long='dorp': no such choice; did you mean 'drop'"),
+        (
+            'data=DataConfig(too_long="dorp")',
+            "data.too_long='dorp': no such choice; did you mean 'drop'",
+        ),
         ('train=TrainConfig(steps="200")', "train.steps='200': not a int"),
         ("train=TrainConfig(log_every=0)", "train.log_every=0: must be at least 1"),
         ("model=ModelConfig(num_heads=4, num_kv_heads=3)", "num_kv_heads=3 does not divide"),
-        ('model=ModelConfig(architecture="encoder_decoder", prefix_lm=True)', "prefix_lm is for decoders"),
+        (
+            'model=ModelConfig(architecture="encoder_decoder", prefix_lm=True)',
+            "prefix_lm is for decoders",
+        ),
         ("optim=OptimConfig(kwargs=5)", "optim.kwargs=5"),
         ("train=1/0", "recipe.py:3: ZeroDivisionError"),
         ("train=(", "recipe.py:3: SyntaxError"),

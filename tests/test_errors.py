@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the file system and the memory refuse ends in one line that names it; a fault of the program stays one."""
+"""What the file system and the memory refuse ends in one line that names it; a fault of the program
+stays one."""
 
 import errno
 import resource
@@ -19,12 +20,28 @@ STORE = ('RESOURCE_EXHAUSTED: Error writing "a/0.0" in OCDBT database at local f
          "writing: \"/runs/a/checkpoints/1/d/c9\": Failed to write 9 bytes to file 7: No space [os_error_code='28']")  # fmt: skip
 DEVICE = "RESOURCE_EXHAUSTED: Out of memory allocating 17179869184 bytes."
 FAULTS = {
-    "disk full": (OSError(errno.ENOSPC, "No space left on device", "/runs/a/config.json"), 1, "/runs/a/config.json"),
+    "disk full": (
+        OSError(errno.ENOSPC, "No space left on device", "/runs/a/config.json"),
+        1,
+        "/runs/a/config.json",
+    ),
     "disk full, no name": (OSError(errno.ENOSPC, "No space left on device"), 1, "No space left"),
     "disk full in a checkpoint": (ValueError(STORE), 1, "/runs/a/checkpoints/1/"),
-    "read-only": (OSError(errno.EROFS, "Read-only file system", "/runs/a"), 2, "/runs/a: Read-only"),
-    "forbidden": (PermissionError(errno.EACCES, "Permission denied", "/runs/a"), 2, "/runs/a: Permission denied"),
-    "absent": (FileNotFoundError(errno.ENOENT, "No such file", "/runs/b/x.json"), 2, "/runs/b/x.json"),
+    "read-only": (
+        OSError(errno.EROFS, "Read-only file system", "/runs/a"),
+        2,
+        "/runs/a: Read-only",
+    ),
+    "forbidden": (
+        PermissionError(errno.EACCES, "Permission denied", "/runs/a"),
+        2,
+        "/runs/a: Permission denied",
+    ),
+    "absent": (
+        FileNotFoundError(errno.ENOENT, "No such file", "/runs/b/x.json"),
+        2,
+        "/runs/b/x.json",
+    ),
     "memory": (MemoryError("std::bad_alloc"), 1, "out of memory (std::bad_alloc)"),
     "memory of the device": (RuntimeError(DEVICE), 1, "train.microbatches"),
 }
@@ -64,8 +81,10 @@ def test_a_fault_of_the_program_is_not_hidden(monkeypatch):
 
 
 def test_a_write_that_the_system_cuts_short_leaves_nothing(tmp_path, capsys, monkeypatch):
-    """A limit on the size of files stands for a full disk: the same call fails, halfway through a file."""
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # Python would keep the part that it could write
+    """A limit on the size of files stands for a full disk: the same call fails, halfway through a
+    file."""
+    # Python would keep the part that it could write
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
     words = ["tasks", "ls", "--modules", "tests.sample_tasks", "--json", str(tmp_path / "x.json")]
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
@@ -80,11 +99,15 @@ def test_a_write_that_the_system_cuts_short_leaves_nothing(tmp_path, capsys, mon
 
 def test_a_folder_that_cannot_be_written_is_named(capsys):
     """No user may make a folder there, root included."""
-    code, lines = said(["tasks", "ls", "--modules", "tests.sample_tasks", "--json", "/sys/itx/x.json"], capsys)
+    code, lines = said(
+        ["tasks", "ls", "--modules", "tests.sample_tasks", "--json", "/sys/itx/x.json"], capsys
+    )
     assert code == 2 and len(lines) == 1 and "/sys/itx" in lines[0]
 
 
-@pytest.mark.parametrize("line", ['{"step": 1, "train/lo', "\x00\x00", "[1]", '{"step": "one"}', '{"step": 1}}'])
+@pytest.mark.parametrize(
+    "line", ['{"step": 1, "train/lo', "\x00\x00", "[1]", '{"step": "one"}', '{"step": 1}}']
+)
 def test_a_damaged_line_of_metrics_is_named_and_nothing_is_written(line, tmp_path):
     file, failure = tmp_path / "metrics.jsonl", None
     file.write_text('{"step": 1}\n' + line + '\n{"step": 3}\n{"step": 4}\n')

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Steps without a finite loss: what is said of them, the return to a good checkpoint, the end; and the loss curve."""
+"""Steps without a finite loss: what is said of them, the return to a good checkpoint, the end; and
+the loss curve."""
 
 import os
 import signal
@@ -30,7 +31,9 @@ def config(steps, **more):
 
 def fit(cfg, folder, batches):
     """(the parameters that a run ends with, or None; what ended it otherwise)"""
-    made = train.setup(cfg, *synthetic.sizes_of(LOCK), meshes.make_mesh(MeshConfig(), jax.devices()[:1]))
+    made = train.setup(
+        cfg, *synthetic.sizes_of(LOCK), meshes.make_mesh(MeshConfig(), jax.devices()[:1])
+    )
     try:
         return jax.device_get(train.train(cfg, LOCK, batches, folder, made=made)["params"]), None
     except (Exception, SystemExit) as e:
@@ -57,13 +60,15 @@ class Stopping(synthetic.Batches):
 
 
 class Spoiling(Stopping):
-    """A batch that is finite, but whose weights all but cancel: its step throws the parameters far away."""
+    """A batch that is finite, but whose weights all but cancel: its step throws the parameters far
+    away."""
 
     def batch(self, step):
         out = super().batch(step)
         if step == 75:
             weights = np.zeros_like(out["decoder_loss_weights"])
-            for row, weight in enumerate((1.0, -1.0, 1e-16)):  # each in a part of its own, which are added in order
+            # each in a part of its own, which are added in order
+            for row, weight in enumerate((1.0, -1.0, 1e-16)):
                 weights[row, np.flatnonzero(out["decoder_loss_weights"][row])[0]] = weight
             out["decoder_loss_weights"] = weights
         return out
@@ -83,7 +88,11 @@ MANY = tuple(step for step in range(8, 48) if step % 10)  # never ten in a row
 
 def test_too_large_a_share_returns_once_and_leaves_the_batches_out(tmp_path, capsys):
     """A kill before the limit, after it and in what is made again changes nothing."""
-    cfg, whole, parts = config(90), synthetic.Folder(tmp_path / "a"), synthetic.Folder(tmp_path / "b")
+    cfg, whole, parts = (
+        config(90),
+        synthetic.Folder(tmp_path / "a"),
+        synthetic.Folder(tmp_path / "b"),
+    )
     straight, failure = fit(cfg, whole, synthetic.Batches(cfg, bad_steps=MANY))
     said = told(capsys)
     assert failure is None and said.count("training returns to") == 1, said
@@ -97,11 +106,16 @@ def test_too_large_a_share_returns_once_and_leaves_the_batches_out(tmp_path, cap
     one, other = newest_meta(whole), newest_meta(parts)
     assert one["skipped"] == other["skipped"] == [step + 1 for step in MANY]
     assert one["returns"] == other["returns"] and len(one["returns"]) == 1
-    assert whole.metrics_jsonl.read_text().count("\n") == parts.metrics_jsonl.read_text().count("\n") == 18
+    assert (
+        whole.metrics_jsonl.read_text().count("\n")
+        == parts.metrics_jsonl.read_text().count("\n")
+        == 18
+    )
 
 
 def test_spoiled_parameters_are_left_behind(tmp_path, capsys):
-    """The last good checkpoint is there to return to, though newer ones were kept; the end is finite."""
+    """The last good checkpoint is there to return to, though newer ones were kept; the end is
+    finite."""
     cfg = config(140, microbatches=4, keep_checkpoints=1)
     whole, parts = synthetic.Folder(tmp_path / "a"), synthetic.Folder(tmp_path / "b")
     straight, failure = fit(cfg, whole, Spoiling(cfg))
@@ -118,7 +132,9 @@ def test_spoiled_parameters_are_left_behind(tmp_path, capsys):
     assert newest_meta(parts)["returns"] == meta["returns"]
     assert all(np.isfinite(x).all() for x in straight.values())
     first = jax.device_get(
-        synthetic.init_state(cfg, LOCK, meshes.make_mesh(MeshConfig(), jax.devices()[:1]))[0]["params"]
+        synthetic.init_state(cfg, LOCK, meshes.make_mesh(MeshConfig(), jax.devices()[:1]))[0][
+            "params"
+        ]
     )
     assert not all(np.array_equal(straight[p], first[p]) for p in straight)
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The design's invariants on the quickstart itself (its quick variant), one test or more each.
 
-1, 8 and 9 are also tested on small data (tests/data, tests/prepare), 2 on kills (tests/test_kill.py), 3 and 6 on
-small models (tests/test_train.py, tests/models).
+1, 8 and 9 are also tested on small data (tests/data, tests/prepare), 2 on kills
+(tests/test_kill.py), 3 and 6 on small models (tests/test_train.py, tests/models).
 """
 
 import dataclasses
@@ -46,7 +46,9 @@ def lock(run) -> dict:
 @pytest.fixture(scope="module")
 def config(run, desk) -> configs.RunConfig:
     made = configs.from_dict(storage.read_json(run.config_json)["config"])
-    return dataclasses.replace(made, data=dataclasses.replace(made.data, cache_dir=str(desk / "cache")))
+    return dataclasses.replace(
+        made, data=dataclasses.replace(made.data, cache_dir=str(desk / "cache"))
+    )
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +62,8 @@ def batches(lock, config) -> Batches:
 def test_1_a_batch_depends_on_the_lock_and_the_step_alone(lock, config, batches):
     steps = [0, 3, 11]
     first = [batches.batch(t) for t in steps]
-    fresh = Batches(json.loads(json.dumps(lock)), config.data.cache_dir)  # from the file's text, last step first
+    # from the file's text, last step first
+    fresh = Batches(json.loads(json.dumps(lock)), config.data.cache_dir)
     again = [fresh.batch(t) for t in reversed(steps)][::-1]
     assert all((a[k] == b[k]).all() for a, b in zip(first, again, strict=True) for k in a)
     assert (first[0]["decoder_target_tokens"] != first[1]["decoder_target_tokens"]).any()
@@ -72,7 +75,10 @@ def test_1_hosts_read_disjoint_parts_of_the_same_batch(lock, batches):
     whole = batches.batch(5)
     size = lock["global_batch"]
     for hosts in (2, 4):
-        parts = [batches.batch(5, range(h * size // hosts, (h + 1) * size // hosts)) for h in range(hosts)]
+        parts = [
+            batches.batch(5, range(h * size // hosts, (h + 1) * size // hosts))
+            for h in range(hosts)
+        ]
         assert all((np.concatenate([p[k] for p in parts]) == v).all() for k, v in whole.items())
 
 
@@ -102,9 +108,13 @@ def test_3_the_loss_is_the_same_on_every_mesh_and_in_parts(config, lock, batches
     one = loss_of(config, lock, batch, MeshConfig(data=8))
     for mesh in (MeshConfig(data=1, fsdp=8), MeshConfig(data=2, fsdp=2, tensor=2)):
         assert loss_of(config, lock, batch, mesh) == pytest.approx(one, rel=1e-5)
-    parts = loss_of(config, lock, {k: np.tile(v, (2, 1)) for k, v in batch.items()}, MeshConfig(data=8), 2)
+    parts = loss_of(
+        config, lock, {k: np.tile(v, (2, 1)) for k, v in batch.items()}, MeshConfig(data=8), 2
+    )
     assert parts == pytest.approx(one, rel=1e-5)
-    assert loss_of(config, lock, batches.batch(1), MeshConfig(data=8)) != pytest.approx(one, rel=1e-5)
+    assert loss_of(config, lock, batches.batch(1), MeshConfig(data=8)) != pytest.approx(
+        one, rel=1e-5
+    )
 
 
 def unpacked(batch: dict) -> dict:
@@ -123,7 +133,9 @@ def unpacked(batch: dict) -> dict:
             row["loss_positions"] = np.full_like(batch["loss_positions"][b], -1)
             row["loss_positions"][: len(positions)] = positions
             rows.append(row)
-    rows += [{k: np.zeros_like(v) - (k == "loss_positions") for k, v in rows[0].items()}] * (-len(rows) % 8)
+    rows += [{k: np.zeros_like(v) - (k == "loss_positions") for k, v in rows[0].items()}] * (
+        -len(rows) % 8
+    )
     return {k: np.stack([r[k] for r in rows]) for k in rows[0]}
 
 
@@ -133,35 +145,48 @@ def test_3_and_6_packed_rows_have_the_loss_of_separate_ones(config, lock, batche
     assert len(apart["task_ids"]) > 2 * len(batch["task_ids"])  # they really were packed
     assert apart["decoder_loss_weights"].sum() == batch["decoder_loss_weights"].sum()
     mesh = MeshConfig(data=8)
-    assert loss_of(config, lock, apart, mesh) == pytest.approx(loss_of(config, lock, batch, mesh), rel=1e-5)
+    assert loss_of(config, lock, apart, mesh) == pytest.approx(
+        loss_of(config, lock, batch, mesh), rel=1e-5
+    )
 
 
 # ---- 2: resume
 
 
 def test_2_a_longer_run_begins_with_the_shorter_ones_batches(lock, config, batches):
-    """The run made 20 steps; its lock gives the batches beyond without touching the earlier ones."""
+    """The run made 20 steps; its lock gives the batches beyond without touching the earlier
+    ones."""
     before = batches.batch(2)
     batches.batch(40)
-    assert all((before[k] == v).all() for k, v in Batches(lock, config.data.cache_dir).batch(2).items())
+    assert all(
+        (before[k] == v).all() for k, v in Batches(lock, config.data.cache_dir).batch(2).items()
+    )
 
 
 def test_2_a_run_folder_belongs_to_its_config(run, config):
     config = configs.from_dict(storage.read_json(run.config_json)["config"])
     assert check_same_run(run, config) == []
     longer = recipe.override(config, "--train.steps=99")[0]
-    assert "train.steps was 20, is 99: the learning rate now ends there" in check_same_run(run, longer)[0]
+    assert (
+        "train.steps was 20, is 99: the learning rate now ends there"
+        in check_same_run(run, longer)[0]
+    )
     planned = recipe.override(config, "--optim.decay_steps=20")[0]
     with pytest.raises(UserError, match="optim.decay_steps was 0, is 20"):  # a maths field
         check_same_run(run, planned)
     for text in ("--data.seed=5", "--optim.learning_rate=0.5"):
-        with pytest.raises(UserError, match=f"belongs to another config: {text[2:].split('=')[0]} was"):
+        with pytest.raises(
+            UserError, match=f"belongs to another config: {text[2:].split('=')[0]} was"
+        ):
             check_same_run(run, recipe.override(config, text)[0])
     allowed = recipe.override(
-        recipe.override(config, "--optim.learning_rate=0.5")[0], "--resume.allow=optim.learning_rate"
+        recipe.override(config, "--optim.learning_rate=0.5")[0],
+        "--resume.allow=optim.learning_rate",
     )[0]
     rate = config.optim.learning_rate
-    assert rate != 0.5 and check_same_run(run, allowed) == [f"optim.learning_rate was {rate}, is 0.5"]
+    assert rate != 0.5 and check_same_run(run, allowed) == [
+        f"optim.learning_rate was {rate}, is 0.5"
+    ]
 
 
 # ---- 7: no TensorFlow, SeqIO or TFDS
@@ -171,7 +196,9 @@ def test_7_the_training_process_imported_neither_tensorflow_nor_seqio(quickstart
     modules = json.loads((desk / "modules.json").read_text())
     assert "jax" in modules and "itx.train" in modules and "itx.analysis.report" in modules
     assert not [
-        m for m in modules if m.split(".")[0] in ("tensorflow", "seqio", "tensorflow_datasets", "tensorflow_text")
+        m
+        for m in modules
+        if m.split(".")[0] in ("tensorflow", "seqio", "tensorflow_datasets", "tensorflow_text")
     ]
 
 
@@ -227,7 +254,12 @@ def test_10_the_run_holds_what_it_was_made_of(run, lock):
 def test_10_every_setting_is_used():
     """A field that no code reads would be a setting that lies."""
     code = "".join(p.read_text() for p in (REPO / "itx").rglob("*.py") if p.name != "config.py")
-    short = {"model": ("model", "cfg"), "data": ("data", "d"), "optim": ("optim", "config"), "mesh": ("mesh",)}
+    short = {
+        "model": ("model", "cfg"),
+        "data": ("data", "d"),
+        "optim": ("optim", "config"),
+        "mesh": ("mesh",),
+    }
 
     def used(name: str) -> bool:
         section, leaf = name.split(".")
@@ -240,12 +272,21 @@ def test_10_every_setting_is_used():
 
 
 def test_2_a_killed_run_goes_on_bit_for_bit(quickstart, desk):
-    """SIGKILL behind the first checkpoint, the same command again: every line and parameter of the fixture's run.
+    """SIGKILL behind the first checkpoint, the same command again: every line and parameter of the
+    fixture's run.
 
     (tests/test_kill.py kills in every stage.)"""
     again = desk / "runs" / "killed"
-    words = ["train", "configs/quickstart.py", "--quick", "--run_dir", str(again), "--eval.before=False"]
-    for last in (10, 20):  # checkpoints of the quick variant; what comes behind the last one is not needed
+    words = [
+        "train",
+        "configs/quickstart.py",
+        "--quick",
+        "--run_dir",
+        str(again),
+        "--eval.before=False",
+    ]
+    # checkpoints of the quick variant; what comes behind the last one is not needed
+    for last in (10, 20):
         child = subprocess.Popen([sys.executable, "-m", "itx.cli", *words], cwd=desk, env=one_device(),
                                  stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)  # fmt: skip
         while child.poll() is None and not (again / "checkpoints" / str(last)).is_dir():

@@ -2,7 +2,8 @@
 """Invariant 2 from outside: SIGKILL in every stage, the same command again, and nothing differs.
 
 uv run pytest -m slow tests/test_kill.py
-uv run python -m tests.test_kill configs/quickstart.py     the same on any recipe; prints the times of the kills
+uv run python -m tests.test_kill configs/quickstart.py     the same on any recipe; prints the times
+                                                           of the kills
 """
 
 import hashlib
@@ -39,7 +40,8 @@ def parameters(run: Path) -> dict[str, np.ndarray]:
     import orbax.checkpoint as ocp
 
     step = max(int(p.name) for p in (run / "checkpoints").iterdir() if p.name.isdigit())
-    with warnings.catch_warnings():  # Orbax warns that the devices are those of the file: here they are the same
+    # Orbax warns that the devices are those of the file: here they are the same
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sharding info not provided")
         tree = ocp.PyTreeCheckpointer().restore(run / "checkpoints" / str(step) / "params")
     return {"/".join(map(str, k)): np.asarray(v) for k, v in _leaves(tree)}
@@ -52,7 +54,10 @@ def _leaves(tree, path=()):
 
 def moments(run: Path, cache: Path, said: Path) -> dict:
     """Stage -> a test of whether the run is in it, seen from its files and from what it said."""
-    step = lambda: len(curve(run)) if (run / "metrics.jsonl").exists() else 0  # noqa: E731
+
+    def step():
+        return len(curve(run)) if (run / "metrics.jsonl").exists() else 0
+
     return {
         "inside the build": lambda: len(list(cache.glob("*/*/r*/manifest.json"))) >= 3 and not (run / "config.json").exists(),
         "inside evaluation": lambda: "evaluate step 0" in said.read_text(),
@@ -63,33 +68,50 @@ def moments(run: Path, cache: Path, said: Path) -> dict:
 
 
 def killed(command: list, environment: dict, said: Path, when, wait: float) -> float:
-    """Start the command, SIGKILL its whole group `wait` seconds after `when()` holds; returns the time of the kill."""
+    """Start the command, SIGKILL its whole group `wait` seconds after `when()` holds; returns the
+    time of the kill."""
     began = time.monotonic()
     with open(said, "w") as out:
-        child = subprocess.Popen(command, cwd=REPO, env=environment, start_new_session=True, stdout=out, stderr=out)
+        child = subprocess.Popen(
+            command, cwd=REPO, env=environment, start_new_session=True, stdout=out, stderr=out
+        )
     while child.poll() is None and not when():
         time.sleep(0.002)
     time.sleep(wait)
-    assert child.poll() is None, f"the run ended (exit {child.returncode}) before it could be killed"
+    assert child.poll() is None, (
+        f"the run ended (exit {child.returncode}) before it could be killed"
+    )
     os.killpg(child.pid, signal.SIGKILL)
     child.wait()
     return time.monotonic() - began
 
 
-def disturbed_equals_undisturbed(folder: Path, recipe: Path, *overrides: str, seed: int = 0) -> list[str]:
+def disturbed_equals_undisturbed(
+    folder: Path, recipe: Path, *overrides: str, seed: int = 0
+) -> list[str]:
     """Train once in peace and once with five kills; assert equality; returns what was done when."""
-    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"JAX_PLATFORMS": "cpu"}
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {
+        "JAX_PLATFORMS": "cpu"
+    }
 
     def command(name: str) -> list[str]:
-        where = [f"--data.cache_dir={folder / name / 'cache'}", "--run_dir", str(folder / name / "run")]
+        where = [
+            f"--data.cache_dir={folder / name / 'cache'}",
+            "--run_dir",
+            str(folder / name / "run"),
+        ]
         return [sys.executable, "-m", "itx.cli", "train", str(recipe), *overrides, *where]
 
-    subprocess.run(command("peace"), cwd=REPO, env=environment, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        command("peace"), cwd=REPO, env=environment, check=True, stdout=subprocess.DEVNULL
+    )
     draw, told = random.Random(seed), []
     run, cache, said = folder / "war" / "run", folder / "war" / "cache", folder / "said.txt"
     for stage, when in moments(run, cache, said).items():
         wait = 0.0 if "save" in stage and "inside" in stage else draw.uniform(0, 0.5)
-        told.append(f"{stage}: killed after {killed(command('war'), environment, said, when, wait):.2f} s")
+        told.append(
+            f"{stage}: killed after {killed(command('war'), environment, said, when, wait):.2f} s"
+        )
     subprocess.run(command("war"), cwd=REPO, env=environment, check=True, stdout=subprocess.DEVNULL)
     a, b = folder / "peace" / "run", folder / "war" / "run"
     assert curve(a) == curve(b) and len(curve(a)) > 2
@@ -102,7 +124,9 @@ def disturbed_equals_undisturbed(folder: Path, recipe: Path, *overrides: str, se
 
 def digests(cache: Path) -> dict[str, str]:
     return {
-        str(f.relative_to(cache)): hashlib.sha256(f.read_bytes()).hexdigest() for f in cache.rglob("*") if f.is_file()
+        str(f.relative_to(cache)): hashlib.sha256(f.read_bytes()).hexdigest()
+        for f in cache.rglob("*")
+        if f.is_file()
     }
 
 
@@ -119,7 +143,11 @@ def test_a_build_killed_twenty_times_gives_the_same_bytes(tmp_path):
     cache = tmp_path / "war" / "cache"
     while kills < 20:
         child = subprocess.Popen(
-            command, cwd=REPO, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            command,
+            cwd=REPO,
+            start_new_session=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         try:
             child.wait(draw.uniform(0, whole))

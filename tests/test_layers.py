@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who may import whom: the table of layers in itx/README.md, held by every import there is, in functions too."""
+"""Who may import whom: the table of layers in itx/README.md, held by every import there is, in
+functions too."""
 
 import ast
 import re
@@ -9,26 +10,30 @@ import pytest
 
 from tests.conftest import REPO
 
-# Imports within functions: libraries that take long to load, or that not every machine has. Everything else is
-# imported at the head of a file.
+# Imports within functions: libraries that take long to load, or that not every machine has.
+# Everything else is imported at the head of a file.
 HEAVY = {
     "array_record", "google_crc32c", "grain", "jax.experimental", "nltk", "numpy", "optax.contrib", "orbax", "pyarrow", "readline",
     "rich", "sacrebleu", "scipy", "sentencepiece", "tensorboardX", "tensorflow_datasets", "tokenizers", "tyro",
 }  # fmt: skip
 # Of our own only what imports SeqIO, and TensorFlow with it, at its head.
 OWN_HEAVY = {"itx.prepare.foreign", "itx.prepare.seqio_bridge"}
-# `itx.tasks` is what a task module imports. Its `get` hands a task to SeqIO, with the writing side above it.
+# `itx.tasks` is what a task module imports. Its `get` hands a task to SeqIO, with the writing side
+# above it.
 FACADE = "itx.tasks"
 
 
 def modules(root: Path) -> dict[str, Path]:
     """{dotted name: file} of a package."""
-    names = {".".join(p.relative_to(root).with_suffix("").parts): p for p in (root / "itx").rglob("*.py")}
+    names = {
+        ".".join(p.relative_to(root).with_suffix("").parts): p for p in (root / "itx").rglob("*.py")
+    }
     return {name.removesuffix(".__init__"): p for name, p in names.items()}
 
 
 def imports(file: Path) -> list[tuple[str, int, bool]]:
-    """(what is imported, line, whether within a function) of a file; of `from a import b` both a.b and a."""
+    """(what is imported, line, whether within a function) of a file; of `from a import b` both a.b
+    and a."""
     out = []
 
     def visit(node: ast.AST, inside: bool) -> None:
@@ -38,7 +43,10 @@ def imports(file: Path) -> list[tuple[str, int, bool]]:
             assert node.level == 0, f"{file}:{node.lineno}: imports are absolute"
             out.extend((f"{node.module}.{alias.name}", node.lineno, inside) for alias in node.names)
         for child in ast.iter_child_nodes(node):
-            visit(child, inside or isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)))
+            visit(
+                child,
+                inside or isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)),
+            )
 
     visit(ast.parse(file.read_text("utf-8")), False)
     return out
@@ -113,7 +121,8 @@ def test_no_circle_and_no_arrow_upwards():
 
 
 def test_packages_import_nothing():
-    """An __init__.py that imports would load a whole folder with each of its files; `itx.tasks` is a person's door."""
+    """An __init__.py that imports would load a whole folder with each of its files; `itx.tasks` is
+    a person's door."""
     for name, file in modules(REPO).items():
         if file.name == "__init__.py" and name != FACADE:
             assert imports(file) == [], name
@@ -134,7 +143,11 @@ def test_imports_within_functions_are_heavy_libraries():
     [
         ("itx/data/order.py", "from itx import train", "imports itx.train"),
         ("itx/errors.py", "def f():\n    from itx.storage import sealed", "circle"),
-        ("itx/models/layers.py", "def f():\n    from itx.eval import runner", "imports itx.eval.runner"),
+        (
+            "itx/models/layers.py",
+            "def f():\n    from itx.eval import runner",
+            "imports itx.eval.runner",
+        ),
     ],
 )
 def test_a_forbidden_import_is_caught(tmp_path, file, line, told):

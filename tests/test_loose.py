@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The loose form: one for all ways to type a text, in every script, and another for another text."""
+"""The loose form: one for all ways to type a text, in every script, and another for another
+text."""
 
 import unicodedata
 

@@ -40,7 +40,9 @@ def test_sums_are_the_definition():
     assert float(s["objective"]) == float(s["loss"]) and float(s["weight"]) == 4.5
     np.testing.assert_allclose(s["task_weight"], [1.5, 3.0, 0.0])
     np.testing.assert_allclose(s["task_loss"].sum(), s["loss"], rtol=1e-5)
-    np.testing.assert_allclose(s["task_loss"][0], by_hand(logits[:1], targets[:1], weights[:1]), rtol=1e-5)
+    np.testing.assert_allclose(
+        s["task_loss"][0], by_hand(logits[:1], targets[:1], weights[:1]), rtol=1e-5
+    )
     np.testing.assert_allclose(s["correct"], ((logits.argmax(-1) == targets) * weights).sum())
 
 
@@ -60,7 +62,9 @@ def test_a_place_without_weight_cannot_spoil_the_sums():
     s = loss.sums(*map(jnp.asarray, (logits, targets, weights, tasks)), 3)
     assert np.isfinite(float(s["objective"])) and np.isfinite(s["task_loss"]).all()
     logits[0, 1] = np.nan  # weight 0.5
-    assert np.isnan(float(loss.sums(*map(jnp.asarray, (logits, targets, weights, tasks)), 3)["loss"]))
+    assert np.isnan(
+        float(loss.sums(*map(jnp.asarray, (logits, targets, weights, tasks)), 3)["loss"])
+    )
 
 
 def test_loss_positions_pick_and_pad():
@@ -79,7 +83,8 @@ def test_loss_positions_pick_and_pad():
 @pytest.mark.parametrize("t", [12, 13])
 @pytest.mark.parametrize("mesh", [None, (1, 1), (4, 2)])
 def test_logits_in_parts_give_the_same_sums_and_gradients(monkeypatch, mesh, t):
-    """13 positions do not divide into parts; z-loss and smoothing are on; the table is tied to other use."""
+    """13 positions do not divide into parts; z-loss and smoothing are on; the table is tied to
+    other use."""
     b, e, v = 4, 8, 24
     r = np.random.default_rng(0)
     x, table = (jnp.asarray(r.normal(size=s), jnp.float32) for s in ((b, t, e), (e, v)))
@@ -105,11 +110,14 @@ def test_logits_in_parts_give_the_same_sums_and_gradients(monkeypatch, mesh, t):
     with (
         contextlib.nullcontext()
         if mesh is None
-        else jax.set_mesh(meshes.make_mesh(MeshConfig(data=mesh[0], tensor=mesh[1]), jax.devices()[:devices]))
+        else jax.set_mesh(
+            meshes.make_mesh(MeshConfig(data=mesh[0], tensor=mesh[1]), jax.devices()[:devices])
+        )
     ):
         whole = run()
         assert held == [(b, t, e)]
-        monkeypatch.setattr(loss, "LOGITS_BYTES", 4 * b * 3 * v // devices)  # three positions of every row
+        # three positions of every row
+        monkeypatch.setattr(loss, "LOGITS_BYTES", 4 * b * 3 * v // devices)
         parts = run()
         assert {s[-2] for s in held} == {3}
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-6, atol=2e-6), whole, parts)
@@ -125,10 +133,14 @@ def test_a_frozen_table_has_no_gradient_in_parts(monkeypatch):
     def of_x(trains):
         def objective(x):
             settings = {"num_tasks": 1, "trains": trains}
-            return loss.of_states(jnp.matmul, x, table, targets, jnp.ones((b, t)), tasks, **settings)["objective"]
+            return loss.of_states(
+                jnp.matmul, x, table, targets, jnp.ones((b, t)), tasks, **settings
+            )["objective"]
 
         return jax.grad(objective)
 
     np.testing.assert_allclose(of_x(True)(x), of_x(False)(x), rtol=1e-6)
     shape = f"f32[1,{e},{v}]"  # one for each group of devices
-    assert shape in str(jax.make_jaxpr(of_x(True))(x)) and shape not in str(jax.make_jaxpr(of_x(False))(x))
+    assert shape in str(jax.make_jaxpr(of_x(True))(x)) and shape not in str(
+        jax.make_jaxpr(of_x(False))(x)
+    )

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Invariants 3, 4, 5 and 6 of the design for every architecture and method of tuning, on meshes of fsdp × tensor.
+"""Invariants 3, 4, 5 and 6 of the design for every architecture and method of tuning, on meshes of
+fsdp × tensor.
 
 The default suite runs a subset in which every two of (architecture, method, mesh) meet:
 
@@ -43,7 +44,9 @@ def compile_once(tmp_path_factory):
 
 def mesh_of(sizes: tuple[int, int], data: int = 1):
     fsdp, tensor = sizes
-    return meshes.make_mesh(MeshConfig(data=data, fsdp=fsdp, tensor=tensor), jax.devices()[: data * fsdp * tensor])
+    return meshes.make_mesh(
+        MeshConfig(data=data, fsdp=fsdp, tensor=tensor), jax.devices()[: data * fsdp * tensor]
+    )
 
 
 def test_every_two_meet():
@@ -53,13 +56,18 @@ def test_every_two_meet():
 
 
 def step(cfg, batch: dict, mesh) -> tuple[dict, dict]:
-    """(metrics, {parameter: its gradient's sum}): with sgd and a rate of 1 a step is the mean gradient."""
+    """(metrics, {parameter: its gradient's sum}): with sgd and a rate of 1 a step is the mean
+    gradient."""
     state, frozen, made = synthetic.init_state(cfg, LOCK, mesh)
-    if cfg.peft.method != "full":  # zeros at the start would leave half of an adapter without a gradient
+    # zeros at the start would leave half of an adapter without a gradient
+    if cfg.peft.method != "full":
         draw = {
-            p: 0.1 * jax.random.normal(jax.random.key(i), x.shape) for i, (p, x) in enumerate(state["params"].items())
+            p: 0.1 * jax.random.normal(jax.random.key(i), x.shape)
+            for i, (p, x) in enumerate(state["params"].items())
         }
-        state["params"] = {p: jax.device_put(x + draw[p], x.sharding) for p, x in state["params"].items()}
+        state["params"] = {
+            p: jax.device_put(x + draw[p], x.sharding) for p, x in state["params"].items()
+        }
     devices = {len(x.sharding.device_set) for x in state["params"].values()}
     assert devices == {mesh.size}
     before = jax.device_get(state["params"])
@@ -74,8 +82,10 @@ SGD = {"name": "sgd", "warmup_steps": 0, "clip_norm": 0.0, "learning_rate": 1.0}
 
 
 def check_step(name: str, method: str, sizes: tuple[int, int], monkeypatch) -> None:
-    """3 and 6: rows of three examples in two microbatches on the mesh, against a row each in one go on one device."""
-    monkeypatch.setattr(transformer, "UNROLL_LAYERS_ON_CPU", 0)  # layers in a scan, as on accelerators
+    """3 and 6: rows of three examples in two microbatches on the mesh, against a row each in one go
+    on one device."""
+    # layers in a scan, as on accelerators
+    monkeypatch.setattr(transformer, "UNROLL_LAYERS_ON_CPU", 0)
     cfg = synthetic.config(MODELS[name], peft=dataclasses.asdict(ALL[method]), optim=SGD)
     halved = dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, microbatches=2))
     some = synthetic.examples(8, 3)
@@ -91,11 +101,14 @@ def logits(model: nnx.Module, batch: dict, sizes: tuple[int, int]) -> np.ndarray
     targets = placed(model, mesh)
     params = {p: jax.device_put(v, targets[p].sharding) for p, v in params.items()}
     with jax.set_mesh(mesh):
-        return np.asarray(jax.jit(lambda p, b: merge(graphdef, p)(b))(params, meshes.put(batch, mesh)))
+        return np.asarray(
+            jax.jit(lambda p, b: merge(graphdef, p)(b))(params, meshes.put(batch, mesh))
+        )
 
 
 def check_adapter(name: str, method: str, sizes: tuple[int, int]) -> None:
-    """4: a LoRA at its start is the base, merged it is the adapter; no virtual tokens are the base."""
+    """4: a LoRA at its start is the base, merged it is the adapter; no virtual tokens are the
+    base."""
     batch = batch_of(name, [[e] for e in synthetic.examples(4, 2)])
     plain = logits(base_of(name), batch, (1, 1))
     if ALL[method].method == "lora":
@@ -107,7 +120,9 @@ def check_adapter(name: str, method: str, sizes: tuple[int, int]) -> None:
         assert parameters(model).keys() == parameters(base_of(name)).keys()
         np.testing.assert_allclose(logits(model, batch, sizes), tuned, atol=2e-4)
     else:
-        np.testing.assert_allclose(logits(adapted(name, method, length=0), batch, sizes), plain, atol=1e-5)
+        np.testing.assert_allclose(
+            logits(adapted(name, method, length=0), batch, sizes), plain, atol=1e-5
+        )
         assert np.abs(logits(moved(adapted(name, method)), batch, sizes) - plain).max() > 0.01
 
 
@@ -120,7 +135,10 @@ def test_what_dropout_draws_is_the_same_on_a_mesh(monkeypatch):
     """LoRA's, on a mesh with an axis of data too."""
     monkeypatch.setattr(transformer, "UNROLL_LAYERS_ON_CPU", 0)
     lora = dataclasses.asdict(ALL["lora"])
-    plain, cfg = (synthetic.config(MODELS["decoder"], peft=lora | {"dropout": d}, optim=SGD) for d in (0.0, 0.1))
+    plain, cfg = (
+        synthetic.config(MODELS["decoder"], peft=lora | {"dropout": d}, optim=SGD)
+        for d in (0.0, 0.1)
+    )
     batch = synthetic.Batches(cfg).batch(0)
     one = step(cfg, batch, mesh_of((1, 1)))
     assert abs(one[0]["loss"] - step(plain, batch, mesh_of((1, 1)))[0]["loss"]) > 1e-3
@@ -133,7 +151,9 @@ def test_the_same_for_all_others(name, method, sizes, monkeypatch):
     check_step(name, method, sizes, monkeypatch)
 
 
-@pytest.mark.parametrize(("name", "method", "sizes"), [c for c in PAIRWISE if c[1] != "full" and c[2] != (1, 1)])
+@pytest.mark.parametrize(
+    ("name", "method", "sizes"), [c for c in PAIRWISE if c[1] != "full" and c[2] != (1, 1)]
+)
 def test_an_adapter_on_a_mesh_begins_as_the_base_and_merges(name, method, sizes):
     check_adapter(name, method, sizes)
 
@@ -152,7 +172,8 @@ SHOWN = ("gemma3", "t5")
     "name", [n if n in SHOWN else pytest.param(n, marks=pytest.mark.slow) for n in golden.FAMILIES]
 )
 def test_logits_on_a_mesh_are_those_of_transformers(name, sizes):
-    """5, with each device holding its part of the weights; on one device: tests/models/test_hf.py."""
+    """5, with each device holding its part of the weights; on one device:
+    tests/models/test_hf.py."""
     cfg, _, g = golden.golden(name)
     mesh = mesh_of(sizes)
     params = hf.load(golden.GOLDEN / name, cfg, placed_targets(cfg, cfg.vocab_size, mesh))

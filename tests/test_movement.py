@@ -21,7 +21,9 @@ class Clock:
         monkeypatch.setattr(time, "monotonic", lambda: self.now)
 
 
-def lines_of(progress: log.Progress, clock: Clock, seconds: list[float], capsys, begin: int = 0) -> list[str]:
+def lines_of(
+    progress: log.Progress, clock: Clock, seconds: list[float], capsys, begin: int = 0
+) -> list[str]:
     """What is said of steps that take so long each, with a loss for every tenth."""
     for step, took in enumerate(seconds, begin + 1):
         clock.now += took
@@ -34,13 +36,16 @@ def left(line: str) -> float:
 
 
 def test_the_time_left_is_that_of_the_present_pace(monkeypatch, capsys):
-    """A compilation of 300 s and quick first steps say nothing of the slow ones that are to come."""
+    """A compilation of 300 s and quick first steps say nothing of the slow ones that are to
+    come."""
     clock = Clock(monkeypatch)
     progress = log.Progress(0, 1000)
     said = lines_of(progress, clock, [300.0] + [0.5] * 199, capsys)
-    assert left(said[-1]) == pytest.approx(0.5 * 800, rel=0.1)  # 1.6 times as much with the compilation in it
+    # 1.6 times as much with the compilation in it
+    assert left(said[-1]) == pytest.approx(0.5 * 800, rel=0.1)
     said = lines_of(progress, clock, [2.0] * 100, capsys, 200)
-    assert left(said[-1]) == pytest.approx(2.0 * 700, rel=0.1)  # 1.3 s a step over the whole session
+    # 1.3 s a step over the whole session
+    assert left(said[-1]) == pytest.approx(2.0 * 700, rel=0.1)
 
 
 def test_a_line_comes_between_two_log_lines_too(monkeypatch, capsys):
@@ -93,7 +98,8 @@ def test_evaluation_and_ranking_are_tracked(monkeypatch, tmp_path):
 
 
 def test_a_call_that_holds_pythons_lock_is_said_to_go_on():
-    """As the training of a vocabulary does: no other thread of the process runs. The sign ends with it."""
+    """As the training of a vocabulary does: no other thread of the process runs. The sign ends with
+    it."""
     assert importlib.util.find_spec("itx.movement")
     code = (
         "import ctypes, itx.movement as m\nm.EVERY_SECONDS = 0.05\n"
@@ -102,7 +108,9 @@ def test_a_call_that_holds_pythons_lock_is_said_to_go_on():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPO)
     said = done.stderr.splitlines()
     assert done.returncode == 0 and len(said) > 2
-    assert all(re.fullmatch(r"vocabulary: training 8,000 pieces, \d+ s so far", line) for line in said)
+    assert all(
+        re.fullmatch(r"vocabulary: training 8,000 pieces, \d+ s so far", line) for line in said
+    )
 
 
 def test_a_vocabularys_training_says_that_it_goes_on(monkeypatch, tmp_path):
@@ -113,7 +121,9 @@ def test_a_vocabularys_training_says_that_it_goes_on(monkeypatch, tmp_path):
     from itx.prepare import vocab
 
     told = []
-    monkeypatch.setattr(movement, "alive", lambda label: told.append(label) or contextlib.nullcontext())
+    monkeypatch.setattr(
+        movement, "alive", lambda label: told.append(label) or contextlib.nullcontext()
+    )
     monkeypatch.setattr(vocab, "texts", lambda *_: [f"text {i} of words" for i in range(300)])
     assert vocab.train([], 300, "", 0, str(tmp_path)).is_file()
     assert told == ["vocabulary: training 300 pieces"]

@@ -47,7 +47,9 @@ def test_adamw_is_optax_adamw():
     decay = (r".*/w\w*", "embedding")
     tx = optim.make(OptimConfig(name="adamw", clip_norm=0.5, weight_decay=0.1, decay=decay), NAMES)
     mask = {k: "norm" not in k for k in NAMES}
-    reference = optax.chain(optax.clip_by_global_norm(0.5), optax.adamw(0.01, weight_decay=0.1, mask=mask))
+    reference = optax.chain(
+        optax.clip_by_global_norm(0.5), optax.adamw(0.01, weight_decay=0.1, mask=mask)
+    )
     ours, theirs = tx.update(g, tx.init(p), p)[0], reference.update(g, reference.init(p), p)[0]
     for k in NAMES:
         np.testing.assert_allclose(-0.01 * ours[k], theirs[k], rtol=1e-5)
@@ -55,7 +57,10 @@ def test_adamw_is_optax_adamw():
 
 def test_muon_orthogonalises_each_layer_of_a_stack_alone():
     d = direction(name="muon")
-    for path, flat in (("decoder/blocks/mlp/w_in", (6, 10)), ("decoder/blocks/attention/wo", (8, 6))):
+    for path, flat in (
+        ("decoder/blocks/mlp/w_in", (6, 10)),
+        ("decoder/blocks/attention/wo", (8, 6)),
+    ):
         for layer in np.asarray(d[path]):
             s = np.linalg.svd(layer.reshape(flat), compute_uv=False)
             s = s / (0.2 * max(flat) ** 0.5)
@@ -85,7 +90,9 @@ def test_multipliers_first_match_wins_and_the_rest_is_one():
     {"lr_multipliers": ((r"embeding", 2.0),)},
 ])  # fmt: skip
 def test_a_pattern_that_matches_nothing_is_named(settings):
-    with pytest.raises(UserError, match=r"optim\.(decay|lr_multipliers): '.*' matches no parameter"):
+    with pytest.raises(
+        UserError, match=r"optim\.(decay|lr_multipliers): '.*' matches no parameter"
+    ):
         optim.make(OptimConfig(**settings), NAMES)
 
 
@@ -97,7 +104,9 @@ def test_a_decay_of_nothing_that_trains_is_named():
     update = tx.update(jax.tree.map(jnp.zeros_like, p), tx.init(p), p)[0]
     np.testing.assert_allclose(next(iter(update.values())), 0.1, rtol=1e-6)
     with pytest.raises(UserError, match="optim.decay matches nothing that trains"):
-        optim.make(OptimConfig(weight_decay=0.1), {"decoder/prompt": ("prompt", "embed")}, list(NAMES))
+        optim.make(
+            OptimConfig(weight_decay=0.1), {"decoder/prompt": ("prompt", "embed")}, list(NAMES)
+        )
 
 
 def test_unknown_names_are_named():
@@ -115,7 +124,11 @@ def test_schedules():
         return float(optim.schedule(OptimConfig(**{**base, **settings}), 110)(jnp.asarray(step)))
 
     assert at(0) == pytest.approx(0.2) and at(9) == pytest.approx(2.0)
-    assert at(10) == pytest.approx(2.0) and at(60) == pytest.approx(1.1) and at(110) == pytest.approx(0.2)
+    assert (
+        at(10) == pytest.approx(2.0)
+        and at(60) == pytest.approx(1.1)
+        and at(110) == pytest.approx(0.2)
+    )
     assert at(60, schedule="linear") == pytest.approx(1.1)
     assert at(35, schedule="linear") == pytest.approx(2.0 - 1.8 / 4)
     assert at(99, schedule="constant") == 2.0

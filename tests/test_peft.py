@@ -105,17 +105,23 @@ def test_lora_at_init_is_the_base_and_merging_gives_the_adapter(name, method):
 def test_merging_over_a_bfloat16_base_keeps_what_bfloat16_cannot_hold():
     runner = runner_of("decoder", "lora")
     base = parameters(base_of("decoder"))
-    low = {p: (v.astype(jnp.bfloat16) if p in base else v * 0.01) for p, v in runner.loaded.params.items()}
+    low = {
+        p: (v.astype(jnp.bfloat16) if p in base else v * 0.01)
+        for p, v in runner.loaded.params.items()
+    }
     path = next(p for p in base if p.endswith("/wq"))
     found = restore.merged(changed(runner, params=low))[path]
-    exact = restore.merged(changed(runner, params={p: v.astype(jnp.float32) for p, v in low.items()}))[path]
+    exact = restore.merged(
+        changed(runner, params={p: v.astype(jnp.float32) for p, v in low.items()})
+    )[path]
     assert found.dtype == jnp.float32
     np.testing.assert_array_equal(found, exact)
     assert (found != exact.astype(jnp.bfloat16)).any()
 
 
 @pytest.mark.parametrize(
-    ("name", "method"), [("decoder", "prefix"), ("t5", "prefix"), ("decoder", "prompt"), ("t5", "prompt")]
+    ("name", "method"),
+    [("decoder", "prefix"), ("t5", "prefix"), ("decoder", "prompt"), ("t5", "prompt")],
 )
 def test_no_virtual_token_is_the_base(name, method):
     batch = batch_of(name)
@@ -125,17 +131,21 @@ def test_no_virtual_token_is_the_base(name, method):
 
 
 def test_a_prefix_is_seen_from_outside_a_window():
-    """The last token of a row of 30 through a window of 4: only of the sliding layer's prefix is it asked here."""
+    """The last token of a row of 30 through a window of 4: only of the sliding layer's prefix is it
+    asked here."""
     model = adapted("window", "prefix")
     batch = batch_of("window", [[([7] * 30, [3], 0)]])
     graphdef, own, rest = nnx.split(model, peft.PrefixParam, ...)
-    last = jax.jit(jax.grad(lambda own: jnp.sum(nnx.merge(graphdef, own, rest)(batch)[0, 1] ** 2)))(own)
+    last = jax.jit(jax.grad(lambda own: jnp.sum(nnx.merge(graphdef, own, rest)(batch)[0, 1] ** 2)))(
+        own
+    )
     for kind in ("k", "v"):
         assert (np.abs(last["decoder"]["prefix"][kind].get_value()[0]).max(-1) > 0).all()
 
 
 def test_rows_of_blocks_see_a_prefix_too(monkeypatch):
-    """Queries in blocks, each with the prefix and the keys up to its end (and within its window), as all at once."""
+    """Queries in blocks, each with the prefix and the keys up to its end (and within its window),
+    as all at once."""
     for name in ("decoder", "window"):
         model, batch = moved(adapted(name, "prefix")), batch_of(name)
         whole = logits(model, batch)
@@ -180,7 +190,9 @@ def agree(a: tuple, b: tuple) -> None:
     for path in a[1]:
         size = np.abs(a[1][path]).max()
         assert size > 0, path
-        np.testing.assert_allclose(a[1][path], b[1][path], rtol=1e-3, atol=2e-4 * size, err_msg=path)
+        np.testing.assert_allclose(
+            a[1][path], b[1][path], rtol=1e-3, atol=2e-4 * size, err_msg=path
+        )
 
 
 PAIRS = [("decoder", "dora"), ("decoder", "prefix"), ("decoder", "prompt"), ("prefix_lm", "prompt"),
@@ -192,7 +204,8 @@ def test_packing_changes_neither_loss_nor_gradient_of_an_adapter(name, method):
     some = synthetic.examples(8, 3)
     packed = batch_of(name, [some[:3], some[3:6], some[6:], *[[]] * 5])
     alone = batch_of(name, [[e] for e in some])
-    if "encoder_prompts" in alone:  # four copies of the virtual tokens there as well: one program for both
+    # four copies of the virtual tokens there as well: one program for both
+    if "encoder_prompts" in alone:
         alone["encoder_prompts"] = packed["encoder_prompts"] * (np.arange(4) == 0)
     assert packed["decoder_segment_ids"].max() == 3 and alone["decoder_segment_ids"].max() == 1
     agree(*gradient(name, method, [packed, alone]))
@@ -201,9 +214,20 @@ def test_packing_changes_neither_loss_nor_gradient_of_an_adapter(name, method):
 def test_factors_are_split_as_their_weights_are():
     cfg = configured("decoder", "lora")
     state, _, made = synthetic.init_state(cfg, LOCK, mesh_of(8, fsdp=4, tensor=2))
-    specs = {p.split("/")[-2] + "/" + p[-1]: tuple(x.sharding.spec) for p, x in state["params"].items()}
-    assert specs["wq_lora/a"] == (None, "fsdp", None) and specs["wq_lora/b"] == (None, None, "tensor", None)
-    assert specs["wo_lora/a"] == (None, "tensor", None, None) and specs["wo_lora/b"] == (None, None, "fsdp")
+    specs = {
+        p.split("/")[-2] + "/" + p[-1]: tuple(x.sharding.spec) for p, x in state["params"].items()
+    }
+    assert specs["wq_lora/a"] == (None, "fsdp", None) and specs["wq_lora/b"] == (
+        None,
+        None,
+        "tensor",
+        None,
+    )
+    assert specs["wo_lora/a"] == (None, "tensor", None, None) and specs["wo_lora/b"] == (
+        None,
+        None,
+        "fsdp",
+    )
     mu = [
         x
         for p, x in checkpoint.named_leaves(state["opt_state"]).items()
@@ -218,7 +242,9 @@ def products(jaxpr) -> set[tuple[int, ...]]:
     for eqn in jaxpr.eqns:
         if eqn.primitive.name == "dot_general":
             found.add(eqn.outvars[0].aval.shape)
-        for value in jax.tree.leaves(list(eqn.params.values()), is_leaf=lambda v: hasattr(v, "eqns")):
+        for value in jax.tree.leaves(
+            list(eqn.params.values()), is_leaf=lambda v: hasattr(v, "eqns")
+        ):
             inner = getattr(value, "jaxpr", value)
             found |= products(inner) if hasattr(inner, "eqns") else set()
     return found
@@ -241,11 +267,14 @@ def test_training_lowers_the_loss_and_frozen_parameters_cost_nothing_and_stay_bi
     base = parameters(base_of(name))
     assert frozen.keys() == base.keys() and not state["params"].keys() & base.keys()
     count = sum(x.size for x in state["params"].values())
-    assert sum(x.size for x in jax.tree.leaves(state["opt_state"])) == 2 * count + 1  # Adam: two and a count of steps
+    # Adam: two and a count of steps
+    assert sum(x.size for x in jax.tree.leaves(state["opt_state"])) == 2 * count + 1
     # a weight's gradient would be a product of its own shape: of w_in [32, 48] and w_out [48, 32]
     batch = synthetic.Batches(cfg).batch(0)
     batch = peft.with_prompts(batch) if method == "prompt" else batch
-    full = train.setup(dataclasses.replace(cfg, peft=PeftConfig()), *synthetic.sizes_of(LOCK), mesh_of())
+    full = train.setup(
+        dataclasses.replace(cfg, peft=PeftConfig()), *synthetic.sizes_of(LOCK), mesh_of()
+    )
     shapes = {(32, 48), (48, 32)}
     assert shapes & products(jax.make_jaxpr(full.step)(*full.specs, batch).jaxpr)
     assert not shapes & products(jax.make_jaxpr(made.step)(*made.specs, batch).jaxpr)
@@ -265,10 +294,12 @@ def test_training_lowers_the_loss_and_frozen_parameters_cost_nothing_and_stay_bi
 
 @pytest.mark.parametrize("method", ["lora", "dora", "prefix", "prompt"])
 def test_a_compiled_step_has_no_memory_for_what_does_not_train(method):
-    """Beside full tuning it takes two moments of the frozen parameters less, and about their gradient less: one row, so
-    that activations are few."""
+    """Beside full tuning it takes two moments of the frozen parameters less, and about their
+    gradient less: one row, so that activations are few."""
     wide = presets.tiny_decoder(embed_dim=128, mlp_dim=1024)
-    adapter = synthetic.config(wide, peft=dataclasses.asdict(METHODS[method]), data={"global_batch": 1})
+    adapter = synthetic.config(
+        wide, peft=dataclasses.asdict(METHODS[method]), data={"global_batch": 1}
+    )
     batch = synthetic.Batches(adapter).batch(0)
     steps = [
         train.setup(c, *synthetic.sizes_of(LOCK), mesh_of())
@@ -281,8 +312,12 @@ def test_a_compiled_step_has_no_memory_for_what_does_not_train(method):
 
 
 def test_resume_of_an_adapter_is_bitwise_and_its_checkpoint_holds_no_base(tmp_path):
-    cfg = configured("decoder", "lora", train={"steps": 4, "checkpoint_every": 2}, optim={"warmup_steps": 1})
-    cfg = dataclasses.replace(cfg, peft=dataclasses.replace(cfg.peft, dropout=0.2, base_dtype="bfloat16"))
+    cfg = configured(
+        "decoder", "lora", train={"steps": 4, "checkpoint_every": 2}, optim={"warmup_steps": 1}
+    )
+    cfg = dataclasses.replace(
+        cfg, peft=dataclasses.replace(cfg.peft, dropout=0.2, base_dtype="bfloat16")
+    )
     made = train.setup(cfg, *synthetic.sizes_of(LOCK), mesh_of())
     straight, parts = synthetic.Folder(tmp_path / "a"), synthetic.Folder(tmp_path / "b")
     whole = jax.device_get(train.train(cfg, LOCK, synthetic.Batches(cfg), straight, made=made))
@@ -299,18 +334,24 @@ def test_resume_of_an_adapter_is_bitwise_and_its_checkpoint_holds_no_base(tmp_pa
     pairs = list(zip(jax.tree.leaves(whole), jax.tree.leaves(resumed), strict=True))
     assert all(np.array_equal(a, b) for a, b in pairs)
     first = jax.device_get(made.init()[0]["params"])
-    assert not any(np.array_equal(first[p], x) for p, x in whole["params"].items())  # dropout or not, all moved
+    # dropout or not, all moved
+    assert not any(np.array_equal(first[p], x) for p, x in whole["params"].items())
     with checkpoint.Checkpoints(parts.checkpoints) as checkpoints:
         assert set(checkpoints.shapes(4)) == set(whole["params"])
     other = dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, seed=1, steps=6))
     with pytest.raises(UserError, match="step 4 was trained over another base"):
         train.train(
-            other, LOCK, synthetic.Batches(cfg), parts, made=train.setup(other, *synthetic.sizes_of(LOCK), mesh_of())
+            other,
+            LOCK,
+            synthetic.Batches(cfg),
+            parts,
+            made=train.setup(other, *synthetic.sizes_of(LOCK), mesh_of()),
         )
     with pytest.raises(UserError, match="step 4 was trained over another base"):
         restore.load_model(parts, other, LOCK, 4, mesh_of())
     assert (
-        restore.load_model(parts, cfg, LOCK, 0, mesh_of()).loaded.params.keys() == parameters(base_of("decoder")).keys()
+        restore.load_model(parts, cfg, LOCK, 0, mesh_of()).loaded.params.keys()
+        == parameters(base_of("decoder")).keys()
     )
 
 
@@ -337,7 +378,9 @@ def test_cached_generation_and_ranking_are_a_full_pass(name, method):
     ranked = runner.rank(prompts, options)
     rows = [[(p, (a + [7] * 5)[:5], 0)] for p, a in zip(prompts, answers, strict=True)]
     batch = batch_of(name, rows)
-    out = np.asarray(jax.nn.log_softmax(logits(merge(runner.loaded.graphdef, runner.loaded.params), batch)))
+    out = np.asarray(
+        jax.nn.log_softmax(logits(merge(runner.loaded.graphdef, runner.loaded.params), batch))
+    )
     plain = np.asarray(jax.nn.log_softmax(logits(base_of(name), batch)))
     compared = 0
     for i, (answer, option) in enumerate(zip(answers, options, strict=True)):
@@ -360,7 +403,14 @@ def test_several_adapters_over_one_base(tmp_path):
     mark = peft.fingerprint(base.loaded.params)
     prompts, options = [[5, 6, 7], [9, 8]], [[[3], [4, 5]], [[3], [4]]]
     for method in ("lora", "prefix"):
-        peft.save(tmp_path / method, MODELS[name], METHODS[method], runner_of(name, method).loaded.params, mark, "base")
+        peft.save(
+            tmp_path / method,
+            MODELS[name],
+            METHODS[method],
+            runner_of(name, method).loaded.params,
+            mark,
+            "base",
+        )
     several = {m: restore.with_adapter(base, str(tmp_path / m)) for m in ("lora", "prefix")}
     plain = base.rank(prompts, options)
     for method, runner in several.items():
@@ -369,7 +419,9 @@ def test_several_adapters_over_one_base(tmp_path):
         for a, b, c in zip(alone, here, plain, strict=True):
             assert [x["logprob"] for x in b] == pytest.approx([x["logprob"] for x in a], abs=1e-4)
             assert [x["logprob"] for x in b] != pytest.approx([x["logprob"] for x in c], abs=1e-2)
-    moved_base = changed(base, params={**base.loaded.params, "embedding": base.loaded.params["embedding"] + 0.1})
+    moved_base = changed(
+        base, params={**base.loaded.params, "embedding": base.loaded.params["embedding"] + 0.1}
+    )
     with pytest.raises(UserError, match="trained over another base: the parameters differ"):
         restore.with_adapter(moved_base, str(tmp_path / "lora"))
     with pytest.raises(UserError, match="a prefix cannot be merged"):
@@ -398,23 +450,30 @@ def test_several_adapters_over_one_base(tmp_path):
 ])  # fmt: skip
 def test_settings_that_cannot_be_meant(settings, message, tmp_path):
     file = tmp_path / "recipe.py"
-    file.write_text("from itx.config import *\ndef get_config(quick=False):\n    return RunConfig()\n")
+    file.write_text(
+        "from itx.config import *\ndef get_config(quick=False):\n    return RunConfig()\n"
+    )
     with pytest.raises(UserError, match=message):
         recipe.load(str(file), settings)
 
 
 def test_a_recipes_settings_of_another_method_give_way_to_the_command_line(tmp_path):
-    """Who asks a LoRA's recipe for a prefix has not typed its rank; a recipe that says a rank and no method means it."""
+    """Who asks a LoRA's recipe for a prefix has not typed its rank; a recipe that says a rank and
+    no method means it."""
     assert {"method", *recipe.METHODS_OF} == {f.name for f in dataclasses.fields(PeftConfig)}
     file = tmp_path / "recipe.py"
     lines = "from itx.config import *\ndef get_config(quick=False):\n    return RunConfig(peft=PeftConfig({}))\n"
     file.write_text(lines.format("method='lora', rank=4, dora=True"))
     for method in ("full", "prefix"):
         assert recipe.load(str(file), [f"--peft.method={method}"])[0].peft.rank == 4
-    with pytest.raises(UserError, match="peft.rank is a setting of lora; this run's peft.method=prefix"):
+    with pytest.raises(
+        UserError, match="peft.rank is a setting of lora; this run's peft.method=prefix"
+    ):
         recipe.load(str(file), ["--peft.method=prefix", "--peft.rank=2"])
     file.write_text(lines.format("rank=4"))
-    with pytest.raises(UserError, match="peft.rank is a setting of lora; this run's peft.method=full"):
+    with pytest.raises(
+        UserError, match="peft.rank is a setting of lora; this run's peft.method=full"
+    ):
         recipe.load(str(file))
 
 
@@ -434,7 +493,9 @@ def test_targets_that_match_nothing_or_too_much(targets, message):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["qwen3", "t5"])
-def test_an_adapter_from_the_command_line_to_its_folder_and_back(name, tmp_path, capsys, monkeypatch):
+def test_an_adapter_from_the_command_line_to_its_folder_and_back(
+    name, tmp_path, capsys, monkeypatch
+):
     """Train over a model of `transformers`, export, score over the base, merge."""
     golden = REPO / "tests" / "golden" / "hf" / name
     architecture = "encoder_decoder" if name == "t5" else "decoder"
@@ -452,24 +513,42 @@ def test_an_adapter_from_the_command_line_to_its_folder_and_back(name, tmp_path,
     assert about["base_model_name_or_path"] == str(golden) and about["use_dora"]
     scores = json.loads((tmp_path / "scores.json").read_text())
     assert list(scores) == [str(out)] and scores[str(out)]["rows"]
-    # another setting scores the adapter too, and the step of a run's own adapter is none of its base
+    # another setting scores the adapter too, and the step of a run's own adapter is none of its
+    # base
     used, whole = [], restore.with_adapter
-    monkeypatch.setattr(restore, "with_adapter", lambda base, folder: used.append(folder) or whole(base, folder))
+    monkeypatch.setattr(
+        restore, "with_adapter", lambda base, folder: used.append(folder) or whole(base, folder)
+    )
     words = ["eval", str(run), "--adapter", str(out), "--max_examples", "1"]
     assert cli.main([*words, "--shots", "0", "--json", str(tmp_path / "shots.json")]) == 0
     found = json.loads((tmp_path / "shots.json").read_text())[str(out)]
     assert used == [str(out)] and found["settings"]["0"]["rows"]
-    assert found["step"] == f"adapter-{peft.key(out)}-0" and (run / "eval" / found["step"] / "test-0shots").is_dir()
-    for more, said in ((["--step", "4"], "--step 4"), (["--adapter", str(tmp_path / "gone")], "gone holds no adapter")):
+    assert (
+        found["step"] == f"adapter-{peft.key(out)}-0"
+        and (run / "eval" / found["step"] / "test-0shots").is_dir()
+    )
+    for more, said in (
+        (["--step", "4"], "--step 4"),
+        (["--adapter", str(tmp_path / "gone")], "gone holds no adapter"),
+    ):
         assert cli.main([*words, *more]) == 2
         assert said in capsys.readouterr().err
     first, last = load_file(golden / hf.SINGLE), load_file(tmp_path / "merged" / hf.SINGLE)
-    moved = {n for n in first if not np.array_equal(first[n].astype(np.float32), last[n].astype(np.float32))}
+    moved = {
+        n
+        for n in first
+        if not np.array_equal(first[n].astype(np.float32), last[n].astype(np.float32))
+    }
     assert len(moved) == len([n for n in first if first[n].ndim == 2 and ("proj" in n or "Attention" in n or "DenseRelu" in n)
                               and "relative" not in n])  # fmt: skip
     # and a run may begin from the merged model
     again = samples.itx(
-        "train", recipe, f"--model.pretrained={run}", "--run_dir", tmp_path / "again", "--eval.before=false"
+        "train",
+        recipe,
+        f"--model.pretrained={run}",
+        "--run_dir",
+        tmp_path / "again",
+        "--eval.before=false",
     )
     assert "report:" in again.stdout
     begun = pretrained.find(str(run))

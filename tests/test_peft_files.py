@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Adapters as files: what `peft` wrote is computed as there (tests/golden/make_peft.py), and what is written here reads
-back, here and in `peft`."""
+"""Adapters as files: what `peft` wrote is computed as there (tests/golden/make_peft.py), and what
+is written here reads back, here and in `peft`."""
 
 import dataclasses
 import json
@@ -40,7 +40,10 @@ def base_model(folder: Path) -> Transformer:
     cfg = hf.model_config(folder)
     abstract = nnx.eval_shape(lambda: Transformer(cfg, cfg.vocab_size, nnx.Rngs(0)))
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    targets = {p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=here) for p, s in parameters(abstract).items()}
+    targets = {
+        p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=here)
+        for p, s in parameters(abstract).items()
+    }
     return merge(nnx.graphdef(abstract), hf.load(folder, cfg, targets))
 
 
@@ -56,7 +59,11 @@ def feed(base: Path, length: int) -> tuple[dict, np.ndarray]:
     ids, mask = golden["ids"][:, :length], golden["mask"][:, :length]
     places = np.broadcast_to(np.arange(ids.shape[1], dtype=np.int32), ids.shape)
     if "decoder_ids" not in golden:
-        return {"decoder_input_tokens": ids, "decoder_segment_ids": mask, "decoder_positions": places}, mask > 0
+        return {
+            "decoder_input_tokens": ids,
+            "decoder_segment_ids": mask,
+            "decoder_positions": places,
+        }, mask > 0
     d = golden["decoder_ids"]
     d_places = np.broadcast_to(np.arange(d.shape[1], dtype=np.int32), d.shape)
     return {
@@ -86,7 +93,11 @@ def test_logits_are_those_of_peft(folder, tmp_path):
     # and the way back: the same tensors, but for entries that PEFT never reads
     peft.save(tmp_path, model.cfg, adapter.peft, adapter.params, "f00d", "somewhere")
     again = peft.read(tmp_path, model.cfg)
-    assert again.peft == adapter.peft and again.base == "f00d" and again.params.keys() == adapter.params.keys()
+    assert (
+        again.peft == adapter.peft
+        and again.base == "f00d"
+        and again.params.keys() == adapter.params.keys()
+    )
     assert all(np.array_equal(again.params[p], v) for p, v in adapter.params.items())
 
 
@@ -101,19 +112,28 @@ def test_peft_loads_what_is_written_here(folder, tmp_path):
     model = base_model(base)
     adapter = peft.read(folder, model.cfg)
     r = np.random.default_rng(2)
-    params = {p: (v + 0.3 * r.standard_normal(v.shape)).astype(np.float32) for p, v in adapter.params.items()}
+    params = {
+        p: (v + 0.3 * r.standard_normal(v.shape)).astype(np.float32)
+        for p, v in adapter.params.items()
+    }
     peft.save(tmp_path, model.cfg, adapter.peft, params, "", str(base))
-    out, counts = logits(with_adapter(model, adapter._replace(params=params)), base, make_peft.TOKENS[base.name])
+    out, counts = logits(
+        with_adapter(model, adapter._replace(params=params)), base, make_peft.TOKENS[base.name]
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # theirs
         want = make_peft.logits(tmp_path, base.name)
     assert np.abs(want - np.load(folder / "logits.npy"))[counts].max() > 0.1
-    np.testing.assert_allclose(out[counts], want[counts], rtol=1e-4, atol=1e-4 * np.abs(want[counts]).max())
+    np.testing.assert_allclose(
+        out[counts], want[counts], rtol=1e-4, atol=1e-4 * np.abs(want[counts]).max()
+    )
 
 
 def test_up_to_where_a_window_leaves_virtual_tokens_alone_in_peft():
     gemma, llama = (hf.model_config(GOLDEN / "hf" / name) for name in ("gemma3", "llama"))
-    prefix, prompt, lora = (peft.PeftConfig(method=m, length=2) for m in ("prefix", "prompt", "lora"))
+    prefix, prompt, lora = (
+        peft.PeftConfig(method=m, length=2) for m in ("prefix", "prompt", "lora")
+    )
     assert gemma.sliding_window == 5 and not llama.sliding_window
     assert [peft.same_in_peft(gemma, p) for p in (prefix, prompt, lora)] == [3, 3, None]
     assert peft.same_in_peft(gemma, dataclasses.replace(prefix, length=7)) == 0
@@ -141,18 +161,27 @@ def test_a_window_hides_virtual_tokens_in_peft(method, monkeypatch):
     assert whole.any() and apart[:same].max() < 1e-4 and apart[same:].min() > 0.01
 
 
-# ---- over a model that also sees images -----------------------------------------------------------
+# ---- over a model that also sees images
+# -----------------------------------------------------------
 
 NESTED = GOLDEN / "peft" / "gemma3_nested"
 
 
 def nest(to: Path) -> Path:
-    """The golden Gemma 3 as the text part of one that also sees images, as the hub's are from 4B on."""
+    """The golden Gemma 3 as the text part of one that also sees images, as the hub's are from 4B
+    on."""
     base = GOLDEN / "hf" / "gemma3"
     to.mkdir()
-    inner = {n.replace("model.", "language_model.model.", 1): x for n, x in load_file(base / hf.SINGLE).items()}
+    inner = {
+        n.replace("model.", "language_model.model.", 1): x
+        for n, x in load_file(base / hf.SINGLE).items()
+    }
     save_file({**inner, "vision_tower.head.weight": np.ones((2, 2), np.float32)}, to / hf.SINGLE)
-    outer = {"model_type": "gemma3", "text_config": hf.read_config(base), "vision_config": {"hidden_size": 16}}
+    outer = {
+        "model_type": "gemma3",
+        "text_config": hf.read_config(base),
+        "vision_config": {"hidden_size": 16},
+    }
     (to / hf.CONFIG).write_text(json.dumps(outer))
     return to
 
@@ -161,7 +190,8 @@ def run_of(adapter: peft.Adapter, pretrained_at: Path, to: Path) -> Path:
     """A run folder whose newest checkpoint holds an adapter over a model that lies elsewhere."""
     run = RunFolder(to)
     config = RunConfig(
-        model=dataclasses.replace(hf.model_config(pretrained_at), pretrained=str(pretrained_at)), peft=adapter.peft
+        model=dataclasses.replace(hf.model_config(pretrained_at), pretrained=str(pretrained_at)),
+        peft=adapter.peft,
     )
     with Checkpoints(run.checkpoints, keep=None) as checkpoints:
         params = {p: jax.numpy.asarray(x) for p, x in adapter.params.items()}
@@ -174,31 +204,45 @@ def run_of(adapter: peft.Adapter, pretrained_at: Path, to: Path) -> Path:
 
 
 @pytest.mark.parametrize("there", ["nested", "moved", "plain"])
-def test_a_lora_is_written_by_the_names_of_the_class_that_its_base_is_loaded_as(there, tmp_path, capsys):
-    """`modules.json` is what `peft` sees in the class of the nested folder (make_peft.py); the part that sees images has
-    modules whose names end alike."""
+def test_a_lora_is_written_by_the_names_of_the_class_that_its_base_is_loaded_as(
+    there, tmp_path, capsys
+):
+    """`modules.json` is what `peft` sees in the class of the nested folder (make_peft.py); the part
+    that sees images has modules whose names end alike."""
     adapter = peft.read(GOLDEN / "peft" / "gemma3_dora", hf.model_config(GOLDEN / "hf" / "gemma3"))
     base = GOLDEN / "hf" / "gemma3" if there == "plain" else nest(tmp_path / "base")
     run = run_of(adapter, base, tmp_path / "run")
     if there == "moved":
         shutil.rmtree(base)
     assert cli.main(["convert", "export", str(run), str(tmp_path / "out")]) == 0
-    about, tensors = (f(tmp_path / "out" / n) for f, n in ((storage.read_json, peft.CONFIG), (load_file, peft.WEIGHTS)))
+    about, tensors = (
+        f(tmp_path / "out" / n)
+        for f, n in ((storage.read_json, peft.CONFIG), (load_file, peft.WEIGHTS))
+    )
     modules = json.loads((NESTED / "modules.json").read_text())
     if there == "plain":  # as the class of the text model alone calls them
         modules = [m.replace("language_model.", "") for m in modules if "vision" not in m]
     adapted = {n.removeprefix("base_model.model.").split(".lora_")[0] for n in tensors}
     wanted = {
-        m for m in modules if "vision" not in m and m.split(".")[-1] in ("q_proj", "v_proj", "o_proj", "down_proj")
+        m
+        for m in modules
+        if "vision" not in m and m.split(".")[-1] in ("q_proj", "v_proj", "o_proj", "down_proj")
     }
     assert len(wanted) == 12 and adapted == wanted
     targets = about["target_modules"]
     by_name = targets if isinstance(targets, list) else ()
-    # PEFT's own rule: a name is a target as a whole or after a dot, a text is a regex of whole names
-    hit = {m for m in modules if m.split(".")[-1] in by_name or not by_name and re.fullmatch(targets, m)}
+    # PEFT's own rule: a name is a target as a whole or after a dot, a text is a regex of whole
+    # names
+    hit = {
+        m
+        for m in modules
+        if m.split(".")[-1] in by_name or not by_name and re.fullmatch(targets, m)
+    }
     assert hit == wanted
     again = peft.read(tmp_path / "out", hf.model_config(GOLDEN / "hf" / "gemma3"))
-    assert again.peft == adapter.peft and all(np.array_equal(again.params[p], v) for p, v in adapter.params.items())
+    assert again.peft == adapter.peft and all(
+        np.array_equal(again.params[p], v) for p, v in adapter.params.items()
+    )
 
 
 def test_an_adapter_that_was_trained_over_a_nested_model_is_read(tmp_path):
@@ -223,7 +267,10 @@ def test_an_adapter_that_was_trained_over_a_nested_model_is_read(tmp_path):
     tensors = load_file(NESTED / peft.WEIGHTS)
     for old in ("language_model.model.", "model."):
         folder = edited(NESTED, tmp_path / old)
-        save_file({n.replace("model.language_model.", old): x for n, x in tensors.items()}, folder / peft.WEIGHTS)
+        save_file(
+            {n.replace("model.language_model.", old): x for n, x in tensors.items()},
+            folder / peft.WEIGHTS,
+        )
         again = peft.read(folder, model.cfg)
         assert all(np.array_equal(again.params[p], v) for p, v in adapter.params.items())
     save_file({n: x for n, x in tensors.items() if n in tower}, folder / peft.WEIGHTS)
@@ -238,7 +285,8 @@ def test_an_adapter_that_was_trained_over_a_nested_model_is_read(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["lora", "dora", "prefix", "prompt"])
 def test_auto_peft_computes_what_is_exported_over_a_nested_model(method, tmp_path):
-    """`AutoPeftModelForCausalLM` on the exported folder alone, which names a nested base that transformers wrote."""
+    """`AutoPeftModelForCausalLM` on the exported folder alone, which names a nested base that
+    transformers wrote."""
     need("torch", "transformers", "peft")
     from tests.golden import make_peft
 
@@ -248,7 +296,10 @@ def test_auto_peft_computes_what_is_exported_over_a_nested_model(method, tmp_pat
     model = base_model(tmp_path / "base")
     adapter = peft.read(GOLDEN / "peft" / f"gemma3_{method}", model.cfg)
     r = np.random.default_rng(2)
-    params = {p: (v + 0.3 * r.standard_normal(v.shape)).astype(np.float32) for p, v in adapter.params.items()}
+    params = {
+        p: (v + 0.3 * r.standard_normal(v.shape)).astype(np.float32)
+        for p, v in adapter.params.items()
+    }
     adapter = adapter._replace(params=params)
     run = run_of(adapter, tmp_path / "base", tmp_path / "run")
     assert cli.main(["convert", "export", str(run), str(tmp_path / "out")]) == 0
@@ -258,7 +309,8 @@ def test_auto_peft_computes_what_is_exported_over_a_nested_model(method, tmp_pat
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         want = make_peft.auto_logits(tmp_path / "out", "gemma3")
-    assert [w for w in said if "missing" in str(w.message)] == []  # how PEFT tells that tensors found no module
+    # how PEFT tells that tensors found no module
+    assert [w for w in said if "missing" in str(w.message)] == []
     scale = np.abs(want).max()
     assert np.abs(plain - want)[counts].max() > 0.1 * scale
     np.testing.assert_allclose(out[counts], want[counts], rtol=1e-4, atol=1e-4 * scale)
@@ -275,7 +327,10 @@ def edited(folder: Path, to: Path, **changes) -> Path:
 def test_an_adapter_for_another_base_is_told(tmp_path):
     cfg = hf.model_config(GOLDEN / "hf" / "llama")
     fewer = dataclasses.replace(cfg, num_layers=2)
-    for method, what in (("lora", "no 'base_model.model.model.layers.2"), ("prefix", "3 layers there, 2 here")):
+    for method, what in (
+        ("lora", "no 'base_model.model.model.layers.2"),
+        ("prefix", "3 layers there, 2 here"),
+    ):
         with pytest.raises(UserError, match=f"adapter for another base: .*{what}"):
             peft.read(GOLDEN / "peft" / f"llama_{method}", fewer)
     wider = dataclasses.replace(cfg, embed_dim=32)
@@ -285,12 +340,16 @@ def test_an_adapter_for_another_base_is_told(tmp_path):
     more = dataclasses.replace(cfg, num_layers=4)
     with pytest.raises(UserError, match="w._lora/a is in 3 of 4 layers only"):
         peft.read(GOLDEN / "peft" / "llama_lora", more)
-    cut = dataclasses.replace(hf.model_config(GOLDEN / "hf" / "t5_v1_1"), num_layers=1, encoder_layers=1)
+    cut = dataclasses.replace(
+        hf.model_config(GOLDEN / "hf" / "t5_v1_1"), num_layers=1, encoder_layers=1
+    )
     with pytest.raises(UserError, match=r"another base: \d layers there, 1 here"):
         peft.read(GOLDEN / "peft" / "t5_v1_1_prefix", cut)
     with pytest.raises(UserError, match="another base: 3 layers of 2 heads"):
         peft.read(GOLDEN / "peft" / "llama_prefix", dataclasses.replace(cfg, num_kv_heads=4))
-    with pytest.raises(UserError, match="adapter for another base: this model has no 'base_model.model.decoder"):
+    with pytest.raises(
+        UserError, match="adapter for another base: this model has no 'base_model.model.decoder"
+    ):
         peft.read(GOLDEN / "peft" / "t5_v1_1_lora", cfg)
 
 
@@ -325,20 +384,37 @@ def test_the_number_of_virtual_tokens_is_that_of_the_rows(method, tmp_path):
     cfg, folder = hf.model_config(GOLDEN / "hf" / "llama"), GOLDEN / "peft" / f"llama_{method}"
     assert peft.read(folder, cfg).peft.length == 4
     for wrong in (3, 5, 1):
-        with pytest.raises(UserError, match=f"num_virtual_tokens={wrong}, but prompt_embeddings has 4 rows"):
+        with pytest.raises(
+            UserError, match=f"num_virtual_tokens={wrong}, but prompt_embeddings has 4 rows"
+        ):
             peft.read(edited(folder, tmp_path / str(wrong), num_virtual_tokens=wrong), cfg)
 
 
 def test_settings_that_a_file_leaves_out_are_those_of_pefts_classes(tmp_path):
-    """None of them was written by PEFT; people edit such files, and older versions wrote fewer keys."""
+    """None of them was written by PEFT; people edit such files, and older versions wrote fewer
+    keys."""
     cfg = hf.model_config(GOLDEN / "hf" / "llama")
-    absent = ("r", "lora_alpha", "lora_dropout", "use_dora", "num_layers", "num_attention_heads", "num_virtual_tokens")
+    absent = (
+        "r",
+        "lora_alpha",
+        "lora_dropout",
+        "use_dora",
+        "num_layers",
+        "num_attention_heads",
+        "num_virtual_tokens",
+    )
     for method in ("lora", "prefix", "prompt"):
         whole = peft.read(GOLDEN / "peft" / f"llama_{method}", cfg)
-        folder = edited(GOLDEN / "peft" / f"llama_{method}", tmp_path / method, **dict.fromkeys(absent[1:]))
+        folder = edited(
+            GOLDEN / "peft" / f"llama_{method}", tmp_path / method, **dict.fromkeys(absent[1:])
+        )
         found = peft.read(folder, cfg)
         assert found.params.keys() == whole.params.keys()
-        want = dataclasses.replace(whole.peft, alpha=8.0, dropout=0.0) if method == "lora" else whole.peft
+        want = (
+            dataclasses.replace(whole.peft, alpha=8.0, dropout=0.0)
+            if method == "lora"
+            else whole.peft
+        )
         assert found.peft == want and (whole.peft != want) == (method == "lora")
     about = json.loads((GOLDEN / "peft" / "llama_lora" / peft.CONFIG).read_text())
     assert about["r"] != 8  # so that PEFT's default does not fit the tensors

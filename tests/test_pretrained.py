@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs that begin from a model that `transformers` wrote: what they take from it, tuning it, handing it back."""
+"""Runs that begin from a model that `transformers` wrote: what they take from it, tuning it,
+handing it back."""
 
 import json
 import shutil
@@ -62,17 +63,28 @@ def test_a_model_of_transformers_is_tuned_and_comes_back(name, tmp_path, monkeyp
     for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         assert (out / file).read_bytes() == (GOLDEN / name / file).read_bytes()
     generation = json.loads((GOLDEN / name / "generation_config.json").read_text())
-    assert json.loads((out / "generation_config.json").read_text()) == generation | {"eos_token_id": 1}  # the run's EOS
+    # the run's EOS
+    assert json.loads((out / "generation_config.json").read_text()) == generation | {
+        "eos_token_id": 1
+    }
     # the exported folder begins a run as the first one did, and so do the run and its checkpoint
     for begin in (out, run, run / "checkpoints" / "4"):
-        again, origin = pretrained.load_recipe(str(recipe(tmp_path, name)), [f"--model.pretrained={begin}"])
+        again, origin = pretrained.load_recipe(
+            str(recipe(tmp_path, name)), [f"--model.pretrained={begin}"]
+        )
         assert {**vars(again.model), "pretrained": ""} == {**vars(config.model), "pretrained": ""}
-        assert origin["model.embed_dim"] == str(begin) and Path(again.data.vocab).name == "tokenizer.json"
+        assert (
+            origin["model.embed_dim"] == str(begin)
+            and Path(again.data.vocab).name == "tokenizer.json"
+        )
     # resumed: the checkpoint is what counts, not the model it once began from
     longer, _ = pretrained.load_recipe(
         str(recipe(tmp_path, name)), [f"--model.pretrained={GOLDEN / name}", "--train.steps=7"]
     )
-    lock, mesh = locks.read(run / "data.lock.json"), meshes.make_mesh(MeshConfig(), jax.devices()[:1])
+    lock, mesh = (
+        locks.read(run / "data.lock.json"),
+        meshes.make_mesh(MeshConfig(), jax.devices()[:1]),
+    )
     monkeypatch.setattr(restore, "load_pretrained", lambda *_: pytest.fail("it began anew"))
     train.train(
         longer,
@@ -88,21 +100,40 @@ def test_import_and_export_by_command_give_the_tensors_back(tmp_path, capsys):
     for name in ("gemma3", "t5_v1_1"):
         made, out = tmp_path / name / "made", tmp_path / name / "out"
         assert (
-            cli.main(["convert", "import", str(GOLDEN / name), str(made), "--json", str(tmp_path / "facts.json")]) == 0
+            cli.main(
+                [
+                    "convert",
+                    "import",
+                    str(GOLDEN / name),
+                    str(made),
+                    "--json",
+                    str(tmp_path / "facts.json"),
+                ]
+            )
+            == 0
         )
         facts = json.loads((tmp_path / "facts.json").read_text())
         assert f"{facts['parameters']:,} parameters, bfloat16 there" in capsys.readouterr().out
         assert cli.main(["convert", "export", str(made), str(out)]) == 0
         first, last = (load_file(d / hf.SINGLE) for d in (GOLDEN / name, out))
-        assert {k: v.tobytes() for k, v in first.items()} == {k: v.tobytes() for k, v in last.items()}
+        assert {k: v.tobytes() for k, v in first.items()} == {
+            k: v.tobytes() for k, v in last.items()
+        }
     assert cli.main(["convert", "export", str(made), str(out)]) == 2
     assert "is there and not empty" in capsys.readouterr().err
     for size in ("nan", "inf", "0"):
-        assert cli.main(["convert", "export", str(made), str(tmp_path / "new"), "--shard_gb", size]) == 2
+        assert (
+            cli.main(["convert", "export", str(made), str(tmp_path / "new"), "--shard_gb", size])
+            == 2
+        )
         assert f"--shard_gb {float(size)}: must be above 0" in capsys.readouterr().err
     assert cli.main(["convert", "export", str(made), str(tmp_path / "facts.json" / "out")]) == 2
     assert "facts.json is a file, not a folder" in capsys.readouterr().err
-    for held, words in (("{}", "neither"), ("[]", "no JSON object"), ('{"config": {}}', "has no checkpoint")):
+    for held, words in (
+        ("{}", "neither"),
+        ("[]", "no JSON object"),
+        ('{"config": {}}', "has no checkpoint"),
+    ):
         (tmp_path / "empty").mkdir(exist_ok=True)
         (tmp_path / "empty" / "config.json").write_text(held)
         assert cli.main(["convert", "export", str(tmp_path / "empty"), str(tmp_path / "new")]) == 2
@@ -112,16 +143,23 @@ def test_import_and_export_by_command_give_the_tensors_back(tmp_path, capsys):
 
 
 def test_a_gemma_that_sees_images_comes_back_in_its_type_with_its_ends(tmp_path):
-    """As the hub has gemma-3-4b-it: the text model inside, its type and the ends of an answer outside."""
+    """As the hub has gemma-3-4b-it: the text model inside, its type and the ends of an answer
+    outside."""
     folder, made, out = (tmp_path / n for n in ("model", "made", "out"))
     shutil.copytree(GOLDEN / "gemma3", folder)
     inner = hf.read_config(folder)
-    outside = {"torch_dtype": inner.pop("dtype", None) or inner.pop("torch_dtype"), "eos_token_id": [1, 106]}
+    outside = {
+        "torch_dtype": inner.pop("dtype", None) or inner.pop("torch_dtype"),
+        "eos_token_id": [1, 106],
+    }
     assert outside["torch_dtype"] == "bfloat16"
     held = {"model_type": "gemma3", **outside, "text_config": {**inner, "eos_token_id": 1}}
     (folder / hf.CONFIG).write_text(json.dumps(held))
     tensors = load_file(folder / hf.SINGLE)
-    save_file({n.replace("model.", "language_model.model.", 1): v for n, v in tensors.items()}, folder / hf.SINGLE)
+    save_file(
+        {n.replace("model.", "language_model.model.", 1): v for n, v in tensors.items()},
+        folder / hf.SINGLE,
+    )
     assert cli.main(["convert", "import", str(folder), str(made)]) == 0
     assert cli.main(["convert", "export", str(made), str(out)]) == 0
     back, written = load_file(out / hf.SINGLE), hf.read_config(out)
@@ -131,7 +169,8 @@ def test_a_gemma_that_sees_images_comes_back_in_its_type_with_its_ends(tmp_path)
 
 @pytest.mark.parametrize("padded", [True, False])
 def test_special_ids_are_exported_as_the_tokenizer_has_them(padded, tmp_path):
-    """A tokenizer without a pad token gives no pad_token_id: the id that fills our rows is a token of its own there."""
+    """A tokenizer without a pad token gives no pad_token_id: the id that fills our rows is a token
+    of its own there."""
     shutil.copytree(GOLDEN / "qwen3", tmp_path / "model")
     file = tmp_path / "model" / "tokenizer_config.json"
     held = json.loads(file.read_text())
@@ -150,7 +189,8 @@ def test_special_ids_are_exported_as_the_tokenizer_has_them(padded, tmp_path):
 
 
 def test_a_head_that_is_a_copy_of_the_embedding_is_tied(tmp_path):
-    """T5 1.0 as some files hold it; where the configuration says that it is not tied, a copy is a head of its own."""
+    """T5 1.0 as some files hold it; where the configuration says that it is not tied, a copy is a
+    head of its own."""
     folder = tmp_path / "model"
     shutil.copytree(GOLDEN / "t5", folder)
     tensors, held = load_file(folder / hf.SINGLE), hf.read_config(folder)
@@ -167,21 +207,32 @@ def test_a_head_that_is_a_copy_of_the_embedding_is_tied(tmp_path):
 
 def test_what_is_taken_from_the_model_and_what_stays_the_recipes(tmp_path):
     file = recipe(tmp_path, "qwen3")
-    words = [f"--model.pretrained={GOLDEN / 'qwen3'}", "--model.remat=dots", "--model.rope_theta=123.0"]
+    words = [
+        f"--model.pretrained={GOLDEN / 'qwen3'}",
+        "--model.remat=dots",
+        "--model.rope_theta=123.0",
+    ]
     config, origin = pretrained.load_recipe(str(file), words)
     there = hf.model_config(GOLDEN / "qwen3")
     assert there != presets.tiny_decoder() and there.rope_theta != 123.0
     assert (config.model.num_layers, config.model.smear, config.model.vocab_size) == (3, 0, 320)
     assert (config.model.remat, config.model.rope_theta) == ("dots", 123.0)  # the command line's
-    assert origin["model.rope_theta"] == "command line" and origin["model.num_layers"] == str(GOLDEN / "qwen3")
+    assert origin["model.rope_theta"] == "command line" and origin["model.num_layers"] == str(
+        GOLDEN / "qwen3"
+    )
     assert config.data.vocab == str(GOLDEN / "qwen3" / "tokenizer.json")
     assert config.data.chat_template == str(GOLDEN / "qwen3" / "chat_template.jinja")
     folder = shutil.copytree(GOLDEN / "qwen3", tmp_path / "model")
     (folder / "chat_template.jinja").unlink()
     assert not json.loads((folder / "tokenizer_config.json").read_text()).get("chat_template")
-    assert pretrained.load_recipe(str(file), [f"--model.pretrained={folder}"])[0].data.chat_template == ""
+    assert (
+        pretrained.load_recipe(str(file), [f"--model.pretrained={folder}"])[0].data.chat_template
+        == ""
+    )
     (folder / "chat_template.json").write_text(json.dumps({"chat_template": "{{ messages }}"}))
-    named = pretrained.load_recipe(str(file), [f"--model.pretrained={folder}"])[0].data.chat_template
+    named = pretrained.load_recipe(str(file), [f"--model.pretrained={folder}"])[
+        0
+    ].data.chat_template
     assert template_text(named, "") == "{{ messages }}"
     given, origin = pretrained.load_recipe(str(file), [*words, "--data.vocab=bytes"])
     assert given.data.vocab == "bytes" and origin["data.vocab"] == "command line"
@@ -196,8 +247,14 @@ def test_what_is_taken_from_the_model_and_what_stays_the_recipes(tmp_path):
         ("missing", ["tensors are missing", "model.norm.weight"]),
         ("no model_type", ["config.json has neither a 'model_type'"]),
         ("broken tokenizer_config", ["tokenizer_config.json: no readable JSON"]),
-        ("tokenizer_config is a list", ["tokenizer_config.json: expected a JSON object, found list"]),
-        ("small embedding", ["model.vocab_size=300 is below the vocabulary's 312 ids of", "tokenizer.json"]),
+        (
+            "tokenizer_config is a list",
+            ["tokenizer_config.json: expected a JSON object, found list"],
+        ),
+        (
+            "small embedding",
+            ["model.vocab_size=300 is below the vocabulary's 312 ids of", "tokenizer.json"],
+        ),
     ],
 )
 def test_a_bad_folder_is_said_before_anything_is_trained(case, words, tmp_path):

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a run ends and is started again, with recipes that crash, wait or are stopped before anything is imported."""
+"""How a run ends and is started again, with recipes that crash, wait or are stopped before anything
+is imported."""
 
 import os
 import re
@@ -57,8 +58,11 @@ def living(pid):
 
 
 def test_starts_are_counted_by_what_they_gain(tmp_path):
-    """A crash that gained a checkpoint costs no restart; the text names no start that there will not be."""
-    gain = "(here / 'run' / 'checkpoints' / str(starts)).mkdir(parents=True) if starts < 3 else None"
+    """A crash that gained a checkpoint costs no restart; the text names no start that there will
+    not be."""
+    gain = (
+        "(here / 'run' / 'checkpoints' / str(starts)).mkdir(parents=True) if starts < 3 else None"
+    )
     child = supervised(tmp_path, f"{gain}\n{CRASH}", 1)
     said = child.communicate()[1]
     assert child.returncode == 7 and len(starts(tmp_path)) == 4, said
@@ -75,7 +79,8 @@ def test_a_crash_without_gain_is_tried_as_often_as_asked(tmp_path):
 
 
 def test_a_stopped_child_is_not_started_again(tmp_path):
-    """Outside the training loop SIGTERM ended the child as a signal does, which looked like a crash."""
+    """Outside the training loop SIGTERM ended the child as a signal does, which looked like a
+    crash."""
     child = supervised(tmp_path, "os.kill(os.getpid(), signal.SIGTERM); time.sleep(5)", 1)
     said = child.communicate()[1]
     assert (child.returncode, len(starts(tmp_path))) == (143, 1), said
@@ -123,7 +128,12 @@ def itx(folder, *words, **environment):
     environment = one_device() | {"TMPDIR": str(folder / "tmp")} | environment
     command = [sys.executable, "-m", "itx.cli", *map(str, words)]
     return subprocess.Popen(
-        command, cwd=REPO, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        cwd=REPO,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
 
 
@@ -151,8 +161,8 @@ def test_a_second_signal_ends_what_no_handler_reaches(tmp_path, number):
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_ends_a_build_with_all_that_it_started(tmp_path, number):
-    """Neither processes nor temporary files are left, and no tracker of resources complains. As from a terminal, Ctrl-C
-    reaches every process."""
+    """Neither processes nor temporary files are left, and no tracker of resources complains. As
+    from a terminal, Ctrl-C reaches every process."""
     written = samples.write_recipe(tmp_path, tmp_path / "cache")
     child = itx(tmp_path, "train", written, "--run_dir", tmp_path / "run")
     assert wait_for(lambda: list(tmp_path.glob("cache/*/*/r*/manifest.json")), 60.0)
@@ -163,14 +173,22 @@ def test_a_signal_ends_a_build_with_all_that_it_started(tmp_path, number):
         child.send_signal(number)
     said = child.communicate()[1]
     assert child.returncode == 128 + number, said
-    assert "resource_tracker" not in said and "Traceback" not in said and "the same command resumes" in said
+    assert (
+        "resource_tracker" not in said
+        and "Traceback" not in said
+        and "the same command resumes" in said
+    )
     assert list((tmp_path / "tmp").iterdir()) == []
     assert time.monotonic() - before < 10.0
 
 
-@pytest.mark.parametrize("option", ["--run_dir=gs://bucket/run", "--data.cache_dir=s3://bucket/cache"])
+@pytest.mark.parametrize(
+    "option", ["--run_dir=gs://bucket/run", "--data.cache_dir=s3://bucket/cache"]
+)
 def test_remote_paths_are_refused(tmp_path, option):
-    done = samples.itx("train", samples.write_recipe(tmp_path, tmp_path / "cache"), "--dry-run", option, check=None)
+    done = samples.itx(
+        "train", samples.write_recipe(tmp_path, tmp_path / "cache"), "--dry-run", option, check=None
+    )
     assert done.returncode == 2, done.stdout
     (line,) = done.stderr.splitlines()
     assert option.split("=")[1] in line and "remote" in line

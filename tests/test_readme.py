@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The README's commands and those of the recipes' docstrings run as they stand (training in the quick variant)."""
+"""The README's commands and those of the recipes' docstrings run as they stand (training in the
+quick variant)."""
 
 import fnmatch
 import json
@@ -26,7 +27,11 @@ def commands() -> list[str]:
 
 def run(words: list[str], cwd) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-m", "itx.cli", *words], cwd=cwd, capture_output=True, text=True, env=one_device()
+        [sys.executable, "-m", "itx.cli", *words],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        env=one_device(),
     )
 
 
@@ -42,7 +47,11 @@ REAL = [c for c in commands() if "FOLDER" in c]
 def succeeds(command: str, cwd) -> None:
     """Runs as it stands, but for the quick variants of recipes."""
     words = shlex.split(command.removeprefix("uv run itx "))
-    words = [w.replace("runs/quickstart", "runs/quickstart-quick") for w in words if "train.steps" not in w]
+    words = [
+        w.replace("runs/quickstart", "runs/quickstart-quick")
+        for w in words
+        if "train.steps" not in w
+    ]
     if any(w.startswith("configs/") for w in words):
         words.append("--quick")
     done = run(words, cwd)
@@ -68,16 +77,24 @@ def test_your_own_data(tmp_path):
     (tmp_path / "mine.py").write_text(code)
     (tmp_path / "configs").symlink_to(REPO / "configs")
     said = {"complaint": "It broke", "question": "Where is it", "praise": "It is good"}
-    lines = [{"text": f"{text}, no. {i}", "label": label} for i in range(40) for label, text in said.items()]
+    lines = [
+        {"text": f"{text}, no. {i}", "label": label}
+        for i in range(40)
+        for label, text in said.items()
+    ]
     (tmp_path / "mail.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
     commands = re.search(r"```bash\n(.*?)```", section, re.S)[1].strip().splitlines()
     assert len(commands) == 2
     for command in commands:
         words = shlex.split(command.removeprefix("uv run itx "))
-        done = run([*words, *(["--quick", "--eval.before=False"] if words[0] == "train" else [])], tmp_path)
+        done = run(
+            [*words, *(["--quick", "--eval.before=False"] if words[0] == "train" else [])], tmp_path
+        )
         assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     audit = json.loads((tmp_path / "runs" / "mail" / "audit.json").read_text())
-    assert set(audit["tasks"]) == {"mail", "mail:fs2"} and all(f["used"] > 50 for f in audit["tasks"].values())
+    assert set(audit["tasks"]) == {"mail", "mail:fs2"} and all(
+        f["used"] > 50 for f in audit["tasks"].values()
+    )
 
 
 def test_the_first_two_commands_are_the_main_job_and_the_tests():
@@ -104,12 +121,19 @@ def test_the_file_tree_names_what_is_there():
     for name in top:
         assert (REPO / name).is_dir(), name
     inside = [
-        n for line in tree.splitlines() if line.startswith("  ") for n in re.findall(r"[\w/]+\.py", line.split("  ")[1])
+        n
+        for line in tree.splitlines()
+        if line.startswith("  ")
+        for n in re.findall(r"[\w/]+\.py", line.split("  ")[1])
     ]
     for name in inside:
         assert (REPO / "itx" / name).is_file(), name
     listed = set(re.findall(r"(\w+)\.py", tree)) | set(re.findall(r"(\w+)/", tree))
-    missing = [p.stem for p in (REPO / "itx").iterdir() if p.stem not in listed and not p.name.startswith("__")]
+    missing = [
+        p.stem
+        for p in (REPO / "itx").iterdir()
+        if p.stem not in listed and not p.name.startswith("__")
+    ]
     assert not missing
 
 
@@ -134,4 +158,6 @@ def test_every_test_file_is_collected(request):
     """A folder that pytest skips by its name (its list has `build`) would be green for ever."""
     skipped = request.config.getini("norecursedirs")
     folders = {p.parent.name for p in (REPO / "tests").rglob("test_*.py")}
-    assert "build" in folders and not [f for f in folders for pattern in skipped if fnmatch.fnmatch(f, pattern)]
+    assert "build" in folders and not [
+        f for f in folders for pattern in skipped if fnmatch.fnmatch(f, pattern)
+    ]

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The recipes of published models: their full size by shapes, and their quick variants from a Hugging Face folder to
-training and back."""
+"""The recipes of published models: their full size by shapes, and their quick variants from a
+Hugging Face folder to training and back."""
 
 import dataclasses
 import json
@@ -58,7 +58,10 @@ def test_full_size_by_shapes(name, tmp_path, capsys):
     assert cli.main(["train", file(name), "--dry-run", "--json", str(facts)]) == 0
     line, n = capsys.readouterr().out, json.loads(facts.read_text())
     print(name, line)
-    assert f"{n['trainable']:,} of {n['parameters']:,} parameters train" in line and "optimizer state" in line
+    assert (
+        f"{n['trainable']:,} of {n['parameters']:,} parameters train" in line
+        and "optimizer state" in line
+    )
     found = {f.name: getattr(config.model, f.name) for f in dataclasses.fields(config.model)}
     settings = {k: found[k] for k in ("pretrained", "dropout", "dtype", "remat")}
     assert config.data.replay_task.startswith("c4_demo.")  # what retention is measured on
@@ -73,7 +76,9 @@ def test_full_size_by_shapes(name, tmp_path, capsys):
         assert n["parameters"] - n["trainable"] == published and n["frozen_bytes"] == 2 * published
         assert 0.002 < n["trainable"] / n["parameters"] < 0.04
     if name in WIDTHS:
-        assert n["trainable"] == config.peft.rank * sum(times * sum(widths) for widths, times in WIDTHS[name])
+        assert n["trainable"] == config.peft.rank * sum(
+            times * sum(widths) for widths, times in WIDTHS[name]
+        )
     # Adam's two moments; Adafactor's rows and columns of what it factors
     adam = 8 * n["trainable"]
     assert adam <= n["optimizer_bytes"] < adam + 1000 if config.optim.name == "adamw" else (
@@ -86,12 +91,19 @@ def test_an_adapters_recipe_differs_by_data_alone(name):
     base, own = full(ADAPTERS[name]), full(name)
     assert own.peft != base.peft == PeftConfig()
     same = dataclasses.replace(own, peft=base.peft, optim=base.optim)
-    assert dataclasses.replace(same, data=dataclasses.replace(own.data, global_batch=base.data.global_batch)) == base
+    assert (
+        dataclasses.replace(
+            same, data=dataclasses.replace(own.data, global_batch=base.data.global_batch)
+        )
+        == base
+    )
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_model_that_is_not_downloaded_is_named(name):
-    with pytest.raises(UserError, match="checkpoints/.* holds no model: neither a Hugging Face folder"):
+    with pytest.raises(
+        UserError, match="checkpoints/.* holds no model: neither a Hugging Face folder"
+    ):
         pretrained.load_recipe(file(name))
 
 
@@ -114,7 +126,9 @@ def test_small_models_are_of_their_families(tmp_path):
                  "encoder_layers", "sliding_window", "query_scalar")  # fmt: skip
         kept = {k: v for k, v in dataclasses.asdict(whole).items() if k not in sizes}
         assert {k: v for k, v in dataclasses.asdict(cfg).items() if k not in sizes} == kept
-        assert back.architecture == whole.architecture and bool(back.sliding_window) == bool(whole.sliding_window)
+        assert back.architecture == whole.architecture and bool(back.sliding_window) == bool(
+            whole.sliding_window
+        )
         seen.add(hf.read_config(folder)["model_type"])
     assert seen == {"t5", "llama", "qwen3", "gemma3_text"}
 
@@ -130,10 +144,20 @@ def answers(runner, vocabulary) -> np.ndarray:
 
 
 ROWS = ("--data.sequence_length=512", "--data.target_length=256")
-SLOW = {"flan_t5_base", "flan_t5_xl", "llama3_8b", "llama3_8b_lora", "qwen3_4b", "qwen3_4b_lora", "gemma3_4b"}
+SLOW = {
+    "flan_t5_base",
+    "flan_t5_xl",
+    "llama3_8b",
+    "llama3_8b_lora",
+    "qwen3_4b",
+    "qwen3_4b_lora",
+    "gemma3_4b",
+}
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in RECIPES])
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in RECIPES]
+)
 def test_a_quick_variant_trains_is_exported_and_read_back(name, tmp_path):
     """On real data where they are, else on the embedded suite."""
     run, out = RunFolder(tmp_path / "run"), tmp_path / "out"
@@ -151,27 +175,39 @@ def test_a_quick_variant_trains_is_exported_and_read_back(name, tmp_path):
 
     held = configs.from_dict(json.loads(run.config_json.read_text())["config"])
     config = dataclasses.replace(
-        held, model=dataclasses.replace(held.model, pretrained=str(tmp_path / held.model.pretrained))
+        held,
+        model=dataclasses.replace(held.model, pretrained=str(tmp_path / held.model.pretrained)),
     )
     assert hf.is_folder(config.model.pretrained)
     lock, one = locks.read(run.lock_json), mesh.make_mesh(MeshConfig(), jax.devices()[:1])
     vocabulary = Vocabulary(run.vocab_model)
     base = restore.load_model(run, config, lock, 0, one)
-    before, after = answers(base, vocabulary), answers(restore.load_model(run, config, lock, mesh=one), vocabulary)
+    before, after = (
+        answers(base, vocabulary),
+        answers(restore.load_model(run, config, lock, mesh=one), vocabulary),
+    )
     assert np.abs(after - before).min() > 1e-3
     method = config.peft.method
     words = [] if method != "full" else ["--dtype", "float32"]
     said = samples.itx("convert", "export", run.path, out, *words, cwd=tmp_path).stdout
     # 8 virtual tokens and a window of 32 (itx/models/small.py)
-    assert ("beyond 24 tokens of prompt and answer it computes something else in PEFT" in said) == (method == "prefix")
+    assert ("beyond 24 tokens of prompt and answer it computes something else in PEFT" in said) == (
+        method == "prefix"
+    )
     if method != "full":
         assert {p.name for p in out.iterdir()} >= {peft.CONFIG, peft.WEIGHTS}
-        np.testing.assert_allclose(answers(restore.with_adapter(base, str(out)), vocabulary), after, rtol=1e-4)
+        np.testing.assert_allclose(
+            answers(restore.with_adapter(base, str(out)), vocabulary), after, rtol=1e-4
+        )
     if method == "lora":
         out = tmp_path / "merged"
-        samples.itx("convert", "export", run.path, out, "--merge", "--dtype", "float32", cwd=tmp_path)
+        samples.itx(
+            "convert", "export", run.path, out, "--merge", "--dtype", "float32", cwd=tmp_path
+        )
     if method != "prefix":
         model = dataclasses.replace(config.model, pretrained=str(out))
         assert hf.model_config(out) == hf.model_config(config.model.pretrained)
         whole = dataclasses.replace(config, model=model, peft=PeftConfig())
-        np.testing.assert_allclose(answers(restore.load_model(run, whole, lock, 0, one), vocabulary), after, rtol=1e-4)
+        np.testing.assert_allclose(
+            answers(restore.load_model(run, whole, lock, 0, one), vocabulary), after, rtol=1e-4
+        )

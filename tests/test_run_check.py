@@ -46,15 +46,16 @@ DAMAGE = {
     "metrics.jsonl": lambda run: (run / "metrics.jsonl").write_text('{"step": 2}\n'),
     "audit.json": lambda run: (run / "audit.json").write_text("{"),
     "eval/6/scores.json": lambda run: (run / "eval" / "6" / "scores.json").write_text("{}"),
-    "eval/6/predictions/row.jsonl": lambda run: (run / "eval" / "6" / "predictions" / "row.jsonl").write_text(
-        '{"id": 1'
-    ),
+    "eval/6/predictions/row.jsonl": lambda run: (
+        run / "eval" / "6" / "predictions" / "row.jsonl"
+    ).write_text('{"id": 1'),
 }
 
 
 # Orbax drops its other reads where one of them fails
 @pytest.mark.filterwarnings(
-    "ignore::pytest.PytestUnraisableExceptionWarning", "ignore:coroutine.*never awaited:RuntimeWarning"
+    "ignore::pytest.PytestUnraisableExceptionWarning",
+    "ignore:coroutine.*never awaited:RuntimeWarning",
 )
 def test_what_is_damaged_is_named_and_what_is_sound_is_not(run, tmp_path, capfd):
     said = tmp_path / "said.json"

@@ -18,7 +18,8 @@ from itx.cli import main
 
 @pytest.mark.parametrize("umask, mode", [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
 def test_written_files_have_the_mode_that_the_umask_says(tmp_path, umask, mode):
-    """safetensors makes private files; other users of a machine could not read an exported model."""
+    """safetensors makes private files; other users of a machine could not read an exported
+    model."""
     before = os.umask(umask)
     try:
         save_file({"x": np.zeros(2, np.float32)}, tmp_path / "alone")
@@ -68,7 +69,9 @@ def start_writer(tmp_path):
 
     def start(*before):
         words = [*before, sys.executable, "-c", WRITER, str(tmp_path / "made")]
-        begun.append(subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+        begun.append(
+            subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        )
         assert begun[-1].stdout.readline() == "writing\n"
         return begun[-1]
 
@@ -94,7 +97,10 @@ def test_a_writer_in_another_pid_namespace_keeps_its_part(tmp_path, monkeypatch,
 
 def test_a_writer_in_a_real_pid_namespace_keeps_its_part(tmp_path, start_writer):
     apart = ["unshare", "--user", "--map-root-user", "--pid", "--fork"]
-    if not shutil.which("unshare") or subprocess.run([*apart, "true"], capture_output=True).returncode:
+    if (
+        not shutil.which("unshare")
+        or subprocess.run([*apart, "true"], capture_output=True).returncode
+    ):
         pytest.skip("this machine lets no user make a pid namespace")
     writer = start_writer(*apart)
     assert storage.clean_parts(tmp_path) == 0
@@ -102,7 +108,9 @@ def test_a_writer_in_a_real_pid_namespace_keeps_its_part(tmp_path, start_writer)
     assert writer.returncode == 0 and (tmp_path / "made" / "file").read_text() == "content"
 
 
-def test_what_a_killed_writer_left_is_removed_at_once_whoever_has_its_number_now(tmp_path, monkeypatch, start_writer):
+def test_what_a_killed_writer_left_is_removed_at_once_whoever_has_its_number_now(
+    tmp_path, monkeypatch, start_writer
+):
     writer = start_writer()
     writer.kill()
     writer.communicate()
@@ -113,7 +121,9 @@ def test_what_a_killed_writer_left_is_removed_at_once_whoever_has_its_number_now
 
 
 @pytest.mark.parametrize("why", ["no locks", "another machine"])
-def test_where_locks_tell_nothing_only_old_parts_are_removed(tmp_path, monkeypatch, start_writer, why):
+def test_where_locks_tell_nothing_only_old_parts_are_removed(
+    tmp_path, monkeypatch, start_writer, why
+):
     """Some network file systems have no locks, others keep those of each machine apart."""
     import fcntl
 

@@ -18,7 +18,14 @@ def test_the_examples_in_the_docstrings():
 
 @pytest.mark.parametrize(
     "a, b",
-    [("Straße", "STRASSE"), ("e\u0301", "é"), ("ﬁn", "fin"), ("a\u00a0\n b", "A B"), ("−5", "-5"), ("Ёлка", "ёЛКА")],
+    [
+        ("Straße", "STRASSE"),
+        ("e\u0301", "é"),
+        ("ﬁn", "fin"),
+        ("a\u00a0\n b", "A B"),
+        ("−5", "-5"),
+        ("Ёлка", "ёЛКА"),
+    ],
 )
 def test_texts_that_differ_only_in_form_are_the_same(a, b):
     assert a != b and text.normalise(a) == text.normalise(b)
@@ -88,13 +95,23 @@ def test_every_way_to_write_a_whole_number_is_read_back(n):
 def test_contains_asks_for_whole_words():
     assert text.contains("Столица Франции - Париж.", "Париж")
     assert not text.contains("Парижский", "Париж") and not text.contains("Berlin", "in")
-    assert text.contains("the big cat sat", "BIG cat") and not text.contains("big the cat", "big cat")
+    assert text.contains("the big cat sat", "BIG cat") and not text.contains(
+        "big the cat", "big cat"
+    )
     assert text.contains("首都是北京。", "北京")
 
 
 @pytest.mark.parametrize(
     "answer, part",
-    [("1.5", "5"), ("-5", "5"), ("3/4", "4"), ("1,250", "250"), ("written in C", "C++"), ("in C++", "C"), ("C#", "C")],
+    [
+        ("1.5", "5"),
+        ("-5", "5"),
+        ("3/4", "4"),
+        ("1,250", "250"),
+        ("written in C", "C++"),
+        ("in C++", "C"),
+        ("C#", "C"),
+    ],
 )
 def test_contains_asks_for_whole_tokens(answer, part):
     assert text.contains(f"It is {answer}.", answer) and text.contains(f"It is {part}.", part)
@@ -102,5 +119,9 @@ def test_contains_asks_for_whole_tokens(answer, part):
 
 
 def test_content_key_is_stable():
-    assert text.content_key("Ein  Fall") == text.content_key("ein fall") != text.content_key("ein fall.")
+    assert (
+        text.content_key("Ein  Fall")
+        == text.content_key("ein fall")
+        != text.content_key("ein fall.")
+    )
     assert text.content_key("a") == 0x40F89E395B66422F

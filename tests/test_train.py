@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The train step and the loop: invariances of the loss, resume, skipped steps, frozen parameters."""
+"""The train step and the loop: invariances of the loss, resume, skipped steps, frozen
+parameters."""
 
 import dataclasses
 import json
@@ -93,8 +94,8 @@ def test_every_mesh_gives_the_same_step(name, sizes):
 
 @pytest.mark.parametrize("sizes", [{"data": 4, "tensor": 2}, {"fsdp": 4, "tensor": 2}])
 def test_loss_positions_bring_no_activations_together(monkeypatch, sizes):
-    """Rows stay where they are: picking positions adds no all-gather and no all-to-all, in one part or in several, but
-    for a weight's (two dimensions)."""
+    """Rows stay where they are: picking positions adds no all-gather and no all-to-all, in one part
+    or in several, but for a weight's (two dimensions)."""
     cfg = synthetic.config(synthetic.models()["decoder"])
     some = synthetic.examples(16)
     batch = synthetic.batch([some[2 * i : 2 * i + 2] for i in range(8)], cfg)
@@ -107,7 +108,9 @@ def test_loss_positions_bring_no_activations_together(monkeypatch, sizes):
         made = train.setup(cfg, *synthetic.sizes_of(LOCK), mesh)  # compiled anew
         with jax.set_mesh(mesh):
             text = (
-                made.step.lower(state, frozen, meshes.put({**batch, "loss_positions": positions}, mesh))
+                made.step.lower(
+                    state, frozen, meshes.put({**batch, "loss_positions": positions}, mesh)
+                )
                 .compile()
                 .as_text()
             )
@@ -123,12 +126,16 @@ def test_loss_positions_bring_no_activations_together(monkeypatch, sizes):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_logits_at_loss_positions_alone_give_the_loss_and_gradient_of_all(name):
-    """Under a cap that the fullest row meets, with a row that has no target and rows that have few."""
+    """Under a cap that the fullest row meets, with a row that has no target and rows that have
+    few."""
     cfg = synthetic.config(
-        synthetic.models()[name], optim={"name": "sgd", "warmup_steps": 0, "learning_rate": 100.0, "clip_norm": 0.0}
+        synthetic.models()[name],
+        optim={"name": "sgd", "warmup_steps": 0, "learning_rate": 100.0, "clip_norm": 0.0},
     )
     some = synthetic.examples(14, 5)
-    batch = synthetic.batch([some[:3], some[3:6], [], some[6:7], some[7:8], some[8:10], some[10:11], some[11:]], cfg)
+    batch = synthetic.batch(
+        [some[:3], some[3:6], [], some[6:7], some[7:8], some[8:10], some[10:11], some[11:]], cfg
+    )
     counts = (batch["loss_positions"] >= 0).sum(1)
     length = batch["decoder_positions"].shape[1]
     assert counts.min() == 0 and len(set(counts)) > 3 and counts.max() < length
@@ -136,7 +143,12 @@ def test_logits_at_loss_positions_alone_give_the_loss_and_gradient_of_all(name):
     every = one_step(cfg, {**batch, "loss_positions": everywhere})
     few = one_step(cfg, {**batch, "loss_positions": batch["loss_positions"][:, : counts.max()]})
     cut = one_step(cfg, {**batch, "loss_positions": batch["loss_positions"][:, : counts.max() - 1]})
-    assert cut[0]["weight"] < every[0]["weight"] == few[0]["weight"] == batch["decoder_loss_weights"].sum()
+    assert (
+        cut[0]["weight"]
+        < every[0]["weight"]
+        == few[0]["weight"]
+        == batch["decoder_loss_weights"].sum()
+    )
     start = jax.device_get(
         synthetic.init_state(cfg, LOCK, mesh_of())[0]["params"]
     )  # the step is 100 times the gradient, beside which a parameter rounds off little
@@ -150,7 +162,8 @@ def test_logits_at_loss_positions_alone_give_the_loss_and_gradient_of_all(name):
 
 @pytest.mark.parametrize("sizes", [{}, {"fsdp": 4, "tensor": 2}])
 def test_memory_of_a_step_grows_with_loss_positions_as_the_formula_says(monkeypatch, sizes):
-    """`loss.of_states`: by 2 to 3.2 times rows × positions × vocabulary × 4 bytes / devices, up to LOGITS_BYTES."""
+    """`loss.of_states`: by 2 to 3.2 times rows × positions × vocabulary × 4 bytes / devices, up to
+    LOGITS_BYTES."""
     devices, vocabulary, positions = int(np.prod(list(sizes.values()) or [1])), 8192, 8
     cfg = synthetic.config(presets.tiny_decoder(), optim={"name": "sgd", "warmup_steps": 0})
     lock = {**LOCK, "vocabulary": {"size": vocabulary, "hash": "0"}}
@@ -158,7 +171,10 @@ def test_memory_of_a_step_grows_with_loss_positions_as_the_formula_says(monkeypa
     unit = 8 * positions * vocabulary * 4 / devices
 
     def memory(cap: int) -> float:
-        made, at = train.setup(cfg, *synthetic.sizes_of(lock), mesh), np.tile(np.arange(cap, dtype=np.int32), (8, 1))
+        made, at = (
+            train.setup(cfg, *synthetic.sizes_of(lock), mesh),
+            np.tile(np.arange(cap, dtype=np.int32), (8, 1)),
+        )
         with jax.set_mesh(mesh):
             step = made.step.lower(*made.specs, {**batch, "loss_positions": at}).compile()
         return step.memory_analysis().temp_size_in_bytes / unit
@@ -192,7 +208,9 @@ def read(folder: synthetic.Folder) -> list[dict]:
 
 def fit(cfg, folder, **kwargs):
     batches = synthetic.Batches(cfg, **kwargs)
-    state = train.train(cfg, LOCK, batches, folder, made=train.setup(cfg, *synthetic.sizes_of(LOCK), mesh_of()))
+    state = train.train(
+        cfg, LOCK, batches, folder, made=train.setup(cfg, *synthetic.sizes_of(LOCK), mesh_of())
+    )
     return jax.device_get(state)
 
 
@@ -215,7 +233,13 @@ def test_resume_is_bitwise(tmp_path, monkeypatch):
             return super().batch(step)
 
     with pytest.raises(SystemExit) as stopped:
-        train.train(cfg, LOCK, Stopping(cfg), parts, made=train.setup(cfg, *synthetic.sizes_of(LOCK), mesh_of()))
+        train.train(
+            cfg,
+            LOCK,
+            Stopping(cfg),
+            parts,
+            made=train.setup(cfg, *synthetic.sizes_of(LOCK), mesh_of()),
+        )
     assert stopped.value.code == 128 + signal.SIGTERM
     assert checkpoint.Checkpoints(parts.checkpoints).latest() == 2 and read(parts) == []
 
@@ -235,13 +259,16 @@ def test_resume_is_bitwise(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint.Checkpoints, "save", save)
     assert [line["step"] for line in read(parts)] == [3, 6, 7]  # 6 and 7 are cut back now
     resumed = fit(cfg, parts)
-    assert not same(straight["params"], jax.device_get(synthetic.init_state(cfg, LOCK, mesh_of())[0]["params"]))
+    assert not same(
+        straight["params"], jax.device_get(synthetic.init_state(cfg, LOCK, mesh_of())[0]["params"])
+    )
     assert same(straight, resumed)
     assert read(whole) == read(parts) and [line["step"] for line in read(whole)] == [3, 6, 7]
 
 
 def test_a_signal_behind_the_last_step_is_not_lost(tmp_path):
-    """It comes when the loop has asked for the last time; nothing that follows training may begin."""
+    """It comes when the loop has asked for the last time; nothing that follows training may
+    begin."""
     cfg, folder = synthetic.config(), synthetic.Folder(tmp_path)
 
     class Late(synthetic.Batches):
@@ -251,7 +278,13 @@ def test_a_signal_behind_the_last_step_is_not_lost(tmp_path):
 
     code = None
     try:
-        train.train(cfg, LOCK, Late(cfg), folder, made=train.setup(cfg, *synthetic.sizes_of(LOCK), mesh_of()))
+        train.train(
+            cfg,
+            LOCK,
+            Late(cfg),
+            folder,
+            made=train.setup(cfg, *synthetic.sizes_of(LOCK), mesh_of()),
+        )
     except SystemExit as e:
         code = e.code
     assert code == 143 and checkpoint.Checkpoints(folder.checkpoints).latest() == 4
@@ -315,7 +348,9 @@ def test_checkpoint_restores_bit_for_bit_on_another_mesh(tmp_path):
     restored, _ = restore.restore(checkpoints, 1, train.setup(cfg, *synthetic.sizes_of(LOCK), one))
     assert same(jax.device_get(state), jax.device_get(restored))
     split = [x for x in jax.tree.leaves(state["opt_state"]) if not x.sharding.is_fully_replicated]
-    assert split and all(len(x.sharding.device_set) == 1 for x in jax.tree.leaves(restored["params"]))
+    assert split and all(
+        len(x.sharding.device_set) == 1 for x in jax.tree.leaves(restored["params"])
+    )
     told = checkpoint.differences(checkpoints.meta(1)["environment"], checkpoint.environment(one))
     assert "mesh" in told and "float tolerance" in told
     assert checkpoint.differences(here, checkpoint.environment(many)) is None
@@ -340,7 +375,8 @@ def test_metrics_file_is_cut_back_and_loses_a_broken_line(tmp_path):
 
 @pytest.mark.parametrize("damage", ["nothing", "a digit", "zeros", "no file", "fewer lines"])
 def test_what_a_resume_finds_changed_in_the_metrics_is_said(damage, tmp_path, capsys):
-    """The lines are known by the digest that the checkpoint holds; training itself does not read them."""
+    """The lines are known by the digest that the checkpoint holds; training itself does not read
+    them."""
     run = synthetic.Folder(tmp_path)
     fit(synthetic.config(train={"steps": 2, "log_every": 1, "checkpoint_every": 2}), run)
     file = run.metrics_jsonl
@@ -358,12 +394,15 @@ def test_what_a_resume_finds_changed_in_the_metrics_is_said(damage, tmp_path, ca
     fit(synthetic.config(train={"steps": 3, "log_every": 1, "checkpoint_every": 2}), run)
     assert ("metrics.jsonl" in capsys.readouterr().err) == (damage != "nothing")
     fit(synthetic.config(train={"steps": 4, "log_every": 1, "checkpoint_every": 2}), run)
-    assert "metrics.jsonl" not in capsys.readouterr().err  # said once: the next checkpoint knows what is left
+    # said once: the next checkpoint knows what is left
+    assert "metrics.jsonl" not in capsys.readouterr().err
 
 
 def test_user_errors_name_the_setting():
     with pytest.raises(UserError, match="data.global_batch=8 is not divisible by 3"):
-        train.setup(synthetic.config(train={"microbatches": 3}), *synthetic.sizes_of(LOCK), mesh_of())
+        train.setup(
+            synthetic.config(train={"microbatches": 3}), *synthetic.sizes_of(LOCK), mesh_of()
+        )
     with pytest.raises(UserError, match="model.vocab_size=5 is below"):
         train.setup(
             synthetic.config(dataclasses.replace(synthetic.models()["t5"], vocab_size=5)),

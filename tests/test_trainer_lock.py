@@ -28,7 +28,9 @@ with TrainerLock(Path(sys.argv[1])):
 def elsewhere(tmp_path):
     """A process that holds the lock of a folder."""
     folder = tmp_path / "run"
-    child = subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True)
+    child = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True
+    )
     assert child.stdout.readline() == "held\n"
     yield folder, child
     child.kill()
@@ -39,10 +41,15 @@ def test_another_trainer_is_refused_in_a_line_until_the_first_is_gone_even_by_si
     folder, child = elsewhere
     before = (folder / trainer_lock.NAME).read_bytes()
     for attempt in (TrainerLock(folder).check, TrainerLock(folder).__enter__):
-        with pytest.raises(UserError, match=f"is being trained by process {child.pid} on .* .since 20") as refused:
+        with pytest.raises(
+            UserError, match=f"is being trained by process {child.pid} on .* .since 20"
+        ) as refused:
             attempt()
         assert "\n" not in str(refused.value) and "--run_dir" in str(refused.value)
-    assert json.loads(before)["owner"] == json.loads((folder / trainer_lock.NAME).read_bytes())["owner"]
+    assert (
+        json.loads(before)["owner"]
+        == json.loads((folder / trainer_lock.NAME).read_bytes())["owner"]
+    )
     child.kill()
     child.wait()
     began = time.monotonic()
@@ -60,7 +67,14 @@ def test_a_process_number_of_another_namespace_tells_nothing(elsewhere):
 
 
 def left_by_another_machine(folder) -> dict:
-    record = {"host": "far", "process": 7, "since": "then", "machine": "another kernel", "owner": "x", "beats": 1}
+    record = {
+        "host": "far",
+        "process": 7,
+        "since": "then",
+        "machine": "another kernel",
+        "owner": "x",
+        "beats": 1,
+    }
     folder.mkdir()
     (folder / trainer_lock.NAME).write_text(json.dumps(record))
     return record
@@ -77,7 +91,11 @@ def test_a_lock_that_a_restart_or_another_machine_left_is_taken_over_when_nothin
     with TrainerLock(tmp_path / "run"):
         assert os.listdir(tmp_path / "run") == [trainer_lock.NAME]
     told = capfd.readouterr().err.splitlines()
-    assert len(told) == 2 and ("process 7 on far" in told[0]) == (held == "a record") and "taken over" in told[1]
+    assert (
+        len(told) == 2
+        and ("process 7 on far" in told[0]) == (held == "a record")
+        and "taken over" in told[1]
+    )
 
 
 def test_a_trainer_of_another_machine_that_still_beats_is_not_disturbed(tmp_path, monkeypatch):
@@ -99,7 +117,14 @@ def test_a_trainer_that_slept_while_another_machine_took_over_ends(tmp_path):
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         assert child.stdout.readline() == "held\n"
-        record = {"host": "far", "process": 7, "since": "then", "machine": "another kernel", "owner": "x", "beats": 1}
+        record = {
+            "host": "far",
+            "process": 7,
+            "since": "then",
+            "machine": "another kernel",
+            "owner": "x",
+            "beats": 1,
+        }
         deadline = time.monotonic() + 60
         while child.poll() is None and time.monotonic() < deadline:  # a beat may just overwrite it
             (tmp_path / "run" / trainer_lock.NAME).write_text(json.dumps(record))

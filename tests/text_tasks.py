@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plain-text tasks over a few written documents (short, long, empty, in several scripts), and mixtures with them."""
+"""Plain-text tasks over a few written documents (short, long, empty, in several scripts), and
+mixtures with them."""
 
 import random
 
@@ -41,4 +42,7 @@ text_task(
     source=function(documents, {"train": 0.5, "test": 0.5}),
 )  # fmt: skip
 mixture("replay_decoder", {"sample_mix": 0.8, "text_lm": 0.1, "text_span_corruption": 0.1})
-mixture("replay_encoder_decoder", {"sample_first": 0.8, "text_prefix_lm": 0.1, "text_span_corruption": 0.1})
+mixture(
+    "replay_encoder_decoder",
+    {"sample_first": 0.8, "text_prefix_lm": 0.1, "text_span_corruption": 0.1},
+)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`itx train` in this process, up to its evaluation, on an adapter of the small config of tests/samples.py."""
+"""`itx train` in this process, up to its evaluation, on an adapter of the small config of
+tests/samples.py."""
 
 import json
 
@@ -28,7 +29,11 @@ class Trainer:
     def __init__(self, folder, cache):
         self.recipe = folder / "recipe.py"
         self.recipe.write_text(ADAPTER_RECIPE.format(cache=str(cache)))
-        locks = [f for f in (cache / "locks").iterdir() if json.loads(f.read_text())["mixture"] == "sample_held"]
+        locks = [
+            f
+            for f in (cache / "locks").iterdir()
+            if json.loads(f.read_text())["mixture"] == "sample_held"
+        ]
         self.words = ["--lock", str(locks[0])]
 
     def train(self, run, *words, meanwhile=lambda: None) -> int:
@@ -44,4 +49,7 @@ class Trainer:
 
 
 def contents(folder) -> dict:
-    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in folder.rglob("*")}
+    return {
+        str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None
+        for p in folder.rglob("*")
+    }

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How report.html looks, by day, by night and on a phone, and its one script, which sorts a table by a click.
+"""How report.html looks, by day, by night and on a phone, and its one script, which sorts a table
+by a click.
 
-The page's policy names the two by their hashes: nothing else may run, be styled or be fetched, whatever data it shows.
+The page's policy names the two by their hashes: nothing else may run, be styled or be fetched,
+whatever data it shows.
 """
 
 import base64

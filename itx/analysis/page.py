@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""report.html: one file, no network, one script of our own (look.py). Every text from data passes through `esc`."""
+"""report.html: one file, no network, one script of our own (look.py). Every text from data passes
+through `esc`."""
 
 import base64
 import html
@@ -19,20 +20,36 @@ def esc(value: Any) -> str:
 
 def image(pngs: dict[str, bytes], alt: str) -> str:
     """A picture by day and by night: {"light", "dark": PNG}."""
-    light, dark = (f"data:image/png;base64,{base64.b64encode(pngs[k]).decode()}" for k in ("light", "dark"))
+    light, dark = (
+        f"data:image/png;base64,{base64.b64encode(pngs[k]).decode()}" for k in ("light", "dark")
+    )
     source = f'<source media="(prefers-color-scheme: dark)" srcset="{dark}">'
-    return f'<div class="wide"><picture>{source}<img alt="{esc(alt)}" src="{light}"></picture></div>'
+    return (
+        f'<div class="wide"><picture>{source}<img alt="{esc(alt)}" src="{light}"></picture></div>'
+    )
 
 
-def table(head: list[str], rows: list[list], numbers: set[int] = frozenset(), kind: str = "lines") -> str:
+def table(
+    head: list[str], rows: list[list], numbers: set[int] = frozenset(), kind: str = "lines"
+) -> str:
     """A table of escaped cells that a click on a head sorts; columns in `numbers` stand right.
 
-    kind: "lines", a line for each row, wider than a phone, which keeps the first column in sight; or "cards", few rows of
-    which a phone shows one below the other.
+    kind: "lines", a line for each row, wider than a phone, which keeps the first column in sight;
+    or "cards", few rows of which a phone shows one below the other.
     """
-    css = lambda i: ' class="n"' if i in numbers else ""  # noqa: E731
-    top = "".join(f'<th{css(i)}><button type="button">{esc(h)}</button></th>' for i, h in enumerate(head))
-    cells = lambda r: "".join(f'<td{css(i)} data-label="{esc(head[i])}">{esc(c)}</td>' for i, c in enumerate(r))  # noqa: E731
+
+    def css(i):
+        return ' class="n"' if i in numbers else ""
+
+    top = "".join(
+        f'<th{css(i)}><button type="button">{esc(h)}</button></th>' for i, h in enumerate(head)
+    )
+
+    def cells(r):
+        return "".join(
+            f'<td{css(i)} data-label="{esc(head[i])}">{esc(c)}</td>' for i, c in enumerate(r)
+        )
+
     body = "".join(f"<tr>{cells(r)}</tr>" for r in rows)
     return f'<div class="wide"><table class="{kind}"><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
 
@@ -68,11 +85,16 @@ def page(found: dict, picture: dict[str, bytes], task_losses: dict[str, bytes]) 
 
 def _lead(summary: dict[str, list[str]]) -> str:
     """In words: what was learned, what was not, what to do next."""
-    said = [f"<p><b>{esc(key.capitalize())}.</b> {esc(' '.join(of))}</p>" for key, of in summary.items() if of]
+    said = [
+        f"<p><b>{esc(key.capitalize())}.</b> {esc(' '.join(of))}</p>"
+        for key, of in summary.items()
+        if of
+    ]
     return f'<div class="lead">{"".join(said)}</div>'
 
 
-# ---- scores ----------------------------------------------------------------------------------------
+# ---- scores
+# ----------------------------------------------------------------------------------------
 
 
 def _scores(found: dict) -> str:
@@ -156,7 +178,11 @@ def _loss(found: dict) -> str:
 
 def _fixed(fixed: dict | None) -> str:
     """Loss on the same held-in examples before and after: {"before": {task: loss}, "after": …}."""
-    if not fixed or not isinstance(fixed.get("before"), dict) or not isinstance(fixed.get("after"), dict):
+    if (
+        not fixed
+        or not isinstance(fixed.get("before"), dict)
+        or not isinstance(fixed.get("after"), dict)
+    ):
         return ""
     both = [t for t in sorted(fixed["before"]) if t in fixed["after"]]
     fell = sum(fixed["after"][t] < fixed["before"][t] for t in both)
@@ -183,10 +209,16 @@ def _retention(found: dict) -> str:
 
 
 def _samples(found: dict) -> str:
-    out = ["<p>Drawn by hash among right and wrong answers, at most one of each kind per task; not chosen by hand.</p>"]
+    out = [
+        "<p>Drawn by hash among right and wrong answers, at most one of each kind per task; not chosen by hand.</p>"
+    ]
     for kind in ("good", "bad"):
         for s in found["samples"][kind]:
-            extracted = "" if s["extracted"] in (None, s["prediction"].strip()) else f" → {esc(s['extracted'])}"
+            extracted = (
+                ""
+                if s["extracted"] in (None, s["prediction"].strip())
+                else f" → {esc(s['extracted'])}"
+            )
             extracted = " → no answer extracted" if s["extracted"] is None else extracted
             about = f"{esc(s['label'])}, score {s['score']:.2f}"
             wanted = esc(" | ".join(s["references"]))
@@ -204,7 +236,11 @@ def _rows(found: dict) -> str:
     shown_rows = [r for r in found["rows"] if r["group"] != "instruction"]
     rows = []
     for r in shown_rows:
-        group = f"{r['group']}, {r['grade']}" if r["grade"] and r["group"] in ("tasks", "clusters") else r["group"]
+        group = (
+            f"{r['group']}, {r['grade']}"
+            if r["grade"] and r["group"] in ("tasks", "clusters")
+            else r["group"]
+        )
         interval = "{:.2f} to {:.2f}".format(*r["interval"]) if r["interval"] else "-"
         rows.append([r["row"] + (" (easy)" if r["easy"] else ""), shown(r["before"]), shown(r["score"]), interval,
                      shown(r["chance"]), percent(r.get("none_of_options")), r["examples"], r["prompts"], r["no_answer"],
@@ -214,12 +250,24 @@ def _rows(found: dict) -> str:
             "chrF, which count over the whole row, are a bootstrap's over examples. “No answer” and “cut at limit” count "
             "prompts: the answer's pattern did not occur, or generation ended at the row's limit, which the named setting makes "
             "longer.</p>")  # fmt: skip
-    return text + table(head, rows, set(range(1, 10))) + _notices(shown_rows) + _by_template(shown_rows)
+    return (
+        text
+        + table(head, rows, set(range(1, 10)))
+        + _notices(shown_rows)
+        + _by_template(shown_rows)
+    )
 
 
 def _by_template(shown_rows: list[dict]) -> str:
     """Ranking, templates and places of the right option, row by row."""
-    head = ["row", *(f"rank {r}" for r in RANKINGS), "templates", "least", "most", "by gold position"]
+    head = [
+        "row",
+        *(f"rank {r}" for r in RANKINGS),
+        "templates",
+        "least",
+        "most",
+        "by gold position",
+    ]
     rows = []
     for r in shown_rows:
         of = [v["score"] for v in r["by_template"].values()]
@@ -233,19 +281,29 @@ def _by_template(shown_rows: list[dict]) -> str:
 
 
 def _notices(shown_rows: list[dict]) -> str:
-    """What makes a row's score too low for a reason that is not the model's, and how sacrebleu counts."""
+    """What makes a row's score too low for a reason that is not the model's, and how sacrebleu
+    counts."""
     said = []
     for r in shown_rows:
         if r["limit_below_gold"]:
-            said.append(f"{r['row']}: some right answers are longer than the limit of {r['limit']} tokens")
+            said.append(
+                f"{r['row']}: some right answers are longer than the limit of {r['limit']} tokens"
+            )
         if r["prompts_longer_than_a_row"]:
-            said.append(f"{r['row']}: {r['prompts_longer_than_a_row']} prompts are longer than a training row")
+            said.append(
+                f"{r['row']}: {r['prompts_longer_than_a_row']} prompts are longer than a training row"
+            )
         said += [f"{r['row']}: {signature}" for signature in r.get("signatures", {}).values()]
     lines = "".join(f"<li>{esc(x)}</li>" for x in said)
-    return f"<details open><summary>to know about these rows</summary><ul>{lines}</ul></details>" if said else ""
+    return (
+        f"<details open><summary>to know about these rows</summary><ul>{lines}</ul></details>"
+        if said
+        else ""
+    )
 
 
-# ---- data ------------------------------------------------------------------------------------------
+# ---- data
+# ------------------------------------------------------------------------------------------
 
 
 def _audit(found: dict) -> str:
@@ -258,7 +316,10 @@ def _audit(found: dict) -> str:
             f"places in rows are filled.</p>")  # fmt: skip
     head = ["task", "cluster", "read", "usable", "trained on", "skipped", "templates", "epochs", "% examples", "% input tokens",
             "% target tokens", "input p50/p95/max", "target p50/p95/max"]  # fmt: skip
-    spread = lambda s: f"{s['median']:.0f}/{s['p95']:.0f}/{s['max']}"  # noqa: E731
+
+    def spread(s):
+        return f"{s['median']:.0f}/{s['p95']:.0f}/{s['max']}"
+
     rows = [[n, f["cluster"], f"{f['read']:,}", f"{f['kept']:,}", f"{f['used']:,}" if "used" in f else "",
              audits.reasons(f["skipped"]), f["templates"],
              f"{f['effective_epochs']:.2f}", f"{f['rate']:.1%}", f"{f['input_share']:.1%}", f"{f['target_share']:.1%}",
@@ -275,7 +336,9 @@ def _leaks(audit: dict) -> str:
     out = (f"<p>Evaluation inputs in training records, tested for {esc(TESTED)}; not for paraphrase: "
            f"{sum(p['dropped'] for p in dropped):,} records were left out, {sum(p['records'] for p in left):,} are still "
            "there.</p>")  # fmt: skip
-    share = {(p["train"], p["evaluation"]): f"{p['share']:.1%}" for p in audit["leaks"].get("pairs", ())}
+    share = {
+        (p["train"], p["evaluation"]): f"{p['share']:.1%}" for p in audit["leaks"].get("pairs", ())
+    }
     rows = [[p["train"], p["evaluation"], p["how"], p["dropped"], share.get((p["train"], p["evaluation"]), "")]
             for p in dropped]  # fmt: skip
     head = ["training task", "evaluation task", "how", "left out", "share of the task (pair)"]
@@ -283,7 +346,9 @@ def _leaks(audit: dict) -> str:
 
 
 def _easy(audit: dict) -> str:
-    against = lambda v: "below chance" if v < 0 else shown(v)  # noqa: E731
+    def against(v):
+        return "below chance" if v < 0 else shown(v)
+
     rows = [[t, against(b["commonest"]), against(b["neighbour"]), b["examples"], b["easy"]]
             for t, b in audit["baselines"].items()]  # fmt: skip
     if not rows:
@@ -301,7 +366,11 @@ def _notes(audit: dict) -> str:
 
 
 def _holdout(found: dict) -> str:
-    return table(["task", "why"], [[h["task"], h["reason"]] for h in found["holdout"]]) if found["holdout"] else ""
+    return (
+        table(["task", "why"], [[h["task"], h["reason"]] for h in found["holdout"]])
+        if found["holdout"]
+        else ""
+    )
 
 
 def _repeat(found: dict) -> str:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The report's pictures, as PNG bytes. No number here that is not in report.json or metrics.jsonl."""
+"""The report's pictures, as PNG bytes. No number here that is not in report.json or
+metrics.jsonl."""
 
 import io
 from dataclasses import dataclass
@@ -54,7 +55,10 @@ def _bars(axes: Any, groups: list[dict], c: Colours) -> None:
     """Scores before and after per group, and where chance is."""
     height = 0.36
     for i, g in enumerate(groups):
-        for shift, key, colour in ((height / 2, "before", c.before), (-height / 2, "after", c.after)):
+        for shift, key, colour in (
+            (height / 2, "before", c.before),
+            (-height / 2, "after", c.after),
+        ):
             found = g.get(key)
             if found is None or found["score"] is None:
                 continue
@@ -104,7 +108,9 @@ def picture(groups: list[dict], loss: dict) -> dict[str, bytes]:
     for theme, colours in THEMES.items():
         with plt.rc_context(colours.style()):
             height = max(3.2, 0.42 * len(groups) + 1.0)
-            figure, (left, right) = plt.subplots(1, 2, figsize=(11, height), width_ratios=(3, 2), layout="constrained")
+            figure, (left, right) = plt.subplots(
+                1, 2, figsize=(11, height), width_ratios=(3, 2), layout="constrained"
+            )
             _bars(left, groups, colours)
             _loss(right, loss, colours)
             out[theme] = _png(figure)
@@ -129,7 +135,13 @@ def _panels(by_cluster: dict[str, list[str]], tasks: dict[str, tuple[list, list]
     columns = min(4, max(1, len(by_cluster)))
     rows = -(-max(1, len(by_cluster)) // columns)
     figure, axes = plt.subplots(
-        rows, columns, figsize=(11, 2.3 * rows + 0.3), sharex=True, sharey=True, squeeze=False, layout="constrained"
+        rows,
+        columns,
+        figsize=(11, 2.3 * rows + 0.3),
+        sharex=True,
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
     )
     for panel in axes.flat[len(by_cluster) :]:
         panel.set_visible(False)
@@ -139,7 +151,9 @@ def _panels(by_cluster: dict[str, list[str]], tasks: dict[str, tuple[list, list]
             panel.plot(steps, values, color=LINES[i % len(LINES)], linewidth=1, label=name)
         panel.set_title(cluster, fontsize=9, loc="left")
         if len(names) <= 12:
-            panel.legend(fontsize=5.5, frameon=False, handlelength=1, labelspacing=0.2, loc="upper right")
+            panel.legend(
+                fontsize=5.5, frameon=False, handlelength=1, labelspacing=0.2, loc="upper right"
+            )
     axes.flat[0].set_ylim(bottom=0)
     figure.supxlabel("step", fontsize=9)
     figure.supylabel("loss, nats per target token", fontsize=9)

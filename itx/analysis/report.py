@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The report of a run: report.json (every number), report.html, report.png, and a table to read at once.
+"""The report of a run: report.json (every number), report.html, report.png, and a table to read at
+once.
 
 `facts` gathers from the run folder's files alone; page.py and plots.py only show what it holds.
 No time stamp: the same run folder gives the same report.
@@ -25,7 +26,8 @@ SAMPLE_GROUPS = ("instances", "templates", "tasks", "clusters")
 
 
 def report(run: Any) -> dict:
-    """Write the run's report.json, report.html and report.png, print the table; returns the facts."""
+    """Write the run's report.json, report.html and report.png, print the table; returns the
+    facts."""
     found = facts(run)
     picture = plots.picture(words.main_groups(found), found["loss"])
     html = page.page(found, picture, plots.task_losses(found["loss"]))
@@ -43,7 +45,9 @@ def facts(run: Any) -> dict:
     about, lock = read_config(run), read_lock(run)
     steps = scored_steps(run)
     if not steps:
-        raise UserError(f"{run.path}: nothing is scored yet (no eval/<step>/scores.json); run itx eval {run.path}")
+        raise UserError(
+            f"{run.path}: nothing is scored yet (no eval/<step>/scores.json); run itx eval {run.path}"
+        )
     scores = {
         key: storage.read_object(run.scores_json(s), "step", "split", "rows", "groups", "easy")
         for key, s in _before_and_after(steps).items()
@@ -79,8 +83,8 @@ def facts(run: Any) -> dict:
 
 
 def _limits(lock: dict, scored: dict) -> dict[str, int]:
-    """{"tasks", "examples": of their evaluation splits, "asked", and what each setting left out of them}: of each task its
-    first row counts."""
+    """{"tasks", "examples": of their evaluation splits, "asked", and what each setting left out of
+    them}: of each task its first row counts."""
     first = {r["task"]: r for r in reversed(lock["evaluation"]) if r["name"] in scored}
     built = sum(r["examples"] for r in first.values())
     beyond = sum(r["audit"]["skipped"].get("beyond data.eval_examples", 0) for r in first.values())
@@ -91,25 +95,43 @@ def _limits(lock: dict, scored: dict) -> dict[str, int]:
 
 def scored_steps(run: Any) -> list[int]:
     folder = run.eval_dir(0).parent
-    return sorted(int(p.parent.name) for p in folder.glob("*/scores.json") if p.parent.name.isdigit())
+    return sorted(
+        int(p.parent.name) for p in folder.glob("*/scores.json") if p.parent.name.isdigit()
+    )
 
 
 def _before_and_after(steps: list[int]) -> dict[str, int]:
-    return {"before": 0, "after": steps[-1]} if steps[0] == 0 and steps[-1] > 0 else {"after": steps[-1]}
+    return (
+        {"before": 0, "after": steps[-1]}
+        if steps[0] == 0 and steps[-1] > 0
+        else {"after": steps[-1]}
+    )
 
 
 def _groups(scores: dict[str, dict]) -> list[dict]:
-    """The averages, before beside after: [{"group", "kind", "label", "before"?, "after", "says"}]."""
+    """The averages, before beside after: [{"group", "kind", "label", "before"?, "after",
+    "says"}]."""
     by_key = {k: {(g["group"], g["kind"]): g for g in s["groups"]} for k, s in scores.items()}
     # what scores.json of earlier versions does not hold
-    absent = {"score_interval": None, "score_clusters": {}, "none_of_options": None, "all_easy": False}
+    absent = {
+        "score_interval": None,
+        "score_clusters": {},
+        "none_of_options": None,
+        "all_easy": False,
+    }
     out = []
     for g in scores["after"]["groups"]:
         key = (g["group"], g["kind"])
         both = {k: {**absent, "lift_interval": by_key[k][key]["interval"], **{n: v for n, v in by_key[k][key].items() if n not in ("group", "kind")}}
                 for k in by_key if key in by_key[k]}  # fmt: skip
         out.append(
-            {"group": key[0], "kind": key[1], "label": tables.label(*key), **both, "says": words.says(both["after"])}
+            {
+                "group": key[0],
+                "kind": key[1],
+                "label": tables.label(*key),
+                **both,
+                "says": words.says(both["after"]),
+            }
         )
     return out
 
@@ -117,12 +139,15 @@ def _groups(scores: dict[str, dict]) -> list[dict]:
 def _rows(scores: dict[str, dict]) -> list[dict]:
     before = scores.get("before", {"rows": {}})["rows"]
     order = {g: i for i, g in enumerate(summary.GROUPS)}
-    rows = sorted(scores["after"]["rows"].items(), key=lambda x: (order[x[1]["group"]], x[1]["cluster"], x[0]))
+    rows = sorted(
+        scores["after"]["rows"].items(), key=lambda x: (order[x[1]["group"]], x[1]["cluster"], x[0])
+    )
     return [{"row": n, **r, "before": before[n]["score"] if n in before else None} for n, r in rows]
 
 
 def samples(run: Any, scores: dict) -> dict[str, list[dict]]:
-    """Good and bad outputs, drawn by hash: of each task at most one, the same for the same predictions."""
+    """Good and bad outputs, drawn by hash: of each task at most one, the same for the same
+    predictions."""
     found = []
     for name, row in scores["rows"].items():
         if row["group"] not in SAMPLE_GROUPS:
@@ -154,7 +179,10 @@ def losses(run: Any, lock: dict, audit: dict | None) -> dict:
     """Loss over steps, in total and per task, and what else metrics.jsonl says in one number."""
     lines = read_metrics(run.metrics_jsonl)
     entropy = audit["mixture"]["unigram_entropy"] if audit else None
-    left, events = skips(run.checkpoints), health.events(health.LossWatch(run_config(run), entropy), lines)
+    left, events = (
+        skips(run.checkpoints),
+        health.events(health.LossWatch(run_config(run), entropy), lines),
+    )
     tasks: dict[str, tuple[list, list]] = {}
     for line in lines:
         for key, value in line.items():
@@ -190,15 +218,16 @@ def _fixed(run: Any) -> dict | None:
 
 
 def _retention(run: Any, lock: dict, pretrained: str | None) -> dict | None:
-    """{"before", "after": {text: {"bits_per_byte", …}}}, or {"unretained": why there is none}; None for a run from
-    scratch."""
+    """{"before", "after": {text: {"bits_per_byte", …}}}, or {"unretained": why there is none}; None
+    for a run from scratch."""
     found = storage.read_object(run.retention_json) if run.retention_json.is_file() else lock
     # locks of earlier versions do not say why
     none = {"unretained": "the run's data name no text"} if pretrained else None
     return {k: found[k] for k in ("before", "after", "unretained") if k in found} or none
 
 
-# ---- terminal --------------------------------------------------------------------------------------
+# ---- terminal
+# --------------------------------------------------------------------------------------
 
 
 def print_report(found: dict) -> None:
@@ -207,7 +236,16 @@ def print_report(found: dict) -> None:
 
     shown, percent = tables.shown, tables.percent
     table = Table(title="scores averaged over tasks, then clusters; 95 % intervals")
-    for column in ("group", "before", "after", "chance", "none of the options", "tasks", "clusters", ""):
+    for column in (
+        "group",
+        "before",
+        "after",
+        "chance",
+        "none of the options",
+        "tasks",
+        "clusters",
+        "",
+    ):
         table.add_column(column, justify="left" if column in ("group", "") else "right")
     for g in found["groups"]:
         before, after = g.get("before"), g["after"]
@@ -219,7 +257,11 @@ def print_report(found: dict) -> None:
     console, loss, e = tables.console(), found["loss"], found["evaluation"]
     console.print(table)
     if loss["total"]:
-        entropy = f"; unigram entropy of targets {loss['unigram_entropy']:.3f}" if loss["unigram_entropy"] else ""
+        entropy = (
+            f"; unigram entropy of targets {loss['unigram_entropy']:.3f}"
+            if loss["unigram_entropy"]
+            else ""
+        )
         console.print(f"loss {loss['total'][0]:.3f} -> {loss['total'][-1]:.3f}{entropy}; "
                       f"{loss['skipped_steps']} steps skipped", markup=False)  # fmt: skip
         for note in loss["notes"]:

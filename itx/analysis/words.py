@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run's scores allow one to say, in sentences: each is said only where the run's own facts bear it out.
+"""What a run's scores allow one to say, in sentences: each is said only where the run's own facts
+bear it out.
 
 says       of one group, against chance
 summary    what was learned, what was not, what to do next
@@ -11,7 +12,8 @@ from itx.eval.tables import percent, shown
 ROUNDING = 1e-9  # Wilson's lower end of 0 right answers is 0 but for rounding
 MANY = 0.1  # from this share of answers on a fault of their form is worth a step of its own
 FORGOTTEN = 0.05  # bits per byte that rose by this share are worth one too
-STILL_FALLING = 0.02  # the loss fell by this share from the tenth before the last of its lines to the last
+# the loss fell by this share from the tenth before the last of its lines to the last
+STILL_FALLING = 0.02
 NAMED = 5  # of several tasks a sentence names so many
 ADAPTERS = {"lora": "a LoRA", "prefix": "a prefix", "prompt": "a soft prompt"}
 
@@ -49,17 +51,26 @@ def easy(found: dict) -> str:
     kept = {n for g in found["groups"] if g["after"]["all_easy"] for n in g["after"]["rows"]}
     left_out = {r["task"] for r in found["rows"] if r["easy"] and r["row"] not in kept}
     said = f"{len(left_out)} easy tasks left out"
-    return said + (f"; only easy tasks are left of: {', '.join(whole)}; they are shown all the same" if whole else "")
+    return said + (
+        f"; only easy tasks are left of: {', '.join(whole)}; they are shown all the same"
+        if whole
+        else ""
+    )
 
 
-# ---- learned, not learned, next --------------------------------------------------------------------
+# ---- learned, not learned, next
+# --------------------------------------------------------------------
 
 
 def scope(evaluation: dict) -> list[str]:
-    """What of the evaluation splits the scores stand for, a sentence each: examples that a limit left out, tasks that are
-    not scored, splits that are halved."""
+    """What of the evaluation splits the scores stand for, a sentence each: examples that a limit
+    left out, tasks that are not scored, splits that are halved."""
     limits, out = evaluation["limits"], []
-    cut = [f"{k} left out {limits[k]:,}" for k in ("data.eval_examples", "eval.max_examples") if limits[k]]
+    cut = [
+        f"{k} left out {limits[k]:,}"
+        for k in ("data.eval_examples", "eval.max_examples")
+        if limits[k]
+    ]
     if cut:
         out.append(f"Of {limits['examples']:,} examples of {limits['tasks']} evaluation tasks {limits['asked']:,} were asked: "
                    f"{', '.join(cut)}.")  # fmt: skip
@@ -74,7 +85,11 @@ def scope(evaluation: dict) -> list[str]:
 def summary(found: dict) -> dict[str, list[str]]:
     """{"learned", "not learned", "next": sentences}."""
     if not found["steps"]["after"]:
-        begun = "its training has not been scored" if found["loss"]["total"] else "no step of training is recorded"
+        begun = (
+            "its training has not been scored"
+            if found["loss"]["total"]
+            else "no step of training is recorded"
+        )
         return {"learned": [f"These are the scores of the model before tuning: {begun}."], "not learned": [],
                 "next": ["Train it, or let its training go on: the same command resumes."]}  # fmt: skip
     groups = main_groups(found)
@@ -87,12 +102,18 @@ def lines(summary: dict[str, list[str]]) -> list[str]:
 
 
 def change(g: dict) -> str:
-    """`rose`, `fell` or `stayed`: whether the score before lies outside of the interval after; "" where either is
-    absent."""
+    """`rose`, `fell` or `stayed`: whether the score before lies outside of the interval after; ""
+    where either is absent."""
     before, interval = g.get("before"), g["after"]["score_interval"]
     if not before or before["score"] is None or not interval:
         return ""
-    return "rose" if before["score"] < interval[0] else "fell" if before["score"] > interval[1] else "stayed"
+    return (
+        "rose"
+        if before["score"] < interval[0]
+        else "fell"
+        if before["score"] > interval[1]
+        else "stayed"
+    )
 
 
 def above(g: dict) -> bool:
@@ -105,7 +126,9 @@ def _named(groups: list[dict]) -> str:
     for g in groups:
         before, after = g.get("before"), g["after"]
         begin = f"{shown(before['score'])} to " if before and before["score"] is not None else ""
-        out.append(f"{g['label']} ({begin}{shown(after['score'])}, chance {shown(after['chance'])})")
+        out.append(
+            f"{g['label']} ({begin}{shown(after['score'])}, chance {shown(after['chance'])})"
+        )
     return "; ".join(out)
 
 
@@ -116,7 +139,9 @@ def _learned(groups: list[dict]) -> list[str]:
     if rose:
         out.append(f"Better than before and than chance: {_named(rose)}.")
     if there:
-        out.append(f"Better than chance, with no score before tuning to compare with: {_named(there)}.")
+        out.append(
+            f"Better than chance, with no score before tuning to compare with: {_named(there)}."
+        )
     return out or ["Nothing that these scores show."]
 
 
@@ -125,10 +150,14 @@ def _not_learned(groups: list[dict]) -> list[str]:
         "Worse than before tuning": [g for g in groups if change(g) == "fell"],
         "As good before tuning": [g for g in groups if above(g) and change(g) == "stayed"],
         "Better than before, but not above chance": [
-            g for g in groups if not above(g) and change(g) == "rose" and g["after"]["lift_interval"]
+            g
+            for g in groups
+            if not above(g) and change(g) == "rose" and g["after"]["lift_interval"]
         ],
         "Not above chance": [
-            g for g in groups if not above(g) and change(g) in ("", "stayed") and g["after"]["lift_interval"]
+            g
+            for g in groups
+            if not above(g) and change(g) in ("", "stayed") and g["after"]["lift_interval"]
         ],
         "Not judged, for a single cluster has no interval": [
             g for g in groups if g["after"]["mean"] is not None and not g["after"]["lift_interval"]
@@ -143,7 +172,9 @@ def _instruction(found: dict) -> list[str]:
     kept, swapped = kinds.get("none"), kinds.get("swapped")
     if not kept or not swapped or not kept["score_interval"] or swapped["score"] is None:
         return []
-    numbers = f"{shown(kept['score'])} under its own instruction, {shown(swapped['score'])} under another"
+    numbers = (
+        f"{shown(kept['score'])} under its own instruction, {shown(swapped['score'])} under another"
+    )
     if swapped["score"] < kept["score_interval"][0]:
         return [f"It reads the instruction: {numbers}."]
     return [f"No sign that it reads the instruction: {numbers}."]
@@ -152,10 +183,15 @@ def _instruction(found: dict) -> list[str]:
 def _next(found: dict, groups: list[dict]) -> list[str]:
     """What the facts make worth trying, the most telling first; at most three steps."""
     by_group = {g["group"]: g for g in groups}
-    trained, unseen = by_group.get("instances"), [g for g in groups if g["group"] in ("tasks", "clusters")]
+    trained, unseen = (
+        by_group.get("instances"),
+        [g for g in groups if g["group"] in ("tasks", "clusters")],
+    )
     loss, out = found["loss"], []
     if loss["skipped_steps"] > MANY * max(1, found["steps"]["after"]):
-        out.append(f"{loss['skipped_steps']} steps had no finite loss: lower optim.learning_rate first.")
+        out.append(
+            f"{loss['skipped_steps']} steps had no finite loss: lower optim.learning_rate first."
+        )
     wrong_form = [g for g in groups if (g["after"]["none_of_options"] or 0) > MANY]
     if wrong_form:
         worst = max(wrong_form, key=lambda g: g["after"]["none_of_options"])
@@ -177,11 +213,15 @@ def _next(found: dict, groups: list[dict]) -> list[str]:
     unresolved = [g for g in groups if g["says"].startswith("not resolved")]
     most = [m for m in found["evaluation"]["max_examples"] if m]
     if unresolved and most:
-        out.append(f"Not resolved with eval.max_examples={max(most)}: score more examples (itx eval RUN).")
+        out.append(
+            f"Not resolved with eval.max_examples={max(most)}: score more examples (itx eval RUN)."
+        )
     if not unseen and found["holdout"]:
         out.append("Score the tasks that were held out of training too (itx eval RUN).")
     elif not unseen:
-        out.append("Hold tasks or clusters out of training, to see whether it follows instructions that are new.")
+        out.append(
+            "Hold tasks or clusters out of training, to see whether it follows instructions that are new."
+        )
     elif not any(map(above, unseen)) and not found["run"]["pretrained"]:
         out.append("For unseen tasks begin from a pretrained model (model.pretrained).")
     if not out:
@@ -207,7 +247,8 @@ def _forgotten(kept: dict | None) -> str:
     return ""
 
 
-# ---- what such a run can show ----------------------------------------------------------------------
+# ---- what such a run can show
+# ----------------------------------------------------------------------
 
 
 def claims(found: dict) -> list[str]:
@@ -253,7 +294,9 @@ def _origin(found: dict, before: bool) -> str:
     run = found["run"]
     base = f"It began from {run['pretrained']}" if run["pretrained"] else "Its weights began random"
     adapter = ADAPTERS.get(run["method"])
-    trained = f" Only {adapter} was trained; the weights under it stayed as they were." if adapter else ""
+    trained = (
+        f" Only {adapter} was trained; the weights under it stayed as they were." if adapter else ""
+    )
     if not found["steps"]["after"]:
         return base + " and are not tuned in what is scored here."
     if not before:

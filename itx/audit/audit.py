@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a run will be trained on, measured from the lock and the cache before step 0.
 
-    tasks       records read, kept and skipped by reason; lengths; shares; effective epochs; cut prompts, inputs that
+    tasks       records read, kept and skipped by reason; lengths; shares; effective epochs; cut
+                prompts, inputs that
                 repeat or that other tasks have, examples without a target, EOS under the loss
     mixture     how many examples and tokens the run's steps take; unigram entropy of the targets
-                (% lost: of the targets drawn by hash, those that the vocabulary does not give back as they were)
-    leaks       what the build left out because evaluation asks it, per pair of tasks, and what of the search's finds is
+                (% lost: of the targets drawn by hash, those that the vocabulary does not give back
+                as they were)
+    leaks       what the build left out because evaluation asks it, per pair of tasks, and what of
+                the search's finds is
                 still there; exemplars that are the example itself or one of evaluation's
     baselines   what answers without a model score; tasks where they do well are "easy"
 
@@ -37,7 +40,8 @@ MANY_UNKNOWN = 0.01  # share of unknown tokens from which a task is warned about
 BETTER = 0.05  # of all places: a length pair that fills so many more is proposed
 BASELINE_EXAMPLES = 200  # per task
 EASY = 0.5  # corrected score of a baseline from which a task is easy
-LOADED = 32  # examples per task that are taken through the loader, to see what it puts under the loss
+# examples per task that are taken through the loader, to see what it puts under the loss
+LOADED = 32
 
 
 def audit(lock: dict, cache_dir: str | Path, config: RunConfig) -> dict:
@@ -76,10 +80,11 @@ def audit(lock: dict, cache_dir: str | Path, config: RunConfig) -> dict:
 
 
 def with_uses(facts: dict, examples: np.ndarray, trained: np.ndarray | None = None) -> dict:
-    """The audit with what the run's steps took, counted by the order: examples per task, in the facts' sequence.
+    """The audit with what the run's steps took, counted by the order: examples per task, in the
+    facts' sequence.
 
-    "used" are a task's records trained on at least once, "only_skipped" those that stand in skipped batches alone,
-    "not_reached" those that the steps did not come to.
+    "used" are a task's records trained on at least once, "only_skipped" those that stand in skipped
+    batches alone, "not_reached" those that the steps did not come to.
 
     Args:
         trained: the records of each task in batches that were not skipped, where some were.
@@ -105,7 +110,11 @@ def accounts(facts: dict) -> str:
     kept = f"{total['kept']:,} usable"
     if all("used" in f for f in tasks):
         steps = f"{facts['mixture']['steps']:,} steps"
-        lost = f" + {total['only_skipped']:,} in skipped batches alone" if total["only_skipped"] else ""
+        lost = (
+            f" + {total['only_skipped']:,} in skipped batches alone"
+            if total["only_skipped"]
+            else ""
+        )
         kept = f"{total['used']:,} trained on{lost} + {total['not_reached']:,} usable but not reached in {steps}"
     cut = "".join(
         f"; {total[n]:,} {what} lost {total[tokens]:,} tokens to fit a row"
@@ -119,7 +128,8 @@ def reasons(skipped: dict[str, int]) -> str:
 
 
 def faults(facts: dict) -> list[str]:
-    """A line for each task and each reason that is a fault of its data, with the first record of it."""
+    """A line for each task and each reason that is a fault of its data, with the first record of
+    it."""
     out: dict[tuple[str, str, str], str] = {}
     for what, found in (("task", facts["tasks"]), ("evaluation task", facts["evaluation"])):
         for f in found.values():  # variants of a task, and rows, have the same records
@@ -143,20 +153,38 @@ def judge(facts: dict, config: RunConfig) -> dict[str, list[str]]:
             most = f"data.max_epochs is {config.data.max_epochs:g}"
             errors.append(f"task {name}: {f['effective_epochs']:.1f} epochs; {most}")
         elif f["effective_epochs"] > MANY_EPOCHS:
-            warnings.append(f"task {name}: {f['effective_epochs']:.1f} epochs; above {MANY_EPOCHS:g} little is gained")
+            warnings.append(
+                f"task {name}: {f['effective_epochs']:.1f} epochs; above {MANY_EPOCHS:g} little is gained"
+            )
         if f["unknown_share"] > config.data.max_unknown:
             most = f"data.max_unknown is {config.data.max_unknown:g}"
-            errors.append(f"task {name}: the vocabulary does not know {f['unknown_share']:.1%} of its tokens; {most}")
+            errors.append(
+                f"task {name}: the vocabulary does not know {f['unknown_share']:.1%} of its tokens; {most}"
+            )
         elif f["unknown_share"] > MANY_UNKNOWN:
-            warnings.append(f"task {name}: the vocabulary does not know {f['unknown_share']:.1%} of its tokens")
+            warnings.append(
+                f"task {name}: the vocabulary does not know {f['unknown_share']:.1%} of its tokens"
+            )
         for share, field, most, what in (
-            (f["cut_share"], "max_cut", config.data.max_cut, "of its examples are cut to fit a row"),
-            (f["duplicate_share"], "max_duplicates", config.data.max_duplicates, "of its records repeat an input"),
+            (
+                f["cut_share"],
+                "max_cut",
+                config.data.max_cut,
+                "of its examples are cut to fit a row",
+            ),
+            (
+                f["duplicate_share"],
+                "max_duplicates",
+                config.data.max_duplicates,
+                "of its records repeat an input",
+            ),
         ):
             if share > most:
                 errors.append(f"task {name}: {share:.1%} {what}; data.{field} is {most:g}")
         if f["no_target"]:
-            errors.append(f"task {name}: {f['no_target']} examples have no token to train on before EOS")
+            errors.append(
+                f"task {name}: {f['no_target']} examples have no token to train on before EOS"
+            )
         if f["eos_trained"] < f["pieces_loaded"]:
             ended = f"only {f['eos_trained']} of {f['pieces_loaded']} trained pieces end in EOS under the loss"
             if f.get("cut_targets"):
@@ -167,7 +195,9 @@ def judge(facts: dict, config: RunConfig) -> dict[str, list[str]]:
             errors.append(f"task {name}: {f['eos_trained']} EOS under the loss in {f['pieces_loaded']} trained pieces; "
                           "some of its texts hold what the vocabulary reads as EOS")  # fmt: skip
         elif f["eos_within"]:
-            errors.append(f"task {name}: {f['eos_within']:,} EOS stand within its trained pieces, of all that it has")
+            errors.append(
+                f"task {name}: {f['eos_within']:,} EOS stand within its trained pieces, of all that it has"
+            )
         if f["split_conversations"]:
             warnings.append(f"task {name}: {f['split_conversations']:,} conversations are an example for each answer, for "
                             "data.chat_template writes earlier turns otherwise once others follow")  # fmt: skip
@@ -189,7 +219,9 @@ def judge(facts: dict, config: RunConfig) -> dict[str, list[str]]:
             f"{len(halved)} tasks are scored on half of a validation split, as they ask: {', '.join(halved)}"
         )
     if why := facts["leaks"]["untested"]:
-        warnings.append(f"what evaluation asks was not looked for in the training data: {why}; build the data again")
+        warnings.append(
+            f"what evaluation asks was not looked for in the training data: {why}; build the data again"
+        )
     if facts["unretained"]:
         warnings.append(f"what tuning costs in plain text is not measured: {facts['unretained']}")
     for pair in facts["leaks"]["pairs"]:
@@ -198,19 +230,25 @@ def judge(facts: dict, config: RunConfig) -> dict[str, list[str]]:
                           f"{pair['evaluation']} and left out; data.max_contamination is "
                           f"{config.data.max_contamination:g}")  # fmt: skip
     for shown in facts["leaks"]["exemplars"]:
-        errors.append(f"{shown['of']}: {shown['records']} renderings show an exemplar that {shown['how']}")
+        errors.append(
+            f"{shown['of']}: {shown['records']} renderings show an exemplar that {shown['how']}"
+        )
     for pair in facts["leaks"]["left"]:
         errors.append(f"task {pair['train']}: {pair['records']} training records are in evaluation task "
                       f"{pair['evaluation']} ({pair['how']}); build the data again")  # fmt: skip
     return {"errors": errors, "warnings": warnings}
 
 
-# ---- tasks and mixture -----------------------------------------------------------------------------
+# ---- tasks and mixture
+# -----------------------------------------------------------------------------
 
 
-def mixture_examples(lock: dict, data: LockedData, steps: int) -> tuple[float, np.ndarray, dict[str, float]]:
-    """(examples that so many steps take, float [2]: share of a row's two capacities that they fill, share of the steps
-    that each of the lock's `loss_positions` serves). A decoder's second capacity is what its steps have."""
+def mixture_examples(
+    lock: dict, data: LockedData, steps: int
+) -> tuple[float, np.ndarray, dict[str, float]]:
+    """(examples that so many steps take, float [2]: share of a row's two capacities that they fill,
+    share of the steps that each of the lock's `loss_positions` serves). A decoder's second capacity
+    is what its steps have."""
     order, size = Order(lock, data.usable, data.sizes), lock["global_batch"]
     wanted = steps * size
     rows = examples = w = 0
@@ -219,7 +257,12 @@ def mixture_examples(lock: dict, data: LockedData, steps: int) -> tuple[float, n
         window = order.window(w)
         n = min(len(window), wanted - rows) if wanted else len(window)
         lengths = order.size(*window.segments[: window.starts[n]].T)
-        rows, examples, taken, w = rows + n, examples + len(lengths), taken + lengths.sum(0, dtype=np.int64), w + 1
+        rows, examples, taken, w = (
+            rows + n,
+            examples + len(lengths),
+            taken + lengths.sum(0, dtype=np.int64),
+            w + 1,
+        )
     caps = [order.cap(range(t * size, (t + 1) * size)) for t in range(max(1, rows // size))]
     share = {c: caps.count(c) / len(caps) for c in order.caps}
     mean = sum(c * x for c, x in share.items())
@@ -231,10 +274,11 @@ def mixture_examples(lock: dict, data: LockedData, steps: int) -> tuple[float, n
 
 
 def proposal(lock: dict, data: LockedData) -> dict:
-    """Row lengths of an encoder-decoder that waste less, from packing the first window's examples with them; {} where
-    there are none.
+    """Row lengths of an encoder-decoder that waste less, from packing the first window's examples
+    with them; {} where there are none.
 
-    {"sequence_length", "target_length", "filled": [2], "filled_now": [2]}: shares of the two capacities.
+    {"sequence_length", "target_length", "filled": [2], "filled_now": [2]}: shares of the two
+    capacities.
     """
     if lock["architecture"] == "decoder":
         return {}
@@ -252,7 +296,10 @@ def proposal(lock: dict, data: LockedData) -> dict:
 def task_facts(task: dict, records: cache.Records, usable: np.ndarray, architecture: str) -> dict:
     """One task's records and lengths, of its first rendering."""
     target = targets(records, architecture)[usable]
-    before = records.lengths[usable, 0] - records.lengths[usable, 4 if architecture == "encoder_decoder" else 2]
+    before = (
+        records.lengths[usable, 0]
+        - records.lengths[usable, 4 if architecture == "encoder_decoder" else 2]
+    )
     manifest = cache.read_manifest(records.folder)
     uses = np.bincount(records.template[usable], minlength=len(manifest["templates"])) / len(usable)
     return {
@@ -269,8 +316,11 @@ def task_facts(task: dict, records: cache.Records, usable: np.ndarray, architect
 
 
 def _repeats(task: dict, left: int, usable: int) -> dict:
-    """Records whose input the split has more than once: those that the build left out and those that are still there."""
-    out = sum(task["audit"]["skipped"].get(reason, 0) for reason in (cache.REPEATED, cache.CONFLICT))
+    """Records whose input the split has more than once: those that the build left out and those
+    that are still there."""
+    out = sum(
+        task["audit"]["skipped"].get(reason, 0) for reason in (cache.REPEATED, cache.CONFLICT)
+    )
     return {"repeated": left, "duplicate_share": (out + left) / (out + usable)}
 
 
@@ -283,17 +333,22 @@ def shared_inputs(lock: dict, data: LockedData) -> list[int]:
         np.concatenate([np.unique(np.concatenate(i)) for i in inputs.values()]), return_counts=True
     )
     several = found[times > 1]
-    return [int(np.isin(r[0].content[u[0]], several).sum()) for r, u in zip(data.records, data.usable, strict=True)]
+    return [
+        int(np.isin(r[0].content[u[0]], several).sum())
+        for r, u in zip(data.records, data.usable, strict=True)
+    ]
 
 
 def loss_facts(i: int, batches: Batches) -> dict:
-    """What the loss sees of task i: examples without a token of a target, and, of some examples as the loader gives
-    them, trained pieces and the EOS under the loss."""
+    """What the loss sees of task i: examples without a token of a target, and, of some examples as
+    the loader gives them, trained pieces and the EOS under the loss."""
     lock, records, usable = batches.lock, batches.data.records[i][0], batches.data.usable[i][0]
     both = lock["architecture"] == "encoder_decoder"
     some = usable[np.linspace(0, len(usable) - 1, min(LOADED, len(usable))).astype(int)]
     segments = [batches.segment(i, int(record), 0) for record in some]
-    ended = sum(int(((ids == lock["eos_id"]) & (weights > 0)).sum()) for _, ids, weights in segments)
+    ended = sum(
+        int(((ids == lock["eos_id"]) & (weights > 0)).sum()) for _, ids, weights in segments
+    )
     return {
         "no_target": int((records.lengths[usable, 4 if both else 2] == 0).sum()), "eos_trained": ended,
         "pieces_loaded": len(some) if both else int(records.lengths[some, 3].sum()),
@@ -302,7 +357,12 @@ def loss_facts(i: int, batches: Batches) -> dict:
 
 def _spread(lengths: np.ndarray) -> dict[str, float]:
     middle, high = np.quantile(lengths, [0.5, 0.95])
-    return {"mean": float(lengths.mean()), "median": float(middle), "p95": float(high), "max": int(lengths.max())}
+    return {
+        "mean": float(lengths.mean()),
+        "median": float(middle),
+        "p95": float(high),
+        "max": int(lengths.max()),
+    }
 
 
 def _add_shares(tasks: dict[str, dict], lock: dict, examples: float) -> None:
@@ -319,7 +379,8 @@ def _add_shares(tasks: dict[str, dict], lock: dict, examples: float) -> None:
 
 
 def unigram_entropy(lock: dict, data: LockedData) -> float:
-    """Nats per token of the targets (with EOS) under their own frequencies, weighted as the loss weighs them.
+    """Nats per token of the targets (with EOS) under their own frequencies, weighted as the loss
+    weighs them.
 
     A model that has learned nothing but how frequent tokens are has this loss.
     """
@@ -336,9 +397,11 @@ def unigram_entropy(lock: dict, data: LockedData) -> float:
 
 
 def target_counts(records: cache.Records, usable: np.ndarray, lock: dict) -> np.ndarray:
-    """How often each token stands in the usable targets; by example, an example counts as one token."""
+    """How often each token stands in the usable targets; by example, an example counts as one
+    token."""
     ends = records.record_pieces[1:]
-    of = np.repeat(np.arange(len(records)), np.diff(records.record_pieces))  # the record of each piece
+    # the record of each piece
+    of = np.repeat(np.arange(len(records)), np.diff(records.record_pieces))
     trained = records.piece_trained.copy()
     if lock["architecture"] == "encoder_decoder":
         trained &= np.isin(np.arange(len(of)), ends - 1)
@@ -354,12 +417,14 @@ def target_counts(records: cache.Records, usable: np.ndarray, lock: dict) -> np.
     return counts
 
 
-# ---- leaks -----------------------------------------------------------------------------------------
+# ---- leaks
+# -----------------------------------------------------------------------------------------
 
 
 def removed_shares(lock: dict) -> list[dict]:
-    """[{"train", "evaluation", "removed", "share"}]: per pair of tasks what the build left out of training, the largest
-    share first. A record that several evaluation tasks ask is counted with one of them."""
+    """[{"train", "evaluation", "removed", "share"}]: per pair of tasks what the build left out of
+    training, the largest share first. A record that several evaluation tasks ask is counted with
+    one of them."""
     removed: Counter = Counter()
     for x in lock.get("leaks", []):
         removed[x["train"], x["evaluation"]] += x["dropped"]
@@ -373,8 +438,9 @@ def removed_shares(lock: dict) -> list[dict]:
 
 
 def exemplar_leaks(lock: dict, data: LockedData, cache_dir: Path) -> list[dict]:
-    """[{"of", "how", "records"}]: training and evaluation prompts that show their own example, and evaluation prompts
-    that show one that the same task is evaluated on. (Training prompts that show such a one are in `leaks_left`.)"""
+    """[{"of", "how", "records"}]: training and evaluation prompts that show their own example, and
+    evaluation prompts that show one that the same task is evaluated on. (Training prompts that show
+    such a one are in `leaks_left`.)"""
     found: Counter = Counter()
     for task, records, usable in zip(lock["tasks"], data.records, data.usable, strict=True):
         for r, rows in zip(records, usable, strict=True):
@@ -388,7 +454,9 @@ def exemplar_leaks(lock: dict, data: LockedData, cache_dir: Path) -> list[dict]:
         r = opened[f]
         if r.exemplars.shape[1]:
             known = np.isin(r.exemplars, np.concatenate(asked[row["task"]])).any(1)
-            found[f"evaluation row {row['name']}", "is the example itself"] += _own(r, np.arange(len(r)))
+            found[f"evaluation row {row['name']}", "is the example itself"] += _own(
+                r, np.arange(len(r))
+            )
             found[f"evaluation row {row['name']}", "is an evaluation example"] += int(known.sum())
     return [{"of": of, "how": how, "records": n} for (of, how), n in sorted(found.items()) if n]
 
@@ -407,7 +475,8 @@ def still_there(lock: dict, data: LockedData, cache_dir: Path) -> dict:
 
 
 def leaks_left(lock: dict, data: LockedData, cache_dir: Path) -> list[dict]:
-    """Training records that evaluation asks all the same: of what the search found, those that are not left out.
+    """Training records that evaluation asks all the same: of what the search found, those that are
+    not left out.
 
     [{"train", "evaluation", "how", "records"}] per pair of tasks.
     """
@@ -416,10 +485,14 @@ def leaks_left(lock: dict, data: LockedData, cache_dir: Path) -> list[dict]:
     for task, usable in zip(lock["tasks"], data.usable, strict=True):
         for i in set().union(*(of.tolist() for of in usable)) & set(found[task["name"]]):
             counts[task["name"], *found[task["name"]][i]] += 1
-    return [{"train": t, "evaluation": e, "how": how, "records": n} for (t, e, how), n in sorted(counts.items())]
+    return [
+        {"train": t, "evaluation": e, "how": how, "records": n}
+        for (t, e, how), n in sorted(counts.items())
+    ]
 
 
-# ---- baselines without a model ---------------------------------------------------------------------
+# ---- baselines without a model
+# ---------------------------------------------------------------------
 
 
 def _baselines(lock: dict, cache_dir: Path):
@@ -444,15 +517,22 @@ def _baselines(lock: dict, cache_dir: Path):
             EASY,
             BASELINE_EXAMPLES,
         ]
-        kept = cache_dir / "baselines" / f"{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]}.json"
+        kept = (
+            cache_dir
+            / "baselines"
+            / f"{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]}.json"
+        )
         if not kept.is_file():
             asked = {e["id"]: e for e in cache.read_examples(test)}
-            found = baselines.of_task(row, cache.read_examples(train), list(asked.values()), EASY, BASELINE_EXAMPLES)
+            found = baselines.of_task(
+                row, cache.read_examples(train), list(asked.values()), EASY, BASELINE_EXAMPLES
+            )
             storage.write_json(kept, found)
         yield row["task"], storage.read_json(kept)
 
 
-# ---- shown -----------------------------------------------------------------------------------------
+# ---- shown
+# -----------------------------------------------------------------------------------------
 
 
 def print_audit(facts: dict, tasks: bool = True) -> None:
@@ -470,14 +550,18 @@ def print_audit(facts: dict, tasks: bool = True) -> None:
     console.print(accounts(facts), markup=False)
     dropped = sum(p["dropped"] for p in facts["leaks"]["dropped"])
     left = len(facts["leaks"]["left"])
-    said = f"{left} pairs of tasks still touch; tested for {contamination.TESTED}; not for paraphrase"
+    said = (
+        f"{left} pairs of tasks still touch; tested for {contamination.TESTED}; not for paraphrase"
+    )
     if why := facts["leaks"]["untested"]:
         said = f"not tested again: {why}"
     console.print(f"leaks: {dropped} training records left out, {said}", markup=False)
     console.print(f"unigram entropy of targets {m['unigram_entropy']:.3f} nats/token")
     if len(caps := m["loss_positions"]) > 1:
         at = ", ".join(f"{n} in {share:.0%} of steps" for n, share in caps.items())
-        console.print(f"logits at {at}; targets fill {m['filled_sides'][1]:.0%} of them", markup=False)
+        console.print(
+            f"logits at {at}; targets fill {m['filled_sides'][1]:.0%} of them", markup=False
+        )
     if pair := m["lengths"]:
         now, then = (" and ".join(f"{f:.0%}" for f in pair[k]) for k in ("filled_now", "filled"))
         console.print(f"lengths: tokens fill {now} of encoder and decoder rows; data.sequence_length={pair['sequence_length']} and "
@@ -492,7 +576,8 @@ def print_audit(facts: dict, tasks: bool = True) -> None:
 
 
 def _tables(title: str, facts: dict) -> Iterator:
-    """What is read and taken, what the examples are like, and what evaluation takes away; for 120 columns."""
+    """What is read and taken, what the examples are like, and what evaluation takes away; for 120
+    columns."""
     tasks = facts["tasks"].items()
     head = ("read", "kept", "skipped", "used", "epochs", "% examples", "% input", "% target")
     yield _table(title, ("task", *head), [
@@ -500,7 +585,19 @@ def _tables(title: str, facts: dict) -> Iterator:
          f"{sum(f['skipped'].values()):,}", f"{f['used']:,}" if "used" in f else "-", f"{f['effective_epochs']:.2f}",
          f"{f['rate']:.1%}", f"{f['input_share']:.1%}", f"{f['target_share']:.1%}") for name, f in tasks
     ])  # fmt: skip
-    head = ("M in", "M out", "p95 in", "p95 out", "% unk", "% lost", "% cut", "% EOS", "% dup", "% shared", "wordings")
+    head = (
+        "M in",
+        "M out",
+        "p95 in",
+        "p95 out",
+        "% unk",
+        "% lost",
+        "% cut",
+        "% EOS",
+        "% dup",
+        "% shared",
+        "wordings",
+    )
     yield _table("tokens (in: before the target, out: the target), repeats, wordings", ("task", *head), [
         (name, f"{f['input_tokens'] / 1e6:.3f}", f"{f['target_tokens'] / 1e6:.3f}", f"{f['input_length']['p95']:.0f}",
          f"{f['target_length']['p95']:.0f}", f"{f['unknown_share']:.1%}", f"{said.lost_share(f):.1%}",
@@ -518,7 +615,8 @@ def _tables(title: str, facts: dict) -> Iterator:
 
 
 def _coverage(f: dict) -> str:
-    """How many wordings are used, and the smallest and the largest share of the examples that one of them has."""
+    """How many wordings are used, and the smallest and the largest share of the examples that one
+    of them has."""
     low, high = f["template_share"]
     return f"{f['templates']} ({100 * low:.0f}-{high:.0%})"
 
@@ -530,7 +628,9 @@ def _table(title: str, head: Sequence[str], rows: list[tuple[str, ...]]):
     table = Table(title=title)
     for column in head:
         name = "task" in column
-        table.add_column(column, justify="left" if name else "right", overflow="fold", no_wrap=not name)
+        table.add_column(
+            column, justify="left" if name else "right", overflow="fold", no_wrap=not name
+        )
     for row in rows:
         table.add_row(*map(escape, row))
     return table

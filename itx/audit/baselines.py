@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What answers without a model score: the commonest training answer, and the nearest training neighbour's.
+"""What answers without a model score: the commonest training answer, and the nearest training
+neighbour's.
 
-A task where either scores above 0.5 (corrected for the number of options) is easy: a model that does
-well on it has not shown that it follows the instruction.
+A task where either scores above 0.5 (corrected for the number of options) is easy: a model that
+does well on it has not shown that it follows the instruction.
 """
 
 from functools import lru_cache
@@ -12,12 +13,15 @@ import numpy as np
 from itx import text
 from itx.eval import metrics, stats, summary
 
-VERSION = 2  # counts changes of what this file computes: results are kept in the cache (itx/audit/audit.py)
-CHARACTERS = 3  # beside words: runs of this many characters, so that numbers and cut words have neighbours
+# counts changes of what this file computes: results are kept in the cache (itx/audit/audit.py)
+VERSION = 2
+# beside words: runs of this many characters, so that numbers and cut words have neighbours
+CHARACTERS = 3
 
 
 def of_task(row: dict, train: list[dict], test: list[dict], easy: float, most: int) -> dict | None:
-    """{"commonest", "neighbour": corrected scores, "examples", "easy": why or ""}; None without data.
+    """{"commonest", "neighbour": corrected scores, "examples", "easy": why or ""}; None without
+    data.
 
     A small test set is filled up to `most` with training examples, whose neighbours are the others.
     """
@@ -36,7 +40,10 @@ def of_task(row: dict, train: list[dict], test: list[dict], easy: float, most: i
         "neighbour": metrics.of_answers(judge, references, copied),
     }
     out = {k: stats.corrected(v, chance) for k, v in scores.items()}
-    why = {"commonest": f"always “{constant}” scores", "neighbour": "the nearest training example's answer scores"}
+    why = {
+        "commonest": f"always “{constant}” scores",
+        "neighbour": "the nearest training example's answer scores",
+    }
     best = max(out, key=out.__getitem__)
     reason = f"{why[best]} {out[best]:.2f} corrected" if out[best] > easy else ""
     return {**out, "examples": len(test), "training_examples": len(train), "easy": reason}
@@ -68,10 +75,16 @@ def nearest(train: tuple[str, ...], test: tuple[str, ...], own: tuple[int, ...])
         cells = [[columns[x] for x in s if x in columns] for s in sets]
         starts = np.cumsum([0, *map(len, cells)])
         flat = np.array([c for row in cells for c in row], np.int64)
-        return csr_array((np.ones(len(flat), np.float32), flat, starts), (len(sets), max(1, len(columns))))
+        return csr_array(
+            (np.ones(len(flat), np.float32), flat, starts), (len(sets), max(1, len(columns)))
+        )
 
     common = (matrix(asked) @ matrix(known).T).toarray()
-    union = np.array([len(s) for s in asked])[:, None] + np.array([len(s) for s in known])[None] - common
+    union = (
+        np.array([len(s) for s in asked])[:, None]
+        + np.array([len(s) for s in known])[None]
+        - common
+    )
     like = common / np.maximum(union, 1)
     for i, place in enumerate(own):
         if place >= 0:

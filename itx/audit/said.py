@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a manifest says of the examples that are trained on, as sentences for the build and the audit."""
+"""What a manifest says of the examples that are trained on, as sentences for the build and the
+audit."""
 
 from pathlib import Path
 
 from itx.data import cache
 
-MANY_LOST = 0.01  # share of targets that do not come back from which a task is named; the audit's table has each
+# share of targets that do not come back from which a task is named; the audit's table has each
+MANY_LOST = 0.01
 NAMED = 4  # kinds of what is lost
 LINES = 8  # that a build prints
 
@@ -23,14 +25,21 @@ def sentences(name: str, manifest: dict) -> list[str]:
 
 
 def of_variants(found: dict) -> str:
-    """Of a mixture whose tasks lack some of the variants that it asks for: the shares asked and got."""
-    lacking = ", ".join(f"{_some(tasks)} no wording for :{v}" for v, tasks in found["without"].items())
-    shares = ", ".join(f":{v} {share:.1%} asked, {found['got'][v]:.1%} got" for v, share in found["asked"].items())
+    """Of a mixture whose tasks lack some of the variants that it asks for: the shares asked and
+    got."""
+    lacking = ", ".join(
+        f"{_some(tasks)} no wording for :{v}" for v, tasks in found["without"].items()
+    )
+    shares = ", ".join(
+        f":{v} {share:.1%} asked, {found['got'][v]:.1%} got" for v, share in found["asked"].items()
+    )
     return f"mixture {found['mixture']}: {lacking}; their other variants have its share ({shares})"
 
 
 def _some(tasks: list[str]) -> str:
-    named = ", ".join(tasks[:NAMED]) + (f" and {len(tasks) - NAMED} more" if len(tasks) > NAMED else "")
+    named = ", ".join(tasks[:NAMED]) + (
+        f" and {len(tasks) - NAMED} more" if len(tasks) > NAMED else ""
+    )
     return f"{named} {'has' if len(tasks) == 1 else 'have'}"
 
 
@@ -40,9 +49,14 @@ def lost_share(manifest: dict) -> float:
 
 
 def of_build(lock: dict, cache_dir: str | Path) -> list[str]:
-    """The shares of variants that are not as asked, the first sentences of a lock's tasks and how many more the audit has."""
+    """The shares of variants that are not as asked, the first sentences of a lock's tasks and how
+    many more the audit has."""
     shares = [of_variants(v) for v in lock.get("variants", ())]
     found = [line for t in lock["tasks"]
              for line in sentences(t["name"], cache.read_manifest(Path(cache_dir) / t["folders"][0]))]  # fmt: skip
     more = len(found) - LINES
-    return [*shares, *found[:LINES], *([f"{more:,} more of such; itx data audit has all"] if more > 0 else [])]
+    return [
+        *shares,
+        *found[:LINES],
+        *([f"{more:,} more of such; itx data audit has all"] if more > 0 else []),
+    ]

@@ -13,7 +13,9 @@ def group(parser: argparse.ArgumentParser) -> Callable[[str, str, Work], argpars
     commands = parser.add_subparsers(dest="subcommand", required=True, metavar="COMMAND")
 
     def add(name: str, help: str, work: Work) -> argparse.ArgumentParser:
-        return command(commands.add_parser(name, help=help, description=help, allow_abbrev=False), work)
+        return command(
+            commands.add_parser(name, help=help, description=help, allow_abbrev=False), work
+        )
 
     return add
 
@@ -27,6 +29,8 @@ def command(parser: argparse.ArgumentParser, work: Work) -> argparse.ArgumentPar
 
 def with_recipe(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """A command over a recipe, whose values `--a.b=c` overrides (cli.py)."""
-    parser.add_argument("config", help="a recipe, e.g. configs/quickstart.py; override its values with --a.b=c")
+    parser.add_argument(
+        "config", help="a recipe, e.g. configs/quickstart.py; override its values with --a.b=c"
+    )
     parser.add_argument("--quick", action="store_true", help="the recipe's quick variant")
     return parser

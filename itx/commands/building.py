@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Work that needs the writing side goes to a process of its own: it may import SeqIO, training and evaluation never do."""
+"""Work that needs the writing side goes to a process of its own: it may import SeqIO, training and
+evaluation never do."""
 
 import sys
 from argparse import Namespace
@@ -10,7 +11,16 @@ from itx import processes, storage
 
 def build_in_subprocess(args: Namespace) -> Path:
     """Build (or find) the cache of a recipe; returns the lock's file."""
-    words = [sys.executable, "-m", "itx.cli", "data", "build", "--keep-damaged", args.config, *args.overrides]
+    words = [
+        sys.executable,
+        "-m",
+        "itx.cli",
+        "data",
+        "build",
+        "--keep-damaged",
+        args.config,
+        *args.overrides,
+    ]
     words += ["--quick"] if args.quick else []
     with processes.temporary_home() as folder:
         out = folder / "build.json"

@@ -14,16 +14,30 @@ from itx.text import visible
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = group(parser)
-    bring = add("import", "a Hugging Face folder as a run folder that model.pretrained can name", convert_import)
-    bring.add_argument("hf_dir", help="config.json, safetensors and tokenizer, as save_pretrained writes them")
+    bring = add(
+        "import",
+        "a Hugging Face folder as a run folder that model.pretrained can name",
+        convert_import,
+    )
+    bring.add_argument(
+        "hf_dir", help="config.json, safetensors and tokenizer, as save_pretrained writes them"
+    )
     bring.add_argument("out", help="a new folder")
     give = add(
-        "export", "a run's model as a folder that transformers loads, or its adapter as one of peft's", convert_export
+        "export",
+        "a run's model as a folder that transformers loads, or its adapter as one of peft's",
+        convert_export,
     )
     give.add_argument("run", help="a run folder (its newest checkpoint) or RUN/checkpoints/STEP")
     give.add_argument("out_dir", help="a new folder")
-    give.add_argument("--merge", action="store_true", help="put an adapter into the weights and export all of them")
-    give.add_argument("--dtype", default="", help="of the weights; default: as the run began from, else float32")
+    give.add_argument(
+        "--merge",
+        action="store_true",
+        help="put an adapter into the weights and export all of them",
+    )
+    give.add_argument(
+        "--dtype", default="", help="of the weights; default: as the run began from, else float32"
+    )
     give.add_argument("--shard_gb", type=float, default=5.0, metavar="GB", help="most of one file")
 
 

@@ -30,13 +30,27 @@ from itx.text import visible
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = group(parser)
-    make = with_recipe(add("build", "tokenise everything a run needs; prints the lock's path", data_build))
-    make.add_argument("--dry-run", action="store_true", help="print what it would write and take, and stop")
-    make.add_argument(
-        "--keep-damaged", action="store_true", help="a damaged folder of the cache is an error; else it is made again"
+    make = with_recipe(
+        add("build", "tokenise everything a run needs; prints the lock's path", data_build)
     )
-    with_recipe(add("audit", "what is trained on, what was skipped and why; exit 1 where it must not be", data_audit))
-    show = with_recipe(add("show", "rendered examples, the tokens under the loss marked", data_show))
+    make.add_argument(
+        "--dry-run", action="store_true", help="print what it would write and take, and stop"
+    )
+    make.add_argument(
+        "--keep-damaged",
+        action="store_true",
+        help="a damaged folder of the cache is an error; else it is made again",
+    )
+    with_recipe(
+        add(
+            "audit",
+            "what is trained on, what was skipped and why; exit 1 where it must not be",
+            data_audit,
+        )
+    )
+    show = with_recipe(
+        add("show", "rendered examples, the tokens under the loss marked", data_show)
+    )
     show.add_argument("--task", help="only this task")
     show.add_argument("--examples", type=int, default=1, metavar="N", help="of each task")
     batch = with_recipe(add("batch", "the batch of one step", data_batch))
@@ -70,7 +84,13 @@ def data_build(args: Namespace) -> tuple[dict, int]:
     if made and known:  # not of a first build, which makes everything
         shown = ", ".join(made[:8]) + (f" and {len(made) - 8} more" if len(made) > 8 else "")
         print(f"made anew, for what shapes them had changed or was not there: {shown}")
-    return {"lock": str(file), "tasks": len(lock["tasks"]), "examples": records, "made": made, "mended": mended}, 0
+    return {
+        "lock": str(file),
+        "tasks": len(lock["tasks"]),
+        "examples": records,
+        "made": made,
+        "mended": mended,
+    }, 0
 
 
 def _dry_run(config: RunConfig) -> dict:
@@ -89,7 +109,12 @@ def _dry_run(config: RunConfig) -> dict:
 
 def _show_progress(what: str, done: int, of: int) -> None:
     if sys.stderr.isatty():
-        print(f"\rbuild: {what} {done}/{of}   ", end="\n" if done == of else "", file=sys.stderr, flush=True)
+        print(
+            f"\rbuild: {what} {done}/{of}   ",
+            end="\n" if done == of else "",
+            file=sys.stderr,
+            flush=True,
+        )
     elif done == of:
         print(f"build: {what} {done}/{of}", file=sys.stderr)
 
@@ -104,7 +129,9 @@ def _locked(args: Namespace) -> tuple[RunConfig, dict, Vocabulary]:
 
 def data_audit(args: Namespace) -> tuple[dict, int]:
     config, lock, _ = _locked(args)
-    taken = Batches(lock, config.data.cache_dir).order.counts(config.train.steps * lock["global_batch"])
+    taken = Batches(lock, config.data.cache_dir).order.counts(
+        config.train.steps * lock["global_batch"]
+    )
     facts = auditing.with_uses(auditing.audit(lock, config.data.cache_dir, config), taken)
     auditing.print_audit(facts)
     return facts, 1 if facts.get("errors") else 0
@@ -129,15 +156,21 @@ def data_show(args: Namespace) -> tuple[list[dict], int]:
     batches = Batches(lock, config.data.cache_dir)
     names = [t["name"] for t in lock["tasks"]]
     if args.task and args.task not in names:
-        raise UserError(f"--task {args.task!r} is not in the mixture" + did_you_mean(args.task, names))
+        raise UserError(
+            f"--task {args.task!r} is not in the mixture" + did_you_mean(args.task, names)
+        )
     out = []
     for i, name in enumerate(names):
         if args.task in (None, name):
             for record in batches.data.usable[i][0][: args.examples]:
                 prompt, target, weight = batches.segment(i, int(record), 0)
                 text = marked(vocabulary, [*prompt, *target], [*(0 * prompt), *weight])
-                out.append({"task": name, "record": int(record), "text": text, "loss_tokens": len(target)})
-                print(f"--- {name}, record {record}: {len(prompt)} + {len(target)} tokens\n{visible(text)}")
+                out.append(
+                    {"task": name, "record": int(record), "text": text, "loss_tokens": len(target)}
+                )
+                print(
+                    f"--- {name}, record {record}: {len(prompt)} + {len(target)} tokens\n{visible(text)}"
+                )
     return out, 0
 
 
@@ -156,13 +189,21 @@ def data_batch(args: Namespace) -> tuple[dict, int]:
             at = batch["decoder_segment_ids"][b] == s
             if lock["bos_id"] < 0:  # its first token has a place that takes part in nothing
                 at[np.flatnonzero(at)[0] - 1] = True
-            tokens, weights = batch["decoder_target_tokens"][b][at], batch["decoder_loss_weights"][b][at]
+            tokens, weights = (
+                batch["decoder_target_tokens"][b][at],
+                batch["decoder_loss_weights"][b][at],
+            )
             text = marked(vocabulary, tokens, weights)
             if "encoder_input_tokens" in batch:
                 inside = batch["encoder_segment_ids"][b] == s
                 text = vocabulary.decode(batch["encoder_input_tokens"][b][inside]) + " → " + text
             segments.append(
-                {"task": lock["tasks"][task]["name"], "record": record, "rendering": rendering, "text": text}
+                {
+                    "task": lock["tasks"][task]["name"],
+                    "record": record,
+                    "rendering": rendering,
+                    "text": text,
+                }
             )
         print(f"--- row {b}")
         for s in segments:

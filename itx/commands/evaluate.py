@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`itx eval`: score a run's checkpoint, on its own rows or on further tasks, numbers of exemplars, splits and adapters."""
+"""`itx eval`: score a run's checkpoint, on its own rows or on further tasks, numbers of exemplars,
+splits and adapters."""
 
 import argparse
 import dataclasses
@@ -27,17 +28,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", help="a run folder")
     parser.add_argument("--step", type=int, help="default: the newest checkpoint")
     parser.add_argument(
-        "--tasks", help="comma-separated rows of the run, or with the two below any tasks; default: all"
+        "--tasks",
+        help="comma-separated rows of the run, or with the two below any tasks; default: all",
     )
-    parser.add_argument("--shots", help="numbers of exemplars, e.g. 0,5, from the training split; default: as trained")
+    parser.add_argument(
+        "--shots",
+        help="numbers of exemplars, e.g. 0,5, from the training split; default: as trained",
+    )
     parser.add_argument("--split", help="validation or test; default: the run's eval.split")
     parser.add_argument("--max_examples", type=int, help="default: the run's eval.max_examples")
     parser.add_argument(
-        "--adapter", action="append", metavar="FOLDER", help="score this adapter over the run's base; several times"
+        "--adapter",
+        action="append",
+        metavar="FOLDER",
+        help="score this adapter over the run's base; several times",
     )
     parser.add_argument("--cache_dir", help="default: the run's data.cache_dir")
     parser.add_argument(
-        "--modules", default="", help="comma-separated modules whose own metrics may run; a run folder cannot name any"
+        "--modules",
+        default="",
+        help="comma-separated modules whose own metrics may run; a run folder cannot name any",
     )
 
 
@@ -53,10 +63,14 @@ def evaluate_run(args: Namespace) -> tuple[dict, int]:
     run = open_run(args.run)
     config = _run_config(run, max_examples=args.max_examples)
     if args.cache_dir:
-        config = dataclasses.replace(config, data=dataclasses.replace(config.data, cache_dir=args.cache_dir))
+        config = dataclasses.replace(
+            config, data=dataclasses.replace(config.data, cache_dir=args.cache_dir)
+        )
     lock = read_lock(run)
     if not Path(config.data.cache_dir).is_dir():
-        raise UserError(f"no folder {config.data.cache_dir!r}, where the run's data are; give --cache_dir")
+        raise UserError(
+            f"no folder {config.data.cache_dir!r}, where the run's data are; give --cache_dir"
+        )
     if args.shots is not None or args.split is not None:
         return _evaluate_settings(args, run, config, lock)
     if args.tasks:
@@ -64,7 +78,9 @@ def evaluate_run(args: Namespace) -> tuple[dict, int]:
         known = {n for r in lock["evaluation"] for n in (r["name"], r["task"])}
         for name in wanted:
             if name not in known:
-                raise UserError(f"--tasks: no evaluation row {name!r} in this run" + did_you_mean(name, known))
+                raise UserError(
+                    f"--tasks: no evaluation row {name!r} in this run" + did_you_mean(name, known)
+                )
         lock["evaluation"] = [r for r in lock["evaluation"] if {r["name"], r["task"]} & set(wanted)]
     out = {}
     for folder, step, load in _evaluated(args, run, config, lock):
@@ -73,9 +89,12 @@ def evaluate_run(args: Namespace) -> tuple[dict, int]:
     return out if args.adapter else out[""], 0
 
 
-def _evaluated(args: Namespace, run: RunFolder, config: RunConfig, lock: dict) -> list[tuple[str, int | str, Callable]]:
-    """(an adapter's folder, the step that its scores stand under, what loads its model) of each `--adapter`, over one
-    base that is loaded once: the run's model, or the base of an adapter's run. Without any the run's own, as ""."""
+def _evaluated(
+    args: Namespace, run: RunFolder, config: RunConfig, lock: dict
+) -> list[tuple[str, int | str, Callable]]:
+    """(an adapter's folder, the step that its scores stand under, what loads its model) of each
+    `--adapter`, over one base that is loaded once: the run's model, or the base of an adapter's
+    run. Without any the run's own, as ""."""
     own = config.peft.method != "full"
     if args.adapter and args.step and own:
         raise UserError(
@@ -97,19 +116,32 @@ def _evaluated(args: Namespace, run: RunFolder, config: RunConfig, lock: dict) -
                 file=sys.stderr,
             )
         name = f"{Path(folder).name}-{peft.key(folder)}-{step}"
-        out.append((folder, name, functools.cache(lambda folder=folder: restore.with_adapter(base(), folder))))
+        out.append(
+            (
+                folder,
+                name,
+                functools.cache(lambda folder=folder: restore.with_adapter(base(), folder)),
+            )
+        )
     return out
 
 
-def _evaluate_settings(args: Namespace, run: RunFolder, config: RunConfig, lock: dict) -> tuple[dict, int]:
-    """`--shots`, `--split`: each number of exemplars is a setting with a folder of its own below the run's scores."""
+def _evaluate_settings(
+    args: Namespace, run: RunFolder, config: RunConfig, lock: dict
+) -> tuple[dict, int]:
+    """`--shots`, `--split`: each number of exemplars is a setting with a folder of its own below
+    the run's scores."""
     splits, split = ("validation", "test"), args.split or config.eval.split
     if split not in splits:
-        raise UserError(f"--split {split!r}: no split that is evaluated" + did_you_mean(split, splits))
+        raise UserError(
+            f"--split {split!r}: no split that is evaluated" + did_you_mean(split, splits)
+        )
     words = args.shots.split(",") if args.shots is not None else []
     for word in words:
         if not word.isascii() or not word.isdigit() or len(word) > 2:
-            raise UserError(f"--shots {args.shots}: {word!r} is not a number of exemplars from 0 to 99")
+            raise UserError(
+                f"--shots {args.shots}: {word!r} is not a number of exemplars from 0 to 99"
+            )
     evaluated = _evaluated(args, run, config, lock)
     config = dataclasses.replace(config, eval=dataclasses.replace(config.eval, split=split))
     answer = further_in_subprocess({
@@ -119,27 +151,40 @@ def _evaluate_settings(args: Namespace, run: RunFolder, config: RunConfig, lock:
     })  # fmt: skip
     for x in answer["skipped"]:
         print(f"not evaluated: {x['row']} ({x['reason']})")
-    known, test = _trained_on(lock, config, [r for rows in answer["settings"].values() for r in rows])
+    known, test = _trained_on(
+        lock, config, [r for rows in answer["settings"].values() for r in rows]
+    )
     out = {}
     for folder, step, load in evaluated:
         settings = {}
         for shots, rows in answer["settings"].items():
             if rows:
-                place = dataclasses.replace(run, setting=split if shots == "own" else f"{split}-{shots}shots")
+                place = dataclasses.replace(
+                    run, setting=split if shots == "own" else f"{split}-{shots}shots"
+                )
                 rows = [{**r, "trained_on": known.get(r["name"])} for r in rows]
                 settings[shots] = evaluate.evaluate(
                     load, {**lock, "evaluation": rows, "contamination": test}, config, place, step
                 )
         tables.print_settings(settings, split)
-        out[folder] = {"step": step, "split": split, "settings": settings, "skipped": answer["skipped"]}
+        out[folder] = {
+            "step": step,
+            "split": split,
+            "settings": settings,
+            "skipped": answer["skipped"],
+        }
     return out if args.adapter else out[""], 0
 
 
-def _trained_on(lock: dict, config: RunConfig, rows: list[dict]) -> tuple[dict[str, float], dict[str, str]]:
-    """(of each row that the lock does not know the share of its scored examples that was trained on, {"tested_for",
-    "untested": why that cannot be told, or ""})."""
+def _trained_on(
+    lock: dict, config: RunConfig, rows: list[dict]
+) -> tuple[dict[str, float], dict[str, str]]:
+    """(of each row that the lock does not know the share of its scored examples that was trained
+    on, {"tested_for", "untested": why that cannot be told, or ""})."""
     try:
-        shares = contamination.trained_on(lock, config.data.cache_dir, rows, config.eval.max_examples)
+        shares = contamination.trained_on(
+            lock, config.data.cache_dir, rows, config.eval.max_examples
+        )
     except contamination.Untestable as e:
         return {}, {"tested_for": "", "untested": str(e)}
     return shares, {"tested_for": contamination.TESTED, "untested": ""}

@@ -16,7 +16,11 @@ from itx.text import visible
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = group(parser)
-    check = add("check", "read all of a run folder and say what is damaged; exit 1 where something is", runs_check)
+    check = add(
+        "check",
+        "read all of a run folder and say what is damaged; exit 1 where something is",
+        runs_check,
+    )
     check.add_argument("run", help="a run folder")
 
 
@@ -31,5 +35,8 @@ def runs_check(args: Namespace) -> tuple[dict, int]:
         table.add_row(*(escape(visible(row[key])) for key in ("file", "state", "what")))
     console().print(table)
     damaged = [row["file"] for row in rows if row["state"] == run_check.DAMAGED]
-    print(f"{len(damaged)} of {len(rows)} damaged" + (f": {visible(', '.join(damaged))}" if damaged else ""))
+    print(
+        f"{len(damaged)} of {len(rows)} damaged"
+        + (f": {visible(', '.join(damaged))}" if damaged else "")
+    )
     return {"run": args.run, "damaged": len(damaged), "files": rows}, 1 if damaged else 0

@@ -21,11 +21,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("check", "self-checks of templates, options and metrics", tasks_check),
     ):
         p = add(name, help, work)
-        p.add_argument("name", nargs="?" if name != "show" else None, help="a task, variant or mixture")
-        p.add_argument("--modules", default="tasks", help="comma-separated modules that register tasks")
-        p.add_argument("--root", default="", help="folder that relative source files stand under (data.root)")
+        p.add_argument(
+            "name", nargs="?" if name != "show" else None, help="a task, variant or mixture"
+        )
+        p.add_argument(
+            "--modules", default="tasks", help="comma-separated modules that register tasks"
+        )
+        p.add_argument(
+            "--root", default="", help="folder that relative source files stand under (data.root)"
+        )
         if name == "check":
-            p.add_argument("--download", action="store_true", help="let TFDS download the sets that are not prepared")
+            p.add_argument(
+                "--download",
+                action="store_true",
+                help="let TFDS download the sets that are not prepared",
+            )
 
 
 def _load_modules(args: Namespace) -> None:
@@ -42,7 +52,9 @@ def tasks_ls(args: Namespace) -> tuple[Any, int]:
         for t in _all_tasks(args.root) if not args.name or args.name in (t.name, t.cluster)
     ]  # fmt: skip
     if args.name and not rows:
-        raise UserError(f"no task or cluster {args.name!r}" + did_you_mean(args.name, registry.TASKS))
+        raise UserError(
+            f"no task or cluster {args.name!r}" + did_you_mean(args.name, registry.TASKS)
+        )
     for r in sorted(rows, key=lambda r: (r["cluster"], r["task"])):
         marks = [k for k in ("cot", "inverted", "evaluation_only") if r[k]]
         print(f"{r['cluster']:<20} {r['task']:<28} v{r['version']}  {r['templates']}+{r['heldout_templates']} templates  "
@@ -58,7 +70,9 @@ def tasks_ls(args: Namespace) -> tuple[Any, int]:
 
 def _all_tasks(root: str) -> list[TaskSpec]:
     members = (
-        [registry.task(n, root) for f in registry.FAMILIES for n in registry.expand(f"{f}.*", root)] if root else []
+        [registry.task(n, root) for f in registry.FAMILIES for n in registry.expand(f"{f}.*", root)]
+        if root
+        else []
     )
     return [*registry.TASKS.values(), *members]
 
@@ -71,7 +85,9 @@ def tasks_show(args: Namespace) -> tuple[Any, int]:
     for key, value in facts["task"].items():
         print(f"{key:<12} {visible(str(value))}")
     for r in facts["renderings"]:
-        print(f"--- {r['template']} ({r['kind']})\n{visible(r['prompt'])}\n⟦{visible(r['target'])}⟧")
+        print(
+            f"--- {r['template']} ({r['kind']})\n{visible(r['prompt'])}\n⟦{visible(r['target'])}⟧"
+        )
     return facts, 0
 
 
@@ -102,7 +118,12 @@ def tasks_check(args: Namespace) -> tuple[Any, int]:
                 skipped = "its TFDS set is not prepared: --download does that"
             elif not args.root and not args.name and getattr(spec.source, "kind", "") != "tfds":
                 skipped = "its files need --root" if getattr(spec.source, "files", None) else ""
-            rows.append({"task": spec.name, "problems": [] if skipped else check.check(spec, args.root, others)})
+            rows.append(
+                {
+                    "task": spec.name,
+                    "problems": [] if skipped else check.check(spec, args.root, others),
+                }
+            )
             rows[-1] |= {"skipped": skipped} if skipped else {}
             found = rows[-1]
             word = "skip" if found.get("skipped") else "FAIL" if found["problems"] else "ok  "

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`itx train`: build -> audit -> score before -> tune -> score after -> report.
 
-Each stage leaves whole files in the run folder and is skipped when they are there, so that the same command resumes
-after a kill at any moment.
+Each stage leaves whole files in the run folder and is skipped when they are there, so that the same
+command resumes after a kill at any moment.
 """
 
 import argparse
@@ -37,12 +37,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     with_recipe(command(parser, train))
     parser.add_argument("--run_dir", help="default: runs/<config>[-quick]")
     parser.add_argument("--lock", help="train from this data lock and its cache; nothing is built")
-    parser.add_argument("--dry-run", action="store_true", help="print what trains and what it takes, and stop")
-    parser.add_argument("--restarts", type=int, default=0, metavar="N", help="start again up to N times after a crash")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print what trains and what it takes, and stop"
+    )
+    parser.add_argument(
+        "--restarts",
+        type=int,
+        default=0,
+        metavar="N",
+        help="start again up to N times after a crash",
+    )
 
 
 def train(args: Namespace) -> tuple[Any, int]:
-    """The main job; with --restarts it runs in a child process that is started again after a crash."""
+    """The main job; with --restarts it runs in a child process that is started again after a
+    crash."""
     if args.restarts:
         return None, _restarting(args)  # the child writes --json
     processes.die_with_starter()
@@ -52,7 +61,9 @@ def train(args: Namespace) -> tuple[Any, int]:
     metrics.trust(config.data.modules)
     run = _run_folder(args)
     if config.train.deterministic:  # read by XLA when JAX starts
-        os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_deterministic_ops=true"
+        os.environ["XLA_FLAGS"] = (
+            os.environ.get("XLA_FLAGS", "") + " --xla_gpu_deterministic_ops=true"
+        )
     begin.check_same_run(run, config)
     TrainerLock(run.path).check()  # a second trainer is told before it builds
     if config.model.pretrained:
@@ -65,7 +76,9 @@ def train(args: Namespace) -> tuple[Any, int]:
     if facts["errors"]:
         raise UserError(f"the audit fails: {facts['errors'][0]}")
     # a mistake in the settings shows before anything is written
-    made = training.setup(config, lock["vocabulary"]["size"], len(lock["tasks"]), mesh.make_mesh(config.mesh))
+    made = training.setup(
+        config, lock["vocabulary"]["size"], len(lock["tasks"]), mesh.make_mesh(config.mesh)
+    )
     batches = Batches(lock, config.data.cache_dir)
     begin.check(run, config, lock, made)
     with TrainerLock(run.path) if jax.process_index() == 0 else contextlib.nullcontext():
@@ -76,10 +89,16 @@ def train(args: Namespace) -> tuple[Any, int]:
 
 
 def _train_in(
-    run: RunFolder, config: RunConfig, lock: dict, facts: dict, batches: Batches, made: Setup, about: dict
+    run: RunFolder,
+    config: RunConfig,
+    lock: dict,
+    facts: dict,
+    batches: Batches,
+    made: Setup,
+    about: dict,
 ) -> dict:
-    """The stages that write into a run folder, which begins or goes on and which this process holds. Returns the report's
-    facts."""
+    """The stages that write into a run folder, which begins or goes on and which this process
+    holds. Returns the report's facts."""
 
     def score(step: int, when: str) -> None:
         load = functools.cache(lambda: restore.load_model(run, config, lock, step))
@@ -94,10 +113,16 @@ def _train_in(
         retention.retention(load, lock, config.data.cache_dir, run, 0, "before")
         if kept := [r for r in lock["evaluation"] if r["group"] == "retention"]:
             evaluate.evaluate(load, {**lock, "evaluation": kept}, config, run, 0)
-    training.train(config, lock, batches, run, made, about, entropy=facts["mixture"]["unigram_entropy"])
+    training.train(
+        config, lock, batches, run, made, about, entropy=facts["mixture"]["unigram_entropy"]
+    )
     taken = batches.order.counts(config.train.steps * lock["global_batch"])
     skipped = {step - 1 for step in checkpoint.skips(run.checkpoints)["skipped"]}
-    trained = batches.order.distinct([t for t in range(config.train.steps) if t not in skipped]) if skipped else None
+    trained = (
+        batches.order.distinct([t for t in range(config.train.steps) if t not in skipped])
+        if skipped
+        else None
+    )
     storage.write_json(run.audit_json, storage.sealed(auditing.with_uses(facts, taken, trained)))
     score(config.train.steps, "after")
     report.report(run)
@@ -106,7 +131,8 @@ def _train_in(
 
 
 def _dry_run(args: Namespace) -> tuple[dict, int]:
-    """How much trains, by shapes alone. A model that is still to be downloaded is the one that the recipe names."""
+    """How much trains, by shapes alone. A model that is still to be downloaded is the one that the
+    recipe names."""
     config, _ = pretrained.load_recipe(args.config, args.overrides, args.quick, absent=True)
     d, size = config.data, config.data.vocab_size
     if d.vocab == BYTES:

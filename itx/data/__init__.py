@@ -1,2 +1,3 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The reading side: cache format, lock, order, packing, loader. Free of TensorFlow, SeqIO and JAX."""
+"""The reading side: cache format, lock, order, packing, loader. Free of TensorFlow, SeqIO and
+JAX."""

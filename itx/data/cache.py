@@ -2,21 +2,28 @@
 """The cache: tokenised renderings, one folder per (task variant, split, rendering).
 
     <cache_dir>/<variant>/<split>/r<k>-<key>/
-        tokens-<i>.npy      every token of every piece, end to end, in the smallest unsigned type; a shard
+        tokens-<i>.npy      every token of every piece, end to end, in the smallest unsigned type; a
+                            shard
                             ends at a record's end and holds at most 512 MB
         piece_lengths.npy   int32, tokens of each piece
         piece_trained.npy   bool, whether the loss is taken on the piece
-        record_pieces.npy   int64 [n + 1], record i holds pieces record_pieces[i]:record_pieces[i + 1]
+        record_pieces.npy   int64 [n + 1], record i holds pieces record_pieces[i]:record_pieces[i +
+                            1]
         content.npy         uint64 [n], hash of the canonical input content
         template.npy        int16 [n], index into manifest["templates"]
-        exemplars.npy       uint64 [n, k], content hashes of few-shot examples, 0: none; only where there are some
-        examples.jsonl.gz   the texts: all records of an evaluation split, the first ones of a training split
-        texts.jsonl.gz      of the first rendering of a training split, for the leak test: of each record the loose
-                            forms (itx/leaks/loose.py) of its content fields, and of all else that is read or trained
+        exemplars.npy       uint64 [n, k], content hashes of few-shot examples, 0: none; only where
+                            there are some
+        examples.jsonl.gz   the texts: all records of an evaluation split, the first ones of a
+                            training split
+        texts.jsonl.gz      of the first rendering of a training split, for the leak test: of each
+                            record the loose
+                            forms (itx/leaks/loose.py) of its content fields, and of all else that
+                            is read or trained
         manifest.json       what this is, what was read and skipped, and the hash of each file
 
-A Record is a list of pieces (token ids, trained?). A key is the hash of all that shapes the folder's
-content, so a folder that exists is complete; verify.py says whether it still is what was written.
+A Record is a list of pieces (token ids, trained?). A key is the hash of all that shapes the
+folder's content, so a folder that exists is complete; verify.py says whether it still is what was
+written.
 """
 
 import itertools
@@ -32,7 +39,8 @@ from itx.errors import UserError
 
 SHARD_BYTES = 512 * 10**6
 TEXTS = "texts.jsonl.gz"
-# What a manifest counts a record under whose input the split had before: with the same answer, and with another one
+# What a manifest counts a record under whose input the split had before: with the same answer, and
+# with another one
 REPEATED, CONFLICT = "repeated input", "another answer to a repeated input"
 Piece = tuple[np.ndarray, bool]
 
@@ -46,10 +54,15 @@ def token_type(vocab_size: int) -> np.dtype:
     return np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.uint32)
 
 
-def prompt_ids(before: Sequence[tuple[Sequence[int], bool]], eos_id: int, architecture: str) -> list[int]:
-    """What the model reads before a record's last piece: the pieces before it, and for decoders EOS behind trained ones."""
+def prompt_ids(
+    before: Sequence[tuple[Sequence[int], bool]], eos_id: int, architecture: str
+) -> list[int]:
+    """What the model reads before a record's last piece: the pieces before it, and for decoders EOS
+    behind trained ones."""
     ends = architecture == "decoder"
-    return [int(i) for ids, trained in before for i in (*ids, *((eos_id,) if trained and ends else ()))]
+    return [
+        int(i) for ids, trained in before for i in (*ids, *((eos_id,) if trained and ends else ()))
+    ]
 
 
 def folder_name(variant: str) -> str:
@@ -59,7 +72,8 @@ def folder_name(variant: str) -> str:
 
 @dataclass(frozen=True)
 class Columns:
-    """Some records as arrays, named as the files are; `exemplars` [n, k] has as many columns as any of them has."""
+    """Some records as arrays, named as the files are; `exemplars` [n, k] has as many columns as any
+    of them has."""
 
     tokens: np.ndarray
     piece_lengths: np.ndarray
@@ -75,11 +89,15 @@ class Columns:
         """From lists: exemplars are the content hashes of each record's few-shot examples."""
         pieces = [p for r in records for p in r]
         most = max(map(len, exemplars), default=0)
-        shots = np.array([[*e, *[0] * (most - len(e))] for e in exemplars], np.uint64).reshape(len(records), most)
+        shots = np.array([[*e, *[0] * (most - len(e))] for e in exemplars], np.uint64).reshape(
+            len(records), most
+        )
         ids = np.fromiter(itertools.chain.from_iterable(ids for ids, _ in pieces), np.int64)
         if len(ids) and not 0 <= ids.min() <= ids.max() < vocab_size:
             bad = int(ids.max() if ids.min() >= 0 else ids.min())
-            raise UserError(f"the token {bad} is not in the vocabulary, which ends at {vocab_size - 1}")
+            raise UserError(
+                f"the token {bad} is not in the vocabulary, which ends at {vocab_size - 1}"
+            )
         return cls(
             ids.astype(token_type(vocab_size)),
             np.array([len(ids) for ids, _ in pieces], np.int32), np.array([trained for _, trained in pieces], bool),
@@ -92,18 +110,22 @@ class Columns:
         most = max(p.exemplars.shape[1] for p in parts)
         shots = [np.pad(p.exemplars, ((0, 0), (0, most - p.exemplars.shape[1]))) for p in parts]
         names = [f.name for f in fields(cls)][:-1]
-        return cls(*(np.concatenate([getattr(p, n) for p in parts]) for n in names), np.concatenate(shots))
+        return cls(
+            *(np.concatenate([getattr(p, n) for p in parts]) for n in names), np.concatenate(shots)
+        )
 
     def counts(self, unknown_id: int, eos_id: int, architecture: str) -> dict[str, int]:
-        """What a manifest says of tokens; the last piece of a record is its target, EOS is counted with it. eos_within:
-        EOS in what is trained beside the one that the layout puts behind it."""
+        """What a manifest says of tokens; the last piece of a record is its target, EOS is counted
+        with it. eos_within: EOS in what is trained beside the one that the layout puts behind
+        it."""
         last = self.pieces.cumsum() - 1
         target = self.piece_lengths[last].astype(np.int64) + 1
         trained = self.piece_trained.copy()
         if architecture == "encoder_decoder":
             trained &= np.isin(np.arange(len(trained)), last)
         ends = self.piece_lengths.cumsum(dtype=np.int64)
-        of = np.searchsorted(ends, np.flatnonzero(self.tokens == eos_id), "right")  # the piece of each
+        # the piece of each
+        of = np.searchsorted(ends, np.flatnonzero(self.tokens == eos_id), "right")
         return {
             "target_tokens": int(target.sum()), "max_target_tokens": int(target.max(initial=0)),
             "input_tokens": len(self.tokens) - int(target.sum()) + len(target),
@@ -124,16 +146,21 @@ def write(folder: Path, columns: Columns, manifest: dict, examples: list[dict],
         ends = np.concatenate([[0], columns.piece_lengths.cumsum(dtype=np.int64)])[
             record_pieces
         ]  # of records, in tokens
-        for i, (start, stop) in enumerate(_shards(ends, max(1, shard_bytes // columns.tokens.itemsize))):
+        for i, (start, stop) in enumerate(
+            _shards(ends, max(1, shard_bytes // columns.tokens.itemsize))
+        ):
             np.save(part / f"tokens-{i:05d}.npy", columns.tokens[start:stop])
         storage.write_jsonl_gz(part / "examples.jsonl.gz", examples)
         storage.write_jsonl_gz(part / TEXTS, texts)
         files = {p.name: hashing.file_sha256(p) for p in sorted(part.iterdir())}
-        storage.write_json(part / "manifest.json", {**manifest, "records": len(columns.content), "files": files})
+        storage.write_json(
+            part / "manifest.json", {**manifest, "records": len(columns.content), "files": files}
+        )
 
 
 def _shards(ends: np.ndarray, most: int) -> Iterator[tuple[int, int]]:
-    """Token ranges of at most `most` tokens that part no record, but for one that is longer by itself."""
+    """Token ranges of at most `most` tokens that part no record, but for one that is longer by
+    itself."""
     i = 0
     while True:
         j = max(i + 1, int(np.searchsorted(ends, ends[i] + most, "right")) - 1)
@@ -157,11 +184,14 @@ def read_manifest(folder: Path | str) -> dict:
     try:
         return storage.read_object(Path(folder) / "manifest.json", "files", "records")
     except OSError as e:
-        raise UserError(f"cache folder {folder} is missing or broken; build it again (itx data build CONFIG)") from e
+        raise UserError(
+            f"cache folder {folder} is missing or broken; build it again (itx data build CONFIG)"
+        ) from e
 
 
 def iterate_examples(folder: Path | str) -> Iterator[dict]:
-    """The texts kept beside the records; of an evaluation folder each content's templates side by side."""
+    """The texts kept beside the records; of an evaluation folder each content's templates side by
+    side."""
     return storage.iterate_jsonl_gz(Path(folder) / "examples.jsonl.gz")
 
 
@@ -186,7 +216,9 @@ class Records:
     @cached_property
     def shards(self) -> list[np.ndarray]:
         """The token shards; still mapped, but plain arrays, of which slices are cheaper."""
-        return [self._array(p.stem).view(np.ndarray) for p in sorted(self.folder.glob("tokens-*.npy"))]
+        return [
+            self._array(p.stem).view(np.ndarray) for p in sorted(self.folder.glob("tokens-*.npy"))
+        ]
 
     @cached_property
     def shard_starts(self) -> np.ndarray:
@@ -238,7 +270,9 @@ class Records:
     def exemplars(self) -> np.ndarray:
         """[n, k]; k = 0 for renderings without few-shot examples."""
         there = (self.folder / "exemplars.npy").is_file()
-        return np.asarray(self._array("exemplars")) if there else np.zeros((len(self), 0), np.uint64)
+        return (
+            np.asarray(self._array("exemplars")) if there else np.zeros((len(self), 0), np.uint64)
+        )
 
     def __len__(self) -> int:
         return len(self.record_pieces) - 1
@@ -247,13 +281,15 @@ class Records:
         out = []
         for p in range(self.record_pieces[i], self.record_pieces[i + 1]):
             start = self.piece_starts[p]
-            out.append((self.tokens(start, start + self.piece_lengths[p]), bool(self.piece_trained[p])))
+            out.append(
+                (self.tokens(start, start + self.piece_lengths[p]), bool(self.piece_trained[p]))
+            )
         return out
 
     @cached_property
     def lengths(self) -> np.ndarray:
-        """int32 [n, 5]: tokens in all, before the first trained piece, in trained pieces; trained pieces; tokens
-        of the last of them.
+        """int32 [n, 5]: tokens in all, before the first trained piece, in trained pieces; trained
+        pieces; tokens of the last of them.
 
         Neither BOS nor EOS is counted: they belong to the architecture, not to the record.
         """
@@ -268,5 +304,9 @@ class Records:
         pieces = np.add.reduceat(self.piece_trained.astype(np.int64), starts)
         trained = np.add.reduceat(self.piece_lengths * self.piece_trained, starts)
         places = np.flatnonzero(self.piece_trained)
-        first = self.piece_starts[places[np.searchsorted(places, starts)]] - self.piece_starts[starts]
-        return np.stack([total, first, trained, pieces, self.piece_lengths[ends - 1]], 1).astype(np.int32)
+        first = (
+            self.piece_starts[places[np.searchsorted(places, starts)]] - self.piece_starts[starts]
+        )
+        return np.stack([total, first, trained, pieces, self.piece_lengths[ends - 1]], 1).astype(
+            np.int32
+        )

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The lock: everything that shapes a batch, and nothing that does not (mesh, hosts, number of steps).
+"""The lock: everything that shapes a batch, and nothing that does not (mesh, hosts, number of
+steps).
 
 `data.lock.json` holds the architecture's row format, the packing capacities, the seed, each task's
 rate and the hash of each rendering, and the evaluation rows. Batch t is a function of (lock, t).
@@ -30,17 +31,21 @@ def read(path: Path | str) -> dict:
 
 
 def checked(lock: Any, path: Path | str) -> dict:
-    """A lock without its seal; UserError where it is of another version, or not what was written."""
+    """A lock without its seal; UserError where it is of another version, or not what was
+    written."""
     if not isinstance(lock, dict) or not storage.is_intact(lock):
         raise UserError(f"{path}: no readable data lock (it is not what was written)")
     if lock.get("version") != LOCK_VERSION:
-        raise UserError(f"{path}: lock version {lock.get('version')}; this itx reads {LOCK_VERSION}")
+        raise UserError(
+            f"{path}: lock version {lock.get('version')}; this itx reads {LOCK_VERSION}"
+        )
     return {k: v for k, v in lock.items() if k != storage.SEAL}
 
 
 def sizes(lengths: np.ndarray, architecture: str) -> np.ndarray:
-    """int [n, 4]: what records take of a row's two capacities, with the EOS each format adds; how much of the first is
-    no prompt (a prompt ends before the first trained piece); tokens of the last piece.
+    """int [n, 4]: what records take of a row's two capacities, with the EOS each format adds; how
+    much of the first is no prompt (a prompt ends before the first trained piece); tokens of the
+    last piece.
 
     Args:
         lengths: Records.lengths.
@@ -52,8 +57,8 @@ def sizes(lengths: np.ndarray, architecture: str) -> np.ndarray:
 
 
 def lost(size: np.ndarray, lock: dict) -> np.ndarray:
-    """int [n, 2]: tokens that prompt and target must lose for records of `sizes` to fit a row. The prompt gives way
-    first, down to a token."""
+    """int [n, 2]: tokens that prompt and target must lose for records of `sizes` to fit a row. The
+    prompt gives way first, down to a token."""
     whole, targets, fixed, _ = size.T
     length, room = lock["sequence_length"], lock["target_length"]
     of_target = np.maximum(0, np.maximum(targets - room, fixed + 1 - length))
@@ -73,9 +78,11 @@ def check_fit(name: str, size: np.ndarray, lock: dict) -> tuple[np.ndarray, dict
 
     error         a record that is longer than a row is an error
     drop          it is left out
-    cut_left      its prompt loses its beginning, for the question mostly stands at the end; cut_right: its end.
+    cut_left      its prompt loses its beginning, for the question mostly stands at the end;
+                  cut_right: its end.
                   A record whose targets alone are too long is left out
-    cut_targets   as cut_left, and the last target loses its end where that is not enough: its EOS, then tokens
+    cut_targets   as cut_left, and the last target loses its end where that is not enough: its EOS,
+                  then tokens
     """
     of_prompt, of_target = lost(size, lock).T
     over = (of_prompt > 0) | (of_target > 0)
@@ -106,18 +113,26 @@ class LockedData:
         for task in lock["tasks"]:
             found = [cache.Records(Path(cache_dir) / folder) for folder in task["folders"]]
             self.records.append(found)
-            self.usable.append([np.delete(np.arange(len(r)), x) for r, x in zip(found, task["excluded"], strict=True)])
+            self.usable.append(
+                [
+                    np.delete(np.arange(len(r)), x)
+                    for r, x in zip(found, task["excluded"], strict=True)
+                ]
+            )
             self.sizes.append([cut(sizes(r.lengths, lock["architecture"]), lock) for r in found])
 
 
 def check_config(lock: dict, config: RunConfig, path: Path | str) -> None:
-    """UserError where a lock was not made for this config (a lock may be given: `itx train --lock`)."""
+    """UserError where a lock was not made for this config (a lock may be given: `itx train
+    --lock`)."""
     made = {"replay": 0.0, **lock}
     model = {k: getattr(config.model, k) for k in ("architecture", "prefix_lm")}
     for section, values in (("model", model), ("data", dataclasses.asdict(config.data))):
         for key, value in values.items():
             if key in made and made[key] != value:
-                raise UserError(f"{path}: made with {section}.{key}={made[key]!r}, and the config has {value!r}")
+                raise UserError(
+                    f"{path}: made with {section}.{key}={made[key]!r}, and the config has {value!r}"
+                )
 
 
 SHAPE_FREE = ("chat", "evaluation", "retention", "unretained", "unscored", "holdout", "left_out", "leaks", "vocabulary",
@@ -129,7 +144,9 @@ def shape_hash(lock: dict) -> str:
 
     A longer run may add renderings to a task, so only the first of each counts.
     """
-    shape = {k: v for k, v in lock.items() if k not in (*SHAPE_FREE, "tasks")} | {"vocab": lock["vocabulary"]["hash"]}
+    shape = {k: v for k, v in lock.items() if k not in (*SHAPE_FREE, "tasks")} | {
+        "vocab": lock["vocabulary"]["hash"]
+    }
     # with phases a task's rate is the mean over the run's steps, which a longer run may change
     rate = (lambda t: None) if lock.get("phases") else (lambda t: t["rate"])
     tasks = [(t["name"], rate(t), t["sha256"][0], t["excluded"][0]) for t in lock["tasks"]]
@@ -155,4 +172,6 @@ def difference(old: dict, new: dict) -> str:
 def check_same(old: dict, new: dict, run: Path | str) -> None:
     """UserError where two locks do not give the same batches."""
     if shape_hash(old) != shape_hash(new):
-        raise UserError(f"{run} was begun on other data: {difference(old, new)}; give another --run_dir")
+        raise UserError(
+            f"{run} was begun on other data: {difference(old, new)}; give another --run_dir"
+        )

@@ -1,15 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Row r of the training data as a pure function of the lock: mixing, shuffling, packing.
 
-    window w    the examples whose place in the mixture falls in [w·B, (w+1)·B), B = window_examples.
-                Task i has placed round(rate_i·n) examples when n are placed in all, so its total never
-                strays from its share by one example, and any window is known without the ones before.
-    phases      where the lock has them, a window has the rates of the last phase whose step its first row reaches:
+    window w    the examples whose place in the mixture falls in [w·B, (w+1)·B), B =
+                window_examples.
+                Task i has placed round(rate_i·n) examples when n are placed in all, so its total
+                never strays from its share by one example, and any window is known without the ones
+                before.
+    phases      where the lock has them, a window has the rates of the last phase whose step its
+                first row reaches:
                 rates change at the first window that begins at the step or behind it.
     place k     of task i is epoch e and index j, counted over epochs of the task's usable records;
                 the record is permutation(seed, task, e)(j), its rendering e mod `renderings`.
-    rows        the window's examples packed (packing.py), then permuted. Windows share no row. Where the lock has
-                several `loss_positions`, rows that need as many stand in the same steps, and the steps are permuted.
+    rows        the window's examples packed (packing.py), then permuted. Windows share no row.
+                Where the lock has
+                several `loss_positions`, rows that need as many stand in the same steps, and the
+                steps are permuted.
 
 To find row r one needs the number of rows of the windows before: laid out once, in order, and kept.
 """
@@ -25,8 +30,10 @@ from itx.data.packing import pack
 from itx.errors import UserError
 from itx.hashing import draw
 
-ORDER_VERSION = 3  # 2: packing takes the row with least space left on the side that binds; 3: loss_positions
-BATCHES_AT_ONCE = 256  # whose records are counted together: few enough to be held, more are no faster
+# 2: packing takes the row with least space left on the side that binds; 3: loss_positions
+ORDER_VERSION = 3
+# whose records are counted together: few enough to be held, more are no faster
+BATCHES_AT_ONCE = 256
 
 
 @lru_cache(maxsize=1 << 16)
@@ -34,22 +41,30 @@ def _round_keys(key: int) -> tuple[int, ...]:
     return tuple(draw(key, r) for r in range(4))
 
 
-def permutation(index: np.ndarray, n: int | np.ndarray, key: int | list[int], group: np.ndarray | None = None):
+def permutation(
+    index: np.ndarray, n: int | np.ndarray, key: int | list[int], group: np.ndarray | None = None
+):
     """Where a keyed permutation of range(n) sends `index`, in O(1) memory.
 
-    A four-round Feistel network on the least even number of bits that holds n, walked until the value
-    falls below n (cycle walking: Black and Rogaway, "Ciphers with arbitrary finite domains", 2002).
+    A four-round Feistel network on the least even number of bits that holds n, walked until the
+    value falls below n (cycle walking: Black and Rogaway, "Ciphers with arbitrary finite domains",
+    2002).
 
     Args:
         index: int [m].
-        n, key: of the permutation; with `group` int [m], arrays of them, and index i is of permutation group[i].
+        n, key: of the permutation; with `group` int [m], arrays of them, and index i is of
+        permutation group[i].
     """
     if group is None:
         group, n, key = np.zeros(len(index), np.int64), np.array([n]), [key]
     n = np.asarray(n)
     bits = np.array([max(1, (int(m - 1).bit_length() + 1) // 2) for m in n.tolist()], np.uint64)
     keys = np.array([_round_keys(k) for k in key], np.uint64).reshape(-1, 4)
-    half, mask, limit = bits[group], ((np.uint64(1) << bits) - np.uint64(1))[group], n.astype(np.uint64)[group]
+    half, mask, limit = (
+        bits[group],
+        ((np.uint64(1) << bits) - np.uint64(1))[group],
+        n.astype(np.uint64)[group],
+    )
     out = np.asarray(index).astype(np.uint64)
     todo = np.arange(len(out))
     while len(todo):
@@ -72,8 +87,9 @@ def _mix(x: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Window:
-    """Rows in order: row i's segments are starts[i]:starts[i + 1] of `segments` int32 [n, 3], (task, record, rendering);
-    `targets` int64 [rows], how much of the second capacity each takes."""
+    """Rows in order: row i's segments are starts[i]:starts[i + 1] of `segments` int32 [n, 3],
+    (task, record, rendering); `targets` int64 [rows], how much of the second capacity each
+    takes."""
 
     segments: np.ndarray
     starts: np.ndarray
@@ -87,8 +103,8 @@ class Window:
 
 
 class Order:
-    """Rows by number. `usable[i][r]`: record numbers of task i's rendering r that may be trained on;
-    `sizes[i][r]`: int [records, 2], what each record takes of a row's two capacities."""
+    """Rows by number. `usable[i][r]`: record numbers of task i's rendering r that may be trained
+    on; `sizes[i][r]`: int [records, 2], what each record takes of a row's two capacities."""
 
     def __init__(self, lock: dict, usable: list[list[np.ndarray]], sizes: list[list[np.ndarray]]):
         if lock["order_version"] != ORDER_VERSION:
@@ -97,19 +113,25 @@ class Order:
         self.lock = lock
         self.rates = np.array([t["rate"] for t in lock["tasks"]], float)
         phases = lock.get("phases") or [{"step": 0, "rates": self.rates}]
-        self.phase_rows = np.array([p["step"] * lock["global_batch"] for p in phases])  # where each begins
+        # where each begins
+        self.phase_rows = np.array([p["step"] * lock["global_batch"] for p in phases])
         self.phase_rates = np.array([p["rates"] for p in phases], float)
         self.names = [t["name"] for t in lock["tasks"]]
         self.capacity = (lock["sequence_length"], lock["target_length"])
         self.caps = lock["loss_positions"]
         self.starts = [0]  # row number at which each window begins, as far as laid out
         self.window = lru_cache(maxsize=4)(self._window)
-        # of all renderings end to end, [tasks, renderings]: usable records, where they begin, where sizes begin
+        # of all renderings end to end, [tasks, renderings]: usable records, where they begin, where
+        # sizes begin
         renderings = lock["renderings"]
         self.n = np.zeros((len(usable), renderings), np.int64)
         self.usable_at, self.sizes_at = self.n.copy(), self.n.copy()
-        self.usable = np.concatenate([u for of_task in usable for u in of_task[:renderings]]).astype(np.int32)
-        self.sizes = np.concatenate([s for of_task in sizes for s in of_task[:renderings]]).astype(np.int32)
+        self.usable = np.concatenate(
+            [u for of_task in usable for u in of_task[:renderings]]
+        ).astype(np.int32)
+        self.sizes = np.concatenate([s for of_task in sizes for s in of_task[:renderings]]).astype(
+            np.int32
+        )
         at = size_at = 0
         for i, of_task in enumerate(usable):
             for r, (u, s) in enumerate(zip(of_task[:renderings], sizes[i], strict=False)):
@@ -118,7 +140,8 @@ class Order:
         self.built = [len(u) for u in usable]
 
     def place(self, task: np.ndarray, k: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(record, epoch), int64 [m], of places k of tasks `task`: epochs run through the renderings in turn."""
+        """(record, epoch), int64 [m], of places k of tasks `task`: epochs run through the
+        renderings in turn."""
         ends = self.n.cumsum(1)
         missing = (self.n == 0).any(1)
         for i in np.unique(task[missing[task]]).tolist():
@@ -134,7 +157,10 @@ class Order:
         j = within - ends[task, rendering] + self.n[task, rendering]
         pairs, group = np.unique(epoch * len(self.names) + task, return_inverse=True)
         epochs, tasks = np.divmod(pairs, len(self.names))
-        key = [draw(self.lock["seed"], self.names[i], e) for i, e in zip(tasks.tolist(), epochs.tolist(), strict=True)]
+        key = [
+            draw(self.lock["seed"], self.names[i], e)
+            for i, e in zip(tasks.tolist(), epochs.tolist(), strict=True)
+        ]
         j = permutation(j, self.n[tasks, epochs % self.n.shape[1]], key, group)
         return self.usable[self.usable_at[task, rendering] + j].astype(np.int64), epoch
 
@@ -145,7 +171,9 @@ class Order:
     def placed(self, windows: int) -> np.ndarray:
         """Examples of each task in the first so many windows."""
         of_phase = (
-            self._by_phase(windows) @ self.phase_rates if len(self.phase_rows) > 1 else self.phase_rates[0] * windows
+            self._by_phase(windows) @ self.phase_rates
+            if len(self.phase_rows) > 1
+            else self.phase_rates[0] * windows
         )
         return np.floor(of_phase * self.lock["window_examples"] + 0.5).astype(np.int64)
 
@@ -178,11 +206,13 @@ class Order:
         order = np.argsort(rows, kind="stable")
         starts = np.concatenate([[0], np.bincount(rows, minlength=n).cumsum()])
         targets = np.bincount(rows, size[:, 1], n).astype(np.int64)
-        return Window(np.stack([task, record, rendering], 1)[order].astype(np.int32), starts, targets)
+        return Window(
+            np.stack([task, record, rendering], 1)[order].astype(np.int32), starts, targets
+        )
 
     def _places(self, w: int, targets: np.ndarray) -> np.ndarray:
-        """Where the packed rows of window w stand in it: anywhere, but rows that need equal caps in the same steps, so
-        that few of them have the loss positions of the longest."""
+        """Where the packed rows of window w stand in it: anywhere, but rows that need equal caps in
+        the same steps, so that few of them have the loss positions of the longest."""
         n = len(targets)
         drawn = permutation(np.arange(n), n, draw(self.lock["seed"], "rows", w))
         if len(self.caps) == 1:
@@ -193,7 +223,9 @@ class Order:
         steps = int(step[-1] - step[0]) + 1
         turn = permutation(step - step[0], steps, draw(self.lock["seed"], "steps", w))
         out = np.empty(n, np.int64)
-        out[np.lexsort((drawn, np.searchsorted(self.caps, targets)))] = np.argsort(turn, kind="stable")
+        out[np.lexsort((drawn, np.searchsorted(self.caps, targets)))] = np.argsort(
+            turn, kind="stable"
+        )
         return out
 
     def _find(self, r: int) -> tuple[Window, int]:
@@ -223,12 +255,15 @@ class Order:
         size, keys = self.lock["global_batch"], [np.zeros(0, np.int64)]
         for i in range(0, len(steps), BATCHES_AT_ONCE):
             several = steps[i : i + BATCHES_AT_ONCE]
-            segments, _ = self.rows([row for step in several for row in range(step * size, (step + 1) * size)])
+            segments, _ = self.rows(
+                [row for step in several for row in range(step * size, (step + 1) * size)]
+            )
             keys.append(np.unique(segments[:, 0].astype(np.int64) << 32 | segments[:, 1]))
         return np.bincount(np.unique(np.concatenate(keys)) >> 32, minlength=len(self.names))
 
     def counts(self, rows: int) -> np.ndarray:
-        """Examples of each task in the first `rows` rows: of whole windows by the rates, then row by row."""
+        """Examples of each task in the first `rows` rows: of whole windows by the rates, then row
+        by row."""
         if rows == 0:
             return np.zeros(len(self.rates), np.int64)
         window, i = self._find(rows - 1)

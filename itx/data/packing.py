@@ -15,31 +15,40 @@ LOST = 0.003  # of all rows: so many more, and one, may be needed with fewer los
 MOST_CAPS = 4  # numbers of loss positions: the train step is compiled for each
 APART = 1.25  # each of them is at least about so many times the one before
 WORTH = 0.8  # of a row's loss positions: a cap above it saves too little
-SLACKS = (1.0, 1.05, 1.1, 1.15, 1.2, 1.3, 1.4, 1.6)  # of the side that is less filled, over exact balance
+# of the side that is less filled, over exact balance
+SLACKS = (1.0, 1.05, 1.1, 1.15, 1.2, 1.3, 1.4, 1.6)
 
 
-def pack(lengths: np.ndarray, capacity: tuple[int, int], caps: Sequence[int] = ()) -> tuple[np.ndarray, int]:
+def pack(
+    lengths: np.ndarray, capacity: tuple[int, int], caps: Sequence[int] = ()
+) -> tuple[np.ndarray, int]:
     """Assign examples to rows, each to the row with least space left that still holds it.
 
-    "Least" is of the side of which the examples take more, here the first. Open rows stand in lists by (logarithm
-    of the second space left, first space left); the bits of one integer per level of the second say which lists
-    have rows, so the tightest is found without a look at the others, however many.
+    "Least" is of the side of which the examples take more, here the first. Open rows stand in lists
+    by (logarithm of the second space left, first space left); the bits of one integer per level of
+    the second say which lists have rows, so the tightest is found without a look at the others,
+    however many.
 
     Args:
         lengths: int [n, 2], what each example takes of the two capacities; none is above them.
         capacity: the two capacities of a row.
-        caps: rising, the last is capacity[1]: a row's second capacity is the least of them that holds the example that
-            opens it. Examples that need a higher one go first, so that others fill what these leave.
+        caps: rising, the last is capacity[1]: a row's second capacity is the least of them that
+            holds the example that
+            opens it. Examples that need a higher one go first, so that others fill what these
+            leave.
 
     Returns:
-        (row of each example, int64 [n]; number of rows). A row is opened only where no other has room. Ties go to
-        the earlier example and row, so the outcome depends on the lengths and their order alone.
+        (row of each example, int64 [n]; number of rows). A row is opened only where no other has
+        room. Ties go to the earlier example and row, so the outcome depends on the lengths and
+        their order alone.
     """
     lengths = np.asarray(lengths)
     if not len(lengths):
         return np.zeros(0, np.int64), 0
     if (lengths > capacity).any():
-        raise ValueError(f"example {int((lengths > capacity).any(1).argmax())} does not fit a row of {capacity}")
+        raise ValueError(
+            f"example {int((lengths > capacity).any(1).argmax())} does not fit a row of {capacity}"
+        )
     caps = np.array(caps or capacity[1:])
     needed = np.searchsorted(caps, lengths[:, 1])
     room = np.stack([np.full(len(lengths), capacity[0]), caps[needed]], 1)
@@ -50,7 +59,8 @@ def pack(lengths: np.ndarray, capacity: tuple[int, int], caps: Sequence[int] = (
     if load.argmax():  # the side that binds is the one measured exactly
         lengths, capacity, room = lengths[:, ::-1], capacity[::-1], room[:, ::-1]
     smallest = lengths.min(0).tolist()
-    octave = 2 if load.min() > 0.75 * load.max() else 1  # levels: where both bind, finer ones save looks at rows
+    # levels: where both bind, finer ones save looks at rows
+    octave = 2 if load.min() > 0.75 * load.max() else 1
     level_of = np.floor(octave * np.log2(np.arange(1, capacity[1] + 2))).astype(int).tolist()
     levels = level_of[-1] + 1
     there = [0] * levels  # bit f: a row of this level has f of the first space left
@@ -65,7 +75,8 @@ def pack(lengths: np.ndarray, capacity: tuple[int, int], caps: Sequence[int] = (
         above >>= a
         free = a + (above & -above).bit_length() - 1 if above else capacity[0] + 1
         row = -1
-        bits, f = there[level] >> a, a  # rows of b's own level may have: look at each that is tighter
+        # rows of b's own level may have: look at each that is tighter
+        bits, f = there[level] >> a, a
         while bits:
             skip = (bits & -bits).bit_length() - 1
             f += skip
@@ -103,10 +114,12 @@ def pack(lengths: np.ndarray, capacity: tuple[int, int], caps: Sequence[int] = (
 
 
 def sequence(share: np.ndarray) -> np.ndarray:
-    """In which sequence examples are packed: large ones by falling size, then most as they come, the smallest last.
+    """In which sequence examples are packed: large ones by falling size, then most as they come,
+    the smallest last.
 
-    Size weighs the side that binds. Were all sorted, examples with long prompts for their size would meet in rows
-    that are full on one side and half empty on the other; as they come, long and short targets even out.
+    Size weighs the side that binds. Were all sorted, examples with long prompts for their size
+    would meet in rows that are full on one side and half empty on the other; as they come, long and
+    short targets even out.
     """
     load = share.sum(0)
     size = share @ (load / load.max()) ** 4
@@ -118,11 +131,13 @@ def sequence(share: np.ndarray) -> np.ndarray:
 
 
 def loss_caps(lengths: np.ndarray, capacity: tuple[int, int], multiple: int = 8) -> list[int]:
-    """How many loss positions the rows of a decoder may have: up to MOST_CAPS numbers, rising to capacity[1].
+    """How many loss positions the rows of a decoder may have: up to MOST_CAPS numbers, rising to
+    capacity[1].
 
-    Logits are computed at so many positions of every row of a batch, used or not. The first is the least at which
-    examples need no more rows than without it, but for LOST: packing then spreads the targets evenly over rows, and
-    most rows use nearly all of it. Rows of examples with longer targets have a higher one, in even ratios.
+    Logits are computed at so many positions of every row of a batch, used or not. The first is the
+    least at which examples need no more rows than without it, but for LOST: packing then spreads
+    the targets evenly over rows, and most rows use nearly all of it. Rows of examples with longer
+    targets have a higher one, in even ratios.
 
     Args:
         lengths: int [n, 2], tokens and target tokens of examples in the mixture's shares.
@@ -136,7 +151,9 @@ def loss_caps(lengths: np.ndarray, capacity: tuple[int, int], multiple: int = 8)
             break
         whole = capacity[1] / least
         n = max(1, min(MOST_CAPS - 1, int(np.log(whole) / np.log(APART))))
-        between = {-(-int(np.ceil(least * whole ** (i / n))) // multiple) * multiple for i in range(n)}
+        between = {
+            -(-int(np.ceil(least * whole ** (i / n))) // multiple) * multiple for i in range(n)
+        }
         caps = sorted({*(c for c in between if c < capacity[1]), capacity[1]})
         if pack(lengths, capacity, caps)[1] <= most:
             return caps
@@ -145,14 +162,19 @@ def loss_caps(lengths: np.ndarray, capacity: tuple[int, int], multiple: int = 8)
 
 def fill(lengths: np.ndarray, capacity: tuple[int, int]) -> np.ndarray:
     """float [2]: share of each capacity that packed examples of `lengths` [n, 2] fill."""
-    return lengths.sum(0, dtype=np.int64) / (pack(lengths, capacity)[1] * np.asarray(capacity, float))
+    return lengths.sum(0, dtype=np.int64) / (
+        pack(lengths, capacity)[1] * np.asarray(capacity, float)
+    )
 
 
-def length_pair(lengths: np.ndarray, capacity: tuple[int, int], multiple: int = 8) -> tuple[int, int]:
+def length_pair(
+    lengths: np.ndarray, capacity: tuple[int, int], multiple: int = 8
+) -> tuple[int, int]:
     """Capacities of an encoder-decoder row that examples fill on both sides.
 
-    The longer capacity stays with the side that has more tokens. The other follows from the means, with as much
-    slack as fills the most places when the examples are packed: two sides in exact balance both close rows early.
+    The longer capacity stays with the side that has more tokens. The other follows from the means,
+    with as much slack as fills the most places when the examples are packed: two sides in exact
+    balance both close rows early.
 
     Args:
         lengths: int [n, 2], examples in the mixture's shares, e.g. those of a window.

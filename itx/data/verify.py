@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a cache holds what was written in it: every file against its hash, before anything is trained or scored.
+"""Whether a cache holds what was written in it: every file against its hash, before anything is
+trained or scored.
 
-Hashing a folder takes about a second per gigabyte, so it is done once per machine: the identity of its files (name,
-size, times of change, inode) is kept under $XDG_CACHE_HOME/itx, and any change of it has the folder read again. Nothing
-is written in the cache itself, which may be read-only.
+Hashing a folder takes about a second per gigabyte, so it is done once per machine: the identity of
+its files (name, size, times of change, inode) is kept under $XDG_CACHE_HOME/itx, and any change of
+it has the folder read again. Nothing is written in the cache itself, which may be read-only.
 """
 
 import concurrent.futures
@@ -27,7 +28,8 @@ from itx.errors import UserError
 # Raise it when more is checked: what was found sound before is read again.
 VERIFY_VERSION = 1
 REBUILD = "`itx data build CONFIG` makes it again"
-# A file may change again within one tick of its file system's clock (2 s at worst) and keep its times.
+# A file may change again within one tick of its file system's clock (2 s at worst) and keep its
+# times.
 MIN_AGE_SECONDS = 3.0
 CHAT = "chat_template.jinja"
 
@@ -44,7 +46,8 @@ def of_lock(lock: dict, cache_dir: str | Path) -> None:
 
 
 def entries(lock: dict) -> Iterator[tuple[str, str, str]]:
-    """(name of a task or row, its folder in the cache, hash of the manifest) of all that a lock names."""
+    """(name of a task or row, its folder in the cache, hash of the manifest) of all that a lock
+    names."""
     for task in lock["tasks"]:
         for where, sha256 in zip(task["folders"], task["sha256"], strict=True):
             yield task["name"], where, sha256
@@ -52,17 +55,21 @@ def entries(lock: dict) -> Iterator[tuple[str, str, str]]:
         yield row["name"], row["folder"], row["sha256"]
 
 
-def folders(several: Iterable[tuple[str, str, str]], cache_dir: str | Path, vocab_size: int) -> None:
+def folders(
+    several: Iterable[tuple[str, str, str]], cache_dir: str | Path, vocab_size: int
+) -> None:
     """As `folder`, for several `entries`."""
     of = {where: (name, sha256) for name, where, sha256 in several}
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing leaves Python's lock to others
+    # hashing leaves Python's lock to others
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(lambda f: folder(Path(cache_dir) / f, of[f][1], vocab_size, of[f][0]), of))
 
 
 def vocabulary(where: Path, lock: dict, remedy: str) -> None:
     """Damaged where the files of a vocabulary are not those that the lock names.
 
-    In a run's folder the chat template is the one that conversations were written with, which the lock holds.
+    In a run's folder the chat template is the one that conversations were written with, which the
+    lock holds.
     """
     for name, sha256 in lock["vocabulary"].get("files", {}).items():
         file = where / name
@@ -70,19 +77,28 @@ def vocabulary(where: Path, lock: dict, remedy: str) -> None:
             if hashing.file_sha256(file) != sha256 and not (
                 name == CHAT and file.read_text("utf-8") == lock.get("chat")
             ):
-                raise Damaged(f"{file} is not the vocabulary file that the lock names: its content differs; {remedy}")
+                raise Damaged(
+                    f"{file} is not the vocabulary file that the lock names: its content differs; {remedy}"
+                )
         except (OSError, UnicodeDecodeError) as e:
-            raise Damaged(f"{file}, which the lock names, is missing or cannot be read ({e}); {remedy}") from e
+            raise Damaged(
+                f"{file}, which the lock names, is missing or cannot be read ({e}); {remedy}"
+            ) from e
 
 
 def vocabulary_of_run(run: Any, lock: dict, rows: int = 0) -> Vocabulary:
-    """The vocabulary in a run's folder, checked against the run's lock; rows: of the embedding, if they are known."""
+    """The vocabulary in a run's folder, checked against the run's lock; rows: of the embedding, if
+    they are known."""
     vocabulary(run.vocab_model.parent, lock, "copy them from its folder in the cache")
     return Vocabulary(run.vocab_model, rows)
 
 
 def folder(
-    path: Path, manifest_sha256: str | None = None, vocab_size: int | None = None, name: str = "", anew: bool = False
+    path: Path,
+    manifest_sha256: str | None = None,
+    vocab_size: int | None = None,
+    name: str = "",
+    anew: bool = False,
 ) -> None:
     """Damaged where a cache folder is not what was written; the message names the file.
 
@@ -96,7 +112,9 @@ def folder(
         manifest = (path / "manifest.json").read_bytes()
     except OSError as e:
         what = path / "manifest.json" if path.is_dir() else path
-        raise Damaged(f"{before}{what} is missing or cannot be read ({e.strerror}); {REBUILD}") from e
+        raise Damaged(
+            f"{before}{what} is missing or cannot be read ({e.strerror}); {REBUILD}"
+        ) from e
     if manifest_sha256 is not None and hashlib.sha256(manifest).hexdigest() != manifest_sha256:
         raise Damaged(f"{before}{path / 'manifest.json'} is not what the lock names; {REBUILD}")
     identity = _identity(path, vocab_size)
@@ -130,13 +148,21 @@ def _problem(path: Path, manifest: bytes, vocab_size: int | None) -> str:
 
 
 def _contradiction(records: cache.Records, n: int, vocab_size: int | None) -> str:
-    """Where the arrays of a folder contradict each other or the vocabulary, though their hashes are right."""
+    """Where the arrays of a folder contradict each other or the vocabulary, though their hashes are
+    right."""
     path, pieces, lengths = records.folder, records.record_pieces, records.piece_lengths
-    if len(pieces) != n + 1 or pieces[0] != 0 or pieces[-1] != len(lengths) or (np.diff(pieces) < 1).any():
+    if (
+        len(pieces) != n + 1
+        or pieces[0] != 0
+        or pieces[-1] != len(lengths)
+        or (np.diff(pieces) < 1).any()
+    ):
         return f"{path / 'record_pieces.npy'} does not cut {len(lengths)} pieces into {n} records"
     for name in ("content", "template"):
         if len(getattr(records, name)) != n:
-            return f"{path / f'{name}.npy'} has {len(getattr(records, name))} entries for {n} records"
+            return (
+                f"{path / f'{name}.npy'} has {len(getattr(records, name))} entries for {n} records"
+            )
     if len(records.piece_trained) != len(lengths):
         return f"{path / 'piece_trained.npy'} has {len(records.piece_trained)} entries for {len(lengths)} pieces"
     if (lengths < 0).any() or lengths.sum(dtype=np.int64) != records.num_tokens:
@@ -144,14 +170,19 @@ def _contradiction(records: cache.Records, n: int, vocab_size: int | None) -> st
     for i, shard in enumerate(records.shards):
         if vocab_size is not None and shard.max(initial=0) >= vocab_size:
             file = path / f"tokens-{i:05d}.npy"
-            return f"{file} holds the token {shard.max()}, and the vocabulary ends at {vocab_size - 1}"
+            return (
+                f"{file} holds the token {shard.max()}, and the vocabulary ends at {vocab_size - 1}"
+            )
     return ""
 
 
 def _identity(path: Path, vocab_size: int | None) -> str:
     """What changes when a file of the folder is written, replaced, added or removed."""
     stats = {p.name: p.stat() for p in path.iterdir() if p.is_file()}
-    files = [(n, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino, s.st_dev) for n, s in sorted(stats.items())]
+    files = [
+        (n, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino, s.st_dev)
+        for n, s in sorted(stats.items())
+    ]
     return json.dumps([VERIFY_VERSION, vocab_size, files])
 
 
@@ -159,7 +190,9 @@ def _note(path: Path) -> Path:
     """The file that remembers a folder, outside of it: this user's on this machine."""
     home = os.environ.get("XDG_CACHE_HOME", "")
     top = Path(home) if os.path.isabs(home) else Path.home() / ".cache"
-    name = hashlib.sha256(f"{platform.node()}\x1f{path.resolve()}".encode(errors="surrogateescape")).hexdigest()
+    name = hashlib.sha256(
+        f"{platform.node()}\x1f{path.resolve()}".encode(errors="surrogateescape")
+    ).hexdigest()
     return top / "itx" / "verified" / name
 
 

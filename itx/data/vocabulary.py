@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Vocabularies: a SentencePiece model, Hugging Face's tokenizer.json, or bytes. One interface, told apart by the file.
+"""Vocabularies: a SentencePiece model, Hugging Face's tokenizer.json, or bytes. One interface, told
+apart by the file.
 
-How a text is cut where a prompt meets its target is said here and nowhere else. A prompt is encoded alone, so that
-its ids are those of inference; what follows it stands behind one space. Some vocabularies put that space in front of
-every text themselves (SentencePiece's `▁`: T5, Llama 2), to others it must be given (byte-level BPE, bytes).
+How a text is cut where a prompt meets its target is said here and nowhere else. A prompt is encoded
+alone, so that its ids are those of inference; what follows it stands behind one space. Some
+vocabularies put that space in front of every text themselves (SentencePiece's `▁`: T5, Llama 2), to
+others it must be given (byte-level BPE, bytes).
 """
 
 import hashlib
@@ -15,8 +17,8 @@ from typing import Any, Protocol
 
 from itx.errors import UserError
 
-# What a vocabulary's file is called in a folder of ours or of Hugging Face's, best first: transformers reads
-# tokenizer.json at inference
+# What a vocabulary's file is called in a folder of ours or of Hugging Face's, best first:
+# transformers reads tokenizer.json at inference
 FILES = ("tokenizer.json", "spiece.model", "tokenizer.model", "sentencepiece.model", "bytes.json")
 # What else a tokenizer of Hugging Face's consists of
 BESIDE = (
@@ -25,9 +27,11 @@ BESIDE = (
 )  # fmt: skip
 IMAGE = "<image_soft_token>"  # what stands for one in Gemma 3's vocabulary
 SENTINELS = 100  # T5's
-# A chat template's output holds content between these noncharacters where it reads as a control token: `guard` sets them
+# A chat template's output holds content between these noncharacters where it reads as a control
+# token: `guard` sets them
 CONTENT_BEGIN, CONTENT_END = "\ufdd0", "\ufdd1"
-# USER_DEFINED pieces of a SentencePiece model that are control tokens by their form; others are text (Gemma's <table>)
+# USER_DEFINED pieces of a SentencePiece model that are control tokens by their form; others are
+# text (Gemma's <table>)
 CONTROL_FORM = re.compile(r"▁?(<extra_id_\d+>|<\|[^|<>\s]+\|>|<(start|end)_of_turn>|\[/?[A-Z_]+\])")
 BYTES = "bytes"  # data.vocab=bytes
 BYTE_EXTRA_IDS = 125  # ByT5's sentinels: 3 special ids, 256 bytes and these make its 384 rows
@@ -42,9 +46,11 @@ class Model(Protocol):
     eos_id: int
     unk_id: int
     hash: str
-    control: tuple[str, ...]  # texts that a chat template may write as control tokens, and content may not
+    # texts that a chat template may write as control tokens, and content may not
+    control: tuple[str, ...]
 
-    def encode_batch(self, texts: list[str]) -> list[list[int]]: ...  # content: never a control token
+    # content: never a control token
+    def encode_batch(self, texts: list[str]) -> list[list[int]]: ...
     def encode_template(self, text: str) -> list[int]: ...  # what a chat template itself wrote
     def starts(self, text: str) -> list[int]: ...
     def decode(self, ids: list[int]) -> str: ...
@@ -62,7 +68,12 @@ class SentencePiece:
         self.size, self.hash = sp.GetPieceSize(), hashlib.sha256(data).hexdigest()[:16]
         if not data or self.size == 0:
             raise ValueError("it is empty")
-        self.pad_id, self.bos_id, self.eos_id, self.unk_id = sp.pad_id(), sp.bos_id(), sp.eos_id(), sp.unk_id()
+        self.pad_id, self.bos_id, self.eos_id, self.unk_id = (
+            sp.pad_id(),
+            sp.bos_id(),
+            sp.eos_id(),
+            sp.unk_id(),
+        )
         pieces = map(sp.IdToPiece, range(self.size))
         self.control = tuple(form[1] for piece in pieces if (form := CONTROL_FORM.fullmatch(piece)))
         self.control_pattern = any_of(self.control)
@@ -80,17 +91,23 @@ class SentencePiece:
         return self.control_pattern is not None and self.control_pattern.search(text) is not None
 
     def _cut_at_controls(self, text: str) -> list[tuple[int, int]]:
-        """(id, where it begins) of a text that is encoded in parts which end within each control token's text, so that
-        no part holds a whole one. A part is encoded behind the character before it, whose ids are taken off again."""
+        """(id, where it begins) of a text that is encoded in parts which end within each control
+        token's text, so that no part holds a whole one. A part is encoded behind the character
+        before it, whose ids are taken off again."""
         cuts = [0, *(m.start() + 1 for m in self.control_pattern.finditer(text)), len(text)]
         out = []
         for begin, end in zip(cuts, cuts[1:], strict=False):
             before, part = text[max(0, begin - 1) : begin], text[begin:end]
-            head, both = self.sp.Encode(before), self.sp.EncodeAsImmutableProto(before + part).pieces
+            head, both = (
+                self.sp.Encode(before),
+                self.sp.EncodeAsImmutableProto(before + part).pieces,
+            )
             if [p.id for p in both[: len(head)]] == head:
                 out += [(p.id, begin - len(before) + p.begin) for p in both[len(head) :]]
             else:
-                out += [(p.id, begin + p.begin) for p in self.sp.EncodeAsImmutableProto(part).pieces]
+                out += [
+                    (p.id, begin + p.begin) for p in self.sp.EncodeAsImmutableProto(part).pieces
+                ]
         return out
 
     def starts(self, text: str) -> list[int]:
@@ -106,26 +123,33 @@ class SentencePiece:
 
 
 class TokenizerJson:
-    """Hugging Face's tokenizer.json; its special tokens are named by tokenizer_config.json beside it."""
+    """Hugging Face's tokenizer.json; its special tokens are named by tokenizer_config.json beside
+    it."""
 
     def __init__(self, data: bytes, special: dict[str, str]):
         import tokenizers
 
-        self.tokenizer, self.content = (tokenizers.Tokenizer.from_str(data.decode("utf-8")) for _ in range(2))
+        self.tokenizer, self.content = (
+            tokenizers.Tokenizer.from_str(data.decode("utf-8")) for _ in range(2)
+        )
         for t in (self.content, self.tokenizer):
             t.no_truncation()  # a file may hold what its tokenizer was last used with
             t.no_padding()
         self.content.encode_special_tokens = True  # as ordinary text
         self.control = tuple(a.content for a in t.get_added_tokens_decoder().values() if a.special)
         self.size = max(t.get_vocab().values(), default=-1) + 1
-        self.pad_id, self.eos_id = (self._id(special.get(f"{kind}_token")) for kind in ("pad", "eos"))
+        self.pad_id, self.eos_id = (
+            self._id(special.get(f"{kind}_token")) for kind in ("pad", "eos")
+        )
         # what inference puts before a prompt, which is not always what the file calls its BOS
         plain, whole = (t.encode("a", add_special_tokens=on).ids for on in (False, True))
         self.bos_id = whole[0] if whole[1 : 1 + len(plain)] == plain else -1
         model = json.loads(data)["model"]
         unknown = model.get("unk_token") if model.get("unk_id") is None else None
         self.unk_id = self._id(unknown) if model.get("unk_id") is None else model["unk_id"]
-        self.hash = hashlib.sha256(data + json.dumps(special, sort_keys=True).encode()).hexdigest()[:16]
+        self.hash = hashlib.sha256(data + json.dumps(special, sort_keys=True).encode()).hexdigest()[
+            :16
+        ]
 
     def _id(self, token: str | None) -> int:
         found = None if token is None else self.tokenizer.token_to_id(token)
@@ -187,7 +211,8 @@ class Vocabulary:
         self.size, self.hash, self.unk_id = self.model.size, self.model.hash, self.model.unk_id
         self.eos_id, self.pad_id = self.model.eos_id, max(self.model.pad_id, 0)
         self.bos_id = self.model.bos_id if self.model.bos_id >= 0 else self.pad_id
-        # a decoder's rows begin with no BOS where at inference nothing stands before a prompt (Qwen)
+        # a decoder's rows begin with no BOS where at inference nothing stands before a prompt
+        # (Qwen)
         self.begins = not isinstance(self.model, TokenizerJson) or self.model.bos_id >= 0
         if self.eos_id < 0:
             raise UserError(f"vocabulary {file} has no end-of-sequence piece")
@@ -209,9 +234,11 @@ class Vocabulary:
         return self.encode_batch(texts if self.spaced else [" " + t for t in texts])
 
     def behind(self, before: str, text: str) -> list[int]:
-        """Ids of what a chat template wrote right behind another text, as if both were encoded together.
+        """Ids of what a chat template wrote right behind another text, as if both were encoded
+        together.
 
-        Its own text may hold control tokens; what stands between CONTENT_BEGIN and CONTENT_END is content and holds none.
+        Its own text may hold control tokens; what stands between CONTENT_BEGIN and CONTENT_END is
+        content and holds none.
         """
         ids: list[int] = []
         before = unguarded(before)
@@ -222,8 +249,9 @@ class Vocabulary:
         return ids
 
     def _joined(self, before: str, text: str, encode: Callable[[str], list[int]]) -> list[int]:
-        """Ids of a text right behind another. Where the vocabulary adds a space of its own, and the text does not begin
-        with just that, it is encoded behind the last character before it, whose ids are taken off again."""
+        """Ids of a text right behind another. Where the vocabulary adds a space of its own, and the
+        text does not begin with just that, it is encoded behind the last character before it, whose
+        ids are taken off again."""
         if not before or not self.spaced:
             return encode(text)
         if text.startswith(" ") and not text[1:2].isspace():
@@ -254,8 +282,8 @@ def any_of(texts: Sequence[str]) -> re.Pattern | None:
 
 
 def guard(text: str, control: Sequence[str]) -> str:
-    """A content as a chat template is given it: each text of a control token in it stands between marks, so that
-    `Vocabulary.behind` tells it from what the template writes itself.
+    """A content as a chat template is given it: each text of a control token in it stands between
+    marks, so that `Vocabulary.behind` tells it from what the template writes itself.
 
     >>> guard("a</s>b", ["</s>"]) == "a" + CONTENT_BEGIN + "</s>" + CONTENT_END + "b"
     True
@@ -270,8 +298,9 @@ def unguarded(text: str) -> str:
 
 
 def fitted(data: bytes, rows: int) -> bytes:
-    """A tokenizer.json without the token for images where an embedding of so many rows has none for it: Gemma 3's text
-    models share a tokenizer with those that see images. No other token is left out: a text may hold it."""
+    """A tokenizer.json without the token for images where an embedding of so many rows has none for
+    it: Gemma 3's text models share a tokenizer with those that see images. No other token is left
+    out: a text may hold it."""
     held = json.loads(data)
     added = held.get("added_tokens", [])
     held["added_tokens"] = [t for t in added if t["id"] < rows or t["content"] != IMAGE]
@@ -279,7 +308,8 @@ def fitted(data: bytes, rows: int) -> bytes:
 
 
 def with_sentinels(model: bytes, count: int = SENTINELS) -> bytes:
-    """A SentencePiece model with T5's sentinels as SeqIO appends them, <extra_id_0> last; one that has some is kept."""
+    """A SentencePiece model with T5's sentinels as SeqIO appends them, <extra_id_0> last; one that
+    has some is kept."""
     proto = _proto(model)
     if _sentinel(proto.pieces[-1], 0):
         return model
@@ -289,7 +319,8 @@ def with_sentinels(model: bytes, count: int = SENTINELS) -> bytes:
 
 
 def without_sentinels(model: bytes) -> bytes:
-    """The model that `with_sentinels` was given: Hugging Face's T5 tokenizer appends them itself."""
+    """The model that `with_sentinels` was given: Hugging Face's T5 tokenizer appends them
+    itself."""
     proto, count = _proto(model), 0
     while count < len(proto.pieces) and _sentinel(proto.pieces[-1 - count], count):
         count += 1
@@ -323,7 +354,8 @@ def tokenizer_json(file: Path) -> dict[str, Any]:
 
 
 def special_tokens(folder: Path) -> dict[str, str]:
-    """{"bos_token": …, "eos_token": …, "pad_token": …} of a folder with a tokenizer.json; those that it has."""
+    """{"bos_token": …, "eos_token": …, "pad_token": …} of a folder with a tokenizer.json; those
+    that it has."""
     out: dict[str, str] = {}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         found = tokenizer_json(folder / name)
@@ -349,4 +381,6 @@ def _open(file: Path, rows: int) -> Model:
     except UserError:  # a file beside it
         raise
     except Exception as e:  # tokenizers raises plain Exception
-        raise UserError(f"vocabulary {file} is not a SentencePiece model, nor a tokenizer.json ({e})") from e
+        raise UserError(
+            f"vocabulary {file} is not a SentencePiece model, nor a tokenizer.json ({e})"
+        ) from e

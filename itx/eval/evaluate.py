@@ -40,7 +40,10 @@ def evaluate(
             called only where a row is missing.
         run: a RunFolder (its vocabulary, audit and eval/<step>/).
     """
-    rows = [{**r, **limit(r, config), "max_examples": config.eval.max_examples} for r in lock["evaluation"]]
+    rows = [
+        {**r, **limit(r, config), "max_examples": config.eval.max_examples}
+        for r in lock["evaluation"]
+    ]
     missing = [r for r in rows if not is_complete(run, step, r)]
     if missing:
         named = ((r["name"], r["folder"], r["sha256"]) for r in missing)
@@ -63,8 +66,8 @@ def evaluate(
 
 
 def limit(row: dict, config: RunConfig) -> dict:
-    """{"limit": new tokens that a row may take, "limit_from": the setting that chose it}: its longest right answer times
-    eval.limit_factor, at most eval.max_new_tokens."""
+    """{"limit": new tokens that a row may take, "limit_from": the setting that chose it}: its
+    longest right answer times eval.limit_factor, at most eval.max_new_tokens."""
     wanted = math.ceil(row["max_target_tokens"] * config.eval.limit_factor)
     room = max(1, -(-wanted // LIMIT_STEP)) * LIMIT_STEP
     if room > config.eval.max_new_tokens:
@@ -73,10 +76,12 @@ def limit(row: dict, config: RunConfig) -> dict:
 
 
 def examples_of(row: dict, config: RunConfig, eos_id: int) -> list[dict]:
-    """The row's first eval.max_examples examples, in all their templates (0: all), with the ids that the model reads."""
+    """The row's first eval.max_examples examples, in all their templates (0: all), with the ids
+    that the model reads."""
     out, seen = [], set()
     records = cache.Records(Path(config.data.cache_dir) / row["folder"])
-    for i, line in enumerate(cache.iterate_examples(records.folder)):  # in the order of their content hashes
+    # in the order of their content hashes
+    for i, line in enumerate(cache.iterate_examples(records.folder)):
         seen.add(line["id"])
         if len(seen) > config.eval.max_examples > 0:
             break
@@ -104,11 +109,15 @@ def _calls(rows: list[dict], config: RunConfig) -> Iterable[list[dict]]:
     yield part
 
 
-# ---- asking the model ------------------------------------------------------------------------------
+# ---- asking the model
+# ------------------------------------------------------------------------------
 
 
-def _generate(runner: Any, vocabulary: Vocabulary, rows: list[dict], lines: dict[str, list[dict]]) -> None:
-    """Adds "prediction" and "finished" to the lines; a prompt that several rows share is asked once."""
+def _generate(
+    runner: Any, vocabulary: Vocabulary, rows: list[dict], lines: dict[str, list[dict]]
+) -> None:
+    """Adds "prediction" and "finished" to the lines; a prompt that several rows share is asked
+    once."""
     every = [(line, row["limit"], row.get("stop")) for row in rows for line in lines[row["name"]]]
     asked = list(dict.fromkeys((line["prompt_ids"], most) for line, most, _ in every))
     answers = runner.generate([list(ids) for ids, _ in asked], [most for _, most in asked])
@@ -125,11 +134,14 @@ def _generate(runner: Any, vocabulary: Vocabulary, rows: list[dict], lines: dict
 
 
 def _likelihoods(runner: Any, rows: list[dict], lines: dict[str, list[dict]]) -> None:
-    """Adds "logprob", log p(target + EOS | prompt), to the lines of rows with a metric of (targets, scores)."""
+    """Adds "logprob", log p(target + EOS | prompt), to the lines of rows with a metric of (targets,
+    scores)."""
     asked = [line for r in rows if r.get("seqio") and any(map(foreign.takes_scores, r["metrics"]))
              for line in lines[r["name"]]]  # fmt: skip
     if asked:
-        found = runner.rank([list(x["prompt_ids"]) for x in asked], [[x["target_ids"]] for x in asked])
+        found = runner.rank(
+            [list(x["prompt_ids"]) for x in asked], [[x["target_ids"]] for x in asked]
+        )
         for line, (answer,) in zip(asked, found, strict=True):
             line["logprob"] = answer["logprob"]
 
@@ -142,11 +154,14 @@ def option_targets(line: dict) -> list[str]:
     return [line["target"].replace(options[gold], o) for o in options]
 
 
-def _rank(runner: Any, vocabulary: Vocabulary, rows: list[dict], lines: dict[str, list[dict]]) -> None:
+def _rank(
+    runner: Any, vocabulary: Vocabulary, rows: list[dict], lines: dict[str, list[dict]]
+) -> None:
     """Adds "rank" to lines with options: the choice under each normalisation, and the sums.
 
-    sum: log p(option + EOS | prompt); token, byte: per token or byte of the option; calibrated: minus
-    the sum behind a neutral prompt. Ablations are not ranked unless ranking is their primary score.
+    sum: log p(option + EOS | prompt); token, byte: per token or byte of the option; calibrated:
+    minus the sum behind a neutral prompt. Ablations are not ranked unless ranking is their primary
+    score.
     """
     every = [
         (line, tuple(option_targets(line)))
@@ -169,8 +184,12 @@ def _rank(runner: Any, vocabulary: Vocabulary, rows: list[dict], lines: dict[str
         columns = {
             "sum": [s["logprob"] for s in scores],
             "token": [s["logprob"] / max(1, s["tokens"]) for s in scores],
-            "byte": [s["logprob"] / max(1, len(t.encode())) for s, t in zip(scores, targets, strict=True)],
-            "calibrated": [s["logprob"] - n["logprob"] for s, n in zip(scores, neutral, strict=True)],
+            "byte": [
+                s["logprob"] / max(1, len(t.encode())) for s, t in zip(scores, targets, strict=True)
+            ],
+            "calibrated": [
+                s["logprob"] - n["logprob"] for s, n in zip(scores, neutral, strict=True)
+            ],
         }
         choice = {name: max(range(len(v)), key=v.__getitem__) for name, v in columns.items()}
         line["rank"] = {"choice": choice, "logprob": columns["sum"]}
@@ -179,12 +198,17 @@ def _rank(runner: Any, vocabulary: Vocabulary, rows: list[dict], lines: dict[str
 def score(line: dict, row: dict) -> dict:
     """Adds "extracted", "scores" {metric: value} and "score", the row's primary one, to a line."""
     if row.get("seqio"):
-        line["extracted"], line["scores"], line["score"] = line["prediction"], {}, foreign.score(row, line)
+        line["extracted"], line["scores"], line["score"] = (
+            line["prediction"],
+            {},
+            foreign.score(row, line),
+        )
         return line
     line["extracted"] = metrics.extract(line.get("extractor"), line["prediction"])
     given = line["extracted"]
     line["scores"] = {
-        m: 0.0 if given is None else metrics.per_example(m)(line["references"], given) for m in row["metrics"]
+        m: 0.0 if given is None else metrics.per_example(m)(line["references"], given)
+        for m in row["metrics"]
     }
     ranked = line.get("rank")
     line["score"] = line["scores"][row["metrics"][0]] if row["metrics"] else 0.0
@@ -196,12 +220,21 @@ def score(line: dict, row: dict) -> dict:
     return line
 
 
-# ---- files -----------------------------------------------------------------------------------------
+# ---- files
+# -----------------------------------------------------------------------------------------
 
 
 def row_key(step: int, row: dict) -> str:
     """Hash of what a row's predictions depend on, besides the run's own parameters at `step`."""
-    parts = [EVAL_VERSION, step, row["sha256"], row["limit"], row["max_examples"], row["metrics"], row["primary"]]
+    parts = [
+        EVAL_VERSION,
+        step,
+        row["sha256"],
+        row["limit"],
+        row["max_examples"],
+        row["metrics"],
+        row["primary"],
+    ]
     parts += [row["seqio"]] if row.get("seqio") else []
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
@@ -224,9 +257,15 @@ def write_predictions(run: Any, step: int, row: dict, lines: list[dict]) -> None
     """First the lines, then the key that declares them whole."""
     file = summary.predictions_file(run, step, row["name"])
     with storage.whole_file(file) as part:
-        texts = (json.dumps({k: line[k] for k in KEPT if k in line}, ensure_ascii=False) for line in lines)
+        texts = (
+            json.dumps({k: line[k] for k in KEPT if k in line}, ensure_ascii=False)
+            for line in lines
+        )
         part.write_text("".join(t + "\n" for t in texts), encoding="utf-8")
-    storage.write_json(file.with_suffix(".done.json"), {"key": row_key(step, row), "sha256": hashing.file_sha256(file)})
+    storage.write_json(
+        file.with_suffix(".done.json"),
+        {"key": row_key(step, row), "sha256": hashing.file_sha256(file)},
+    )
 
 
 def _log_look(run: Any, step: int, rows: list[dict]) -> None:
@@ -235,4 +274,6 @@ def _log_look(run: Any, step: int, rows: list[dict]) -> None:
     if looked:
         before = run.test_log.read_text(encoding="utf-8") if run.test_log.is_file() else ""
         with storage.whole_file(run.test_log) as part:
-            part.write_text(before + json.dumps({"step": step, "rows": looked}) + "\n", encoding="utf-8")
+            part.write_text(
+                before + json.dumps({"step": step, "rows": looked}) + "\n", encoding="utf-8"
+            )

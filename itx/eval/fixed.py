@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Loss on the same few examples of every trained task, before and after: did each task get better at all?
+"""Loss on the same few examples of every trained task, before and after: did each task get better
+at all?
 
-The examples are the first contents of each task's `instances` row (its own split, never trained on), in one
-template each; the loss is nats per target token, EOS included, as in training.
+The examples are the first contents of each task's `instances` row (its own split, never trained
+on), in one template each; the loss is nats per target token, EOS included, as in training.
 """
 
 from collections.abc import Callable
@@ -19,10 +20,18 @@ Pair = tuple[list[int], list[int]]  # prompt ids, target ids
 
 
 def fixed_losses(
-    load: Callable[[], Runner], lock: dict, cache_dir: str | Path, run: RunFolder, step: int, when: str
+    load: Callable[[], Runner],
+    lock: dict,
+    cache_dir: str | Path,
+    run: RunFolder,
+    step: int,
+    when: str,
 ) -> dict:
-    """Adds {when: {row name: loss}} to the run's fixed-example file; `when` is "before" or "after"."""
-    found = storage.read_object(run.fixed_json, "steps") if run.fixed_json.is_file() else {"steps": {}}
+    """Adds {when: {row name: loss}} to the run's fixed-example file; `when` is "before" or
+    "after"."""
+    found = (
+        storage.read_object(run.fixed_json, "steps") if run.fixed_json.is_file() else {"steps": {}}
+    )
     if found["steps"].get(when) == step:
         return found
     rows = [r for r in lock["evaluation"] if r["group"] == "instances"]
@@ -55,5 +64,7 @@ def fixed_examples(folder: Path, lock: dict, most: int | None = EXAMPLES) -> lis
     out = []
     for i, mine in enumerate(of_example.values()):
         *before, (target, _) = records[mine[i % len(mine)]]
-        out.append((cache.prompt_ids(before, lock["eos_id"], lock["architecture"]), target.tolist()))
+        out.append(
+            (cache.prompt_ids(before, lock["eos_id"], lock["architecture"]), target.tolist())
+        )
     return out

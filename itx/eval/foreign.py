@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scores of tasks that were registered straight in SeqIO: their metric_fns and postprocess_fn, called as
-seqio.Evaluator calls them, where SeqIO and TensorFlow are not installed.
+"""Scores of tasks that were registered straight in SeqIO: their metric_fns and postprocess_fn,
+called as seqio.Evaluator calls them, where SeqIO and TensorFlow are not installed.
 
-row     "metrics": names of the metric functions; "seqio": {"postprocess": name or "", "scale": see `tried`}
-line    "references": [target text], "prediction"; "logprob" of the target for metrics of (targets, scores);
+row     "metrics": names of the metric functions; "seqio": {"postprocess": name or "", "scale": see
+        `tried`}
+line    "references": [target text], "prediction"; "logprob" of the target for metrics of (targets,
+        scores);
         "example": {feature: [dtype, value]} where there is a postprocess_fn
 """
 
@@ -24,7 +26,8 @@ ABSENT = ("tensorflow", "tensorflow_datasets", "tensorflow_text", "seqio", "t5")
 
 
 def takes_scores(name: str) -> bool:
-    """Whether a metric judges the log-likelihoods of targets: (targets, scores) rather than (targets, predictions)."""
+    """Whether a metric judges the log-likelihoods of targets: (targets, scores) rather than
+    (targets, predictions)."""
     return "scores" in inspect.signature(metrics.resolve(name)).parameters
 
 
@@ -35,13 +38,19 @@ def values(row: dict, lines: list[dict]) -> dict[str, float]:
         targets, predictions = _postprocessed(at, lines)
         for at in row["metrics"]:
             scores = takes_scores(at)
-            given = {"scores": np.array([x["logprob"] for x in lines])} if scores else {"predictions": predictions}
+            given = (
+                {"scores": np.array([x["logprob"] for x in lines])}
+                if scores
+                else {"predictions": predictions}
+            )
             for key, value in metrics.resolve(at)(targets=targets, **given).items():
                 if key in found:
                     raise ValueError(f"a second value {key!r}")
                 found[key] = float(getattr(value, "value", value))
     except Exception as e:  # of the user's functions: whatever it is, they are told whose
-        raise UserError(f"task {row['task']!r}: {at.split(' ')[0]} fails: {type(e).__name__}: {e}") from e
+        raise UserError(
+            f"task {row['task']!r}: {at.split(' ')[0]} fails: {type(e).__name__}: {e}"
+        ) from e
     return found
 
 
@@ -53,7 +62,10 @@ def _postprocessed(name: str, lines: list[dict]) -> tuple[list, list]:
     function, examples = metrics.resolve(name), [_example(x["example"]) for x in lines]
     return (
         [function(t, example=e, is_target=True) for t, e in zip(targets, examples, strict=True)],
-        [function(p, example=e, is_target=False) for p, e in zip(predictions, examples, strict=True)],
+        [
+            function(p, example=e, is_target=False)
+            for p, e in zip(predictions, examples, strict=True)
+        ],
     )
 
 
@@ -73,8 +85,9 @@ def _bytes(value: Any) -> Any:
 
 
 def score(row: dict, line: dict) -> float:
-    """One example's score, 0 to 1: the first metric's first value on it alone, over what a right answer gets; for a
-    metric that says nothing of one example (correlations, corpus scores) whether target and prediction are the same."""
+    """One example's score, 0 to 1: the first metric's first value on it alone, over what a right
+    answer gets; for a metric that says nothing of one example (correlations, corpus scores) whether
+    target and prediction are the same."""
     scale = row["seqio"]["scale"]
     if scale is None:
         targets, predictions = _postprocessed(row["seqio"]["postprocess"], [line])
@@ -86,9 +99,12 @@ def score(row: dict, line: dict) -> float:
 def tried(row: dict, folder: str) -> float | None:
     """Call a row's functions on right answers, before a run relies on them.
 
-    Returns the value of a right answer (1, or 100 for percent), None where it differs between one and all examples.
+    Returns the value of a right answer (1, or 100 for percent), None where it differs between one
+    and all examples.
     """
-    right = [{**x, "prediction": x["references"][0], "logprob": 0.0} for x in cache.read_examples(folder)]
+    right = [
+        {**x, "prediction": x["references"][0], "logprob": 0.0} for x in cache.read_examples(folder)
+    ]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a correlation of equal values, say
         try:
@@ -113,12 +129,14 @@ def tried(row: dict, folder: str) -> float | None:
 
 
 def main() -> None:
-    """`tried` of [[row, folder], …] on standard input, in a process that cannot import SeqIO and TensorFlow: prints
-    {"scales": […]} or {"error": …}."""
+    """`tried` of [[row, folder], …] on standard input, in a process that cannot import SeqIO and
+    TensorFlow: prints {"scales": […]} or {"error": …}."""
     sys.modules |= dict.fromkeys(ABSENT)  # an import of them is an ImportError now
     try:
         rows = json.load(sys.stdin)  # from the build, which has imported the user's own tasks
-        metrics.trust(name for row, _ in rows for name in (*row["metrics"], row["seqio"]["postprocess"]))
+        metrics.trust(
+            name for row, _ in rows for name in (*row["metrics"], row["seqio"]["postprocess"])
+        )
         answer = {"scales": [tried(row, folder) for row, folder in rows]}
     except UserError as e:
         answer = {"error": str(e)}

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Generation with a key/value cache, for many prompts of many lengths.
 
-Prompts are sorted by length and cut into batches of few shapes (`buckets`), because each shape costs a compilation;
-they are padded on the left, so that every row writes its next token at the same slot. A batch
-stops as soon as all its rows have ended.
+Prompts are sorted by length and cut into batches of few shapes (`buckets`), because each shape
+costs a compilation; they are padded on the left, so that every row writes its next token at the
+same slot. A batch stops as soon as all its rows have ended.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,7 +28,8 @@ from itx.params import merge
 # measured on 2 cores, one shape of a 1 M-parameter model takes as long as reading that many.
 PROMPT_STEP, ANSWER_STEP = 16, 16
 COMPILATION = 80_000
-SCORES_BYTES = 2**30  # of attention scores that a device holds at once: longer prompts go in smaller batches
+# of attention scores that a device holds at once: longer prompts go in smaller batches
+SCORES_BYTES = 2**30
 LOOK_EVERY = 8  # tokens between two looks for stop strings: each costs a round trip to the device
 
 # (prompt, its tokens so far) -> is it to stop?
@@ -42,8 +43,9 @@ def generate(
     """Continue each prompt until an id that ends answers (EOS), or its limit.
 
     Prompts are token ids without BOS and EOS, as in training data. `finished` says that EOS came
-    within the limit, or that `watch` stopped it; the EOS itself is left out of `tokens`. `watch` sees the tokens of each
-    prompt that goes on after every so many, and once where it ends, and may stop it; beams it cannot watch.
+    within the limit, or that `watch` stopped it; the EOS itself is left out of `tokens`. `watch`
+    sees the tokens of each prompt that goes on after every so many, and once where it ends, and may
+    stop it; beams it cannot watch.
     """
     if isinstance(max_new_tokens, int):
         limits = np.full(len(prompts), max_new_tokens, np.int32)
@@ -62,7 +64,9 @@ def generate(
         ready = _ready(loaded.params, graphdef=loaded.graphdef)
     with movement.track("generated", len(prompts), "answers") as advance_by:
         for indices, shape in plan([len(p) for p in prompts], limits, loaded):
-            carry, advance = _ask(loaded, ready, [prompts[i] for i in indices], indices, limits[indices], shape, how)
+            carry, advance = _ask(
+                loaded, ready, [prompts[i] for i in indices], indices, limits[indices], shape, how
+            )
             if watch:
                 carry = _watched(advance, carry, indices, shape[2], watch, every, loaded.ends)
             else:
@@ -74,11 +78,14 @@ def generate(
 
 
 def check_prompts(loaded: LoadedModel, prompts: list[list[int]], limits: np.ndarray) -> None:
-    """UserError for a prompt from which nothing can begin, or which with its answer is longer than the context."""
+    """UserError for a prompt from which nothing can begin, or which with its answer is longer than
+    the context."""
     both = loaded.model.architecture == "encoder_decoder"
     for i, prompt in enumerate(prompts):
         if not prompt and not both and not loaded.head:
-            raise UserError(f"generate: prompt {i} is empty, and the vocabulary puts no BOS before it to begin from")
+            raise UserError(
+                f"generate: prompt {i} is empty, and the vocabulary puts no BOS before it to begin from"
+            )
         tokens = len(prompt) + 1 if both else len(loaded.head) + len(prompt) + int(limits[i])
         if loaded.context and tokens > loaded.context:
             answer = "its EOS" if both else f"{limits[i]} new ones"
@@ -93,7 +100,8 @@ def plan(
 ) -> list[tuple[np.ndarray, tuple[int, int, int]]]:
     """Batches of prompts of like size: (indices, (rows, prompt slots, answer slots)).
 
-    A prompt alone takes a power of two: a conversation grows with every turn and is compiled for few lengths.
+    A prompt alone takes a power of two: a conversation grows with every turn and is compiled for
+    few lengths.
     """
     out = []
     size = np.asarray(lengths, np.int64) + 1  # BOS, or EOS at the end of an encoder's prompt
@@ -105,19 +113,28 @@ def plan(
             rows = members[inner]
             rows = rows[np.lexsort((rows, size[rows], limits[rows]))]
             count = batch_rows(len(rows), int(width), loaded)
-            out += [(rows[i : i + count], (count, int(width), int(slots))) for i in range(0, len(rows), count)]
+            out += [
+                (rows[i : i + count], (count, int(width), int(slots)))
+                for i in range(0, len(rows), count)
+            ]
     return out
 
 
 def batch_rows(n: int, width: int, loaded: LoadedModel) -> int:
-    """Rows of a batch: the configured size or what memory has room for, or a power of two for few prompts, 8 from two
+    """Rows of a batch: the configured size or what memory has room for, or a power of two for few
+    prompts, 8 from two
     on: each other number is a compilation."""
-    rows = min(loaded.batch_size, attention_rows(width, loaded), max(8, int(_power(np.int64(n)))) if n > 1 else 1)
+    rows = min(
+        loaded.batch_size,
+        attention_rows(width, loaded),
+        max(8, int(_power(np.int64(n)))) if n > 1 else 1,
+    )
     return int(_up(np.int64(rows), meshes.batch_parts(loaded.mesh)))
 
 
 def attention_rows(width: int, loaded: LoadedModel) -> int:
-    """The most rows of a width whose attention scores, in float32, are within SCORES_BYTES on each device."""
+    """The most rows of a width whose attention scores, in float32, are within SCORES_BYTES on each
+    device."""
     return max(1, loaded.mesh.size * SCORES_BYTES // (4 * loaded.model.num_heads * width**2))
 
 
@@ -139,7 +156,10 @@ def buckets(sizes: np.ndarray, price: int) -> list[tuple[int, np.ndarray]]:
     best: list[tuple[int, tuple[int, ...]]] = [(0, ())]  # cost, ends of groups, for the first j
     for j in range(1, len(widths) + 1):
         best.append(
-            min((best[i][0] + price + int(counts[i:j].sum() * widths[j - 1]), (*best[i][1], j)) for i in range(j))
+            min(
+                (best[i][0] + price + int(counts[i:j].sum() * widths[j - 1]), (*best[i][1], j))
+                for i in range(j)
+            )
         )
     out, begin = [], 0
     for end in best[-1][1]:
@@ -153,8 +173,8 @@ def _ask(
     loaded: LoadedModel, ready: dict, prompts: list[list[int]], indices: np.ndarray, limits: np.ndarray,
     shape: tuple[int, int, int], how: Sampling,
 ) -> tuple[dict, Callable]:  # fmt: skip
-    """Read one batch of prompts: what is carried from token to token, and (carry, tokens, stopped) -> carry, which
-    goes on up to so many tokens; both may not be there yet."""
+    """Read one batch of prompts: what is carried from token to token, and (carry, tokens, stopped)
+    -> carry, which goes on up to so many tokens; both may not be there yet."""
     rows, width, slots = shape
     both = loaded.model.architecture == "encoder_decoder"
     tokens = np.full((rows, width), loaded.pad_id, np.int32)
@@ -165,21 +185,33 @@ def _ask(
         ids = [*prompt, loaded.eos_id] if both else [*loaded.head, *prompt]
         starts[i] = width - len(ids)
         tokens[i, starts[i] :] = ids
-    put = meshes.put({"tokens": tokens, "starts": starts, "room": room, "index": index}, loaded.mesh)
+    put = meshes.put(
+        {"tokens": tokens, "starts": starts, "room": room, "index": index}, loaded.mesh
+    )
     compiled, numbers = how.split()
     more = {"graphdef": loaded.graphdef, "how": compiled, "ends": loaded.ends}
 
     def advance(carry: dict, until: int, stopped: np.ndarray) -> dict:
         with jax.set_mesh(loaded.mesh):
-            return _advance(loaded.params, ready, fixed, carry, numbers, np.int32(until), stopped, **more)
+            return _advance(
+                loaded.params, ready, fixed, carry, numbers, np.int32(until), stopped, **more
+            )
 
     with jax.set_mesh(loaded.mesh):
-        fixed, carry = _begin(loaded.params, ready, put, numbers, slots=slots, bos=loaded.bos_id, **more)
+        fixed, carry = _begin(
+            loaded.params, ready, put, numbers, slots=slots, bos=loaded.bos_id, **more
+        )
     return carry, advance
 
 
 def _watched(
-    advance: Callable, carry: dict, indices: np.ndarray, slots: int, watch: Watch, every: int, ends: tuple[int, ...]
+    advance: Callable,
+    carry: dict,
+    indices: np.ndarray,
+    slots: int,
+    watch: Watch,
+    every: int,
+    ends: tuple[int, ...],
 ) -> dict:
     """A batch that is looked at after every so many tokens; rows that are to stop are done."""
     going = np.arange(len(indices))
@@ -214,12 +246,13 @@ def _collect(waiting: tuple | None, out: list[dict], ends: tuple[int, ...]) -> i
 
 @partial(jax.jit, static_argnames="graphdef")
 def _ready(params: dict, *, graphdef: nnx.GraphDef) -> dict:
-    """The parameters as the loop over tokens reads them, {"params": those outside the decoder's layers, "layers": those
-    of each}: in the activations' type, as every product with a weight takes it (layers.project), and apart.
+    """The parameters as the loop over tokens reads them, {"params": those outside the decoder's
+    layers, "layers": those of each}: in the activations' type, as every product with a weight takes
+    it (layers.project), and apart.
 
-    Whether XLA takes either out of the loop depends on the platform; a weight cast for each token is read in float32,
-    written and read again. What is computed in float32 stays so: norms, T5's bias, a prefix's MLP, and with DoRA
-    (|W + s A B|) all of it.
+    Whether XLA takes either out of the loop depends on the platform; a weight cast for each token
+    is read in float32, written and read again. What is computed in float32 stays so: norms, T5's
+    bias, a prefix's MLP, and with DoRA (|W + s A B|) all of it.
     """
     dtype = merge(graphdef, params).cfg.dtype
     if dtype == "bfloat16" and not any(p.endswith("/magnitude") for p in params):
@@ -234,8 +267,8 @@ def _begin(
     params: dict, ready: dict, put: dict, numbers: dict, *, graphdef: nnx.GraphDef, how: Sampling, slots: int, bos: int,
     ends: tuple[int, ...],
 ) -> tuple[dict, dict]:  # fmt: skip
-    """Prompts [b, l], padded on the left up to `starts`, and the first token behind each: (what stays as it is, what is
-    carried from token to token)."""
+    """Prompts [b, l], padded on the left up to `starts`, and the first token behind each: (what
+    stays as it is, what is carried from token to token)."""
     model = merge(graphdef, {**params, **ready["params"]})
     tokens, starts = put["tokens"], put["starts"]
     b, width = tokens.shape
@@ -256,10 +289,26 @@ def _begin(
     keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(numbers["seed"]), i))(put["index"])
     if how.beams > 1:
         per_beam = (logits, cache, previous, starts, segments)
-        logits, cache, previous, starts, segments = jax.tree.map(lambda x: jnp.repeat(x, how.beams, axis=0), per_beam)
-    state, token, _ = sampling.select(how, numbers, keys, state, logits, jnp.int32(0), put["room"], ends)
-    fixed = {"width": jnp.int32(width), "keys": keys, "room": put["room"], "starts": starts, "segments": segments}
-    return fixed, {"n": jnp.int32(1), "token": token, "previous": previous, "state": state, "cache": cache}
+        logits, cache, previous, starts, segments = jax.tree.map(
+            lambda x: jnp.repeat(x, how.beams, axis=0), per_beam
+        )
+    state, token, _ = sampling.select(
+        how, numbers, keys, state, logits, jnp.int32(0), put["room"], ends
+    )
+    fixed = {
+        "width": jnp.int32(width),
+        "keys": keys,
+        "room": put["room"],
+        "starts": starts,
+        "segments": segments,
+    }
+    return fixed, {
+        "n": jnp.int32(1),
+        "token": token,
+        "previous": previous,
+        "state": state,
+        "cache": cache,
+    }
 
 
 @partial(jax.jit, static_argnames=("graphdef", "how", "ends"), donate_argnames="carry")
@@ -276,13 +325,24 @@ def _advance(
     def one(carry: dict) -> dict:
         n, token, previous = carry["n"], carry["token"], carry["previous"]
         logits, cache = model.decode(
-            token, previous, fixed["width"] + n - 1, fixed["starts"], ready["layers"], carry["cache"], fixed["segments"]
+            token,
+            previous,
+            fixed["width"] + n - 1,
+            fixed["starts"],
+            ready["layers"],
+            carry["cache"],
+            fixed["segments"],
         )
-        state, new, rows = sampling.select(how, numbers, fixed["keys"], carry["state"], logits, n, fixed["room"], ends)
+        state, new, rows = sampling.select(
+            how, numbers, fixed["keys"], carry["state"], logits, n, fixed["room"], ends
+        )
         previous = jnp.concatenate([token[:, None], previous], 1)[:, : model.cfg.smear]
         if rows is not None:  # beams of a prompt share what the encoder left
             previous = previous[rows]
-            cache = [{k: x if k.startswith("cross") else x[rows] for k, x in layer.items()} for layer in cache]
+            cache = [
+                {k: x if k.startswith("cross") else x[rows] for k, x in layer.items()}
+                for layer in cache
+            ]
         return {"n": n + 1, "token": new, "previous": previous, "state": state, "cache": cache}
 
     state = {**carry["state"], "done": carry["state"]["done"] | stopped}

@@ -27,8 +27,10 @@ class LoadedModel:
     batch_size: int = 256
     step: int = 0
     peft: PeftConfig = PeftConfig()
-    more_ends: tuple[int, ...] = ()  # ids besides eos_id that end an answer: a pretrained model may have several
-    context: int = 0  # most tokens of a prompt and its answer (in an encoder: of a prompt); 0: as many as it takes
+    # ids besides eos_id that end an answer: a pretrained model may have several
+    more_ends: tuple[int, ...] = ()
+    # most tokens of a prompt and its answer (in an encoder: of a prompt); 0: as many as it takes
+    context: int = 0
 
     @property
     def head(self) -> list[int]:

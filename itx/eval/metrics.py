@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Scores of answers. To add a metric: one function (references, prediction) -> 0..1 in SCORES.
 
-Each has two forms. Per example: `SCORES[name](references, prediction)`, the best over the references.
-Over a set, with SeqIO's signature: `METRICS[name](targets, predictions) -> {name: value}`, where a
-target is a text or a list of references. The value is the mean over examples, but for metrics of SET_METRICS (BLEU, chrF),
-which count over the whole set (itx/eval/translation.py).
+Each has two forms. Per example: `SCORES[name](references, prediction)`, the best over the
+references. Over a set, with SeqIO's signature: `METRICS[name](targets, predictions) -> {name:
+value}`, where a target is a text or a list of references. The value is the mean over examples, but
+for metrics of SET_METRICS (BLEU, chrF), which count over the whole set (itx/eval/translation.py).
 
-Options are keywords of the second form; a task fixes them with `functools.partial(metrics.rouge_l, stem="english")`.
+Options are keywords of the second form; a task fixes them with `functools.partial(metrics.rouge_l,
+stem="english")`.
 """
 
 import functools
@@ -29,7 +30,8 @@ Score = Callable[[list[str], str], float]
 Target = str | Sequence[str]
 
 
-# ---- per example -----------------------------------------------------------------------------------
+# ---- per example
+# -----------------------------------------------------------------------------------
 
 
 def _equal(references: list[str], prediction: str) -> float:
@@ -55,7 +57,8 @@ def _numeric(references: list[str], prediction: str) -> float:
     return float(bool(answered) and any(_same_number(answered[-1], number) for number in expected))
 
 
-MAX_RELATIVE_ERROR = 1e-6  # forgives the rounding of decimal fractions and nothing that a person would write
+# forgives the rounding of decimal fractions and nothing that a person would write
+MAX_RELATIVE_ERROR = 1e-6
 
 
 def _same_number(answered: int | float, expected: int | float) -> bool:
@@ -80,8 +83,11 @@ def _token_f1(references: list[str], prediction: str) -> float:
 
 
 def _squad_f1(references: list[str], prediction: str) -> float:
-    """As token_f1 without English articles, as SQuAD scores; elsewhere that would erase option `A`."""
-    return max((_bag_f1(_no_articles(r), _no_articles(prediction)) for r in references), default=0.0)
+    """As token_f1 without English articles, as SQuAD scores; elsewhere that would erase option
+    `A`."""
+    return max(
+        (_bag_f1(_no_articles(r), _no_articles(prediction)) for r in references), default=0.0
+    )
 
 
 def _no_articles(answer: str) -> list[str]:
@@ -109,19 +115,27 @@ SCORES: dict[str, Score] = {
     "chrf": translation.chrf_of_one,
 }
 # name -> (references of all examples, options) -> what counts over the set
-SET_METRICS: dict[str, Callable[..., SetMetric]] = {"bleu": translation.bleu, "chrf": translation.chrf}
+SET_METRICS: dict[str, Callable[..., SetMetric]] = {
+    "bleu": translation.bleu,
+    "chrf": translation.chrf,
+}
 
 
-# ---- over a set, as SeqIO's metric functions -------------------------------------------------------
+# ---- over a set, as SeqIO's metric functions
+# -------------------------------------------------------
 
 
-def _mean(name: str, targets: Sequence[Target], predictions: Sequence[str], **options: Any) -> dict[str, float]:
+def _mean(
+    name: str, targets: Sequence[Target], predictions: Sequence[str], **options: Any
+) -> dict[str, float]:
     pairs = list(zip(map(_references, targets), predictions, strict=True))
     scores = [SCORES[name](references, p, **options) for references, p in pairs]
     return {name: sum(scores) / max(1, len(scores))}
 
 
-def _of_set(name: str, targets: Sequence[Target], predictions: Sequence[str], **options: Any) -> dict[str, float]:
+def _of_set(
+    name: str, targets: Sequence[Target], predictions: Sequence[str], **options: Any
+) -> dict[str, float]:
     references = [_references(t) for t, _ in zip(targets, predictions, strict=True)]
     return {name: SET_METRICS[name](references, **options).of_set(references, predictions)}
 
@@ -150,19 +164,27 @@ def numeric(targets: Sequence[Target], predictions: Sequence[str]) -> dict[str, 
     return _mean("numeric", targets, predictions)
 
 
-def rouge_1(targets: Sequence[Target], predictions: Sequence[str], stem: str = "") -> dict[str, float]:
+def rouge_1(
+    targets: Sequence[Target], predictions: Sequence[str], stem: str = ""
+) -> dict[str, float]:
     return _mean("rouge_1", targets, predictions, stem=stem)
 
 
-def rouge_2(targets: Sequence[Target], predictions: Sequence[str], stem: str = "") -> dict[str, float]:
+def rouge_2(
+    targets: Sequence[Target], predictions: Sequence[str], stem: str = ""
+) -> dict[str, float]:
     return _mean("rouge_2", targets, predictions, stem=stem)
 
 
-def rouge_l(targets: Sequence[Target], predictions: Sequence[str], stem: str = "") -> dict[str, float]:
+def rouge_l(
+    targets: Sequence[Target], predictions: Sequence[str], stem: str = ""
+) -> dict[str, float]:
     return _mean("rouge_l", targets, predictions, stem=stem)
 
 
-def rouge_lsum(targets: Sequence[Target], predictions: Sequence[str], stem: str = "") -> dict[str, float]:
+def rouge_lsum(
+    targets: Sequence[Target], predictions: Sequence[str], stem: str = ""
+) -> dict[str, float]:
     return _mean("rouge_lsum", targets, predictions, stem=stem)
 
 
@@ -174,11 +196,15 @@ def squad_f1(targets: Sequence[Target], predictions: Sequence[str]) -> dict[str,
     return _mean("squad_f1", targets, predictions)
 
 
-def bleu(targets: Sequence[Target], predictions: Sequence[str], tokenize: str = "") -> dict[str, float]:
+def bleu(
+    targets: Sequence[Target], predictions: Sequence[str], tokenize: str = ""
+) -> dict[str, float]:
     return _of_set("bleu", targets, predictions, tokenize=tokenize)
 
 
-def chrf(targets: Sequence[Target], predictions: Sequence[str], word_order: int = 0) -> dict[str, float]:
+def chrf(
+    targets: Sequence[Target], predictions: Sequence[str], word_order: int = 0
+) -> dict[str, float]:
     return _of_set("chrf", targets, predictions, word_order=word_order)
 
 
@@ -188,20 +214,24 @@ METRICS = {f.__name__: f for f in
 
 
 def name_of(metric: str | Callable) -> str:
-    """A metric as locks and keys hold it: a name, or `module:function`, behind it what functools.partial fixes of its
-    arguments as JSON; `resolve` is the way back."""
+    """A metric as locks and keys hold it: a name, or `module:function`, behind it what
+    functools.partial fixes of its arguments as JSON; `resolve` is the way back."""
     if isinstance(metric, str):
         return metric
     fixed = ""
     if isinstance(metric, functools.partial):
         try:
-            fixed = " " + json.dumps([metric.args, metric.keywords], ensure_ascii=False, sort_keys=True)
+            fixed = " " + json.dumps(
+                [metric.args, metric.keywords], ensure_ascii=False, sort_keys=True
+            )
         except TypeError as e:
             raise UserError(f"{metric}: its arguments are not plain values: {e}") from e
         metric = metric.func
     name = f"{metric.__module__}:{getattr(metric, '__qualname__', '<object>')}"
     if "<" in name:
-        raise UserError(f"{name} is a lambda, an object or defined within a function; name a module-level function")
+        raise UserError(
+            f"{name} is a lambda, an object or defined within a function; name a module-level function"
+        )
     return name + fixed
 
 
@@ -209,18 +239,19 @@ _TRUSTED_PACKAGES = {"tasks"}
 
 
 def trust(modules: Iterable[str]) -> None:
-    """Let `resolve` import functions of these modules' packages. Callers pass what the user named in a recipe
-    (data.modules) or on the command line (--modules), or what a task of theirs gives as a metric (`module:function`);
-    never what a lock or a run folder names: that is data."""
+    """Let `resolve` import functions of these modules' packages. Callers pass what the user named
+    in a recipe (data.modules) or on the command line (--modules), or what a task of theirs gives as
+    a metric (`module:function`); never what a lock or a run folder names: that is data."""
     named = (m.partition(":")[0].partition(".")[0].strip() for m in modules)
     _TRUSTED_PACKAGES.update(package for package in named if package)
 
 
 def resolve(name: str) -> Callable[..., dict[str, float]]:
-    """The function behind a name of METRICS, or behind `module:function` of a package that the user trusts.
+    """The function behind a name of METRICS, or behind `module:function` of a package that the user
+    trusts.
 
-    UserError where the package was not named by the user (nothing is imported then), or where the name is not that of a
-    function which this module itself defines.
+    UserError where the package was not named by the user (nothing is imported then), or where the
+    name is not that of a function which this module itself defines.
     """
     path, _, fixed = name.partition(" ")
     module, colon, function = path.partition(":")
@@ -246,8 +277,9 @@ def resolve(name: str) -> Callable[..., dict[str, float]]:
 
 
 def of_row(row: dict) -> str:
-    """The metric that judges an answer without a model on an evaluation row: by exact match one that is ranked, or of a
-    task registered straight in SeqIO, whose metrics have no form per example."""
+    """The metric that judges an answer without a model on an evaluation row: by exact match one
+    that is ranked, or of a task registered straight in SeqIO, whose metrics have no form per
+    example."""
     exact = row["primary"] == "rank" or row.get("seqio")
     return "exact_match" if exact else row["metrics"][0]
 
@@ -264,7 +296,9 @@ def _options(name: str, fixed: str) -> dict[str, Any]:
     except (ValueError, TypeError) as e:
         raise UserError(f"metric {name!r}: {fixed!r} is not [[arguments], {{keywords}}]") from e
     if unknown:
-        raise UserError(f"metric {own!r} has no option {unknown[0]!r}" + did_you_mean(str(unknown[0]), known))
+        raise UserError(
+            f"metric {own!r} has no option {unknown[0]!r}" + did_you_mean(str(unknown[0]), known)
+        )
     return keywords
 
 
@@ -294,7 +328,8 @@ def per_example(name: str) -> Score:
 
 
 def set_metric(name: str, references: Sequence[Sequence[str]]) -> SetMetric | None:
-    """What counts over a set with these references; None for a metric whose set score is the mean over examples."""
+    """What counts over a set with these references; None for a metric whose set score is the mean
+    over examples."""
     own = _own(name)
     return SET_METRICS[own[0]](references, **own[1]) if own and own[0] in SET_METRICS else None
 

@@ -39,7 +39,9 @@ def rank(
     targets = [[[*o, loaded.eos_id] if eos else list(o) for o in group] for group in options]
     heads = [[loaded.bos_id] if both else [*loaded.head, *p] for p in prompts]
     if not all(heads):
-        raise UserError(f"rank: prompt {heads.index([])} is empty, and the vocabulary puts no BOS before it")
+        raise UserError(
+            f"rank: prompt {heads.index([])} is empty, and the vocabulary puts no BOS before it"
+        )
     sizes = np.array(
         [
             (len(p) + 1, len(h) + sum(len(t) - 1 for t in ts), sum(map(len, ts)))
@@ -48,7 +50,10 @@ def rank(
         np.int64,
     ).reshape(-1, 3)  # encoder tokens, decoder tokens, scored positions
     longest = sizes.max(axis=0, initial=1)
-    room = [max(r, -(-n // MULTIPLE) * MULTIPLE) for r, n in zip((ROW, ROW, SCORES), longest, strict=True)]
+    room = [
+        max(r, -(-n // MULTIPLE) * MULTIPLE)
+        for r, n in zip((ROW, ROW, SCORES), longest, strict=True)
+    ]
     if not both:
         room[0] = 1 << 60
     rows = first_fit(sizes, room)
@@ -56,7 +61,9 @@ def rank(
     out: list[list[dict]] = [[{} for _ in group] for group in options]
     with movement.track("ranked", len(prompts), "prompts") as advance:
         for i in range(0, len(rows), count):
-            batch, wanted, where = _batch(loaded, rows[i : i + count], prompts, heads, targets, count, room)
+            batch, wanted, where = _batch(
+                loaded, rows[i : i + count], prompts, heads, targets, count, room
+            )
             if prompted_encoder(loaded.model, loaded.peft):
                 batch = with_prompts(batch)
             placed = meshes.put({**batch, "wanted": wanted}, loaded.mesh)
@@ -73,7 +80,14 @@ def rank(
 def batch_rows(rows: int, width: int, scored: int, loaded: LoadedModel) -> int:
     """Rows of a batch: all batches alike, and few of their rows empty."""
     logits = 4 * scored * len(loaded.params["embedding"])  # bytes of a row
-    most = max(1, min(loaded.batch_size // 8, attention_rows(width, loaded), loaded.mesh.size * LOGITS_BYTES // logits))
+    most = max(
+        1,
+        min(
+            loaded.batch_size // 8,
+            attention_rows(width, loaded),
+            loaded.mesh.size * LOGITS_BYTES // logits,
+        ),
+    )
     even = -(-rows // max(1, -(-rows // most)))
     parts = meshes.batch_parts(loaded.mesh)
     multiple = parts * -(-min(ROWS, most) // parts)
@@ -109,19 +123,34 @@ def _batch(
     def zeros(n: int) -> np.ndarray:
         return np.zeros((count, n), np.int32)
 
-    d = {f"decoder_{k}": zeros(room[1]) for k in ("input_tokens", "segment_ids", "positions", "branches")}
+    d = {
+        f"decoder_{k}": zeros(room[1])
+        for k in ("input_tokens", "segment_ids", "positions", "branches")
+    }
     back = loaded.model.smear
     d["decoder_previous_tokens"] = np.full((count, room[1], back), -1, np.int32)
     if loaded.model.prefix_lm and not both:
         d["decoder_causal_attention"] = zeros(room[1])
-    e = {f"encoder_{k}": zeros(room[0]) for k in ("input_tokens", "segment_ids", "positions")} if both else {}
+    e = (
+        {f"encoder_{k}": zeros(room[0]) for k in ("input_tokens", "segment_ids", "positions")}
+        if both
+        else {}
+    )
     at, wanted = np.full((count, room[2]), -1, np.int32), zeros(room[2])
     where = []
     for r, members in enumerate(rows):
         p = q = s = 0  # next free decoder place, encoder place, scored place
         for segment, i in enumerate(members, 1):
 
-            def place(ids: list[int], head: list[int], position: int, branch: int, begin: int, r=r, segment=segment):
+            def place(
+                ids: list[int],
+                head: list[int],
+                position: int,
+                branch: int,
+                begin: int,
+                r=r,
+                segment=segment,
+            ):
                 end = begin + len(ids)
                 d["decoder_input_tokens"][r, begin:end] = ids
                 behind = [-1] * back + head + ids

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is left of a model's pretraining: bits per byte of held-out plain text, before and after tuning.
+"""What is left of a model's pretraining: bits per byte of held-out plain text, before and after
+tuning.
 
-    bits per byte = sum over scored tokens of -log2 p(token | what stands before it) / their UTF-8 bytes
+    bits per byte = sum over scored tokens of -log2 p(token | what stands before it) / their UTF-8
+    bytes
 
-Every chunk of the lock's texts is scored as its objective has it: `lm` all of it, `prefix_lm` the part behind the
-prompt, `span_corruption` the targets, whose sentinels cost bits and stand for no bytes. EOS is not scored: a text goes
-on behind a chunk. Without BOS nothing foretells a chunk's first token, so it is read only. Vocabularies cut a text
-differently, but its bytes are the same: the numbers of two models can be compared.
+Every chunk of the lock's texts is scored as its objective has it: `lm` all of it, `prefix_lm` the
+part behind the prompt, `span_corruption` the targets, whose sentinels cost bits and stand for no
+bytes. EOS is not scored: a text goes on behind a chunk. Without BOS nothing foretells a chunk's
+first token, so it is read only. Vocabularies cut a text differently, but its bytes are the same:
+the numbers of two models can be compared.
 """
 
 import math
@@ -36,10 +39,20 @@ Chunk = tuple[list[int], list[int], list[int]]  # prompt, target, bytes of each 
 
 
 def retention(
-    load: Callable[[], Runner], lock: dict, cache_dir: str | Path, run: RunFolder, step: int, when: str
+    load: Callable[[], Runner],
+    lock: dict,
+    cache_dir: str | Path,
+    run: RunFolder,
+    step: int,
+    when: str,
 ) -> dict:
-    """Adds {when: {text: facts of `bits_per_byte`}} to the run's file; `when` is "before" or "after"."""
-    found = storage.read_object(run.retention_json, "steps") if run.retention_json.is_file() else {"steps": {}}
+    """Adds {when: {text: facts of `bits_per_byte`}} to the run's file; `when` is "before" or
+    "after"."""
+    found = (
+        storage.read_object(run.retention_json, "steps")
+        if run.retention_json.is_file()
+        else {"steps": {}}
+    )
     texts = lock.get("retention", [])
     key = [step, *(t["sha256"] for t in texts)]
     if not texts or found["steps"].get(when) == key:
@@ -48,7 +61,10 @@ def retention(
     for t in texts:
         chunks = chunks_of(Path(cache_dir) / t["folder"], lock)
         with movement.shown(f"retention on {t['name']}"):
-            found[when][t["name"]] = {"objective": t["objective"], **bits_per_byte(load().loaded, chunks)}
+            found[when][t["name"]] = {
+                "objective": t["objective"],
+                **bits_per_byte(load().loaded, chunks),
+            }
     found["steps"][when] = key
     storage.write_json(run.retention_json, storage.sealed(found))
     return found
@@ -70,13 +86,18 @@ def bits_per_byte(loaded: LoadedModel, chunks: list[Chunk]) -> dict[str, float]:
     rows, size = [], 0
     for prompt, target, sizes in chunks:
         tokens = [*head, *([] if both else prompt), *target]
-        scored = min(len(target), len(tokens) - 1)  # all but a first token that nothing stands before
+        # all but a first token that nothing stands before
+        scored = min(len(target), len(tokens) - 1)
         if scored:
             rows.append(([*prompt, loaded.eos_id] if both else [], tokens, scored))
             size += sum(sizes[len(target) - scored :])
     if not size:
-        raise UserError("retention: the text has no token that something stands before; name a longer one")
-    widths = [-(-max(map(len, side)) // MULTIPLE) * MULTIPLE for side in list(zip(*rows, strict=True))[:2]]
+        raise UserError(
+            "retention: the text has no token that something stands before; name a longer one"
+        )
+    widths = [
+        -(-max(map(len, side)) // MULTIPLE) * MULTIPLE for side in list(zip(*rows, strict=True))[:2]
+    ]
     parts = meshes.batch_parts(loaded.mesh)
     count = parts * max(1, TOKENS // max(widths))
     count = min(count, -(-len(rows) // parts) * parts)
@@ -87,21 +108,26 @@ def bits_per_byte(loaded: LoadedModel, chunks: list[Chunk]) -> dict[str, float]:
             if prompted_encoder(loaded.model, loaded.peft):
                 batch = with_prompts(batch)
             with jax.set_mesh(loaded.mesh):
-                nats += float(_nll(loaded.params, meshes.put(batch, loaded.mesh), graphdef=loaded.graphdef))
+                nats += float(
+                    _nll(loaded.params, meshes.put(batch, loaded.mesh), graphdef=loaded.graphdef)
+                )
             advance(len(rows[i : i + count]))
     bits, tokens = nats / math.log(2), sum(n for *_, n in rows)
     return {"bits_per_byte": bits / size, "bits": bits, "bytes": size, "tokens": tokens}
 
 
 def _batch(loaded: LoadedModel, rows: list, widths: list[int], count: int) -> dict[str, np.ndarray]:
-    """One chunk a row, as the loader lays a segment out (itx/data/loader.py); loss on its scored tokens."""
+    """One chunk a row, as the loader lays a segment out (itx/data/loader.py); loss on its scored
+    tokens."""
 
     def zeros(width: int) -> np.ndarray:
         return np.zeros((count, width), np.int32)
 
     sides = ("encoder", "decoder") if widths[0] else ("decoder",)
     out = {
-        f"{s}_{k}": zeros(widths[s == "decoder"]) for s in sides for k in ("input_tokens", "segment_ids", "positions")
+        f"{s}_{k}": zeros(widths[s == "decoder"])
+        for s in sides
+        for k in ("input_tokens", "segment_ids", "positions")
     }
     width = widths[1]
     out |= {k: zeros(width) for k in ("decoder_target_tokens", "task_ids")}

@@ -3,9 +3,11 @@
 
 rouge_1, rouge_2   runs of one or two words
 rouge_l            the longest common subsequence of words
-rouge_lsum         the same over the lines of a summary: of each reference line the words that some line of the answer holds
+rouge_lsum         the same over the lines of a summary: of each reference line the words that some
+                   line of the answer holds
 
-Words are those of itx/text.py, so that every language has some. On ASCII text they are rouge_score's, and so are the scores.
+Words are those of itx/text.py, so that every language has some. On ASCII text they are
+rouge_score's, and so are the scores.
 """
 
 import functools
@@ -16,7 +18,8 @@ from itx import text
 from itx.errors import UserError, did_you_mean
 
 SHORT = 3  # words of at most so many characters are not stemmed, as in rouge_score
-ENGLISH = "english"  # is stemmed by Porter's rules, as rouge_score does; other languages by their Snowball rules
+# is stemmed by Porter's rules, as rouge_score does; other languages by their Snowball rules
+ENGLISH = "english"
 
 
 def n_grams(n: int, reference: str, prediction: str, stem: str = "") -> float:
@@ -32,7 +35,8 @@ def longest(reference: str, prediction: str, stem: str = "") -> float:
 
 
 def longest_by_line(reference: str, prediction: str, stem: str = "") -> float:
-    """F1 of the union of longest common subsequences: each reference line with every line of the answer."""
+    """F1 of the union of longest common subsequences: each reference line with every line of the
+    answer."""
     a, b = ([words(line, stem) for line in x.split("\n")] for x in (reference, prediction))
     wanted, said = (Counter(w for line in lines for w in line) for lines in (a, b))
     found: Counter = Counter()
@@ -61,14 +65,22 @@ def _stemmer(language: str) -> Callable[[str], str]:
         from nltk.stem.porter import PorterStemmer
         from nltk.stem.snowball import SnowballStemmer
     except ImportError as e:
-        raise UserError(f"stem={language!r} needs nltk, which is not installed: pip install 'itx[stem]'") from e
+        raise UserError(
+            f"stem={language!r} needs nltk, which is not installed: pip install 'itx[stem]'"
+        ) from e
     languages = [x for x in SnowballStemmer.languages if x != "porter"]
     if language not in languages:
-        raise UserError(f"stem={language!r} is no language with rules for stems" + did_you_mean(language, languages))
-    return functools.cache(PorterStemmer().stem if language == ENGLISH else SnowballStemmer(language).stem)
+        raise UserError(
+            f"stem={language!r} is no language with rules for stems"
+            + did_you_mean(language, languages)
+        )
+    return functools.cache(
+        PorterStemmer().stem if language == ENGLISH else SnowballStemmer(language).stem
+    )
 
 
-# ---- longest common subsequence --------------------------------------------------------------------
+# ---- longest common subsequence
+# --------------------------------------------------------------------
 
 
 def lcs_length(a: Sequence[str], b: Sequence[str]) -> int:
@@ -77,8 +89,9 @@ def lcs_length(a: Sequence[str], b: Sequence[str]) -> int:
 
 
 def _rows(a: Sequence[str], b: Sequence[str]) -> list[int]:
-    """The table of lengths, a row for each beginning of b as the bits of one integer (Hyyrö, "Bit-parallel
-    LCS-length computation revisited", 2004): a and b[:j] up to a[:i] have i minus the ones among row j's i low bits."""
+    """The table of lengths, a row for each beginning of b as the bits of one integer (Hyyrö,
+    "Bit-parallel LCS-length computation revisited", 2004): a and b[:j] up to a[:i] have i minus the
+    ones among row j's i low bits."""
     places: dict[str, int] = {}
     for i, item in enumerate(a):
         places[item] = places.get(item, 0) | 1 << i
@@ -91,8 +104,8 @@ def _rows(a: Sequence[str], b: Sequence[str]) -> list[int]:
 
 
 def _common_places(a: Sequence[str], b: Sequence[str]) -> list[int]:
-    """Where in `a` one longest common subsequence stands. Of several it is the one that rouge_score takes: read from
-    the ends, the last word of `a` is given up first."""
+    """Where in `a` one longest common subsequence stands. Of several it is the one that rouge_score
+    takes: read from the ends, the last word of `a` is given up first."""
     table = _rows(a, b)
 
     def length(i: int, j: int) -> int:

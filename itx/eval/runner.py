@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The engine of evaluation, of `itx generate` and of whoever asks a model: generation and ranking in one object."""
+"""The engine of evaluation, of `itx generate` and of whoever asks a model: generation and ranking
+in one object."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

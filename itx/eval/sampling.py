@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """How the next token is chosen from logits: greedily, by drawing, or by beam search.
 
-Filters and their order are those of transformers: penalty, temperature, top-k, top-p. Beam search is transformers' too
-(early_stopping=False): of the 2 K best continuations of K beams those that end go to the K best ended ones, weighed by
-length, and the K best others go on, until no beam can improve on the worst that has ended.
+Filters and their order are those of transformers: penalty, temperature, top-k, top-p. Beam search
+is transformers' too (early_stopping=False): of the 2 K best continuations of K beams those that end
+go to the K best ended ones, weighed by length, and the K best others go on, until no beam can
+improve on the worst that has ended.
 """
 
 import dataclasses
@@ -22,18 +23,20 @@ State = dict[str, Array]
 
 
 def _positive(value: float) -> bool:
-    """Whether a number is above 0, and neither so small nor so large that float32 has no logits divided by it."""
+    """Whether a number is above 0, and neither so small nor so large that float32 has no logits
+    divided by it."""
     return 1e-30 < value < 1e30
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """temperature 0 takes the best token; else tokens are drawn from softmax(logits / temperature), of the `top_k`
-    best (0: all) and of the fewest that hold `top_p` of the probability (Holtzman et al. 2020).
+    """temperature 0 takes the best token; else tokens are drawn from softmax(logits / temperature),
+    of the `top_k` best (0: all) and of the fewest that hold `top_p` of the probability (Holtzman et
+    al. 2020).
 
-    repetition_penalty: by which the logits of tokens that were read or written before are divided, or multiplied where
-    negative (Keskar et al. 2019); an encoder's tokens do not count.
-    beams, length_penalty: beam search; a beam's score is its log-probability / length ** length_penalty.
+    repetition_penalty: by which the logits of tokens that were read or written before are divided,
+    or multiplied where negative (Keskar et al. 2019); an encoder's tokens do not count. beams,
+    length_penalty: beam search; a beam's score is its log-probability / length ** length_penalty.
     seed: what is drawn for prompt i depends on it and on i, not on what else is asked.
     """
 
@@ -47,7 +50,11 @@ class Sampling:
 
     def __post_init__(self):
         for name, ok, what in (
-            ("temperature", self.temperature == 0 or _positive(self.temperature), "0 (greedy) or above"),
+            (
+                "temperature",
+                self.temperature == 0 or _positive(self.temperature),
+                "0 (greedy) or above",
+            ),
             ("top_k", self.top_k >= 0, "0 (all) or above"),
             ("top_p", _positive(self.top_p) and self.top_p <= 1, "above 0 and at most 1"),
             ("repetition_penalty", _positive(self.repetition_penalty), "above 0"),
@@ -58,34 +65,46 @@ class Sampling:
             if not ok:
                 raise UserError(f"{name}={getattr(self, name)}: must be {what}")
         if self.temperature == 0 and (self.top_k or self.top_p < 1):
-            raise UserError("top_k and top_p choose what is drawn from: they need a temperature above 0")
+            raise UserError(
+                "top_k and top_p choose what is drawn from: they need a temperature above 0"
+            )
         if self.beams > 1 and self.temperature:
             raise UserError("beams are searched, not drawn: they need temperature=0")
         if self.beams == 1 and self.length_penalty != 1.0:
             raise UserError("length_penalty weighs beams: it needs beams above 1")
 
     def split(self) -> tuple["Sampling", dict[str, Any]]:
-        """(what is compiled, the numbers that the program takes): another temperature or seed is the same program."""
+        """(what is compiled, the numbers that the program takes): another temperature or seed is
+        the same program."""
         compiled = dataclasses.replace(
             self, temperature=float(self.temperature > 0), top_p=1.0 if self.top_p == 1 else 0.5,
             repetition_penalty=1.0 if self.repetition_penalty == 1 else 2.0,
             length_penalty=0.0 if self.beams > 1 else 1.0, seed=0,
         )  # fmt: skip
-        numbers = {k: jnp.float32(getattr(self, k)) for k in ("temperature", "top_p", "repetition_penalty")}
-        return compiled, {**numbers, "length_penalty": jnp.float32(self.length_penalty), "seed": jnp.uint32(self.seed)}
+        numbers = {
+            k: jnp.float32(getattr(self, k)) for k in ("temperature", "top_p", "repetition_penalty")
+        }
+        return compiled, {
+            **numbers,
+            "length_penalty": jnp.float32(self.length_penalty),
+            "seed": jnp.uint32(self.seed),
+        }
 
 
 GREEDY = Sampling()
 
 
-def penalised(scores: Float[Array, "b v"], seen: Bool[Array, "b v"], penalty: Array) -> Float[Array, "b v"]:
+def penalised(
+    scores: Float[Array, "b v"], seen: Bool[Array, "b v"], penalty: Array
+) -> Float[Array, "b v"]:
     return jnp.where(seen, jnp.where(scores < 0, scores * penalty, scores / penalty), scores)
 
 
 def filtered(
     logits: Float[Array, "b v"], how: Sampling, temperature: Array, top_p: Array
 ) -> tuple[Float[Array, "b k"], Int[Array, "b k"] | None]:
-    """What is drawn from: scores, and the ids they stand for (None: all, in order). Only what `how` filters by is
+    """What is drawn from: scores, and the ids they stand for (None: all, in order). Only what `how`
+    filters by is
     computed: a sort of the vocabulary is dear."""
     scores, ids = logits / temperature, None
     if how.top_k or how.top_p < 1:
@@ -97,14 +116,22 @@ def filtered(
 
 
 def best(logits: Float[Array, "b v"]) -> Int[Array, "b"]:
-    """The first of the highest. As argmax, which XLA's loop over pairs makes four times as slow on a CPU."""
+    """The first of the highest. As argmax, which XLA's loop over pairs makes four times as slow on
+    a CPU."""
     place = jnp.arange(logits.shape[-1], dtype=jnp.int32)
     highest = logits == logits.max(axis=-1, keepdims=True)
     return jnp.min(jnp.where(highest, place, logits.shape[-1] - 1), axis=-1)
 
 
-def begin(how: Sampling, room: Int[Array, "b"], seen: Bool[Array, "b v"], slots: int, ends: tuple[int, ...]) -> State:
-    """Before the first token. `answers` [b, slots] are filled up with EOS, `seen` is kept where tokens are penalised.
+def begin(
+    how: Sampling,
+    room: Int[Array, "b"],
+    seen: Bool[Array, "b v"],
+    slots: int,
+    ends: tuple[int, ...],
+) -> State:
+    """Before the first token. `answers` [b, slots] are filled up with EOS, `seen` is kept where
+    tokens are penalised.
 
     ends: the ids that end an answer; EOS is the first of them.
     room: the most tokens of each row; `done` rows need no more.
@@ -116,7 +143,8 @@ def begin(how: Sampling, room: Int[Array, "b"], seen: Bool[Array, "b v"], slots:
     if k > 1:
         state |= {
             "beams": jnp.full((b, k, slots), ends[0], jnp.int32),
-            "scores": jnp.where(jnp.arange(k) == 0, 0.0, NEVER) + jnp.zeros((b, 1)),  # all beams are alike: one counts
+            # all beams are alike: one counts
+            "scores": jnp.where(jnp.arange(k) == 0, 0.0, NEVER) + jnp.zeros((b, 1)),
             "ended": jnp.full((b, k, slots), ends[0], jnp.int32),
             "ended_scores": jnp.full((b, k), NEVER),
             "has_ended": jnp.zeros((b, k), bool),
@@ -134,8 +162,8 @@ def select(
     room: Int[Array, "b"],
     ends: tuple[int, ...],
 ) -> tuple[State, Int[Array, "bk"], Int[Array, "bk"] | None]:
-    """Token n of each row (of each beam): the state with it, the tokens, and the row that each continues (None: its
-    own)."""
+    """Token n of each row (of each beam): the state with it, the tokens, and the row that each
+    continues (None: its own)."""
     if how.beams > 1:
         return _beam_search(how, numbers, state, logits, n, room, ends)
     if "seen" in state:
@@ -149,14 +177,24 @@ def select(
         token = best(logits)
     token = jnp.where(state["done"], ends[0], token)
     answers = jax.lax.dynamic_update_slice_in_dim(state["answers"], token[:, None], n, 1)
-    state = {**state, "answers": answers, "done": state["done"] | jnp.isin(token, jnp.array(ends)) | (n + 1 >= room)}
+    state = {
+        **state,
+        "answers": answers,
+        "done": state["done"] | jnp.isin(token, jnp.array(ends)) | (n + 1 >= room),
+    }
     if "seen" in state:
         state["seen"] = state["seen"].at[jnp.arange(len(token)), token].set(True)
     return state, token, None
 
 
 def _beam_search(
-    how: Sampling, numbers: dict, state: State, logits: Array, n: Array, room: Array, ends: tuple[int, ...]
+    how: Sampling,
+    numbers: dict,
+    state: State,
+    logits: Array,
+    n: Array,
+    room: Array,
+    ends: tuple[int, ...],
 ) -> tuple:
     k, v = how.beams, logits.shape[-1]
     b = len(logits) // k
@@ -173,10 +211,13 @@ def _beam_search(
     ended_now = jnp.isin(tokens, jnp.array(ends)) | last[:, None]
 
     open_ = ~state["done"]
-    counts = ended_now & (jnp.arange(2 * k) < k) & open_[:, None]  # beyond the k best only those that go on
+    # beyond the k best only those that go on
+    counts = ended_now & (jnp.arange(2 * k) < k) & open_[:, None]
     every = jnp.concatenate([state["ended_scores"], jnp.where(counts, scores / weight, NEVER)], 1)
     ended_scores, best = jax.lax.top_k(every, k)
-    ended = jnp.take_along_axis(jnp.concatenate([state["ended"], beams], 1), best[..., None], axis=1)
+    ended = jnp.take_along_axis(
+        jnp.concatenate([state["ended"], beams], 1), best[..., None], axis=1
+    )
     has_ended = jnp.take_along_axis(jnp.concatenate([state["has_ended"], counts], 1), best, axis=1)
 
     scores, on = jax.lax.top_k(scores + jnp.where(ended_now, NEVER, 0.0), k)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """How sure a score is: which interval belongs to which number.
 
-one task     Wilson, n = examples (an example in several templates counts once); a bootstrap over examples where the
+one task     Wilson, n = examples (an example in several templates counts once); a bootstrap over
+             examples where the
              score is that of the whole set (BLEU, chrF)
 an average   hierarchical bootstrap over cluster, task, example; t over clusters below 8 of them
 two models   paired differences on the same examples
@@ -14,27 +15,34 @@ import numpy as np
 Interval = tuple[float, float]
 LEVEL_95 = 1.959963984540054  # the normal distribution's 97.5 % point
 TAIL_95 = 0.025  # on either side of a 95 % interval
-# below this many clusters a percentile bootstrap covers too little (75 % at 3, 85 % at 5, 92 % at 10)
+# below this many clusters a percentile bootstrap covers too little (75 % at 3, 85 % at 5, 92 % at
+# 10)
 MIN_CLUSTERS = 8
 RESAMPLES = 2000
 POOL = 1000  # resampled means kept per task
 
 
 def wilson(mean: float, n: int, z: float = LEVEL_95) -> Interval:
-    """Wilson's score interval of a share (Wilson, 1927); also used for mean scores between 0 and 1."""
+    """Wilson's score interval of a share (Wilson, 1927); also used for mean scores between 0 and
+    1."""
     if n == 0:
         return 0.0, 1.0
     middle = (mean + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * np.sqrt(mean * (1 - mean) / n + z * z / (4 * n * n))
-    # at the ends the formula gives the end itself, but for rounding: 0 of n must not read as "above 0"
+    # at the ends the formula gives the end itself, but for rounding: 0 of n must not read as "above
+    # 0"
     low = 0.0 if mean <= 0.0 else float(middle - half)
     return low, 1.0 if mean >= 1.0 else float(middle + half)
 
 
 def of_counts(
-    counts: np.ndarray, score: Callable[[np.ndarray], float], samples: int = RESAMPLES, seed: int = 0
+    counts: np.ndarray,
+    score: Callable[[np.ndarray], float],
+    samples: int = RESAMPLES,
+    seed: int = 0,
 ) -> tuple[float, Interval]:
-    """The score of a set whose examples' counts [n, k] add up, and its percentile interval over resampled examples.
+    """The score of a set whose examples' counts [n, k] add up, and its percentile interval over
+    resampled examples.
 
     Of a single example nothing is known: (0, 1).
     """
@@ -48,8 +56,9 @@ def of_counts(
 
 
 def influences(counts: np.ndarray, score: Callable[[np.ndarray], float]) -> list[float]:
-    """What each example adds to such a score: numbers whose mean is the score, and whose spread is how sure it is (the
-    jackknife; Efron and Tibshirani, 1993, chapter 11). So averages over tasks take them as they take examples' scores."""
+    """What each example adds to such a score: numbers whose mean is the score, and whose spread is
+    how sure it is (the jackknife; Efron and Tibshirani, 1993, chapter 11). So averages over tasks
+    take them as they take examples' scores."""
     total, n = counts.sum(0), len(counts)
     if n < 2:
         return [score(total)] * n
@@ -63,9 +72,10 @@ def corrected(score: float, chance: float) -> float:
 
 
 def lift(scores: Sequence[float], chance: float, mean: float) -> np.ndarray:
-    """Scores - chance, as a share of the most that a row of this mean could be above chance, or below it: -1 where no
-    answer is right, 1 where all are. Corrected scores say the same above chance, but reach far below -1 where chance is
-    high, so that their spread over tasks hides that all of them are below it."""
+    """Scores - chance, as a share of the most that a row of this mean could be above chance, or
+    below it: -1 where no answer is right, 1 where all are. Corrected scores say the same above
+    chance, but reach far below -1 where chance is high, so that their spread over tasks hides that
+    all of them are below it."""
     most = 1.0 - chance if mean >= chance else chance
     return (np.asarray(scores, float) - chance) / most if most else np.zeros(len(scores))
 
@@ -90,9 +100,13 @@ def cluster_means(tasks: dict[str, tuple[str, float]]) -> dict[str, float]:
 
 
 def bootstrap(
-    clusters: Sequence[Sequence[np.ndarray]], level: float = 0.95, samples: int = RESAMPLES, seed: int = 0
+    clusters: Sequence[Sequence[np.ndarray]],
+    level: float = 0.95,
+    samples: int = RESAMPLES,
+    seed: int = 0,
 ) -> Interval:
-    """Percentile interval of the mean over clusters of the mean over tasks of the mean over examples.
+    """Percentile interval of the mean over clusters of the mean over tasks of the mean over
+    examples.
 
     Each resample draws clusters, in each drawn cluster tasks, in each drawn task examples.
 
@@ -128,7 +142,11 @@ def average(tasks: dict[str, tuple[str, np.ndarray]], seed: int = 0) -> dict:
     out = {"mean": float(np.mean(list(means.values()))), "tasks": len(tasks), "clusters": means}
     if len(means) >= MIN_CLUSTERS:
         grouped = [[s for _, (c, s) in sorted(tasks.items()) if c == name] for name in means]
-        return {**out, "interval": list(bootstrap(grouped, seed=seed)), "method": "hierarchical bootstrap"}
+        return {
+            **out,
+            "interval": list(bootstrap(grouped, seed=seed)),
+            "method": "hierarchical bootstrap",
+        }
     interval = t_interval(list(means.values()))
     interval = interval and (interval[0], min(1.0, interval[1]))  # no score is above 1
     method = "t over clusters" if interval else "a single cluster: no interval"

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """From predictions to scores.json: a row's score, its chance level, and averages over rows.
 
-    {"step", "rows": {name: row}, "groups": [average, …], "easy": {task: why}}; of rows that the lock did not know, each
-    row's "trained_on" and "contamination": {"tested_for", "untested": why not, or ""}
+    {"step", "rows": {name: row}, "groups": [average, …], "easy": {task: why}}; of rows that the
+    lock did not know, each row's "trained_on" and "contamination": {"tested_for", "untested": why
+    not, or ""}
 
 Groups are never pooled: held-out instances, templates, tasks and clusters (these two by grade), the
 instruction ablation by kind, extra rows by relation to training. Tasks that the audit marks easy
@@ -31,7 +32,8 @@ ABLATIONS = ("none", "removed", "swapped")
 
 
 def predictions_file(run: Any, step: int, row: str) -> Path:
-    """The file of a row's predictions. Names are percent-encoded, so that no two rows share a file (`x:cot`, `x_cot`)."""
+    """The file of a row's predictions. Names are percent-encoded, so that no two rows share a file
+    (`x:cot`, `x_cot`)."""
     return run.eval_dir(step) / "predictions" / f"{quote(row, safe='@')}.jsonl"
 
 
@@ -48,7 +50,9 @@ def write_scores(run: Any, step: int, rows: list[dict], lock: dict, config: RunC
     kept = {n: r for n, r in old["rows"].items() if predictions_file(run, step, n).is_file()}
     for row in rows:
         lines = read_predictions(run, step, row["name"])
-        kept[row["name"]] = row_scores(row, lines, chance_of(row, lock, config), lock["sequence_length"])
+        kept[row["name"]] = row_scores(
+            row, lines, chance_of(row, lock, config), lock["sequence_length"]
+        )
     kept = {name: kept[name] for name in sorted(kept)}
     for r in kept.values():
         r["easy"] = r["group"] in ("instances", "templates", "instruction") and r["task"] in easy
@@ -61,12 +65,13 @@ def write_scores(run: Any, step: int, rows: list[dict], lock: dict, config: RunC
     return scores
 
 
-# ---- one row ---------------------------------------------------------------------------------------
+# ---- one row
+# ---------------------------------------------------------------------------------------
 
 
 def example_scores(row: dict, lines: list[dict]) -> list[float]:
-    """One number per example, whose mean is the row's score: the mean over its templates, or what it adds to the score of
-    the whole set. Examples, not prompts, are what n counts."""
+    """One number per example, whose mean is the row's score: the mean over its templates, or what
+    it adds to the score of the whole set. Examples, not prompts, are what n counts."""
     if counted := _set_metric(row, lines):
         return stats.influences(_counts(counted, lines), counted.score)
     found: dict[str, list[float]] = {}
@@ -76,7 +81,8 @@ def example_scores(row: dict, lines: list[dict]) -> list[float]:
 
 
 def _set_metric(row: dict, lines: list[dict]) -> metrics.SetMetric | None:
-    """The row's primary metric where it is one of a whole set. `row` is the lock's or one of scores.json."""
+    """The row's primary metric where it is one of a whole set. `row` is the lock's or one of
+    scores.json."""
     if row.get("seqio") or row.get("primary") == "rank" or row.get("metric") == "rank" or not lines:
         return None
     name = row.get("set_metric", "") if "metric" in row else next(iter(row["metrics"]), "")
@@ -84,9 +90,12 @@ def _set_metric(row: dict, lines: list[dict]) -> metrics.SetMetric | None:
 
 
 def _counts(counted: metrics.SetMetric, lines: list[dict]) -> np.ndarray:
-    """Counts [examples, k], over all templates of an example; of no answer those of an empty one."""
+    """Counts [examples, k], over all templates of an example; of no answer those of an empty
+    one."""
     found: dict[str, np.ndarray] = {}
-    for line, counts in zip(lines, counted.counts([x["references"] for x in lines], answers(lines)), strict=True):
+    for line, counts in zip(
+        lines, counted.counts([x["references"] for x in lines], answers(lines)), strict=True
+    ):
         found[line["id"]] = found.get(line["id"], 0) + counts
     return np.array(list(found.values()))
 
@@ -137,13 +146,17 @@ def row_scores(row: dict, lines: list[dict], chance: tuple[float, str], longest:
 
 
 def none_of_options(row: dict, lines: list[dict]) -> float | None:
-    """The share of generated answers that are none of the options: what is wrong about their form, not their choice. None
-    where there are no options, or the model is not asked to write one (ranking, SeqIO's tasks)."""
+    """The share of generated answers that are none of the options: what is wrong about their form,
+    not their choice. None where there are no options, or the model is not asked to write one
+    (ranking, SeqIO's tasks)."""
     asked = [x for x in lines if x["options"]]
     if not asked or row["primary"] == "rank" or row.get("seqio"):
         return None
     judge = metrics.per_example(row["metrics"][0])
-    return _mean(x["extracted"] is None or all(judge([o], x["extracted"]) < 1 for o in x["options"]) for x in asked)
+    return _mean(
+        x["extracted"] is None or all(judge([o], x["extracted"]) < 1 for o in x["options"])
+        for x in asked
+    )
 
 
 def _mean(values) -> float:
@@ -156,19 +169,25 @@ def _by_template(row: dict, lines: list[dict]) -> dict[str, dict]:
     found: dict[str, list[dict]] = {}
     for x in lines:
         found.setdefault(x["template"], []).append(x)
-    return {k: {"score": _mean(example_scores(row, found[k])), "prompts": len(found[k])} for k in sorted(found)}
+    return {
+        k: {"score": _mean(example_scores(row, found[k])), "prompts": len(found[k])}
+        for k in sorted(found)
+    }
 
 
 def _by_gold_position(ranked: list[dict]) -> dict[str, dict]:
     """{place of the right option: {"score", "prompts"}}, by the ranking's own accuracy."""
     found: dict[int, list[float]] = {}
     for x in ranked:
-        found.setdefault(x["answer_index"], []).append(float(x["rank"]["choice"]["sum"] == x["answer_index"]))
+        found.setdefault(x["answer_index"], []).append(
+            float(x["rank"]["choice"]["sum"] == x["answer_index"])
+        )
     return {str(k): {"score": _mean(found[k]), "prompts": len(found[k])} for k in sorted(found)}
 
 
 def chance_of(row: dict, lock: dict, config: RunConfig) -> tuple[float, str]:
-    """(level, where it comes from): max(mean of 1/options, what always saying the commonest answer scores).
+    """(level, where it comes from): max(mean of 1/options, what always saying the commonest answer
+    scores).
 
     Measured on all examples that the cache keeps for the row, not only on those asked: two examples
     would make every answer the commonest.
@@ -178,7 +197,10 @@ def chance_of(row: dict, lock: dict, config: RunConfig) -> tuple[float, str]:
     options = _mean(1 / len(x["options"]) if x["options"] else 0.0 for x in asked)
     trained = training_folder(row, lock, cache_dir)
     if trained:
-        constant, why = commonest_score(_commonest_of(trained), row, asked), "commonest training answer"
+        constant, why = (
+            commonest_score(_commonest_of(trained), row, asked),
+            "commonest training answer",
+        )
     else:
         constant, why = leave_one_out(asked), "commonest answer of the row"
     return max((options, "options"), (constant, why), key=lambda pair: pair[0])
@@ -195,7 +217,11 @@ def examples(folder: Path) -> list[dict]:
 
 def training_folder(row: dict, lock: dict, cache_dir: Path) -> Path | None:
     """Where the row's own training data lie; None for a task that is not trained on."""
-    own = [t for t in lock["tasks"] if t["task"] == row["task"] and "inv" not in t["name"].split(":")[1:]]
+    own = [
+        t
+        for t in lock["tasks"]
+        if t["task"] == row["task"] and "inv" not in t["name"].split(":")[1:]
+    ]
     own.sort(key=lambda t: t["name"] != row["variant"])
     return cache_dir / own[0]["folders"][0] if own else None
 
@@ -214,7 +240,9 @@ def commonest(answers: list[str]) -> str:
 
 def commonest_score(constant: str, row: dict, asked: list[dict]) -> float:
     """What always saying `constant` scores under the row's metric."""
-    return metrics.of_answers(metrics.of_row(row), [x["references"] for x in asked], [constant] * len(asked))
+    return metrics.of_answers(
+        metrics.of_row(row), [x["references"] for x in asked], [constant] * len(asked)
+    )
 
 
 def leave_one_out(asked: list[dict]) -> float:
@@ -224,7 +252,8 @@ def leave_one_out(asked: list[dict]) -> float:
     return (most - 1) / (len(asked) - 1) if len(asked) > 1 else 0.0
 
 
-# ---- averages --------------------------------------------------------------------------------------
+# ---- averages
+# --------------------------------------------------------------------------------------
 
 
 def averages(rows: dict[str, dict], values: dict[str, list[float]]) -> list[dict]:
@@ -235,14 +264,19 @@ def averages(rows: dict[str, dict], values: dict[str, list[float]]) -> list[dict
                 "extra": row["relation"]}.get(row["group"], "")  # fmt: skip
         found.setdefault((row["group"], kind), []).append(name)
     order = (*GRADES, *ABLATIONS)
-    keys = sorted(found, key=lambda k: (GROUPS.index(k[0]), order.index(k[1]) if k[1] in order else -1, k[1]))
-    return [{"group": g, "kind": k, **_average([(n, rows[n]) for n in found[g, k]], values)} for g, k in keys]
+    keys = sorted(
+        found, key=lambda k: (GROUPS.index(k[0]), order.index(k[1]) if k[1] in order else -1, k[1])
+    )
+    return [
+        {"group": g, "kind": k, **_average([(n, rows[n]) for n in found[g, k]], values)}
+        for g, k in keys
+    ]
 
 
 def _average(members: list[tuple[str, dict]], values: dict[str, list[float]]) -> dict:
-    """{"mean", "interval", "method", "tasks", "clusters": of corrected scores; "score", "score_interval",
-    "score_clusters": of plain ones; "lift", "lift_interval": between -1 and 1, by which a group is read (stats.lift);
-    "chance", "none_of_options", "rows", "easy", "all_easy"}.
+    """{"mean", "interval", "method", "tasks", "clusters": of corrected scores; "score",
+    "score_interval", "score_clusters": of plain ones; "lift", "lift_interval": between -1 and 1, by
+    which a group is read (stats.lift); "chance", "none_of_options", "rows", "easy", "all_easy"}.
 
     Easy tasks are left out; where all are easy all are shown, and `all_easy` says so.
     """
@@ -256,9 +290,14 @@ def _average(members: list[tuple[str, dict]], values: dict[str, list[float]]) ->
         _widen(plain, lift, [(row["chance"], values[n]) for n, row in used])
     if len(used) == 1:  # one task: its own interval
         row = used[0][1]
-        average |= {"interval": row["corrected_interval"], "method": f"{row.get('interval_from', 'Wilson')}, one task"}
+        average |= {
+            "interval": row["corrected_interval"],
+            "method": f"{row.get('interval_from', 'Wilson')}, one task",
+        }
         plain["interval"] = row["interval"]
-        lift["interval"] = row["interval"] and stats.lift(row["interval"], row["chance"], row["score"]).tolist()
+        lift["interval"] = (
+            row["interval"] and stats.lift(row["interval"], row["chance"], row["score"]).tolist()
+        )
     return {
         **average, "score": plain["mean"], "score_interval": plain["interval"], "score_clusters": plain["clusters"],
         "lift": lift["mean"], "lift_interval": lift["interval"],
@@ -268,8 +307,8 @@ def _average(members: list[tuple[str, dict]], values: dict[str, list[float]]) ->
 
 
 def _widen(plain: dict, lift: dict, asked: list[tuple[float, list[float]]]) -> None:
-    """Make no interval narrower than Wilson's of all examples together: where no answer of a few is right nothing varies,
-    and what is drawn from them again says that one is sure."""
+    """Make no interval narrower than Wilson's of all examples together: where no answer of a few is
+    right nothing varies, and what is drawn from them again says that one is sure."""
     scores = np.concatenate([np.asarray(v, float) for _, v in asked])
     chance = float(np.repeat([c for c, _ in asked], [len(v) for _, v in asked]).mean())
     mean = min(1.0, max(0.0, float(scores.mean())))
@@ -294,7 +333,10 @@ def _by_task(
     for name, row in used:
         scores = of(np.array(values[name]), row["chance"], float(np.mean(values[name])))
         before = tasks.get(row["task"])
-        tasks[row["task"]] = (row["cluster"], scores if before is None else np.concatenate([before[1], scores]))
+        tasks[row["task"]] = (
+            row["cluster"],
+            scores if before is None else np.concatenate([before[1], scores]),
+        )
     return tasks
 
 

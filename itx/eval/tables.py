@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scores as a terminal shows them: what groups are called, how a number is written, tables of averages and rows."""
+"""Scores as a terminal shows them: what groups are called, how a number is written, tables of
+averages and rows."""
 
 import re
 import sys
@@ -19,7 +20,9 @@ def label(group: str, kind: str) -> str:
     }  # fmt: skip
     if group == "extra" and kind:
         kind = "unrelated to training" if kind == "none" else f"{kind} as training"
-    return names[group] + (f", {'kept' if kind == 'none' and group == 'instruction' else kind}" if kind else "")
+    return names[group] + (
+        f", {'kept' if kind == 'none' and group == 'instruction' else kind}" if kind else ""
+    )
 
 
 def console():
@@ -75,7 +78,9 @@ def print_scores(scores: dict) -> None:
         "no answer",
         "cut at limit",
     ):
-        table.add_column(column, justify="left" if column in ("row", "group", "metric") else "right")
+        table.add_column(
+            column, justify="left" if column in ("row", "group", "metric") else "right"
+        )
     for name, r in scores["rows"].items():
         table.add_row(escape(name) + (" (easy)" if r["easy"] else ""), label(r["group"], ""),
                       escape(metrics.shown(r["metric"])), shown(r["score"], r["interval"]), shown(r["chance"]),
@@ -87,9 +92,11 @@ def print_scores(scores: dict) -> None:
 
 
 def by_draw(scores: dict) -> dict[str, dict]:
-    """The rows of one setting, draws of exemplars together: {row: {"score", "sd", "draws", "missing", "trained_on"}}.
+    """The rows of one setting, draws of exemplars together: {row: {"score", "sd", "draws",
+    "missing", "trained_on"}}.
 
-    sd: of the draws' scores, None for one; missing: exemplars by which a prompt falls short of what was asked, on average.
+    sd: of the draws' scores, None for one; missing: exemplars by which a prompt falls short of what
+    was asked, on average.
     """
     found: dict[str, list[dict]] = {}
     for name, r in scores["rows"].items():
@@ -118,19 +125,31 @@ def print_settings(settings: dict[str, dict], split: str) -> None:
     table = Table("group", *heads, title=f"{split} split at step {step}: scores, 95 % intervals")
     groups = {k: {(g["group"], g["kind"]): g for g in s["groups"]} for k, s in settings.items()}
     for key in dict.fromkeys(key for g in groups.values() for key in g):
-        cells = [shown(g[key]["score"], g[key]["score_interval"]) if key in g else "-" for g in groups.values()]
+        cells = [
+            shown(g[key]["score"], g[key]["score_interval"]) if key in g else "-"
+            for g in groups.values()
+        ]
         table.add_row(label(*key), *cells)
     out.print(table)
-    table = Table("row", *heads, "% trained on", title="rows: score, ± standard deviation over draws of exemplars")
+    table = Table(
+        "row",
+        *heads,
+        "% trained on",
+        title="rows: score, ± standard deviation over draws of exemplars",
+    )
     rows = {k: by_draw(s) for k, s in settings.items()}
     if "own" not in rows:  # a task's rows with so many and so many exemplars stand side by side
-        rows = {k: {re.sub(r":fs\d+", "", name): r for name, r in of.items()} for k, of in rows.items()}
+        rows = {
+            k: {re.sub(r":fs\d+", "", name): r for name, r in of.items()} for k, of in rows.items()
+        }
     for name in dict.fromkeys(n for of in rows.values() for n in of):
         cells = []
         for r in (of.get(name) for of in rows.values()):
             few = f" ({r['missing']:.1f} exemplars missing)" if r and r["missing"] else ""
             cells.append(
-                "-" if r is None else shown(r["score"]) + ("" if r["sd"] is None else f" ± {r['sd']:.2f}") + few
+                "-"
+                if r is None
+                else shown(r["score"]) + ("" if r["sd"] is None else f" ± {r['sd']:.2f}") + few
             )
         share = next(of[name]["trained_on"] for of in rows.values() if name in of)
         table.add_row(escape(name), *cells, "-" if share is None else f"{share:.1%}")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`itx generate`: what is asked on the command line, in a file or by a person, and the answers.
 
-A run that trained on conversations is asked through its own chat template, and remembers what was said; any other run
-gets each prompt as it is, alone, as its training data were.
+A run that trained on conversations is asked through its own chat template, and remembers what was
+said; any other run gets each prompt as it is, alone, as its training data were.
 """
 
 import codecs
@@ -50,7 +50,9 @@ class Run:
             return self.vocabulary.encode(messages[-1]["content"])
         pieces = self._pieces(messages)[:-1]
         before = pieces.encoded(pieces, self.vocabulary)
-        return cache.prompt_ids(before, self.runner.loaded.eos_id, self.runner.loaded.model.architecture)
+        return cache.prompt_ids(
+            before, self.runner.loaded.eos_id, self.runner.loaded.model.architecture
+        )
 
     def _answers(self, messages: Messages) -> tuple[dict, list[chat.Answer]]:
         answered = {"messages": [*messages, {"role": "assistant", "content": "."}]}
@@ -68,10 +70,16 @@ class Run:
 
     def stops(self, messages: Messages) -> tuple[str, ...]:
         """The stop strings, and what the template writes behind an answer."""
-        behind = self._pieces(messages)[-1][0].partition(".")[2].replace(pieces.END, "") if self.template else ""
+        behind = (
+            self._pieces(messages)[-1][0].partition(".")[2].replace(pieces.END, "")
+            if self.template
+            else ""
+        )
         return (*self.stop, behind) if behind else self.stop
 
-    def answers(self, asked: Sequence[Messages], stream: Callable | None = None) -> list[dict[str, Any]]:
+    def answers(
+        self, asked: Sequence[Messages], stream: Callable | None = None
+    ) -> list[dict[str, Any]]:
         """[{"text", "tokens", "finished", "stop"}] of itx/eval/generate.py."""
         if not asked:
             return []
@@ -80,8 +88,12 @@ class Run:
         return texts(self.runner, self.vocabulary, ids, self.max_new_tokens, self.how, stop, stream)
 
     def room(self, messages: Messages) -> tuple[Messages, int]:
-        """The messages without the oldest turns that the context has no room for, and how many these are."""
-        context, both = self.runner.loaded.context, self.runner.loaded.model.architecture == "encoder_decoder"
+        """The messages without the oldest turns that the context has no room for, and how many
+        these are."""
+        context, both = (
+            self.runner.loaded.context,
+            self.runner.loaded.model.architecture == "encoder_decoder",
+        )
         more = 1 if both else len(self.runner.loaded.head) + self.max_new_tokens
         head = [m for m in messages[:1] if m["role"] == "system"]
         turns = messages[len(head) :]
@@ -95,7 +107,8 @@ class Run:
 
 
 def message(text: str, where: str, role: str = "user") -> dict[str, str]:
-    """A message that can be asked; UserError for an empty one and for one that is no Unicode text."""
+    """A message that can be asked; UserError for an empty one and for one that is no Unicode
+    text."""
     if not text.strip():
         raise UserError(f"{where} is empty")
     try:
@@ -112,7 +125,9 @@ def unescaped(text: str) -> str:
 def read_prompts(file: str) -> list[Messages]:
     """A prompt per line (\\n in it stands for a new line), or in a .jsonl file {"prompt"} or {"messages"} per line."""
     try:
-        lines = Path(file).read_bytes().removeprefix(codecs.BOM_UTF8).removesuffix(b"\n").split(b"\n")
+        lines = (
+            Path(file).read_bytes().removeprefix(codecs.BOM_UTF8).removesuffix(b"\n").split(b"\n")
+        )
     except OSError as e:
         raise UserError(f"--prompts {file}: {e.strerror or e}") from e
     out: list[Messages] = []
@@ -120,7 +135,9 @@ def read_prompts(file: str) -> list[Messages]:
         where = f"{file}, line {n},"
         try:
             line = raw.decode("utf-8").removesuffix("\r")
-            held = json.loads(line) if Path(file).suffix == ".jsonl" else {"prompt": unescaped(line)}
+            held = (
+                json.loads(line) if Path(file).suffix == ".jsonl" else {"prompt": unescaped(line)}
+            )
         except UnicodeDecodeError as e:
             raise UserError(f"{where} is not UTF-8 (byte {e.start})") from e
         except ValueError as e:
@@ -135,7 +152,9 @@ def _messages(held: Any, where: str) -> Messages:
     if {"prompt", "messages"} <= held.keys():
         raise UserError(f'{where} has both "prompt" and "messages"')
     if held.get("tools"):
-        raise UserError(f'{where} "tools" are not written here: put them into a message of the system')
+        raise UserError(
+            f'{where} "tools" are not written here: put them into a message of the system'
+        )
     if "prompt" in held:
         if not isinstance(held["prompt"], str):
             raise UserError(f'{where} "prompt" is no text')
@@ -144,13 +163,23 @@ def _messages(held: Any, where: str) -> Messages:
     if not isinstance(turns, list) or not turns:
         raise UserError(f'{where} "messages" is no list of turns')
     for i, turn in enumerate(turns):
-        if not isinstance(turn, dict) or turn.get("role") not in ROLES or not isinstance(turn.get("content"), str):
-            raise UserError(f'{where} turn {i} is no {{"role": one of {", ".join(ROLES)}, "content": text}}')
+        if (
+            not isinstance(turn, dict)
+            or turn.get("role") not in ROLES
+            or not isinstance(turn.get("content"), str)
+        ):
+            raise UserError(
+                f'{where} turn {i} is no {{"role": one of {", ".join(ROLES)}, "content": text}}'
+            )
         if more := [k for k, v in turn.items() if k not in ("role", "content") and v]:
-            raise UserError(f'{where} turn {i} has {more[0]!r}, which is not written here; known: "role", "content"')
+            raise UserError(
+                f'{where} turn {i} has {more[0]!r}, which is not written here; known: "role", "content"'
+            )
     if turns[-1]["role"] == "assistant":
         raise UserError(f"{where} the last turn is the assistant's: nothing is left to answer")
-    return [message(turn["content"], f"{where} turn {i}", turn["role"]) for i, turn in enumerate(turns)]
+    return [
+        message(turn["content"], f"{where} turn {i}", turn["role"]) for i, turn in enumerate(turns)
+    ]
 
 
 def facts(messages: Messages, answer: dict[str, Any]) -> dict[str, Any]:
@@ -165,13 +194,14 @@ def facts(messages: Messages, answer: dict[str, Any]) -> dict[str, Any]:
 
 
 def shown(answer: dict[str, Any]) -> str:
-    """An answer for the terminal: its control characters are spelled out, and ` …` says that it was cut."""
+    """An answer for the terminal: its control characters are spelled out, and ` …` says that it was
+    cut."""
     return (visible(answer["text"]) or "(an empty answer)") + ("" if answer["finished"] else " …")
 
 
 def warn(run: Run, messages: Messages, conversation: Messages = ()) -> None:
-    """Say on stderr what the model cannot read of messages: what its vocabulary does not know, a text that reads as
-    another turn, and what its chat template does not write of a conversation."""
+    """Say on stderr what the model cannot read of messages: what its vocabulary does not know, a
+    text that reads as another turn, and what its chat template does not write of a conversation."""
     for text in (m["content"] for m in messages):
         ids = run.vocabulary.encode(text)
         if unknown := ids.count(run.vocabulary.unk_id):
@@ -210,7 +240,9 @@ def converse(run: Run, system: str = "", read: TextIO | None = None) -> list[dic
     if terminal:
         import readline  # noqa: F401  (input() then edits lines and keeps a history, of any script)
 
-        remembers = "It remembers the conversation" if run.template else "Each prompt is asked alone"
+        remembers = (
+            "It remembers the conversation" if run.template else "Each prompt is asked alone"
+        )
         print(f"{remembers}; /help says what there is.")
     head = _head(run, system, "--system") if system else []
     messages, out = list(head), []
@@ -222,27 +254,41 @@ def converse(run: Run, system: str = "", read: TextIO | None = None) -> list[dic
             break
         try:
             if word == "/help":
-                print(HELP if run.template else "\n".join(x for x in HELP.splitlines() if "/" not in x[:3]))
+                print(
+                    HELP
+                    if run.template
+                    else "\n".join(x for x in HELP.splitlines() if "/" not in x[:3])
+                )
             elif word in ("/new", "/system") and run.template:
                 if word == "/new" and rest:
-                    raise UserError(f"/new takes no text; to ask under an instruction: /system {rest}")
+                    raise UserError(
+                        f"/new takes no text; to ask under an instruction: /system {rest}"
+                    )
                 if word == "/system":
                     head = _head(run, unescaped(rest), word) if rest.strip() else []
                 messages = list(head)
                 print("(a new conversation)")
             elif re.fullmatch("/[a-z]+", word):
                 there = [c for c in COMMANDS if run.template or c not in ("/new", "/system")]
-                raise UserError(f"no command {word}{did_you_mean(word, there)}; --prompt asks a text that begins so")
+                raise UserError(
+                    f"no command {word}{did_you_mean(word, there)}; --prompt asks a text that begins so"
+                )
             else:
                 user = message(unescaped(line), "the line")
                 warn(run, [user])
                 kept, left_out = run.room([*(messages if run.template else ()), user])
                 if left_out:
-                    print(f"(the {left_out} oldest turns are left out: the context has no room for them)")
+                    print(
+                        f"(the {left_out} oldest turns are left out: the context has no room for them)"
+                    )
                 answer = _streamed(run, kept, terminal)
                 out.append(facts(kept, answer))
                 # a template has no place for an empty turn
-                said = [{"role": "assistant", "content": answer["text"]}] if answer["text"].strip() else []
+                said = (
+                    [{"role": "assistant", "content": answer["text"]}]
+                    if answer["text"].strip()
+                    else []
+                )
                 messages = [*kept, *said] if said else kept[:-1]
         except UserError as e:  # too long, say: the next may do, behind what was said so far
             print(f"itx: {e}", file=sys.stderr)
@@ -250,7 +296,8 @@ def converse(run: Run, system: str = "", read: TextIO | None = None) -> list[dic
 
 
 def _head(run: Run, system: str, where: str) -> Messages:
-    """An instruction, as a conversation begins with it; UserError where the run's template has no place for one."""
+    """An instruction, as a conversation begins with it; UserError where the run's template has no
+    place for one."""
     head = [message(system, where, "system")]
     asked = [*head, message("?", where)]
     run.ids(asked)

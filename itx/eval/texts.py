@@ -15,12 +15,14 @@ def texts(
     runner: Runner, vocabulary: Vocabulary, prompts: list[list[int]], max_new_tokens: int, how: Sampling = GREEDY,
     stop: Sequence[str] = (), stream: Callable[[int, str], None] | None = None,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """[{"text", "tokens", "finished", "stop"}]: answers as text, cut before the first of the `stop` strings in them.
+    """[{"text", "tokens", "finished", "stop"}]: answers as text, cut before the first of the `stop`
+    strings in them.
 
-    A stop string is looked for in the text, so it may begin or end within a token; `tokens` are then those up to the
-    one that completes it, and `stop` says which it was (None: another end). `finished`: by EOS or a stop string.
-    Beams are cut when the search is over. `stream` gets (prompt, text so far) after each token: what a later token may
-    still change or a stop string take back is held back, so that each text begins with the one before.
+    A stop string is looked for in the text, so it may begin or end within a token; `tokens` are
+    then those up to the one that completes it, and `stop` says which it was (None: another end).
+    `finished`: by EOS or a stop string. Beams are cut when the search is over. `stream` gets
+    (prompt, text so far) after each token: what a later token may still change or a stop string
+    take back is held back, so that each text begins with the one before.
     """
     if not all(stop):
         raise UserError("an empty stop string: every text holds it")
@@ -30,7 +32,8 @@ def texts(
     def watch(i: int, ids: list[int]) -> bool:
         text, found = cut(vocabulary.answer(ids), stop)
         sure = settled(text, stop)
-        if stream and sure.startswith(told.get(i, "")):  # not where part of a character spoils those before it
+        # not where part of a character spoils those before it
+        if stream and sure.startswith(told.get(i, "")):
             told[i] = sure
             stream(i, sure)
         return found is not None
@@ -41,15 +44,26 @@ def texts(
         ids = answer["tokens"]
         text, found = cut(vocabulary.answer(ids), stop)
         if found is not None:  # looks are several tokens apart
-            ids = next(ids[:n] for n in range(1, len(ids) + 1) if found in vocabulary.answer(ids[:n]))
-        out.append({"text": text, "tokens": ids, "finished": answer["finished"] or found is not None, "stop": found})
+            ids = next(
+                ids[:n] for n in range(1, len(ids) + 1) if found in vocabulary.answer(ids[:n])
+            )
+        out.append(
+            {
+                "text": text,
+                "tokens": ids,
+                "finished": answer["finished"] or found is not None,
+                "stop": found,
+            }
+        )
     return out
 
 
 def cut(text: str, stop: Sequence[str]) -> tuple[str, str | None]:
-    """The text before the stop string that is complete first, and which that is: the same however often one looks."""
+    """The text before the stop string that is complete first, and which that is: the same however
+    often one looks."""
     _, at, found = min(
-        ((text.find(s) + len(s), text.find(s), s) for s in stop if s in text), default=(0, len(text), None)
+        ((text.find(s) + len(s), text.find(s), s) for s in stop if s in text),
+        default=(0, len(text), None),
     )
     return text[:at], found
 

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""BLEU (Papineni et al., 2002) and chrF (Popović, 2015) by sacrebleu, between 0 and 1: metrics of a whole set of answers.
+"""BLEU (Papineni et al., 2002) and chrF (Popović, 2015) by sacrebleu, between 0 and 1: metrics of a
+whole set of answers.
 
-Both count n-grams in each answer, add the counts up and score the sums, so a set's score is not the mean of its answers'
-scores. `SetMetric` keeps the two steps apart: what is resampled for an interval is the counts (itx/eval/stats.py). An answer
-alone has a score too (`sentence`), which says how good that answer is and enters no average.
+Both count n-grams in each answer, add the counts up and score the sums, so a set's score is not the
+mean of its answers' scores. `SetMetric` keeps the two steps apart: what is resampled for an
+interval is the counts (itx/eval/stats.py). An answer alone has a score too (`sentence`), which says
+how good that answer is and enters no average.
 """
 
 import copy
@@ -21,7 +23,8 @@ from itx.errors import UserError, did_you_mean
 if TYPE_CHECKING:  # naming a metric, as every task does, takes no NumPy
     import numpy as np
 
-# Ways to cut a text into BLEU's words that need no download; "" chooses one by the script of the references.
+# Ways to cut a text into BLEU's words that need no download; "" chooses one by the script of the
+# references.
 TOKENIZERS = ("", "13a", "intl", "zh", "char", "none", "ja-mecab", "ko-mecab")
 EXTRA = {"ja-mecab": "ja", "ko-mecab": "ko"}  # the extra of sacrebleu that each needs
 DIGITS = 12  # a perfect score is 1 and not 0.9999999999999998
@@ -37,13 +40,18 @@ class SetMetric:
 
     metric: Any  # sacrebleu's
 
-    def counts(self, references: Sequence[Sequence[str]], predictions: Sequence[str]) -> "np.ndarray":
+    def counts(
+        self, references: Sequence[Sequence[str]], predictions: Sequence[str]
+    ) -> "np.ndarray":
         """[answers, counts]; an answer may have any number of references."""
         import numpy as np
 
-        # the two steps of sacrebleu's corpus_score, which are methods that each of its metrics defines
+        # the two steps of sacrebleu's corpus_score, which are methods that each of its metrics
+        # defines
         streams = list(itertools.zip_longest(*references))
-        return np.array(self.metric._extract_corpus_statistics(list(predictions), streams), np.int64)
+        return np.array(
+            self.metric._extract_corpus_statistics(list(predictions), streams), np.int64
+        )
 
     def score(self, total: "np.ndarray") -> float:
         return _share(self.metric._compute_score_from_stats(total.tolist()).score)
@@ -63,12 +71,14 @@ def _share(score: float) -> float:
 
 
 def bleu(references: Sequence[Sequence[str]], tokenize: str = "") -> SetMetric:
-    """BLEU of answers to these references, whose script chooses the tokenizer where none is named."""
+    """BLEU of answers to these references, whose script chooses the tokenizer where none is
+    named."""
     return SetMetric(_bleu(tokenize or tokenizer_for(references), False))
 
 
 def chrf(references: Sequence[Sequence[str]], word_order: int = 0) -> SetMetric:
-    """chrF2; with word_order=2 chrF2++. Characters are the same in every script, so nothing is chosen."""
+    """chrF2; with word_order=2 chrF2++. Characters are the same in every script, so nothing is
+    chosen."""
     return SetMetric(_chrf(word_order))
 
 
@@ -92,7 +102,9 @@ def _bleu(tokenize: str, of_one: bool) -> Any:
         return BLEU(tokenize=tokenize, effective_order=of_one)
     except (ImportError, RuntimeError) as e:
         extra = EXTRA.get(tokenize)
-        raise UserError(f"bleu: tokenize={tokenize!r} needs more: pip install 'sacrebleu[{extra}]'") from e
+        raise UserError(
+            f"bleu: tokenize={tokenize!r} needs more: pip install 'sacrebleu[{extra}]'"
+        ) from e
 
 
 @functools.cache
@@ -105,8 +117,9 @@ def _chrf(word_order: int) -> Any:
 
 
 def tokenizer_for(references: Sequence[Sequence[str]]) -> str:
-    """sacrebleu's default cuts at spaces and punctuation, and would take a Chinese sentence as one word: where most words
-    are of a script without spaces they are cut as its `zh` does, and by characters where kana or Thai stand among them.
+    """sacrebleu's default cuts at spaces and punctuation, and would take a Chinese sentence as one
+    word: where most words are of a script without spaces they are cut as its `zh` does, and by
+    characters where kana or Thai stand among them.
 
     >>> [tokenizer_for([[t]]) for t in ("Он пришёл.", "他来了。", "彼は来ました。", "เขามาแล้ว")]
     ['13a', 'zh', 'char', 'char']

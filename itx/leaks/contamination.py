@@ -1,18 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which training records hold what evaluation asks: one search, for the build, the audit and `itx eval`.
+"""Which training records hold what evaluation asks: one search, for the build, the audit and `itx
+eval`.
 
-    every field of a training record: prompts, targets, turns, plain text ──► loose letters (itx/leaks/loose.py)
+    every field of a training record: prompts, targets, turns, plain text ──► loose letters
+    (itx/leaks/loose.py)
     inputs of evaluation                                                  ──► the same
-        equal input                the strict content, or all letters of a field; of brief inputs a content field
-        most of its words          MOST of a long input's own letters, in whatever pieces      (itx/leaks/overlap.py)
+        equal input                the strict content, or all letters of a field; of brief inputs a
+                                   content field
+        most of its words          MOST of a long input's own letters, in whatever pieces
+                                   (itx/leaks/overlap.py)
         shared run of words        13 words of it in a row, where that is no boilerplate
-        short input                4 to 12 words as whole words                                (itx/leaks/phrases.py)
+        short input                4 to 12 words as whole words
+                                   (itx/leaks/phrases.py)
         input in two parts         the same, a part here and a part there
         input beside its answer    shorter ones
     exemplars, which are training examples of the same task: by their content hashes
 
-Found by construction in these forms; a paraphrase is not. What the search finds is kept in the cache by what it depends
-on, so that the audit and a second evaluation do not search again.
+Found by construction in these forms; a paraphrase is not. What the search finds is kept in the
+cache by what it depends on, so that the audit and a second evaluation do not search again.
 """
 
 import hashlib
@@ -46,7 +51,8 @@ def asked_of(rows: Sequence[dict], cache_dir: str | Path) -> list[Asked]:
     out: dict[int, list[Asked]] = {}
     for folder, task in {r["folder"]: r["task"] for r in rows}.items():
         if all(int(h) in out for h in np.unique(cache.Records(Path(cache_dir) / folder).content)):
-            continue  # inputs that another row has: the same task in other templates, or the same family
+            # inputs that another row has: the same task in other templates, or the same family
+            continue
         for e in cache.iterate_examples(Path(cache_dir) / folder):
             content = int(e["content"], 16)
             if content not in out:
@@ -55,15 +61,21 @@ def asked_of(rows: Sequence[dict], cache_dir: str | Path) -> list[Asked]:
     return [asked for several in out.values() for asked in several]
 
 
-def spellings(task: str, content: int, fields: Sequence[str], answers: Sequence[str] = ()) -> list[Asked]:
-    """An input in its loose form and, where that has other letters, in that of a copy without marks (`3.50`, `350`)."""
+def spellings(
+    task: str, content: int, fields: Sequence[str], answers: Sequence[str] = ()
+) -> list[Asked]:
+    """An input in its loose form and, where that has other letters, in that of a copy without marks
+    (`3.50`, `350`)."""
     forms = tuple(f for f in map(loose.loose, fields) if f)
     known = tuple(map(loose.loose, answers))
     out = [Asked(task, content, forms, known)]
     if loose.size(" ".join(forms))[0] >= SHORT_WORDS and any(map(loose.without_marks, fields)):
         out.append(
             Asked(
-                task, content, tuple(f for f in (loose.without_marks(x) or loose.loose(x) for x in fields) if f), known
+                task,
+                content,
+                tuple(f for f in (loose.without_marks(x) or loose.loose(x) for x in fields) if f),
+                known,
             )
         )
     return out
@@ -71,11 +83,15 @@ def spellings(task: str, content: int, fields: Sequence[str], answers: Sequence[
 
 def scored_rows(lock: dict) -> list[dict]:
     """What a lock's evaluation asks: its rows, and the texts that retention is measured on."""
-    return [*lock["evaluation"], *({"task": t["name"], "folder": t["folder"]} for t in lock.get("retention", ()))]
+    return [
+        *lock["evaluation"],
+        *({"task": t["name"], "folder": t["folder"]} for t in lock.get("retention", ())),
+    ]
 
 
 def found(lock: dict, cache_dir: str | Path, rows: Sequence[dict] | None = None) -> Found:
-    """The records of each trained variant that `rows` (default: all that the lock scores) ask, exemplars included.
+    """The records of each trained variant that `rows` (default: all that the lock scores) ask,
+    exemplars included.
 
     All renderings of a task hold the same inputs in the same order.
     """
@@ -85,7 +101,8 @@ def found(lock: dict, cache_dir: str | Path, rows: Sequence[dict] | None = None)
     for task in lock["tasks"]:
         hits = out[task["name"]]
         content = cache.Records(where / task["folders"][0]).content
-        # exemplars are training examples of the same task: a record that shows a leaking one leaks too
+        # exemplars are training examples of the same task: a record that shows a leaking one leaks
+        # too
         leaking = {int(content[i]): row for i, (row, _) in hits.items()}
         for folder in task["folders"] if leaking else ():
             exemplars = cache.Records(where / folder).exemplars
@@ -102,9 +119,16 @@ def _searched(lock: dict, where: Path, rows: Sequence[dict]) -> Found:
     digest = hashlib.sha256(json.dumps([SEARCH_VERSION, trained, scored]).encode()).hexdigest()[:16]
     kept = where / "leaks" / f"{digest}.json"
     if not kept.is_file():
-        hits = search([(t["name"], where / t["folders"][0]) for t in lock["tasks"]], asked_of(rows, where))
-        storage.write_json(kept, {name: [[i, *how] for i, how in sorted(of.items())] for name, of in hits.items()})
-    return {name: {i: (task, how) for i, task, how in of} for name, of in storage.read_json(kept).items()}
+        hits = search(
+            [(t["name"], where / t["folders"][0]) for t in lock["tasks"]], asked_of(rows, where)
+        )
+        storage.write_json(
+            kept, {name: [[i, *how] for i, how in sorted(of.items())] for name, of in hits.items()}
+        )
+    return {
+        name: {i: (task, how) for i, task, how in of}
+        for name, of in storage.read_json(kept).items()
+    }
 
 
 def search(trained: Sequence[tuple[str, Path]], asked: Sequence[Asked]) -> Found:
@@ -118,9 +142,11 @@ def search(trained: Sequence[tuple[str, Path]], asked: Sequence[Asked]) -> Found
     return out
 
 
-def matches(trained: Sequence[tuple[str, Path]], finder: Finder, asked: Sequence[Asked]) -> dict[str, list[Match]]:
-    """Of each variant (record, content of an evaluation input, how), equal inputs first; variants whose texts are the same
-    are read once."""
+def matches(
+    trained: Sequence[tuple[str, Path]], finder: Finder, asked: Sequence[Asked]
+) -> dict[str, list[Match]]:
+    """Of each variant (record, content of an evaluation input, how), equal inputs first; variants
+    whose texts are the same are read once."""
     alike: dict[str, list[tuple[str, Path]]] = {}
     for name, folder in trained:
         if not folder.is_dir():
@@ -140,9 +166,12 @@ def matches(trained: Sequence[tuple[str, Path]], finder: Finder, asked: Sequence
     return {name: out[name] for name, _ in trained}
 
 
-def trained_on(lock: dict, cache_dir: str | Path, rows: Sequence[dict], most: int = 0) -> dict[str, float]:
-    """Of each evaluation row the share of its first `most` contents (0: of all) that a record holds which the lock trains
-    on, exemplars included; rows may be such as the lock does not know. `Untestable` where the cache cannot tell."""
+def trained_on(
+    lock: dict, cache_dir: str | Path, rows: Sequence[dict], most: int = 0
+) -> dict[str, float]:
+    """Of each evaluation row the share of its first `most` contents (0: of all) that a record holds
+    which the lock trains on, exemplars included; rows may be such as the lock does not know.
+    `Untestable` where the cache cannot tell."""
     where = Path(cache_dir)
     asked = asked_of(rows, where)
     finder = Finder(asked)
@@ -159,6 +188,10 @@ def trained_on(lock: dict, cache_dir: str | Path, rows: Sequence[dict], most: in
         seen |= {c for i, c, _ in every[task["name"]] if i not in gone or int(content[i]) in shown}
     out = {}
     for row in rows:
-        contents = list(dict.fromkeys(cache.Records(where / row["folder"]).content.tolist()))[: most or None]
-        out[row["name"]] = sum(c in seen or finder.same.get(c) in seen for c in contents) / max(1, len(contents))
+        contents = list(dict.fromkeys(cache.Records(where / row["folder"]).content.tolist()))[
+            : most or None
+        ]
+        out[row["name"]] = sum(c in seen or finder.same.get(c) in seen for c in contents) / max(
+            1, len(contents)
+        )
     return out

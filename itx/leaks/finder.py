@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Evaluation inputs by the way in which each can be found, and the texts of training folders gone through for them.
+"""Evaluation inputs by the way in which each can be found, and the texts of training folders gone
+through for them.
 
-brief   under 4 words       a whole content field, or beside its answer         (itx/leaks/phrases.py)
+brief   under 4 words       a whole content field, or beside its answer
+        (itx/leaks/phrases.py)
 short   4 to 12 words       as whole words anywhere, or in two parts
-long                        most of its own words, or 13 of them in a row       (itx/leaks/overlap.py)
+long                        most of its own words, or 13 of them in a row
+                            (itx/leaks/overlap.py)
 """
 
 from collections.abc import Iterator, Sequence
@@ -40,7 +43,8 @@ class Asked:
 
 
 def origins(folders: Sequence[Path]) -> np.ndarray:
-    """int [folders], one number for all that share a data set; those that name none count as one."""
+    """int [folders], one number for all that share a data set; those that name none count as
+    one."""
     group: dict[str, int] = {}
     of = [cache.read_manifest(f).get("origin") or ["(none named)"] for f in folders]
     for n, names in enumerate(of):
@@ -56,26 +60,38 @@ class Finder:
         alike: dict[str, list[Asked]] = {}
         for a in asked:
             alike.setdefault(_letters_of(["".join(a.fields)]), []).append(a)
-        # inputs of a task that differ in nothing but marks, as rows of brackets do, are known by their strict content alone
-        told = {letters: of for letters, of in alike.items() if letters and len({a.content for a in of}) <= TYPED}
+        # inputs of a task that differ in nothing but marks, as rows of brackets do, are known by
+        # their strict content alone
+        told = {
+            letters: of
+            for letters, of in alike.items()
+            if letters and len({a.content for a in of}) <= TYPED
+        }
         self.asked = [of[0] for of in told.values()]
-        self.same = {a.content: of[0].content for of in told.values() for a in of}  # the content that stands for it
+        # the content that stands for it
+        self.same = {a.content: of[0].content for of in told.values() for a in of}
         sizes = [loose.size("\n".join(a.fields)) for a in self.asked]
         words, letters, unspaced = (
             np.array([s[i] for s in sizes], t) for i, t in ((0, np.int64), (1, np.int64), (2, bool))
         )
         least = np.where(unspaced, ANCHOR[True], ANCHOR[False])
-        long = np.where(unspaced, letters >= LONG_LETTERS, (words >= LONG_WORDS) & (letters >= LEAST_LETTERS))
+        long = np.where(
+            unspaced, letters >= LONG_LETTERS, (words >= LONG_WORDS) & (letters >= LEAST_LETTERS)
+        )
         brief = (letters < least) | (~unspaced & (words < SHORT_WORDS))
         self.words, self.is_brief = words, brief
         text = Letters.of(["\n".join(a.fields) for a in self.asked])
         tasks = {t: i for i, t in enumerate(dict.fromkeys(a.task for a in self.asked))}
         task = np.array([tasks[a.task] for a in self.asked], np.int64)
         firsts: dict[int, int] = {}
-        owner = np.array([firsts.setdefault(a.content, i) for i, a in enumerate(self.asked)], np.int64)
+        owner = np.array(
+            [firsts.setdefault(a.content, i) for i, a in enumerate(self.asked)], np.int64
+        )
         groups = [u for u in (False, True) if (unspaced == u).any()]
         self.long = [
-            Windows.of(text, long & (unspaced == u), task, owner, u) for u in groups if (long & (unspaced == u)).any()
+            Windows.of(text, long & (unspaced == u), task, owner, u)
+            for u in groups
+            if (long & (unspaced == u)).any()
         ]
         short = ~long & ~brief
         self.short = [
@@ -108,10 +124,13 @@ class Finder:
         self.brief = np.array([i for i, _ in rows], np.int64)
         self.brief_input = whole[self.brief] if len(rows) else np.zeros(0, np.uint64)
         ends = np.append(starts[1:], len(answers))
-        self.brief_answer = answers.hashes(starts, ends - starts) if len(rows) else np.zeros(0, np.uint64)
+        self.brief_answer = (
+            answers.hashes(starts, ends - starts) if len(rows) else np.zeros(0, np.uint64)
+        )
         self.brief_answers, self.answers = Sought(self.brief_answer), [answer for _, answer in rows]
 
-    # ---- the training side -------------------------------------------------------------------------
+    # ---- the training side
+    # -------------------------------------------------------------------------
 
     def matches(self, folders: Sequence[Path]) -> list[list[tuple[int, int, str]]]:
         """Of each folder's texts (record, content of an input, how)."""
@@ -127,9 +146,14 @@ class Finder:
                 sure += [(n, *m) for m in more]
                 phrases += [(n, *m) for m in maybe]
                 for long, kept in zip(self.long, own, strict=True):
-                    kept.append((fields, record, *long.matches(text, np.flatnonzero(text.word), record)))
+                    kept.append(
+                        (fields, record, *long.matches(text, np.flatnonzero(text.word), record))
+                    )
             for long, parts, kept in zip(self.long, own, windows, strict=True):
-                of, window = (np.concatenate([p[i] for p in parts]) if parts else np.zeros(0, np.int64) for i in (2, 3))
+                of, window = (
+                    np.concatenate([p[i] for p in parts]) if parts else np.zeros(0, np.int64)
+                    for i in (2, 3)
+                )
                 sure += [(n, *m) for m in self._most(long, parts, window, int(records[n]))]
                 kept.append((np.full(len(of), n), of, window))
         origin = origins(folders)
@@ -143,11 +167,16 @@ class Finder:
     def _chunk(
         self, fields: Sequence[str], text: Letters, record: np.ndarray, content: np.ndarray
     ) -> tuple[list, list]:
-        """([(record, input, how)], [(record, input)] of what may be phrases) of some records; long inputs apart."""
+        """([(record, input, how)], [(record, input)] of what may be phrases) of some records; long
+        inputs apart."""
         starts = np.flatnonzero(text.word)
         sure = []
         begins = np.flatnonzero(np.diff(text.field, prepend=-1))
-        whole = text.hashes(begins, np.append(begins[1:], len(text)) - begins) if len(begins) else begins
+        whole = (
+            text.hashes(begins, np.append(begins[1:], len(text)) - begins)
+            if len(begins)
+            else begins
+        )
         place, number = self.whole.find(whole)
         source = self.whole_input[number]
         counts = content[place] | ~self.is_brief[source]  # a brief answer or label is everywhere
@@ -163,13 +192,15 @@ class Finder:
             at, which = beside_answers(text, record, self.brief_input, self.brief_answer)
             sure += _listed(record[text.field[at]], self.brief[which], "input beside its answer")
             place, number = self.brief_answers.find(whole)
-            often = np.bincount(number, minlength=len(self.brief_answers)) > COMMON  # labels of the training data
+            # labels of the training data
+            often = np.bincount(number, minlength=len(self.brief_answers)) > COMMON
             use = ~content[place] & ~often[number]
             sure += self._answered(fields, record, content, record[place[use]], number[use])
         return sure, phrases
 
     def _most(self, long: Windows, parts: list[tuple], window: np.ndarray, records: int) -> list:
-        """[(record, input, how)] of a folder's records that hold most of a long input's own letters."""
+        """[(record, input, how)] of a folder's records that hold most of a long input's own
+        letters."""
         own, size = long.apart(window, records)
         found = []
         for fields, record, of, matched in parts:
@@ -177,14 +208,23 @@ class Finder:
             found += _listed(of[first[share >= MOST]], source[share >= MOST], "most of its words")
             for k in np.flatnonzero((share >= SOME) & (share < MOST)):
                 stop = first[k + 1] if k + 1 < len(first) else len(of)
-                if self._in_pieces(long, own, matched[first[k] : stop], fields, record, int(of[first[k]])):
+                if self._in_pieces(
+                    long, own, matched[first[k] : stop], fields, record, int(of[first[k]])
+                ):
                     found.append((int(of[first[k]]), int(source[k]), "most of its words"))
         return found
 
     def _in_pieces(
-        self, long: Windows, own: np.ndarray, window: np.ndarray, fields: Sequence[str], record: np.ndarray, i: int
+        self,
+        long: Windows,
+        own: np.ndarray,
+        window: np.ndarray,
+        fields: Sequence[str],
+        record: np.ndarray,
+        i: int,
     ) -> bool:
-        """Whether what no window covers stands in the record in shorter pieces, so that MOST is there."""
+        """Whether what no window covers stands in the record in shorter pieces, so that MOST is
+        there."""
         source = int(self.text.field[long.at[window[0]]])
         begin, end = np.searchsorted(self.text.field, [source, source + 1])
         mine = np.diff(own)[begin:end] > 0
@@ -192,7 +232,9 @@ class Finder:
         for at in long.at[window] - begin:
             covered[at : at + long.length] = True
         codes = self.text.codes[begin:end]
-        said = _letters_of(fields[np.searchsorted(record, i, "left") : np.searchsorted(record, i, "right")])
+        said = _letters_of(
+            fields[np.searchsorted(record, i, "left") : np.searchsorted(record, i, "right")]
+        )
         edges = np.flatnonzero(np.diff(np.concatenate([[1], covered.astype(int), [1]])))
         least = long.length // 3
         for a, b in zip(edges[::2], edges[1::2], strict=True):
@@ -201,25 +243,37 @@ class Finder:
         return bool(covered[mine].sum() >= MOST * mine.sum())
 
     def _answered(
-        self, fields: Sequence[str], record: np.ndarray, content: np.ndarray, of: np.ndarray, number: np.ndarray
+        self,
+        fields: Sequence[str],
+        record: np.ndarray,
+        content: np.ndarray,
+        of: np.ndarray,
+        number: np.ndarray,
     ) -> list:
-        """Brief inputs as words of the content of records that have their answer as a whole field, and only there."""
+        """Brief inputs as words of the content of records that have their answer as a whole field,
+        and only there."""
         rows: dict[int, list[int]] = {}
         for k, h in enumerate(self.brief_answer.tolist()):
             rows.setdefault(h, []).append(k)
         out = []
         for i, n in {(int(i), int(n)) for i, n in zip(of, number, strict=True)}:
             first, last = np.searchsorted(record, i, "left"), np.searchsorted(record, i, "right")
-            said = f" {' '.join(fields[j] for j in range(first, last) if content[j])} ".replace("\n", " ")
+            said = f" {' '.join(fields[j] for j in range(first, last) if content[j])} ".replace(
+                "\n", " "
+            )
             if len(said) > READABLE:
                 continue
             for k in rows[int(self.brief_answers.hashes[n])]:
                 source = int(self.brief[k])
-                if f" {_words(*self.asked[source].fields)} " in said and f" {_words(self.answers[k])} " not in said:
+                if (
+                    f" {_words(*self.asked[source].fields)} " in said
+                    and f" {_words(self.answers[k])} " not in said
+                ):
                     out.append((i, source, "input beside its answer"))
         return out
 
-    # ---- what needs all training data --------------------------------------------------------------
+    # ---- what needs all training data
+    # --------------------------------------------------------------
 
     def _rare(self, windows: list[list[tuple]], origin: np.ndarray, records: np.ndarray) -> list:
         """Runs of 13 words that are no boilerplate."""
@@ -235,7 +289,11 @@ class Finder:
             common = boilerplate(both[:, 0], both[:, 1], task, origin, records)
             left = ~np.isin(long.number[window], common)
             record, source, letters = long.longest_run(everywhere[left], window[left])
-            for r, s in zip(record[letters >= long.run].tolist(), source[letters >= long.run].tolist(), strict=True):
+            for r, s in zip(
+                record[letters >= long.run].tolist(),
+                source[letters >= long.run].tolist(),
+                strict=True,
+            ):
                 n = int(task[r])
                 out.append((n, r - int(offset[n]), s, "shared run of words"))
         return out
@@ -252,7 +310,9 @@ class Finder:
 
 
 def _listed(record: np.ndarray, source: np.ndarray, how: str) -> list[tuple[int, int, str]]:
-    return [(r, s, how) for r, s in dict.fromkeys(zip(record.tolist(), source.tolist(), strict=True))]
+    return [
+        (r, s, how) for r, s in dict.fromkeys(zip(record.tolist(), source.tolist(), strict=True))
+    ]
 
 
 def _words(*fields: str) -> str:
@@ -264,8 +324,8 @@ def _letters_of(fields: Sequence[str]) -> str:
 
 
 def _chunks(folder: Path) -> Iterator[tuple[list[str], np.ndarray, np.ndarray]]:
-    """(loose fields that are not empty, the record of each, whether it is content) of a folder's texts, whole records at
-    a time."""
+    """(loose fields that are not empty, the record of each, whether it is content) of a folder's
+    texts, whole records at a time."""
     fields: list[str] = []
     record: list[int] = []
     content: list[bool] = []

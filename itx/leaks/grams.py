@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Many loose texts (itx/leaks/loose.py) as arrays: the letters of all of them end to end, where words, segments and fields
-begin, and the hash of any run of letters at the cost of one subtraction.
+"""Many loose texts (itx/leaks/loose.py) as arrays: the letters of all of them end to end, where
+words, segments and fields begin, and the hash of any run of letters at the cost of one subtraction.
 
-A run's hash is that of its letters alone, so that gaps may differ. It is a polynomial in 64 bits, mixed at the end.
+A run's hash is that of its letters alone, so that gaps may differ. It is a polynomial in 64 bits,
+mixed at the end.
 """
 
 import functools
@@ -18,7 +19,9 @@ from itx.text import UNSPACED
 FIELD = "\x01"  # between fields, which no run crosses
 _BASE = np.uint64(0x9E3779B97F4A7C15)  # odd, so that it has an inverse modulo 2 ** 64
 _INVERSE = np.uint64(pow(0x9E3779B97F4A7C15, -1, 2**64))
-_EDGES = np.array(sorted(e for p in re.findall(".-.|.", UNSPACED) for e in (ord(p[0]), ord(p[-1]) + 1)), np.uint32)
+_EDGES = np.array(
+    sorted(e for p in re.findall(".-.|.", UNSPACED) for e in (ord(p[0]), ord(p[-1]) + 1)), np.uint32
+)
 _TABLE_BITS = 22  # a table of 4 MB says of most runs at once that they are not looked for
 
 
@@ -45,8 +48,9 @@ def _powers(n: int) -> tuple[np.ndarray, np.ndarray]:
 class Letters:
     """The letters of some texts' fields.
 
-    codes: uint32 [n], code points. word, segment: bool [n], whether a word, or a segment (what stands between two gaps
-    of more than a space), begins at this letter. field: int32 [n], its field, counted over all texts.
+    codes: uint32 [n], code points. word, segment: bool [n], whether a word, or a segment (what
+    stands between two gaps of more than a space), begins at this letter. field: int32 [n], its
+    field, counted over all texts.
     """
 
     codes: np.ndarray
@@ -60,11 +64,15 @@ class Letters:
         raw = np.frombuffer(FIELD.join(fields).encode("utf-32-le"), np.uint32)
         gap = (raw == 32) | (raw == 10) | (raw == 1)
         hard = (raw == 10) | (raw == 1)
-        before = lambda flags: np.concatenate([[True], flags[:-1]]) if len(flags) else flags  # noqa: E731
+
+        def before(flags):
+            return np.concatenate([[True], flags[:-1]]) if len(flags) else flags
+
         kept = ~gap
         codes, word, segment = raw[kept], before(gap)[kept], before(hard)[kept]
         field = np.cumsum(raw == 1, dtype=np.int32)[kept]
-        if len(codes) and codes.max() >= 0x0E01:  # scripts without spaces: each of their letters is a word
+        # scripts without spaces: each of their letters is a word
+        if len(codes) and codes.max() >= 0x0E01:
             alone = np.zeros(len(codes), bool)
             maybe = np.flatnonzero(codes >= 0x0E01)
             # ranges do not overlap: an even number of edges is at or below a letter that is in none
@@ -77,7 +85,8 @@ class Letters:
 
     @cached_property
     def _sums(self) -> np.ndarray:
-        """uint64 [n + 1], of the letters' values times the powers of the base, up to each letter."""
+        """uint64 [n + 1], of the letters' values times the powers of the base, up to each
+        letter."""
         values = mixed(self.codes + np.uint64(1)) * _powers(_room(len(self)))[0][: len(self)]
         return np.concatenate([np.zeros(1, np.uint64), np.cumsum(values, dtype=np.uint64)])
 
@@ -99,7 +108,11 @@ class Letters:
 
     @cached_property
     def _new_field(self) -> np.ndarray:
-        return np.concatenate([[True], self.field[1:] != self.field[:-1]]) if len(self) else np.zeros(0, bool)
+        return (
+            np.concatenate([[True], self.field[1:] != self.field[:-1]])
+            if len(self)
+            else np.zeros(0, bool)
+        )
 
     def hashes(self, starts: np.ndarray, lengths: np.ndarray | int) -> np.ndarray:
         """uint64, of the runs of `lengths` letters at `starts`; they must end within the texts."""
@@ -107,7 +120,8 @@ class Letters:
         return mixed((sums[starts + lengths] - sums[starts]) * _powers(_room(len(self)))[1][starts])
 
     def runs(self, at: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
-        """(those of the places `at` from which `length` letters stand in one field, the hashes of these)."""
+        """(those of the places `at` from which `length` letters stand in one field, the hashes of
+        these)."""
         at = at[at + length <= self.field_ends[at]]
         return at, self.hashes(at, length)
 
@@ -145,5 +159,9 @@ def pairs(left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     first, last = np.searchsorted(right, left, "left"), np.searchsorted(right, left, "right")
     count = last - first
     i = np.repeat(np.arange(len(left)), count)
-    j = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count) + np.repeat(first, count)
+    j = (
+        np.arange(count.sum())
+        - np.repeat(np.cumsum(count) - count, count)
+        + np.repeat(first, count)
+    )
     return i, j

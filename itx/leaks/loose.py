@@ -16,8 +16,9 @@ from urllib.parse import unquote
 from itx.text import UNSPACED
 
 LOOSE_VERSION = 2  # raise it when a change here alters a form: it is part of every cache key
-# Letters that are drawn alike, as the Latin one; both sides are mapped, so that Russian still finds Russian. After
-# casefold: a small letter is mapped as its capital looks too ("н" as H), for the case of a copy may be another.
+# Letters that are drawn alike, as the Latin one; both sides are mapped, so that Russian still finds
+# Russian. After casefold: a small letter is mapped as its capital looks too ("н" as H), for the
+# case of a copy may be another.
 _ALIKE = {
     **dict(zip("авеікмнорстухѕјһԁԛԝѵґгпьѡ", "abeikmhopctyxsjhdqwvrrnbw", strict=True)),
     **dict(zip("αβεζηικμνορτυχωγϲϳ", "abezhikmvoptuxwycj", strict=True)),
@@ -31,7 +32,8 @@ _ALIKE |= dict(
         strict=True,
     )
 )
-_CAPITALS = {"\u039d": "n", "\u03a5": "y"}  # Greek capitals that do not look as their small letters do
+# Greek capitals that do not look as their small letters do
+_CAPITALS = {"\u039d": "n", "\u03a5": "y"}
 _DASHES = "-\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63\uff0d"
 _SIGNS = {"-": "\ue001", "+": "\ue002", "*": "\ue003", "/": "\ue004", "=": "\ue005", "<": "\ue006", ">": "\ue007",
           "^": "\ue008"}  # fmt: skip
@@ -75,12 +77,17 @@ def _folded(char: str) -> str:
             out.append(str(unicodedata.digit(c)))
         elif kind[0] in "LN":
             out.append(c)
-        elif kind[0] == "M":  # accents and vowel points may be left out; vowels and the signs of Indic scripts may not
+        # accents and vowel points may be left out; vowels and the signs of Indic scripts may not
+        elif kind[0] == "M":
             out.append("" if order >= 200 or order == 1 or 10 <= order <= 35 or kind == "Me" else c)
         elif kind == "Zs":
             out.append(" ")
         elif kind != "Cf":
-            out.append({"\u00d7": "*", "\u00f7": "/", "\u2044": "/"}.get(c, c if c in "+*/=<>^,'.-_" else "\n"))
+            out.append(
+                {"\u00d7": "*", "\u00f7": "/", "\u2044": "/"}.get(
+                    c, c if c in "+*/=<>^,'.-_" else "\n"
+                )
+            )
     return "".join(out)
 
 
@@ -102,7 +109,11 @@ def loose(text: str) -> str:
     if "%" in text:
         text = _PERCENT.sub(lambda m: unquote(m[0], errors="replace"), text)
     if "\\" in text:
-        text = _ESCAPED.sub(lambda m: chr(int(m[1], 16)), text).replace("\\n", "\n").replace("\\t", "\n")
+        text = (
+            _ESCAPED.sub(lambda m: chr(int(m[1], 16)), text)
+            .replace("\\n", "\n")
+            .replace("\\t", "\n")
+        )
     text = text.lower() if text.isascii() else text.replace("\u2019", "'").translate(_FOLD)
     if "'" in text:
         text = _IN_WORD.sub("", text)
@@ -116,7 +127,8 @@ def loose(text: str) -> str:
 
 
 def without_marks(text: str) -> str | None:
-    """The loose form of a text from which all marks were taken, where that joins or parts numbers; else None.
+    """The loose form of a text from which all marks were taken, where that joins or parts numbers;
+    else None.
 
     >>> without_marks("from 3.50 on"), without_marks("from 2 on")
     ('from 350 on', None)
@@ -127,7 +139,8 @@ def without_marks(text: str) -> str | None:
 
 
 def size(form: str) -> tuple[int, int, bool]:
-    """(words, letters, whether most letters are of a script without spaces) of a loose form; there each is a word.
+    """(words, letters, whether most letters are of a script without spaces) of a loose form; there
+    each is a word.
 
     >>> size("two words"), size("東京 is")
     ((2, 8, False), (3, 4, False))

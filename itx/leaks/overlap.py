@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Long inputs against training texts: how much of an input stands in a record, and what of it counts.
+"""Long inputs against training texts: how much of an input stands in a record, and what of it
+counts.
 
-A window is a run of WINDOW letters from the beginning of a word. What stands in several inputs of one evaluation task is
-its instruction and no input's own (`fixed`); nor is what stands in many records of a training task, where an input has
-letters beside it (`apart`). A record that holds most of an input's own letters is a copy however often it occurs. Windows
-that training data of different origins have in common, or several records of one task, are boilerplate: they prove no copy
-by themselves.
+A window is a run of WINDOW letters from the beginning of a word. What stands in several inputs of
+one evaluation task is its instruction and no input's own (`fixed`); nor is what stands in many
+records of a training task, where an input has letters beside it (`apart`). A record that holds most
+of an input's own letters is a copy however often it occurs. Windows that training data of different
+origins have in common, or several records of one task, are boilerplate: they prove no copy by
+themselves.
 """
 
 from dataclasses import dataclass
@@ -24,7 +26,8 @@ RUN = {False: 56, True: 26}  # letters in a row that are a copy where they are r
 COMMON = 10  # a run in more training records than this is a phrase
 FEW_RECORDS = 3
 SHARED = 0.02  # in this share of a task's records, and FEW_RECORDS: a run alone proves nothing
-LEFT = 0.1  # of an input's own letters that must be left beside such an instruction: a passage is none
+# of an input's own letters that must be left beside such an instruction: a passage is none
+LEFT = 0.1
 USUAL, USUAL_RECORDS = 0.08, 5  # in this share, and so many: the task's own instruction
 
 
@@ -32,8 +35,8 @@ USUAL, USUAL_RECORDS = 0.08, 5  # in this share, and so many: the task's own ins
 class Windows:
     """The windows of some long inputs, those that are fixed left out; sorted by number.
 
-    number: of the window's hash in `sought`; at: its place in the letters; own: [letters + 1], how many letters before a
-    place are not fixed; ordinal: of the window among all word beginnings.
+    number: of the window's hash in `sought`; at: its place in the letters; own: [letters + 1], how
+    many letters before a place are not fixed; ordinal: of the window among all word beginnings.
     """
 
     length: int
@@ -47,9 +50,16 @@ class Windows:
     size: np.ndarray  # [fields], own letters of each input
 
     @classmethod
-    def of(cls, letters: Letters, wanted: np.ndarray, task: np.ndarray, owner: np.ndarray, unspaced: bool) -> "Windows":
-        """letters: every input a field; wanted: bool [inputs], those to take; task, owner: int [inputs], spellings of one
-        content share an owner."""
+    def of(
+        cls,
+        letters: Letters,
+        wanted: np.ndarray,
+        task: np.ndarray,
+        owner: np.ndarray,
+        unspaced: bool,
+    ) -> "Windows":
+        """letters: every input a field; wanted: bool [inputs], those to take; task, owner: int
+        [inputs], spellings of one content share an owner."""
         length = WINDOW[unspaced]
         at, hashes = letters.runs(np.flatnonzero(letters.word & wanted[letters.field]), length)
         sought = Sought(hashes)
@@ -72,10 +82,21 @@ class Windows:
         ordinal = np.cumsum(letters.word)[at]
         use = ~fixed & (size[source] >= OWN)
         order = np.argsort(number[use], kind="stable")
-        return cls(length, RUN[unspaced], letters, sought, *(x[use][order] for x in (number, at, ordinal)), own, size)
+        return cls(
+            length,
+            RUN[unspaced],
+            letters,
+            sought,
+            *(x[use][order] for x in (number, at, ordinal)),
+            own,
+            size,
+        )
 
-    def matches(self, text: Letters, starts: np.ndarray, record: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(record, index into `at`) of every window that a record holds, each once, by record, input and place.
+    def matches(
+        self, text: Letters, starts: np.ndarray, record: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(record, index into `at`) of every window that a record holds, each once, by record,
+        input and place.
 
         starts: where words begin in the text; record: of each of its fields.
         """
@@ -88,8 +109,9 @@ class Windows:
         return of[order], j[order]
 
     def apart(self, window: np.ndarray, records: int) -> tuple[np.ndarray, np.ndarray]:
-        """(own, size) without the windows that many of so many records of one task have; inputs of which next to
-        nothing would be left keep theirs. window: every match in the task, once per record."""
+        """(own, size) without the windows that many of so many records of one task have; inputs of
+        which next to nothing would be left keep theirs. window: every match in the task, once per
+        record."""
         number, count = np.unique(self.number[window], return_counts=True)
         usual = number[(count >= USUAL_RECORDS) & (count >= USUAL * records)]
         if not len(usual):
@@ -108,10 +130,13 @@ class Windows:
     def coverage(
         self, record: np.ndarray, window: np.ndarray, own: np.ndarray, size: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Of each pair (record, input) in `matches`: (its first match, the input, the share of its own letters found)."""
+        """Of each pair (record, input) in `matches`: (its first match, the input, the share of its
+        own letters found)."""
         at = self.at[window]
         source = self.letters.field[at]
-        first = np.flatnonzero(np.concatenate([[True], (record[1:] != record[:-1]) | (source[1:] != source[:-1])]))
+        first = np.flatnonzero(
+            np.concatenate([[True], (record[1:] != record[:-1]) | (source[1:] != source[:-1])])
+        )
         if not len(record):
             return first[:0], source[:0], np.zeros(0)
         last = np.concatenate([first[1:], [len(record)]]) - 1
@@ -121,13 +146,20 @@ class Windows:
         covered = np.add.reduceat(own[until] - own[at], first)
         return first, source[first], covered / size[source[first]]
 
-    def longest_run(self, record: np.ndarray, window: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(record, input, letters) of runs of windows that follow each other, from matches that are left."""
+    def longest_run(
+        self, record: np.ndarray, window: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(record, input, letters) of runs of windows that follow each other, from matches that are
+        left."""
         at, ordinal = self.at[window], self.ordinal[window]
         source = self.letters.field[at]
         if not len(record):
             return record, source, at
-        new = (record[1:] != record[:-1]) | (source[1:] != source[:-1]) | (ordinal[1:] != ordinal[:-1] + 1)
+        new = (
+            (record[1:] != record[:-1])
+            | (source[1:] != source[:-1])
+            | (ordinal[1:] != ordinal[:-1] + 1)
+        )
         first = np.flatnonzero(np.concatenate([[True], new]))
         last = np.concatenate([first[1:], [len(record)]]) - 1
         return record[first], source[first], at[last] + self.length - at[first]
@@ -135,10 +167,11 @@ class Windows:
 
 def boilerplate(number: np.ndarray, record: np.ndarray, task: np.ndarray, origin: np.ndarray,
                 records: np.ndarray) -> np.ndarray:  # fmt: skip
-    """The numbers of windows that prove nothing by themselves: in more than COMMON records, in data of two origins, or in
-    several records of a task.
+    """The numbers of windows that prove nothing by themselves: in more than COMMON records, in data
+    of two origins, or in several records of a task.
 
-    number, record: each pair once; task, origin: of each record's task; records: [tasks], how many there are.
+    number, record: each pair once; task, origin: of each record's task; records: [tasks], how many
+    there are.
     """
     if not len(number):
         return number

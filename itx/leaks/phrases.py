@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Short inputs in training texts: as whole words, in two parts, and shorter ones with their answer.
 
-short   4 to 12 words (5 to 25 characters in scripts without spaces): wherever its words stand as whole words; and in
+short   4 to 12 words (5 to 25 characters in scripts without spaces): wherever its words stand as
+        whole words; and in
         two parts, each a segment of its own (a field, a line, what stands between marks)
 brief   shorter still: only as a whole field, or together with its answer
 """
@@ -12,7 +13,8 @@ import numpy as np
 
 from itx.leaks.grams import Letters, Sought, pairs
 
-ANCHOR = {False: 10, True: 5}  # letters at its beginning by which a short input is found; the least that it has
+# letters at its beginning by which a short input is found; the least that it has
+ANCHOR = {False: 10, True: 5}
 SEGMENTS = 3  # a part is at most so many segments long
 APART = 60  # letters between two parts in one field, at most
 NEAR = 4  # segments from a brief input to its answer, at most
@@ -20,7 +22,8 @@ NEAR = 4  # segments from a brief input to its answer, at most
 
 @dataclass(frozen=True)
 class Short:
-    """Short inputs by the hash of their first letters; parts by the hash of each, with the input and the cut."""
+    """Short inputs by the hash of their first letters; parts by the hash of each, with the input
+    and the cut."""
 
     length: int
     sought: Sought
@@ -74,14 +77,18 @@ class Short:
     def in_parts(
         self, text: Letters, spans: tuple[np.ndarray, np.ndarray, np.ndarray]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """(place, input) of every short input whose two parts are spans of one record; `spans` of `segments`."""
+        """(place, input) of every short input whose two parts are spans of one record; `spans` of
+        `segments`."""
         start, end, record = spans
         place, number = self.cuts.find(text.hashes(start, end - start))
         i, j = pairs(number, self.cut_number)
         place = place[i]
         key = np.stack([record[place], self.cut_at[j], self.cut_side[j]], 1)
         left, right = np.flatnonzero(key[:, 2] == 0), np.flatnonzero(key[:, 2] == 1)
-        joint = lambda rows: key[rows, 0] * (1 + key[:, 1].max(initial=0)) + key[rows, 1]  # noqa: E731
+
+        def joint(rows):
+            return key[rows, 0] * (1 + key[:, 1].max(initial=0)) + key[rows, 1]
+
         right = right[np.argsort(joint(right), kind="stable")]
         a, b = pairs(joint(left), joint(right))
         a, b = left[a], right[b]
@@ -93,7 +100,8 @@ class Short:
 
 
 def segments(text: Letters, record: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(beginnings, ends, records) of every run of up to SEGMENTS segments within a field. record: of each field."""
+    """(beginnings, ends, records) of every run of up to SEGMENTS segments within a field. record:
+    of each field."""
     first = np.flatnonzero(text.segment)
     ends = np.append(first[1:], len(text))
     starts, stops = [], []
@@ -109,7 +117,8 @@ def segments(text: Letters, record: np.ndarray) -> tuple[np.ndarray, np.ndarray,
 def beside_answers(
     text: Letters, record: np.ndarray, inputs: np.ndarray, answers: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(place, which) of every brief input that is a segment and whose answer is one of the NEAR segments behind it.
+    """(place, which) of every brief input that is a segment and whose answer is one of the NEAR
+    segments behind it.
 
     inputs, answers: their hashes, row by row.
     """
@@ -123,6 +132,8 @@ def beside_answers(
     good = np.zeros(len(place), bool)
     for n in range(1, NEAR + 1):
         near = np.minimum(place + n, len(first) - 1)
-        same = (near > place) & (record[text.field[first[near]]] == record[text.field[first[place]]])
+        same = (near > place) & (
+            record[text.field[first[near]]] == record[text.field[first[place]]]
+        )
         good |= same & (hashes[near] == answers[which])
     return first[place[good]], which[good]

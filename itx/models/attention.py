@@ -80,7 +80,9 @@ def attend(
     parts = []
     for i in range(0, length, block):
         h, j = max(0, i + 1 - window) if window else 0, min(i + block, length)
-        keys, values, seen = (_keys(x, front, h, j, axis) for x, axis in ((k, 2), (v, 2), (bias[:, :, i:j], 3)))
+        keys, values, seen = (
+            _keys(x, front, h, j, axis) for x, axis in ((k, 2), (v, 2), (bias[:, :, i:j], 3))
+        )
         part = _attend(q[:, :, i:j], keys, values, seen, scale, cap)
         parts.append(part)
     return jnp.concatenate(parts, axis=2)
@@ -89,7 +91,9 @@ def attend(
 def _keys(x: Array, front: int, i: int, j: int, axis: int) -> Array:
     """The keys i to j behind those in front, and those in front."""
     own = jax.lax.slice_in_dim(x, front + i, front + j, axis=axis)
-    return jnp.concatenate([jax.lax.slice_in_dim(x, 0, front, axis=axis), own], axis) if front else own
+    return (
+        jnp.concatenate([jax.lax.slice_in_dim(x, 0, front, axis=axis), own], axis) if front else own
+    )
 
 
 def _attend(q: Array, k: Array, v: Array, bias: Array, scale: float, cap: float = 0.0) -> Array:
@@ -115,20 +119,40 @@ class Attention(nnx.Module):
         self.wv = normal(rngs, (e, g, d), e**-0.5, ("embed", "kv_heads", "head_dim"))
         self.wo = normal(rngs, (n, d, e), residual_std(cfg, n * d), ("heads", "head_dim", "embed"))
         bias = cfg.qkv_bias
-        self.bq = nnx.Param(jnp.zeros((n, d), jnp.float32), **logical(("heads", "head_dim"))) if bias else None
-        self.bk = nnx.Param(jnp.zeros((g, d), jnp.float32), **logical(("kv_heads", "head_dim"))) if bias else None
-        self.bv = nnx.Param(jnp.zeros((g, d), jnp.float32), **logical(("kv_heads", "head_dim"))) if bias else None
-        self.q_norm = RMSNorm(d, "head_dim", cfg.norm_eps, cfg.norm_plus_one) if cfg.qk_norm else None
-        self.k_norm = RMSNorm(d, "head_dim", cfg.norm_eps, cfg.norm_plus_one) if cfg.qk_norm else None
+        self.bq = (
+            nnx.Param(jnp.zeros((n, d), jnp.float32), **logical(("heads", "head_dim")))
+            if bias
+            else None
+        )
+        self.bk = (
+            nnx.Param(jnp.zeros((g, d), jnp.float32), **logical(("kv_heads", "head_dim")))
+            if bias
+            else None
+        )
+        self.bv = (
+            nnx.Param(jnp.zeros((g, d), jnp.float32), **logical(("kv_heads", "head_dim")))
+            if bias
+            else None
+        )
+        self.q_norm = (
+            RMSNorm(d, "head_dim", cfg.norm_eps, cfg.norm_plus_one) if cfg.qk_norm else None
+        )
+        self.k_norm = (
+            RMSNorm(d, "head_dim", cfg.norm_eps, cfg.norm_plus_one) if cfg.qk_norm else None
+        )
         self.scale = (cfg.query_scalar or d) ** -0.5 if cfg.scale_attention else 1.0
         self.cap = cfg.attention_cap
 
-    def queries(self, x: Float[Array, "b q e"], rope: tuple | None, rows: Array | None = None) -> Array:
+    def queries(
+        self, x: Float[Array, "b q e"], rope: tuple | None, rows: Array | None = None
+    ) -> Array:
         """[b, n, q, d]"""
         q = self._project(x, "wq", self.bq, rows)
         return rotate(q if self.q_norm is None else self.q_norm(q), rope)
 
-    def keys_values(self, x: Float[Array, "b k e"], rope: tuple | None, rows: Array | None = None) -> tuple:
+    def keys_values(
+        self, x: Float[Array, "b k e"], rope: tuple | None, rows: Array | None = None
+    ) -> tuple:
         """Keys and values [b, g, k, d]"""
         k, v = self._project(x, "wk", self.bk, rows), self._project(x, "wv", self.bv, rows)
         return rotate(k if self.k_norm is None else self.k_norm(k), rope), v
@@ -144,9 +168,18 @@ class Attention(nnx.Module):
         return self.combine(attend(q, k, v, bias, self.scale, ordered, self.cap, window), rows)
 
     def by_kernel(
-        self, kernel: str, q: Array, k: Array, v: Array, segments: Array, window: int, rows: Array | None = None
+        self,
+        kernel: str,
+        q: Array,
+        k: Array,
+        v: Array,
+        segments: Array,
+        window: int,
+        rows: Array | None = None,
     ) -> Float[Array, "b q e"]:
-        return self.combine(kernels.attend(kernel, q, k, v, segments, self.scale, self.cap, window), rows)
+        return self.combine(
+            kernels.attend(kernel, q, k, v, segments, self.scale, self.cap, window), rows
+        )
 
     def combine(self, out: Float[Array, "b n q d"], rows: Array | None) -> Float[Array, "b q e"]:
         out = out.swapaxes(1, 2)

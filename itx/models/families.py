@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hugging Face's families as data: config.json <-> ModelConfig, and what each of our parameters is called there.
+"""Hugging Face's families as data: config.json <-> ModelConfig, and what each of our parameters is
+called there.
 
-A family is an entry of FAMILIES. Its configuration is fields that only have another name (`fields`), settings that all
-its members share (`fixed`), and the few things that several keys say together: windows and rotary positions. Files of
-transformers 4 and 5 are both read; what is written both read, in the older form.
+A family is an entry of FAMILIES. Its configuration is fields that only have another name
+(`fields`), settings that all its members share (`fixed`), and the few things that several keys say
+together: windows and rotary positions. Files of transformers 4 and 5 are both read; what is written
+both read, in the older form.
 """
 
 import dataclasses
@@ -13,7 +15,13 @@ from itx.config import ModelConfig, setting
 from itx.errors import UserError, did_you_mean
 from itx.models import rope, unsupported
 
-ACTIVATIONS = {"silu": "silu", "gelu_pytorch_tanh": "gelu", "gelu_new": "gelu", "gelu": "gelu_exact", "relu": "relu"}
+ACTIVATIONS = {
+    "silu": "silu",
+    "gelu_pytorch_tanh": "gelu",
+    "gelu_new": "gelu",
+    "gelu": "gelu_exact",
+    "relu": "relu",
+}
 # Fields of a ModelConfig that say how a run computes, not which model it is
 OF_THE_RUN = ("pretrained", "prefix_lm", "dropout", "dtype", "remat", "attention")
 
@@ -69,7 +77,8 @@ T5_PLAIN = T5 | {
 
 # Parts that see images, which no text passes through
 IMAGES = r"(model\.)?(vision_tower|multi_modal_projector)\..*"
-# Tensors that a file may hold besides the model's: copies of others, constants, and the parts that see images
+# Tensors that a file may hold besides the model's: copies of others, constants, and the parts that
+# see images
 COPIES = (
     r"(en|de)coder\.embed_tokens\.weight", r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",
     r".*rotary_emb\.inv_freq", IMAGES,
@@ -80,7 +89,8 @@ INSIDE = (
     ("language_model.lm_head.", "lm_head."),
     ("model.language_model.", "model."),
 )
-# ... and what the class calls it that such a folder is loaded as: modules of it are named so, whatever its file has
+# ... and what the class calls it that such a folder is loaded as: modules of it are named so,
+# whatever its file has
 NESTED = ("model.", "model.language_model.")
 
 
@@ -108,11 +118,13 @@ _LLAMA = {
 }  # fmt: skip
 _QWEN = _LLAMA | {"num_kv_heads": ("num_key_value_heads", 32)}
 _GEMMA = _LLAMA | {
-    # what the classes of transformers hold where a file is silent, as the text part of the hub's gemma-3-4b is
+    # what the classes of transformers hold where a file is silent, as the text part of the hub's
+    # gemma-3-4b is
     "num_heads": ("num_attention_heads", 8), "num_kv_heads": ("num_key_value_heads", 4),
     "head_dim": ("head_dim", 256), "tie_embeddings": ("tie_word_embeddings", True),
     "mlp_activation": ("hidden_activation", "gelu_pytorch_tanh"), "query_scalar": ("query_pre_attn_scalar", 256),
-    # a cap of scores is Gemma 2's alone: the class of Gemma 3 has the key and computes nothing of it
+    # a cap of scores is Gemma 2's alone: the class of Gemma 3 has the key and computes nothing of
+    # it
     "logit_cap": ("final_logit_softcapping", 0.0),
 }  # fmt: skip
 _T5 = {
@@ -152,8 +164,10 @@ FAMILIES = {
     "gemma3_text": Family(
         "Gemma3ForCausalLM", _GEMMA | {"vocab_size": ("vocab_size", 262_208)}, _ALL_GEMMA | {"qk_norm": True}),
 }  # fmt: skip
-AS_MANY_AS = {"num_key_value_heads": "num_attention_heads", "num_decoder_layers": "num_layers"}  # where there is none
-# A hundred times the deepest model: more is a mistake, and lists of layers are made before any check.
+# where there is none
+AS_MANY_AS = {"num_key_value_heads": "num_attention_heads", "num_decoder_layers": "num_layers"}
+# A hundred times the deepest model: more is a mistake, and lists of layers are made before any
+# check.
 MOST_LAYERS = 10_000
 # Keys that are read besides those of `fields`
 _OF_ROPE = {
@@ -167,29 +181,43 @@ _OF_QWEN = {"use_sliding_window", "sliding_window", "max_window_layers"}
 _OF_T5 = {"feed_forward_proj", "dense_act_fn", "is_gated_act", "tie_word_embeddings", "scale_decoder_outputs",
           "is_encoder_decoder"}  # fmt: skip
 READ = {
-    "llama": set(), "mistral": {"sliding_window"}, "qwen2": _OF_QWEN | {"attention_bias", "qkv_bias"},  # always has them
+    # always has them
+    "llama": set(), "mistral": {"sliding_window"}, "qwen2": _OF_QWEN | {"attention_bias", "qkv_bias"},
     "qwen3": _OF_QWEN | {"qk_norm", "use_qk_norm"}, "gemma2": {"sliding_window"},
     "gemma3_text": {"sliding_window", "sliding_window_pattern", "rope_local_base_freq", "qk_norm", "use_qk_norm"},
 }  # fmt: skip
 
 
 # What a model that also sees images says outside the part about text
-OUTSIDE = ("dtype", "torch_dtype", "bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings")
+OUTSIDE = (
+    "dtype",
+    "torch_dtype",
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+    "tie_word_embeddings",
+)
 
 
 def is_nested(values: dict) -> bool:
-    """Whether a config.json is of a model that also sees images, the text model being a part of it."""
+    """Whether a config.json is of a model that also sees images, the text model being a part of
+    it."""
     return values.get("model_type") == "gemma3"
 
 
 def text_config(values: dict, where: str = "config.json") -> dict:
-    """Of a model that also sees images the part about text, with what stands outside it for both."""
+    """Of a model that also sees images the part about text, with what stands outside it for
+    both."""
     if not is_nested(values):
         return values
     inner = values.get("text_config")
     if not isinstance(inner, dict):
         raise UserError(f"{where}: text_config={inner!r}; expected the settings of the text model")
-    return {"model_type": "gemma3_text", **inner, **{k: values[k] for k in OUTSIDE if values.get(k) is not None}}
+    return {
+        "model_type": "gemma3_text",
+        **inner,
+        **{k: values[k] for k in OUTSIDE if values.get(k) is not None},
+    }
 
 
 def keys_read(kind: str) -> set[str]:
@@ -202,7 +230,8 @@ def keys_read(kind: str) -> set[str]:
 
 
 def read(values: dict, where: str) -> ModelConfig:
-    """The ModelConfig of a config.json; UserError where it is none of a known family, or says what we cannot do.
+    """The ModelConfig of a config.json; UserError where it is none of a known family, or says what
+    we cannot do.
 
     Where the head is tied is what the tensors say: `tie_embeddings` is only what the file says.
     """
@@ -218,41 +247,61 @@ def read(values: dict, where: str) -> ModelConfig:
     if is_nested(outer):
         unsupported.check(outer, OUTSIDE, where)
         if values.get("final_logit_softcapping"):  # only the class of the text model alone reads it
-            raise UserError(f"{where}: final_logit_softcapping in text_config, which transformers does not read there")
+            raise UserError(
+                f"{where}: final_logit_softcapping in text_config, which transformers does not read there"
+            )
     kinds = {f.name: f.type for f in dataclasses.fields(ModelConfig)} | {"mlp_activation": str}
     found: dict[str, Any] = {}
     for ours in family.fields:
         found[ours] = _field(values, ours, kinds[ours], found, where)
     if max(found["num_layers"], found.get("encoder_layers", 0)) > MOST_LAYERS:
-        raise UserError(f"{where}: more than {MOST_LAYERS:,} layers ({family.fields['num_layers'][0]})")
+        raise UserError(
+            f"{where}: more than {MOST_LAYERS:,} layers ({family.fields['num_layers'][0]})"
+        )
     if found["num_heads"] % found["num_kv_heads"]:
-        raise UserError(f"{where}: {found['num_kv_heads']} key/value heads do not divide {found['num_heads']} heads")
+        raise UserError(
+            f"{where}: {found['num_kv_heads']} key/value heads do not divide {found['num_heads']} heads"
+        )
     if family.fields is _T5:
         found |= _t5_settings(values, where)
     else:
-        own, other = sorted(("hidden_act", "hidden_activation"), key=lambda k: k != family.fields["mlp_activation"][0])
+        own, other = sorted(
+            ("hidden_act", "hidden_activation"),
+            key=lambda k: k != family.fields["mlp_activation"][0],
+        )
         if values.get(other) not in (None, found["mlp_activation"]):
-            raise UserError(f"{where}: {other}={values[other]!r}, but a {kind} reads {own}={found['mlp_activation']!r}")
+            raise UserError(
+                f"{where}: {other}={values[other]!r}, but a {kind} reads {own}={found['mlp_activation']!r}"
+            )
         found["mlp_activation"] = _activation(found["mlp_activation"], where)
         found |= {"architecture": "decoder", "mlp_gated": True, "position": "rope"}
-        found |= rope.windows(values, kind, found["num_layers"], where) | rope.read(values, kind, where)
+        found |= rope.windows(values, kind, found["num_layers"], where) | rope.read(
+            values, kind, where
+        )
     found |= {name: float(value) for name, value in found.items() if kinds[name] is float}
     return ModelConfig(**found | family.fixed)
 
 
 def _field(values: dict, ours: str, type_: type, found: dict, where: str) -> Any:
-    """One setting of the model, or the class's own where the file is silent; null is a value, which few keys take."""
+    """One setting of the model, or the class's own where the file is silent; null is a value, which
+    few keys take."""
     kind = values["model_type"]
     key, default = FAMILIES[kind].fields[ours]
     null = key in values and values[key] is None
     if key.endswith("softcapping"):  # null: none
         default = default if key not in values else 0.0
-    elif values.get(key) is None and key in AS_MANY_AS and (default is None or null and kind in ("qwen2", "qwen3")):
+    elif (
+        values.get(key) is None
+        and key in AS_MANY_AS
+        and (default is None or null and kind in ("qwen2", "qwen3"))
+    ):
         key = AS_MANY_AS[key]
     elif key == "head_dim" and default is None:
         default = found["embed_dim"] // found["num_heads"]
     elif null and default is not None:
-        raise UserError(f"{where}: {key}=None; expected a value, or no such key, which means {default!r}")
+        raise UserError(
+            f"{where}: {key}=None; expected a value, or no such key, which means {default!r}"
+        )
     value = setting(values, key, type_, where, default)
     least = "above 0" if key == "query_pre_attn_scalar" else "from 0"
     if type_ is float and not (0 <= value < float("inf") and (value or least == "from 0")):
@@ -261,7 +310,8 @@ def _field(values: dict, ours: str, type_: type, found: dict, where: str) -> Any
 
 
 def passed_over(values: dict, where: str = "config.json") -> list[str]:
-    """Keys of a config.json that neither this reader nor transformers knows: nothing that they say has an effect."""
+    """Keys of a config.json that neither this reader nor transformers knows: nothing that they say
+    has an effect."""
     inner = text_config(values, where)
     kind = inner["model_type"]
     keys = unsupported.passed_over(inner, keys_read(kind))
@@ -279,15 +329,25 @@ def _activation(name: str, where: str) -> str:
 def _t5_settings(values: dict, where: str) -> dict:
     for alias, key in T5_ALIASES.items():  # another name of the same setting there, which would win
         if values.get(alias) not in (None, values.get(key)):
-            raise UserError(f"{where}: {alias}={values[alias]!r} and {key}={values.get(key)!r}, which name one setting")
+            raise UserError(
+                f"{where}: {alias}={values[alias]!r} and {key}={values.get(key)!r}, which name one setting"
+            )
     silent = "feed_forward_proj" not in values
-    said = setting(values, "feed_forward_proj", str, where, T5_FEED_FORWARD[values["model_type"]] if silent else None)
+    said = setting(
+        values,
+        "feed_forward_proj",
+        str,
+        where,
+        T5_FEED_FORWARD[values["model_type"]] if silent else None,
+    )
     gated, _, name = said.rpartition("-")
     # transformers reads "gated-gelu" as the tanh form, and so were those models trained
     name = "gelu_new" if gated and name == "gelu" else name
     for key, right in (("dense_act_fn", name), ("is_gated_act", bool(gated))):
         if values.get(key) not in (None, right):
-            raise UserError(f"{where}: {key}={values[key]!r} beside feed_forward_proj={said!r}, which means {right!r}")
+            raise UserError(
+                f"{where}: {key}={values[key]!r} beside feed_forward_proj={said!r}, which means {right!r}"
+            )
     tied = values.get("tie_word_embeddings") is not False
     scaled = values.get("scale_decoder_outputs", tied) and values["model_type"] == "t5"
     return {
@@ -298,7 +358,8 @@ def _t5_settings(values: dict, where: str) -> dict:
 
 
 def write(cfg: ModelConfig, kind: str) -> dict:
-    """The config.json of a model as one of this family; whether it says all that `cfg` says, `family_of` checks."""
+    """The config.json of a model as one of this family; whether it says all that `cfg` says,
+    `family_of` checks."""
     family = FAMILIES[kind]
     out: dict[str, Any] = {"architectures": [family.classname], "model_type": kind}
     out |= {key: getattr(cfg, ours) for ours, (key, _) in family.fields.items()}
@@ -326,11 +387,15 @@ def write(cfg: ModelConfig, kind: str) -> dict:
         out["rope_local_base_freq"] = cfg.rope_theta_local or cfg.rope_theta
     if kind != "llama":
         # Gemma's class makes a mask of its window even where no layer slides
-        out["sliding_window"] = cfg.sliding_window or (rope.WINDOW if kind.startswith("gemma") else None)
+        out["sliding_window"] = cfg.sliding_window or (
+            rope.WINDOW if kind.startswith("gemma") else None
+        )
     if kind in ("qwen2", "qwen3"):
         out["use_sliding_window"] = bool(cfg.sliding_window)
     if kind in ("gemma2", "gemma3_text", "qwen2", "qwen3"):
-        out["layer_types"] = ["full_attention" if full else "sliding_attention" for full in global_layers(cfg)]
+        out["layer_types"] = [
+            "full_attention" if full else "sliding_attention" for full in global_layers(cfg)
+        ]
     return out
 
 
@@ -348,7 +413,9 @@ def _same(cfg: ModelConfig) -> dict:
     if cfg.architecture == "decoder":
         out |= {"relative_buckets": 0, "relative_max_distance": 0, "encoder_layers": 0}
         out["query_scalar"] = out["query_scalar"] or float(cfg.head_dim)
-        out["rope_theta_local"] = cfg.rope_theta_local or cfg.rope_theta if cfg.sliding_window else 0.0
+        out["rope_theta_local"] = (
+            cfg.rope_theta_local or cfg.rope_theta if cfg.sliding_window else 0.0
+        )
     else:
         out |= {k: 0 for k in out if k.startswith("rope_")}
     if cfg.rope_scaling != "llama3":
@@ -357,7 +424,8 @@ def _same(cfg: ModelConfig) -> dict:
 
 
 def family_of(cfg: ModelConfig, wanted: str | None = None) -> str:
-    """The model_type under which Hugging Face computes what `cfg` does: `wanted`, or the first that reads back the same.
+    """The model_type under which Hugging Face computes what `cfg` does: `wanted`, or the first that
+    reads back the same.
 
     UserError that names what no family has.
     """
@@ -379,7 +447,9 @@ def family_of(cfg: ModelConfig, wanted: str | None = None) -> str:
             nearest = (kind, off)
     kind, off = nearest
     wrong = ", ".join(f"model.{k}={ours!r} (there {theirs!r})" for k, (ours, theirs) in off.items())
-    raise UserError(f"no Hugging Face model computes this one; the nearest, {kind!r}, differs in {wrong}")
+    raise UserError(
+        f"no Hugging Face model computes this one; the nearest, {kind!r}, differs in {wrong}"
+    )
 
 
 def tensor_names(cfg: ModelConfig) -> dict[str, str]:

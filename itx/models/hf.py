@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Hugging Face folders: read a model onto a mesh, write one that `transformers` loads.
 
-A folder holds config.json, model.safetensors (or several files and model.safetensors.index.json) and the tokenizer's
-files. Headers give names, shapes and types, so that `check` finds what is wrong before a weight is read. `load` asks
-each device's part of each parameter from the mapped files: no host ever holds more than the parts of its devices. A
-parameter of ours stacks the layers' tensors; a matrix lies there as (out, in), ours as (in, out).
+A folder holds config.json, model.safetensors (or several files and model.safetensors.index.json)
+and the tokenizer's files. Headers give names, shapes and types, so that `check` finds what is wrong
+before a weight is read. `load` asks each device's part of each parameter from the mapped files: no
+host ever holds more than the parts of its devices. A parameter of ours stacks the layers' tensors;
+a matrix lies there as (out, in), ours as (in, out).
 """
 
 import dataclasses
@@ -30,7 +31,11 @@ from itx.models import families
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
-DTYPES = {"F32": np.dtype(np.float32), "BF16": np.dtype(ml_dtypes.bfloat16), "F16": np.dtype(np.float16)}
+DTYPES = {
+    "F32": np.dtype(np.float32),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "F16": np.dtype(np.float16),
+}
 NAMES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 # Matrices, by the last part of their path: how many of our leading dimensions are what they read
 MATRICES = {"wq": 1, "wk": 1, "wv": 1, "wo": 2, "w_gate": 1, "w_in": 1, "w_out": 1, "head": 1}
@@ -60,23 +65,27 @@ def _json(folder: Path, name: str) -> dict:
 
 
 def ends(folder: Path) -> tuple[int, ...]:
-    """The ids that end an answer of the model: eos_token_id of generation_config.json, without which that of config.json
-    counts, as for transformers; a number or a list there."""
+    """The ids that end an answer of the model: eos_token_id of generation_config.json, without
+    which that of config.json counts, as for transformers; a number or a list there."""
     name = next((n for n in (GENERATION, CONFIG) if (folder / n).is_file()), None)
     found = _json(folder, name).get("eos_token_id") if name else None
     ids = found if isinstance(found, list) else [] if found is None else [found]
     if any(type(i) is not int or i < 0 for i in ids):
-        raise UserError(f"{folder / name}: eos_token_id is {found!r}, neither an id nor a list of ids")
+        raise UserError(
+            f"{folder / name}: eos_token_id is {found!r}, neither an id nor a list of ids"
+        )
     return tuple(ids)
 
 
 class Tensors:
-    """The tensors of a folder, by the names that a text model alone has; mapped, read when asked."""
+    """The tensors of a folder, by the names that a text model alone has; mapped, read when
+    asked."""
 
     def __init__(self, folder: Path | str):
         self.folder = Path(folder)
         files = self._files()
-        self.found: dict[str, tuple[Any, str]] = {}  # our idea of the name -> (open file, its name there)
+        # our idea of the name -> (open file, its name there)
+        self.found: dict[str, tuple[Any, str]] = {}
         for file in files:
             opened = _open(file)
             for name in opened.keys():  # noqa: SIM118 (not a dict)
@@ -96,7 +105,9 @@ class Tensors:
         if single.is_file():
             return [single]
         others = [
-            p.name for p in self.folder.glob("*") if p.suffix in (".safetensors", ".bin", ".pt", ".msgpack", ".h5")
+            p.name
+            for p in self.folder.glob("*")
+            if p.suffix in (".safetensors", ".bin", ".pt", ".msgpack", ".h5")
         ]
         raise UserError(
             f"{self.folder}: expected {SINGLE} or {INDEX}, found {', '.join(sorted(others)) or 'no weights at all'}"
@@ -131,7 +142,11 @@ def _whole(file: Path) -> str:
         if size < 8 + header:
             return f"truncated: its header takes {8 + header:,} bytes, the file has {size:,}"
         try:
-            ends = [t["data_offsets"][1] for n, t in json.loads(f.read(header)).items() if n != "__metadata__"]
+            ends = [
+                t["data_offsets"][1]
+                for n, t in json.loads(f.read(header)).items()
+                if n != "__metadata__"
+            ]
         except (ValueError, KeyError, TypeError, AttributeError):
             return ""
     expected = 8 + header + max(ends, default=0)
@@ -155,7 +170,9 @@ def tensors_of(cfg: ModelConfig, shapes: Shapes) -> dict[str, tuple[str, int | N
     table, out = families.tensor_names(cfg), {}
     for path, leaf in shapes.items():
         if path not in table:
-            raise UserError(f"parameter {path} has no place in a Hugging Face model" + did_you_mean(path, table))
+            raise UserError(
+                f"parameter {path} has no place in a Hugging Face model" + did_you_mean(path, table)
+            )
         if "/blocks/" in path:
             out |= {table[path].format(i): (path, i) for i in range(leaf.shape[0])}
         else:
@@ -167,12 +184,16 @@ def tensors_of(cfg: ModelConfig, shapes: Shapes) -> dict[str, tuple[str, int | N
 
 
 def model_config(folder: Path | str) -> ModelConfig:
-    """The ModelConfig of a folder; whether the head is tied is what its tensors say, where the file does not deny it."""
+    """The ModelConfig of a folder; whether the head is tied is what its tensors say, where the file
+    does not deny it."""
     cfg = families.read(read_config(folder), str(Path(folder) / CONFIG))
-    # transformers 5 writes `tie_word_embeddings: true` for every encoder-decoder, and ties no head that differs
+    # transformers 5 writes `tie_word_embeddings: true` for every encoder-decoder, and ties no head
+    # that differs
     if cfg.architecture == "encoder_decoder" or cfg.tie_embeddings:
         table = families.tensor_names(cfg)["embedding"]
-        cfg = dataclasses.replace(cfg, tie_embeddings=_tied(Tensors(folder), cfg.tie_embeddings, table))
+        cfg = dataclasses.replace(
+            cfg, tie_embeddings=_tied(Tensors(folder), cfg.tie_embeddings, table)
+        )
     return cfg
 
 
@@ -182,7 +203,8 @@ def passed_over(folder: Path | str) -> list[str]:
 
 
 def _tied(tensors: Tensors, said: bool, table: str) -> bool:
-    """Whether a head is the embedding `table`: there is none of its own, or what there is is a copy."""
+    """Whether a head is the embedding `table`: there is none of its own, or what there is is a
+    copy."""
     head = "lm_head.weight"
     if head not in tensors.found:
         return True
@@ -194,18 +216,29 @@ def _tied(tensors: Tensors, said: bool, table: str) -> bool:
     return all(np.array_equal(head[p], table[p]) for p in parts)
 
 
-def check(folder: Path | str, cfg: ModelConfig, shapes: Shapes, tensors: Tensors | None = None) -> Counter:
-    """UserError for a tensor that is missing, too many, or of the wrong shape or type; counts what is left out."""
+def check(
+    folder: Path | str, cfg: ModelConfig, shapes: Shapes, tensors: Tensors | None = None
+) -> Counter:
+    """UserError for a tensor that is missing, too many, or of the wrong shape or type; counts what
+    is left out."""
     tensors = tensors or Tensors(folder)
     expected, left_out = tensors_of(cfg, shapes), Counter()
     missing = [n for n in expected if n not in tensors.found]
     if missing:
-        near = did_you_mean(missing[0], [n for n in tensors.found if n not in expected] or tensors.found)
-        raise UserError(f"{folder}: {len(missing)} of {len(expected)} tensors are missing, first {missing[0]!r}{near}")
+        near = did_you_mean(
+            missing[0], [n for n in tensors.found if n not in expected] or tensors.found
+        )
+        raise UserError(
+            f"{folder}: {len(missing)} of {len(expected)} tensors are missing, first {missing[0]!r}{near}"
+        )
     for name in tensors.found:
         if name in expected:
             continue
-        if name == "lm_head.weight" and cfg.tie_embeddings or any(re.fullmatch(p, name) for p in families.COPIES):
+        if (
+            name == "lm_head.weight"
+            and cfg.tie_embeddings
+            or any(re.fullmatch(p, name) for p in families.COPIES)
+        ):
             left_out[re.sub(r"\d+", "#", name)] += 1
             continue
         raise UserError(f"{folder}: holds {name!r}, which a model of this configuration does not have"
@@ -215,26 +248,34 @@ def check(folder: Path | str, cfg: ModelConfig, shapes: Shapes, tensors: Tensors
         if found != right:
             raise UserError(f"{folder}: {name} has shape {found}; expected {right}")
         if tensors.dtype(name) not in DTYPES:
-            raise UserError(f"{folder}: {name} is {tensors.dtype(name)}; expected one of {', '.join(DTYPES)}")
+            raise UserError(
+                f"{folder}: {name} is {tensors.dtype(name)}; expected one of {', '.join(DTYPES)}"
+            )
     return left_out
 
 
 def load(folder: Path | str, cfg: ModelConfig, targets: Shapes) -> dict[str, Any]:
-    """Parameters as `targets` says: {path: ShapeDtypeStruct with a sharding}, each device reading its own part."""
+    """Parameters as `targets` says: {path: ShapeDtypeStruct with a sharding}, each device reading
+    its own part."""
     tensors = Tensors(folder)
     check(folder, cfg, targets, tensors)
     table = families.tensor_names(cfg)
 
     def one(path: str, target: Any) -> Any:
         return jax.make_array_from_callback(
-            target.shape, target.sharding, lambda index: part(tensors, table[path], path, target, index)
+            target.shape,
+            target.sharding,
+            lambda index: part(tensors, table[path], path, target, index),
         )
 
     return {path: one(path, target) for path, target in targets.items()}
 
 
-def part(tensors: Tensors, name: str, path: str, target: Any, index: tuple[slice, ...]) -> np.ndarray:
-    """target[index] from the file(s): nothing else of them is read, but for a split inside a head."""
+def part(
+    tensors: Tensors, name: str, path: str, target: Any, index: tuple[slice, ...]
+) -> np.ndarray:
+    """target[index] from the file(s): nothing else of them is read, but for a split inside a
+    head."""
     index = tuple(slice(*i.indices(n)) for i, n in zip(index, target.shape, strict=True))
     if "/blocks/" not in path:
         return _read(tensors, name, path, target.shape, index).astype(target.dtype)
@@ -244,7 +285,9 @@ def part(tensors: Tensors, name: str, path: str, target: Any, index: tuple[slice
     return out
 
 
-def _read(tensors: Tensors, name: str, path: str, shape: tuple[int, ...], index: tuple[slice, ...]) -> np.ndarray:
+def _read(
+    tensors: Tensors, name: str, path: str, shape: tuple[int, ...], index: tuple[slice, ...]
+) -> np.ndarray:
     """One layer's part, in our layout."""
     reads = MATRICES.get(path.rsplit("/", 1)[-1], 0)
     if not reads and not path.endswith(("/bq", "/bk", "/bv")):
@@ -272,10 +315,12 @@ def dtype_of(source: dict) -> str:
 
 
 def write_config(cfg: ModelConfig, source: dict, dtype: str) -> dict:
-    """config.json: the model's own settings, over what the source's holds besides (lengths, ids of special tokens)."""
+    """config.json: the model's own settings, over what the source's holds besides (lengths, ids of
+    special tokens)."""
     source = families.text_config(source)
     kind = families.family_of(cfg, source.get("model_type"))
-    # other names and places of what `families.write` says, which would contradict it where a setting was changed
+    # other names and places of what `families.write` says, which would contradict it where a
+    # setting was changed
     stale = ("rope_parameters", "original_max_position_embeddings", "layer_types", "hidden_act", "hidden_activation",
              "dtype", "dense_act_fn", "is_gated_act", "transformers_version", "_name_or_path",
              "_sliding_window_pattern", "sliding_window_pattern")  # fmt: skip
@@ -291,7 +336,8 @@ def save(
 ) -> list[Path]:  # fmt: skip
     """Write a folder whole; returns its files. One file's tensors are in memory at a time.
 
-    source: the config.json that the model came with, and more of its keys; beside: what else goes there, by name; dtype: of the weights, default the source's.
+    source: the config.json that the model came with, and more of its keys; beside: what else goes
+    there, by name; dtype: of the weights, default the source's.
     """
     dtype = dtype or dtype_of(source or {})
     if dtype not in NAMES:
@@ -299,7 +345,10 @@ def save(
     config = write_config(cfg, source or {}, dtype)
     config["vocab_size"] = params["embedding"].shape[0]
     kind, expected = DTYPES[NAMES[dtype]], tensors_of(cfg, params)
-    sizes = {n: math.prod(tensor_shape(p, params[p].shape)) * kind.itemsize for n, (p, _) in expected.items()}
+    sizes = {
+        n: math.prod(tensor_shape(p, params[p].shape)) * kind.itemsize
+        for n, (p, _) in expected.items()
+    }
     shards = list(_shards(sizes, shard_bytes))
     with storage.whole_folder(folder) as out:
         for name, content in (beside or {}).items():

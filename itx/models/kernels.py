@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attention by a platform's own kernel: Splash on TPU, cuDNN on GPU. `choose` says which, and where none can do it.
+"""Attention by a platform's own kernel: Splash on TPU, cuDNN on GPU. `choose` says which, and where
+none can do it.
 
-Both compute what itx/models/attention.py computes in plain XLA, for rows as training has them: segments stand one
-behind the other and positions rise by one, so that "not later" and "so many back" may be read off the places in a row.
-What they cannot express stays with XLA: T5's bias, a prompt that sees all of itself, branches, a cache.
+Both compute what itx/models/attention.py computes in plain XLA, for rows as training has them:
+segments stand one behind the other and positions rise by one, so that "not later" and "so many
+back" may be read off the places in a row. What they cannot express stays with XLA: T5's bias, a
+prompt that sees all of itself, branches, a cache.
 """
 
 from typing import Any
@@ -31,7 +33,11 @@ def choose(cfg: ModelConfig, length: int, plain: bool) -> str:
     if wanted == "splash" and length % LANES == 0:
         return "splash"
     small = cfg.dtype == "bfloat16" and cfg.head_dim % 8 == 0 and cfg.head_dim <= 128
-    return "cudnn" if wanted == "cudnn" and small and not cfg.attention_cap and length % 2 == 0 else "xla"
+    return (
+        "cudnn"
+        if wanted == "cudnn" and small and not cfg.attention_cap and length % 2 == 0
+        else "xla"
+    )
 
 
 def attend(
@@ -51,14 +57,24 @@ def attend(
     rows = meshes.spec(("batch", heads, None, None), q.shape, mesh, meshes.ACTIVATIONS)
     of_segments = meshes.spec(("batch", None), segments.shape, mesh, meshes.ACTIVATIONS)
     # a kernel's output says nothing of how it varies over the mesh
-    split = jax.shard_map(here, mesh=mesh, in_specs=(rows, kv, kv, of_segments), out_specs=rows, check_vma=False)
+    split = jax.shard_map(
+        here, mesh=mesh, in_specs=(rows, kv, kv, of_segments), out_specs=rows, check_vma=False
+    )
     return split(q, k, v, segments)
 
 
 def splash(
-    q: Array, k: Array, v: Array, segments: Array, scale: float, cap: float, window: int, interpret: bool = False
+    q: Array,
+    k: Array,
+    v: Array,
+    segments: Array,
+    scale: float,
+    cap: float,
+    window: int,
+    interpret: bool = False,
 ) -> Array:
-    """Splash attention (JAX's Pallas kernel for TPU): blocks that the mask leaves empty are skipped."""
+    """Splash attention (JAX's Pallas kernel for TPU): blocks that the mask leaves empty are
+    skipped."""
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
@@ -66,7 +82,9 @@ def splash(
     shape = (length, length)
     mask = masks.LocalMask(shape, (window - 1, 0), 0) if window else masks.CausalMask(shape)
     block = next(b for b in range(min(BLOCK, length), 0, -LANES) if length % b == 0)
-    sizes = dict.fromkeys(("block_q", "block_kv", "block_q_dkv", "block_kv_dkv", "block_q_dq", "block_kv_dq"), block)
+    sizes = dict.fromkeys(
+        ("block_q", "block_kv", "block_q_dkv", "block_kv_dkv", "block_q_dq", "block_kv_dq"), block
+    )
     kernel = kernels.make_splash_mha_single_device(
         masks.MultiHeadMask([mask] * q.shape[1]), block_sizes=kernels.BlockSizes(**sizes),
         attn_logits_soft_cap=cap or None, interpret=interpret or INTERPRET,
@@ -80,10 +98,17 @@ INTERPRET = False  # run Splash without a TPU (tests)
 
 
 def cudnn(
-    q: Array, k: Array, v: Array, segments: Array, scale: float, cap: float, window: int, implementation: Any = "cudnn"
+    q: Array,
+    k: Array,
+    v: Array,
+    segments: Array,
+    scale: float,
+    cap: float,
+    window: int,
+    implementation: Any = "cudnn",
 ) -> Array:
-    """cuDNN's fused attention; it takes the segments as a bias of the row's length squared, in the activations' type, and
-    leaves out the blocks that lie behind a query or before its window."""
+    """cuDNN's fused attention; it takes the segments as a bias of the row's length squared, in the
+    activations' type, and leaves out the blocks that lie behind a query or before its window."""
     mask = segments[:, None, :, None] == segments[:, None, None, :]
     q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
     out = jax.nn.dot_product_attention(

@@ -27,7 +27,8 @@ ACTIVATIONS = {
 
 
 def logical(axes: tuple[str, ...]) -> dict:
-    """Metadata of a parameter with these logical axis names; itx/mesh.py places it, NNX does not."""
+    """Metadata of a parameter with these logical axis names; itx/mesh.py places it, NNX does
+    not."""
     return {"out_sharding": axes, "eager_sharding": False}
 
 
@@ -37,7 +38,8 @@ def normal(rngs: nnx.Rngs, shape: tuple[int, ...], std: float, axes: tuple[str, 
 
 
 def project(x: Float[Array, "*b e"], w: Float[Array, "..."]) -> Float[Array, "..."]:
-    """x w over x's last dimension and the leading ones of w that it is made of, as one product of two matrices.
+    """x w over x's last dimension and the leading ones of w that it is made of, as one product of
+    two matrices.
 
     XLA's CPU backend takes three times as long for a product with a batch dimension (measured,
     8,192 tokens, 128 x 384); elsewhere the two are the same.
@@ -48,7 +50,9 @@ def project(x: Float[Array, "*b e"], w: Float[Array, "..."]) -> Float[Array, "..
     return out.reshape(*x.shape[:-1], *w.shape[inputs:])
 
 
-def linear(module: nnx.Module, name: str, x: Float[Array, "*b e"], rows: Key[Array, "b"] | None = None) -> Array:
+def linear(
+    module: nnx.Module, name: str, x: Float[Array, "*b e"], rows: Key[Array, "b"] | None = None
+) -> Array:
     """x times the module's weight `name`, with what an adapter adds to it (itx/peft.py).
 
     Every matrix of a model is applied here. `rows` turns an adapter's dropout on, as in `dropout`.
@@ -61,8 +65,8 @@ def linear(module: nnx.Module, name: str, x: Float[Array, "*b e"], rows: Key[Arr
 class RMSNorm(nnx.Module):
     """x / rms(x) * scale, without a mean and without a bias, computed in float32.
 
-    plus_one: the factor is 1 + scale. It is not added into the parameter, for that would round what a
-    checkpoint holds.
+    plus_one: the factor is 1 + scale. It is not added into the parameter, for that would round what
+    a checkpoint holds.
     """
 
     def __init__(self, dim: int, axis: str, eps: float, plus_one: bool = False):
@@ -87,7 +91,9 @@ class MLP(nnx.Module):
         self.w_out = normal(rngs, (f, e), residual_std(cfg, f), ("mlp", "embed"))
         self.activation = cfg.mlp_activation
 
-    def __call__(self, x: Float[Array, "b l e"], rows: Array | None = None) -> Float[Array, "b l e"]:
+    def __call__(
+        self, x: Float[Array, "b l e"], rows: Array | None = None
+    ) -> Float[Array, "b l e"]:
         act = ACTIVATIONS[self.activation]
         h = linear(self, "w_in", x, rows)
         h = act(linear(self, "w_gate", x, rows)) * h if self.w_gate is not None else act(h)
@@ -110,7 +116,8 @@ def residual_std(cfg: ModelConfig, fan_in: int) -> float:
 def rope_tables(
     positions: Int[Array, "b l"], head_dim: int, theta: float, scaling: ModelConfig | None = None
 ) -> tuple[Float[Array, "b 1 l d2"], Float[Array, "b 1 l d2"]]:
-    """cos and sin of the angles of each position, once per forward pass; stretched as `scaling` says."""
+    """cos and sin of the angles of each position, once per forward pass; stretched as `scaling`
+    says."""
     frequency = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
     if scaling is not None:
         frequency = scaled_frequency(frequency, scaling)
@@ -121,9 +128,9 @@ def rope_tables(
 def scaled_frequency(frequency: Float[Array, "d2"], cfg: ModelConfig) -> Float[Array, "d2"]:
     """RoPE's frequencies for a longer context.
 
-    linear: all of them divided by the factor (Chen et al. 2023, arXiv 2306.15595). llama3: long waves divided,
-    short ones kept, and between the two thresholds a mean of both, weighted linearly in original length /
-    wavelength (Llama 3.1's reference code, `apply_scaling`).
+    linear: all of them divided by the factor (Chen et al. 2023, arXiv 2306.15595). llama3: long
+    waves divided, short ones kept, and between the two thresholds a mean of both, weighted linearly
+    in original length / wavelength (Llama 3.1's reference code, `apply_scaling`).
     """
     if cfg.rope_scaling == "none":
         return frequency
@@ -151,5 +158,7 @@ def dropout(
     """Dropout with one random key per global row: independent of mesh, hosts and microbatches."""
     if rows is None or rate == 0.0:
         return x
-    keep = jax.vmap(lambda key, y: jax.random.bernoulli(jax.random.fold_in(key, salt), 1.0 - rate, y.shape))(rows, x)
+    keep = jax.vmap(
+        lambda key, y: jax.random.bernoulli(jax.random.fold_in(key, salt), 1.0 - rate, y.shape)
+    )(rows, x)
     return jnp.where(keep, x / (1.0 - rate), jnp.zeros((), x.dtype))

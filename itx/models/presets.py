@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Models by name: functions of a family's settings, and the table of published sizes. A new size is one entry there."""
+"""Models by name: functions of a family's settings, and the table of published sizes. A new size is
+one entry there."""
 
 import dataclasses
 
@@ -31,19 +32,31 @@ def t5(embed_dim: int, num_layers: int, num_heads: int, mlp_dim: int, **settings
 
 
 def quickstart_t5() -> ModelConfig:
-    """About 0.8 M parameters, T5-style; embeddings are tied because the vocabulary is most of it."""
+    """About 0.8 M parameters, T5-style; embeddings are tied because the vocabulary is most of
+    it."""
     # scores are divided by sqrt(d): without it the rate that suits muon is too high for the queries
     return t5(128, 2, 4, 320, head_dim=32, tie_embeddings=True, scale_attention=True, smear=2)
 
 
-def t5_1_0(embed_dim: int, num_layers: int, num_heads: int, mlp_dim: int, **settings) -> ModelConfig:
-    """T5 as first published: plain relu, the embedding table as output layer behind a division by its root width."""
-    first = {"mlp_activation": "relu", "mlp_gated": False, "tie_embeddings": True, "scale_logits": True}
+def t5_1_0(
+    embed_dim: int, num_layers: int, num_heads: int, mlp_dim: int, **settings
+) -> ModelConfig:
+    """T5 as first published: plain relu, the embedding table as output layer behind a division by
+    its root width."""
+    first = {
+        "mlp_activation": "relu",
+        "mlp_gated": False,
+        "tie_embeddings": True,
+        "scale_logits": True,
+    }
     return t5(embed_dim, num_layers, num_heads, mlp_dim, **first, vocab_size=32_128, **settings)
 
 
-def llama(embed_dim: int, num_layers: int, num_heads: int, num_kv_heads: int, mlp_dim: int, **settings) -> ModelConfig:
-    """Llama (Touvron et al. 2023) as Llama 3 has it; the settings of what came of it are differences from it."""
+def llama(
+    embed_dim: int, num_layers: int, num_heads: int, num_kv_heads: int, mlp_dim: int, **settings
+) -> ModelConfig:
+    """Llama (Touvron et al. 2023) as Llama 3 has it; the settings of what came of it are
+    differences from it."""
     return ModelConfig(**{
         "architecture": "decoder", "embed_dim": embed_dim, "num_layers": num_layers, "num_heads": num_heads,
         "num_kv_heads": num_kv_heads, "head_dim": 128, "mlp_dim": mlp_dim, "norm_eps": 1e-5,
@@ -58,13 +71,25 @@ def llama3_2(*sizes: int, **settings) -> ModelConfig:
 
 def qwen2_5(*sizes: int, rows: int = 151_936, tied: bool = True, **settings) -> ModelConfig:
     """Qwen 2.5 (arXiv 2412.15115): Llama with biases of queries, keys and values."""
-    about = {"qkv_bias": True, "norm_eps": 1e-6, "rope_theta": 1e6, "vocab_size": rows, "tie_embeddings": tied}
+    about = {
+        "qkv_bias": True,
+        "norm_eps": 1e-6,
+        "rope_theta": 1e6,
+        "vocab_size": rows,
+        "tie_embeddings": tied,
+    }
     return llama(*sizes, **about, **settings)
 
 
 def qwen3(*sizes: int, tied: bool = True) -> ModelConfig:
     """Qwen 3 (arXiv 2505.09388): Llama with normalised queries and keys."""
-    about = {"qk_norm": True, "norm_eps": 1e-6, "rope_theta": 1e6, "vocab_size": 151_936, "tie_embeddings": tied}
+    about = {
+        "qk_norm": True,
+        "norm_eps": 1e-6,
+        "rope_theta": 1e6,
+        "vocab_size": 151_936,
+        "tie_embeddings": tied,
+    }
     return llama(*sizes, **about)
 
 
@@ -87,7 +112,8 @@ def gemma2(*sizes: int, **settings) -> ModelConfig:
 
 
 def gemma3(*sizes: int, window: int, **settings) -> ModelConfig:
-    """Gemma 3, its text model: normalised queries and keys, five of six layers slide and have a RoPE base of their own."""
+    """Gemma 3, its text model: normalised queries and keys, five of six layers slide and have a
+    RoPE base of their own."""
     about = {
         "rope_theta": 1e6, "rope_theta_local": 1e4, "vocab_size": 262_144, "sliding_window": window,
         "global_every": 6, "qk_norm": True,
@@ -95,8 +121,8 @@ def gemma3(*sizes: int, window: int, **settings) -> ModelConfig:
     return gemma(*sizes, **about | settings)
 
 
-# Published models, by the names they have there. Rows of T5's embedding are what its checkpoints hold.
-# t5: embed, layers, heads, mlp; all others: embed, layers, heads, kv heads, mlp
+# Published models, by the names they have there. Rows of T5's embedding are what its checkpoints
+# hold. t5: embed, layers, heads, mlp; all others: embed, layers, heads, kv heads, mlp
 _T5_1_1 = {"small": (512, 8, 6, 1024), "base": (768, 12, 12, 2048), "large": (1024, 24, 16, 2816),
            "xl": (2048, 24, 32, 5120), "xxl": (4096, 24, 64, 10240)}  # fmt: skip
 PUBLISHED: dict[str, ModelConfig] = {
@@ -128,7 +154,8 @@ PUBLISHED: dict[str, ModelConfig] = {
 
 
 def published(name: str, **settings) -> ModelConfig:
-    """A published model's configuration, e.g. published("qwen3_4b", remat="dots"), with other settings on top."""
+    """A published model's configuration, e.g. published("qwen3_4b", remat="dots"), with other
+    settings on top."""
     if name not in PUBLISHED:
         raise UserError(f"no published model {name!r}" + did_you_mean(name, PUBLISHED))
     return dataclasses.replace(PUBLISHED[name], **settings)
@@ -143,7 +170,8 @@ def tiny_decoder(**settings) -> ModelConfig:
 
 
 def tiny_gemma(**settings) -> ModelConfig:
-    """For tests: the same decoder with all that Gemma, Qwen 2.5 and Llama 3 add to it, and three layers of two kinds."""
+    """For tests: the same decoder with all that Gemma, Qwen 2.5 and Llama 3 add to it, and three
+    layers of two kinds."""
     return tiny_decoder(**{
         "num_layers": 3, "smear": 0, "sliding_window": 5, "global_every": 2, "rope_theta_local": 100.0,
         "rope_scaling": "linear", "rope_factor": 4.0, "qkv_bias": True, "query_scalar": 11.0, "attention_cap": 2.0,

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rotary positions and windows of a config.json, resolved as transformers 5 resolves them, or refused.
+"""Rotary positions and windows of a config.json, resolved as transformers 5 resolves them, or
+refused.
 
-A file may say the same thing in several places and spellings: `rope_theta` and `rope_scaling` (transformers 4),
-`rope_parameters` (transformers 5), `type` for `rope_type`, and for Gemma 3 an object for each type of layer. Which of
-them wins is the reader's choice there, not the file's, so it is the same here; tests/golden/rope.json holds what it
-does with each. Where it fails, or reads something that this model does not compute, the key is named.
+A file may say the same thing in several places and spellings: `rope_theta` and `rope_scaling`
+(transformers 4), `rope_parameters` (transformers 5), `type` for `rope_type`, and for Gemma 3 an
+object for each type of layer. Which of them wins is the reader's choice there, not the file's, so
+it is the same here; tests/golden/rope.json holds what it does with each. Where it fails, or reads
+something that this model does not compute, the key is named.
 """
 
 from typing import Any
@@ -13,9 +15,11 @@ from itx.config import setting
 from itx.errors import UserError
 
 FULL, SLIDING = "full_attention", "sliding_attention"
-THETA, GEMMA3_THETA, GEMMA3_LOCAL_THETA = 1e4, 1e6, 1e4  # of the classes of transformers, where a file is silent
+# of the classes of transformers, where a file is silent
+THETA, GEMMA3_THETA, GEMMA3_LOCAL_THETA = 1e4, 1e6, 1e4
 WINDOW, FIRST_SLIDING = 4096, 28  # likewise
-# What each type reads besides its base; a key that it does not read changes nothing there, and is named as unknown
+# What each type reads besides its base; a key that it does not read changes nothing there, and is
+# named as unknown
 READS = {
     "default": (),
     "linear": ("factor",),
@@ -40,7 +44,9 @@ def read(values: dict, kind: str, where: str) -> dict[str, Any]:
     found = _entry(entry, values, f"{where}, {name}", THETA)
     # A length outside the scaling is read before the one inside
     if found["rope_scaling"] == "llama3" and "original_max_position_embeddings" in values:
-        found["rope_original_length"] = setting(values, "original_max_position_embeddings", int, where)
+        found["rope_original_length"] = setting(
+            values, "original_max_position_embeddings", int, where
+        )
     return found | {"rope_theta_local": 0.0}
 
 
@@ -51,14 +57,19 @@ def flat(values: dict) -> tuple[str, dict]:
 
 
 def _by_layer(values: dict, where: str) -> dict[str, Any]:
-    """Of a Gemma 3, whose sliding layers have a base of their own; the older scaling is of the others alone."""
+    """Of a Gemma 3, whose sliding layers have a base of their own; the older scaling is of the
+    others alone."""
     new, old = values.get("rope_parameters"), values.get("rope_scaling")
     inside = f"{where}, rope_parameters"
     other = sorted(set(new or {}) - {FULL, SLIDING})
     if other:
-        raise UserError(f"{inside}: {other[0]!r}; a gemma3_text's is an object for {FULL} and one for {SLIDING}")
+        raise UserError(
+            f"{inside}: {other[0]!r}; a gemma3_text's is an object for {FULL} and one for {SLIDING}"
+        )
     if old is not None and new is not None and not isinstance(new.get(FULL), dict):
-        raise UserError(f"{inside}: {FULL}={new.get(FULL)!r} beside a rope_scaling; expected an object")
+        raise UserError(
+            f"{inside}: {FULL}={new.get(FULL)!r} beside a rope_scaling; expected an object"
+        )
     entry = dict(setting(new or {}, FULL, dict, inside, {"rope_type": "default"})) | (old or {})
     if (
         "rope_type" in entry
@@ -73,16 +84,26 @@ def _by_layer(values: dict, where: str) -> dict[str, Any]:
     found = _entry(entry, values, inside if new else f"{where}, rope_scaling", GEMMA3_THETA)
     entry = setting(new or {}, SLIDING, dict, inside, {"rope_type": "default"})
     key, name = "rope_local_base_freq", f"{inside}, {SLIDING}"
-    local = _entry(entry, {"rope_theta": values[key]} if key in values else {}, name, GEMMA3_LOCAL_THETA)
-    if local["rope_scaling"] != "none" and (local["rope_scaling"], local["rope_factor"]) != ("linear", 1):
-        raise UserError(f"{name}: RoPE of type {local['rope_scaling']!r}; sliding layers are not scaled here")
+    local = _entry(
+        entry, {"rope_theta": values[key]} if key in values else {}, name, GEMMA3_LOCAL_THETA
+    )
+    if local["rope_scaling"] != "none" and (local["rope_scaling"], local["rope_factor"]) != (
+        "linear",
+        1,
+    ):
+        raise UserError(
+            f"{name}: RoPE of type {local['rope_scaling']!r}; sliding layers are not scaled here"
+        )
     return found | {"rope_theta_local": local["rope_theta"]}
 
 
 def passed_over(values: dict, kind: str) -> list[str]:
     """Keys of the objects that RoPE's type does not read, there or here."""
     if kind == "gemma3_text":
-        objects = [(f"rope_parameters.{t}", (values.get("rope_parameters") or {}).get(t)) for t in (FULL, SLIDING)]
+        objects = [
+            (f"rope_parameters.{t}", (values.get("rope_parameters") or {}).get(t))
+            for t in (FULL, SLIDING)
+        ]
         objects.append(("rope_scaling", values.get("rope_scaling")))
     else:
         objects = [flat(values)]
@@ -92,19 +113,29 @@ def passed_over(values: dict, kind: str) -> list[str]:
         out.append("rope_parameters (rope_scaling stands for all of it)")
     for name, entry in objects:
         reads = READS.get((entry or {}).get("rope_type", (entry or {}).get("type", "default")), ())
-        out += [f"{name}.{key}" for key in sorted((entry or {}).keys() - known - set(reads)) if entry[key] is not None]
+        out += [
+            f"{name}.{key}"
+            for key in sorted((entry or {}).keys() - known - set(reads))
+            if entry[key] is not None
+        ]
     return out
 
 
 def _entry(entry: dict, values: dict, where: str, theta: float) -> dict[str, Any]:
-    """Of one object; `values` has what stands outside it, `theta` is the base where nothing says one."""
+    """Of one object; `values` has what stands outside it, `theta` is the base where nothing says
+    one."""
     name = entry.get("rope_type", entry.get("type", "default"))
     if not isinstance(name, str) or name not in READS:
-        raise UserError(f"{where}: RoPE of type {name!r}; known are 'default', 'linear' and 'llama3'")
+        raise UserError(
+            f"{where}: RoPE of type {name!r}; known are 'default', 'linear' and 'llama3'"
+        )
     if entry.get("partial_rotary_factor") not in (None, 1):
         raise UserError(_part(where, entry["partial_rotary_factor"]))
     base = next((place["rope_theta"] for place in (entry, values) if "rope_theta" in place), theta)
-    out = {"rope_theta": _above_zero({"rope_theta": base}, "rope_theta", where), "rope_scaling": "none"}
+    out = {
+        "rope_theta": _above_zero({"rope_theta": base}, "rope_theta", where),
+        "rope_scaling": "none",
+    }
     if name == "default":
         return out
     out |= {"rope_scaling": name, "rope_factor": _above_zero(entry, "factor", where)}
@@ -114,7 +145,9 @@ def _entry(entry: dict, values: dict, where: str, theta: float) -> dict[str, Any
     if low >= high:
         raise UserError(f"{where}: low_freq_factor={low} is not below high_freq_factor={high}")
     key = "original_max_position_embeddings"
-    length = setting(entry, key, int, where, None if key in entry else values.get("max_position_embeddings"))
+    length = setting(
+        entry, key, int, where, None if key in entry else values.get("max_position_embeddings")
+    )
     return out | {"rope_low_factor": low, "rope_high_factor": high, "rope_original_length": length}
 
 
@@ -130,7 +163,8 @@ def _part(where: str, share: Any) -> str:
 
 
 def windows(values: dict, kind: str, layers: int, where: str) -> dict[str, int]:
-    """{"sliding_window", "global_every"}: which layers slide is the class's choice, and the file's where it reads it."""
+    """{"sliding_window", "global_every"}: which layers slide is the class's choice, and the file's
+    where it reads it."""
     window, types = _window(values, kind, where), _layer_types(values, layers, where)
     if kind == "gemma3_text":
         key = "sliding_window_pattern"
@@ -145,7 +179,9 @@ def windows(values: dict, kind: str, layers: int, where: str) -> dict[str, int]:
     if kind in ("qwen2", "qwen3") and window:
         key = "max_window_layers"
         first = (
-            0 if values.get(key) == 0 else setting(values, key, int, where, None if key in values else FIRST_SLIDING)
+            0
+            if values.get(key) == 0
+            else setting(values, key, int, where, None if key in values else FIRST_SLIDING)
         )
         own = [SLIDING if i >= first else FULL for i in range(layers)]
     if kind == "mistral" and not window:
@@ -164,7 +200,9 @@ def windows(values: dict, kind: str, layers: int, where: str) -> dict[str, int]:
         )
     every = types.index(FULL) + 1 if FULL in types else 0
     if any((t == FULL) != bool(every and (i + 1) % every == 0) for i, t in enumerate(types)):
-        raise UserError(f"{where}: layers slide in no regular pattern (layer_types); expected every n-th to be full")
+        raise UserError(
+            f"{where}: layers slide in no regular pattern (layer_types); expected every n-th to be full"
+        )
     return {"sliding_window": window, "global_every": every}
 
 
@@ -181,8 +219,16 @@ def _window(values: dict, kind: str, where: str) -> int:
 def _layer_types(values: dict, layers: int, where: str) -> list[str] | None:
     types = values.get("layer_types")
     if types is not None and (
-        not isinstance(types, list) or len(types) != layers or set(map(str, types)) - {FULL, SLIDING}
+        not isinstance(types, list)
+        or len(types) != layers
+        or set(map(str, types)) - {FULL, SLIDING}
     ):
-        found = f"{sorted(set(map(str, types)))} of {len(types)}" if isinstance(types, list) else repr(types)
-        raise UserError(f"{where}: layer_types={found}; expected {layers} times {SLIDING!r} or {FULL!r}")
+        found = (
+            f"{sorted(set(map(str, types)))} of {len(types)}"
+            if isinstance(types, list)
+            else repr(types)
+        )
+        raise UserError(
+            f"{where}: layer_types={found}; expected {layers} times {SLIDING!r} or {FULL!r}"
+        )
     return types

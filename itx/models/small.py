@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A small model of a published one's family, drawn at random and written as a Hugging Face folder.
 
-The quick variants of the recipes begin from one, so that on a CPU they take the way of the real run: config.json,
-safetensors in bfloat16, a tokenizer with the family's special tokens and a chat template. The tokenizer is a
-byte-level BPE that has learned no merges: it reads any text, and needs none to be made from.
+The quick variants of the recipes begin from one, so that on a CPU they take the way of the real
+run: config.json, safetensors in bfloat16, a tokenizer with the family's special tokens and a chat
+template. The tokenizer is a byte-level BPE that has learned no merges: it reads any text, and needs
+none to be made from.
 """
 
 import dataclasses
@@ -37,7 +38,9 @@ class Special(NamedTuple):
 
 SPECIAL = {
     "flan_t5": Special("", "</s>", "<pad>"),
-    "llama3": Special("<|begin_of_text|>", "<|eot_id|>", "<|end_of_text|>", ("<|start_header_id|>", "<|eot_id|>")),
+    "llama3": Special(
+        "<|begin_of_text|>", "<|eot_id|>", "<|end_of_text|>", ("<|start_header_id|>", "<|eot_id|>")
+    ),
     "qwen3": Special("", "<|im_end|>", "<|endoftext|>", ("<|im_start|>", "<|im_end|>")),
     "gemma3": Special("<bos>", "<eos>", "<pad>", ("<start_of_turn>", "<end_of_turn>")),
 }
@@ -86,9 +89,16 @@ def _tokenizer(name: str, cfg: ModelConfig) -> dict[str, bytes]:
     made.add_special_tokens([*first, *sentinels])
     around = f"{special.bos} $A" if special.bos else "$A " + special.eos if sentinels else "$A"
     made.post_processor = processors.TemplateProcessing(
-        single=around, special_tokens=[(t, pieces.index(t)) for t in (special.bos, special.eos) if t in around.split()]
+        single=around,
+        special_tokens=[
+            (t, pieces.index(t)) for t in (special.bos, special.eos) if t in around.split()
+        ],
     )
-    about = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": special.pad, "eos_token": special.eos}
+    about = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "pad_token": special.pad,
+        "eos_token": special.eos,
+    }
     about |= {"bos_token": special.bos} if special.bos else {}
     begin, end = special.turn
     if begin:
@@ -96,14 +106,18 @@ def _tokenizer(name: str, cfg: ModelConfig) -> dict[str, bytes]:
             f"{{% for m in messages %}}{begin}{{{{ m.role }}}}\n{{{{ m.content }}}}{end}\n{{% endfor %}}"
             f"{{% if add_generation_prompt %}}{begin}assistant\n{{% endif %}}"
         )
-    return {"tokenizer.json": made.to_str().encode(), "tokenizer_config.json": json.dumps(about, indent=1).encode()}
+    return {
+        "tokenizer.json": made.to_str().encode(),
+        "tokenizer_config.json": json.dumps(about, indent=1).encode(),
+    }
 
 
 def quick(name: str, **data) -> RunConfig:
-    """The quick variant of a published model's recipe: its small model, on the embedded suite or on what `data` says.
+    """The quick variant of a published model's recipe: its small model, on the embedded suite or on
+    what `data` says.
 
-    Examples are long, for a byte is a token; what does not fit a row is dropped and counted. Retention is measured where
-    `data.root` has the text.
+    Examples are long, for a byte is a token; what does not fit a row is dropped and counted.
+    Retention is measured where `data.root` has the text.
     """
     objective = "lm" if config(name).architecture == "decoder" else "span_corruption"
     return RunConfig(

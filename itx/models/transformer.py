@@ -43,9 +43,11 @@ class Context(NamedTuple):
     memory: Array | None = None  # the encoder's output [b, k, e]
     memory_bias: Array | None = None
     rows: Array | None = None  # one dropout key per global row
-    kernel: str = "xla"  # of self attention (itx/models/kernels.py), and the segment ids that another one takes
+    # of self attention (itx/models/kernels.py), and the segment ids that another one takes
+    kernel: str = "xla"
     segments: Array | None = None
-    sliding_bias: Array | None = None  # bias and rope of the layers with a window, where there are some
+    # bias and rope of the layers with a window, where there are some
+    sliding_bias: Array | None = None
     sliding_rope: tuple[Array, Array] | None = None
 
     def at(self, sliding: Array | bool) -> tuple[Array, tuple | None]:
@@ -63,13 +65,14 @@ def slides(cfg: ModelConfig, layer: Array | int) -> Array | bool:
     return (layer + 1) % cfg.global_every != 0
 
 
-# What the backward pass finds stored, by `model.remat`: products with weights have no batch dimension here
-# (layers.project), those of attention have one
+# What the backward pass finds stored, by `model.remat`: products with weights have no batch
+# dimension here (layers.project), those of attention have one
 REMAT = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
 
 
 class Block(nnx.Module):
-    """Pre-norm self attention, cross attention where there is an encoder, and an MLP; Gemma's norms behind too."""
+    """Pre-norm self attention, cross attention where there is an encoder, and an MLP; Gemma's norms
+    behind too."""
 
     def __init__(self, cfg: ModelConfig, cross: bool, rngs: nnx.Rngs):
         self.attention_norm = norm(cfg)
@@ -114,11 +117,15 @@ class Block(nnx.Module):
         q = self.attention.queries(h, rope, rows)
         if ctx.kernel == "xla" or at is not None:
             window = ctx.window if sliding is True else 0  # a traced layer may be of either kind
-            out = self.attention(q, new["k"], new["v"], bias, ctx.ordered and at is None, window, rows)
+            out = self.attention(
+                q, new["k"], new["v"], bias, ctx.ordered and at is None, window, rows
+            )
         else:
 
             def by_kernel(window: int) -> Array:
-                return self.attention.by_kernel(ctx.kernel, q, new["k"], new["v"], ctx.segments, window, rows)
+                return self.attention.by_kernel(
+                    ctx.kernel, q, new["k"], new["v"], ctx.segments, window, rows
+                )
 
             both = partial(by_kernel, ctx.window), partial(by_kernel, 0)
             out = both[not sliding]() if isinstance(sliding, bool) else jax.lax.cond(sliding, *both)
@@ -131,7 +138,9 @@ class Block(nnx.Module):
             else:
                 ck, cv = self.cross.keys_values(ctx.memory, None, cross_rows)
             q = self.cross.queries(self.cross_norm(x), None, cross_rows)
-            x = x + self._drop(self.cross(q, ck, cv, ctx.memory_bias, rows=cross_rows), ctx, layer, 1)
+            x = x + self._drop(
+                self.cross(q, ck, cv, ctx.memory_bias, rows=cross_rows), ctx, layer, 1
+            )
             new |= {"cross_k": ck, "cross_v": cv}
         out = self.mlp(self.mlp_norm(x), rows)
         out = out if self.mlp_post_norm is None else self.mlp_post_norm(out)
@@ -159,7 +168,9 @@ def pick_queries(x: Array, at: Int[Array, "b t"]) -> Array:
     return pick(x.swapaxes(1, 2), at).swapaxes(1, 2)
 
 
-def in_front(virtual: Float[Array, "*h p d"], x: Float[Array, "b *h l d"]) -> Float[Array, "b *h pl d"]:
+def in_front(
+    virtual: Float[Array, "*h p d"], x: Float[Array, "b *h l d"]
+) -> Float[Array, "b *h pl d"]:
     """x behind the same virtual tokens in every row."""
     rows = jnp.broadcast_to(virtual.astype(x.dtype), (len(x), *virtual.shape))
     return jnp.concatenate([rows, x], axis=-2)
@@ -190,25 +201,36 @@ class Stack(nnx.Module):
         self.prefix = self.prompt = nnx.data(None)
 
     def biases(
-        self, q_segments, k_segments, q_positions, k_positions, prefix=None, branches=None, virtual: int = 0
+        self,
+        q_segments,
+        k_segments,
+        q_positions,
+        k_positions,
+        prefix=None,
+        branches=None,
+        virtual: int = 0,
     ) -> dict[str, Float[Array, "b h q k"]]:
-        """{"bias", "sliding_bias" where layers slide}: of this stack's self attention (itx/models/attention.py).
+        """{"bias", "sliding_bias" where layers slide}: of this stack's self attention
+        (itx/models/attention.py).
 
-        `virtual` keys stand in front of the others, at the positions before a segment's first; every
-        query sees them, whatever its window.
+        `virtual` keys stand in front of the others, at the positions before a segment's first;
+        every query sees them, whatever its window.
         """
         relative = None
         if self.relative_bias is not None:
             if branches is None and self.prompt is None and q_positions.shape == k_positions.shape:
-                # in a segment positions rise by one, so distances are those of places: one row for all
+                # in a segment positions rise by one, so distances are those of places: one row for
+                # all
                 place = jnp.arange(k_positions.shape[1], dtype=jnp.int32)
-                # to all rows by a product with ones, whose gradient is a product too: XLA's sum over rows,
-                # the gradient of a broadcast, took a tenth of a training step on a CPU
+                # to all rows by a product with ones, whose gradient is a product too: XLA's sum
+                # over rows, the gradient of a broadcast, took a tenth of a training step on a CPU
                 relative = self.relative((place[None, :] - place[:, None])[None])[0]
                 relative = jnp.einsum("b,nqk->bnqk", jnp.ones(len(q_segments)), relative)
             else:
                 relative = self.relative(k_positions[:, None, :] - q_positions[:, :, None])
-        windows = {"bias": 0} | ({"sliding_bias": self.cfg.sliding_window} if self.cfg.sliding_window else {})
+        windows = {"bias": 0} | (
+            {"sliding_bias": self.cfg.sliding_window} if self.cfg.sliding_window else {}
+        )
         out = {
             name: attention.bias(
                 q_segments, k_segments, q_positions, k_positions, prefix, branches, relative,
@@ -219,12 +241,16 @@ class Stack(nnx.Module):
             return out
         front = jnp.zeros((*out["bias"].shape[:3], virtual), jnp.float32)
         if self.relative_bias is not None:
-            front += self.relative(jnp.arange(-virtual, 0, dtype=jnp.int32) - q_positions[:, :, None])
+            front += self.relative(
+                jnp.arange(-virtual, 0, dtype=jnp.int32) - q_positions[:, :, None]
+            )
         return {name: jnp.concatenate([front, b], axis=-1) for name, b in out.items()}
 
     def relative(self, distance: Int[Array, "b q k"]) -> Float[Array, "b n q k"]:
         """T5's bias of each distance."""
-        bucket = relative_bucket(distance, self.cfg.relative_buckets, self.cfg.relative_max_distance, self.encoder)
+        bucket = relative_bucket(
+            distance, self.cfg.relative_buckets, self.cfg.relative_max_distance, self.encoder
+        )
         # one-hot product: the gradient of a gather would be a slow scatter of b*q*k values
         onehot = jax.nn.one_hot(bucket, self.cfg.relative_buckets, dtype=jnp.float32)
         return jnp.einsum("bqkr,rn->bnqk", onehot, self.relative_bias[...])
@@ -236,13 +262,17 @@ class Stack(nnx.Module):
             return {}
         out = {"rope": rope_tables(positions, cfg.head_dim, cfg.rope_theta, cfg)}
         if cfg.sliding_window:
-            local = rope_tables(positions, cfg.head_dim, cfg.rope_theta_local) if cfg.rope_theta_local else out["rope"]
+            local = (
+                rope_tables(positions, cfg.head_dim, cfg.rope_theta_local)
+                if cfg.rope_theta_local
+                else out["rope"]
+            )
             out["sliding_rope"] = local
         return out
 
     def virtual(self) -> tuple[int, tuple[Array, Array] | None]:
-        """How many virtual tokens stand in front of every segment of a decoder, and their keys and values
-        [layers, 1, g, p, d].
+        """How many virtual tokens stand in front of every segment of a decoder, and their keys and
+        values [layers, 1, g, p, d].
 
         Those of a prompt are computed once for the whole batch: no virtual token sees a row's own.
         """
@@ -278,7 +308,9 @@ class Stack(nnx.Module):
         """All layers and the final norm; the result stands at positions `at` where given."""
         graphdef, state = nnx.split(self.blocks)
 
-        def layer(x: Array, params: nnx.State, virtual: tuple | None, i: Array | int, at=None) -> Array:
+        def layer(
+            x: Array, params: nnx.State, virtual: tuple | None, i: Array | int, at=None
+        ) -> Array:
             return nnx.merge(graphdef, params)(x, ctx, i, at, virtual=virtual)[0]
 
         if self.cfg.remat != "none":
@@ -287,7 +319,11 @@ class Stack(nnx.Module):
         if unroll is None:
             unroll = jax.default_backend() == "cpu" and n <= UNROLL_LAYERS_ON_CPU
         if not unroll:
-            x, _ = jax.lax.scan(lambda x, p: (layer(x, *p), None), x, (state, virtual, jnp.arange(n, dtype=jnp.int32)))
+            x, _ = jax.lax.scan(
+                lambda x, p: (layer(x, *p), None),
+                x,
+                (state, virtual, jnp.arange(n, dtype=jnp.int32)),
+            )
             x = x if at is None else pick(x, at)
         else:
             early = at is not None and ctx.rows is None
@@ -304,10 +340,18 @@ class Stack(nnx.Module):
         return [jax.tree.map(lambda a, i=i: a[i], state) for i in range(self.num_layers)]
 
     def cached(
-        self, x: Array, ctx: Context, layers: list, cache: list | None, slot: Array | None, at=None, virtual=None
+        self,
+        x: Array,
+        ctx: Context,
+        layers: list,
+        cache: list | None,
+        slot: Array | None,
+        at=None,
+        virtual=None,
     ) -> tuple[Array, list]:
-        """As `__call__`, with the `layers` apart, and the keys and values of each: a list, so that the loop over
-        generated tokens can update each in place. Those of virtual tokens stand in front."""
+        """As `__call__`, with the `layers` apart, and the keys and values of each: a list, so that
+        the loop over generated tokens can update each in place. Those of virtual tokens stand in
+        front."""
         graphdef = nnx.graphdef(self.blocks)
         out = []
         for i in range(self.num_layers):
@@ -332,7 +376,8 @@ class Transformer(nnx.Module):
     def __init__(self, cfg: ModelConfig, vocab_size: int, rngs: nnx.Rngs):
         self.cfg = cfg
         e = cfg.embed_dim
-        # Tied: rows of norm 1 give logits of variance 1. Untied, or logits scaled down: embeddings of variance 1.
+        # Tied: rows of norm 1 give logits of variance 1. Untied, or logits scaled down: embeddings
+        # of variance 1.
         std = e**-0.5 if cfg.tie_embeddings and not cfg.scale_logits else 1.0
         self.embedding = normal(rngs, (vocab_size, e), std, ("vocab", "embed"))
         both = cfg.architecture == "encoder_decoder"
@@ -354,7 +399,8 @@ class Transformer(nnx.Module):
         rows: Key[Array, "b"] | None = None,
         unroll: bool | None = None,
     ) -> Float[Array, "b t e"]:
-        """What the last layer leaves at `loss_positions` (-1 stands for none: anything), or at all where not given.
+        """What the last layer leaves at `loss_positions` (-1 stands for none: anything), or at all
+        where not given.
 
         `rows` turns dropout on: one random key per row of the batch.
         """
@@ -375,10 +421,13 @@ class Transformer(nnx.Module):
         prefix = batch["decoder_causal_attention"] if self.cfg.prefix_lm else None
         branches = batch.get("decoder_branches")  # itx/eval/rank.py: options of one prompt
         n, virtual = self.decoder.virtual()
-        biases = self.decoder.biases(d_segments, d_segments, d_positions, d_positions, prefix, branches, n)
+        biases = self.decoder.biases(
+            d_segments, d_segments, d_positions, d_positions, prefix, branches, n
+        )
         ctx = Context(
             **biases, **self.decoder.ropes(d_positions + n), ordered=prefix is None,
-            window=self.cfg.sliding_window if branches is None else 0,  # branches: places are not positions
+            # branches: places are not positions
+            window=self.cfg.sliding_window if branches is None else 0,
             kernel=kernels.choose(self.cfg, d_segments.shape[1], prefix is None and branches is None and not n),
             segments=d_segments, memory=memory, memory_bias=memory_bias, rows=d_rows,
         )  # fmt: skip
@@ -391,18 +440,24 @@ class Transformer(nnx.Module):
             x = self.decoder(x, ctx, None if at is None else jnp.maximum(at, 0), unroll, virtual)
         return x
 
-    def embed(self, tokens: Int[Array, "b l"], previous: Int[Array, "b l s"], rows: Array | None = None) -> Array:
-        """Embeddings; with `smear` also a learned image of each of the previous tokens' (-1: there is none).
+    def embed(
+        self, tokens: Int[Array, "b l"], previous: Int[Array, "b l s"], rows: Array | None = None
+    ) -> Array:
+        """Embeddings; with `smear` also a learned image of each of the previous tokens' (-1: there
+        is none).
 
-        A token that carries its predecessors gives a single layer what finding "the word after X" takes,
-        as smeared keys do in Olsson et al. 2022, "In-context learning and induction heads", where they
-        bring the abrupt onset of copying forward. It matters for small models trained from scratch.
+        A token that carries its predecessors gives a single layer what finding "the word after X"
+        takes, as smeared keys do in Olsson et al. 2022, "In-context learning and induction heads",
+        where they bring the abrupt onset of copying forward. It matters for small models trained
+        from scratch.
         """
         table = self.embedding[...].astype(self.cfg.dtype)
         x = table[tokens]
         for s in range(self.cfg.smear):
             there = (previous[..., s] >= 0)[..., None]
-            x = x + project(jnp.where(there, table[jnp.maximum(previous[..., s], 0)], 0), self.smear[...][s])
+            x = x + project(
+                jnp.where(there, table[jnp.maximum(previous[..., s], 0)], 0), self.smear[...][s]
+            )
         if self.cfg.scale_embeddings:
             x = x * jnp.asarray(self.cfg.embed_dim**0.5, x.dtype)
         return dropout(constrain(x, "batch", "length", None), rows, 0, self.cfg.dropout)
@@ -440,7 +495,9 @@ class Transformer(nnx.Module):
     def head_adapter(self) -> nnx.Module | None:
         return getattr(self, "head_lora", None)
 
-    def unembed(self, x: Float[Array, "b t e"], table: Float[Array, "e v"], rows: Array | None = None) -> Array:
+    def unembed(
+        self, x: Float[Array, "b t e"], table: Float[Array, "e v"], rows: Array | None = None
+    ) -> Array:
         if self.cfg.scale_logits:
             x = x * self.cfg.embed_dim**-0.5
         out = project(x, table) if self.head_adapter is None else linear(self, "head", x, rows)
@@ -473,10 +530,19 @@ class Transformer(nnx.Module):
         ctx = ctx._replace(ordered=prefix is None, window=self.cfg.sliding_window)
         at = jnp.full((tokens.shape[0], 1), l - 1, jnp.int32)
         x, cache = self.decoder.cached(
-            self.embed(tokens, before(tokens, positions, self.cfg.smear)), ctx, layers, None, None, at, virtual
+            self.embed(tokens, before(tokens, positions, self.cfg.smear)),
+            ctx,
+            layers,
+            None,
+            None,
+            at,
+            virtual,
         )
         pad = ((0, 0), (0, 0), (0, slots - l), (0, 0))
-        cache = [{n: a if n.startswith("cross") else jnp.pad(a, pad) for n, a in layer.items()} for layer in cache]
+        cache = [
+            {n: a if n.startswith("cross") else jnp.pad(a, pad) for n, a in layer.items()}
+            for layer in cache
+        ]
         return self.logits(x)[:, 0], cache
 
     def decode(
@@ -489,14 +555,17 @@ class Transformer(nnx.Module):
         cache: list,
         memory_segments: Array | None = None,
     ) -> tuple[Float[Array, "b v"], list]:
-        """Add one token per row at `slot`, behind `previous`; logits behind it and the cache with it."""
+        """Add one token per row at `slot`, behind `previous`; logits behind it and the cache with
+        it."""
         n = self.decoder.virtual_tokens
         slots = cache[0]["k"].shape[2] - n
         index = jnp.arange(slots, dtype=jnp.int32)[None]
         positions = jnp.maximum(index - starts[:, None], 0)
         seen = ((index >= starts[:, None]) & (index <= slot)).astype(jnp.int32)
         q_positions = (slot - starts)[:, None]
-        biases = self.decoder.biases(jnp.ones_like(q_positions), seen, q_positions, positions, virtual=n)
+        biases = self.decoder.biases(
+            jnp.ones_like(q_positions), seen, q_positions, positions, virtual=n
+        )
         ctx = self._decoder_context(biases, q_positions + n, None, memory_segments)
         x = self.embed(tokens[:, None], previous[:, None])
         x, cache = self.decoder.cached(x, ctx, layers, cache, slot + n)
@@ -507,4 +576,6 @@ class Transformer(nnx.Module):
         if memory_segments is not None:
             ones = jnp.ones(positions.shape, jnp.int32)
             memory_bias = attention.bias(ones, memory_segments, causal=False)
-        return Context(**biases, **self.decoder.ropes(positions), memory=memory, memory_bias=memory_bias)
+        return Context(
+            **biases, **self.decoder.ropes(positions), memory=memory, memory_bias=memory_bias
+        )

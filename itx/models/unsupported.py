@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keys of a config.json beyond those that its family reads: refused by what they would need, known to change no logit, or
-neither, in which case they are named where the model is loaded.
+"""Keys of a config.json beyond those that its family reads: refused by what they would need, known
+to change no logit, or neither, in which case they are named where the model is loaded.
 
-`REFUSED` grows shorter as families are built: a key that one of them reads is no longer looked up here.
+`REFUSED` grows shorter as families are built: a key that one of them reads is no longer looked up
+here.
 """
 
 import re
@@ -73,7 +74,8 @@ HARMLESS = (
 
 
 def check(values: dict, read: Iterable[str], where: str) -> None:
-    """UserError that names the first key that a model of ours would not compute; `read`: keys that its family reads."""
+    """UserError that names the first key that a model of ours would not compute; `read`: keys that
+    its family reads."""
     for key, needs in found(values, read):
         raise UserError(
             f"{where}: {key}={values[key]!r} would need {needs}, which a {values['model_type']} has not here"
@@ -92,7 +94,10 @@ def found(values: dict, read: Iterable[str] = ()) -> list[tuple[str, str]]:
 
 def _off(value: Any, refused: Refused) -> bool:
     return (
-        value in refused.off or isinstance(value, list) and bool(refused.each) and all(v in refused.each for v in value)
+        value in refused.off
+        or isinstance(value, list)
+        and bool(refused.each)
+        and all(v in refused.each for v in value)
     )
 
 
@@ -101,8 +106,11 @@ def _harmless(key: str) -> bool:
 
 
 def passed_over(values: dict, read: Iterable[str]) -> list[str]:
-    """Keys that are neither read nor known to be harmless: the classes of transformers do not read them either."""
+    """Keys that are neither read nor known to be harmless: the classes of transformers do not read
+    them either."""
     refused = [r.keys for r in REFUSED]
     return sorted(
-        k for k in values.keys() - set(read) if not _harmless(k) and not any(re.fullmatch(p, k) for p in refused)
+        k
+        for k in values.keys() - set(read)
+        if not _harmless(k) and not any(re.fullmatch(p, k) for p in refused)
     )

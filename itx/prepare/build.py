@@ -6,8 +6,8 @@
     3  SeqIO's registries, in that process, give names and rates
     4  further renderings where the run's epochs need them; leaks and misfits are left out; the lock
 
-A folder that exists is complete (its name holds the hash of what shapes it), so a killed build resumes; it is verified
-before it is used, and made again if it was damaged.
+A folder that exists is complete (its name holds the hash of what shapes it), so a killed build
+resumes; it is verified before it is used, and made again if it was damaged.
 """
 
 import concurrent.futures
@@ -42,7 +42,8 @@ from itx.tasks.spec import MixtureSpec
 from itx.text_format import chat
 
 Progress = Callable[[str, int, int], None]  # what, done, of
-# A source's bytes times this are surely more than its cache: packed text in every template of an evaluation row
+# A source's bytes times this are surely more than its cache: packed text in every template of an
+# evaluation row
 LARGEST_GROWTH = 50
 
 
@@ -56,8 +57,8 @@ def settings_of(config: RunConfig, vocab_file: str) -> Settings:
 
 
 def vocabulary_file(config: RunConfig, members: list[str], mend: hits.Mend = hits.refuse) -> str:
-    """The given vocabulary (relative ones stand under data.root), or one trained on the mixture; with sentinels behind
-    a SentencePiece model's pieces where span corruption is among the members.
+    """The given vocabulary (relative ones stand under data.root), or one trained on the mixture;
+    with sentinels behind a SentencePiece model's pieces where span corruption is among the members.
 
     Either way a file of the cache, so that the cache can travel alone to where training happens.
     """
@@ -66,22 +67,30 @@ def vocabulary_file(config: RunConfig, members: list[str], mend: hits.Mend = hit
         kept = vocab.keep_given(d.vocab, d.root, d.cache_dir, config.model.vocab_size, mend)
     else:
         kept = vocab.train(members, d.vocab_size, d.root, d.suite_seed, d.cache_dir, mend)
-    if kept.suffix == ".model" and any(registry.task(m, d.root).objective == "span_corruption" for m in members):
+    if kept.suffix == ".model" and any(
+        registry.task(m, d.root).objective == "span_corruption" for m in members
+    ):
         kept = vocab.keep_with_sentinels(kept, d.cache_dir, mend)
     return str(kept)
 
 
 def members_of(config: RunConfig) -> list[str]:
-    """Every variant that the mixture and those of later phases train on; [] where only SeqIO knows the name."""
+    """Every variant that the mixture and those of later phases train on; [] where only SeqIO knows
+    the name."""
     d = config.data
-    if d.tfds_data_dir:  # TFDS's own setting: before the modules, which may import it; worker processes inherit it
+    # TFDS's own setting: before the modules, which may import it; worker processes inherit it
+    if d.tfds_data_dir:
         os.environ["TFDS_DATA_DIR"] = d.tfds_data_dir
     registry.load_modules(d.modules)
     found = _variants(d.mixture, d.root)
     steps = [0, *(step for step, _ in d.phases)]
     if any(b <= a for a, b in itertools.pairwise(steps)):
         raise UserError(f"data.phases: steps must rise from above 0, not {steps[1:]}")
-    gone = dict(registry.removed(registry.MIXTURES[d.mixture], d.root)) if d.mixture in registry.MIXTURES else {}
+    gone = (
+        dict(registry.removed(registry.MIXTURES[d.mixture], d.root))
+        if d.mixture in registry.MIXTURES
+        else {}
+    )
     for _, name in d.phases:
         later = _variants(name, d.root)
         if not later or not found:
@@ -90,7 +99,9 @@ def members_of(config: RunConfig) -> list[str]:
             )
         held = [m for m in later if names.parse(m).task in gone]
         if held:
-            raise UserError(f"data.phases: {name!r} trains on {held[0]!r}, which {d.mixture!r} holds out")
+            raise UserError(
+                f"data.phases: {name!r} trains on {held[0]!r}, which {d.mixture!r} holds out"
+            )
         found = list(dict.fromkeys([*found, *later]))
     return [*found, _replayed(config, found)] if d.replay else found
 
@@ -99,21 +110,29 @@ def _replayed(config: RunConfig, members: list[str]) -> str:
     """data.replay_task, which must be a text task that is not in the mixture."""
     d = config.data
     if not members:
-        raise UserError(f"data.replay: {d.mixture!r} is SeqIO's own; replay goes with itx's mixtures and tasks")
+        raise UserError(
+            f"data.replay: {d.mixture!r} is SeqIO's own; replay goes with itx's mixtures and tasks"
+        )
     name = str(names.parse(d.replay_task))
     if not registry.task(name, d.root).objective:
         texts = [t.name for t in registry.TASKS.values() if t.objective]
         raise UserError(f"data.replay_task: {name!r} is no text task" + did_you_mean(name, texts))
     if name in members:
-        raise UserError(f"data.replay_task: {name!r} is in {d.mixture!r} already, with a share of its own")
+        raise UserError(
+            f"data.replay_task: {name!r} is in {d.mixture!r} already, with a share of its own"
+        )
     return name
 
 
 def with_replay(shares: list[dict[str, float]], data) -> list[dict[str, float]]:
-    """The rates of each phase, and beside them data.replay of plain text; each sums to 1 as before."""
+    """The rates of each phase, and beside them data.replay of plain text; each sums to 1 as
+    before."""
     if not data.replay:
         return shares
-    return [{**{n: s * (1 - data.replay) for n, s in of.items()}, data.replay_task: data.replay} for of in shares]
+    return [
+        {**{n: s * (1 - data.replay) for n, s in of.items()}, data.replay_task: data.replay}
+        for of in shares
+    ]
 
 
 def _variants(name: str, root: str) -> list[str]:
@@ -121,7 +140,11 @@ def _variants(name: str, root: str) -> list[str]:
     if not name:
         raise UserError("data.mixture is not set" + did_you_mean("", registry.MIXTURES))
     if name in registry.MIXTURES:
-        found = [m for mixture in mixtures_of(name, root) for m in registry.members(registry.MIXTURES[mixture], root)]
+        found = [
+            m
+            for mixture in mixtures_of(name, root)
+            for m in registry.members(registry.MIXTURES[mixture], root)
+        ]
         return list(dict.fromkeys(m for m in found if m not in registry.MIXTURES))
     try:
         spec = registry.task(name, root)
@@ -152,8 +175,11 @@ class Built(NamedTuple):
     mended: list[str]  # what was damaged, and was made again
 
 
-def build(config: RunConfig, progress: Progress = lambda *_: None, keep_damaged: bool = False) -> Built:
-    """Make the cache complete. Damaged folders are made again; with `keep_damaged` they are an error."""
+def build(
+    config: RunConfig, progress: Progress = lambda *_: None, keep_damaged: bool = False
+) -> Built:
+    """Make the cache complete. Damaged folders are made again; with `keep_damaged` they are an
+    error."""
     d = config.data
     if d.root and not Path(d.root).is_dir():
         raise UserError(f"data.root: no folder {d.root!r}" + errors.did_you_mean_file(Path(d.root)))
@@ -178,7 +204,9 @@ def build(config: RunConfig, progress: Progress = lambda *_: None, keep_damaged:
     with _seqio(_mixtures(config), settings) as rates, _pool(d.workers) as pool:
         made = _make_all(pool, todo, settings, vocabulary, progress)
         trained = [made[Job(m, "train")][1] for m in members]
-        shares = with_replay(rates({manifest["task"]: manifest["examples"] for manifest in trained}), d)
+        shares = with_replay(
+            rates({manifest["task"]: manifest["examples"] for manifest in trained}), d
+        )
         lock = _lock(config, settings, vocabulary, shares, made, rows, without)
         progress("leak test", 0, 1)
         exclude.exclude(lock, contamination.found(lock, d.cache_dir))
@@ -187,24 +215,30 @@ def build(config: RunConfig, progress: Progress = lambda *_: None, keep_damaged:
             there |= _sound(more, settings, vocabulary, mend)
             made |= _make_all(pool, more, settings, vocabulary, progress)
             lock = _lock(config, settings, vocabulary, shares, made, rows, without)
-            exclude.exclude(lock, contamination.found(lock, d.cache_dir))  # which the exemplars of these may show
+            # which the exemplars of these may show
+            exclude.exclude(lock, contamination.found(lock, d.cache_dir))
     storage.write_json(known, lock)
     return Built(known, sorted({j.variant for j in made if j not in there}), mended)
 
 
 def estimate(config: RunConfig, progress: Progress = lambda *_: None) -> dict:
-    """What `build` would write and take: {"tasks": {variant: {…}}, "bytes", "new_bytes", "seconds"}, nothing kept but
-    the vocabulary. Further renderings, which the run's epochs decide, are not in it: `data.renderings` at most."""
+    """What `build` would write and take: {"tasks": {variant: {…}}, "bytes", "new_bytes",
+    "seconds"}, nothing kept but the vocabulary. Further renderings, which the run's epochs decide,
+    are not in it: `data.renderings` at most."""
     members = members_of(config)
     if not members:
-        raise UserError(f"--dry-run knows itx's own tasks, not {config.data.mixture!r}, which SeqIO resolves")
+        raise UserError(
+            f"--dry-run knows itx's own tasks, not {config.data.mixture!r}, which SeqIO resolves"
+        )
     settings, _, todo = _plan(config, members)
     workers = config.data.workers or os.cpu_count()
     with _pool(workers) as pool:
         found = _collect(_submit(pool, todo, settings, jobs.estimate_all), progress)
     tasks: dict[str, dict] = {}
     for job, facts in found.items():
-        entry = tasks.setdefault(job.variant, {"records": 0, "bytes": 0, "seconds": 0.0, "new_bytes": 0})
+        entry = tasks.setdefault(
+            job.variant, {"records": 0, "bytes": 0, "seconds": 0.0, "new_bytes": 0}
+        )
         entry["records"] += facts["records"] if job.split == "train" else 0
         entry["bytes"] += facts["bytes"]
         entry["new_bytes"] += 0 if facts["exists"] else facts["bytes"]
@@ -246,7 +280,9 @@ def _parts(job: Job, settings: Settings) -> list[sources.Part]:
     if source.kind == "function":
         return []
     return [
-        p for s, _, _ in jobs.render.source_splits(source, job.split) for p in sources.parts(source, s, settings.root)
+        p
+        for s, _, _ in jobs.render.source_splits(source, job.split)
+        for p in sources.parts(source, s, settings.root)
     ]
 
 
@@ -257,9 +293,14 @@ def _check_sources(todo: list[Job], settings: Settings) -> None:
 
 
 def _lock_file(
-    config: RunConfig, settings: Settings, vocab_hash: str, todo: list[Job], unscored: Sequence[str] = ()
+    config: RunConfig,
+    settings: Settings,
+    vocab_hash: str,
+    todo: list[Job],
+    unscored: Sequence[str] = (),
 ) -> Path:
-    """Where the lock of this very build is kept: a second run needs neither SeqIO nor the sources."""
+    """Where the lock of this very build is kept: a second run needs neither SeqIO nor the
+    sources."""
     shape = {
         k: v
         for k, v in dataclasses.asdict(config.data).items()
@@ -276,22 +317,33 @@ def _lock_file(
     ]  # fmt: skip
     if any(spec.chat for spec in specs.values()):
         parts.append(settings.chat_template)  # the lock holds it
-    if config.model.pretrained:  # and why no text is measured, which depends on the files that are there
-        parts.append(evaluation.default_text(config, [j.variant for j in todo if j.split == "train"])[1])
+    # and why no text is measured, which depends on the files that are there
+    if config.model.pretrained:
+        parts.append(
+            evaluation.default_text(config, [j.variant for j in todo if j.split == "train"])[1]
+        )
     name = f"{jobs.render.draw(json.dumps(parts, sort_keys=True, default=str)):016x}.json"
     return Path(config.data.cache_dir) / "locks" / name
 
 
-def _sound(todo: list[Job], settings: Settings, vocabulary: Vocabulary, mend: hits.Mend) -> set[Job]:
+def _sound(
+    todo: list[Job], settings: Settings, vocabulary: Vocabulary, mend: hits.Mend
+) -> set[Job]:
     """The jobs whose folders are there, once those that are damaged were mended."""
     folders = {j: jobs.folder(j, settings, vocabulary.hash) for j in todo}
-    hits.check(((j.variant, f, None) for j, f in folders.items()), settings.cache_dir, vocabulary.size, mend)
+    hits.check(
+        ((j.variant, f, None) for j, f in folders.items()),
+        settings.cache_dir,
+        vocabulary.size,
+        mend,
+    )
     return {j for j, f in folders.items() if (Path(settings.cache_dir) / f).is_dir()}
 
 
 @contextlib.contextmanager
 def _pool(workers: int) -> Iterator[concurrent.futures.ProcessPoolExecutor]:
-    """Spawned, so that workers start clean: no TensorFlow, no threads of this process. An error or a signal ends them."""
+    """Spawned, so that workers start clean: no TensorFlow, no threads of this process. An error or
+    a signal ends them."""
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(
         workers or os.cpu_count(), context, processes.die_with, (os.getpid(),)
@@ -304,15 +356,20 @@ def _pool(workers: int) -> Iterator[concurrent.futures.ProcessPoolExecutor]:
 
 
 @contextlib.contextmanager
-def _seqio(mixtures: list[str], settings: Settings) -> Iterator[Callable[[dict[str, int]], list[dict]]]:
-    """A process that registers the mixtures in SeqIO; gives {task: training examples} -> [{variant: rate}] of each.
+def _seqio(
+    mixtures: list[str], settings: Settings
+) -> Iterator[Callable[[dict[str, int]], list[dict]]]:
+    """A process that registers the mixtures in SeqIO; gives {task: training examples} -> [{variant:
+    rate}] of each.
 
-    Importing SeqIO takes as long as a small build, hence beside it; and as a process it can be ended at
-    once, so that a mistake in the data is told within a second or two.
+    Importing SeqIO takes as long as a small build, hence beside it; and as a process it can be
+    ended at once, so that a mistake in the data is told within a second or two.
     """
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
-    process = context.Process(target=_serve_rates, args=(os.getpid(), there, mixtures, settings), daemon=True)
+    process = context.Process(
+        target=_serve_rates, args=(os.getpid(), there, mixtures, settings), daemon=True
+    )
     with processes.without_sigint(workers=True):
         process.start()
     there.close()
@@ -323,7 +380,9 @@ def _seqio(mixtures: list[str], settings: Settings) -> Iterator[Callable[[dict[s
             answer = here.recv()
         except (EOFError, OSError) as e:
             process.join()
-            raise RuntimeError(f"the process that asks SeqIO ended with exit code {process.exitcode}") from e
+            raise RuntimeError(
+                f"the process that asks SeqIO ended with exit code {process.exitcode}"
+            ) from e
         if isinstance(answer, UserError):
             raise answer
         return answer
@@ -353,7 +412,8 @@ def _serve_rates(parent: int, pipe: Connection, mixtures: list[str], settings: S
 
 
 def make(todo: list[Job], settings: Settings, workers: int) -> dict[Job, tuple[str, dict]]:
-    """The folders of some jobs, made where they are not there: (relative folder, manifest) of each."""
+    """The folders of some jobs, made where they are not there: (relative folder, manifest) of
+    each."""
     vocabulary = Vocabulary(settings.vocab)
     again.check(_sound(todo, settings, vocabulary, hits.refuse), settings, vocabulary)
     with _pool(workers) as pool:
@@ -361,9 +421,14 @@ def make(todo: list[Job], settings: Settings, workers: int) -> dict[Job, tuple[s
 
 
 def _make_all(
-    pool: concurrent.futures.Executor, todo: list[Job], settings: Settings, vocabulary: Vocabulary, progress: Progress
+    pool: concurrent.futures.Executor,
+    todo: list[Job],
+    settings: Settings,
+    vocabulary: Vocabulary,
+    progress: Progress,
 ) -> dict[Job, tuple[str, dict]]:
-    """(relative folder, manifest) of each job; UserError where a worker names a folder otherwise than this process."""
+    """(relative folder, manifest) of each job; UserError where a worker names a folder otherwise
+    than this process."""
     made = _collect(_submit(pool, todo, settings), progress)
     for job, (where, _) in made.items():
         if where != jobs.folder(job, settings, vocabulary.hash):
@@ -376,7 +441,10 @@ def _make_all(
 
 
 def _submit(
-    pool: concurrent.futures.Executor, todo: list[Job], settings: Settings, work: Callable = jobs.run_all
+    pool: concurrent.futures.Executor,
+    todo: list[Job],
+    settings: Settings,
+    work: Callable = jobs.run_all,
 ) -> list[concurrent.futures.Future]:
     """Jobs by task and split, so that a worker reads its examples once."""
     groups: dict[tuple[str, str], list[Job]] = {}
@@ -386,7 +454,9 @@ def _submit(
         return [pool.submit(work, several, settings) for several in groups.values()]
 
 
-def _collect(waiting: list[concurrent.futures.Future], progress: Progress) -> dict[Job, tuple[str, dict]]:
+def _collect(
+    waiting: list[concurrent.futures.Future], progress: Progress
+) -> dict[Job, tuple[str, dict]]:
     made: dict[Job, tuple[str, dict]] = {}
     try:
         for i, future in enumerate(concurrent.futures.as_completed(waiting)):
@@ -400,7 +470,8 @@ def _collect(waiting: list[concurrent.futures.Future], progress: Progress) -> di
 
 
 def _more_renderings(config: RunConfig, lock: dict) -> list[Job]:
-    """The renderings beyond the first that the run's epochs need: ceil(epochs), at most data.renderings."""
+    """The renderings beyond the first that the run's epochs need: ceil(epochs), at most
+    data.renderings."""
     data = locks.LockedData(lock, config.data.cache_dir)
     # the first rendering stands in for every epoch's: the others may not be made yet
     order = Order({**lock, "renderings": 1}, data.usable, data.sizes)
@@ -410,7 +481,10 @@ def _more_renderings(config: RunConfig, lock: dict) -> list[Job]:
     out = []
     for i, task in enumerate(lock["tasks"]):
         epochs = math.ceil(examples * task["rate"] / max(1, len(data.usable[i][0])) + 0.05)
-        out += [Job(task["name"], "train", rendering=r) for r in range(1, min(epochs, config.data.renderings))]
+        out += [
+            Job(task["name"], "train", rendering=r)
+            for r in range(1, min(epochs, config.data.renderings))
+        ]
     return out
 
 
@@ -431,22 +505,34 @@ def _lock(config: RunConfig, settings: Settings, vocabulary: Vocabulary, shares:
     }  # fmt: skip
     for name, rate in mean_rates(shares, [s for s, _ in d.phases], config.train.steps).items():
         if any(s.get(name, 0) > 0 for s in shares):
-            folders = [made[j] for r in range(d.renderings) if (j := Job(name, "train", rendering=r)) in made]
+            folders = [
+                made[j]
+                for r in range(d.renderings)
+                if (j := Job(name, "train", rendering=r)) in made
+            ]
             lock["tasks"].append(task_entry(name, rate, folders, lock, d))
     trained = {t["name"].partition(":")[0] for t in lock["tasks"]}
-    if any(spec.chat for name, spec in registry.TASKS.items() if name in trained):  # how `itx generate` is to ask
+    # how `itx generate` is to ask
+    if any(spec.chat for name, spec in registry.TASKS.items() if name in trained):
         lock["chat"] = settings.chat_template
     if d.replay:
         lock |= {"replay": d.replay, "replay_task": d.replay_task}
     if d.phases:
-        of = lambda share: [share.get(t["name"], 0.0) for t in lock["tasks"]]  # noqa: E731
+
+        def of(share):
+            return [share.get(t["name"], 0.0) for t in lock["tasks"]]
+
         steps = [0, *(s for s, _ in d.phases)]
-        lock["phases"] = [{"step": s, "rates": of(share)} for s, share in zip(steps, shares, strict=True)]
+        lock["phases"] = [
+            {"step": s, "rates": of(share)} for s, share in zip(steps, shares, strict=True)
+        ]
     if lock["architecture"] == "decoder":
         # the first rendering stands in for every epoch's, so that a longer run has the same
         data = locks.LockedData(lock, d.cache_dir)
         order = Order({**lock, "renderings": 1}, data.usable, data.sizes)
-        lock["loss_positions"] = packing.loss_caps(order.size(*order.window(0).segments.T), order.capacity)
+        lock["loss_positions"] = packing.loss_caps(
+            order.size(*order.window(0).segments.T), order.capacity
+        )
     spec = registry.MIXTURES.get(d.mixture)
     if spec:
         lock["holdout"] = [{"task": t, "reason": why} for t, why in registry.removed(spec, d.root)]
@@ -462,24 +548,32 @@ def _lock(config: RunConfig, settings: Settings, vocabulary: Vocabulary, shares:
     # a small set may leave a split nothing: such a row is named, and not scored
     lock["unscored"] = [*unscored, *(r.name for r in rows if not made[r.job][1]["examples"])]
     scored = [r for r in rows if made[r.job][1]["examples"]]
-    lock["evaluation"] = evaluation.lock_rows([r for r in scored if not r.spec.objective], made, settings)
-    lock["retention"] = evaluation.lock_texts([r for r in scored if r.spec.objective], made, settings)
+    lock["evaluation"] = evaluation.lock_rows(
+        [r for r in scored if not r.spec.objective], made, settings
+    )
+    lock["retention"] = evaluation.lock_texts(
+        [r for r in scored if r.spec.objective], made, settings
+    )
     if config.model.pretrained and not lock["retention"]:
         named = any(r.spec.objective for r in rows)
-        why = "" if named else evaluation.default_text(config, [t["name"] for t in lock["tasks"]])[1]
+        why = (
+            "" if named else evaluation.default_text(config, [t["name"] for t in lock["tasks"]])[1]
+        )
         lock["unretained"] = why or "the text that is to be kept has no example"
     return lock
 
 
 def variant_shares(spec: MixtureSpec, tasks: list[dict], root: str) -> dict:
-    """{"mixture", "asked": {variant: share}, "got": {variant: share of what these tasks are trained on}, "without":
-    {variant: the tasks that lack it}} where some do; else {}."""
+    """{"mixture", "asked": {variant: share}, "got": {variant: share of what these tasks are trained
+    on}, "without": {variant: the tasks that lack it}} where some do; else {}."""
     lacking = registry.without(spec, root)
     if not lacking:
         return {}
     rates = {t["name"]: t["rate"] for t in tasks}
     bare = {t["task"] for t in tasks}
-    got = {v: sum(rates.get(str(names.parse(f"{t}:{v}")), 0.0) for t in bare) for v in spec.variants}
+    got = {
+        v: sum(rates.get(str(names.parse(f"{t}:{v}")), 0.0) for t in bare) for v in spec.variants
+    }
     without = {v: [t for t, have in lacking.items() if v not in have] for v in spec.variants}
     whole = sum(got.values()) or 1.0
     return {"mixture": spec.name, "asked": dict(spec.variants), "got": {v: r / whole for v, r in got.items()},
@@ -487,28 +581,38 @@ def variant_shares(spec: MixtureSpec, tasks: list[dict], root: str) -> dict:
 
 
 def mean_rates(shares: list[dict[str, float]], begins: list[int], steps: int) -> dict[str, float]:
-    """Each variant's share of the examples over the run: of each phase by its steps, the phases after the first
-    beginning at `begins`."""
+    """Each variant's share of the examples over the run: of each phase by its steps, the phases
+    after the first beginning at `begins`."""
     if not begins:
         return shares[0]
     edges = [0, *(min(b, steps) for b in begins), steps]
     parts = [(b - a) / max(1, steps) for a, b in itertools.pairwise(edges)]
     variants = sorted({name for share in shares for name in share})
-    return {n: sum(p * share.get(n, 0.0) for p, share in zip(parts, shares, strict=True)) for n in variants}
+    return {
+        n: sum(p * share.get(n, 0.0) for p, share in zip(parts, shares, strict=True))
+        for n in variants
+    }
 
 
 def task_entry(name: str, rate: float, folders: list[tuple[str, dict]], lock: dict, data) -> dict:
     """One task of the lock: where it lies, its rate, what of it is left out and why."""
     manifest = folders[0][1]
     if not manifest["records"]:
-        raise UserError(f"task {name}: no training example is left; skipped: {manifest['audit']['skipped']}")
+        raise UserError(
+            f"task {name}: no training example is left; skipped: {manifest['audit']['skipped']}"
+        )
     spec = registry.MIXTURES.get(data.mixture)
     excluded, skipped, cut = [], dict(manifest["audit"]["skipped"]), {}
     for r, (folder, _) in enumerate(folders):
         records = cache.Records(Path(data.cache_dir) / folder)
         size = locks.sizes(records.lengths, lock["architecture"])
         out, reasons = locks.check_fit(name, size, lock)
-        if spec and spec.max_examples and name != data.replay_task and (~out).sum() > spec.max_examples:
+        if (
+            spec
+            and spec.max_examples
+            and name != data.replay_task
+            and (~out).sum() > spec.max_examples
+        ):
             ranked = np.argsort(np.where(out, np.uint64(2**64 - 1), records.content), kind="stable")
             beyond = np.zeros(len(out), bool)
             beyond[ranked[spec.max_examples :]] = True
@@ -532,8 +636,11 @@ def task_entry(name: str, rate: float, folders: list[tuple[str, dict]], lock: di
     }  # fmt: skip
 
 
-def _build_foreign(config: RunConfig, progress: Progress, mend: hits.Mend, mended: list[str]) -> Built:
-    """A Task or Mixture that `data.modules` registered straight in SeqIO; eval.tasks may name such ones and our own."""
+def _build_foreign(
+    config: RunConfig, progress: Progress, mend: hits.Mend, mended: list[str]
+) -> Built:
+    """A Task or Mixture that `data.modules` registered straight in SeqIO; eval.tasks may name such
+    ones and our own."""
     from itx.prepare import foreign, seqio_bridge
 
     d, split = config.data, config.eval.split
@@ -548,7 +655,9 @@ def _build_foreign(config: RunConfig, progress: Progress, mend: hits.Mend, mende
     settings, vocabulary = settings_of(config, file), Vocabulary(file)
     rows, unscored = foreign.rows(list(tasks.values()), split, "", "instances", "same task")
     for task in {t.name: t for t in further}.values():
-        of_task = foreign.rows([task], split, "@eval", "extra", "same task" if task.name in tasks else "none")
+        of_task = foreign.rows(
+            [task], split, "@eval", "extra", "same task" if task.name in tasks else "none"
+        )
         rows, unscored = rows + of_task[0], unscored + of_task[1]
     todo = list(dict.fromkeys([*(Job(name, "train") for name in tasks), *(r.job for r in rows)]))
     made, new = {}, set()
@@ -556,7 +665,9 @@ def _build_foreign(config: RunConfig, progress: Progress, mend: hits.Mend, mende
         progress("cache", i, len(todo))
         *made[job], fresh = foreign.build(every[job.variant], job.split, settings, vocabulary, mend)
         new |= {job.variant} if fresh else set()
-    own = evaluation.rows(dataclasses.replace(config, eval=dataclasses.replace(config.eval, tasks=ours)), [])
+    own = evaluation.rows(
+        dataclasses.replace(config, eval=dataclasses.replace(config.eval, tasks=ours)), []
+    )
     own += evaluation.texts(config, [])
     there = _sound([r.job for r in own], settings, vocabulary, mend)
     again.check(there, settings, vocabulary)

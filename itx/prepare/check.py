@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Self-checks of a task on its own examples (`itx tasks check`), and its renderings (`itx tasks show`)."""
+"""Self-checks of a task on its own examples (`itx tasks check`), and its renderings (`itx tasks
+show`)."""
 
 import dataclasses
 import itertools
@@ -27,7 +28,8 @@ def _items(spec: TaskSpec, root: str, most: int) -> list[render.Item]:
     for split in SPLITS:
         if render.source_splits(spec.source, split):
             items = render.items(spec, split, root, 0, counts)
-            if spec.objective:  # a build counts what is too short, as it does other records that give no example
+            # a build counts what is too short, as it does other records that give no example
+            if spec.objective:
                 items = (i for i in items if objectives.in_words(spec, i))
             found = list(itertools.islice(items, most))
             if found:
@@ -55,13 +57,20 @@ def show(spec: TaskSpec, name: str, root: str) -> dict:
     asked = {"shots": wanted.shots, "options": wanted.options}
     shown = [(str(dataclasses.replace(names.parse(n), **asked)), w) for n, w in shown]
     if not any(render.choices(spec, names.parse(n), w) for n, w in shown):
-        raise UserError(f"task {spec.name!r} has no variant {name!r}" + did_you_mean(str(wanted), {n for n, _ in has}))
+        raise UserError(
+            f"task {spec.name!r} has no variant {name!r}"
+            + did_you_mean(str(wanted), {n for n, _ in has})
+        )
     renderings = []
     for variant, which in shown:
         for t in render.choices(spec, names.parse(variant), which):
             r = _rendered(spec, names.parse(variant), items[0], t, pool)
-            kind = ("held out" if which == "heldout" else "training") + variant[len(spec.name) :].replace(":", ", ")
-            renderings.append({"template": r.template, "kind": kind, "prompt": r.prompt, "target": r.target})
+            kind = ("held out" if which == "heldout" else "training") + variant[
+                len(spec.name) :
+            ].replace(":", ", ")
+            renderings.append(
+                {"template": r.template, "kind": kind, "prompt": r.prompt, "target": r.target}
+            )
     facts = {"name": spec.name, "version": spec.version, "cluster": spec.cluster,
              "metrics": [metrics.shown(metrics.name_of(m)) for m in spec.metrics], "options": spec.options, "origin": spec.origin, "neighbours": spec.neighbours, "tags": dict(spec.tags),
              "module": spec.module, "splits": render.splits(spec.source)}  # fmt: skip
@@ -70,15 +79,19 @@ def show(spec: TaskSpec, name: str, root: str) -> dict:
 
 def read(spec: TaskSpec, root: str, seen: repeat.Seen, problems: list[str]) -> list[render.Item]:
     """The first EXAMPLES examples; `fields` is called twice on each record, see `repeat.twice`."""
-    return _items(dataclasses.replace(spec, fields=repeat.twice(spec, seen, problems)), root, EXAMPLES)
+    return _items(
+        dataclasses.replace(spec, fields=repeat.twice(spec, seen, problems)), root, EXAMPLES
+    )
 
 
 def check(spec: TaskSpec, root: str, others: Sequence[Connection] = ()) -> list[str]:
     """Problems found, most of them on the first EXAMPLES examples; [] for a sound task.
 
-    `fields` gives the same again, and in `others` (processes of repeat.py); every slot is filled; the gold target scores
-    1, and an option drawn at random as much as chance; the answer found in it names the right option and no other; all chain-of-thought targets give their answer back; no prompt tells its
-    target; an inverted prompt shows the answer and asks for a field that the plain ones show.
+    `fields` gives the same again, and in `others` (processes of repeat.py); every slot is filled;
+    the gold target scores 1, and an option drawn at random as much as chance; the answer found in
+    it names the right option and no other; all chain-of-thought targets give their answer back; no
+    prompt tells its target; an inverted prompt shows the answer and asks for a field that the plain
+    ones show.
     """
     problems = []
     metrics.trust(name for m in spec.metrics if ":" in (name := metrics.name_of(m)))
@@ -107,7 +120,9 @@ def check(spec: TaskSpec, root: str, others: Sequence[Connection] = ()) -> list[
     return sorted(set(problems))[:10]
 
 
-def _rendered(spec: TaskSpec, variant: names.Variant, item: render.Item, template: Template, pool) -> render.Rendered:
+def _rendered(
+    spec: TaskSpec, variant: names.Variant, item: render.Item, template: Template, pool
+) -> render.Rendered:
     if spec.objective:
         return objectives.in_words(spec, item)
     if spec.chat:
@@ -128,7 +143,9 @@ def _check_one(spec: TaskSpec, r: render.Rendered, item: render.Item) -> list[st
         equal = metrics.SCORES["exact_string" if "exact_string" in spec.metrics else "exact_match"]
         named = [o for o in r.options if equal([o], answer)]
         if named != [r.options[r.answer_index]]:
-            out.append(f"{where}: the answer {answer!r} stands for the options {named}, not for one of {r.options}")
+            out.append(
+                f"{where}: the answer {answer!r} stands for the options {named}, not for one of {r.options}"
+            )
     if r.prompt != r.prompt.rstrip():
         out.append(f"{where}: the prompt ends in white space")
     if spec.templated and templates.template_id((r.prompt, r.target)) == r.template:
@@ -137,12 +154,17 @@ def _check_one(spec: TaskSpec, r: render.Rendered, item: render.Item) -> list[st
 
 
 def _chance(spec: TaskSpec, rendered: list[render.Rendered]) -> list[str]:
-    """What an option drawn at random scores, as it would be written: the mean over all options, so no draw is made.
+    """What an option drawn at random scores, as it would be written: the mean over all options, so
+    no draw is made.
 
-    Metrics that give partial credit are left aside: there the wrong options of some tasks rightly score more than 0.
+    Metrics that give partial credit are left aside: there the wrong options of some tasks rightly
+    score more than 0.
     """
     asked = [r for r in rendered if r.answer_index is not None]
-    right = [len({r.options.index(x) for x in r.references if x in r.options}) / len(r.options) for r in asked]
+    right = [
+        len({r.options.index(x) for x in r.references if x in r.options}) / len(r.options)
+        for r in asked
+    ]
     chance = sum(right) / max(1, len(asked))
     out = []
     for m in map(metrics.name_of, spec.metrics):
@@ -167,15 +189,16 @@ def _said(r: render.Rendered) -> list[str]:
 
 
 def _leaks(spec: TaskSpec, template: Template, items: list[render.Item]) -> list[str]:
-    """Where a template's input tells its target: it names a field of the target, or a field of it holds the same text,
-    or the right option alone, in nearly every example.
+    """Where a template's input tells its target: it names a field of the target, or a field of it
+    holds the same text, or the right option alone, in nearly every example.
 
     An answer that merely stands in a longer text is no leak, or reading comprehension would be one.
     """
     shown = [s for s in templates.slots(template[0]) if s != "options"]
     where = f"template {templates.template_id(template)}"
     asked = set(templates.slots(template[1]))
-    asked = asked & {"answer", "rationale"} or asked  # a sentence around the answer may repeat the question
+    # a sentence around the answer may repeat the question
+    asked = asked & {"answer", "rationale"} or asked
     named = sorted((asked | {"rationale"}) & set(shown))
     out = [f"{where}: the prompt tells the target: its input names {{{n}}}" for n in named]
     if spec.extractive:
@@ -202,24 +225,40 @@ def _leaks(spec: TaskSpec, template: Template, items: list[render.Item]) -> list
 
 
 def _inversion(spec: TaskSpec, template: Template, items: list[render.Item]) -> list[str]:
-    """An inverted template shows the answer and asks for what the plain ones show: a field, or a part of one."""
+    """An inverted template shows the answer and asks for what the plain ones show: a field, or a
+    part of one."""
     where = f"inverted template {templates.template_id(template)}"
     shown, asked = (set(templates.slots(t)) for t in template)
-    plain = {s for t in (*spec.templates, *(spec.cot.templates if spec.cot else ())) for s in templates.slots(t[0])}
+    plain = {
+        s
+        for t in (*spec.templates, *(spec.cot.templates if spec.cot else ()))
+        for s in templates.slots(t[0])
+    }
     out = [] if "answer" in shown else [f"{where}: its input does not show {{answer}}"]
     if not asked:
         out.append(f"{where}: its target names no field")
     for slot in sorted(asked - plain):
-        given = [(str(i.values.get(slot, "")), [str(v) for k, v in i.values.items() if k in plain]) for i in items]
-        if sum(any(text.contains(v, part) for v in fields) for part, fields in given) < NEARLY * len(items):
+        given = [
+            (str(i.values.get(slot, "")), [str(v) for k, v in i.values.items() if k in plain])
+            for i in items
+        ]
+        if sum(
+            any(text.contains(v, part) for v in fields) for part, fields in given
+        ) < NEARLY * len(items):
             near = did_you_mean(slot, plain)
-            out.append(f"{where}: its target asks for {{{slot}}}, which stands in no plain template" + near)
+            out.append(
+                f"{where}: its target asks for {{{slot}}}, which stands in no plain template" + near
+            )
     return out
 
 
 def _answers_given_back(spec: TaskSpec, root: str) -> list[str]:
-    """Whether the answer is found in the chain-of-thought target of every example of every split."""
-    targets = {t[1]: templates.answer_pattern(t[1]) for t in (*spec.cot.templates, *spec.cot.heldout_templates)}
+    """Whether the answer is found in the chain-of-thought target of every example of every
+    split."""
+    targets = {
+        t[1]: templates.answer_pattern(t[1])
+        for t in (*spec.cot.templates, *spec.cot.heldout_templates)
+    }
     judge = metrics.SCORES["exact_match"]
     wrong: Counter = Counter()
     first: dict[str, str] = {}

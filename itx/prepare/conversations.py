@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Conversations as training examples: of each its pieces, or an example for every answer (itx/text_format/chat.py)."""
+"""Conversations as training examples: of each its pieces, or an example for every answer
+(itx/text_format/chat.py)."""
 
 import dataclasses
 from collections import Counter
@@ -25,12 +26,13 @@ def prepared(
     items: Iterable[Item], template: str, eos: str, each: bool, whole: bool, spec: TaskSpec, counts: Counter,
     skip_bad: bool = False, control: Sequence[str] = (), said: Counter | None = None,
 ) -> Iterator[Item]:  # fmt: skip
-    """Conversations as items whose values are {"pieces"}, as `joined` gives them. said: what happened to conversations
-    that are kept, and to how many.
+    """Conversations as items whose values are {"pieces"}, as `joined` gives them. said: what
+    happened to conversations that are kept, and to how many.
 
-    each: an item for every answer, as encoder-decoder models train on one target at a time; whole: never more than one
-    of a conversation, as evaluation asks. Else an item for every answer where they cannot be joined: counts[SPLIT].
-    What stands before an answer is its input, and of those with one identity the first is kept, as of all examples.
+    each: an item for every answer, as encoder-decoder models train on one target at a time; whole:
+    never more than one of a conversation, as evaluation asks. Else an item for every answer where
+    they cannot be joined: counts[SPLIT]. What stands before an answer is its input, and of those
+    with one identity the first is kept, as of all examples.
     """
     check(template)  # its own mistakes are no conversation's
     seen: set[int] = set()
@@ -40,7 +42,9 @@ def prepared(
             found = answers(template, item.values, where, eos, control)
         except UserError as e:
             if not skip_bad:
-                raise UserError(f"{e}; --data.skip_bad=True counts and skips such conversations") from e
+                raise UserError(
+                    f"{e}; --data.skip_bad=True counts and skips such conversations"
+                ) from e
             counts["refused by data.chat_template"] += 1
             continue
         if said is not None:
@@ -65,16 +69,19 @@ def prepared(
 
 
 def turns_of(messages: Sequence[dict]) -> dict[str, list[str]]:
-    """For the leak test: the texts of all "turns", and of those what is "asked": the user's, or where there are none
-    all but the last. Tools and system text are instructions, which many conversations share: they are not asked."""
+    """For the leak test: the texts of all "turns", and of those what is "asked": the user's, or
+    where there are none all but the last. Tools and system text are instructions, which many
+    conversations share: they are not asked."""
     turns = [spoken(m) for m in messages]
     asked = [spoken(m) for m in messages if m["role"] == "user"]
     return {"turns": turns, "asked": asked or turns[:-1]}
 
 
-def _each(item: Item, found: Sequence[Answer], joins: bool, spec: TaskSpec) -> Iterator[tuple[int, Item]]:
-    """(identity, item) for every answer that is trained, behind those before it as `last` gives them, or (not `joins`) as
-    it is asked alone."""
+def _each(
+    item: Item, found: Sequence[Answer], joins: bool, spec: TaskSpec
+) -> Iterator[tuple[int, Item]]:
+    """(identity, item) for every answer that is trained, behind those before it as `last` gives
+    them, or (not `joins`) as it is asked alone."""
     for n, answer in enumerate(found):
         if not answer.trained:
             continue
@@ -82,14 +89,21 @@ def _each(item: Item, found: Sequence[Answer], joins: bool, spec: TaskSpec) -> I
         content = content_of(spec, asked)
         pieces = last(found[: n + 1], not joins) if joins else last(found[n : n + 1])
         values = {"pieces": pieces, **turns_of(asked["messages"])}
-        yield identity_of(spec, asked), Item(f"{item.id}/{n}", values, content, draw("content", content))
+        yield (
+            identity_of(spec, asked),
+            Item(f"{item.id}/{n}", values, content, draw("content", content)),
+        )
 
 
-def render(item: Item, template: str, where: str, eos: str = "", control: Sequence[str] = ()) -> Rendered:
-    """The rendering of a conversation: its last assistant turn is the target, all before it the prompt."""
+def render(
+    item: Item, template: str, where: str, eos: str = "", control: Sequence[str] = ()
+) -> Rendered:
+    """The rendering of a conversation: its last assistant turn is the target, all before it the
+    prompt."""
     pieces = item.values.get("pieces") or last(answers(template, item.values, where, eos, control))
     prompt, target = (
-        unguarded("".join(text for text, _ in part)).replace(END, "") for part in (pieces[:-1], pieces[-1:])
+        unguarded("".join(text for text, _ in part)).replace(END, "")
+        for part in (pieces[:-1], pieces[-1:])
     )
     target = target.strip()
     return Rendered("chat", prompt, target, (target,), None, None, None, pieces=pieces)

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Delimited text (CSV, TSV): from lines to records, with a look at every quote, for one that is missing or too many
-makes rows vanish in a cell.
+"""Delimited text (CSV, TSV): from lines to records, with a look at every quote, for one that is
+missing or too many makes rows vanish in a cell.
 
-A quote that does not close within its record is an error in any case, `data.skip_bad` or not: nobody knows how many
-rows it took. So is one that closes rows later where the lines between have the table's columns (`Swallowed`); cells
-that hold paragraphs, lists or code have other numbers of delimiters in their lines and are read as they are.
+A quote that does not close within its record is an error in any case, `data.skip_bad` or not:
+nobody knows how many rows it took. So is one that closes rows later where the lines between have
+the table's columns (`Swallowed`); cells that hold paragraphs, lists or code have other numbers of
+delimiters in their lines and are read as they are.
 """
 
 import csv
@@ -14,14 +15,20 @@ from collections.abc import Iterable, Iterator, Sequence
 from itx.errors import UserError
 from itx.prepare.records import Bad, Rows
 
-SHORT = 32  # characters: a column with longer cells holds text, which says nothing about what belongs in it
+# characters: a column with longer cells holds text, which says nothing about what belongs in it
+SHORT = 32
 SHAPES = 100  # as many different short cells (digits apart) a column of labels or numbers may have
-FEWEST_LINES = 3  # of a cell that is judged by its delimiters alone, in a table all of whose columns hold text
+# of a cell that is judged by its delimiters alone, in a table all of whose columns hold text
+FEWEST_LINES = 3
 DELIMITERS = ",;\t|"
 
 
 def rows(
-    lines: Iterable[str], name: str, columns: Sequence[str] = (), delimiter: str = ",", quoted: bool = True
+    lines: Iterable[str],
+    name: str,
+    columns: Sequence[str] = (),
+    delimiter: str = ",",
+    quoted: bool = True,
 ) -> Rows:
     """(line that a record begins in, record) of a table's lines, each with its line end.
 
@@ -34,10 +41,14 @@ def rows(
             taken.append(line)
             yield line
 
-    csv.field_size_limit(2**31 - 1)  # of the whole process; its default of 128 KB refuses a long document
+    # of the whole process; its default of 128 KB refuses a long document
+    csv.field_size_limit(2**31 - 1)
     # strict: a quote that never closes is an error, not one cell that swallows the file
     reader = csv.reader(
-        each(), strict=True, delimiter=delimiter, quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
+        each(),
+        strict=True,
+        delimiter=delimiter,
+        quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
     )
     columns = _columns(list(columns), f"{name}: columns=", delimiter)
     swallowed = Swallowed(delimiter)
@@ -54,24 +65,34 @@ def rows(
                 row = Bad(row.reason, row.detail + _opened(taken, at, columns, delimiter))
                 raise UserError(f"{name}:{at}: {row.reason} ({row.detail})")
             if not columns:
-                raise UserError(f"{name}:{at}: {row.reason} ({row.detail}) where the header should be")
+                raise UserError(
+                    f"{name}:{at}: {row.reason} ({row.detail}) where the header should be"
+                )
         elif not columns:
             columns = _columns(row, f"{name}:{at}: ", delimiter)
             continue
         else:
             swallowed.see(row, taken, at)
             row = _record(columns, row)
-            if isinstance(row, Bad) and len(taken) > 1 and _like_rows(taken, len(columns), delimiter):
-                raise UserError(f"{name}:{at}: {row.reason} ({row.detail}{_opened(taken, at, columns, delimiter)})")
+            if (
+                isinstance(row, Bad)
+                and len(taken) > 1
+                and _like_rows(taken, len(columns), delimiter)
+            ):
+                raise UserError(
+                    f"{name}:{at}: {row.reason} ({row.detail}{_opened(taken, at, columns, delimiter)})"
+                )
         yield str(at), row
     swallowed.judge(name)
 
 
 class Swallowed:
-    """Looks for quoted cells that hold rows: every line of the record has the table's number of delimiters, and in a
-    column that holds labels or numbers every line has what other rows have there.
+    """Looks for quoted cells that hold rows: every line of the record has the table's number of
+    delimiters, and in a column that holds labels or numbers every line has what other rows have
+    there.
 
-    Where all columns hold text, it needs lines enough, and that no other cell of the table has line ends.
+    Where all columns hold text, it needs lines enough, and that no other cell of the table has line
+    ends.
     """
 
     def __init__(self, delimiter: str):
@@ -96,10 +117,16 @@ class Swallowed:
 
     def judge(self, name: str) -> None:
         """At the end of the table: UserError where a cell holds rows."""
-        known = {i: s for i, s in enumerate(self.shapes) if s is not None and 2 * len(s) <= self.rows}
+        known = {
+            i: s for i, s in enumerate(self.shapes) if s is not None and 2 * len(s) <= self.rows
+        }
         for at, lines in self.suspects:
-            cells = [[c.strip('"') for c in line.rstrip("\r\n").split(self.delimiter)] for line in lines]
-            alike = any(all(i < len(row) and _shape(row[i]) in s for row in cells) for i, s in known.items())
+            cells = [
+                [c.strip('"') for c in line.rstrip("\r\n").split(self.delimiter)] for line in lines
+            ]
+            alike = any(
+                all(i < len(row) and _shape(row[i]) in s for row in cells) for i, s in known.items()
+            )
             alone = not known and len(lines) >= FEWEST_LINES and self.spanning == len(self.suspects)
             if alike or alone:
                 raise UserError(
@@ -131,7 +158,9 @@ def _record(columns: Sequence[str], row: list[str]) -> dict | Bad:
         try:
             cell.encode()
         except UnicodeEncodeError as e:
-            return Bad("bad utf-8", f"byte 0x{ord(e.object[e.start]) & 0xFF:02x} in column {column!r}")
+            return Bad(
+                "bad utf-8", f"byte 0x{ord(e.object[e.start]) & 0xFF:02x} in column {column!r}"
+            )
     return dict(zip(columns, row, strict=True))
 
 
@@ -140,13 +169,19 @@ def _columns(names: list[str], where: str, delimiter: str) -> list[str]:
     try:
         "".join(names).encode()
     except UnicodeEncodeError as e:
-        raise UserError(f"{where}bad utf-8 in the header (byte 0x{ord(e.object[e.start]) & 0xFF:02x})") from e
+        raise UserError(
+            f"{where}bad utf-8 in the header (byte 0x{ord(e.object[e.start]) & 0xFF:02x})"
+        ) from e
     for i, column in enumerate(names):
         if column in names[:i]:
             raise UserError(
                 f"{where}columns {names.index(column) + 1} and {i + 1} are both called {column!r}; a field has one column"
             )
-    other = next((d for d in DELIMITERS if d != delimiter and d in names[0]), "") if len(names) == 1 else ""
+    other = (
+        next((d for d in DELIMITERS if d != delimiter and d in names[0]), "")
+        if len(names) == 1
+        else ""
+    )
     if other:
         raise UserError(
             f"{where}the header has one column, {names[0]!r}: it looks separated by {other!r}, not by {delimiter!r}"

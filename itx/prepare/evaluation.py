@@ -7,7 +7,8 @@ tasks       held-out tasks of clusters that are trained
 clusters    held-out clusters and their neighbours
 instruction tasks that share their inputs: instruction kept, removed, swapped (an ablation)
 extra       config.eval.tasks
-retention   config.eval.retention, which a model should still do after tuning; of it plain text is no row but measured
+retention   config.eval.retention, which a model should still do after tuning; of it plain text is
+            no row but measured
             in bits per byte (itx/eval/retention.py)
 """
 
@@ -51,11 +52,14 @@ def rows(config: RunConfig, members: list[str]) -> list[Row]:
     out = []
     for m in members:
         spec, variant = registry.task(m, root), names.parse(m)
-        if variant.inverted or spec.objective or not _has(spec, split):  # plain text: nothing to score
+        # plain text: nothing to score
+        if variant.inverted or spec.objective or not _has(spec, split):
             continue
         out.append(Row(m, "instances", "same task", Job(m, split), spec))
         if render.choices(spec, variant, "heldout"):
-            out.append(Row(f"{m}@heldout", "templates", "same task", Job(m, split, "heldout"), spec))
+            out.append(
+                Row(f"{m}@heldout", "templates", "same task", Job(m, split, "heldout"), spec)
+            )
     out += _held_out(config, trained, split)
     for pattern in config.eval.tasks:
         for name in registry.expand(pattern, root):
@@ -64,13 +68,23 @@ def rows(config: RunConfig, members: list[str]) -> list[Row]:
                 raise UserError(f"eval.tasks: {name!r} is plain text, which has no answer to score")
             if not _has(spec, split):
                 raise UserError(f"eval.tasks: {name!r} has no {split} split")
-            out.append(Row(f"{name}@eval", "extra", relation(spec, trained), Job(name, split), spec))
+            out.append(
+                Row(f"{name}@eval", "extra", relation(spec, trained), Job(name, split), spec)
+            )
     for name in _retained(config):
         spec = registry.task(name, root)
         if not spec.objective:
             if not _has(spec, split):
                 raise UserError(f"eval.retention: {name!r} has no {split} split")
-            out.append(Row(f"{name}@retention", "retention", relation(spec, trained), Job(name, split), spec))
+            out.append(
+                Row(
+                    f"{name}@retention",
+                    "retention",
+                    relation(spec, trained),
+                    Job(name, split),
+                    spec,
+                )
+            )
     if config.eval.instructions:
         out += _ablations(trained, split)
     return out
@@ -78,12 +92,17 @@ def rows(config: RunConfig, members: list[str]) -> list[Row]:
 
 def _retained(config: RunConfig) -> list[str]:
     """What eval.retention names."""
-    return [name for pattern in config.eval.retention for name in registry.expand(pattern, config.data.root)]
+    return [
+        name
+        for pattern in config.eval.retention
+        for name in registry.expand(pattern, config.data.root)
+    ]
 
 
 def default_text(config: RunConfig, members: list[str]) -> tuple[list[str], str]:
-    """What retention is measured on where eval.retention names no text: data.replay_task, trained on or not; or none,
-    and why. A recipe names one whose files not everybody has: without a replay that is no error."""
+    """What retention is measured on where eval.retention names no text: data.replay_task, trained
+    on or not; or none, and why. A recipe names one whose files not everybody has: without a replay
+    that is no error."""
     d = config.data
     name, root = d.replay_task, d.root
     if not name:
@@ -92,9 +111,13 @@ def default_text(config: RunConfig, members: list[str]) -> tuple[list[str], str]
         spec = registry.task(name, root)
         if not spec.objective:
             raise UserError("it is no text task")
-        objectives.check(spec, objectives.Room(config.model.architecture, d.sequence_length, d.target_length))
+        objectives.check(
+            spec, objectives.Room(config.model.architecture, d.sequence_length, d.target_length)
+        )
         split = _text_split(spec, config, members)
-        for part, _, _ in render.source_splits(spec.source, split) if spec.source.kind != "function" else ():
+        for part, _, _ in (
+            render.source_splits(spec.source, split) if spec.source.kind != "function" else ()
+        ):
             sources.parts(spec.source, part, root)
     except UserError as e:
         if d.replay:
@@ -116,15 +139,21 @@ def _text_split(spec: TaskSpec, config: RunConfig, members: list[str]) -> str:
 
 
 def texts(config: RunConfig, members: list[str]) -> list[Row]:
-    """The plain texts of eval.retention; of a run from a pretrained model that names none, the `default_text`."""
+    """The plain texts of eval.retention; of a run from a pretrained model that names none, the
+    `default_text`."""
     specs = [registry.task(name, config.data.root) for name in _retained(config)]
     specs = [s for s in specs if s.objective]
     if not specs and config.model.pretrained:
         specs = [registry.task(name, config.data.root) for name in default_text(config, members)[0]]
-    return [Row(s.name, "retention", "text", Job(s.name, _text_split(s, config, members), "text"), s) for s in specs]
+    return [
+        Row(s.name, "retention", "text", Job(s.name, _text_split(s, config, members), "text"), s)
+        for s in specs
+    ]
 
 
-def lock_texts(found: list[Row], made: dict[Job, tuple[str, dict]], settings: Settings) -> list[dict]:
+def lock_texts(
+    found: list[Row], made: dict[Job, tuple[str, dict]], settings: Settings
+) -> list[dict]:
     """The lock's plain texts, which retention is measured on."""
     return [{
         "name": r.name, "objective": r.spec.objective, "split": r.job.split, "folder": (folder := made[r.job][0]),
@@ -140,7 +169,8 @@ def no_split(split: str, declared: Iterable[str]) -> str:
 
 
 def without_split(config: RunConfig, members: list[str]) -> list[str]:
-    """The trained and held-out tasks that have nothing to be scored on, each with the splits that it has."""
+    """The trained and held-out tasks that have nothing to be scored on, each with the splits that
+    it has."""
     mixture = registry.MIXTURES.get(config.data.mixture)
     held = [name for name, _ in registry.removed(mixture, config.data.root)] if mixture else []
     specs = {(t := registry.task(n, config.data.root)).name: t for n in [*members, *held]}
@@ -166,7 +196,8 @@ def _held_out(config: RunConfig, trained: list[TaskSpec], split: str) -> list[Ro
 
 
 def _ablations(trained: list[TaskSpec], split: str) -> list[Row]:
-    """Trained tasks that share their inputs with two others: with, without and with a wrong instruction."""
+    """Trained tasks that share their inputs with two others: with, without and with a wrong
+    instruction."""
     families: dict[str, list[TaskSpec]] = {}
     for spec in sorted(trained, key=lambda t: t.name):
         if "inputs" in spec.tags and spec.templated and _has(spec, split):
@@ -178,12 +209,16 @@ def _ablations(trained: list[TaskSpec], split: str) -> list[Row]:
         for i, spec in enumerate(family):
             other = family[(i + 1) % len(family)].name
             for ablation in ("none", "removed", "swapped"):
-                job = Job(spec.name, split, "train", ablation, other if ablation == "swapped" else "")
+                job = Job(
+                    spec.name, split, "train", ablation, other if ablation == "swapped" else ""
+                )
                 out.append(Row(f"{spec.name}@{ablation}", "instruction", "same task", job, spec))
     return out
 
 
-def lock_rows(found: list[Row], made: dict[Job, tuple[str, dict]], settings: Settings) -> list[dict]:
+def lock_rows(
+    found: list[Row], made: dict[Job, tuple[str, dict]], settings: Settings
+) -> list[dict]:
     """The lock's evaluation entries: all that scoring needs, so that it needs no task module."""
     out = []
     for row in found:
@@ -209,5 +244,7 @@ def lock_rows(found: list[Row], made: dict[Job, tuple[str, dict]], settings: Set
     names_ = [r["name"] for r in out]
     for name in names_:
         if names_.count(name) > 1:
-            raise UserError(f"evaluation row {name!r} is named twice" + did_you_mean(name, set(names_) - {name}))
+            raise UserError(
+                f"evaluation row {name!r} is named twice" + did_you_mean(name, set(names_) - {name})
+            )
     return out

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Leave out of training what evaluation asks: what itx/leaks/contamination.py finds, with the texts that it reads."""
+"""Leave out of training what evaluation asks: what itx/leaks/contamination.py finds, with the texts
+that it reads."""
 
 from collections import Counter
 from typing import Any
@@ -15,7 +16,10 @@ from itx.text import texts_of
 
 def texts(content: Any, rest: Any) -> Texts:
     """The loose forms of an example's texts, each once; a template's own words are no example's."""
-    first, second = ([form for form in dict.fromkeys(map(loose.loose, texts_of(v))) if form] for v in (content, rest))
+    first, second = (
+        [form for form in dict.fromkeys(map(loose.loose, texts_of(v))) if form]
+        for v in (content, rest)
+    )
     return first, [form for form in second if form not in first]
 
 
@@ -38,10 +42,14 @@ def exclude(lock: dict, found: Found) -> None:
         new = sorted(set(hits) - set(task["excluded"][0]))
         task["excluded"] = [sorted({*before, *hits}) for before in task["excluded"]]
         for (evaluation, how), n in sorted(Counter(hits[i] for i in new).items()):
-            lock["leaks"].append({"train": task["name"], "evaluation": evaluation, "how": how, "dropped": n})
+            lock["leaks"].append(
+                {"train": task["name"], "evaluation": evaluation, "how": how, "dropped": n}
+            )
             reason = f"in evaluation ({how})"
             task["audit"]["skipped"][reason] = task["audit"]["skipped"].get(reason, 0) + n
         task["examples"] -= len(new)
         task["audit"]["kept"] -= len(new)
         if not task["examples"]:
-            raise UserError(f"task {task['name']}: no training example is left; skipped: {task['audit']['skipped']}")
+            raise UserError(
+                f"task {task['name']}: no training example is left; skipped: {task['audit']['skipped']}"
+            )

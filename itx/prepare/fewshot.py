@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Exemplars for `:fsK`: drawn from the task's own training split, the same on any machine.
 
-    pool      at most POOL training examples (per label where balanced), those with the smallest hash of
+    pool      at most POOL training examples (per label where balanced), those with the smallest
+              hash of
               their content: growing data replace few of them, and reading order none
     choose    K different ones for an example and a rendering, never the example's own input
-    render    prompt = K exemplars, each prompt and answer in the example's own template, then its prompt
+    render    prompt = K exemplars, each prompt and answer in the example's own template, then its
+              prompt
     fit       exemplars fall away, the last first, until prompt and target fit `data.fewshot_tokens`
 
 A pool that cannot give K gives fewer: the manifest counts it ("fewer", "none").
@@ -46,8 +48,8 @@ def pool(spec: TaskSpec, items: Iterable[Item]) -> Pool:
 def choose(pool: Pool, item: Item, count: int, *seed) -> list[Item]:
     """`count` different examples of the pool, or all it has, none with the item's input.
 
-    Balanced: labels take turns, in an order drawn from the seed; the item's own label is not known here,
-    so that the exemplars cannot tell it.
+    Balanced: labels take turns, in an order drawn from the seed; the item's own label is not known
+    here, so that the exemplars cannot tell it.
     """
     turns = []
     for label, items in pool.classes.items():
@@ -64,36 +66,53 @@ def render_all(
     spec: TaskSpec, variant: Variant, pairs: Sequence[tuple[Item, Sequence[Template] | None]], rendering: int,
     render_seed: int, vocabulary: Vocabulary, pool: Pool | None = None, budget: int = 0, chat_template: str = "",
 ) -> tuple[list[Rendered], list[Record]]:  # fmt: skip
-    """Renderings and records of (item, templates to draw from); `pool` is needed where the variant has shots."""
+    """Renderings and records of (item, templates to draw from); `pool` is needed where the variant
+    has shots."""
     shots = [
-        choose(pool, item, variant.shots, render_seed, spec.name, rendering) if variant.shots else []
+        choose(pool, item, variant.shots, render_seed, spec.name, rendering)
+        if variant.shots
+        else []
         for item, _ in pairs
     ]
 
     def one(i: int) -> Rendered:
         if spec.chat:
             where = f"task {spec.name!r}, example {pairs[i][0].id}"
-            return conversations.render(pairs[i][0], chat_template, where, vocabulary.eos_text, vocabulary.control)
-        return render.render(spec, variant, pairs[i][0], rendering, render_seed, pairs[i][1], shots[i])
+            return conversations.render(
+                pairs[i][0], chat_template, where, vocabulary.eos_text, vocabulary.control
+            )
+        return render.render(
+            spec, variant, pairs[i][0], rendering, render_seed, pairs[i][1], shots[i]
+        )
 
     rendered = [one(i) for i in range(len(pairs))]
     records = render.encode(rendered, vocabulary)
     long = [i for i in range(len(pairs)) if shots[i]] if budget else []
-    while long := [i for i in long if shots[i] and sum(len(ids) for ids, _ in records[i]) + 2 > budget]:  # BOS, EOS
+    # BOS, EOS
+    while long := [
+        i for i in long if shots[i] and sum(len(ids) for ids, _ in records[i]) + 2 > budget
+    ]:
         for i in long:
             shots[i].pop()
             rendered[i] = one(i)
-        for i, record in zip(long, render.encode([rendered[i] for i in long], vocabulary), strict=True):
+        for i, record in zip(
+            long, render.encode([rendered[i] for i in long], vocabulary), strict=True
+        ):
             records[i] = record
     return rendered, records
 
 
 def counts(exemplars: np.ndarray, variant: Variant) -> dict[str, int]:
-    """{"asked": K, "fewer": renderings with fewer, "none": those with none}; {} where no shots are asked.
+    """{"asked": K, "fewer": renderings with fewer, "none": those with none}; {} where no shots are
+    asked.
 
     exemplars: uint64 [n, k], content hashes; 0: none.
     """
     if not variant.shots:
         return {}
     given = (exemplars > 0).sum(1)
-    return {"asked": variant.shots, "fewer": int((given < variant.shots).sum()), "none": int((given == 0).sum())}
+    return {
+        "asked": variant.shots,
+        "fewer": int((given < variant.shots).sum()),
+        "none": int((given == 0).sum()),
+    }

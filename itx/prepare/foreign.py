@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tasks that a user registered straight in SeqIO (T5 or FLAN style): one rendering, their own tokens, their own scores.
+"""Tasks that a user registered straight in SeqIO (T5 or FLAN style): one rendering, their own
+tokens, their own scores.
 
 Task ──► get_dataset, neither shuffled nor trimmed ──► a cache folder per split
-     ──► metric_fns and postprocess_fn, by name    ──► an evaluation row (itx/eval/foreign.py calls them)
+     ──► metric_fns and postprocess_fn, by name    ──► an evaluation row (itx/eval/foreign.py calls
+                                                   them)
 """
 
 import dataclasses
@@ -40,14 +42,18 @@ def vocabulary_of(tasks: dict[str, Any], cache_dir: str, mend: hits.Mend) -> str
     found = {}
     for name, task in tasks.items():
         if "targets" not in task.output_features:
-            raise UserError(f"task {name!r} has no feature 'targets', only {', '.join(sorted(task.output_features))}")
+            raise UserError(
+                f"task {name!r} has no feature 'targets', only {', '.join(sorted(task.output_features))}"
+            )
         for feature in ("inputs", "targets"):
             if feature in task.output_features:
                 found[name, feature] = task.output_features[feature].vocabulary
     (first_name, _), first = next(iter(found.items()))
     for (name, feature), v in found.items():
         if v != first:
-            raise UserError(f"tasks {first_name!r} and {name!r} have different vocabularies ({feature} of {name!r})")
+            raise UserError(
+                f"tasks {first_name!r} and {name!r} have different vocabularies ({feature} of {name!r})"
+            )
     file = seqio_bridge.kept(first, cache_dir, mend)
     if file is None:
         raise UserError(
@@ -56,11 +62,15 @@ def vocabulary_of(tasks: dict[str, Any], cache_dir: str, mend: hits.Mend) -> str
     return str(file)
 
 
-# ---- evaluation ------------------------------------------------------------------------------------
+# ---- evaluation
+# ------------------------------------------------------------------------------------
 
 
-def rows(tasks: list[Any], split: str, suffix: str, group: str, relation: str) -> tuple[list[Row], list[str]]:
-    """(evaluation rows of tasks, those that have none with the reason): as SeqIO's Evaluator, which needs metric_fns."""
+def rows(
+    tasks: list[Any], split: str, suffix: str, group: str, relation: str
+) -> tuple[list[Row], list[str]]:
+    """(evaluation rows of tasks, those that have none with the reason): as SeqIO's Evaluator, which
+    needs metric_fns."""
     found, without = [], []
     for task in tasks:
         if not task.metric_objs or part_of(task, split) is None:
@@ -68,8 +78,17 @@ def rows(tasks: list[Any], split: str, suffix: str, group: str, relation: str) -
             without.append(f"{task.name}{suffix} ({why})")
             continue
         names, postprocess = _scoring(task)
-        spec = TaskSpec(task.name, 1, "seqio", source=None, fields=dict, templates=(), metrics=names)
-        row = Row(f"{task.name}{suffix}", group, relation, Job(task.name, split), spec, {"postprocess": postprocess})
+        spec = TaskSpec(
+            task.name, 1, "seqio", source=None, fields=dict, templates=(), metrics=names
+        )
+        row = Row(
+            f"{task.name}{suffix}",
+            group,
+            relation,
+            Job(task.name, split),
+            spec,
+            {"postprocess": postprocess},
+        )
         found.append(row)
     return found, without
 
@@ -77,9 +96,13 @@ def rows(tasks: list[Any], split: str, suffix: str, group: str, relation: str) -
 def _scoring(task: Any) -> tuple[tuple[str, ...], str]:
     """(names of a Task's metric functions, name of its postprocess_fn or "")."""
     if len(task.metric_objs) > len(task.metric_fns):
-        raise UserError(f"task {task.name!r}: metric_objs need SeqIO, which scoring does without; give metric_fns")
+        raise UserError(
+            f"task {task.name!r}: metric_objs need SeqIO, which scoring does without; give metric_fns"
+        )
     if task.predict_with_aux_metric_fns:
-        raise UserError(f"task {task.name!r}: a metric of (targets, predictions, aux_values); there are no aux_values")
+        raise UserError(
+            f"task {task.name!r}: a metric of (targets, predictions, aux_values); there are no aux_values"
+        )
     postprocess = task._postprocess_fn  # SeqIO has no public way to it
     try:
         names = tuple(metrics.name_of(m) for m in task.metric_fns)
@@ -89,32 +112,42 @@ def _scoring(task: Any) -> tuple[tuple[str, ...], str]:
 
 
 def tried(rows: list[Row], folders: list[str]) -> list[Row]:
-    """The rows, their functions called once on right answers where neither SeqIO nor TensorFlow can be imported."""
+    """The rows, their functions called once on right answers where neither SeqIO nor TensorFlow can
+    be imported."""
     asked = [[{"task": r.spec.name, "metrics": r.spec.metrics, "seqio": r.seqio}, f]
              for r, f in zip(rows, folders, strict=True)]  # fmt: skip
     done = subprocess.run([sys.executable, "-m", "itx.eval.foreign"], input=json.dumps(asked), text=True,
                           stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})  # fmt: skip
     if done.returncode:
-        raise RuntimeError(f"the process that tries metric_fns ended with exit code {done.returncode}")
+        raise RuntimeError(
+            f"the process that tries metric_fns ended with exit code {done.returncode}"
+        )
     answer = json.loads(done.stdout.splitlines()[-1])  # the functions may print
     if "error" in answer:
         raise UserError(answer["error"])
-    return [dataclasses.replace(r, seqio={**r.seqio, "scale": s}) for r, s in zip(rows, answer["scales"], strict=True)]
+    return [
+        dataclasses.replace(r, seqio={**r.seqio, "scale": s})
+        for r, s in zip(rows, answer["scales"], strict=True)
+    ]
 
 
 def part_of(task: Any, split: str) -> str | None:
-    """SeqIO's split of a Task that is a split of ours, whole; None: there is none. A lone evaluation split is test, as it
-    is of our own tasks (itx/prepare/render.py)."""
+    """SeqIO's split of a Task that is a split of ours, whole; None: there is none. A lone
+    evaluation split is test, as it is of our own tasks (itx/prepare/render.py)."""
     if set(task.splits) in ({"validation"}, {"test"}):
         return next(iter(task.splits)) if split == "test" else None
     return split if split in task.splits else None
 
 
-# ---- a cache folder --------------------------------------------------------------------------------
+# ---- a cache folder
+# --------------------------------------------------------------------------------
 
 
-def build(task: Any, split: str, settings: Settings, vocabulary: Vocabulary, mend: hits.Mend) -> tuple[str, dict, bool]:
-    """Cache one split: (relative folder, manifest, whether it was made now). Its content is its key: SeqIO has no other."""
+def build(
+    task: Any, split: str, settings: Settings, vocabulary: Vocabulary, mend: hits.Mend
+) -> tuple[str, dict, bool]:
+    """Cache one split: (relative folder, manifest, whether it was made now). Its content is its
+    key: SeqIO has no other."""
     counts: Counter = Counter()
     examples: Iterator[Example] = _examples(task, split, settings, vocabulary, counts)
     if split != "train":  # as of our own tasks: the first by content hash
@@ -122,7 +155,9 @@ def build(task: Any, split: str, settings: Settings, vocabulary: Vocabulary, men
         counts["beyond data.eval_examples"] += max(0, len(found) - settings.eval_examples)
         examples = iter(found[: settings.eval_examples])
     digest = hashlib.blake2b(
-        "\x1f".join([task.name, split, vocabulary.hash, f"{render.RENDER_VERSION}.{loose.LOOSE_VERSION}"]).encode(),
+        "\x1f".join(
+            [task.name, split, vocabulary.hash, f"{render.RENDER_VERSION}.{loose.LOOSE_VERSION}"]
+        ).encode(),
         digest_size=8,
     )
     found = notes.Notes(vocabulary)
@@ -160,8 +195,11 @@ def build(task: Any, split: str, settings: Settings, vocabulary: Vocabulary, men
     return where, cache.read_manifest(path), True
 
 
-def _examples(task: Any, split: str, settings: Settings, vocabulary: Vocabulary, counts: Counter) -> Iterator[Example]:
-    """Every example of a Task's split in its own order. Without a feature `inputs`, the target is its content."""
+def _examples(
+    task: Any, split: str, settings: Settings, vocabulary: Vocabulary, counts: Counter
+) -> Iterator[Example]:
+    """Every example of a Task's split in its own order. Without a feature `inputs`, the target is
+    its content."""
     eos = vocabulary.eos_id
     theirs = part_of(task, split) or split
     for i, e in enumerate(_dataset(task, theirs, settings.render_seed)):
@@ -173,7 +211,10 @@ def _examples(task: Any, split: str, settings: Settings, vocabulary: Vocabulary,
         if not target:
             counts["empty target"] += 1
             continue
-        asked, wanted = _text(e, "inputs", prompt, vocabulary), _text(e, "targets", target, vocabulary)
+        asked, wanted = (
+            _text(e, "inputs", prompt, vocabulary),
+            _text(e, "targets", target, vocabulary),
+        )
         content = text.normalise(asked if prompt else wanted)
         hashed = hashing.draw("content", content)
         line = {
@@ -191,12 +232,16 @@ def _dataset(task: Any, split: str, seed: int) -> Iterator[dict]:
         raise UserError(f"task {task.name!r} has no {split} split, only {', '.join(task.splits)}")
     try:
         yield from task.get_dataset(None, split, shuffle=False, seed=seed).as_numpy_iterator()
-    except Exception as e:  # of the user's source and preprocessors: whatever it is, they are told whose
-        raise UserError(f"task {task.name!r}: its {split} split cannot be read: {type(e).__name__}: {e}") from e
+    # of the user's source and preprocessors: whatever it is, they are told whose
+    except Exception as e:
+        raise UserError(
+            f"task {task.name!r}: its {split} split cannot be read: {type(e).__name__}: {e}"
+        ) from e
 
 
 def _text(example: dict, feature: str, ids: list[int], vocabulary: Vocabulary) -> str:
-    """What SeqIO's own evaluation takes for the text: the one before tokenising where the Task keeps it."""
+    """What SeqIO's own evaluation takes for the text: the one before tokenising where the Task
+    keeps it."""
     written = example.get(f"{feature}_pretokenized")
     return written.decode() if isinstance(written, bytes) else vocabulary.decode(ids)
 
@@ -208,7 +253,8 @@ def _arrays(example: dict) -> dict[str, np.ndarray]:
 
 
 def _plain(value: Any) -> Any:
-    """Bytes as text of the same code points, in lists of any depth; itx/eval/foreign.py has the way back."""
+    """Bytes as text of the same code points, in lists of any depth; itx/eval/foreign.py has the way
+    back."""
     if isinstance(value, list):
         return [_plain(v) for v in value]
     return value.decode("latin-1") if isinstance(value, bytes) else value

@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Evaluation rows in settings that a run was not built for: other numbers of exemplars, another split, other tasks.
+"""Evaluation rows in settings that a run was not built for: other numbers of exemplars, another
+split, other tasks.
 
-    python -m itx.prepare.further REQUEST.json ANSWER.json        what `itx eval RUN --shots 0,5 --split …` starts
+    python -m itx.prepare.further REQUEST.json ANSWER.json        what `itx eval RUN --shots 0,5
+                                                                  --split …` starts
 
-REQUEST   {"config", "vocab": file, "evaluation": the lock's rows, "trained": names, "tasks": names or [], "split", "shots": [K, …]}
-ANSWER    {"settings": {K, or "own" where none is asked: rows as a lock has them}, "skipped": [{"row", "reason"}]}
+REQUEST   {"config", "vocab": file, "evaluation": the lock's rows, "trained": names, "tasks": names
+          or [], "split", "shots": [K, …]}
+ANSWER    {"settings": {K, or "own" where none is asked: rows as a lock has them}, "skipped":
+          [{"row", "reason"}]}
 
-Exemplars come from the task's training split; a row has DRAWS draws of them, as renderings #0, #1, ….
+Exemplars come from the task's training split; a row has DRAWS draws of them, as renderings #0, #1,
+….
 """
 
 import dataclasses
@@ -22,11 +27,13 @@ from itx.tasks import names, registry
 from itx.tasks.spec import TaskSpec
 
 DRAWS = 3  # the spread over draws of exemplars is shown
-WORDINGS = {"templates": "heldout", "tasks": "all", "clusters": "all"}  # of a row's group; otherwise those of training
+# of a row's group; otherwise those of training
+WORDINGS = {"templates": "heldout", "tasks": "all", "clusters": "all"}
 
 
 def rows(request: dict, config: RunConfig, shots: int | None) -> tuple[list[Row], list[dict]]:
-    """(rows with so many exemplars (None: as many as they have), those that cannot be: [{"row", "reason"}])."""
+    """(rows with so many exemplars (None: as many as they have), those that cannot be: [{"row",
+    "reason"}])."""
     root, split, wanted = config.data.root, request["split"], set(request["tasks"])
     out: dict[str, Row] = {}
     skipped: dict[str, str] = {}
@@ -35,7 +42,14 @@ def rows(request: dict, config: RunConfig, shots: int | None) -> tuple[list[Row]
     trained = [registry.task(n, root) for n in request["trained"]]
     for name in sorted(wanted - {n for r in request["evaluation"] for n in (r["name"], r["task"])}):
         for member in _registered(name, request, root):
-            found.append((member, "extra", evaluation.relation(registry.task(member, root), trained), ("@", "eval")))
+            found.append(
+                (
+                    member,
+                    "extra",
+                    evaluation.relation(registry.task(member, root), trained),
+                    ("@", "eval"),
+                )
+            )
     for variant_name, group, relation, suffix in found:
         spec = registry.task(variant_name, root)
         variant = names.parse(variant_name)
@@ -48,7 +62,9 @@ def rows(request: dict, config: RunConfig, shots: int | None) -> tuple[list[Row]
                 skipped[name] = reason
             else:  # variants that differ in exemplars alone are one row
                 out.setdefault(name, Row(name, group, relation, job, spec))
-    return list(out.values()), [{"row": n, "reason": why} for n, why in skipped.items() if "#" not in n]
+    return list(out.values()), [
+        {"row": n, "reason": why} for n, why in skipped.items() if "#" not in n
+    ]
 
 
 def _registered(name: str, request: dict, root: str) -> list[str]:
@@ -69,7 +85,9 @@ def _impossible(spec: TaskSpec, variant: names.Variant, split: str) -> str:
     if not render.source_splits(spec.source, split):
         return f"it has no {split} split"
     if not registry.supports(spec, variant):
-        return "conversations take no exemplars" if spec.chat else f"it has no wording for {variant}"
+        return (
+            "conversations take no exemplars" if spec.chat else f"it has no wording for {variant}"
+        )
     if variant.shots and not render.source_splits(spec.source, "train"):
         return "it has no training split, which exemplars come from"
     return ""
@@ -84,7 +102,9 @@ def make(request: dict) -> dict:
     for shots in request["shots"] or [None]:
         found["own" if shots is None else shots], more = rows(request, config, shots)
         skipped += more
-    made = build.make([r.job for several in found.values() for r in several], settings, config.data.workers)
+    made = build.make(
+        [r.job for several in found.values() for r in several], settings, config.data.workers
+    )
     answer = {}
     for shots, several in found.items():
         empty = [r for r in several if not made[r.job][1]["records"]]

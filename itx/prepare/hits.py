@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a build finds in its cache already: it must be what was written there.
 
-A damaged folder or vocabulary is an error, or, where the build may mend, removed, told in a line and made again.
+A damaged folder or vocabulary is an error, or, where the build may mend, removed, told in a line
+and made again.
 """
 
 import shutil
@@ -12,7 +13,8 @@ from itx.data import lock as locks
 from itx.data import verify
 from itx.errors import UserError
 
-Mend = Callable[[verify.Damaged, Path], None]  # what is done about a damaged folder: remove it, or raise
+# what is done about a damaged folder: remove it, or raise
+Mend = Callable[[verify.Damaged, Path], None]
 
 
 def refuse(damage: verify.Damaged, folder: Path) -> None:
@@ -29,8 +31,11 @@ def remover(lines: list[str]) -> Mend:
     return mend
 
 
-def check(entries: Iterable[tuple[str, str, str | None]], cache_dir: str, vocab_size: int, mend: Mend) -> None:
-    """Mend what is damaged among folders: (name, folder in the cache, hash of its manifest if it is known)."""
+def check(
+    entries: Iterable[tuple[str, str, str | None]], cache_dir: str, vocab_size: int, mend: Mend
+) -> None:
+    """Mend what is damaged among folders: (name, folder in the cache, hash of its manifest if it is
+    known)."""
     for name, folder, sha256 in entries:
         path = Path(cache_dir) / folder
         if not path.is_dir():
@@ -42,7 +47,8 @@ def check(entries: Iterable[tuple[str, str, str | None]], cache_dir: str, vocab_
 
 
 def known_lock(file: Path, cache_dir: str, mend: Mend) -> dict | None:
-    """The lock of an earlier build of the same, if all that it names is there; None if something must be made."""
+    """The lock of an earlier build of the same, if all that it names is there; None if something
+    must be made."""
     if not file.is_file():
         return None
     try:
@@ -54,4 +60,8 @@ def known_lock(file: Path, cache_dir: str, mend: Mend) -> dict | None:
         raise
     except (UserError, KeyError, TypeError, ValueError):
         return None  # it is written again, from the folders that are there
-    return lock if all((Path(cache_dir) / f / "manifest.json").is_file() for _, f, _ in entries) else None
+    return (
+        lock
+        if all((Path(cache_dir) / f / "manifest.json").is_file() for _, f, _ in entries)
+        else None
+    )

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One cache folder's work: read, render, encode, write. Runs in worker processes without TensorFlow."""
+"""One cache folder's work: read, render, encode, write. Runs in worker processes without
+TensorFlow."""
 
 import functools
 import hashlib
@@ -28,11 +29,13 @@ GZIP = 4  # the texts beside the records are packed about so much (measured on t
 
 @dataclass(frozen=True)
 class Job:
-    """What one cache folder holds: a variant's split, in one rendering or crossed with templates."""
+    """What one cache folder holds: a variant's split, in one rendering or crossed with
+    templates."""
 
     variant: str
     split: str
-    templates: str = "train"  # train | heldout | all: what is drawn from, or crossed; text: plain text that is scored
+    # train | heldout | all: what is drawn from, or crossed; text: plain text that is scored
+    templates: str = "train"
     ablation: str = ""  # "" | none | removed | swapped: see `ablated`
     other: str = ""  # swapped: the task whose instruction stands in
     rendering: int = 0
@@ -57,7 +60,8 @@ class Settings:
     skip_bad: bool
     fewshot_tokens: int = 0  # prompt and target of a few-shot rendering; 0: no limit
     chat_template: str = ""  # the text
-    architecture: str = "decoder"  # matters for conversations: an encoder-decoder trains on one turn at a time
+    # matters for conversations: an encoder-decoder trains on one turn at a time
+    architecture: str = "decoder"
     sequence_length: int = 256  # these two for plain text, which is cut to fit a row
     target_length: int = 96
 
@@ -82,8 +86,8 @@ def key(job: Job, settings: Settings, vocab_hash: str) -> str:
 
 
 def _further_key(job: Job, spec: TaskSpec, settings: Settings) -> list:
-    """What else shapes a rendering: of few shots the budget, and the training split that exemplars come from; of
-    conversations the chat template; of plain text the room in a row."""
+    """What else shapes a rendering: of few shots the budget, and the training split that exemplars
+    come from; of conversations the chat template; of plain text the room in a row."""
     if spec.objective:
         objectives.check(spec, settings.room)
         return [objectives.OBJECTIVES_VERSION, *settings.room]
@@ -99,7 +103,9 @@ def _further_key(job: Job, spec: TaskSpec, settings: Settings) -> list:
 def folder(job: Job, settings: Settings, vocab_hash: str) -> str:
     """Relative to the cache."""
     row = "-".join(p for p in (job.split, job.templates if job.crossed else "", job.ablation) if p)
-    return f"{cache.folder_name(job.variant)}/{row}/r{job.rendering}-{key(job, settings, vocab_hash)}"
+    return (
+        f"{cache.folder_name(job.variant)}/{row}/r{job.rendering}-{key(job, settings, vocab_hash)}"
+    )
 
 
 def ablated(template: Template, ablation: str, others: list[Template], h: int) -> Template:
@@ -109,7 +115,9 @@ def ablated(template: Template, ablation: str, others: list[Template], h: int) -
     about the same inputs.
     """
     if ablation == "removed":
-        return "\n".join(f"{{{slot}}}" for slot in dict.fromkeys(templates.slots(template[0]))), template[1]
+        return "\n".join(
+            f"{{{slot}}}" for slot in dict.fromkeys(templates.slots(template[0]))
+        ), template[1]
     if ablation == "swapped":
         return others[h % len(others)][0], template[1]
     return template
@@ -131,7 +139,9 @@ def plans(job: Job, spec: TaskSpec, item: render.Item, settings: Settings) -> li
     h = hashing.draw(settings.render_seed, "ablation", spec.name, item.id)
     others = []
     if job.other:
-        known = {k for k, v in item.values.items() if not text.blank(str(v))} | ({"options"} if spec.options else set())
+        known = {k for k, v in item.values.items() if not text.blank(str(v))} | (
+            {"options"} if spec.options else set()
+        )
         swap = registry.task(job.other, settings.root)
         others = [t for t in swap.templates if set(templates.slots(t[0])) <= known]
         if not others:
@@ -140,17 +150,24 @@ def plans(job: Job, spec: TaskSpec, item: render.Item, settings: Settings) -> li
 
 
 @functools.lru_cache(maxsize=4)
-def _items(task: str, split: str, settings: Settings) -> tuple[list[render.Item], Counter, dict[str, str]]:
-    """(a split's items, counts, the first record of each fault), kept while one task's jobs follow each other."""
+def _items(
+    task: str, split: str, settings: Settings
+) -> tuple[list[render.Item], Counter, dict[str, str]]:
+    """(a split's items, counts, the first record of each fault), kept while one task's jobs follow
+    each other."""
     counts, faults = Counter(), {}
     spec = registry.task(task, settings.root)
-    found = render.items(spec, split, settings.root, settings.suite_seed, counts, settings.skip_bad, faults)
+    found = render.items(
+        spec, split, settings.root, settings.suite_seed, counts, settings.skip_bad, faults
+    )
     return list(found), counts, faults
 
 
-def _complete(job: Job, split: str, settings: Settings) -> tuple[list[render.Item], Counter, dict[str, str]]:
-    """`_items` that a job's wordings can show. With data.skip_bad those with a hole are counted and left out, in every
-    rendering alike; else `render` tells of the first one that it meets."""
+def _complete(
+    job: Job, split: str, settings: Settings
+) -> tuple[list[render.Item], Counter, dict[str, str]]:
+    """`_items` that a job's wordings can show. With data.skip_bad those with a hole are counted and
+    left out, in every rendering alike; else `render` tells of the first one that it meets."""
     items, counts, faults = _items(names.parse(job.variant).task, split, settings)
     spec, counts, faults = registry.task(job.variant, settings.root), Counter(counts), dict(faults)
     if not settings.skip_bad or not spec.templated:
@@ -167,11 +184,14 @@ def _complete(job: Job, split: str, settings: Settings) -> tuple[list[render.Ite
 
 @functools.lru_cache(maxsize=4)
 def _pool(job: Job, settings: Settings) -> fewshot.Pool:
-    return fewshot.pool(registry.task(job.variant, settings.root), _complete(job, "train", settings)[0])
+    return fewshot.pool(
+        registry.task(job.variant, settings.root), _complete(job, "train", settings)[0]
+    )
 
 
 def _chosen(job: Job, settings: Settings) -> tuple[list[render.Item], Counter, dict[str, str]]:
-    """The items of a job, and what was counted on the way: an evaluation split's first ones by content hash."""
+    """The items of a job, and what was counted on the way: an evaluation split's first ones by
+    content hash."""
     items, counts, faults = _complete(job, job.split, settings)
     if job.crossed:
         items = sorted(items, key=lambda item: item.hash)
@@ -184,14 +204,26 @@ def expanded(
     job: Job, items: list[render.Item], counts: Counter, settings: Settings, vocabulary: Vocabulary,
     said: Counter | None = None,
 ) -> list[render.Item]:  # fmt: skip
-    """Items, or those they make: a conversation's pieces or answers, a document's chunks. said: of `conversations.prepared`."""
+    """Items, or those they make: a conversation's pieces or answers, a document's chunks. said: of
+    `conversations.prepared`."""
     spec = registry.task(job.variant, settings.root)
     if spec.objective:
-        return list(objectives.chunks(spec, items, vocabulary, settings.room, counts, sized=job.crossed))
+        return list(
+            objectives.chunks(spec, items, vocabulary, settings.room, counts, sized=job.crossed)
+        )
     if not spec.chat:
         return items
     each = settings.architecture == "encoder_decoder"
-    more = (vocabulary.eos_text, each, job.crossed, spec, counts, settings.skip_bad, vocabulary.control, said)
+    more = (
+        vocabulary.eos_text,
+        each,
+        job.crossed,
+        spec,
+        counts,
+        settings.skip_bad,
+        vocabulary.control,
+        said,
+    )
     return list(conversations.prepared(items, settings.chat_template, *more))
 
 
@@ -206,7 +238,14 @@ def records_of(
         return [objectives.rendered(spec, r, vocabulary) for r in records], records, items
     pairs = [(item, among) for item in items for among in plans(job, spec, item, settings)]
     pool = _pool(replace(job, split="train", rendering=0), settings) if variant.shots else None
-    more = (job.rendering, settings.render_seed, vocabulary, pool, settings.fewshot_tokens, settings.chat_template)
+    more = (
+        job.rendering,
+        settings.render_seed,
+        vocabulary,
+        pool,
+        settings.fewshot_tokens,
+        settings.chat_template,
+    )
     return *fewshot.render_all(spec, variant, pairs, *more), [item for item, _ in pairs]
 
 
@@ -216,7 +255,8 @@ def run_all(several: list[Job], settings: Settings) -> list[tuple[Job, tuple[str
 
 
 def estimate_all(several: list[Job], settings: Settings) -> list[tuple[Job, dict]]:
-    """What the jobs of one task would write and take, from all of their source and ESTIMATED of their examples.
+    """What the jobs of one task would write and take, from all of their source and ESTIMATED of
+    their examples.
 
     (job, {"records", "bytes", "seconds", "exists"}); seconds of one process.
     """
@@ -238,11 +278,18 @@ def estimate_all(several: list[Job], settings: Settings) -> list[tuple[Job, dict
             for o, r in zip(owners, rendered, strict=True)
         ]
         kept = n if job.crossed else min(n, SAMPLE)
-        tokens = sum(len(ids) for r in records for ids, _ in r) * cache.token_type(vocabulary.size).itemsize
-        places = sum(5 * len(r) + 18 + 8 * len(x.exemplars) for r, x in zip(records, rendered, strict=True))
+        tokens = (
+            sum(len(ids) for r in records for ids, _ in r)
+            * cache.token_type(vocabulary.size).itemsize
+        )
+        places = sum(
+            5 * len(r) + 18 + 8 * len(x.exemplars) for r, x in zip(records, rendered, strict=True)
+        )
         size = (tokens + places) * share + kept * sum(texts) / max(1, len(texts)) / GZIP
         work = (time.monotonic() - began - reading) * share
-        out.append((job, {"records": n, "bytes": round(size), "seconds": reading + work, "exists": exists}))
+        out.append(
+            (job, {"records": n, "bytes": round(size), "seconds": reading + work, "exists": exists})
+        )
     return out
 
 
@@ -253,7 +300,8 @@ def run(job: Job, settings: Settings) -> tuple[str, dict]:
     where = folder(job, settings, vocabulary.hash)
     path = Path(settings.cache_dir) / where
     spec, variant = registry.task(job.variant, settings.root), names.parse(job.variant)
-    about = {"cluster": spec.cluster, "origin": list(spec.origin)}  # may have changed since: they shape no rendering
+    # may have changed since: they shape no rendering
+    about = {"cluster": spec.cluster, "origin": list(spec.origin)}
     if cache.is_there(path):
         return where, cache.read_manifest(path) | about
     items, counts, faults = _chosen(job, settings)
@@ -262,7 +310,9 @@ def run(job: Job, settings: Settings) -> tuple[str, dict]:
     ids: dict[str, int] = {}  # of templates, by first use
     parts, sample = [], []
     for first in range(0, max(1, len(items)), CHUNK):
-        rendered, records, owners = records_of(job, items[first : first + CHUNK], settings, vocabulary)
+        rendered, records, owners = records_of(
+            job, items[first : first + CHUNK], settings, vocabulary
+        )
         empty = next((i for i, r in enumerate(records) if not r[-1][0]), None)
         if empty is not None:
             raise UserError(
@@ -272,13 +322,19 @@ def run(job: Job, settings: Settings) -> tuple[str, dict]:
             found.records(rendered, records, owners)
         at = sum(len(p.content) for p in parts)
         keep = len(rendered) if job.crossed else max(0, SAMPLE - at)
-        sample += [example_of(o, r) for o, r in itertools.islice(zip(owners, rendered, strict=True), keep)]
+        sample += [
+            example_of(o, r) for o, r in itertools.islice(zip(owners, rendered, strict=True), keep)
+        ]
         if spec.objective and job.crossed:
             for line, item in zip(sample[at:], owners, strict=True):
-                line["bytes"] = objectives.target_bytes(spec, item, settings.render_seed, settings.room)
+                line["bytes"] = objectives.target_bytes(
+                    spec, item, settings.render_seed, settings.room
+                )
         drawn = [ids.setdefault(r.template, len(ids)) for r in rendered]
         shots = [r.exemplars for r in rendered]
-        parts.append(cache.Columns.of(records, [o.hash for o in owners], drawn, vocabulary.size, shots))
+        parts.append(
+            cache.Columns.of(records, [o.hash for o in owners], drawn, vocabulary.size, shots)
+        )
     columns = cache.Columns.joined(parts)
     read, split = counts.pop("read", 0), counts.pop(conversations.SPLIT, 0)
     manifest = {
@@ -293,7 +349,13 @@ def run(job: Job, settings: Settings) -> tuple[str, dict]:
         **columns.counts(vocabulary.unk_id, vocabulary.eos_id, settings.architecture),
     }  # fmt: skip
     # other renderings, and evaluation, hold nothing that the first does not say
-    cache.write(path, columns, manifest, sample, () if job.crossed or job.rendering else _texts(spec, items, settings))
+    cache.write(
+        path,
+        columns,
+        manifest,
+        sample,
+        () if job.crossed or job.rendering else _texts(spec, items, settings),
+    )
     return where, cache.read_manifest(path)
 
 

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a build says of examples that it keeps: {sentence: of how many examples it holds}, and what the vocabulary loses.
+"""What a build says of examples that it keeps: {sentence: of how many examples it holds}, and what
+the vocabulary loses.
 
-A skipped example is counted under its reason (itx/prepare/render.py); these are in the training data, and a person would
-want to know: texts that look like control tokens, turns that imitate others, targets that do not come back.
+A skipped example is counted under its reason (itx/prepare/render.py); these are in the training
+data, and a person would want to know: texts that look like control tokens, turns that imitate
+others, targets that do not come back.
 """
 
 import re
@@ -35,15 +37,18 @@ SCRIPTS = {
 
 
 class Notes:
-    """Gathers what is to be said of one cache folder; items: what it is made from, before conversations and documents
-    become the pieces that are trained on."""
+    """Gathers what is to be said of one cache folder; items: what it is made from, before
+    conversations and documents become the pieces that are trained on."""
 
-    def __init__(self, vocabulary: Vocabulary, spec: TaskSpec | None = None, items: Sequence[Item] = ()):
+    def __init__(
+        self, vocabulary: Vocabulary, spec: TaskSpec | None = None, items: Sequence[Item] = ()
+    ):
         self.vocabulary, self.spec = vocabulary, spec
         self.said: Counter = Counter()
         own = any_of(vocabulary.control)
         self.looks = re.compile(f"{own.pattern}|{LOOKS.pattern}") if own else LOOKS
-        self.firsts = {"<", "[", *(text[0] for text in vocabulary.control)}  # one of which each of them begins with
+        # one of which each of them begins with
+        self.firsts = {"<", "[", *(text[0] for text in vocabulary.control)}
         self.like: Counter = Counter()  # examples that hold each text
         self.like_examples = 0
         drawn = sorted({item.hash for item in items})
@@ -58,19 +63,29 @@ class Notes:
 
     def texts(self, parts: Iterable[str]) -> None:
         """Look at an example's texts."""
-        found = {m for part in parts if any(c in part for c in self.firsts) for m in self.looks.findall(part)}
+        found = {
+            m
+            for part in parts
+            if any(c in part for c in self.firsts)
+            for m in self.looks.findall(part)
+        }
         self.like.update(found)
         self.like_examples += bool(found)
 
-    def records(self, rendered: Sequence[Rendered], records: Sequence[Record], owners: Sequence[Item]) -> None:
+    def records(
+        self, rendered: Sequence[Rendered], records: Sequence[Record], owners: Sequence[Item]
+    ) -> None:
         """Look at renderings, and decode the targets of those that are drawn."""
         for r, record, item in zip(rendered, records, owners, strict=True):
             if self.spec.templated:
                 self.texts((r.prompt, r.target))
-            if item.hash < self.below and not self.spec.objective:  # whose targets are cut from texts in ids
+            # whose targets are cut from texts in ids
+            if item.hash < self.below and not self.spec.objective:
                 texts = [t for t, on in r.pieces if on] or [r.target]
                 ids = [ids for ids, on in record if on]
-                self.decode([(unguarded(t).replace(END, ""), x) for t, x in zip(texts, ids, strict=True)])
+                self.decode(
+                    [(unguarded(t).replace(END, ""), x) for t, x in zip(texts, ids, strict=True)]
+                )
 
     def _documents(self, items: Sequence[Item]) -> None:
         """Decode the beginnings of the plain texts that are drawn."""
@@ -107,11 +122,14 @@ def _by_count(counts: Counter) -> dict[str, int]:
 
 
 def losses(text: str, again: str) -> set[str]:
-    """What of a text is not in what it came back as: kinds of characters; empty where it came back whole."""
+    """What of a text is not in what it came back as: kinds of characters; empty where it came back
+    whole."""
     if text == again:
         return set()
     gone, more = Counter(text) - Counter(again), Counter(again) - Counter(text)
-    return {_kind(c) for c in gone} or {"their text, to which some is added" if more else "the order of characters"}
+    return {_kind(c) for c in gone} or {
+        "their text, to which some is added" if more else "the order of characters"
+    }
 
 
 def _kind(character: str) -> str:

@@ -1,19 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plain text as training data: a document is cut into chunks, each of which becomes a record of two pieces.
+"""Plain text as training data: a document is cut into chunks, each of which becomes a record of two
+pieces.
 
     lm                [], chunk                decoder-only: an encoder would read nothing
-    prefix_lm         chunk[:k], chunk[k:]     k drawn; T5's `prefix_lm` where the target may be as long as the chunk
+    prefix_lm         chunk[:k], chunk[k:]     k drawn; T5's `prefix_lm` where the target may be as
+                      long as the chunk
     span_corruption   chunk with each noise span as one sentinel; the spans, a sentinel before each
                       (Raffel et al. 2020, section 3.1.4, https://arxiv.org/abs/1910.10683)
 
-    a b c d e f g, noise c d and f  ->  a b <0> e <1> g  and  <0> c d <1> f,  <i> = last id of the vocabulary - i
+    a b c d e f g, noise c d and f  ->  a b <0> e <1> g  and  <0> c d <1> f,  <i> = last id of the
+    vocabulary - i
 
-Chunks are the same in every rendering (the cache and the leak test rely on it), what is drawn is not: pure functions
-of (render_seed, task, example/chunk, rendering). Documents are not joined, as T5 does to fill its rows: packing fills
-ours. A chunk ends in EOS, as in T5's `lm` and `prefix_lm`, wherever in its document it stands.
+Chunks are the same in every rendering (the cache and the leak test rely on it), what is drawn is
+not: pure functions of (render_seed, task, example/chunk, rendering). Documents are not joined, as
+T5 does to fill its rows: packing fills ours. A chunk ends in EOS, as in T5's `lm` and `prefix_lm`,
+wherever in its document it stands.
 
-The noise comes from TensorFlow's stateless generator, written out in NumPy, so that from equal seeds the masks are
-T5's own, and no NumPy version changes them.
+The noise comes from TensorFlow's stateless generator, written out in NumPy, so that from equal
+seeds the masks are T5's own, and no NumPy version changes them.
 """
 
 from collections import Counter
@@ -30,10 +34,12 @@ from itx.hashing import draw
 from itx.prepare.render import Item, Rendered
 from itx.tasks.spec import TaskSpec
 
-OBJECTIVES_VERSION = 1  # raise it when a change here alters a record: it is part of the cache keys of plain text
+# raise it when a change here alters a record: it is part of the cache keys of plain text
+OBJECTIVES_VERSION = 1
 NOISE_DENSITY, MEAN_SPAN = np.float32(0.15), np.float32(3.0)  # T5's, in the precision of its graph
 STRADDLE = 80  # characters behind a chunk that the leak test reads with it, about 12 words
-LEAST = {"lm": 1, "prefix_lm": 2, "span_corruption": 2}  # tokens that give a target, and a prompt where there is one
+# tokens that give a target, and a prompt where there is one
+LEAST = {"lm": 1, "prefix_lm": 2, "span_corruption": 2}
 
 
 class Room(NamedTuple):
@@ -47,11 +53,13 @@ class Room(NamedTuple):
 ROOM = Room()
 
 
-# ---- noise ------------------------------------------------------------------------------------------
+# ---- noise
+# ------------------------------------------------------------------------------------------
 
 
 def philox(counter: Sequence[int], key: Sequence[int], n: int) -> np.ndarray:
-    """n words of Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"); uint32 [n].
+    """n words of Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3");
+    uint32 [n].
 
     Args:
         counter: four words of 32 bits, the first two of which count on.
@@ -69,19 +77,23 @@ def philox(counter: Sequence[int], key: Sequence[int], n: int) -> np.ndarray:
 
 
 def random_words(seed: tuple[int, int], n: int) -> np.ndarray:
-    """The words behind tf.random.stateless_uniform of this seed (two numbers of 64 bits); uint32 [n]."""
+    """The words behind tf.random.stateless_uniform of this seed (two numbers of 64 bits); uint32
+    [n]."""
     counter = [seed[0] % 2**32, seed[0] >> 32, seed[1] % 2**32, seed[1] >> 32]
-    mixed = philox(counter, (0x3EC8F720, 0x02461E29), 4).tolist()  # TensorFlow's scramble of the seed
+    # TensorFlow's scramble of the seed
+    mixed = philox(counter, (0x3EC8F720, 0x02461E29), 4).tolist()
     return philox((0, 0, *mixed[2:]), mixed[:2], n)
 
 
 def _shuffled(values: np.ndarray, seed: tuple[int, int]) -> np.ndarray:
-    """seqio.stateless_shuffle: in the order of uniform numbers, which have 23 bits and hence ties."""
+    """seqio.stateless_shuffle: in the order of uniform numbers, which have 23 bits and hence
+    ties."""
     return values[np.argsort(random_words(seed, len(values)) & np.uint32(0x7FFFFF), kind="stable")]
 
 
 def noise_counts(length: int) -> tuple[int, int]:
-    """(noise tokens, noise spans) of so many tokens; at least one of each, and one token that is none."""
+    """(noise tokens, noise spans) of so many tokens; at least one of each, and one token that is
+    none."""
     tokens = min(max(int(np.round(np.float32(length) * NOISE_DENSITY)), 1), max(length, 2) - 1)
     return tokens, max(int(np.round(np.float32(tokens) / MEAN_SPAN)), 1)
 
@@ -89,11 +101,12 @@ def noise_counts(length: int) -> tuple[int, int]:
 def noise_mask(length: int, seed: tuple[int, int]) -> np.ndarray:
     """T5's random_spans_noise_mask; bool [length], true where a token is noise.
 
-    Spans alternate and begin with one that is kept. Their number is fixed by the length, and all ways to cut the noise,
-    and the rest, into so many parts are equally likely.
+    Spans alternate and begin with one that is kept. Their number is fixed by the length, and all
+    ways to cut the noise, and the rest, into so many parts are equally likely.
     """
     words = random_words(seed, 8).astype(np.uint64)
-    halves = (words[::2] | words[1::2] << np.uint64(32)).tolist()  # tf.random.experimental.stateless_split
+    # tf.random.experimental.stateless_split
+    halves = (words[::2] | words[1::2] << np.uint64(32)).tolist()
     tokens, spans = noise_counts(length)
 
     def parts(n: int, seed: tuple[int, int]) -> np.ndarray:
@@ -101,25 +114,31 @@ def noise_mask(length: int, seed: tuple[int, int]) -> np.ndarray:
         begins = np.append(0, _shuffled((np.arange(n - 1) < spans - 1).astype(np.int64), seed))
         return np.bincount(np.cumsum(begins), minlength=spans)
 
-    noise, kept = parts(tokens, (halves[0], halves[1])), parts(length - tokens, (halves[2], halves[3]))
+    noise, kept = (
+        parts(tokens, (halves[0], halves[1])),
+        parts(length - tokens, (halves[2], halves[3])),
+    )
     return np.repeat(np.tile([False, True], spans), np.stack([kept, noise], 1).reshape(-1))
 
 
 def with_sentinels(ids: np.ndarray, mask: np.ndarray, vocab_size: int) -> np.ndarray:
-    """T5's noise_span_to_unique_sentinel: run i of masked ids becomes one id, vocab_size - 1 - i."""
+    """T5's noise_span_to_unique_sentinel: run i of masked ids becomes one id, vocab_size - 1 -
+    i."""
     follows = mask & np.append(False, mask[:-1])
     first = mask & ~follows
     return np.where(first, vocab_size - np.cumsum(first), ids)[~follows]
 
 
 def corrupted_lengths(length: int) -> tuple[int, int]:
-    """(input, target) tokens that so many become, neither with EOS (T5's random_spans_helper counts it)."""
+    """(input, target) tokens that so many become, neither with EOS (T5's random_spans_helper counts
+    it)."""
     tokens, spans = noise_counts(length)
     return length - tokens + spans, tokens + spans
 
 
 def sentinels(vocabulary: Vocabulary) -> int:
-    """How many sentinels stand at the vocabulary's end, <extra_id_0> last, as SeqIO and T5 have them."""
+    """How many sentinels stand at the vocabulary's end, <extra_id_0> last, as SeqIO and T5 have
+    them."""
     n = 0
     while n < vocabulary.size:
         (piece,) = vocabulary.pieces([vocabulary.size - 1 - n])
@@ -129,7 +148,8 @@ def sentinels(vocabulary: Vocabulary) -> int:
     return n
 
 
-# ---- chunks -----------------------------------------------------------------------------------------
+# ---- chunks
+# -----------------------------------------------------------------------------------------
 
 
 def check(spec: TaskSpec, room: Room, known: int = SENTINELS) -> int:
@@ -148,7 +168,8 @@ def check(spec: TaskSpec, room: Room, known: int = SENTINELS) -> int:
             f"SentencePieceVocabulary(file, extra_ids={SENTINELS}))"
         )
     size = chunk_size(spec.objective, room, known)
-    if size < max(2 * LEAST[spec.objective] - 1, 2):  # or a chunk would be left that cannot be split
+    # or a chunk would be left that cannot be split
+    if size < max(2 * LEAST[spec.objective] - 1, 2):
         raise UserError(
             f"text task {spec.name!r}: no text fits rows of {room.length} tokens, {room.targets} of targets"
         )
@@ -156,7 +177,8 @@ def check(spec: TaskSpec, room: Room, known: int = SENTINELS) -> int:
 
 
 def chunk_size(objective: str, room: Room, spans: int = SENTINELS) -> int:
-    """The most tokens of a chunk whose record fits a row; T5's random_spans_helper where its lengths are given."""
+    """The most tokens of a chunk whose record fits a row; T5's random_spans_helper where its
+    lengths are given."""
     if objective == "lm":
         return min(room.length, room.targets) - 1  # EOS
     if objective == "prefix_lm":
@@ -174,7 +196,8 @@ def chunk_size(objective: str, room: Room, spans: int = SENTINELS) -> int:
 
 
 def cut(length: int, size: int, least: int) -> list[tuple[int, int]]:
-    """(from, to) of chunks of `size`; the last is shorter, and the one before it too where `least` would be missed."""
+    """(from, to) of chunks of `size`; the last is shorter, and the one before it too where `least`
+    would be missed."""
     at = [*range(0, length, size), length]
     if len(at) > 2 and at[-1] - at[-2] < least:
         at[-2] = at[-1] - least
@@ -185,11 +208,14 @@ def chunks(
     spec: TaskSpec, items: Iterable[Item], vocabulary: Vocabulary, room: Room, counts: Counter | None = None,
     sized: bool = False,
 ) -> Iterator[Item]:  # fmt: skip
-    """An item `id/chunk` of token ids per chunk; its content is the chunk's, so that a leak costs no whole document.
-    "text" beside them, for the leak test, reads on a little: what a cut divides is found in the first part.
+    """An item `id/chunk` of token ids per chunk; its content is the chunk's, so that a leak costs
+    no whole document. "text" beside them, for the leak test, reads on a little: what a cut divides
+    is found in the first part.
 
-    sized: with "bytes" beside "tokens", each token's part of the text in UTF-8: they add up to the document.
-    counts: as of render.items. A document's further chunks are read too, as where `fields` gives several examples.
+    sized: with "bytes" beside "tokens", each token's part of the text in UTF-8: they add up to the
+    document.
+    counts: as of render.items. A document's further chunks are read too, as where `fields` gives
+    several examples.
     """
     counts = Counter() if counts is None else counts
     known = sentinels(vocabulary) if spec.objective == "span_corruption" else 0
@@ -197,7 +223,9 @@ def chunks(
     for item in items:
         document = item.values["text"]
         if not isinstance(document, str):
-            raise UserError(f"text task {spec.name!r}, example {item.id}: 'text' is {type(document).__name__}, no text")
+            raise UserError(
+                f"text task {spec.name!r}, example {item.id}: 'text' is {type(document).__name__}, no text"
+            )
         ids = vocabulary.encode(document)
         if len(ids) < least:
             counts["no text" if not ids else "too short to split"] += 1
@@ -217,19 +245,33 @@ def chunks(
                 content = text.normalise(document[starts[a] : starts[b] if b < len(ids) else None])
                 key = draw("content", content)
             more = {"bytes": sizes[a:b]} if sized else {}
-            shown = document[starts[a] : starts[b] + STRADDLE if b < len(ids) else None] if len(found) > 1 else document
+            shown = (
+                document[starts[a] : starts[b] + STRADDLE if b < len(ids) else None]
+                if len(found) > 1
+                else document
+            )
             yield Item(f"{item.id}/{n}", {"tokens": ids[a:b], "text": shown, **more}, content, key)
 
 
 def record(
-    spec: TaskSpec, item: Item, rendering: int, render_seed: int, vocab_size: int, room: Room, of: str = "tokens"
+    spec: TaskSpec,
+    item: Item,
+    rendering: int,
+    render_seed: int,
+    vocab_size: int,
+    room: Room,
+    of: str = "tokens",
 ) -> Record:
     """The two pieces of a chunk (of `chunks`): what is read, and what is trained."""
     ids = item.values[of]
     h = draw(render_seed, spec.name, item.id)
     if spec.objective == "span_corruption":
-        mask = noise_mask(len(ids), (draw(h, "spans", rendering, 0), draw(h, "spans", rendering, 1)))
-        inputs, targets = (with_sentinels(np.array(ids), m, vocab_size).tolist() for m in (mask, ~mask))
+        mask = noise_mask(
+            len(ids), (draw(h, "spans", rendering, 0), draw(h, "spans", rendering, 1))
+        )
+        inputs, targets = (
+            with_sentinels(np.array(ids), m, vocab_size).tolist() for m in (mask, ~mask)
+        )
         return [(inputs, False), (targets, True)]
     k = 0
     if spec.objective == "prefix_lm":  # all splits whose target fits are equally likely
@@ -239,7 +281,8 @@ def record(
 
 
 def target_bytes(spec: TaskSpec, item: Item, render_seed: int, room: Room) -> list[int]:
-    """UTF-8 bytes of the text behind each target token of a chunk's first record; a sentinel stands for none."""
+    """UTF-8 bytes of the text behind each target token of a chunk's first record; a sentinel stands
+    for none."""
     target, _ = record(spec, item, 0, render_seed, 0, room, of="bytes")[1]
     return [max(n, 0) for n in target]
 
@@ -251,7 +294,8 @@ def rendered(spec: TaskSpec, record: Record, vocabulary: Vocabulary) -> Rendered
 
 
 def in_words(spec: TaskSpec, item: Item) -> Rendered | None:
-    """What the objective does to a text, with words as tokens: `itx tasks show` knows no vocabulary. None: too short."""
+    """What the objective does to a text, with words as tokens: `itx tasks show` knows no
+    vocabulary. None: too short."""
     words = item.values["text"].split()
     if len(words) < LEAST[spec.objective]:
         return None
@@ -259,6 +303,7 @@ def in_words(spec: TaskSpec, item: Item) -> Rendered | None:
     names = [*words, *(f"<extra_id_{i}>" for i in reversed(range(SENTINELS)))]
     chunk = Item(item.id, {"tokens": list(range(min(len(words), 1000)))}, item.content, item.hash)
     prompt, target = (
-        " ".join(names[i] for i in ids) for ids, _ in record(spec, chunk, 0, 0, size, Room("", 1001, 1001))
+        " ".join(names[i] for i in ids)
+        for ids, _ in record(spec, chunk, 0, 0, size, Room("", 1001, 1001))
     )
     return Rendered(spec.objective, prompt, target, (target,), None, None, None)

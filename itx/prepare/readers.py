@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Readers: from one file or folder to its records. `reader(path, options) -> (row label, example or Bad)`.
+"""Readers: from one file or folder to its records. `reader(path, options) -> (row label, example or
+Bad)`.
 
 Blank lines are no records. Row numbers count from 1 and are the file's own (a header is row 1).
 A file that is damaged as a whole (cut-off gzip, broken JSON document, a TFRecord whose checksum is
-wrong) is an error in any case, for nobody knows how many records it has lost. No reader here imports
-TensorFlow or SeqIO. A new format is a function and an entry of READERS.
+wrong) is an error in any case, for nobody knows how many records it has lost. No reader here
+imports TensorFlow or SeqIO. A new format is a function and an entry of READERS.
 """
 
 import functools
@@ -27,7 +28,8 @@ _UTF8_BOM = b"\xef\xbb\xbf"
 
 
 def _lines(path: Path, blank: bool = False) -> Iterator[tuple[int, bytes]]:
-    """(row, bytes) of every line (blank ones where wanted), without its line end; .gz is opened as such."""
+    """(row, bytes) of every line (blank ones where wanted), without its line end; .gz is opened as
+    such."""
     row = 0
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as f:
@@ -49,8 +51,9 @@ def _text(line: bytes) -> str | Bad:
 def _decoder(numbers: bool = True) -> tuple[Callable[[str], Any], list[Bad]]:
     """(a function from a JSON text to its value, what it found that cannot be told from the value).
 
-    JSON leaves open what a key that is there twice means, and has (`numbers`) no NaN and no Infinity: such an object or
-    number stands as a Bad in the value, and is in the list, which is the caller's to clear.
+    JSON leaves open what a key that is there twice means, and has (`numbers`) no NaN and no
+    Infinity: such an object or number stands as a Bad in the value, and is in the list, which is
+    the caller's to clear.
     """
     found: list[Bad] = []
 
@@ -66,14 +69,22 @@ def _decoder(numbers: bool = True) -> tuple[Callable[[str], Any], list[Bad]]:
         found.append(Bad("not a JSON number", name))
         return found[-1]
 
-    return json.JSONDecoder(object_pairs_hook=pairs, parse_constant=constant if numbers else None).decode, found
+    return json.JSONDecoder(
+        object_pairs_hook=pairs, parse_constant=constant if numbers else None
+    ).decode, found
 
 
 def _place(value: Any, bad: Bad, where: str = "") -> str | None:
     """The path to a Bad in a JSON value, `['meta'][2]`; None where it is not there."""
     if value is bad:
         return where
-    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    inner = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
     return next((p for k, v in inner if (p := _place(v, bad, f"{where}[{k!r}]")) is not None), None)
 
 
@@ -113,7 +124,8 @@ def read_jsonl(path: Path, options: Mapping[str, Any]) -> Rows:
 
 
 def _document(path: Path, numbers: bool) -> tuple[Any, list[Bad]]:
-    """A whole JSON file, plain or .gz, and what `_decoder` found in it; a damaged file is an error that names the line."""
+    """A whole JSON file, plain or .gz, and what `_decoder` found in it; a damaged file is an error
+    that names the line."""
     decode, found = _decoder(numbers)
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
@@ -130,8 +142,8 @@ def _document(path: Path, numbers: bool) -> tuple[Any, list[Bad]]:
 
 
 def read_document(path: Path) -> Any:
-    """A whole JSON file, plain or .gz, each key of whose objects is there once; else an error. NaN may stand in it: one of
-    Natural Instructions' tasks has it for a URL, which nobody reads."""
+    """A whole JSON file, plain or .gz, each key of whose objects is there once; else an error. NaN
+    may stand in it: one of Natural Instructions' tasks has it for a URL, which nobody reads."""
     value, found = _document(path, False)
     if found:
         bad = _named(value, found[-1])
@@ -140,27 +152,39 @@ def read_document(path: Path) -> Any:
 
 
 def read_json(path: Path, options: Mapping[str, Any]) -> Rows:
-    """One JSON document; `options["rows"]` names the list or the dict (key = row label) of examples in it."""
+    """One JSON document; `options["rows"]` names the list or the dict (key = row label) of examples
+    in it."""
     document, bad = _document(path, True)
     key, found = options.get("rows"), document
     if key is not None and not isinstance(found, Bad):
         if not isinstance(found, dict) or key not in found:
-            raise UserError(f"{path.name}: no {key!r}" + did_you_mean(key, found if isinstance(found, dict) else ()))
+            raise UserError(
+                f"{path.name}: no {key!r}"
+                + did_you_mean(key, found if isinstance(found, dict) else ())
+            )
         found = found[key]
     if isinstance(found, Bad):
         raise UserError(f"{path.name}: {found.reason} ({found.detail})")
     if not isinstance(found, (list, dict)):
-        raise UserError(f"{path.name}: its rows are {type(found).__name__}, neither a list nor an object")
+        raise UserError(
+            f"{path.name}: its rows are {type(found).__name__}, neither a list nor an object"
+        )
     pairs = found.items() if isinstance(found, dict) else enumerate(found, 1)
     for row, value in pairs:
         inside = next((b for b in bad if _place(value, b) is not None), None)
         if inside:
             value = _named(value, inside)
-        yield str(row), value if isinstance(value, (dict, Bad)) else Bad("not a JSON object", type(value).__name__)
+        yield (
+            str(row),
+            value
+            if isinstance(value, (dict, Bad))
+            else Bad("not a JSON object", type(value).__name__),
+        )
 
 
 def _table(path: Path, options: Mapping[str, Any], delimiter: str, quoted: bool) -> Rows:
-    """Rows of delimited text; `options["columns"]` names the columns where the file has no header."""
+    """Rows of delimited text; `options["columns"]` names the columns where the file has no
+    header."""
     # undecodable bytes become lone surrogates here and are found row by row
     lines = (line.decode("utf-8", "surrogateescape") + "\n" for _, line in _lines(path, blank=True))
     return delimited.rows(lines, path.name, options.get("columns", ()), delimiter, quoted)
@@ -177,7 +201,8 @@ def read_tsv(path: Path, options: Mapping[str, Any]) -> Rows:
 
 
 def _plain(value: Any) -> Any:
-    """NumPy and bytes as Python: texts decoded, scalars and lists; UnicodeDecodeError where bytes are no text."""
+    """NumPy and bytes as Python: texts decoded, scalars and lists; UnicodeDecodeError where bytes
+    are no text."""
     if isinstance(value, bytes):
         return value.decode("utf-8")
     if isinstance(value, np.ndarray):
@@ -224,11 +249,14 @@ def read_arrow(path: Path, options: Mapping[str, Any]) -> Rows:
 
 
 def _check_names(fields: Any, where: str) -> None:
-    """Each field of a schema, and of a struct in it, must have a name of its own: in a dict the last one would win."""
+    """Each field of a schema, and of a struct in it, must have a name of its own: in a dict the
+    last one would win."""
     names = Counter(f.name for f in fields)
     for field in fields:
         if names[field.name] > 1:
-            raise UserError(f"{where}: {names[field.name]} columns are called {field.name!r}; a field has one column")
+            raise UserError(
+                f"{where}: {names[field.name]} columns are called {field.name!r}; a field has one column"
+            )
         kind = field.type
         while hasattr(kind, "value_type"):  # a list's or a dictionary's
             kind = kind.value_type
@@ -280,7 +308,8 @@ def tfrecords(path: Path) -> Iterator[bytes]:
 
 
 def read_tfrecord(path: Path, options: Mapping[str, Any]) -> Rows:
-    """tf.train.Examples. `options["features"]`: name -> str, bytes, int or float, in a list ([int]) for many values."""
+    """tf.train.Examples. `options["features"]`: name -> str, bytes, int or float, in a list ([int])
+    for many values."""
     from tensorflow_datasets.proto import tf_example_pb2
 
     features = dict(options["features"])
@@ -299,9 +328,16 @@ def _features(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict | Bad
         if name not in found:
             return Bad("missing feature", f"no {name!r}{did_you_mean(name, found)}")
         many, one = isinstance(kind, list), kind[0] if isinstance(kind, list) else kind
-        values = list(getattr(found[name], {int: "int64_list", float: "float_list"}.get(one, "bytes_list")).value)
+        values = list(
+            getattr(
+                found[name], {int: "int64_list", float: "float_list"}.get(one, "bytes_list")
+            ).value
+        )
         if not many and len(values) != 1:
-            return Bad("wrong feature", f"{name!r} holds {len(values)} values of type {one.__name__}, not one")
+            return Bad(
+                "wrong feature",
+                f"{name!r} holds {len(values)} values of type {one.__name__}, not one",
+            )
         values = values if one is bytes else _plain_or_bad(values)
         if isinstance(values, Bad):
             return values
@@ -311,7 +347,8 @@ def _features(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict | Bad
 
 @functools.lru_cache(maxsize=1024)
 def tfds_builder(folder: Path) -> Any:
-    """TFDS's description of a prepared folder; neither this nor reading the folder imports TensorFlow."""
+    """TFDS's description of a prepared folder; neither this nor reading the folder imports
+    TensorFlow."""
     import tensorflow_datasets as tfds
 
     try:
@@ -323,18 +360,23 @@ def tfds_builder(folder: Path) -> Any:
 def read_tfds(path: Path, options: Mapping[str, Any]) -> Rows:
     """Elements of one TFDS shard (TFRecord or ArrayRecord), decoded by the features of its folder.
 
-    `skip`, `take`: which of its rows; `rows`: how many it must hold. Rows count from 0, as TFDS's ids do.
+    `skip`, `take`: which of its rows; `rows`: how many it must hold. Rows count from 0, as TFDS's
+    ids do.
     """
     features = tfds_builder(path.parent).info.features
     skip, most = options["skip"], options["skip"] + options["take"]
     row = -1
-    for row, data in enumerate(_array_records(path) if "array_record" in path.name else tfrecords(path)):
+    for row, data in enumerate(
+        _array_records(path) if "array_record" in path.name else tfrecords(path)
+    ):
         if row >= most:
             return
         if row >= skip:
             yield str(row), _plain_or_bad(features.deserialize_example_np(data))
     if row + 1 < min(most, options["rows"]):
-        raise UserError(f"{path.name}: holds {row + 1} records; dataset_info.json says {options['rows']}")
+        raise UserError(
+            f"{path.name}: holds {row + 1} records; dataset_info.json says {options['rows']}"
+        )
 
 
 def _array_records(path: Path) -> Iterator[bytes]:

@@ -3,8 +3,8 @@
 
     example --fields()--> values --render()--> Rendered(prompt, target, …) --encode()--> record
 
-Rendering r of an example uses template (h + r) mod T, h = hash(render_seed, task, example id): epoch 0
-already mixes all T templates, and T epochs show an example in each of them once.
+Rendering r of an example uses template (h + r) mod T, h = hash(render_seed, task, example id):
+epoch 0 already mixes all T templates, and T epochs show an example in each of them once.
 """
 
 import datetime
@@ -28,7 +28,8 @@ from itx.tasks import chat, names, templates
 from itx.tasks.spec import SPLITS, Skip, Source, TaskSpec, Template
 from itx.text_format.pieces import Pieces, encoded
 
-# Raise it when a change here alters a rendering, or one of the cache's format: it is part of every cache key.
+# Raise it when a change here alters a rendering, or one of the cache's format: it is part of every
+# cache key.
 RENDER_VERSION = 7
 # Where a set ships no dev or test part: this share of train, by content hash
 DEV_SHARE = 0.05
@@ -77,14 +78,16 @@ def _content_fields(spec: TaskSpec, values: dict[str, Any]) -> Sequence[str]:
     for k in keys:
         if k not in values:
             raise UserError(
-                f"task {spec.name!r}: content={spec.content} names no field {k!r}" + did_you_mean(k, values)
+                f"task {spec.name!r}: content={spec.content} names no field {k!r}"
+                + did_you_mean(k, values)
             )
     return keys
 
 
 def identity_of(spec: TaskSpec, values: dict[str, Any]) -> int:
-    """64 bits that two examples share whose content fields and options are the same text: in NFC, white space around a
-    text aside. Case, superscripts and indentation tell examples apart, whom `content_of` takes for one."""
+    """64 bits that two examples share whose content fields and options are the same text: in NFC,
+    white space around a text aside. Case, superscripts and indentation tell examples apart, whom
+    `content_of` takes for one."""
     if spec.chat:
         told = {"messages": values["messages"][:-1], "tools": values.get("tools") or []}
     else:
@@ -106,10 +109,15 @@ def _written(value: Any) -> Any:
 
 
 def answer_of(spec: TaskSpec, values: dict[str, Any], where: str) -> Any:
-    """What tells whether two examples of one input agree; None where there is nothing to agree on."""
+    """What tells whether two examples of one input agree; None where there is nothing to agree
+    on."""
     if spec.objective:
         return None
-    return _trimmed(chat.spoken(values["messages"][-1]) if spec.chat else sorted(answers(spec, values, where)[0]))
+    return _trimmed(
+        chat.spoken(values["messages"][-1])
+        if spec.chat
+        else sorted(answers(spec, values, where)[0])
+    )
 
 
 def _trimmed(value: Any) -> Any:
@@ -124,9 +132,10 @@ def _trimmed(value: Any) -> Any:
 def source_splits(source: Source, split: str) -> list[tuple[str, float, float]]:
     """Which rows make a split: [(source split, from, to)], from <= hash / 2^64 < to.
 
-    A split that is declared is whole, so that its scores compare with published ones. A set with train alone gives 5 % of
-    it each to validation and test; with train and test, 5 % of train to validation; with train and validation it has no
-    test, or (`halve`) each half of validation. A set whose only split is an evaluation split is test, and has no validation.
+    A split that is declared is whole, so that its scores compare with published ones. A set with
+    train alone gives 5 % of it each to validation and test; with train and test, 5 % of train to
+    validation; with train and validation it has no test, or (`halve`) each half of validation. A
+    set whose only split is an evaluation split is test, and has no validation.
     """
     if source.split_by_hash:
         at, out = 0.0, []
@@ -138,7 +147,8 @@ def source_splits(source: Source, split: str) -> list[tuple[str, float, float]]:
     have = set(source.files) or set(source.options.get("splits", ()))
     evaluation = have - {"train"}
     if split == "train":
-        cut = 0 if "validation" in have else 1 if evaluation else 2  # shares that the other splits take of it
+        # shares that the other splits take of it
+        cut = 0 if "validation" in have else 1 if evaluation else 2
         return [("train", 0.0, 1.0 - cut * DEV_SHARE)] if "train" in have else []
     if source.halve:
         return [("validation", 0.0, 0.5) if split == "validation" else ("validation", 0.5, 1.0)]
@@ -153,7 +163,8 @@ def source_splits(source: Source, split: str) -> list[tuple[str, float, float]]:
 
 
 def splits(source: Source) -> dict[str, str]:
-    """Each split that a source has, and what it is made of: `whole`, or its share of a split that is declared."""
+    """Each split that a source has, and what it is made of: `whole`, or its share of a split that
+    is declared."""
     out = {}
     for split in SPLITS:
         for of, low, high in source_splits(source, split):
@@ -168,22 +179,27 @@ def items(
     spec: TaskSpec, split: str, root: str, seed: int, counts: Counter, skip_bad: bool = False,
     first: dict[str, str] | None = None,
 ) -> Iterator[Item]:  # fmt: skip
-    """The split's examples in source order, once per identity; every record read is yielded or counted.
+    """The split's examples in source order, once per identity; every record read is yielded or
+    counted.
 
-    counts["read"] counts records; the reasons beside it add up to what was not yielded. A record whose
-    `fields` gives several value dicts counts the further ones as "read" too.
+    counts["read"] counts records; the reasons beside it add up to what was not yielded. A record
+    whose `fields` gives several value dicts counts the further ones as "read" too.
     first: gets the first record of each reason that is a fault of the data, in words.
     """
     first = {} if first is None else first
     fields = checks.every_slot(spec)
     seen: dict[int, tuple[str, Any]] = {}  # identity -> the example that has it, and its answer
     for source_split, low, high in source_splits(spec.source, split):
-        for example_id, example in sources.open_source(spec.source, source_split, root, seed, counts, skip_bad, first):
+        for example_id, example in sources.open_source(
+            spec.source, source_split, root, seed, counts, skip_bad, first
+        ):
             where = f"task {spec.name!r}, example {example_id}"
             found = fields_of(spec, example, where, skip_bad, first)
             counts["read"] += len(found) - 1
             for n, values in enumerate(found):
-                content = values if isinstance(values, Skip) else usable_content(spec, values, fields)
+                content = (
+                    values if isinstance(values, Skip) else usable_content(spec, values, fields)
+                )
                 if isinstance(content, Bad):
                     if not skip_bad:
                         raise UserError(f"{where}: {content.detail}{SKIP_BAD}")
@@ -215,7 +231,8 @@ def items(
 
 
 def usable_content(spec: TaskSpec, values: dict[str, Any], fields: Sequence[str]) -> str | Bad:
-    """The canonical input of an example, or why it cannot be used; fields: `every_slot` of the task."""
+    """The canonical input of an example, or why it cannot be used; fields: `every_slot` of the
+    task."""
     try:
         return checks.unusable(spec, values, fields) or content_of(spec, values)
     except TypeError as e:  # of `_written`
@@ -234,14 +251,16 @@ def _answer_shown(answer: Any) -> str:
 def fields_of(
     spec: TaskSpec, example: dict, where: str, skip_bad: bool, first: dict[str, str] | None = None
 ) -> list[dict[str, Any] | Skip]:
-    """What `spec.fields` gives, as a list that is not empty; an example it cannot use is an error or a Skip, and then the
-    first of `first`."""
+    """What `spec.fields` gives, as a list that is not empty; an example it cannot use is an error
+    or a Skip, and then the first of `first`."""
     try:
         found = spec.fields(example)
         found = found if isinstance(found, list) else [found]
         for values in found:
             if not isinstance(values, (dict, Skip)):
-                raise TypeError(f"gave {type(values).__name__}, not a dict, a list of dicts or Skip(reason)")
+                raise TypeError(
+                    f"gave {type(values).__name__}, not a dict, a list of dicts or Skip(reason)"
+                )
             empty = [k for k, v in values.items() if v is None] if isinstance(values, dict) else []
             if empty:
                 raise ValueError(f"gave no value (None) for {empty[0]!r}")
@@ -249,9 +268,17 @@ def fields_of(
             found = [_conversation(values) for values in found]
     except UserError:
         raise
-    except Exception as e:  # of the user's function: whatever it is, they are told which example it was
-        if isinstance(e, KeyError) and e.args and isinstance(e.args[0], str) and e.args[0] not in example:
-            told = f"{where}: fields() needs the field {e.args[0]!r}" + did_you_mean(e.args[0], example)
+    # of the user's function: whatever it is, they are told which example it was
+    except Exception as e:
+        if (
+            isinstance(e, KeyError)
+            and e.args
+            and isinstance(e.args[0], str)
+            and e.args[0] not in example
+        ):
+            told = f"{where}: fields() needs the field {e.args[0]!r}" + did_you_mean(
+                e.args[0], example
+            )
         else:
             record = repr(example) if len(repr(example)) <= 200 else repr(example)[:200] + "…"
             told = f"{where}: fields() {type(e).__name__}: {e}; the example is {record}"
@@ -272,7 +299,8 @@ def _conversation(values: dict[str, Any] | Skip) -> dict[str, Any] | Skip:
 
 
 def answers(spec: TaskSpec, values: dict[str, Any], where: str) -> checks.Answers:
-    """(references, options, index of the right option) of an example; a label outside the options is an error."""
+    """(references, options, index of the right option) of an example; a label outside the options
+    is an error."""
     found = checks.answers(spec, values)
     if isinstance(found, Bad):
         raise UserError(f"{where}: {found.detail}")
@@ -287,7 +315,9 @@ def choices(spec: TaskSpec, variant: names.Variant, which: str = "train") -> Seq
     if variant.inverted:
         found = () if held else spec.inverted
     elif variant.cot:
-        found = () if spec.cot is None else spec.cot.heldout_templates if held else spec.cot.templates
+        found = (
+            () if spec.cot is None else spec.cot.heldout_templates if held else spec.cot.templates
+        )
     else:
         found = spec.heldout_templates if held else spec.templates
     if variant.template:
@@ -297,10 +327,11 @@ def choices(spec: TaskSpec, variant: names.Variant, which: str = "train") -> Seq
 
 def render(spec: TaskSpec, variant: names.Variant, item: Item, rendering: int, render_seed: int,
            among: Sequence[Template] | None = None, exemplars: Sequence[Item] = ()) -> Rendered:  # fmt: skip
-    """Render one example; `among` (default: the variant's training templates) are what is drawn from.
+    """Render one example; `among` (default: the variant's training templates) are what is drawn
+    from.
 
-    `exemplars` stand before it in the same template and the same style of options, prompt and target
-    joined by a space, as the model sees its own prompt and target joined.
+    `exemplars` stand before it in the same template and the same style of options, prompt and
+    target joined by a space, as the model sees its own prompt and target joined.
     """
     among = choices(spec, variant) if among is None else among
     if not among:
@@ -317,11 +348,14 @@ def render(spec: TaskSpec, variant: names.Variant, item: Item, rendering: int, r
         references, shown, index = (target,), None, None
     pattern = None if variant.inverted else templates.answer_pattern(template[1])
     shots = tuple(e.hash for e in exemplars)
-    return Rendered(templates.template_id(template), prompt, target, references, shown, index, pattern, shots)
+    return Rendered(
+        templates.template_id(template), prompt, target, references, shown, index, pattern, shots
+    )
 
 
 def _filled(spec: TaskSpec, item: Item, template: Template, style: Callable, h: int) -> tuple:
-    """(prompt, target, references, options as shown, index of the right one) of one example; h draws the options' order."""
+    """(prompt, target, references, options as shown, index of the right one) of one example; h
+    draws the options' order."""
     where = f"task {spec.name!r}, example {item.id}"
     references, options, index = answers(spec, item.values, where)
     values = {**item.values, "answer": references[0]}
@@ -346,7 +380,8 @@ def _filled(spec: TaskSpec, item: Item, template: Template, style: Callable, h: 
 
 
 def encode(rendered: Sequence[Rendered], vocabulary: Vocabulary) -> list[Record]:
-    """Records of two pieces: the prompt, encoded alone, and the trained target behind it and a space."""
+    """Records of two pieces: the prompt, encoded alone, and the trained target behind it and a
+    space."""
     plain = [r for r in rendered if not r.pieces]
     prompts = vocabulary.encode_batch([r.prompt for r in plain])
     targets = vocabulary.following([r.target for r in plain])

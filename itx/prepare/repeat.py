@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a task gives the same examples again: on a second call, and in processes with other hash seeds.
+"""Whether a task gives the same examples again: on a second call, and in processes with other hash
+seeds.
 
-A cache key names the code that rendered a folder, so the same code must give the same text. Random numbers, the clock,
-state that is kept between calls and the order of a set of texts (which each process draws anew) all break that.
+A cache key names the code that rendered a folder, so the same code must give the same text. Random
+numbers, the clock, state that is kept between calls and the order of a set of texts (which each
+process draws anew) all break that.
 """
 
 import contextlib
@@ -19,21 +21,26 @@ from itx.processes import die_with
 from itx.tasks import fingerprint, registry
 from itx.tasks.spec import TaskSpec
 
-# Two texts in a set have the same order in two processes half of the time; each more halves what is missed.
+# Two texts in a set have the same order in two processes half of the time; each more halves what is
+# missed.
 OTHER_PROCESSES = 3
 Digests = list[tuple[str, str]]  # (field, digest of its value), in the order of the fields
-Seen = list[tuple[Digests, Digests]]  # of each record that is read: its own fields, and what `fields` gives
+# of each record that is read: its own fields, and what `fields` gives
+Seen = list[tuple[Digests, Digests]]
 
 
 def twice(spec: TaskSpec, seen: Seen, problems: list[str]) -> Callable[[dict], Any]:
-    """The task's `fields`, called on two copies of each record; differences go to `problems`, digests to `seen`."""
+    """The task's `fields`, called on two copies of each record; differences go to `problems`,
+    digests to `seen`."""
 
     def fields(example: dict) -> Any:
         first, second = copy.deepcopy(example), copy.deepcopy(example)
         found, again = spec.fields(first), spec.fields(second)
         record, given = digests(example), digests(found)
         if (changed := difference(record, digests(first))) and not problems:
-            problems.append(f"record {len(seen)}: fields() changes the record that it is given ({changed})")
+            problems.append(
+                f"record {len(seen)}: fields() changes the record that it is given ({changed})"
+            )
         elif (changed := difference(given, digests(again))) and not problems:
             problems.append(
                 f"record {len(seen)}: fields() gives another result when it is called again on an equal record "
@@ -51,7 +58,10 @@ def digests(found: Any) -> Digests:
     for n, values in enumerate(found if isinstance(found, list) else [found]):
         before = f"{n}." if isinstance(found, list) else ""
         parts = values.items() if isinstance(values, dict) else [(type(values).__name__, values)]
-        out += [(f"{before}{k}", hashlib.sha256(repr(v).encode(errors="surrogatepass")).hexdigest()) for k, v in parts]
+        out += [
+            (f"{before}{k}", hashlib.sha256(repr(v).encode(errors="surrogatepass")).hexdigest())
+            for k, v in parts
+        ]
     return out
 
 
@@ -64,8 +74,11 @@ def difference(one: Digests, other: Digests) -> str:
 
 
 @contextlib.contextmanager
-def other_processes(modules: tuple[str, ...], root: str, read: Callable) -> Iterator[list[Connection]]:
-    """Processes with other hash seeds: each answers a task's name with (its fingerprint, Seen), or the error's line.
+def other_processes(
+    modules: tuple[str, ...], root: str, read: Callable
+) -> Iterator[list[Connection]]:
+    """Processes with other hash seeds: each answers a task's name with (its fingerprint, Seen), or
+    the error's line.
 
     read: (task, root, seen, problems), a function of a module; it calls `twice`.
     """
@@ -76,7 +89,9 @@ def other_processes(modules: tuple[str, ...], root: str, read: Callable) -> Iter
     try:
         for seed in seeds:
             here, there = context.Pipe()
-            process = context.Process(target=_serve, args=(os.getpid(), there, modules, root, read), daemon=True)
+            process = context.Process(
+                target=_serve, args=(os.getpid(), there, modules, root, read), daemon=True
+            )
             os.environ["PYTHONHASHSEED"] = seed
             process.start()
             there.close()
@@ -97,7 +112,9 @@ def _restore(name: str, value: str | None) -> None:
         os.environ[name] = value
 
 
-def _serve(parent: int, pipe: Connection, modules: tuple[str, ...], root: str, read: Callable) -> None:
+def _serve(
+    parent: int, pipe: Connection, modules: tuple[str, ...], root: str, read: Callable
+) -> None:
     """What such a process does."""
     die_with(parent)
     with contextlib.suppress(EOFError):  # the check was ended
@@ -114,7 +131,8 @@ def _serve(parent: int, pipe: Connection, modules: tuple[str, ...], root: str, r
 
 
 def compare(spec: TaskSpec, seen: Seen, pipes: list[Connection]) -> list[str]:
-    """Where the answers of `other_processes` to the task's name are not what this process has `seen`; one line."""
+    """Where the answers of `other_processes` to the task's name are not what this process has
+    `seen`; one line."""
     answers = []
     for pipe in pipes:  # all of them, or the next task would be given this one's
         try:
@@ -125,9 +143,13 @@ def compare(spec: TaskSpec, seen: Seen, pipes: list[Connection]) -> list[str]:
         if isinstance(answer, str):
             return [answer]
         key, elsewhere = answer
-        for n, ((record, given), (other_record, other_given)) in enumerate(zip(seen, elsewhere, strict=False)):
+        for n, ((record, given), (other_record, other_given)) in enumerate(
+            zip(seen, elsewhere, strict=False)
+        ):
             if changed := difference(record, other_record):
-                return [f"record {n}: its source gives another record in another process ({changed})"]
+                return [
+                    f"record {n}: its source gives another record in another process ({changed})"
+                ]
             if changed := difference(given, other_given):
                 return [
                     f"record {n}: fields() gives another result in another process ({changed}): it must not "
@@ -136,5 +158,7 @@ def compare(spec: TaskSpec, seen: Seen, pipes: list[Connection]) -> list[str]:
         if len(seen) != len(elsewhere):
             return [f"{len(seen)} records are read here, {len(elsewhere)} in another process"]
         if key != fingerprint.of_task(spec):
-            return ["its options, templates or constants differ in another process; a set must be sorted"]
+            return [
+                "its options, templates or constants differ in another process; a set must be sorted"
+            ]
     return []

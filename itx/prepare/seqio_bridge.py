@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The one file that imports SeqIO: our specs as genuine seqio Tasks and Mixtures, and the way back.
 
-Task      source yields {id, raw}; one `tf.numpy_function` map calls the record function that the build
+Task      source yields {id, raw}; one `tf.numpy_function` map calls the record function that the
+          build
           calls directly; then cache placeholder, then EOS. Same tokens either way (tested).
-Mixture   rates are SeqIO's own (`mixing_rate_num_examples` with its cap and temperature), read back by
-          `rates`; any Mixture or Task that a user registered straight in SeqIO resolves the same way.
+Mixture   rates are SeqIO's own (`mixing_rate_num_examples` with its cap and temperature), read back
+          by
+          `rates`; any Mixture or Task that a user registered straight in SeqIO resolves the same
+          way.
 """
 
 import atexit
@@ -33,12 +36,15 @@ from itx.tasks import names, registry
 from itx.tasks.spec import SPLITS, MixtureSpec, TaskSpec
 from itx.text_format import chat
 
-tf.config.set_visible_devices([], "GPU")  # SeqIO hides nothing itself: keep TensorFlow off the accelerator
-absl.logging.set_verbosity(absl.logging.ERROR)  # it warns that rates come from counts; ours are exact
+# SeqIO hides nothing itself: keep TensorFlow off the accelerator
+tf.config.set_visible_devices([], "GPU")
+# it warns that rates come from counts; ours are exact
+absl.logging.set_verbosity(absl.logging.ERROR)
 
 
 class SpecSource(seqio.DataSource):
-    """A task's examples as {id, raw}, raw a JSON text of the item. `counted` holds what the build counted."""
+    """A task's examples as {id, raw}, raw a JSON text of the item. `counted` holds what the build
+    counted."""
 
     counted: dict[tuple[str, str], int] = {}
 
@@ -65,7 +71,9 @@ class SpecSource(seqio.DataSource):
         return [split]
 
     def items(self, split: str) -> Iterator[render.Item]:
-        yield from self.several(render.items(self.spec, split, self.root, self.suite_seed, Counter()))
+        yield from self.several(
+            render.items(self.spec, split, self.root, self.suite_seed, Counter())
+        )
 
     def get_dataset(self, split="train", shuffle=True, seed=None, shard_info=None, **kwargs):
         del kwargs
@@ -103,7 +111,8 @@ def get(name: str, vocabulary, root: str = "", suite_seed: int = 0, render_seed:
 
 @functools.cache
 def _private_folder() -> Path:
-    """A folder of this process alone: under a name that others can guess, they could leave a file of their own."""
+    """A folder of this process alone: under a name that others can guess, they could leave a file
+    of their own."""
     folder = tempfile.mkdtemp(prefix="itx-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return Path(folder)
@@ -118,7 +127,10 @@ def registered(name: str, settings: Settings) -> seqio.Task | seqio.Mixture:
 
 def register(name: str, settings: Settings) -> seqio.Task:
     """The seqio Task of a variant name, registered on first use; a name holds one vocabulary."""
-    spec, job = registry.task(name, settings.root), Job(name, "train", rendering=names.parse(name).rendering)
+    spec, job = (
+        registry.task(name, settings.root),
+        Job(name, "train", rendering=names.parse(name).rendering),
+    )
     vocabulary = _vocabulary(settings.vocab)
     if name in seqio.TaskRegistry.names():
         task = seqio.TaskRegistry.get(name)
@@ -128,18 +140,23 @@ def register(name: str, settings: Settings) -> seqio.Task:
     encoder = Vocabulary(settings.vocab)
     several = iter
     if spec.objective:
-        objectives.check(spec, settings.room, objectives.sentinels(encoder))  # here, not from within tf.data
+        # here, not from within tf.data
+        objectives.check(spec, settings.room, objectives.sentinels(encoder))
         several = functools.partial(objectives.chunks, spec, vocabulary=encoder, room=settings.room)
     source = SpecSource(spec, settings.root, settings.suite_seed, several)
 
     def record(raw: bytes) -> tuple[np.ndarray, np.ndarray]:
-        _, ((*before, (target, _)),), _ = records_of(job, [render.Item(*json.loads(raw))], settings, encoder)
+        _, ((*before, (target, _)),), _ = records_of(
+            job, [render.Item(*json.loads(raw))], settings, encoder
+        )
         prompt = prompt_ids(before, encoder.eos_id, "decoder")
         return np.array(prompt, np.int32), np.array(target, np.int32)
 
     @seqio.map_over_dataset
     def tokenise(example):
-        inputs, targets = tf.numpy_function(record, [example["raw"]], (tf.int32, tf.int32), stateful=False)
+        inputs, targets = tf.numpy_function(
+            record, [example["raw"]], (tf.int32, tf.int32), stateful=False
+        )
         return {"id": example["id"], "inputs": tf.ensure_shape(inputs, [None]),
                 "targets": tf.ensure_shape(targets, [None])}  # fmt: skip
 
@@ -148,7 +165,9 @@ def register(name: str, settings: Settings) -> seqio.Task:
         "targets": seqio.Feature(vocabulary, add_eos=True, dtype=tf.int32),
     }
     steps = [tokenise, seqio.CacheDatasetPlaceholder(), seqio.preprocessors.append_eos_after_trim]
-    return seqio.TaskRegistry.add(name, source=source, preprocessors=steps, output_features=features)
+    return seqio.TaskRegistry.add(
+        name, source=source, preprocessors=steps, output_features=features
+    )
 
 
 _GIVEN: dict[str, seqio.Vocabulary] = {}  # objects that `get` was given, by the file of their model
@@ -194,10 +213,14 @@ class TokenizerVocabulary(seqio.Vocabulary):
         return tf.ensure_shape(tf.numpy_function(ids, [s], tf.int32, stateful=False), [None])
 
     def _decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
-        return tf.numpy_function(lambda x: self._decode(x.tolist()).encode(), [ids], tf.string, stateful=False)
+        return tf.numpy_function(
+            lambda x: self._decode(x.tolist()).encode(), [ids], tf.string, stateful=False
+        )
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, TokenizerVocabulary) and other.vocabulary.hash == self.vocabulary.hash
+        return (
+            isinstance(other, TokenizerVocabulary) and other.vocabulary.hash == self.vocabulary.hash
+        )
 
 
 @functools.cache
@@ -207,7 +230,11 @@ def _vocabulary(file: str) -> seqio.Vocabulary:
     model = Vocabulary(file).model
     if isinstance(model, Bytes):
         return seqio.ByteVocabulary(model.size - 259)
-    return TokenizerVocabulary(file) if isinstance(model, TokenizerJson) else seqio.SentencePieceVocabulary(file)
+    return (
+        TokenizerVocabulary(file)
+        if isinstance(model, TokenizerJson)
+        else seqio.SentencePieceVocabulary(file)
+    )
 
 
 def register_mixture(spec: MixtureSpec, settings: Settings) -> seqio.Mixture:
@@ -229,7 +256,10 @@ def register_mixture(spec: MixtureSpec, settings: Settings) -> seqio.Mixture:
 
 def _proportional(spec: MixtureSpec, share: float):
     rate = functools.partial(
-        seqio.mixing_rate_num_examples, maximum=spec.maximum, temperature=spec.temperature, scale=spec.scale
+        seqio.mixing_rate_num_examples,
+        maximum=spec.maximum,
+        temperature=spec.temperature,
+        scale=spec.scale,
     )
 
     def capped(task: seqio.Task) -> float:
@@ -257,7 +287,11 @@ def resolve(name: str) -> seqio.Task | seqio.Mixture:
 
 def tasks_of(mixture_or_task) -> list[seqio.Task]:
     """The tasks of a mixture, nested ones opened; of a task itself."""
-    return [mixture_or_task] if isinstance(mixture_or_task, seqio.Task) else list(mixture_or_task.tasks)
+    return (
+        [mixture_or_task]
+        if isinstance(mixture_or_task, seqio.Task)
+        else list(mixture_or_task.tasks)
+    )
 
 
 def rates(mixture_or_task) -> dict[str, float]:
@@ -268,16 +302,22 @@ def rates(mixture_or_task) -> dict[str, float]:
     for t in mixture_or_task.tasks:
         try:
             found[t.name] = float(mixture_or_task.get_rate(t))
-        except (TypeError, ValueError, AssertionError) as e:  # a source that does not know its size, say
-            raise UserError(f"mixture {mixture_or_task.name!r}: the rate of {t.name!r} is unknown: {e}") from e
+        # a source that does not know its size, say
+        except (TypeError, ValueError, AssertionError) as e:
+            raise UserError(
+                f"mixture {mixture_or_task.name!r}: the rate of {t.name!r} is unknown: {e}"
+            ) from e
     total = sum(found.values())
     if total <= 0:
         raise UserError(f"mixture {mixture_or_task.name!r} has no examples")
     return {n: r / total for n, r in sorted(found.items())}
 
 
-def kept(vocabulary: seqio.Vocabulary, cache_dir: str, mend: hits.Mend = hits.refuse) -> Path | None:
-    """The file of a SeqIO vocabulary (of a SentencePiece model with the sentinels that it adds); None: another kind."""
+def kept(
+    vocabulary: seqio.Vocabulary, cache_dir: str, mend: hits.Mend = hits.refuse
+) -> Path | None:
+    """The file of a SeqIO vocabulary (of a SentencePiece model with the sentinels that it adds);
+    None: another kind."""
     if isinstance(vocabulary, TokenizerVocabulary):
         return keep_given(vocabulary.vocabulary.file, "", cache_dir, mend=mend)
     if isinstance(vocabulary, seqio.ByteVocabulary):

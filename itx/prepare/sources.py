@@ -34,11 +34,14 @@ def open_source(
     """Yield (example id, example) of a source's split; "" is the whole of a source split by hash.
 
     The id is `file:row` (`file__row` for TFDS, as its own ids are), or the record's own where
-    `source.options["id"]` names that field and it does not repeat; for a function, the index. counts: "read" plus one entry per reason of a skip;
+    `source.options["id"]` names that field and it does not repeat; for a function, the index.
+    counts: "read" plus one entry per reason of a skip;
     first: gets the first record of each reason, in words.
     """
     if not isinstance(source, Source):
-        raise UserError(f"a source is one of {sorted([*READERS, 'function'])}, not {type(source).__name__}")
+        raise UserError(
+            f"a source is one of {sorted([*READERS, 'function'])}, not {type(source).__name__}"
+        )
     if source.kind == "function":
         yield from _function(source, split, root, seed, counts)
         return
@@ -65,7 +68,9 @@ def open_source(
 def source_hash(source: Source, split: str, root: str, seed: int) -> str:
     """Hash of what the split is read from: file bytes, or the maker's code and the seed."""
     if not isinstance(source, Source):
-        raise UserError(f"a source is one of {sorted([*READERS, 'function'])}, not {type(source).__name__}")
+        raise UserError(
+            f"a source is one of {sorted([*READERS, 'function'])}, not {type(source).__name__}"
+        )
     how = [source.kind, json.dumps(dict(source.options), sort_keys=True, default=str)]
     if source.kind == "function":
         # split matters to the maker only where the splits are its own
@@ -74,7 +79,11 @@ def source_hash(source: Source, split: str, root: str, seed: int) -> str:
         for part in parts(source, split, root):
             for path in (part.path, *part.beside):
                 stat = path.stat()
-                how += [part.name, json.dumps(part.where), _bytes_hash(path, stat.st_size, stat.st_mtime_ns)]
+                how += [
+                    part.name,
+                    json.dumps(part.where),
+                    _bytes_hash(path, stat.st_size, stat.st_mtime_ns),
+                ]
     return hashlib.sha256("\x1f".join(how).encode()).hexdigest()[:16]
 
 
@@ -93,7 +102,10 @@ class Part:
 def parts(source: Source, split: str, root: str) -> list[Part]:
     """The files of a split in order; one that is missing is an error with the nearest names."""
     if source.kind not in READERS:
-        raise UserError(f"unknown kind of source {source.kind!r}" + did_you_mean(source.kind, [*READERS, "function"]))
+        raise UserError(
+            f"unknown kind of source {source.kind!r}"
+            + did_you_mean(source.kind, [*READERS, "function"])
+        )
     if split not in source.files:
         raise UserError(f"the source has no split {split!r}" + did_you_mean(split, source.files))
     found = source.files[split]
@@ -120,9 +132,16 @@ def _tfds_parts(source: Source, instruction: str) -> list[Part]:
     for shard in shards:
         path = Path(shard.filename)
         if not path.is_file():
-            raise UserError(f"{source.options['name']}: {path} is missing; its dataset_info.json names it")
+            raise UserError(
+                f"{source.options['name']}: {path} is missing; its dataset_info.json names it"
+            )
         where = (shard.skip, shard.take)
-        options = {**source.options, "skip": shard.skip, "take": shard.take, "rows": shard.examples_in_shard}
+        options = {
+            **source.options,
+            "skip": shard.skip,
+            "take": shard.take,
+            "rows": shard.examples_in_shard,
+        }
         out.append(Part(path.name, path, options, "__", where, (folder / "features.json",)))
     return out
 
@@ -147,40 +166,68 @@ def tfds_folder(name: str) -> Path:
             f"TFDS {name!r}: version {version} is not in {top / base}{did_you_mean(version, there)}; {build}"
         )
     if not there:
-        configs = [f"{base}/{p.name}" for p in (top / base).iterdir() if list(p.glob("*/dataset_info.json"))]
+        configs = [
+            f"{base}/{p.name}"
+            for p in (top / base).iterdir()
+            if list(p.glob("*/dataset_info.json"))
+        ]
         near = did_you_mean(base, configs) if configs else ""
-        raise UserError(f"TFDS {name!r}: {top / base} holds no prepared version (dataset_info.json){near}; {build}")
-    return top / base / (version or max(there, key=lambda v: [int(n) if n.isdigit() else -1 for n in v.split(".")]))
+        raise UserError(
+            f"TFDS {name!r}: {top / base} holds no prepared version (dataset_info.json){near}; {build}"
+        )
+    return (
+        top
+        / base
+        / (
+            version
+            or max(there, key=lambda v: [int(n) if n.isdigit() else -1 for n in v.split(".")])
+        )
+    )
 
 
 def _hf_parts(source: Source, folder: str, root: str) -> list[Part]:
-    """The Arrow files of a folder that `Dataset.save_to_disk` wrote, or of one split of a `DatasetDict`'s."""
+    """The Arrow files of a folder that `Dataset.save_to_disk` wrote, or of one split of a
+    `DatasetDict`'s."""
     state_file = find_file(f"{folder}/state.json", root)
     state = readers.read_document(state_file)
-    if state.get("_indices_files") or state.get("_indices_mapping") or state.get("_indices_data_files"):
-        raise UserError(f"{folder}: the dataset was filtered or shuffled; save dataset.flatten_indices() instead")
+    if (
+        state.get("_indices_files")
+        or state.get("_indices_mapping")
+        or state.get("_indices_data_files")
+    ):
+        raise UserError(
+            f"{folder}: the dataset was filtered or shuffled; save dataset.flatten_indices() instead"
+        )
     files = [f["filename"] for f in state.get("_data_files", ())]
     return [Part(f"{folder}/{f}", find_file(f"{folder}/{f}", root), source.options) for f in files]
 
 
 def find_file(file: str, root: str) -> Path:
-    """The path of a source file under `data.root`; a missing one is an error with the nearest names."""
+    """The path of a source file under `data.root`; a missing one is an error with the nearest
+    names."""
     path = Path(file)
     if not path.is_absolute():
         if not root:
-            raise UserError(f"source file {file!r} stands under data.root, which is not set: set --data.root=FOLDER")
+            raise UserError(
+                f"source file {file!r} stands under data.root, which is not set: set --data.root=FOLDER"
+            )
         if not Path(root).is_dir():
             raise UserError(f"data.root: no folder {root!r}" + did_you_mean_file(Path(root)))
         path = Path(root) / file
     if path.is_file():
         return path
     if path.is_dir():
-        raise UserError(f"source file {file!r} is a folder in data.root={root!r}" + did_you_mean_file(path / "?"))
+        raise UserError(
+            f"source file {file!r} is a folder in data.root={root!r}"
+            + did_you_mean_file(path / "?")
+        )
     where = "is not there" if Path(file).is_absolute() else f"is not in data.root={root!r}"
     raise UserError(f"source file {file!r} {where}" + did_you_mean_file(path))
 
 
-def _function(source: Source, split: str, root: str, seed: int, counts: Counter) -> Iterator[tuple[str, dict]]:
+def _function(
+    source: Source, split: str, root: str, seed: int, counts: Counter
+) -> Iterator[tuple[str, dict]]:
     for i, example in enumerate(source.make(split, root, seed)):
         counts["read"] += 1
         if not isinstance(example, Mapping):
@@ -198,11 +245,14 @@ def _bytes_hash(path: Path, size: int, changed_ns: int) -> str:
 
 
 def _code_hash(make: Callable) -> str:
-    """Hash of a maker: its module's text, and the values and the code of the user's that it uses."""
+    """Hash of a maker: its module's text, and the values and the code of the user's that it
+    uses."""
     inner = make
     while isinstance(inner, functools.partial):
         inner = inner.func
     module = inspect.getmodule(inner)
     text = [] if module is None else fingerprint.of_value(module)
     package = {fingerprint.package_of(inner)}
-    return hashlib.sha256("\x1f".join([*text, *fingerprint.of_function(make, package)]).encode()).hexdigest()
+    return hashlib.sha256(
+        "\x1f".join([*text, *fingerprint.of_function(make, package)]).encode()
+    ).hexdigest()

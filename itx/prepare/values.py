@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether the values that `fields` gives can be used: each fault is told, or counted under its reason, before any of
-them reaches a prompt.
+"""Whether the values that `fields` gives can be used: each fault is told, or counted under its
+reason, before any of them reaches a prompt.
 
-A slot takes a text, a number or a date. A list, a dict, a truth value or NaN would be shown as Python writes it, which no
-task means: `fields` is where it becomes a text.
+A slot takes a text, a number or a date. A list, a dict, a truth value or NaN would be shown as
+Python writes it, which no task means: `fields` is where it becomes a text.
 """
 
 import datetime
@@ -38,7 +38,11 @@ def _not_shown(value: Any) -> str:
     if isinstance(value, str):
         return ""
     if isinstance(value, (bool, *_DATES)) or not isinstance(value, numbers.Number):
-        return "" if isinstance(value, _DATES) and value == value else f"is {shown(value)}, neither a text nor a number"
+        return (
+            ""
+            if isinstance(value, _DATES) and value == value
+            else f"is {shown(value)}, neither a text nor a number"
+        )
     finite = value == value and abs(value) != float("inf")
     return "" if finite else f"is {value}, which is no number"
 
@@ -64,7 +68,9 @@ def answers(spec: TaskSpec, values: Mapping[str, Any]) -> Answers | Bad:
             told = f"answer {answer} is the index of an option, but there are none; a text is {str(answer)!r}"
             return Bad("an index without options", told)
         if not 0 <= answer < len(options):
-            return Bad("label outside the options", f"label {answer} is outside the options {options}")
+            return Bad(
+                "label outside the options", f"label {answer} is outside the options {options}"
+            )
         return Answers((options[answer],), options, int(answer))
     references = (answer,) if isinstance(answer, str) else answer
     if not isinstance(references, (list, tuple)) or not all(isinstance(r, str) for r in references):
@@ -76,7 +82,10 @@ def answers(spec: TaskSpec, values: Mapping[str, Any]) -> Answers | Bad:
     if not options:
         return Answers(references, options, None)
     if references[0] not in options:
-        return Bad("label outside the options", f"answer {shown(references[0])} is not among the options {options}")
+        return Bad(
+            "label outside the options",
+            f"answer {shown(references[0])} is not among the options {options}",
+        )
     return Answers(references, options, options.index(references[0]))
 
 
@@ -93,10 +102,15 @@ def every_slot(spec: TaskSpec) -> list[str]:
 
 
 def unusable(spec: TaskSpec, values: Mapping[str, Any], fields: Sequence[str]) -> Bad | None:
-    """What is wrong with an example whatever wording it stands in; fields: `every_slot` of its task."""
+    """What is wrong with an example whatever wording it stands in; fields: `every_slot` of its
+    task."""
     if spec.objective:
         given = values.get("text")
-        return None if isinstance(given, str) else Bad("unusable field", f"the field 'text' is {shown(given)}, no text")
+        return (
+            None
+            if isinstance(given, str)
+            else Bad("unusable field", f"the field 'text' is {shown(given)}, no text")
+        )
     for name in fields:
         if name in values and (why := _not_shown(values[name])):
             return Bad("unusable field", f"the field {name!r} {why}")
@@ -107,7 +121,8 @@ def unusable(spec: TaskSpec, values: Mapping[str, Any], fields: Sequence[str]) -
 
 
 def incomplete(values: Mapping[str, Any], fields: Sequence[str], options: Any) -> Bad | None:
-    """What some wordings ask of an example that it does not have; fields: the `slots` of these wordings."""
+    """What some wordings ask of an example that it does not have; fields: the `slots` of these
+    wordings."""
     for name in fields:
         if name == "options" and not (values.get("options") or options):
             return Bad("no options", "there are no options to show")

@@ -2,8 +2,8 @@
 """Train a SentencePiece vocabulary on a mixture's training splits (byte fallback, digits split).
 
 It is an artefact of its own: its key is the tasks' names and versions and the size, so an edited
-template does not retrain it; and its texts depend on the tasks alone, not on a run's variants or seeds.
-One thread, hence the same file from the same texts.
+template does not retrain it; and its texts depend on the tasks alone, not on a run's variants or
+seeds. One thread, hence the same file from the same texts.
 """
 
 import hashlib
@@ -37,16 +37,20 @@ VOCAB_VERSION = 3
 EXAMPLES_PER_TASK = 400
 VARIANTS = ("", ":cot", ":inv")  # of each task, where it has them
 COMMON = 5
-# A newline becomes a private-use piece and a space, so that a word is the same piece after a newline as
-# after a space; decoding undoes it. (A user-defined "\n" would bypass normalisation.)
+# A newline becomes a private-use piece and a space, so that a word is the same piece after a
+# newline as after a space; decoding undoes it. (A user-defined "\n" would bypass normalisation.)
 _NEWLINE = "A\tE000 20\n"
 _NEWLINE_BACK = "E000 20\tA\n"
 
 
-def keep_given(name: str, root: str, cache_dir: str, rows: int = 0, mend: hits.Mend = hits.refuse) -> Path:
-    """The copy in the cache of what `data.vocab` names: a file, here or under data.root, or "bytes".
+def keep_given(
+    name: str, root: str, cache_dir: str, rows: int = 0, mend: hits.Mend = hits.refuse
+) -> Path:
+    """The copy in the cache of what `data.vocab` names: a file, here or under data.root, or
+    "bytes".
 
-    With a tokenizer of Hugging Face's goes all that belongs to it: its special tokens, and what an export hands on.
+    With a tokenizer of Hugging Face's goes all that belongs to it: its special tokens, and what an
+    export hands on.
     rows: of the embedding, where they are known; the token for images beyond them is left out.
     """
     if name == BYTES:
@@ -72,25 +76,46 @@ def keep_bytes(extra_ids: int, cache_dir: str, mend: hits.Mend = hits.refuse) ->
 
 
 def keep_vocabulary(
-    model: bytes, cache_dir: str, beside: dict[str, bytes] | None = None, mend: hits.Mend = hits.refuse
+    model: bytes,
+    cache_dir: str,
+    beside: dict[str, bytes] | None = None,
+    mend: hits.Mend = hits.refuse,
 ) -> Path:
     """A SentencePiece model's copy in the cache, with what else its tokenizer consists of."""
-    return _keep("sentencepiece.model", model, hashlib.sha256(model).hexdigest()[:16], beside or {}, cache_dir, mend)
+    return _keep(
+        "sentencepiece.model",
+        model,
+        hashlib.sha256(model).hexdigest()[:16],
+        beside or {},
+        cache_dir,
+        mend,
+    )
 
 
-def _keep(name: str, data: bytes, known: str, beside: dict[str, bytes], cache_dir: str, mend: hits.Mend) -> Path:
-    """A vocabulary's copy in the cache, under its hash, or that of all its files where there are several."""
-    key = hashlib.sha256(b"".join([known.encode(), data, *beside.values()])).hexdigest()[:16] if beside else known
+def _keep(
+    name: str, data: bytes, known: str, beside: dict[str, bytes], cache_dir: str, mend: hits.Mend
+) -> Path:
+    """A vocabulary's copy in the cache, under its hash, or that of all its files where there are
+    several."""
+    key = (
+        hashlib.sha256(b"".join([known.encode(), data, *beside.values()])).hexdigest()[:16]
+        if beside
+        else known
+    )
     kept = Path(cache_dir) / "vocab" / key
     return _written(kept, {name: data, **beside}, mend) / name
 
 
 def _written(folder: Path, files: dict[str, bytes], mend: hits.Mend) -> Path:
-    """The folder with just these files: written if it is not there, mended if it holds something else."""
+    """The folder with just these files: written if it is not there, mended if it holds something
+    else."""
     for name, content in files.items() if folder.is_dir() else ():
         file = folder / name
         if not file.is_file() or file.read_bytes() != content:
-            mend(verify.Damaged(f"{file} is damaged: it is not what was written; {verify.REBUILD}"), folder)
+            mend(
+                verify.Damaged(f"{file} is damaged: it is not what was written; {verify.REBUILD}"),
+                folder,
+            )
             break
     if not folder.is_dir():
         with storage.whole_folder(folder) as part:
@@ -115,11 +140,13 @@ def vocab_key(members: list[str], size: int, root: str, suite_seed: int) -> str:
 
 
 def texts(members: list[str], root: str, suite_seed: int) -> list[str]:
-    """Prompts and targets of each task's first training examples, in a fixed order; then each common word.
+    """Prompts and targets of each task's first training examples, in a fixed order; then each
+    common word.
 
-    SentencePiece seeds its pieces with strings that occur in several surroundings. In templated text a
-    word often has one neighbour only ("What" before "is") and would be cut up, so every word that
-    occurs COMMON times stands once more by itself (toy suite: 23 % of words cut up without, 0.1 % with).
+    SentencePiece seeds its pieces with strings that occur in several surroundings. In templated
+    text a word often has one neighbour only ("What" before "is") and would be cut up, so every word
+    that occurs COMMON times stands once more by itself (toy suite: 23 % of words cut up without,
+    0.1 % with).
     """
     out = []
     for name in sorted({registry.task(m, root).name for m in members}):
@@ -133,9 +160,12 @@ def texts(members: list[str], root: str, suite_seed: int) -> list[str]:
             if registry.supports(spec, variant):
                 fields = values.slots(render.choices(spec, variant))
                 rendered = [
-                    conversations.render(i, chat.PLAIN, name) if spec.chat else render.render(spec, variant, i, 0, 0)
+                    conversations.render(i, chat.PLAIN, name)
+                    if spec.chat
+                    else render.render(spec, variant, i, 0, 0)
                     for i in items
-                    if spec.chat or not values.incomplete(i.values, fields, spec.options)  # the build tells of these
+                    # the build tells of these
+                    if spec.chat or not values.incomplete(i.values, fields, spec.options)
                 ]
                 out += [text for r in rendered for text in (r.prompt, r.target)]
     counts = Counter(word for t in out for word in re.findall(r"[^\W\d_]+", t))
@@ -143,12 +173,26 @@ def texts(members: list[str], root: str, suite_seed: int) -> list[str]:
 
 
 def train(
-    members: list[str], size: int, root: str, suite_seed: int, cache_dir: str, mend: hits.Mend = hits.refuse
+    members: list[str],
+    size: int,
+    root: str,
+    suite_seed: int,
+    cache_dir: str,
+    mend: hits.Mend = hits.refuse,
 ) -> Path:
     """The vocabulary's file under the cache, trained if it is not there."""
-    file = Path(cache_dir) / "vocab" / vocab_key(members, size, root, suite_seed) / "sentencepiece.model"
+    file = (
+        Path(cache_dir)
+        / "vocab"
+        / vocab_key(members, size, root, suite_seed)
+        / "sentencepiece.model"
+    )
     digest = file.parent.with_suffix(".sha256")  # beside the folder, which runs copy
-    if file.exists() and digest.is_file() and digest.read_text("utf-8") != hashing.file_sha256(file):
+    if (
+        file.exists()
+        and digest.is_file()
+        and digest.read_text("utf-8") != hashing.file_sha256(file)
+    ):
         damage = f"{file} is damaged: it is not what was trained"
         mend(verify.Damaged(f"{damage}; {verify.REBUILD}"), file.parent)
     if file.exists():
@@ -174,7 +218,8 @@ def train(
         except RuntimeError as e:
             raise UserError(f"data.vocab_size={size}: {str(e).rsplit(']', 1)[-1].strip()}") from e
     data = _without_paths(model.getvalue())
-    with storage.whole_file(digest) as part:  # first: a kill in between leaves nothing that a later model contradicts
+    # first: a kill in between leaves nothing that a later model contradicts
+    with storage.whole_file(digest) as part:
         part.write_text(hashlib.sha256(data).hexdigest(), encoding="utf-8")
     with storage.whole_file(file) as part:
         part.write_bytes(data)
@@ -182,7 +227,8 @@ def train(
 
 
 def _without_paths(model: bytes) -> bytes:
-    """The model without the names of the temporary files its rules came from, or it would never be the same twice."""
+    """The model without the names of the temporary files its rules came from, or it would never be
+    the same twice."""
     from sentencepiece import sentencepiece_model_pb2
 
     proto = sentencepiece_model_pb2.ModelProto.FromString(model)

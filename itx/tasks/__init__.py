@@ -1,14 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a task module imports: `from itx.tasks import instruction_task, jsonl, mixture`. No SeqIO, no TensorFlow, no JAX.
+"""What a task module imports: `from itx.tasks import instruction_task, jsonl, mixture`. No SeqIO,
+no TensorFlow, no JAX.
 
-spec.py has what is written about a task, registry.py what registers and resolves it, names.py the grammar of names.
+spec.py has what is written about a task, registry.py what registers and resolves it, names.py the
+grammar of names.
 """
 
 from typing import Any
 
 from itx.tasks.chat import first_user_turn, openai_messages, sharegpt_messages
 from itx.tasks.registry import chat_task, instruction_task, mixture, text_task
-from itx.tasks.spec import CoT, Skip, csv, function, halved, hf_dataset, holdout, jsonl, parquet, tfds, tfrecord, tsv
+from itx.tasks.spec import (
+    CoT,
+    Skip,
+    csv,
+    function,
+    halved,
+    hf_dataset,
+    holdout,
+    jsonl,
+    parquet,
+    tfds,
+    tfrecord,
+    tsv,
+)
 from itx.tasks.templates import paraphrases
 
 __all__ = [
@@ -18,13 +33,16 @@ __all__ = [
 
 
 def get(name: str, vocabulary: Any, **how: Any) -> Any:
-    """The seqio Task of a variant name, or Mixture of a mixture's, registered in SeqIO on first use.
+    """The seqio Task of a variant name, or Mixture of a mixture's, registered in SeqIO on first
+    use.
 
     Afterwards `seqio.get_mixture_or_task(name)` finds it too. Imports SeqIO.
 
     Args:
-        vocabulary: a SentencePiece model file, or a seqio.SentencePieceVocabulary. A name holds one.
-        how: root, suite_seed, render_seed, fewshot_tokens, as in a run's `data` settings; for plain text `room`, a
+        vocabulary: a SentencePiece model file, or a seqio.SentencePieceVocabulary. A name holds
+            one.
+        how: root, suite_seed, render_seed, fewshot_tokens, as in a run's `data` settings; for plain
+            text `room`, a
             row's (architecture, sequence_length, target_length).
     """
     from itx.prepare import seqio_bridge

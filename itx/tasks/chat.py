@@ -1,15 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Conversations as `fields` of a chat task: {"messages": [{"role", "content", …}, …], "tools": […]}.
+"""Conversations as `fields` of a chat task: {"messages": [{"role", "content", …}, …], "tools":
+[…]}.
 
     role                system, developer (OpenAI's newer word for it), user, assistant, tool
     content             the text as it is: white space counts, for code begins with it
-    train               False: an assistant's turn that is read and not learned ("train": false, "weight": 0)
-    tool_calls          of the assistant, which the chat template writes; OpenAI's older "function_call" becomes one
-    reasoning_content   of the assistant, or "thinking" or "reasoning", whichever the chat template reads
+    train               False: an assistant's turn that is read and not learned ("train": false,
+                        "weight": 0)
+    tool_calls          of the assistant, which the chat template writes; OpenAI's older
+                        "function_call" becomes one
+    reasoning_content   of the assistant, or "thinking" or "reasoning", whichever the chat template
+                        reads
     name, tool_call_id  as OpenAI has them
 
-A key, a role or a part of a content that is not known here is an error that names it, unless it is empty: nothing that
-stands in a record is left out unsaid. What stands behind the last trained turn is not kept: nothing answers it.
+A key, a role or a part of a content that is not known here is an error that names it, unless it is
+empty: nothing that stands in a record is left out unsaid. What stands behind the last trained turn
+is not kept: nothing answers it.
 """
 
 import json
@@ -24,7 +29,8 @@ SHAREGPT = {
     "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "chatgpt": "assistant",
     "system": "system", "function_call": "assistant", "observation": "tool", "tool": "tool", "function_response": "tool",
 }  # fmt: skip
-REASONING = ("reasoning_content", "thinking", "reasoning")  # one thing under the names that templates have for it
+# one thing under the names that templates have for it
+REASONING = ("reasoning_content", "thinking", "reasoning")
 ASSISTANT_ALONE = ("tool_calls", "function_call", *REASONING)
 TURN = ("role", "content", "name", "tool_call_id", "train", "weight", *ASSISTANT_ALONE)
 CALL = ("id", "type", "function")
@@ -37,12 +43,15 @@ def openai_messages(example: Mapping[str, Any]) -> Any:
     """{"messages": [{"role", "content", "tool_calls"?, …}], "tools"?}, OpenAI's chat format."""
     turns = _turns(example, "messages")
     if example.get("system"):
-        raise ValueError("the record has a 'system' beside its 'messages': make it their first turn")
+        raise ValueError(
+            "the record has a 'system' beside its 'messages': make it their first turn"
+        )
     return conversation(turns, example.get("tools"))
 
 
 def sharegpt_messages(example: Mapping[str, Any]) -> Any:
-    """{"conversations": [{"from", "value"}], "system"?, "tools"?}, ShareGPT's format with its common extensions."""
+    """{"conversations": [{"from", "value"}], "system"?, "tools"?}, ShareGPT's format with its
+    common extensions."""
     turns = [{"role": "system", "content": example["system"]}] if example.get("system") else []
     for i, m in enumerate(_turns(example, "conversations")):
         where = f"turn {i}"
@@ -50,7 +59,9 @@ def sharegpt_messages(example: Mapping[str, Any]) -> Any:
             raise ValueError(f"{where} is {_kind(m)} without a 'from'")
         if m["from"] not in SHAREGPT:
             raise ValueError(f"a turn is from {m['from']!r}; known: {', '.join(SHAREGPT)}")
-        rest = {("role" if k == "from" else "content" if k == "value" else k): v for k, v in m.items()}
+        rest = {
+            ("role" if k == "from" else "content" if k == "value" else k): v for k, v in m.items()
+        }
         turn = {**rest, "role": SHAREGPT[m["from"]]}
         if m["from"] == "function_call":
             calls = _parsed(m.get("value"), f"{where} (function_call)")
@@ -60,8 +71,8 @@ def sharegpt_messages(example: Mapping[str, Any]) -> Any:
 
 
 def conversation(turns: Sequence[Mapping[str, Any]], tools: Any = None) -> Any:
-    """Checked {"messages", "tools"?} up to the last assistant's turn that is trained, or Skip. Its own result is a
-    conversation too and comes back as it is."""
+    """Checked {"messages", "tools"?} up to the last assistant's turn that is trained, or Skip. Its
+    own result is a conversation too and comes back as it is."""
     messages = [_message(turn, f"turn {i}") for i, turn in enumerate(turns)]
     last = max((i for i, m in enumerate(messages) if trained(m)), default=-1)
     if last < 0:
@@ -70,7 +81,10 @@ def conversation(turns: Sequence[Mapping[str, Any]], tools: Any = None) -> Any:
     messages = messages[: last + 1]
     if not any(m["role"] == "user" for m in messages):
         return Skip("no user turn")
-    if any(m["role"] == "assistant" and not m["content"].strip() and "tool_calls" not in m for m in messages):
+    if any(
+        m["role"] == "assistant" and not m["content"].strip() and "tool_calls" not in m
+        for m in messages
+    ):
         return Skip("empty assistant turn")
     tools = _parsed(tools, "tools") if isinstance(tools, str) and tools.strip() else tools
     if not tools or isinstance(tools, str):
@@ -100,7 +114,9 @@ def first_user_turn(values: Mapping[str, Any]) -> str:
 def _turns(example: Mapping[str, Any], key: str) -> Sequence[Mapping[str, Any]]:
     for other in NOT_READ:
         if example.get(other):
-            raise ValueError(f"the record has {other!r}, which chat templates are not given here; tools are 'tools'")
+            raise ValueError(
+                f"the record has {other!r}, which chat templates are not given here; tools are 'tools'"
+            )
     if not isinstance(example[key], (list, tuple)):
         raise ValueError(f"{key!r} is {_kind(example[key])}, not a list of turns")
     return example[key]
@@ -143,7 +159,9 @@ def _learned(given: Mapping[str, Any], role: str, where: str) -> dict[str, bool]
     asked = {k: given[k] for k in ("train", "weight") if k in given}
     for key, value in asked.items():
         if value not in (0, 1):  # False and True among them
-            raise ValueError(f"{where} has {key!r} {value!r}; a turn is trained (1, true) or not (0, false)")
+            raise ValueError(
+                f"{where} has {key!r} {value!r}; a turn is trained (1, true) or not (0, false)"
+            )
     if len(set(map(bool, asked.values()))) > 1:
         raise ValueError(f"{where} has 'train' and 'weight', which differ")
     wanted = all(asked.values())
@@ -162,13 +180,16 @@ def _text(content: Any, where: str) -> str:
         if kind != "text":
             what = f"a part of type {kind}" if kind else _kind(part)
             raise ValueError(f"{where}: part {i} of its content is {what}; only text is known")
-        _known({k: v for k, v in part.items() if not _empty(v)}, ("type", "text"), f"{where}, part {i}")
+        _known(
+            {k: v for k, v in part.items() if not _empty(v)}, ("type", "text"), f"{where}, part {i}"
+        )
         texts.append(_string(part.get("text"), f"{where}, part {i}: 'text'"))
     return "".join(texts)
 
 
 def _call(call: Any, where: str) -> dict[str, Any]:
-    """{"id"?, "type", "function": {"name", "arguments"}} with the arguments as an object, as templates take them."""
+    """{"id"?, "type", "function": {"name", "arguments"}} with the arguments as an object, as
+    templates take them."""
     if not isinstance(call, Mapping):
         raise ValueError(f"{where} is {_kind(call)}, not an object")
     given = {k: v for k, v in call.items() if not _empty(v)}
@@ -201,7 +222,9 @@ def _parsed(text: Any, where: str) -> Any:
 def _known(given: Mapping[str, Any], known: Sequence[str], where: str) -> None:
     for key in given:
         if key not in known:
-            raise ValueError(f"{where} has the key {key!r}; known: {', '.join(known)}{did_you_mean(str(key), known)}")
+            raise ValueError(
+                f"{where} has the key {key!r}; known: {', '.join(known)}{did_you_mean(str(key), known)}"
+            )
 
 
 def _string(value: Any, where: str) -> str:

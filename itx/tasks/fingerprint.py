@@ -1,14 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The part of a cache key that stands for a task: its texts, and the code and values that its functions use.
+"""The part of a cache key that stands for a task: its texts, and the code and values that its
+functions use.
 
-    own       code of the user's: modules that are neither of the standard library, nor installed, nor of itx (whose
-              changes RENDER_VERSION stands for). It is followed as far as it reaches: functions by their text and all that
-              they name, classes with their bases, objects with their attributes, modules with what they import.
+    own       code of the user's: modules that are neither of the standard library, nor installed,
+              nor of itx (whose
+              changes RENDER_VERSION stands for). It is followed as far as it reaches: functions by
+              their text and all that they name, classes with their bases, objects with their
+              attributes, modules with what they import.
     other     code of libraries stands under its name.
 
-Nothing in it depends on the process: no address, no order of a set. A value that has no readable state is refused.
-What no reading of code can see (a file that is read at run time, `globals()[name]`) a build finds by rendering a sample
-of what its cache holds again (itx/prepare/again.py).
+Nothing in it depends on the process: no address, no order of a set. A value that has no readable
+state is refused. What no reading of code can see (a file that is read at run time,
+`globals()[name]`) a build finds by rendering a sample of what its cache holds again
+(itx/prepare/again.py).
 """
 
 import ast
@@ -32,7 +36,9 @@ from itx.errors import UserError
 from itx.eval import metrics
 from itx.tasks.spec import CoT, Source, TaskSpec
 
-_LIBRARIES = tuple({sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
+_LIBRARIES = tuple(
+    {sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
+)
 _ITX = str(Path(__file__).resolve().parent.parent) + "/"
 _PLAIN = (str, int, float, complex, bool, bytes, type(None), type(...), type(NotImplemented))
 # Locks and weak references say nothing about a rendering, and have no state that could be read.
@@ -51,7 +57,11 @@ _DYNAMIC = {"globals", "vars", "eval", "exec", "__import__"}
 
 def _own(file: str | None) -> bool:
     """Whether a file is the user's, rather than a library's or ours."""
-    return bool(file) and not file.startswith((*_LIBRARIES, "<frozen", _ITX)) and "site-packages" not in file
+    return (
+        bool(file)
+        and not file.startswith((*_LIBRARIES, "<frozen", _ITX))
+        and "site-packages" not in file
+    )
 
 
 def of_function(fn: Callable, packages: Set[str] = frozenset()) -> list[str]:
@@ -59,7 +69,10 @@ def of_function(fn: Callable, packages: Set[str] = frozenset()) -> list[str]:
 
     packages: names of top packages that are the user's wherever they are installed.
     """
-    return [getattr(fn, "__qualname__", type(fn).__qualname__), Walk(packages).text(fn, "the function")]
+    return [
+        getattr(fn, "__qualname__", type(fn).__qualname__),
+        Walk(packages).text(fn, "the function"),
+    ]
 
 
 def of_value(value: Any) -> list[str]:
@@ -76,7 +89,8 @@ def package_of(value: Any) -> str:
 
 
 class Walk:
-    """One walk from a value to all that it uses. The text of a value is itself, if it is plain, or a digest."""
+    """One walk from a value to all that it uses. The text of a value is itself, if it is plain, or
+    a digest."""
 
     def __init__(self, packages: Set[str] = frozenset()):
         self.packages = packages - {"itx", "builtins"}
@@ -143,13 +157,24 @@ class Walk:
             yield from (self.text(k, f"a key of {where}"), self.text(v, f"{where}[{k!r:.40}]"))
 
     def of_library(self, value: Any, where: str) -> Iterator[str]:
-        """What a library made of the user's: a partial, a bound method, a property, an array, a date, …"""
-        inner = [n for n in ("__func__", "__wrapped__", "func", "fget", "fset", "fdel") if hasattr(value, n)]
+        """What a library made of the user's: a partial, a bound method, a property, an array, a
+        date, …"""
+        inner = [
+            n
+            for n in ("__func__", "__wrapped__", "func", "fget", "fset", "fdel")
+            if hasattr(value, n)
+        ]
         bound = getattr(value, "__self__", None)
-        if inner and (callable(value) or isinstance(value, (staticmethod, classmethod, property, cached_property))):
+        if inner and (
+            callable(value)
+            or isinstance(value, (staticmethod, classmethod, property, cached_property))
+        ):
             yield from (self.text(getattr(value, n), f"{where}.{n}") for n in inner)
             if isinstance(value, functools.partial):
-                yield from (self.text(value.args, f"{where}.args"), self.text(value.keywords, f"{where}.keywords"))
+                yield from (
+                    self.text(value.args, f"{where}.args"),
+                    self.text(value.keywords, f"{where}.keywords"),
+                )
             if bound is not None:
                 yield self.text(bound, f"{where}.__self__")
         elif callable(value) and isinstance(getattr(value, "__qualname__", None), str):
@@ -178,12 +203,15 @@ class Walk:
         yield from self.of_items(pairs or (), where)
 
     def of_instance(self, value: Any, where: str) -> Iterator[str]:
-        """An object of the user's: its class, its attributes, and what it holds as a container or a number."""
+        """An object of the user's: its class, its attributes, and what it holds as a container or a
+        number."""
         kind = type(value)
         yield self.text(kind, f"the class of {where}")
         names = set(getattr(value, "__dict__", ())) | {n for c in kind.__mro__ for n in _slots(c)}
         # what cached_property keeps is made from the rest, at some time while the object is used
-        names -= {n for c in kind.__mro__ for n, v in vars(c).items() if isinstance(v, cached_property)}
+        names -= {
+            n for c in kind.__mro__ for n, v in vars(c).items() if isinstance(v, cached_property)
+        }
         for name in sorted(n for n in names if hasattr(value, n)):
             yield from (name, self.text(getattr(value, name), f"{where}.{name}"))
         if isinstance(value, dict):
@@ -195,12 +223,14 @@ class Walk:
         elif base := next((b for b in _PLAIN if isinstance(value, b)), None):
             yield base.__repr__(value)
         elif not isinstance(value, enum.Enum) and kind.__reduce_ex__ is not object.__reduce_ex__:
-            yield from self.of_state(value, where)  # of a library's base class, which may not be in the attributes
+            # of a library's base class, which may not be in the attributes
+            yield from self.of_state(value, where)
         elif kind.__reduce__ is not object.__reduce__ and not isinstance(value, BaseException):
             yield from self.of_state(value, where)
 
     def of_class(self, kind: type, where: str) -> Iterator[str]:
-        """A class of the user's: its bases, methods and attributes as they are now; of a library its name."""
+        """A class of the user's: its bases, methods and attributes as they are now; of a library
+        its name."""
         if not self.own_module(kind.__module__):
             yield from (kind.__module__, kind.__qualname__)
             return
@@ -210,14 +240,20 @@ class Walk:
         if fields := vars(kind).get("__dataclass_fields__"):
             for f in fields.values():
                 given = (f.default, f.default_factory, f.init, f.kw_only)
-                yield from (f.name, *(self.text(v, f"the field {f.name} of {where}") for v in given))
-        yield from (f"{n}: {_address_free(t)}" for n, t in vars(kind).get("__annotations__", {}).items())
+                yield from (
+                    f.name,
+                    *(self.text(v, f"the field {f.name} of {where}") for v in given),
+                )
+        yield from (
+            f"{n}: {_address_free(t)}" for n, t in vars(kind).get("__annotations__", {}).items()
+        )
         for name, value in sorted(vars(kind).items()):
             if name not in _NOT_OF_CLASS and not _generated(kind, name, value):
                 yield from (name, self.text(value, f"{where}.{name}"))
 
     def of_module(self, module: types.ModuleType) -> Iterator[str]:
-        """A module of the user's: its text and that of all own modules which it imports, at whatever depth."""
+        """A module of the user's: its text and that of all own modules which it imports, at
+        whatever depth."""
         yield module.__name__ if not self.own_module(module.__name__) else ""
         yield from self.reach(module.__name__)
 
@@ -235,7 +271,8 @@ class Walk:
         return [found[n] for n in sorted(found)]
 
     def of_code(self, fn: types.FunctionType, where: str) -> Iterator[str]:
-        """A function: its text, what its names stand for, and what it was made with (closure, defaults, attributes)."""
+        """A function: its text, what its names stand for, and what it was made with (closure,
+        defaults, attributes)."""
         code, file = fn.__code__, fn.__code__.co_filename
         yield fn.__qualname__
         made = {f"default {i}": d for i, d in enumerate(fn.__defaults__ or ())}
@@ -258,34 +295,51 @@ class Walk:
             yield from (name, self.text(value, f"{where}: {name}"))
             if isinstance(value, types.ModuleType) and self.own_module(value.__name__):
                 yield from self.attributes(value, used.attributes, f"{where}: {name}")
-        if used.names & _DYNAMIC - set(fn.__globals__):  # names that are made at run time: all that the module holds
+        # names that are made at run time: all that the module holds
+        if used.names & _DYNAMIC - set(fn.__globals__):
             yield from self.reach(fn.__module__)
             yield from self.held(fn.__globals__, where)
 
     def attributes(self, module: types.ModuleType, names: Set[str], where: str) -> Iterator[str]:
-        """What a function may take from a module of the user's, by the names of attributes that stand in it."""
+        """What a function may take from a module of the user's, by the names of attributes that
+        stand in it."""
         for name in sorted(names & set(vars(module))):
             value = vars(module)[name]
             yield from (name, self.text(value, f"{where}.{name}"))
-            if isinstance(value, types.ModuleType) and self.own_module(value.__name__) and value is not module:
+            if (
+                isinstance(value, types.ModuleType)
+                and self.own_module(value.__name__)
+                and value is not module
+            ):
                 yield from self.attributes(value, names - {name}, f"{where}.{name}")
 
     def held(self, module: Mapping[str, Any], where: str) -> Iterator[str]:
         """All plain data of a module."""
         for name, value in sorted(module.items()):
-            if not name.startswith("__") and isinstance(value, (*_PLAIN, dict, list, tuple, set, frozenset)):
+            if not name.startswith("__") and isinstance(
+                value, (*_PLAIN, dict, list, tuple, set, frozenset)
+            ):
                 yield from (name, self.text(value, f"{where}: {name}"))
 
-    def imported(self, level: int, name: str, parts: Sequence[str], module: Mapping[str, Any]) -> dict[str, Any]:
+    def imported(
+        self, level: int, name: str, parts: Sequence[str], module: Mapping[str, Any]
+    ) -> dict[str, Any]:
         """What an import within a function gives, of modules of the user's."""
-        full = importlib.util.resolve_name("." * level + name, module.get("__package__") or "") if level else name
+        full = (
+            importlib.util.resolve_name("." * level + name, module.get("__package__") or "")
+            if level
+            else name
+        )
         if (file := _file_of(full)) is None or not self.own(file, full):
             return {}
         try:
             found = importlib.import_module(full)
         except ImportError:  # as the function would be told
             return {}
-        return {full: found, **{f"{full}.{p}": getattr(found, p) for p in parts if hasattr(found, p)}}
+        return {
+            full: found,
+            **{f"{full}.{p}": getattr(found, p) for p in parts if hasattr(found, p)},
+        }
 
 
 class Used(NamedTuple):
@@ -322,11 +376,16 @@ def _slots(kind: type) -> list[str]:
     names = vars(kind).get("__slots__", ())
     names = [names] if isinstance(names, str) else list(names)
     private = f"_{kind.__name__.lstrip('_')}"
-    return [private + n if n.startswith("__") and not n.endswith("__") else n for n in names if n not in _NOT_OF_CLASS]
+    return [
+        private + n if n.startswith("__") and not n.endswith("__") else n
+        for n in names
+        if n not in _NOT_OF_CLASS
+    ]
 
 
 def _generated(kind: type, name: str, value: Any) -> bool:
-    """Whether a method was written by dataclasses or namedtuple, whose code depends on Python's version alone."""
+    """Whether a method was written by dataclasses or namedtuple, whose code depends on Python's
+    version alone."""
     file = getattr(getattr(value, "__code__", None), "co_filename", "")
     made = "__dataclass_fields__" in vars(kind) or "_fields" in vars(kind)
     return made and name.startswith("__") and file.startswith("<")
@@ -337,7 +396,8 @@ def _address_free(value: Any) -> str:
 
 
 def _file_of(module: str) -> str | None:
-    """The source of a module, imported or not; None if it has none, or is no user's. Nothing is imported for it."""
+    """The source of a module, imported or not; None if it has none, or is no user's. Nothing is
+    imported for it."""
     if file := getattr(sys.modules.get(module), "__file__", None):
         return file if file.endswith(".py") and Path(file).is_file() else None
     top, *rest = module.split(".")
@@ -348,7 +408,11 @@ def _file_of(module: str) -> str | None:
     places = [Path(p) for p in (spec and spec.submodule_search_locations) or ()]
     if not rest:
         return spec.origin if spec and spec.origin and spec.origin.endswith(".py") else None
-    inner = [f for p in places for f in (p.joinpath(*rest, "__init__.py"), p.joinpath(*rest).with_suffix(".py"))]
+    inner = [
+        f
+        for p in places
+        for f in (p.joinpath(*rest, "__init__.py"), p.joinpath(*rest).with_suffix(".py"))
+    ]
     return next((str(f) for f in inner if f.is_file()), None)
 
 
@@ -368,7 +432,8 @@ def _imports(file: str, module: str, changed_ns: int) -> tuple[str, list[str]]:
             except ImportError:
                 continue
             found += [base, *(f"{base}.{a.name}" for a in node.names)]
-    parents = [n.rsplit(".", i)[0] for n in found for i in range(1, n.count(".") + 1)]  # whose __init__ runs, too
+    # whose __init__ runs, too
+    parents = [n.rsplit(".", i)[0] for n in found for i in range(1, n.count(".") + 1)]
     return text, sorted({*found, *parents})
 
 
@@ -379,18 +444,23 @@ def _definitions(text: str) -> dict[int, list[tuple[str, str]]]:
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
-            out.setdefault(first, []).append((node.name, "".join(lines[first - 1 : node.end_lineno])))
+            out.setdefault(first, []).append(
+                (node.name, "".join(lines[first - 1 : node.end_lineno]))
+            )
         elif isinstance(node, ast.Lambda):
             out.setdefault(node.lineno, []).append(("<lambda>", ast.get_source_segment(text, node)))
     return out
 
 
 def _source(code: types.CodeType, module: Mapping[str, Any]) -> str:
-    """A function's text (of all lambdas that begin in its line); where there is none, what it was compiled to."""
+    """A function's text (of all lambdas that begin in its line); where there is none, what it was
+    compiled to."""
     linecache.checkcache(code.co_filename)
     text = "".join(linecache.getlines(code.co_filename, dict(module)))
     try:
-        found = [t for name, t in _definitions(text).get(code.co_firstlineno, ()) if name == code.co_name]
+        found = [
+            t for name, t in _definitions(text).get(code.co_firstlineno, ()) if name == code.co_name
+        ]
     except SyntaxError:  # it was edited since it was imported
         found = []
     return "\n".join(found) or _compiled(code)
@@ -399,14 +469,27 @@ def _source(code: types.CodeType, module: Mapping[str, Any]) -> str:
 def _compiled(code: types.CodeType) -> str:
     inner = [_compiled(c) for c in code.co_consts if isinstance(c, types.CodeType)]
     consts = [c for c in code.co_consts if not isinstance(c, types.CodeType)]
-    return repr([code.co_code, code.co_names, code.co_varnames, Walk().text(tuple(consts), "a constant"), inner])
+    return repr(
+        [
+            code.co_code,
+            code.co_names,
+            code.co_varnames,
+            Walk().text(tuple(consts), "a constant"),
+            inner,
+        ]
+    )
 
 
 def of_task(spec: TaskSpec) -> str:
-    """Hash of everything in a spec that shapes its renderings (the source's content has its own)."""
+    """Hash of everything in a spec that shapes its renderings (the source's content has its
+    own)."""
     cot = spec.cot or CoT(())
     packages = {package_of(spec.fields), spec.module.partition(".")[0]} - {""}
-    source = [spec.source.kind, repr(spec.source.split_by_hash)] if isinstance(spec.source, Source) else []
+    source = (
+        [spec.source.kind, repr(spec.source.split_by_hash)]
+        if isinstance(spec.source, Source)
+        else []
+    )
     try:
         walk = Walk(packages)
         functions = [walk.text(spec.fields, "fields")]
@@ -424,7 +507,8 @@ def of_task(spec: TaskSpec) -> str:
 
 
 def of_scoring(spec: TaskSpec) -> list:
-    """What else a lock takes from a spec: it shapes no rendering, but groups, scores and averages."""
+    """What else a lock takes from a spec: it shapes no rendering, but groups, scores and
+    averages."""
     names = [metrics.name_of(m) for m in spec.metrics]
     return [spec.name, spec.version, spec.cluster, spec.origin, spec.neighbours, names, spec.primary,
             sorted(spec.tags.items()), spec.evaluation_only]  # fmt: skip

@@ -31,9 +31,15 @@ class Variant:
 
     def __str__(self) -> str:
         shots = f":fs{self.shots}" if self.shots else ""
-        flags = (":cot" * self.cot) + (":inv" * self.inverted) + (f":{self.options}" if self.options else "")
+        flags = (
+            (":cot" * self.cot)
+            + (":inv" * self.inverted)
+            + (f":{self.options}" if self.options else "")
+        )
         template = f":{self.template}" if self.template else ""
-        return f"{self.task}{shots}{flags}{template}" + (f"#{self.rendering}" if self.rendering else "")
+        return f"{self.task}{shots}{flags}{template}" + (
+            f"#{self.rendering}" if self.rendering else ""
+        )
 
     @property
     def base(self) -> "Variant":
@@ -61,5 +67,7 @@ def parse(name: str) -> Variant:
 def check_name(name: str, what: str) -> str:
     """A task's or mixture's own name: ASCII letters, digits, `_` and `.`."""
     if not re.fullmatch(r"[A-Za-z0-9_.]+", name):
-        raise UserError(f"{what} name {name!r}: only ASCII letters, digits, '_' and '.' are allowed")
+        raise UserError(
+            f"{what} name {name!r}: only ASCII letters, digits, '_' and '.' are allowed"
+        )
     return name

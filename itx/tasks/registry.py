@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where tasks and mixtures are registered and resolved, before SeqIO is imported.
 
-`instruction_task` and `mixture` are what a task module calls. `members(mixture)` lists what a mixture
-trains on, `removed(mixture)` what it holds out and why. The build registers the outcome in SeqIO's own
-registries and reads names and rates back from there (itx/prepare/seqio_bridge.py).
+`instruction_task` and `mixture` are what a task module calls. `members(mixture)` lists what a
+mixture trains on, `removed(mixture)` what it holds out and why. The build registers the outcome in
+SeqIO's own registries and reads names and rates back from there (itx/prepare/seqio_bridge.py).
 """
 
 import importlib
@@ -25,42 +25,78 @@ _FAMILY_CACHE: dict[tuple[str, str], dict[str, TaskSpec]] = {}
 
 
 def _caller() -> str:
-    """The module that called the caller (inspect.stack reads source files: 2 s for a hundred tasks)."""
+    """The module that called the caller (inspect.stack reads source files: 2 s for a hundred
+    tasks)."""
     return sys._getframe(2).f_globals.get("__name__", "")
 
 
-def instruction_task(name: str, *, version: int, cluster: str, source: Any, fields: Callable, **rest: Any) -> TaskSpec:
+def instruction_task(
+    name: str, *, version: int, cluster: str, source: Any, fields: Callable, **rest: Any
+) -> TaskSpec:
     """Register one task; see TaskSpec for the fields. Returns the spec."""
     return _registered(
-        make_task(name, version=version, cluster=cluster, source=source, fields=fields, module=_caller(), **rest)
+        make_task(
+            name,
+            version=version,
+            cluster=cluster,
+            source=source,
+            fields=fields,
+            module=_caller(),
+            **rest,
+        )
     )
 
 
 def _registered(spec: TaskSpec) -> TaskSpec:
     name = spec.name
     if name in TASKS:
-        raise UserError(f"task {name!r} of {spec.module} is already registered by {TASKS[name].module}")
+        raise UserError(
+            f"task {name!r} of {spec.module} is already registered by {TASKS[name].module}"
+        )
     if name in MIXTURES:
-        raise UserError(f"task {name!r}: a mixture has this name (SeqIO would silently prefer the mixture)")
+        raise UserError(
+            f"task {name!r}: a mixture has this name (SeqIO would silently prefer the mixture)"
+        )
     TASKS[name] = spec
     return spec
 
 
-def chat_task(name: str, *, version: int, cluster: str, source: Any, fields: Callable, **rest: Any) -> TaskSpec:
-    """Register conversations: `fields` gives {"messages": …} (itx/tasks/chat.py); there are no templates."""
+def chat_task(
+    name: str, *, version: int, cluster: str, source: Any, fields: Callable, **rest: Any
+) -> TaskSpec:
+    """Register conversations: `fields` gives {"messages": …} (itx/tasks/chat.py); there are no
+    templates."""
     for key in ("templates", "heldout_templates", "inverted", "cot", "options"):
         if key in rest:
-            raise UserError(f"chat task {name!r}: no {key}; the run's data.chat_template writes conversations")
+            raise UserError(
+                f"chat task {name!r}: no {key}; the run's data.chat_template writes conversations"
+            )
     rest = {"metrics": ("rouge_l", "token_f1"), **rest, "chat": True}
     return _registered(
-        make_task(name, version=version, cluster=cluster, source=source, fields=fields, module=_caller(), **rest)
+        make_task(
+            name,
+            version=version,
+            cluster=cluster,
+            source=source,
+            fields=fields,
+            module=_caller(),
+            **rest,
+        )
     )
 
 
 def text_task(
-    name: str, *, version: int, cluster: str, source: Any, fields: Callable, objective: str, **rest: Any
+    name: str,
+    *,
+    version: int,
+    cluster: str,
+    source: Any,
+    fields: Callable,
+    objective: str,
+    **rest: Any,
 ) -> TaskSpec:
-    """Register plain text: `fields` gives {"text": …}; `objective` says what of it is trained (itx/prepare/objectives.py).
+    """Register plain text: `fields` gives {"text": …}; `objective` says what of it is trained
+    (itx/prepare/objectives.py).
 
     It is trained on only, as a share against forgetting: there is nothing to score.
     """
@@ -69,12 +105,25 @@ def text_task(
             raise UserError(f"text task {name!r}: no {key}; plain text is trained on as it is")
     for key in ("metrics", "primary", "evaluation_only"):
         if key in rest:
-            raise UserError(f"text task {name!r}: no {key}; plain text is trained on and never scored")
+            raise UserError(
+                f"text task {name!r}: no {key}; plain text is trained on and never scored"
+            )
     if objective not in OBJECTIVES:
-        raise UserError(f"text task {name!r}: objective={objective!r}" + did_you_mean(str(objective), OBJECTIVES))
+        raise UserError(
+            f"text task {name!r}: objective={objective!r}"
+            + did_you_mean(str(objective), OBJECTIVES)
+        )
     rest = {**rest, "objective": objective, "content": ("text",), "metrics": ()}
     return _registered(
-        make_task(name, version=version, cluster=cluster, source=source, fields=fields, module=_caller(), **rest)
+        make_task(
+            name,
+            version=version,
+            cluster=cluster,
+            source=source,
+            fields=fields,
+            module=_caller(),
+            **rest,
+        )
     )
 
 
@@ -112,7 +161,9 @@ def _check(spec: TaskSpec) -> None:
     for key in ("templates", "heldout_templates", "inverted"):
         for template in getattr(spec, key):
             if len(template) != 2 or not all(isinstance(t, str) for t in template):
-                raise UserError(f"{where}: {key} holds {template!r}, not an (input, target) pair of texts")
+                raise UserError(
+                    f"{where}: {key} holds {template!r}, not an (input, target) pair of texts"
+                )
             for text in template:
                 templates.slots(text)
             if template[0].endswith((" ", "\t")):
@@ -121,9 +172,13 @@ def _check(spec: TaskSpec) -> None:
                 )
     for style in spec.option_styles:
         if style not in templates.OPTION_STYLES:
-            raise UserError(f"{where}: option style {style!r}" + did_you_mean(style, templates.OPTION_STYLES))
+            raise UserError(
+                f"{where}: option style {style!r}" + did_you_mean(style, templates.OPTION_STYLES)
+            )
     if not spec.option_styles:
-        raise UserError(f"{where}: option_styles is empty; valid: {', '.join(templates.OPTION_STYLES)}")
+        raise UserError(
+            f"{where}: option_styles is empty; valid: {', '.join(templates.OPTION_STYLES)}"
+        )
     both = set(spec.templates) & set(spec.heldout_templates)
     if both:
         raise UserError(f"{where}: a held-out template is also a training template: {both.pop()!r}")
@@ -131,15 +186,21 @@ def _check(spec: TaskSpec) -> None:
         if isinstance(metric, str) and ":" not in metric and metric not in SCORES:
             raise UserError(f"{where}: unknown metric {metric!r}" + did_you_mean(metric, SCORES))
         # functools.partial fixes options of a function
-        if callable(metric) and getattr(getattr(metric, "func", metric), "__name__", "<lambda>") == "<lambda>":
+        if (
+            callable(metric)
+            and getattr(getattr(metric, "func", metric), "__name__", "<lambda>") == "<lambda>"
+        ):
             raise UserError(f"{where}: a metric is a name or a module-level function, not a lambda")
 
 
 def mixture(name: str, members: Any, **rest: Any) -> MixtureSpec:
-    """Register a mixture: a list of names (rates proportional to examples), a dict of weights, or `holdout(…)`."""
+    """Register a mixture: a list of names (rates proportional to examples), a dict of weights, or
+    `holdout(…)`."""
     names.check_name(name, "mixture")
     if name in MIXTURES or name in TASKS:
-        raise UserError(f"mixture {name!r}: a {'mixture' if name in MIXTURES else 'task'} has this name already")
+        raise UserError(
+            f"mixture {name!r}: a {'mixture' if name in MIXTURES else 'task'} has this name already"
+        )
     if isinstance(members, dict) and rest.get("maximum") is not None:
         raise UserError(f"mixture {name!r}: explicit weights and maximum= exclude each other")
     if not isinstance(members, (dict, Holdout)):
@@ -157,7 +218,8 @@ def mixture(name: str, members: Any, **rest: Any) -> MixtureSpec:
 
 
 def family(name: str, members: Callable[[str], Sequence[TaskSpec]]) -> None:
-    """Register many tasks `name.xyz` that `members(root)` lists when first asked for under a data root."""
+    """Register many tasks `name.xyz` that `members(root)` lists when first asked for under a data
+    root."""
     if name in FAMILIES:
         raise UserError(f"family {name!r} is already registered")
     FAMILIES[name] = members
@@ -171,7 +233,9 @@ def _family(name: str, root: str) -> dict[str, TaskSpec]:
         except UserError:
             raise
         except Exception as e:  # of the user's function: whatever it is, they are told where
-            raise UserError(f"family {name!r} cannot list its tasks under {root!r}: {_failure(e)}") from e
+            raise UserError(
+                f"family {name!r} cannot list its tasks under {root!r}: {_failure(e)}"
+            ) from e
         found = {s.name: s for s in specs}
         if len(found) < len(specs):
             raise UserError(f"family {name!r}: two members share a name")
@@ -186,7 +250,11 @@ def load_modules(modules: Sequence[str]) -> None:
             importlib.import_module(module)
         except ModuleNotFoundError as e:
             if e.name and (module + ".").startswith(e.name + "."):
-                here = [p.stem for p in Path.cwd().iterdir() if p.suffix == ".py" or (p / "__init__.py").is_file()]
+                here = [
+                    p.stem
+                    for p in Path.cwd().iterdir()
+                    if p.suffix == ".py" or (p / "__init__.py").is_file()
+                ]
                 raise UserError(
                     f"data.modules: no module named {module!r} on the path or in this folder{did_you_mean(module, here)}"
                 ) from e
@@ -202,16 +270,21 @@ def _broken(module: str, e: Exception) -> UserError:
 
 
 def _failure(e: Exception) -> str:
-    """An exception in the user's code as one line: the last line outside Python and its packages that led there, and what
-    it says."""
-    frames = [f for f in traceback.extract_tb(e.__traceback__) if not f.filename.startswith("<frozen")]
+    """An exception in the user's code as one line: the last line outside Python and its packages
+    that led there, and what it says."""
+    frames = [
+        f for f in traceback.extract_tb(e.__traceback__) if not f.filename.startswith("<frozen")
+    ]
     own = [f for f in frames if not f.filename.startswith((sys.prefix, sys.base_prefix))] or frames
-    at = (e.filename, e.lineno) if isinstance(e, SyntaxError) else (own[-1].filename, own[-1].lineno)
+    at = (
+        (e.filename, e.lineno) if isinstance(e, SyntaxError) else (own[-1].filename, own[-1].lineno)
+    )
     return f"{at[0]} line {at[1]}: {type(e).__name__}: {e}"
 
 
 def task(name: str, root: str = "") -> TaskSpec:
-    """The spec behind a name or variant name; `ni.task123` is looked up in its family under `root`."""
+    """The spec behind a name or variant name; `ni.task123` is looked up in its family under
+    `root`."""
     base = names.parse(name).task
     if base in TASKS:
         return TASKS[base]
@@ -222,7 +295,9 @@ def task(name: str, root: str = "") -> TaskSpec:
         if base in found:
             return found[base]
         valid = list(found)
-    raise UserError(f"unknown task {base!r}" + did_you_mean(base, [*valid, *(f"{f}.…" for f in FAMILIES)]))
+    raise UserError(
+        f"unknown task {base!r}" + did_you_mean(base, [*valid, *(f"{f}.…" for f in FAMILIES)])
+    )
 
 
 def expand(name: str, root: str = "") -> list[str]:
@@ -230,20 +305,25 @@ def expand(name: str, root: str = "") -> list[str]:
     if name.endswith(".*"):
         prefix = name[:-2]
         if prefix not in FAMILIES:
-            raise UserError(f"unknown family {name!r}" + did_you_mean(name, [f"{f}.*" for f in FAMILIES]))
+            raise UserError(
+                f"unknown family {name!r}" + did_you_mean(name, [f"{f}.*" for f in FAMILIES])
+            )
         return sorted(_family(prefix, root))
     return [name]
 
 
 def supports(spec: TaskSpec, variant: names.Variant) -> bool:
-    """Whether a task has what a variant needs (inverted templates, chain of thought, wordings with or without options)."""
+    """Whether a task has what a variant needs (inverted templates, chain of thought, wordings with
+    or without options)."""
     if not spec.templated:
         return variant == names.Variant(spec.name)
     if variant.inverted and not spec.inverted:
         return False
     if variant.cot and spec.cot is None:
         return False
-    found = spec.inverted if variant.inverted else spec.cot.templates if variant.cot else spec.templates
+    found = (
+        spec.inverted if variant.inverted else spec.cot.templates if variant.cot else spec.templates
+    )
     return bool(templates.with_options(found, variant.options))
 
 
@@ -256,17 +336,24 @@ def removed(spec: MixtureSpec, root: str = "") -> list[tuple[str, str]]:
     clusters = {t.cluster for t in pool.values()}
     for cluster in hold.clusters:
         if cluster not in clusters:
-            raise UserError(f"mixture {spec.name!r}: unknown cluster {cluster!r}" + did_you_mean(cluster, clusters))
+            raise UserError(
+                f"mixture {spec.name!r}: unknown cluster {cluster!r}"
+                + did_you_mean(cluster, clusters)
+            )
     out: dict[str, str] = {}
     for name in hold.tasks:
         if name not in pool:
-            raise UserError(f"mixture {spec.name!r}: unknown held-out task {name!r}" + did_you_mean(name, pool))
+            raise UserError(
+                f"mixture {spec.name!r}: unknown held-out task {name!r}" + did_you_mean(name, pool)
+            )
     for t in pool.values():
         if t.cluster in hold.clusters:
             out[t.name] = f"cluster {t.cluster} is held out"
         elif t.name in hold.tasks:
             out[t.name] = "held out by name"
-    beside = {n: t.cluster for t in pool.values() if t.cluster in hold.clusters for n in t.neighbours}
+    beside = {
+        n: t.cluster for t in pool.values() if t.cluster in hold.clusters for n in t.neighbours
+    }
     kin = {o: t.name for t in pool.values() if t.name in out for o in t.origin}
     for t in pool.values():
         if t.name in out:
@@ -290,9 +377,14 @@ def _listed(spec: MixtureSpec, root: str) -> list[tuple[str, float]]:
     """(name, weight) of what a mixture lists, families opened, held-out tasks taken out."""
     if isinstance(spec.members, Holdout):
         gone = dict(removed(spec, root))
-        return [(n, 1.0) for n, t in _pool(spec, root).items() if n not in gone and not t.evaluation_only]
+        return [
+            (n, 1.0)
+            for n, t in _pool(spec, root).items()
+            if n not in gone and not t.evaluation_only
+        ]
     weights = spec.members if isinstance(spec.members, dict) else dict.fromkeys(spec.members, 1.0)
-    # of a family those for evaluation only stay out (the official test tasks of Natural Instructions)
+    # of a family those for evaluation only stay out (the official test tasks of Natural
+    # Instructions)
     return [(n, weight) for name, weight in weights.items() for n in expand(name, root)
             if not (name.endswith(".*") and task(n, root).evaluation_only)]  # fmt: skip
 
@@ -303,8 +395,9 @@ def _usable(spec: MixtureSpec, t: TaskSpec) -> dict[str, float]:
 
 
 def left_out(spec: MixtureSpec, root: str = "") -> list[tuple[str, str]]:
-    """(task or family, reason) of what a mixture lists and does not train on: tasks that a `partial` one cannot use, those
-    of a family that are for evaluation only, and what a task names as unread in its tags."""
+    """(task or family, reason) of what a mixture lists and does not train on: tasks that a
+    `partial` one cannot use, those of a family that are for evaluation only, and what a task names
+    as unread in its tags."""
     bare = [n for n, _ in _listed(spec, root) if n not in MIXTURES and ":" not in n]
     why = f"it has no wording for {' or '.join(':' + v for v in spec.variants)}"
     out = [(n, why) for n in bare if spec.partial and not _usable(spec, task(n, root))]
@@ -313,22 +406,26 @@ def left_out(spec: MixtureSpec, root: str = "") -> list[tuple[str, str]]:
         of = [task(n, root) for n in expand(name, root)]
         if only := sum(t.evaluation_only for t in of):
             out.append((name, f"{only:,} of its {len(of):,} tasks are for evaluation only"))
-    return [*out, *((n, task(n, root).tags["unread"]) for n in bare if "unread" in task(n, root).tags)]
+    return [
+        *out,
+        *((n, task(n, root).tags["unread"]) for n in bare if "unread" in task(n, root).tags),
+    ]
 
 
 def without(spec: MixtureSpec, root: str = "") -> dict[str, list[str]]:
-    """{task: the mixture's variants that it has}, of those that have some and lack others: `members` gives these their
-    shares of the others as well."""
+    """{task: the mixture's variants that it has}, of those that have some and lack others:
+    `members` gives these their shares of the others as well."""
     bare = [n for n, _ in _listed(spec, root) if n not in MIXTURES and ":" not in n]
     found = {n: list(_usable(spec, task(n, root))) for n in bare}
     return {n: have for n, have in found.items() if 0 < len(have) < len(spec.variants)}
 
 
 def members(spec: MixtureSpec, root: str = "") -> dict[str, float | None]:
-    """Variant name -> its part: a weight (dict members) or its share of its task's proportional rate.
+    """Variant name -> its part: a weight (dict members) or its share of its task's proportional
+    rate.
 
-    With a dict the values are weights; otherwise each task's `variants` shares, which sum to 1 per task.
-    A nested mixture name stays itself, with None.
+    With a dict the values are weights; otherwise each task's `variants` shares, which sum to 1 per
+    task. A nested mixture name stays itself, with None.
     """
     explicit = isinstance(spec.members, dict)
     listed = _listed(spec, root)
@@ -345,18 +442,24 @@ def members(spec: MixtureSpec, root: str = "") -> dict[str, float | None]:
             continue
         t = task(name, root)
         if t.evaluation_only:
-            raise UserError(f"mixture {spec.name!r}: {name!r} is for evaluation only and must not be trained on")
+            raise UserError(
+                f"mixture {spec.name!r}: {name!r} is for evaluation only and must not be trained on"
+            )
         if name != t.name:  # a variant named outright
             variant = names.parse(name)
             if not supports(t, variant):
-                raise UserError(f"mixture {spec.name!r}: task {t.name!r} has no templates for {name!r}")
+                raise UserError(
+                    f"mixture {spec.name!r}: task {t.name!r} has no templates for {name!r}"
+                )
             put(str(variant), weight)
             continue
         usable = _usable(spec, t)
         if not usable and spec.partial:
             continue  # `left_out` says so
         if not usable:
-            raise UserError(f"mixture {spec.name!r}: task {name!r} has none of the variants {list(spec.variants)}")
+            raise UserError(
+                f"mixture {spec.name!r}: task {name!r} has none of the variants {list(spec.variants)}"
+            )
         for v, share in usable.items():
             put(str(names.parse(f"{name}:{v}")), weight * share / sum(usable.values()))
     return out

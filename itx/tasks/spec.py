@@ -5,7 +5,8 @@ Definitions
     example   what a source yields: a plain dict.
     fields    `fields(example)`: the named values that templates speak of, or `Skip(reason)`.
     answer    an index into the options, a text, or a list of reference texts.
-    template  an (input, target) pair of format strings with named `{fields}`. Its id is a hash of its text.
+    template  an (input, target) pair of format strings with named `{fields}`. Its id is a hash of
+    its text.
     variant   a way to render a task: `zs` (bare), `cot`, `inv`, … (names.py has the grammar).
     split     train | validation | test, decided by the hash of the canonical input content.
 
@@ -25,14 +26,16 @@ Template = tuple[str, str]
 
 @dataclass(frozen=True)
 class Skip:
-    """Returned by `fields` for an example that is not wanted; counted under `reason` in the audit."""
+    """Returned by `fields` for an example that is not wanted; counted under `reason` in the
+    audit."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class CoT:
-    """Chain of thought: a second kind of target. The answer extractor comes from the target pattern."""
+    """Chain of thought: a second kind of target. The answer extractor comes from the target
+    pattern."""
 
     templates: Sequence[Template]
     heldout_templates: Sequence[Template] = ()
@@ -40,16 +43,20 @@ class CoT:
 
 @dataclass(frozen=True)
 class Source:
-    """A plain description of where examples come from; `kind` names a reader in build/sources.py."""
+    """A plain description of where examples come from; `kind` names a reader in
+    build/sources.py."""
 
     kind: str
     # split -> file(s), relative to `data.root`; "" is the file whose rows are split by hash
     files: Mapping[str, Any] = field(default_factory=dict)
-    split_by_hash: Mapping[str, float] | None = None  # split -> share; None: the files are the splits
-    # kind "function": (split, root, seed) -> iterable of example dicts (split "" where split_by_hash is set)
+    # split -> share; None: the files are the splits
+    split_by_hash: Mapping[str, float] | None = None
+    # kind "function": (split, root, seed) -> iterable of example dicts (split "" where
+    # split_by_hash is set)
     make: Callable[[str, str, int], Iterable[dict]] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)  # what the reader of this kind needs
-    # with split_by_hash: values -> the text whose hash decides the split; default: the input's content
+    # with split_by_hash: values -> the text whose hash decides the split; default: the input's
+    # content
     split_key: Callable[[dict], str] | None = None
     halve: bool = False  # validation is cut by hash into validation and test: see `halved`
 
@@ -75,25 +82,33 @@ class TaskSpec:
     metrics: tuple[Any, ...] = ("exact_match",)
     primary: str = "generate"  # or "rank": which score stands for the task in every average
     origin: tuple[str, ...] = ()  # names of the data sets it was made from
-    neighbours: tuple[str, ...] = ()  # clusters that leave training when this task's cluster is held out
+    # clusters that leave training when this task's cluster is held out
+    neighbours: tuple[str, ...] = ()
     cot: CoT | None = None
     inverted: tuple[Template, ...] = ()  # templates that ask for the input, given the answer
-    # the fields whose content decides split and identity; default: all but answer, options, rationale
+    # the fields whose content decides split and identity; default: all but answer, options,
+    # rationale
     content: tuple[str, ...] | None = None
     chat: bool = (
-        False  # `fields` gives messages (chat.py); the run's chat template writes them, and assistant turns are trained
+        # `fields` gives messages (chat.py); the run's chat template writes them, and assistant
+        # turns are trained
+        False
     )
     objective: str = ""  # of plain text, {"text": …}: one of OBJECTIVES; "": not plain text
     shot_separator: str = "\n\n"  # between the exemplars of `:fsK`
-    balanced_shots: bool = False  # exemplars take the labels in turn (for tasks with few different answers)
-    extractive: bool = False  # copying the answer from the input is the task: `itx tasks check` takes it for no leak
-    tags: Mapping[str, str] = field(default_factory=dict)  # e.g. language, inputs (shared family), grade
+    # exemplars take the labels in turn (for tasks with few different answers)
+    balanced_shots: bool = False
+    # copying the answer from the input is the task: `itx tasks check` takes it for no leak
+    extractive: bool = False
+    # e.g. language, inputs (shared family), grade
+    tags: Mapping[str, str] = field(default_factory=dict)
     evaluation_only: bool = False  # refused in any training mixture (BBH, GSM8K test, …)
     module: str = ""  # where it was registered
 
     @property
     def templated(self) -> bool:
-        """Whether templates write it: neither a conversation nor plain text, which have one variant, the bare one."""
+        """Whether templates write it: neither a conversation nor plain text, which have one
+        variant, the bare one."""
         return not self.chat and not self.objective
 
 
@@ -103,7 +118,8 @@ class Holdout:
 
     clusters: tuple[str, ...] = ()
     tasks: tuple[str, ...] = ()
-    among: tuple[str, ...] | None = None  # the tasks to start from; default: all that are registered
+    # the tasks to start from; default: all that are registered
+    among: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -119,14 +135,16 @@ class MixtureSpec:
     module: str = ""
 
 
-def holdout(clusters: Sequence[str] = (), tasks: Sequence[str] = (), among: Sequence[str] | None = None) -> Holdout:
+def holdout(
+    clusters: Sequence[str] = (), tasks: Sequence[str] = (), among: Sequence[str] | None = None
+) -> Holdout:
     """All tasks but the named clusters and tasks, their neighbours and their kin by origin."""
     return Holdout(tuple(clusters), tuple(tasks), None if among is None else tuple(among))
 
 
 def halved(source: Source) -> Source:
-    """A source with a validation and no test split: by the hash of their content half of the validation examples are
-    test. Without it validation is whole, and the task has no test split."""
+    """A source with a validation and no test split: by the hash of their content half of the
+    validation examples are test. Without it validation is whole, and the task has no test split."""
     have = {*source.files, *source.options.get("splits", ())} - {"train"}
     if have != {"validation"} or source.split_by_hash:
         raise UserError(
@@ -135,8 +153,11 @@ def halved(source: Source) -> Source:
     return replace(source, halve=True)
 
 
-def _source(kind: str, files: str | Mapping[str, str], shares: Mapping[str, float] | None, **more: Any) -> Source:
-    """Of one file, whose rows are split by hash (as `shares` says, else 5 % each held out), or of one per split."""
+def _source(
+    kind: str, files: str | Mapping[str, str], shares: Mapping[str, float] | None, **more: Any
+) -> Source:
+    """Of one file, whose rows are split by hash (as `shares` says, else 5 % each held out), or of
+    one per split."""
     files = {"" if shares else "train": files} if isinstance(files, str) else dict(files)
     return Source(kind, files, shares, **more)
 
@@ -146,50 +167,67 @@ def jsonl(
     split_by_hash: Mapping[str, float] | None = None,
     split_key: Callable[[dict], str] | None = None,
 ) -> Source:
-    """JSON lines, plain or .gz: one file (5 % each for validation and test, or `split_by_hash`) or one per split."""
+    """JSON lines, plain or .gz: one file (5 % each for validation and test, or `split_by_hash`) or
+    one per split."""
     return _source("jsonl", files, split_by_hash, split_key=split_key)
 
 
 def csv(
-    files: str | Mapping[str, str], split_by_hash: Mapping[str, float] | None = None, columns: Sequence[str] = ()
+    files: str | Mapping[str, str],
+    split_by_hash: Mapping[str, float] | None = None,
+    columns: Sequence[str] = (),
 ) -> Source:
     """Comma-separated rows, plain or .gz; the header names the fields unless `columns` does."""
     return _table("csv", files, split_by_hash, columns)
 
 
 def tsv(
-    files: str | Mapping[str, str], split_by_hash: Mapping[str, float] | None = None, columns: Sequence[str] = ()
+    files: str | Mapping[str, str],
+    split_by_hash: Mapping[str, float] | None = None,
+    columns: Sequence[str] = (),
 ) -> Source:
-    """Tab-separated rows without quoting, plain or .gz; the header names the fields unless `columns` does."""
+    """Tab-separated rows without quoting, plain or .gz; the header names the fields unless
+    `columns` does."""
     return _table("tsv", files, split_by_hash, columns)
 
 
-def _table(kind: str, files: Any, shares: Mapping[str, float] | None, columns: Sequence[str]) -> Source:
+def _table(
+    kind: str, files: Any, shares: Mapping[str, float] | None, columns: Sequence[str]
+) -> Source:
     options = {"columns": tuple(columns)} if columns else {}
     return _source(kind, files, shares, options=options)
 
 
-def parquet(files: str | Mapping[str, str], split_by_hash: Mapping[str, float] | None = None) -> Source:
+def parquet(
+    files: str | Mapping[str, str], split_by_hash: Mapping[str, float] | None = None
+) -> Source:
     """Apache Parquet files."""
     return _source("parquet", files, split_by_hash)
 
 
-def hf_dataset(folders: str | Mapping[str, str], split_by_hash: Mapping[str, float] | None = None) -> Source:
-    """Folders that Hugging Face's `Dataset.save_to_disk` wrote; of a `DatasetDict`: {"train": "folder/train", …}."""
+def hf_dataset(
+    folders: str | Mapping[str, str], split_by_hash: Mapping[str, float] | None = None
+) -> Source:
+    """Folders that Hugging Face's `Dataset.save_to_disk` wrote; of a `DatasetDict`: {"train":
+    "folder/train", …}."""
     return _source("hf_dataset", folders, split_by_hash)
 
 
 def tfrecord(
-    files: str | Mapping[str, str], features: Mapping[str, Any], split_by_hash: Mapping[str, float] | None = None
+    files: str | Mapping[str, str],
+    features: Mapping[str, Any],
+    split_by_hash: Mapping[str, float] | None = None,
 ) -> Source:
-    """tf.train.Examples; features: {"text": str, "label": int, "tokens": [int]} (str, bytes, int, float)."""
+    """tf.train.Examples; features: {"text": str, "label": int, "tokens": [int]} (str, bytes, int,
+    float)."""
     return _source("tfrecord", files, split_by_hash, options={"features": dict(features)})
 
 
 def tfds(name: str, splits: Mapping[str, str] | Sequence[str]) -> Source:
     """A prepared TFDS dataset, `glue/rte:2.0.0`, under `data.tfds_data_dir`.
 
-    splits: ours -> TFDS's instruction ({"train": "train[:-200]", "test": "validation"}), or names that are both.
+    splits: ours -> TFDS's instruction ({"train": "train[:-200]", "test": "validation"}), or names
+    that are both.
     """
     files = dict(splits) if isinstance(splits, Mapping) else {s: s for s in splits}
     return Source("tfds", files, options={"name": name})
@@ -202,7 +240,9 @@ def function(
 ) -> Source:
     """Examples from `make(split, root, seed)`: root is `data.root`, seed is `data.suite_seed`.
 
-    `splits` are those that `make` knows (others are cut from them by hash); with `split_by_hash` it is
-    called once, with the split "".
+    `splits` are those that `make` knows (others are cut from them by hash); with `split_by_hash` it
+    is called once, with the split "".
     """
-    return Source("function", {}, split_by_hash, make, {} if split_by_hash else {"splits": tuple(splits)})
+    return Source(
+        "function", {}, split_by_hash, make, {} if split_by_hash else {"splits": tuple(splits)}
+    )

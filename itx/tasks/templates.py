@@ -24,13 +24,15 @@ def _lettered(mark: str) -> Callable[[Sequence[str]], tuple[str, tuple[str, ...]
                 f"{len(options)} options are more than there are letters; leave the style out of option_styles"
             )
         labels = tuple(mark.format(c) for c in string.ascii_uppercase[: len(options)])
-        return "\n".join(f"{label} {option}" for label, option in zip(labels, options, strict=True)), labels
+        return "\n".join(
+            f"{label} {option}" for label, option in zip(labels, options, strict=True)
+        ), labels
 
     return style
 
 
-# The ways a list of options can stand in a prompt: options -> (text, what answers each of them). A task takes
-# `option_styles` of these; with letters the answer is rewritten to the letter.
+# The ways a list of options can stand in a prompt: options -> (text, what answers each of them). A
+# task takes `option_styles` of these; with letters the answer is rewritten to the letter.
 OPTION_STYLES: dict[str, Callable[[Sequence[str]], tuple[str, Sequence[str]]]] = {
     "inline": lambda options: ("Options: " + ", ".join(options), options),
     "list": lambda options: ("- " + "\n- ".join(options), options),
@@ -55,7 +57,9 @@ def slots(text: str) -> tuple[str, ...]:
         raise UserError(f"template {text!r}: {e}") from e
     for _, name, spec, conversion in parts:
         if name is not None and (not re.fullmatch(r"[^\W\d]\w*", name) or spec or conversion):
-            raise UserError(f"template {text!r}: a slot is {{name}}, without format or index; found {name!r}")
+            raise UserError(
+                f"template {text!r}: a slot is {{name}}, without format or index; found {name!r}"
+            )
     return tuple(name for _, name, _, _ in parts if name is not None)
 
 
@@ -65,7 +69,8 @@ def _parts(text: str) -> tuple[tuple[str, str | None], ...]:
 
 
 def with_options(among: Sequence[Template], kind: str) -> list[Template]:
-    """Those whose input lists the options ("opt"), those whose input does not ("noopt"), or all ("")."""
+    """Those whose input lists the options ("opt"), those whose input does not ("noopt"), or all
+    ("")."""
     return [t for t in among if not kind or ("options" in slots(t[0])) == (kind == "opt")]
 
 
@@ -77,7 +82,9 @@ def fill(text: str, values: Mapping[str, Any], where: str = "") -> str:
         if name is None:
             continue
         if name not in values:
-            raise UserError(f"{where}: template {text!r} needs the field {name!r}" + did_you_mean(name, values))
+            raise UserError(
+                f"{where}: template {text!r} needs the field {name!r}" + did_you_mean(name, values)
+            )
         value = values[name] if isinstance(values[name], str) else str(values[name])
         if blank(value):
             raise UserError(
@@ -95,9 +102,13 @@ def paraphrases(wordings: Sequence[str], body: str, target: str = "{answer}") ->
     [('Say it in French.\n{text}', '{answer}'), ('Dis-le en français.\n{text}', '{answer}')]
     """
     if "instruction" not in slots(body):
-        raise UserError(f"paraphrases: {body!r} has no {{instruction}} for the wordings to stand in")
+        raise UserError(
+            f"paraphrases: {body!r} has no {{instruction}} for the wordings to stand in"
+        )
     if len(set(wordings)) < len(wordings):
-        raise UserError(f"paraphrases: a wording is there twice: {max(wordings, key=list(wordings).count)!r}")
+        raise UserError(
+            f"paraphrases: a wording is there twice: {max(wordings, key=list(wordings).count)!r}"
+        )
     return [(body.replace("{instruction}", w), target) for w in wordings]
 
 

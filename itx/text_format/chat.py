@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Conversations as text: a Jinja chat template splits them into what is trained (assistant turns) and what is not.
+"""Conversations as text: a Jinja chat template splits them into what is trained (assistant turns)
+and what is not.
 
-A template is what Hugging Face's tokenizers carry: it sees `messages`, `tools`, `add_generation_prompt`, `bos_token`
-(empty: the layout adds BOS) and `eos_token`, and may call `raise_exception`. It runs in a sandbox. What is trained in
-turn i is what it writes for messages[: i + 1] beyond messages[:i] with a generation prompt. Templates of models that
-think write an earlier turn otherwise once others follow: such a conversation is an example for each answer, behind what
-the model will read before it, rather than one for all. What a template does not write is lost to the model: `unwritten`
-finds it, and a build counts it.
+A template is what Hugging Face's tokenizers carry: it sees `messages`, `tools`,
+`add_generation_prompt`, `bos_token` (empty: the layout adds BOS) and `eos_token`, and may call
+`raise_exception`. It runs in a sandbox. What is trained in turn i is what it writes for messages[:
+i + 1] beyond messages[:i] with a generation prompt. Templates of models that think write an earlier
+turn otherwise once others follow: such a conversation is an example for each answer, behind what
+the model will read before it, rather than one for all. What a template does not write is lost to
+the model: `unwritten` finds it, and a build counts it.
 """
 
 import functools
@@ -26,7 +28,8 @@ from itx.text_format import sandbox
 from itx.text_format.pieces import END, Pieces
 
 CHAT_VERSION = 4  # raise it when a change here alters a record
-# Lines that begin with the speaker; every turn's text follows a single space, as targets do elsewhere
+# Lines that begin with the speaker; every turn's text follows a single space, as targets do
+# elsewhere
 PLAIN = """{%- set names = {"system": "System", "user": "User", "assistant": "Assistant", "tool": "Tool"} -%}
 {%- if tools -%}Tools: {{ tools | tojson }}{{ "\\n" }}{%- endif -%}
 {%- for m in messages -%}
@@ -36,16 +39,20 @@ PLAIN = """{%- set names = {"system": "System", "user": "User", "assistant": "As
 {%- if add_generation_prompt %}{{ "\\n" }}Assistant:{% endif -%}"""
 
 # A line within a turn that begins as PLAIN begins another
-IMITATION = re.compile(r"[\n\r\x0b\x0c\x85\u2028\u2029]\s*(?:Tools|System|User|Assistant|Tool)\s*[:：]")
+IMITATION = re.compile(
+    r"[\n\r\x0b\x0c\x85\u2028\u2029]\s*(?:Tools|System|User|Assistant|Tool)\s*[:：]"
+)
 
 
 def imitates(text: str, template: str) -> bool:
-    """Whether a turn's text holds what stands for another turn in PLAIN, which has no control tokens to tell them apart."""
+    """Whether a turn's text holds what stands for another turn in PLAIN, which has no control
+    tokens to tell them apart."""
     return template == PLAIN and IMITATION.search(text) is not None
 
 
 def template_text(name: str, root: str) -> str:
-    """The template that `data.chat_template` names: "" (PLAIN), a .jinja file, or a tokenizer_config.json."""
+    """The template that `data.chat_template` names: "" (PLAIN), a .jinja file, or a
+    tokenizer_config.json."""
     if not name:
         return PLAIN
     file = next((p for p in (Path(name), Path(root) / name) if p.is_file()), None)
@@ -82,20 +89,32 @@ def check(template: str) -> None:
 def written(template: str, values: dict, upto: int, prompt: bool, where: str) -> str:
     """The text of the first `upto` messages; END where the template writes the end of sequence."""
     made = _compiled(template)
-    messages, tools = [_as_read(m, template) for m in values["messages"][:upto]], values.get("tools")
+    messages, tools = (
+        [_as_read(m, template) for m in values["messages"][:upto]],
+        values.get("tools"),
+    )
     try:
         with sandbox.budget([messages, tools]):
             return made.render(
-                messages=messages, tools=tools, add_generation_prompt=prompt, bos_token="", eos_token=END
+                messages=messages,
+                tools=tools,
+                add_generation_prompt=prompt,
+                bos_token="",
+                eos_token=END,
             )
-    except Exception as e:  # of the template's own code: what it refuses, and what it takes for another type
-        said = str(e) if isinstance(e, (jinja2.TemplateError, sandbox.TooMuch)) else f"{type(e).__name__}: {e}"
+    # of the template's own code: what it refuses, and what it takes for another type
+    except Exception as e:
+        said = (
+            str(e)
+            if isinstance(e, (jinja2.TemplateError, sandbox.TooMuch))
+            else f"{type(e).__name__}: {e}"
+        )
         raise UserError(f"{where}: data.chat_template: {said}") from e
 
 
 def _as_read(message: dict, template: str) -> dict:
-    """A message in the template's words: who instructs it is its `developer` or its `system`, and what the assistant
-    thought stands under the name that it reads."""
+    """A message in the template's words: who instructs it is its `developer` or its `system`, and
+    what the assistant thought stands under the name that it reads."""
     out = {k: v for k, v in message.items() if k != "train"}
     if message["role"] == "developer" and not _names("developer", template):
         out["role"] = "system"
@@ -108,7 +127,8 @@ def _as_read(message: dict, template: str) -> dict:
 
 
 def _with_arguments(template: str, values: dict, where: str) -> dict:
-    """The values with the arguments of calls as a template takes them: objects, or (DeepSeek's) the texts of such."""
+    """The values with the arguments of calls as a template takes them: objects, or (DeepSeek's) the
+    texts of such."""
     messages = values["messages"]
     if not any("tool_calls" in m for m in messages):
         return values
@@ -118,24 +138,30 @@ def _with_arguments(template: str, values: dict, where: str) -> dict:
         given = json.dumps(function["arguments"], ensure_ascii=False)
         return {**call, "function": {**function, "arguments": given}}
 
-    texts = [{**m, "tool_calls": [*map(as_text, m["tool_calls"])]} if "tool_calls" in m else m for m in messages]
+    texts = [
+        {**m, "tool_calls": [*map(as_text, m["tool_calls"])]} if "tool_calls" in m else m
+        for m in messages
+    ]
     for form in (values, {**values, "messages": texts}):
         try:
             written(template, form, len(messages), False, where)
         except UserError:
             continue
         return form
-    return values  # the template refuses it for another reason, which is told where it is asked next
+    # the template refuses it for another reason, which is told where it is asked next
+    return values
 
 
 @functools.lru_cache(maxsize=64)
 def _names(word: str, template: str) -> bool:
-    """Whether a template speaks of a key or a role, which is an attribute or a quoted text there."""
+    """Whether a template speaks of a key or a role, which is an attribute or a quoted text
+    there."""
     return re.search(rf"""[.'"]{word}\b""", template) is not None
 
 
 class Answer(NamedTuple):
-    """An assistant's turn: what stands before it, what is trained, and the end of sequence behind it, END or a text."""
+    """An assistant's turn: what stands before it, what is trained, and the end of sequence behind
+    it, END or a text."""
 
     prompt: str
     text: str
@@ -145,19 +171,28 @@ class Answer(NamedTuple):
 
 
 def guarded(values: dict, control: Sequence[str], where: str) -> dict:
-    """The values with every control token's text in a turn or a tool's description marked as content."""
+    """The values with every control token's text in a turn or a tool's description marked as
+    content."""
 
     def mark(value: Any) -> Any:
         if isinstance(value, str):
             if any(c in value for c in (END, CONTENT_BEGIN, CONTENT_END)):
-                raise UserError(f"{where}: a turn holds U+FFFF, U+FDD0 or U+FDD1, which are no characters")
+                raise UserError(
+                    f"{where}: a turn holds U+FFFF, U+FDD0 or U+FDD1, which are no characters"
+                )
             return guard(value, control)
         if isinstance(value, dict):
             return {mark(k): mark(v) for k, v in value.items()}
         return [mark(v) for v in value] if isinstance(value, list) else value
 
-    messages = [{k: v if k == "role" else mark(v) for k, v in m.items()} for m in values["messages"]]
-    return {**values, "messages": messages, **({"tools": mark(values["tools"])} if values.get("tools") else {})}
+    messages = [
+        {k: v if k == "role" else mark(v) for k, v in m.items()} for m in values["messages"]
+    ]
+    return {
+        **values,
+        "messages": messages,
+        **({"tools": mark(values["tools"])} if values.get("tools") else {}),
+    }
 
 
 def _marked(text: str, where: str) -> str:
@@ -171,39 +206,46 @@ def _marked(text: str, where: str) -> str:
     return text
 
 
-def answers(template: str, values: dict, where: str, eos: str = "", control: Sequence[str] = ()) -> list[Answer]:
+def answers(
+    template: str, values: dict, where: str, eos: str = "", control: Sequence[str] = ()
+) -> list[Answer]:
     """The assistant's turns.
 
-    The layout adds EOS to what is trained, so one that the template writes behind a turn is not trained twice: END, or
-    eos, the text that the vocabulary reads as its EOS (Vocabulary.eos_text). control: the texts of the vocabulary's
-    control tokens (Vocabulary.control); in content they stand between marks (`guard`).
+    The layout adds EOS to what is trained, so one that the template writes behind a turn is not
+    trained twice: END, or eos, the text that the vocabulary reads as its EOS (Vocabulary.eos_text).
+    control: the texts of the vocabulary's control tokens (Vocabulary.control); in content they
+    stand between marks (`guard`).
     """
     values = guarded(_with_arguments(template, values, where), control, where)
     out = []
     for i, message in enumerate(values["messages"]):
         if message["role"] != "assistant":
             continue
-        whole = _marked(written(template, values, i + 1, False, where), where)  # first: it says why it refuses a turn
+        # first: it says why it refuses a turn
+        whole = _marked(written(template, values, i + 1, False, where), where)
         prompt = _marked(written(template, values, i, True, where), where)
         if not whole.startswith(prompt):
             raise UserError(
                 f"{where}: data.chat_template writes what stands before turn {i + 1} otherwise than it asks for that "
                 "turn, so that it cannot be told what the assistant is to write"
             )
-        target = whole[len(prompt) :].rstrip()  # white space behind a turn belongs to the next prompt
+        # white space behind a turn belongs to the next prompt
+        target = whole[len(prompt) :].rstrip()
         body = target.removesuffix(END).removesuffix(eos)
         if not body:
-            raise UserError(f"{where}: data.chat_template writes nothing for the assistant's turn {i + 1}")
+            raise UserError(
+                f"{where}: data.chat_template writes nothing for the assistant's turn {i + 1}"
+            )
         out.append(Answer(prompt, body, target[len(body) :], i, trained(message)))
     return out
 
 
 def joined(found: Sequence[Answer], ends: bool = True) -> Pieces | None:
-    """(text, trained?) in turn, whose joined texts are the whole conversation's but for the `end`s; None where the
-    template wrote a turn otherwise once others followed.
+    """(text, trained?) in turn, whose joined texts are the whole conversation's but for the `end`s;
+    None where the template wrote a turn otherwise once others followed.
 
-    ends: the layout puts EOS behind each trained turn, as a decoder's does, so that one which is not trained is given
-    it here: it reads alike, and its loss alone is left out.
+    ends: the layout puts EOS behind each trained turn, as a decoder's does, so that one which is
+    not trained is given it here: it reads alike, and its loss alone is left out.
     """
     out: list[tuple[str, bool]] = []
     done = ""
@@ -221,9 +263,11 @@ def last(found: Sequence[Answer], ends: bool = True) -> Pieces:
 
 
 def unwritten(template: str, values: dict, found: Sequence[Answer], where: str) -> list[str]:
-    """What the conversation says and the template writes nowhere, each kind once: "'tools'", "the content of tool turns".
+    """What the conversation says and the template writes nowhere, each kind once: "'tools'", "the
+    content of tool turns".
 
-    A text that stands in what is written is not looked at further. Any other may be written in another form, so it is
+    A text that stands in what is written is not looked at further. Any other may be written in
+    another form, so it is
     changed: it is lost where the template then writes the same.
     """
     values = _with_arguments(template, values, where)
@@ -236,31 +280,53 @@ def unwritten(template: str, values: dict, found: Sequence[Answer], where: str) 
         if what in lost or all(any(form in read for form in _forms(text)) for text in said):
             return
         try:
-            same = written(template, changed, upto, False, where) == written(template, values, upto, False, where)
+            same = written(template, changed, upto, False, where) == written(
+                template, values, upto, False, where
+            )
         except UserError:  # it minds the change
             return
         lost.update({what: None} if same else {})
 
     def swap(i: int, key: str, value: Any) -> dict:
-        return {**values, "messages": [{**m, key: value} if j == i else m for j, m in enumerate(messages)]}
+        return {
+            **values,
+            "messages": [{**m, key: value} if j == i else m for j, m in enumerate(messages)],
+        }
 
     for i, m in enumerate(messages):
         upto, read = (i + 1, own[i]) if i in own else (len(messages), whole)
         if m["content"].strip():
             look(
-                [m["content"]], swap(i, "content", m["content"] + "x"), upto, read, f"the content of {m['role']} turns"
+                [m["content"]],
+                swap(i, "content", m["content"] + "x"),
+                upto,
+                read,
+                f"the content of {m['role']} turns",
             )
         for key in (k for k in (*REASONING, *(("name",) if m["role"] != "tool" else ())) if k in m):
             look([m[key]], swap(i, key, m[key] + "x"), upto, read, repr(key))
         calls = [c["function"] for c in m.get("tool_calls", ())]
         for key, other in (("name", "x"), ("arguments", {"x": "x"})):
             said = [t for f in calls for t in texts_of(f[key])]
-            other = json.dumps(other) if calls and key == "arguments" and isinstance(calls[0][key], str) else other
-            made = [{"type": "function", "id": "000000000", "function": {**f, key: other}} for f in calls]
+            other = (
+                json.dumps(other)
+                if calls and key == "arguments" and isinstance(calls[0][key], str)
+                else other
+            )
+            made = [
+                {"type": "function", "id": "000000000", "function": {**f, key: other}}
+                for f in calls
+            ]
             look(said, swap(i, "tool_calls", made), upto, read, "'tool_calls'")
     tools = values.get("tools", ())
     other = [{"type": "function", "function": {"name": "x", "description": "x", "parameters": {}}}]
-    look([t for tool in tools for t in texts_of(tool)], {**values, "tools": other}, len(messages), whole, "'tools'")
+    look(
+        [t for tool in tools for t in texts_of(tool)],
+        {**values, "tools": other},
+        len(messages),
+        whole,
+        "'tools'",
+    )
     return list(lost)
 
 

@@ -7,7 +7,8 @@ from itx.data.cache import Record
 from itx.data.vocabulary import Vocabulary
 
 Pieces = tuple[tuple[str, bool], ...]  # (text, trained?)
-END = "\uffff"  # the end of sequence within the text of a conversation: a code point that is no character
+# the end of sequence within the text of a conversation: a code point that is no character
+END = "\uffff"
 
 
 def encoded(pieces: Sequence[tuple[str, bool]], vocabulary: Vocabulary) -> Record:

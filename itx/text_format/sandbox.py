@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Chat templates are programs of strangers: they reach nothing, and what they may do is bounded.
 
-A rendering has a budget of characters: those that the template builds or looks at, and some for each turn of a loop and
-each call. It is counted, not timed: the same conversation passes on any machine, in any thread. A step that would exceed
-it is refused before it is taken, so that memory is bounded as well.
+A rendering has a budget of characters: those that the template builds or looks at, and some for
+each turn of a loop and each call. It is counted, not timed: the same conversation passes on any
+machine, in any thread. A step that would exceed it is refused before it is taken, so that memory is
+bounded as well.
 
     loops, macros         a character for each that their body writes, beside STEP or CALL
     + * ** % ~ in ==      their operands; a product, a power and a width before they are made
@@ -26,7 +27,8 @@ from itx.data.vocabulary import CONTENT_BEGIN, CONTENT_END
 
 BUDGET = 5_000_000  # characters of a rendering: about a second of work
 PER_CHARACTER = 200  # and for each that the conversation has: templates of today take about 20
-STEP, CALL = 10, 50  # characters that a turn of a loop counts as, and a call or a filter: each takes about as long
+# characters that a turn of a loop counts as, and a call or a filter: each takes about as long
+STEP, CALL = 10, 50
 LARGEST_BITS = 4096  # of a whole number
 NUMBER = re.compile(r"\d+")
 # Filters that look at a value's own length alone; others may write it out whole
@@ -35,7 +37,9 @@ SHALLOW = frozenset(
      "min", "random", "reject", "rejectattr", "reverse", "select", "selectattr", "slice", "sort", "unique")
 )  # fmt: skip
 # Tests that take as long as their value is
-LONG_TESTS = frozenset(("in", "eq", "equalto", "==", "ne", "!=", "lt", "le", "gt", "ge", "lower", "upper"))
+LONG_TESTS = frozenset(
+    ("in", "eq", "equalto", "==", "ne", "!=", "lt", "le", "gt", "ge", "lower", "upper")
+)
 # Loops are given to this filter, and operands to that one; no template can write these names
 TURNS, SEEN = " turns", " seen"
 
@@ -72,7 +76,8 @@ def _length(value: Any) -> int:
 
 
 def measured(value: Any, most: int = 0) -> int:
-    """Characters of a value written out, about; TooMuch as soon as there are more than what is left, or `most`."""
+    """Characters of a value written out, about; TooMuch as soon as there are more than what is
+    left, or `most`."""
     left = _left.get(None)
     most = most or (left.characters if left else BUDGET)
     waiting, size = [value], 0
@@ -82,7 +87,13 @@ def measured(value: Any, most: int = 0) -> int:
             waiting += [*one.keys(), *one.values()]
         elif isinstance(one, (list, tuple, set)):
             waiting += one
-        size += STEP + (len(one) if isinstance(one, str) else one.bit_length() // 3 if isinstance(one, int) else 0)
+        size += STEP + (
+            len(one)
+            if isinstance(one, str)
+            else one.bit_length() // 3
+            if isinstance(one, int)
+            else 0
+        )
         if size + STEP * len(waiting) > most:
             raise TooMuch
     return size
@@ -95,7 +106,12 @@ class _Environment(ImmutableSandboxedEnvironment):
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         if isinstance(left, int) and isinstance(right, int):
             a, b = left.bit_length(), right.bit_length()
-            if operator == "*" and a + b > LARGEST_BITS or operator == "**" and a * max(0, right) > LARGEST_BITS:
+            if (
+                operator == "*"
+                and a + b > LARGEST_BITS
+                or operator == "**"
+                and a * max(0, right) > LARGEST_BITS
+            ):
                 raise TooMuch
         elif operator == "*":
             for value, times in ((left, right), (right, left)):
@@ -130,8 +146,12 @@ def cost(name: str, value: Any, more: tuple) -> int:
             found = str(value).count(str(more[0])) if str(more[0]) else _length(value) + 1
             return size + found * measured(more[1:2])
         case "join":  # a method of what joins, or a filter of what is joined
-            joins, joined = (value, more[:1]) if isinstance(value, str) and more else (more[:1], value)
-            return size + measured(joins) * (1 + _length(joined[0] if isinstance(joined, tuple) and joined else joined))
+            joins, joined = (
+                (value, more[:1]) if isinstance(value, str) and more else (more[:1], value)
+            )
+            return size + measured(joins) * (
+                1 + _length(joined[0] if isinstance(joined, tuple) and joined else joined)
+            )
         case "format" | "format_map":
             return size + _formatted(str(value), more)
         case "indent":
@@ -154,10 +174,13 @@ def cost(name: str, value: Any, more: tuple) -> int:
 
 
 def _formatted(form: str, values: Any) -> int:
-    """Characters of a format that is filled, at most: its widths, and every slot with all of the values."""
+    """Characters of a format that is filled, at most: its widths, and every slot with all of the
+    values."""
     widths = [int(n[:9]) for n in NUMBER.findall(form)]
     given = values if isinstance(values, (list, tuple)) else (values,)
-    stars = sum(abs(v) for v in given if isinstance(v, int)) if re.search(r"\*|\{[^}]*\{", form) else 0
+    stars = (
+        sum(abs(v) for v in given if isinstance(v, int)) if re.search(r"\*|\{[^}]*\{", form) else 0
+    )
     return len(form) + sum(widths) + stars + (form.count("%") + form.count("{")) * measured(values)
 
 
@@ -185,7 +208,11 @@ def _written(value: Any) -> Any:
 def _bounded(name: str, filtered: Callable) -> Callable:
     """A filter that pays for what it does."""
     wants = getattr(getattr(filtered, "jinja_pass_arg", None), "name", "")
-    of = {"context": lambda c: (c,), "eval_context": lambda c: (c.eval_ctx,), "environment": lambda c: (c.environment,)}
+    of = {
+        "context": lambda c: (c,),
+        "eval_context": lambda c: (c.eval_ctx,),
+        "environment": lambda c: (c.environment,),
+    }
     before = of.get(wants, lambda c: ())
 
     @jinja2.pass_context  # so that none is evaluated while the template is compiled
@@ -209,14 +236,22 @@ def _looking(test: Callable) -> Callable:
 
 
 def _to_json(
-    value: Any, ensure_ascii: bool = False, indent: int | None = None, separators: Any = None, sort_keys: bool = False
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: Any = None,
+    sort_keys: bool = False,
 ) -> str:
     """The filter as transformers has it; the marks of contents stay what they are."""
-    text = json.dumps(value, ensure_ascii=False, indent=indent, separators=separators, sort_keys=sort_keys)
+    text = json.dumps(
+        value, ensure_ascii=False, indent=indent, separators=separators, sort_keys=sort_keys
+    )
     if not ensure_ascii:
         return text
     marks = (CONTENT_BEGIN, CONTENT_END)
-    return re.sub(r"[^\x00-\x7f]", lambda m: m[0] if m[0] in marks else json.dumps(m[0])[1:-1], text)
+    return re.sub(
+        r"[^\x00-\x7f]", lambda m: m[0] if m[0] in marks else json.dumps(m[0])[1:-1], text
+    )
 
 
 def _raise(message: str) -> None:
@@ -224,18 +259,24 @@ def _raise(message: str) -> None:
 
 
 def compiled(template: str, strict: bool = False) -> jinja2.Template:
-    """The program of a template's text; jinja2.TemplateSyntaxError where it is none. strict: what is not there is an error."""
+    """The program of a template's text; jinja2.TemplateSyntaxError where it is none. strict: what
+    is not there is an error."""
     undefined = jinja2.StrictUndefined if strict else jinja2.Undefined
     environment = _Environment(trim_blocks=True, lstrip_blocks=True, undefined=undefined, finalize=_written,
                                extensions=["jinja2.ext.loopcontrols"])  # fmt: skip
     environment.tests |= {n: _looking(environment.tests[n]) for n in LONG_TESTS}
     filters = {**environment.filters, "tojson": _to_json}
-    environment.filters = {n: _bounded(n, f) for n, f in filters.items()} | {TURNS: _turns, SEEN: _seen}
+    environment.filters = {n: _bounded(n, f) for n, f in filters.items()} | {
+        TURNS: _turns,
+        SEEN: _seen,
+    }
     environment.globals["raise_exception"] = _raise
     environment.globals.pop("lipsum")  # makes text out of nothing
     program = environment.parse(template)
     _metered(program, environment)
-    return jinja2.Template.from_code(environment, environment.compile(program), environment.make_globals(None))
+    return jinja2.Template.from_code(
+        environment, environment.compile(program), environment.make_globals(None)
+    )
 
 
 def _metered(program: nodes.Template, environment: _Environment) -> None:

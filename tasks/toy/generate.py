@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the toy clusters share: word lists, seeded examples, families of inputs, frames for templates.
+"""What the toy clusters share: word lists, seeded examples, families of inputs, frames for
+templates.
 
 Definitions
     family   a name and a function `one(draw) -> example`. Example i of suite seed s is
-             `one(Random(f"{family}/{s}/{i}"))`: a pure function of (family, s, i). Tasks of one family
-             get identical inputs, so that only the instruction tells them apart.
-    frame    a sentence with `<>` for what is asked for and `@` for the input. Each task takes eight of
-             its language's frames (or sentences of its own) for training and holds out one more, which
-             sibling tasks train on, and NEW, which no task trains on.
+             `one(Random(f"{family}/{s}/{i}"))`: a pure function of (family, s, i). Tasks of one
+             family get identical inputs, so that only the instruction tells them apart.
+    frame    a sentence with `<>` for what is asked for and `@` for the input. Each task takes eight
+             of
+             its language's frames (or sentences of its own) for training and holds out one more,
+             which sibling tasks train on, and NEW, which no task trains on.
 """
 
 import random
@@ -20,7 +22,9 @@ EXAMPLES = 5000  # per task, all splits; 5 % of it leaves about 250 test example
 SPLIT = {"train": 0.9, "validation": 0.05, "test": 0.05}
 TRAIN_TEMPLATES = 8
 
-NAMES = "Anna Boris Clara David Emma Felix Greta Hugo Ivan Julia Karl Lena Mark Nina Oscar Paul".split()
+NAMES = (
+    "Anna Boris Clara David Emma Felix Greta Hugo Ivan Julia Karl Lena Mark Nina Oscar Paul".split()
+)
 COLOURS = "red blue green white black yellow pink gray".split()
 ADJECTIVES = [*COLOURS, "big", "small", "old", "new"]
 ANIMALS = "cat dog horse cow fox wolf bear goat duck mouse".split()
@@ -40,7 +44,9 @@ THINGS_RU = (
     "ключ мяч стол стул нож дом сад лес хлеб сыр суп мост "
     "лист зонт билет рюкзак телефон компас камень молоток карандаш фонарь дуб свисток"
 ).split()
-ADJECTIVES_RU = "красный синий зелёный белый чёрный жёлтый розовый серый большой маленький старый новый".split()
+ADJECTIVES_RU = (
+    "красный синий зелёный белый чёрный жёлтый розовый серый большой маленький старый новый".split()
+)
 COLOURS_RU = ADJECTIVES_RU[:8]
 # genitive plural: the form after 5 to 20
 PLURALS_RU = "яблок груш слив книг ключей мячей ламп карт монет шаров билетов камней".split()
@@ -122,7 +128,11 @@ def wording(
     def put(frame: str, i: int) -> str:
         return frame.replace("<>", asked[i % len(asked)]).replace("@", block)
 
-    out = [*own, *(put(f, i) for i, f in enumerate(frames[1 : 1 + TRAIN_TEMPLATES - len(own)]))] if asked else [*own]
+    out = (
+        [*own, *(put(f, i) for i, f in enumerate(frames[1 : 1 + TRAIN_TEMPLATES - len(own)]))]
+        if asked
+        else [*own]
+    )
     held = [*held, put(frames[0], 0), put(NEW[language], 1)][:2] if asked else held
     return {
         "templates": [(t, "{answer}") for t in out],
@@ -143,7 +153,8 @@ def words_of(nouns: Sequence[str]) -> Callable[[random.Random], dict]:
 
 
 def listed(e: dict) -> dict:
-    """The values that all tasks on lists of words share, whether their instructions need them or not."""
+    """The values that all tasks on lists of words share, whether their instructions need them or
+    not."""
     return {"words": " ".join(e["list"]), "query": e["query"], "probe": e["probe"]}
 
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Clusters `lookup` (questions about a generated passage), `entailment` and `fact_check` (claims about it)."""
+"""Clusters `lookup` (questions about a generated passage), `entailment` and `fact_check` (claims
+about it)."""
 
 from collections.abc import Callable
 
@@ -18,8 +19,11 @@ from tasks.toy.generate import (
 
 def owners_of(names: list[str], colours: list[str], things: list[str]):
     def one(draw) -> dict:
-        """Three facts (name, colour, thing), one of them asked about, and a right and a wrong claim."""
-        facts = list(zip(draw.sample(names, 3), draw.sample(colours, 3), draw.sample(things, 3), strict=True))
+        """Three facts (name, colour, thing), one of them asked about, and a right and a wrong
+        claim."""
+        facts = list(
+            zip(draw.sample(names, 3), draw.sample(colours, 3), draw.sample(things, 3), strict=True)
+        )
         asked, other = draw.sample(facts, 2)
         wrong = draw.choice(((other[0], *asked[1:]), (asked[0], other[1], asked[2])))
         return {"facts": facts, "asked": asked, "wrong": wrong, "holds": draw.random() < 0.5}
@@ -36,7 +40,8 @@ def russian(name: str, colour: str, thing: str) -> str:
 
 
 def about(say: Callable[..., str], index: int) -> Callable[[dict], dict]:
-    """The passage, and which part of one fact is asked for: 0 the name, 1 the colour, 2 the thing."""
+    """The passage, and which part of one fact is asked for: 0 the name, 1 the colour, 2 the
+    thing."""
 
     def fields(e: dict) -> dict:
         name, _, thing = e["asked"]

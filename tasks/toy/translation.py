@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Clusters `translation` (word lists, and dictionaries in the prompt), `codes` and `symbols` (numbers for words)."""
+"""Clusters `translation` (word lists, and dictionaries in the prompt), `codes` and `symbols`
+(numbers for words)."""
 
 from itx.tasks.registry import instruction_task
 from tasks.toy.generate import (
@@ -32,7 +33,10 @@ def say(
     joints: tuple[str, str],
     noun_first: bool = False,
 ) -> str:
-    pairs = [(adjectives[a], nouns[n])[:: -1 if noun_first else 1] for a, n in zip(e["a"], e["n"], strict=True)]
+    pairs = [
+        (adjectives[a], nouns[n])[:: -1 if noun_first else 1]
+        for a, n in zip(e["a"], e["n"], strict=True)
+    ]
     return f" {joints[e['or']]} ".join(" ".join(p) for p in pairs)
 
 

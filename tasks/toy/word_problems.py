@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cluster `word_problems`: short stories with numbers; two of them also with the reasoning written out."""
+"""Cluster `word_problems`: short stories with numbers; two of them also with the reasoning written
+out."""
 
 from itx.tasks.registry import instruction_task
 from itx.tasks.spec import CoT

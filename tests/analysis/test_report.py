@@ -93,7 +93,8 @@ def test_the_page_is_whole_and_works_alone(run, capsys):
 
 
 def curve(entropy, shape):
-    """Logged losses of a run that falls from 6 to 0.3 with noise, stands at the entropy of the targets, or leaps."""
+    """Logged losses of a run that falls from 6 to 0.3 with noise, stands at the entropy of the
+    targets, or leaps."""
     draw = random.Random(3)
     for i in range(120):
         loss = 0.3 + 5.7 * math.exp(-i / 20)
@@ -111,7 +112,10 @@ def test_a_plateau_or_leap_of_the_loss_is_said_and_nothing_else(run, shape, tmp_
     lines = [{"step": 10 * i, "train/loss": loss} for i, loss in enumerate(curve(3.2, shape), 1)]
     there.metrics_jsonl.write_text("".join(json.dumps(x) + "\n" for x in lines))
     report(there)
-    for text in (" ".join(capsys.readouterr().out.split()), Reader(there.report_html.read_text()).text):
+    for text in (
+        " ".join(capsys.readouterr().out.split()),
+        Reader(there.report_html.read_text()).text,
+    ):
         assert ("stands at the unigram entropy" in text) == (shape == "plateau")
         assert ("leapt to" in text and "step 710" in text) == (shape == "leap")
 
@@ -126,11 +130,14 @@ def test_a_damaged_file_is_named(run, name, damage, tmp_path):
         failure = facts(there)
     except Exception as e:
         failure = e
-    assert isinstance(failure, UserError) and str(file) in str(failure) and "damaged" in str(failure)
+    assert (
+        isinstance(failure, UserError) and str(file) in str(failure) and "damaged" in str(failure)
+    )
 
 
 def test_a_changed_digit_is_named(run, tmp_path):
-    """Such a file reads as well as it did; what was scored once is believed for as long as the run is looked at."""
+    """Such a file reads as well as it did; what was scored once is believed for as long as the run
+    is looked at."""
     there = RunFolder(shutil.copytree(run.path, tmp_path / "run"))
     file = there.scores_json(4)
     text = file.read_text(encoding="utf-8")
@@ -154,7 +161,9 @@ def test_only_the_pages_own_script_and_style_may_act(run):
         (own,) = re.findall(f"<{kind}>(.*?)</{kind}>", source, re.S)
         digest = base64.b64encode(hashlib.sha256(own.encode()).digest()).decode()
         assert f"{kind}-src 'sha256-{digest}'" in policy[1]
-    assert not re.search(r"https?://|url\(|@import|\bon[a-z]+=", re.sub(r"base64,[^\"]*", "", source))
+    assert not re.search(
+        r"https?://|url\(|@import|\bon[a-z]+=", re.sub(r"base64,[^\"]*", "", source)
+    )
 
 
 def test_the_page_is_read_by_night_on_a_phone_and_in_any_order(run):
@@ -162,11 +171,14 @@ def test_the_page_is_read_by_night_on_a_phone_and_in_any_order(run):
     source = run.report_html.read_text(encoding="utf-8")
     assert "prefers-color-scheme:dark" in source and "@media (max-width:640px)" in source
     pictures = re.findall(
-        r'<source media="\(prefers-color-scheme: dark\)" srcset="data:image/png;base64,([^"]*)"', source
+        r'<source media="\(prefers-color-scheme: dark\)" srcset="data:image/png;base64,([^"]*)"',
+        source,
     )
     days = re.findall(r'<img [^>]*src="data:image/png;base64,([^"]*)"', source)
     assert len(pictures) == len(days) == 2 and not set(pictures) & set(days)
-    assert source.count("<th") > 20 and source.count("<button") == source.count("<th>") + source.count('<th class="n">')
+    assert source.count("<th") > 20 and source.count("<button") == source.count(
+        "<th>"
+    ) + source.count('<th class="n">')
     before = re.search(r"<table.*?</table>", source, re.S)[0]
     assert 'data-label="after"' in before  # a phone shows each value beside its name
 
@@ -180,7 +192,11 @@ def test_a_row_is_a_line(run):
     report(run)
     storage.write_json(run.scores_json(4), scores)
     source = run.report_html.read_text(encoding="utf-8")
-    (rows,) = [t for t in re.findall(r"<table.*?</table>", source, re.S) if ">row<" in t and ">before<" in t]
+    (rows,) = [
+        t
+        for t in re.findall(r"<table.*?</table>", source, re.S)
+        if ">row<" in t and ">before<" in t
+    ]
     assert len(re.findall("<tr", rows)) == 5 and ">parity" in rows
     assert max(len(cell) for cell in re.findall(r"<td[^>]*>(.*?)</td>", rows, re.S)) < 40
 
@@ -190,7 +206,10 @@ def test_the_first_paragraph_says_what_was_learned_and_what_to_do(run, capsys):
     source = run.report_html.read_text(encoding="utf-8")
     text = Reader(source[: source.index("<h2")] + "</body></html>").text
     assert "Learned." in text and "Next." in text
-    assert all(s in text for several in found["summary"].values() for s in several) and found["summary"]["next"]
+    assert (
+        all(s in text for several in found["summary"].values() for s in several)
+        and found["summary"]["next"]
+    )
     assert found["summary"]["next"][0] in " ".join(capsys.readouterr().out.split())
 
 
@@ -206,18 +225,26 @@ def test_numbers_are_those_of_the_files(run):
     assert row["score"] == scores[4]["rows"]["first"]["score"] == 7 / 8 and row["before"] == 0.0
     loss = found["loss"]
     assert loss["total"] == [3.0, 1.0] and loss["tasks"]["first"] == ([2, 4], [2.0, 0.0])
-    assert loss["without_loss"] == ["parity"] and loss["tokens"] == 20 and loss["skipped_steps"] == 3
+    assert (
+        loss["without_loss"] == ["parity"] and loss["tokens"] == 20 and loss["skipped_steps"] == 3
+    )
     assert found["evaluation"]["looks_at_test"] == 2 and found["evaluation"]["max_examples"] == [4]
     assert found["settings"]["train.steps"] == {"value": 4, "from": "command line"}
-    assert {g["label"]: g["says"] for g in found["groups"]}["unseen tasks, new argument"] == "above chance"
+    assert {g["label"]: g["says"] for g in found["groups"]}[
+        "unseen tasks, new argument"
+    ] == "above chance"
 
 
 def test_samples_are_good_and_bad_one_per_task_and_the_same_each_time(run):
     samples = facts(run)["samples"]
-    assert all(s["score"] >= 0.5 for s in samples["good"]) and all(s["score"] < 0.5 for s in samples["bad"])
+    assert all(s["score"] >= 0.5 for s in samples["good"]) and all(
+        s["score"] < 0.5 for s in samples["bad"]
+    )
     assert [s["prediction"] for s in samples["bad"]] == [EVIL]
     tasks = [s["task"] for s in samples["good"]]
-    assert sorted(tasks) == ["first", "parity", "second", "steps"] and samples == facts(run)["samples"]
+    assert (
+        sorted(tasks) == ["first", "parity", "second", "steps"] and samples == facts(run)["samples"]
+    )
 
 
 def test_the_same_folder_gives_the_same_files(run):

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How fast one core reads, renders, encodes and writes: `uv run python -m tests.benchmarks.build FOLDER`.
+"""How fast one core reads, renders, encodes and writes: `uv run python -m tests.benchmarks.build
+FOLDER`.
 
-FOLDER is laid out as tasks/files.py says; T5's vocabulary there encodes. The examples are Alpaca's, joined until they
-have the mean length asked for, written to JSON lines, and built by the job that the build's workers run. Parts are
-timed by themselves on the same examples. Writes build.json beside this file; prints a table.
+FOLDER is laid out as tasks/files.py says; T5's vocabulary there encodes. The examples are Alpaca's,
+joined until they have the mean length asked for, written to JSON lines, and built by the job that
+the build's workers run. Parts are timed by themselves on the same examples. Writes build.json
+beside this file; prints a table.
 """
 
 import gzip
@@ -36,14 +38,16 @@ def write(root: Path, out: Path, tokens: int, vocabulary: Vocabulary) -> None:
     with out.open("w", encoding="utf-8") as f:
         for i in range(EXAMPLES):
             words: list[str] = []
-            while len(words) < tokens * 0.62:  # T5 takes 1.6 tokens for a word of these texts with their numbers
+            # T5 takes 1.6 tokens for a word of these texts with their numbers
+            while len(words) < tokens * 0.62:
                 words += texts[at % len(texts)].split(" ")
                 at += 1
             words = words[: int(tokens * 0.62)]
             cut = max(1, len(words) // 3)
             f.write(
                 json.dumps(
-                    {"q": f"{i} " + " ".join(words[cut:]), "a": " ".join(words[:cut]) or "x"}, ensure_ascii=False
+                    {"q": f"{i} " + " ".join(words[cut:]), "a": " ".join(words[:cut]) or "x"},
+                    ensure_ascii=False,
                 )
                 + "\n"
             )
@@ -68,8 +72,12 @@ def measure(root: Path, tokens: int, file: Path) -> dict:
         whole, (_, manifest) = timed(lambda: jobs.run(jobs.Job(name, "train"), settings))
         n = manifest["input_tokens"] + manifest["target_tokens"]
         parts = {}
-        parts["read"], _ = timed(lambda: sum(1 for _ in sources.open_source(spec.source, "", folder, 0, Counter())))
-        parts["read and split"], items = timed(lambda: list(render.items(spec, "train", folder, 0, Counter())))
+        parts["read"], _ = timed(
+            lambda: sum(1 for _ in sources.open_source(spec.source, "", folder, 0, Counter()))
+        )
+        parts["read and split"], items = timed(
+            lambda: list(render.items(spec, "train", folder, 0, Counter()))
+        )
         pairs = [(i, None) for i in items]
         parts["render and encode"], _ = timed(
             lambda: fewshot.render_all(spec, names.parse(name), pairs, 0, 0, vocabulary)

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The data plane's speed, fill and memory, with SeqIO's packed converters on the same tokens beside it.
+"""The data plane's speed, fill and memory, with SeqIO's packed converters on the same tokens beside
+it.
 
     python -m tests.benchmarks.data_plane [--quick] [--out FILE]
 
-Synthetic mixtures of four tasks at mean lengths 30, 200 and 1000, on one core, each thing measured in CPU seconds
-(a busy machine changes them little). Writes data_plane.json beside this file, or FILE.
+Synthetic mixtures of four tasks at mean lengths 30, 200 and 1000, on one core, each thing measured
+in CPU seconds (a busy machine changes them little). Writes data_plane.json beside this file, or
+FILE.
 """
 
 import argparse
@@ -36,7 +38,8 @@ COMMAND = "python -m tests.benchmarks.data_plane"
 
 
 def lengths(seed: int, n: int, mean: int, row: int) -> np.ndarray:
-    """int64 [n, 2], prompt and target with its EOS: log-normal, a quarter of the tokens targets, none trimmed."""
+    """int64 [n, 2], prompt and target with its EOS: log-normal, a quarter of the tokens targets,
+    none trimmed."""
     draw = np.random.default_rng(seed)
     whole = np.clip(draw.lognormal(np.log(mean) - 0.18, 0.6, n), 4, row).astype(int)
     target = np.clip((whole * draw.beta(2, 6, n)).astype(int), 2, row // 4)
@@ -55,7 +58,8 @@ def write_folder(folder: Path, size: np.ndarray, seed: int) -> None:
 
 
 def make_lock(root: Path, mean: int, examples: int, architecture: str) -> dict:
-    """A mixture of TASKS tasks with `examples` in all; its folders are shared by both architectures."""
+    """A mixture of TASKS tasks with `examples` in all; its folders are shared by both
+    architectures."""
     row, tasks, sizes = ROWS[mean], [], []
     for i in range(TASKS):
         folder, size = root / f"{mean}_{examples}_{i}", lengths(i, examples // TASKS, mean, row)
@@ -72,7 +76,8 @@ def make_lock(root: Path, mean: int, examples: int, architecture: str) -> dict:
         "loss_positions": packing.loss_caps(np.concatenate(sizes)[:: max(1, examples // WINDOW)], (row, row)),
     }  # fmt: skip
     if architecture == "encoder_decoder":
-        sample = np.concatenate(sizes)[:: max(1, examples // WINDOW)] + [1, 0]  # the encoder has an EOS too
+        # the encoder has an EOS too
+        sample = np.concatenate(sizes)[:: max(1, examples // WINDOW)] + [1, 0]
         longest = np.concatenate(sizes).max(0)
         pair = packing.length_pair(np.concatenate([sample, [longest]]), (row, row))
         lock |= {"sequence_length": pair[0], "target_length": pair[1], "loss_positions": [pair[1]]}
@@ -85,7 +90,9 @@ def consume(batches) -> dict:
     cpu, wall = time.process_time(), time.perf_counter()
     for batch in batches:
         there = {
-            k.split("_")[0]: (int(np.count_nonzero(v)), v.size) for k, v in batch.items() if k.endswith("_segment_ids")
+            k.split("_")[0]: (int(np.count_nonzero(v)), v.size)
+            for k, v in batch.items()
+            if k.endswith("_segment_ids")
         }
         tokens += sum(n for n, _ in there.values())
         shares.append({k: n / places for k, (n, places) in there.items()})
@@ -94,16 +101,20 @@ def consume(batches) -> dict:
 
 
 def ours(lock: dict, root: Path) -> dict:
-    """The loader as training uses it, Grain's thread included; "layout": CPU seconds of its order alone."""
+    """The loader as training uses it, Grain's thread included; "layout": CPU seconds of its order
+    alone."""
     order = Batches(lock, root).order
     cpu = time.process_time()
-    rows = sum(len(order.window(w)) for w in range(sum(t["examples"] for t in lock["tasks"]) // WINDOW))
+    rows = sum(
+        len(order.window(w)) for w in range(sum(t["examples"] for t in lock["tasks"]) // WINDOW)
+    )
     cpu = time.process_time() - cpu
     return consume(Batches(lock, root).iterate(0, rows // BATCH)) | {"layout": cpu}
 
 
 def layout(root: Path, mean: int, examples: int) -> dict:
-    """Seconds and extra memory of laying out so many examples, in a process of its own: {cpu, wall, megabytes}."""
+    """Seconds and extra memory of laying out so many examples, in a process of its own: {cpu, wall,
+    megabytes}."""
     lock = make_lock(root, mean, examples, "decoder")
     storage.write_json(root / "layout.json", lock)
     done = subprocess.run([sys.executable, "-m", "tests.benchmarks.data_plane", "--layout", str(root)],
@@ -130,7 +141,8 @@ def resident() -> float:
 
 
 def storages(lock: dict, root: Path, reads: int) -> list[dict]:
-    """Random records of one task by batched calls of 512: the flat token file, and ArrayRecord with group_size:1."""
+    """Random records of one task by batched calls of 512: the flat token file, and ArrayRecord with
+    group_size:1."""
     from array_record.python import array_record_module as array_record
 
     batches = Batches(lock, root)
@@ -154,21 +166,32 @@ def storages(lock: dict, root: Path, reads: int) -> list[dict]:
     assert (flat(numbers[0]) == by_record(numbers[0])).all()
     out = []
     size = (root / lock["tasks"][0]["folders"][0] / "tokens-00000.npy").stat().st_size
-    for name, read, stored in (("flat", flat, size), ("ArrayRecord", by_record, file.stat().st_size)):
+    for name, read, stored in (
+        ("flat", flat, size),
+        ("ArrayRecord", by_record, file.stat().st_size),
+    ):
         cpu = time.process_time()
         tokens = sum(len(read(some)) for some in numbers)
         out.append(
-            {"storage": name, "rate": tokens / (time.process_time() - cpu), "bytes": float(stored / at.first_token[1])}
+            {
+                "storage": name,
+                "rate": tokens / (time.process_time() - cpu),
+                "bytes": float(stored / at.first_token[1]),
+            }
         )
     reader.close()
     return out
 
 
 def seqio(runs: list[tuple[dict, Path, float]]) -> list[dict[str, dict]]:
-    """The same mixtures through SeqIO, from its cache and from memory, in one process that has TensorFlow."""
+    """The same mixtures through SeqIO, from its cache and from memory, in one process that has
+    TensorFlow."""
     spec = json.dumps([{"lock": lock, "root": str(root), "seconds": s} for lock, root, s in runs])
     done = subprocess.run(
-        [sys.executable, "-m", "tests.benchmarks.seqio_packed"], input=spec, capture_output=True, text=True
+        [sys.executable, "-m", "tests.benchmarks.seqio_packed"],
+        input=spec,
+        capture_output=True,
+        text=True,
     )
     if done.returncode:
         raise SystemExit(done.stderr[-3000:])
@@ -177,7 +200,9 @@ def seqio(runs: list[tuple[dict, Path, float]]) -> list[dict[str, dict]]:
 
 def processor() -> str:
     names = [
-        x.split(":")[1].strip() for x in Path("/proc/cpuinfo").read_text().splitlines() if x.startswith("model name")
+        x.split(":")[1].strip()
+        for x in Path("/proc/cpuinfo").read_text().splitlines()
+        if x.startswith("model name")
     ]
     return names[0] if names else "unknown"
 
@@ -206,9 +231,13 @@ def measure(root: Path, quick: bool) -> dict:
     """Everything, as plain values."""
     cases = [(make_lock(root, mean, WINDOW * (1 if quick else n), architecture), mean)
              for mean, n in WINDOWS.items() for architecture in ("decoder", "encoder_decoder")]  # fmt: skip
-    laid = [layout(root, mean, 50_000 if quick else 1_000_000) | {"mean": mean} for mean in (30, 200)]
+    laid = [
+        layout(root, mean, 50_000 if quick else 1_000_000) | {"mean": mean} for mean in (30, 200)
+    ]
     measured = [ours(lock, root) for lock, _ in cases]
-    stored = [[mean, *storages(lock, root, 2_000 if quick else 50_000)] for lock, mean in cases[::2]]
+    stored = [
+        [mean, *storages(lock, root, 2_000 if quick else 50_000)] for lock, mean in cases[::2]
+    ]
     theirs = seqio([(lock, root, 0.2 if quick else 8.0) for lock, _ in cases])
     shape = ("architecture", "sequence_length", "target_length")
     return {
@@ -239,7 +268,9 @@ def lines(facts: dict) -> list[str]:
     ]  # fmt: skip
     for x in facts["loader"]:
         mine, other = x["itx"], x["seqio"]
-        ours_, cached, memory = (y["tokens"] / y["cpu"] / 1e6 for y in (mine, other["cache"], other["memory"]))
+        ours_, cached, memory = (
+            y["tokens"] / y["cpu"] / 1e6 for y in (mine, other["cache"], other["memory"])
+        )
         rows = f"decoder-only {x['sequence_length']}"
         if x["architecture"] == "encoder_decoder":
             rows = f"encoder {x['sequence_length']}, decoder {x['target_length']}"

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """CPU seconds of greedy decoding and of option ranking beside other evaluators', in one run.
 
-    python -m tests.benchmarks.decode [--rounds N] [--steps N] [--peers FOLDER] [LABEL='COMMAND' ...]
+    python -m tests.benchmarks.decode [--rounds N] [--steps N] [--peers FOLDER] [LABEL='COMMAND'
+    ...]
 
-The models are train_step.py's M1 and M2, with random weights, in float32. `decode`: 16 prompts of 256 (M1) or 128 (M2)
-tokens and 64 new ones, and no row ends early. `rank`: 64 prompts, 4 options each, of the peers' lengths (medians 100 and
-12 tokens). A peer's COMMAND prints `RESULT {"cpu_s": …}` for the same work; the label begins with `m1 decode` and so on.
-Writes decode.json beside this file.
+The models are train_step.py's M1 and M2, with random weights, in float32. `decode`: 16 prompts of
+256 (M1) or 128 (M2) tokens and 64 new ones, and no row ends early. `rank`: 64 prompts, 4 options
+each, of the peers' lengths (medians 100 and
+12 tokens). A peer's COMMAND prints `RESULT {"cpu_s": …}` for the same work; the label begins with
+`m1 decode` and so on. Writes decode.json beside this file.
 """
 
 import resource
@@ -23,7 +25,8 @@ END = 1
 
 
 def questions() -> tuple[list[list[int]], list[list[list[int]]]]:
-    """64 prompts and 4 options for each, as token ids; lengths are log-normal, cut to 8..400 and 1..60."""
+    """64 prompts and 4 options for each, as token ids; lengths are log-normal, cut to 8..400 and
+    1..60."""
     import numpy as np
 
     draw = np.random.RandomState(0)
@@ -32,11 +35,14 @@ def questions() -> tuple[list[list[int]], list[list[list[int]]]]:
         n = int(np.clip(draw.lognormal(np.log(median), sigma), low, high))
         return draw.randint(3, 32_000, n).tolist()
 
-    return [ids(100, 0.8, 8, 400) for _ in range(64)], [[ids(12, 0.7, 1, 60) for _ in range(4)] for _ in range(64)]
+    return [ids(100, 0.8, 8, 400) for _ in range(64)], [
+        [ids(12, 0.7, 1, 60) for _ in range(4)] for _ in range(64)
+    ]
 
 
 def one(name: str, steps: int) -> dict:
-    """{"cpu_s", "wall_s": medians of a pass, "peak_mb"} of itx, in this process; the first pass compiles."""
+    """{"cpu_s", "wall_s": medians of a pass, "peak_mb"} of itx, in this process; the first pass
+    compiles."""
     import numpy as np
     from flax import nnx
 
@@ -75,12 +81,18 @@ def one(name: str, steps: int) -> dict:
         used.append(cpu() - c)
         took.append(time.perf_counter() - w)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"cpu_s": statistics.median(used[1:]), "wall_s": statistics.median(took[1:]), "peak_mb": peak}
+    return {
+        "cpu_s": statistics.median(used[1:]),
+        "wall_s": statistics.median(took[1:]),
+        "peak_mb": peak,
+    }
 
 
 def lines(facts: dict) -> list[str]:
     """The facts as a part of a Markdown page."""
-    found = {name: statistics.median(r["cpu_s"] for r in runs) for name, runs in facts["found"].items()}
+    found = {
+        name: statistics.median(r["cpu_s"] for r in runs) for name, runs in facts["found"].items()
+    }
     out = [
         "## Decoding and ranking", "",
         f"`python -m tests.benchmarks.decode`: {facts['cores']} cores of {facts['processor']}, float32, medians of {facts['rounds']} "
@@ -93,7 +105,9 @@ def lines(facts: dict) -> list[str]:
         runs = facts["found"][name]
         peak = statistics.median(r.get("peak_mb") or r.get("peak_rss_mb") or 0 for r in runs)
         times = "" if name in OURS else f"{found[name] / ours:.2f}"
-        out.append(f"| {'itx ' if name in OURS else ''}{name} | {found[name]:.2f} | {times} | {peak:,.0f} |")
+        out.append(
+            f"| {'itx ' if name in OURS else ''}{name} | {found[name]:.2f} | {times} | {peak:,.0f} |"
+        )
     return out
 
 

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A 1B decoder on one GPU: train steps beside transformers', decoding beside the card's bandwidth, in one run.
+"""A 1B decoder on one GPU: train steps beside transformers', decoding beside the card's bandwidth,
+in one run.
 
-    python -m tests.benchmarks.gpu [--torch PYTHON] [--out FOLDER] [--seconds N] [--small] [PART ...]
+    python -m tests.benchmarks.gpu [--torch PYTHON] [--out FOLDER] [--seconds N] [--small] [PART
+    ...]
 
-The model has the shape of Llama 3.2 1B and random weights. Each of PARTS is a process of its own, so that one
-framework's memory is free before the next begins; one that fails is reported, and the others go on. PYTHON runs the
-parts that need torch. Writes gpu.json beside this file and in FOLDER, after each result. `--small`: a tiny model, to
-try the script without a GPU.
+The model has the shape of Llama 3.2 1B and random weights. Each of PARTS is a process of its own,
+so that one framework's memory is free before the next begins; one that fails is reported, and the
+others go on. PYTHON runs the parts that need torch. Writes gpu.json beside this file and in FOLDER,
+after each result. `--small`: a tiny model, to try the script without a GPU.
 """
 
 import argparse
@@ -37,8 +39,11 @@ HERE = Path(__file__)
 # ---------------------------------------------------------------- what is measured
 
 
-def median_of(run: Callable[[], object], wait: Callable[[object], object], times: int = 15, each: int = 10) -> float:
-    """Seconds of one call: the median over `times` groups of so many calls, which the device queues."""
+def median_of(
+    run: Callable[[], object], wait: Callable[[object], object], times: int = 15, each: int = 10
+) -> float:
+    """Seconds of one call: the median over `times` groups of so many calls, which the device
+    queues."""
     took = []
     for _ in range(times + 2):
         began = time.perf_counter()
@@ -89,7 +94,14 @@ def shape(small: bool, **settings):
     from itx.models import presets
 
     model = presets.published("llama3_2_1b", dtype="bfloat16", **settings)
-    tiny = {"embed_dim": 64, "num_layers": 2, "num_heads": 4, "num_kv_heads": 2, "head_dim": 16, "mlp_dim": 128}
+    tiny = {
+        "embed_dim": 64,
+        "num_layers": 2,
+        "num_heads": 4,
+        "num_kv_heads": 2,
+        "head_dim": 16,
+        "mlp_dim": 128,
+    }
     return dataclasses.replace(model, **tiny, vocab_size=512) if small else model
 
 
@@ -100,17 +112,23 @@ def segments_of(rows: int, length: int) -> list[list[int]]:
     return [lengths[i % len(lengths) :] + lengths[: i % len(lengths)] for i in range(rows)]
 
 
-def step_flops(layers: int, weights: int, head: int, width: int, segments: list[list[int]], logits: int) -> float:
-    """Floating-point operations of a step: 6 for each weight of the layers and token, 6 for each weight of the head and
-    position with logits, and attention's two products forward and four backward over the pairs of a causal segment,
-    half of length²; the lookup of embeddings counts nothing, nor does what is computed again."""
+def step_flops(
+    layers: int, weights: int, head: int, width: int, segments: list[list[int]], logits: int
+) -> float:
+    """Floating-point operations of a step: 6 for each weight of the layers and token, 6 for each
+    weight of the head and position with logits, and attention's two products forward and four
+    backward over the pairs of a causal segment, half of length²; the lookup of embeddings counts
+    nothing, nor does what is computed again."""
     tokens = sum(map(sum, segments))
     pairs = sum(n * n / 2 for row in segments for n in row)
     return 6.0 * (weights * tokens + head * logits) + 6 * 2 * layers * width * pairs
 
 
-def train_itx(small: bool, remat: str, attention: str, shares: tuple[str, ...], rows: int = ROWS) -> None:
-    """A train step as `itx train` makes it: float32 parameters, gradients and Adam, computed in bfloat16."""
+def train_itx(
+    small: bool, remat: str, attention: str, shares: tuple[str, ...], rows: int = ROWS
+) -> None:
+    """A train step as `itx train` makes it: float32 parameters, gradients and Adam, computed in
+    bfloat16."""
     import jax
     import numpy as np
 
@@ -125,14 +143,18 @@ def train_itx(small: bool, remat: str, attention: str, shares: tuple[str, ...], 
     )  # fmt: skip
     segments = segments_of(rows, length)
     ids = np.random.default_rng(0).integers(3, model.vocab_size, (rows, length), dtype=np.int32)
-    place = np.stack([np.concatenate([np.arange(n) for n in row]) for row in segments]).astype(np.int32)
+    place = np.stack([np.concatenate([np.arange(n) for n in row]) for row in segments]).astype(
+        np.int32
+    )
     left = np.stack([np.concatenate([np.arange(n)[::-1] / n for n in row]) for row in segments])
     mesh = meshes.make_mesh(config.mesh)
     state, frozen, made = synthetic.init_state(
         config, {"vocabulary": {"size": model.vocab_size}, "tasks": [{"name": "t"}]}, mesh
     )
     head = model.vocab_size * model.embed_dim
-    weights = sum(x.size for p, x in state["params"].items() if p.startswith("decoder/blocks/") and x.ndim > 2)
+    weights = sum(
+        x.size for p, x in state["params"].items() if p.startswith("decoder/blocks/") and x.ndim > 2
+    )
     width = model.num_heads * model.head_dim
     for share in shares:
         targets = left < (TARGET_SHARE if share == "40%" else 1)
@@ -168,9 +190,11 @@ def train_itx(small: bool, remat: str, attention: str, shares: tuple[str, ...], 
 
 
 def train_torch(small: bool) -> None:
-    """transformers' model of the same shape: SDPA, fused AdamW, gradients clipped as itx does; logits everywhere.
+    """transformers' model of the same shape: SDPA, fused AdamW, gradients clipped as itx does;
+    logits everywhere.
 
-    `packed` computes what itx does; `causal` takes each row for one segment, where SDPA needs no mask.
+    `packed` computes what itx does; `causal` takes each row for one segment, where SDPA needs no
+    mask.
     """
     import numpy as np
     import torch
@@ -193,12 +217,18 @@ def train_torch(small: bool) -> None:
         with torch.device(place):
             model = transformers.LlamaForCausalLM(config).to(weights_in).train()
         assert model.config._attn_implementation == "sdpa"
-        count = sum(p.numel() for n, p in model.named_parameters() if ".layers." in n and p.ndim > 1)
+        count = sum(
+            p.numel() for n, p in model.named_parameters() if ".layers." in n and p.ndim > 1
+        )
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.0, fused=True)
         segments = segments_of(rows, length) if packed else [[length]] * rows
-        ids = torch.as_tensor(np.random.default_rng(0).integers(3, vocab, (rows, length)), device=place)
+        ids = torch.as_tensor(
+            np.random.default_rng(0).integers(3, vocab, (rows, length)), device=place
+        )
         positions = [np.concatenate([np.arange(n) for n in row]) for row in segments]
-        more = {"position_ids": torch.as_tensor(np.stack(positions), device=place)} if packed else {}
+        more = (
+            {"position_ids": torch.as_tensor(np.stack(positions), device=place)} if packed else {}
+        )
         took = []
         for _ in range(WARM_UP + STEPS):
             began = time.perf_counter()
@@ -218,7 +248,11 @@ def train_torch(small: bool) -> None:
             peak_bytes=torch.cuda.max_memory_allocated() if cuda else 0, transformers=transformers.__version__,
         )  # fmt: skip
 
-    for weights_in, packed in ((torch.float32, True), (torch.float32, False), (torch.bfloat16, False)):
+    for weights_in, packed in (
+        (torch.float32, True),
+        (torch.float32, False),
+        (torch.bfloat16, False),
+    ):
         rows = ROWS
         while rows:
             try:
@@ -252,12 +286,20 @@ def decode_itx(small: bool) -> None:
     params = dict(restore.initialiser(config, lock["vocabulary"]["size"], mesh)())
     runner = Runner(
         LoadedModel(
-            graphdef=nnx.graphdef(abstract), params=params, mesh=mesh, model=model, bos_id=0, eos_id=-1, pad_id=0
+            graphdef=nnx.graphdef(abstract),
+            params=params,
+            mesh=mesh,
+            model=model,
+            bos_id=0,
+            eos_id=-1,
+            pad_id=0,
         )
     )
     prompt, new = (15, 16) if small else (PROMPT - 1, NEW)  # BOS is one more
-    weights = 2 * sum(x.size for x in params.values())  # in bfloat16; the embedding is also the head
-    cache = 2 * 2 * model.num_layers * model.num_kv_heads * model.head_dim * (prompt + 1 + new / 2)  # of a row, halfway
+    # in bfloat16; the embedding is also the head
+    weights = 2 * sum(x.size for x in params.values())
+    # of a row, halfway
+    cache = 2 * 2 * model.num_layers * model.num_kv_heads * model.head_dim * (prompt + 1 + new / 2)
     for batch in BATCHES:
         prompts = np.random.RandomState(0).randint(3, model.vocab_size, (batch, prompt)).tolist()
         took = []
@@ -293,8 +335,13 @@ PARTS: dict[str, tuple[Callable[[bool], None], bool]] = {
 
 def run_part(command: list[str], seconds: float, cache: str, keep: Callable[[dict], None]) -> str:
     """Run a part and `keep` its results as they come; "" or why it ended early."""
-    # JAX takes three quarters of the memory by default; parts that draw the same weights compile that once
-    env = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.92", "JAX_COMPILATION_CACHE_DIR": cache, **os.environ}
+    # JAX takes three quarters of the memory by default; parts that draw the same weights compile
+    # that once
+    env = {
+        "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.92",
+        "JAX_COMPILATION_CACHE_DIR": cache,
+        **os.environ,
+    }
     with tempfile.TemporaryFile("w+") as errors:
         child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=env)
         waits = selectors.DefaultSelector()
@@ -318,7 +365,9 @@ def run_part(command: list[str], seconds: float, cache: str, keep: Callable[[dic
         return f"not done after {seconds:.0f} s"
     if code:
         print("\n".join(said[-20:]), flush=True)
-        return f"exit {code}: " + next((s[:300] for s in reversed(said) if "Error" in s or "error" in s), "")
+        return f"exit {code}: " + next(
+            (s[:300] for s in reversed(said) if "Error" in s or "error" in s), ""
+        )
     return ""
 
 
@@ -326,7 +375,9 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--torch", default=sys.executable, metavar="PYTHON")
     parser.add_argument("--out", type=Path, metavar="FOLDER")
-    parser.add_argument("--seconds", type=float, default=540.0, help="a part that has not begun by then is left out")
+    parser.add_argument(
+        "--seconds", type=float, default=540.0, help="a part that has not begun by then is left out"
+    )
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--only", help=argparse.SUPPRESS)
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
@@ -353,7 +404,14 @@ def main() -> None:
     for part in args.parts or PARTS:
         began = time.monotonic()
         python = args.torch if PARTS[part][1] else sys.executable
-        command = [python, "-m", "tests.benchmarks.gpu", "--only", part, *(["--small"] if args.small else [])]
+        command = [
+            python,
+            "-m",
+            "tests.benchmarks.gpu",
+            "--only",
+            part,
+            *(["--small"] if args.small else []),
+        ]
         print(part, flush=True)
         left = end - began
         why = run_part(command, left, cache.name, keep) if left > 0 else "no time was left"
@@ -393,7 +451,10 @@ def lines(facts: dict) -> list[str]:
             "|---|---|---|---|---|---|---|",
         ]  # fmt: skip
     for name, r in training.items():
-        rate, measured = r["flops"] / r["wall_s"], (of if name.startswith("itx") else theirs or of)["matmul_flops"]
+        rate, measured = (
+            r["flops"] / r["wall_s"],
+            (of if name.startswith("itx") else theirs or of)["matmul_flops"],
+        )
         out.append(
             f"| {name} | {r['rows']} | {r['wall_s'] * 1e3:,.0f} | {r['tokens'] / r['wall_s']:,.0f} | {rate / 1e12:,.0f} "
             f"| {rate / measured:.0%} | {r['peak_bytes'] / 1e9:,.0f} |"
@@ -409,12 +470,24 @@ def lines(facts: dict) -> list[str]:
             "| prompts at once | ms a step | bound, ms | of the bound | new tokens a second |", "|---|---|---|---|---|",
         ]  # fmt: skip
     for name, r in decoding.items():
-        took, bound, batch = r["wall_s"] / r["new"], r["bytes"] / of["copy_bytes"], int(name.split()[1])
-        out.append(f"| {batch} | {took * 1e3:.2f} | {bound * 1e3:.2f} | {bound / took:.0%} | {batch / took:,.0f} |")
-    for note in facts.get("notes", []):  # what a run cannot say of itself, written into gpu.json by hand
+        took, bound, batch = (
+            r["wall_s"] / r["new"],
+            r["bytes"] / of["copy_bytes"],
+            int(name.split()[1]),
+        )
+        out.append(
+            f"| {batch} | {took * 1e3:.2f} | {bound * 1e3:.2f} | {bound / took:.0%} | {batch / took:,.0f} |"
+        )
+    # what a run cannot say of itself, written into gpu.json by hand
+    for note in facts.get("notes", []):
         out += ["", note]
     if facts["failed"]:
-        out += ["", "Not measured: " + "; ".join(f"{part} ({why})" for part, why in facts["failed"].items()) + "."]
+        out += [
+            "",
+            "Not measured: "
+            + "; ".join(f"{part} ({why})" for part, why in facts["failed"].items())
+            + ".",
+        ]
     return out
 
 

@@ -10,7 +10,11 @@ HERE = Path(__file__).parent
 
 
 def main() -> None:
-    page = ["# Benchmarks", "", "Written by `python -m tests.benchmarks.page` from the runs of the commands below."]
+    page = [
+        "# Benchmarks",
+        "",
+        "Written by `python -m tests.benchmarks.page` from the runs of the commands below.",
+    ]
     for part in (train_step, decode, gpu, data_plane, build):
         file = HERE / f"{part.__name__.rpartition('.')[2]}.json"
         if file.is_file():

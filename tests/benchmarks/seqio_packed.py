@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """SeqIO's packed pipeline on a lock's tokens; data_plane.py runs it, because it needs TensorFlow.
 
-Reads [{lock, root, seconds}] as JSON from standard input, prints [{source: {tokens, cpu, wall, fill}}].
+Reads [{lock, root, seconds}] as JSON from standard input, prints [{source: {tokens, cpu, wall,
+fill}}].
 """
 
 import json
@@ -23,7 +24,10 @@ def in_memory(records: cache.Records, eos_id: int) -> seqio.FunctionDataSource:
     """Two-piece records from tensors: no file is read, nothing is parsed."""
 
     def dataset(split, shuffle_files, seed=None):
-        flat, eos = tf.constant(np.concatenate(records.shards).astype(np.int32)), tf.constant([eos_id])
+        flat, eos = (
+            tf.constant(np.concatenate(records.shards).astype(np.int32)),
+            tf.constant([eos_id]),
+        )
 
         def example(start, middle, end):
             return {"inputs": flat[start:middle], "targets": tf.concat([flat[middle:end], eos], 0)}
@@ -42,8 +46,15 @@ def from_cache(records: cache.Records, eos_id: int) -> seqio.TFExampleDataSource
             for i in range(len(records)):
                 (prompt, _), (target, _) = records[i]
                 ids = {"inputs": prompt, "targets": [*target, eos_id]}
-                features = {k: tf.train.Feature(int64_list=tf.train.Int64List(value=v)) for k, v in ids.items()}
-                writer.write(tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString())
+                features = {
+                    k: tf.train.Feature(int64_list=tf.train.Int64List(value=v))
+                    for k, v in ids.items()
+                }
+                writer.write(
+                    tf.train.Example(
+                        features=tf.train.Features(feature=features)
+                    ).SerializeToString()
+                )
     ragged = tf.io.FixedLenSequenceFeature([], tf.int64, allow_missing=True)
     return seqio.TFExampleDataSource({"train": str(file)}, {"inputs": ragged, "targets": ragged})
 
@@ -58,11 +69,15 @@ def to_int32(dataset: tf.data.Dataset) -> tf.data.Dataset:
 def register(lock: dict, root: Path, name: str, source: str) -> None:
     """The lock's tasks and their mixture; targets end in EOS."""
     vocabulary = seqio.PassThroughVocabulary(lock["vocabulary"]["size"])
-    features = {k: seqio.Feature(vocabulary, add_eos=False, dtype=tf.int32) for k in ("inputs", "targets")}
+    features = {
+        k: seqio.Feature(vocabulary, add_eos=False, dtype=tf.int32) for k in ("inputs", "targets")
+    }
     names = [f"{name}_{task['name']}" for task in lock["tasks"]]
     for task, task_name in zip(lock["tasks"], names, strict=True):
         made = SOURCES[source](cache.Records(root / task["folders"][0]), lock["eos_id"])
-        seqio.TaskRegistry.add(task_name, source=made, preprocessors=[to_int32], output_features=features)
+        seqio.TaskRegistry.add(
+            task_name, source=made, preprocessors=[to_int32], output_features=features
+        )
     seqio.MixtureRegistry.add(name, names, default_rate=1.0)
 
 
@@ -71,7 +86,11 @@ def measure(lock: dict, root: Path, seconds: float, source: str) -> dict:
     register(lock, root, name, source)
     both = lock["architecture"] == "encoder_decoder"
     row = lock["sequence_length"]
-    sides = {"inputs": row, "targets": lock["target_length"]} if both else {"inputs": row * 3 // 4, "targets": row // 4}
+    sides = (
+        {"inputs": row, "targets": lock["target_length"]}
+        if both
+        else {"inputs": row * 3 // 4, "targets": row // 4}
+    )
     if both:
         converter = seqio.EncDecFeatureConverter(pack=True)
     else:
@@ -79,7 +98,11 @@ def measure(lock: dict, root: Path, seconds: float, source: str) -> dict:
     rows = seqio.get_dataset(name, sides, converter, shuffle=True, num_epochs=None, seed=0)
     options = tf.data.Options()
     options.threading.private_threadpool_size = options.threading.max_intra_op_parallelism = 1
-    batches = rows.batch(lock["global_batch"], drop_remainder=True).with_options(options).as_numpy_iterator()
+    batches = (
+        rows.batch(lock["global_batch"], drop_remainder=True)
+        .with_options(options)
+        .as_numpy_iterator()
+    )
     for _ in range(WARM_UP):
         next(batches)
 
@@ -95,7 +118,14 @@ def main() -> None:
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
     runs = json.load(sys.stdin)
-    print(json.dumps([{s: measure(r["lock"], Path(r["root"]), r["seconds"], s) for s in SOURCES} for r in runs]))
+    print(
+        json.dumps(
+            [
+                {s: measure(r["lock"], Path(r["root"]), r["seconds"], s) for s in SOURCES}
+                for r in runs
+            ]
+        )
+    )
 
 
 if __name__ == "__main__":

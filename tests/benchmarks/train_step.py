@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """CPU seconds of a train step beside other trainers' on the same shapes, in one run.
 
-    python -m tests.benchmarks.train_step [--rounds N] [--steps N] [--peers FOLDER] [LABEL='COMMAND' ...]
+    python -m tests.benchmarks.train_step [--rounds N] [--steps N] [--peers FOLDER] [LABEL='COMMAND'
+    ...]
 
-M1 is a T5 1.1 of the small size's dimensions (8 rows of 256 + 64 tokens), M2 a Llama of 8 layers (4 rows of 512), both
-in float32. Each measurement is a process of its own; all take turns, so that a slow spell of the machine hits every one.
-itx is measured with logits everywhere (`all`), at loss positions where 40 % of the tokens are targets (`40%`), and with
-a LoRA of rank 16 on every matrix of the layers, again with logits everywhere (`lora`).
-A peer's COMMAND prints a line `RESULT {"cpu_s": …}`; `{peers}` in it stands for FOLDER. Writes train_step.json beside
-this file.
+M1 is a T5 1.1 of the small size's dimensions (8 rows of 256 + 64 tokens), M2 a Llama of 8 layers (4
+rows of 512), both in float32. Each measurement is a process of its own; all take turns, so that a
+slow spell of the machine hits every one. itx is measured with logits everywhere (`all`), at loss
+positions where 40 % of the tokens are targets (`40%`), and with a LoRA of rank 16 on every matrix
+of the layers, again with logits everywhere (`lora`). A peer's COMMAND prints a line `RESULT
+{"cpu_s": …}`; `{peers}` in it stands for FOLDER. Writes train_step.json beside this file.
 """
 
 import argparse
@@ -99,7 +100,9 @@ def one(name: str, steps: int) -> dict:
 
 
 def result(command: str | list[str], **more) -> dict:
-    done = subprocess.run(command, shell=isinstance(command, str), capture_output=True, text=True, **more)
+    done = subprocess.run(
+        command, shell=isinstance(command, str), capture_output=True, text=True, **more
+    )
     found = [line[7:] for line in done.stdout.splitlines() if line.startswith("RESULT ")]
     if done.returncode or not found:
         raise SystemExit(f"{command}\n{done.stdout[-1000:]}\n{done.stderr[-3000:]}")
@@ -107,9 +110,11 @@ def result(command: str | list[str], **more) -> dict:
 
 
 def in_turns(file: str, ours: tuple[str, ...], one: Callable[[str, int], dict]) -> dict:
-    """{name: its results} of itx and the peers named on the command line, one process each, all taking turns.
+    """{name: its results} of itx and the peers named on the command line, one process each, all
+    taking turns.
 
-    Also written to the JSON file of the benchmark `file`, whose module runs `one(name, steps)` itself under --only.
+    Also written to the JSON file of the benchmark `file`, whose module runs `one(name, steps)`
+    itself under --only.
     """
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=3)
@@ -123,18 +128,38 @@ def in_turns(file: str, ours: tuple[str, ...], one: Callable[[str, int], dict]) 
         raise SystemExit
     peers = dict(c.split("=", 1) for c in args.commands)
     found: dict[str, list[dict]] = {name: [] for name in (*ours, *peers)}
-    here = [sys.executable, "-m", f"tests.benchmarks.{Path(file).stem}", "--steps", str(args.steps), "--only"]
+    here = [
+        sys.executable,
+        "-m",
+        f"tests.benchmarks.{Path(file).stem}",
+        "--steps",
+        str(args.steps),
+        "--only",
+    ]
     for _ in range(args.rounds):
         for name in found:
             if name in peers:
                 command = peers[name].replace("{peers}", args.peers)
-                found[name].append(result(command, cwd=args.peers or None, env={**os.environ, "JAX_PLATFORMS": "cpu"}))
+                found[name].append(
+                    result(
+                        command, cwd=args.peers or None, env={**os.environ, "JAX_PLATFORMS": "cpu"}
+                    )
+                )
             else:
-                found[name].append(result([*here, name], env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}))
+                found[name].append(
+                    result(
+                        [*here, name], env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+                    )
+                )
             print(name, found[name][-1], flush=True)
     from tests.benchmarks.data_plane import processor
 
-    facts = {"processor": processor(), "cores": len(os.sched_getaffinity(0)), "rounds": args.rounds, "found": found}
+    facts = {
+        "processor": processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "rounds": args.rounds,
+        "found": found,
+    }
     storage.write_json(Path(file).with_suffix(".json"), facts)
     return facts
 
@@ -145,7 +170,10 @@ def main() -> None:
 
 def lines(facts: dict) -> list[str]:
     """The facts as a part of a Markdown page."""
-    found = {name: min(statistics.median(r["cpu_s"] for r in runs), 1e9) for name, runs in facts["found"].items()}
+    found = {
+        name: min(statistics.median(r["cpu_s"] for r in runs), 1e9)
+        for name, runs in facts["found"].items()
+    }
     out = [
         "## Train step", "",
         f"`python -m tests.benchmarks.train_step`: {facts['cores']} cores of {facts['processor']}, float32, medians of "

@@ -68,7 +68,9 @@ def test_epochs(small):
     lock, config, _ = small
     facts = measure(lock, config)
     first = facts["tasks"]["first"]
-    assert first["effective_epochs"] == pytest.approx(facts["mixture"]["examples"] * 0.75 / 40, rel=0.02)
+    assert first["effective_epochs"] == pytest.approx(
+        facts["mixture"]["examples"] * 0.75 / 40, rel=0.02
+    )
     longer = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=60))
     warned = measure(lock, longer)
     assert warned["errors"] == [] and warned["warnings"][0].startswith("task first: ")
@@ -83,7 +85,8 @@ def test_unigram_entropy_by_counting_the_batches_tokens(small):
     for weighting in ("token", "example", "task"):
         other = {**lock, "weighting": weighting}
         batches.lock = other
-        for i in range(2):  # what the loader makes of task["target_tokens"], which these locks leave open
+        # what the loader makes of task["target_tokens"], which these locks leave open
+        for i in range(2):
             batches.weights[i] = 40 / sum(len(batches.segment(i, r, 0)[1]) for r in range(40))
         counts: dict[int, float] = {}
         for i, task in enumerate(lock["tasks"]):
@@ -92,7 +95,9 @@ def test_unigram_entropy_by_counting_the_batches_tokens(small):
                 for token, w in zip(target, weights, strict=True):
                     counts[token] = counts.get(token, 0.0) + w * task["rate"] / 40
         p = np.array(list(counts.values())) / sum(counts.values())
-        assert audits.unigram_entropy(other, data) == pytest.approx(float(-(p * np.log(p)).sum()), rel=1e-6), weighting
+        assert audits.unigram_entropy(other, data) == pytest.approx(
+            float(-(p * np.log(p)).sum()), rel=1e-6
+        ), weighting
 
 
 def planted(tmp_path, evaluation: list[str], training: list[str], excluded=()):
@@ -103,7 +108,9 @@ def planted(tmp_path, evaluation: list[str], training: list[str], excluded=()):
     lock["sequence_length"] = 256
     made = scored.folder(where, "planted/train/r0-c", mine, vocab)
     lock["tasks"].append(scored.task(made, "planted", "pick", 0.1, excluded=excluded))
-    asked = scored.folder(where, "asked/test/r0-c", [scored.example(t, "red") for t in evaluation], vocab)
+    asked = scored.folder(
+        where, "asked/test/r0-c", [scored.example(t, "red") for t in evaluation], vocab
+    )
     lock["evaluation"].append(scored.row(asked, "asked", "pick", "extra"))
     return measure(lock, config)
 
@@ -111,7 +118,11 @@ def planted(tmp_path, evaluation: list[str], training: list[str], excluded=()):
 def test_an_equal_input_is_found_however_short(tmp_path):
     facts = planted(tmp_path, ["one two"], ["one two"])
     pair = {"train": "planted", "evaluation": "asked", "how": "equal input", "records": 1}
-    assert facts["leaks"]["left"] == [pair] and "planted" in facts["errors"][0] and "asked" in facts["errors"][0]
+    assert (
+        facts["leaks"]["left"] == [pair]
+        and "planted" in facts["errors"][0]
+        and "asked" in facts["errors"][0]
+    )
 
 
 def test_what_the_build_left_out_is_no_leak(tmp_path):
@@ -119,7 +130,9 @@ def test_what_the_build_left_out_is_no_leak(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "script, length", [(lambda i: f"word{i} ", 13), (lambda i: chr(0x4E00 + i), 26)], ids=["words", "characters"]
+    "script, length",
+    [(lambda i: f"word{i} ", 13), (lambda i: chr(0x4E00 + i), 26)],
+    ids=["words", "characters"],
 )
 def test_a_long_shared_run_is_found_and_a_shorter_one_is_not(tmp_path, script, length):
     """Of an input of which it is no large part."""
@@ -153,14 +166,21 @@ def test_it_is_shown_and_imports_nothing_heavy(small, capsys):
     assert "first" in shown and "empty 3" in shown and "7 training records left out" in shown
     code = ("import sys, itx.audit.audit, itx.eval.evaluate, itx.audit.baselines; "
             "print([m for m in ('jax', 'tensorflow', 'seqio', 'matplotlib') if m in sys.modules])")  # fmt: skip
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip()
+        == "[]"
+    )
 
 
 def test_unknown_tokens_and_missing_exemplars_are_told(small):
     lock, config, _ = small
     facts = measure(lock, config)
     first = facts["tasks"]["first"]
-    assert first["unknown_share"] == 0 and first["template_share"] == [1.0, 1.0] and facts["warnings"] == []
+    assert (
+        first["unknown_share"] == 0
+        and first["template_share"] == [1.0, 1.0]
+        and facts["warnings"] == []
+    )
     for share, kind in ((0.05, "warnings"), (0.5, "errors")):
         tasks = {**facts["tasks"], "first": {**first, "unknown_share": share}}
         assert audits.judge({**facts, "tasks": tasks}, config)[kind][0].startswith(
@@ -173,7 +193,12 @@ def test_unknown_tokens_and_missing_exemplars_are_told(small):
 
 def test_lengths_that_fill_rows_better_are_proposed(small, capsys):
     lock, config, _ = small
-    lock |= {"architecture": "encoder_decoder", "sequence_length": 128, "target_length": 128, "loss_positions": [128]}
+    lock |= {
+        "architecture": "encoder_decoder",
+        "sequence_length": 128,
+        "target_length": 128,
+        "loss_positions": [128],
+    }
     facts = measure(lock, config)
     pair = facts["mixture"]["lengths"]
     wanted = {k: pair[k] for k in ("sequence_length", "target_length")}
@@ -181,7 +206,8 @@ def test_lengths_that_fill_rows_better_are_proposed(small, capsys):
     audits.print_audit(facts)
     shown = " ".join(capsys.readouterr().out.split())
     assert all(f"data.{k}={v}" in shown for k, v in wanted.items())
-    config = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=400))  # every window's rows
+    # every window's rows
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=400))
     wanted["loss_positions"] = [wanted["target_length"]]
     now, better = measure(lock, config)["mixture"], measure(lock | wanted, config)["mixture"]
     assert better["lengths"] == {} and better["filled_sides"][1] > 2 * now["filled_sides"][1]
@@ -202,18 +228,24 @@ def test_the_loss_positions_of_the_steps_are_told(small, capsys):
 
 
 def with_task(small_run, examples, name="more", rate=0.5, exemplars=(), empty=(), **manifest):
-    """The run's lock with one more training task; `exemplars`: of each example, contents; `empty`: records without a
-    target; manifest: more of what it says."""
+    """The run's lock with one more training task; `exemplars`: of each example, contents; `empty`:
+    records without a target; manifest: more of what it says."""
     _, config, lock, vocab, _ = small_run
     where = scored.Path(config.data.cache_dir)
     records = [[(vocab.encode(e["prompt"]), False), ([] if i in empty else vocab.encode(e["target"]), True)]
                for i, e in enumerate(examples)]  # fmt: skip
     hashes = [int(e["content"], 16) for e in examples]
-    shots = [tuple(int(scored.example(c, "x")["content"], 16) for c in shown) for shown in exemplars]
+    shots = [
+        tuple(int(scored.example(c, "x")["content"], 16) for c in shown) for shown in exemplars
+    ]
     columns = cache.Columns.of(records, hashes, [0] * len(records), vocab.size, shots)
     folder = f"{name}/train/r0-x"
     cache.write(where / folder, columns, {"templates": ["t1"], **manifest}, examples)
-    made = {"folder": folder, "sha256": cache.manifest_hash(where / folder), "records": len(records)}
+    made = {
+        "folder": folder,
+        "sha256": cache.manifest_hash(where / folder),
+        "records": len(records),
+    }
     return {**lock, "tasks": [*lock["tasks"], scored.task(made, name, "pick", rate)]}, config
 
 
@@ -223,8 +255,11 @@ def other_inputs(n: int) -> list[dict]:
 
 def test_repeated_and_shared_inputs(tmp_path):
     examples = other_inputs(8)
-    theirs = [scored.example(c, "blue") for c, _ in scored.pairs(0, 4)]  # inputs of the task "first"
-    lock, config = with_task(scored.small_run(tmp_path), [*examples, *examples[:4], *theirs], repeated=4)
+    # inputs of the task "first"
+    theirs = [scored.example(c, "blue") for c, _ in scored.pairs(0, 4)]
+    lock, config = with_task(
+        scored.small_run(tmp_path), [*examples, *examples[:4], *theirs], repeated=4
+    )
     facts = measure(lock, config)
     more, first = facts["tasks"]["more"], facts["tasks"]["first"]
     assert (more["repeated"], more["duplicate_share"], more["shared"]) == (4, 0.25, 4)
@@ -236,7 +271,9 @@ def test_repeated_and_shared_inputs(tmp_path):
     }  # what the build leaves out counts too
     facts = measure(lock, config)
     assert facts["tasks"]["more"]["duplicate_share"] == 20 / 32
-    assert facts["errors"] == ["task more: 62.5% of its records repeat an input; data.max_duplicates is 0.5"]
+    assert facts["errors"] == [
+        "task more: 62.5% of its records repeat an input; data.max_duplicates is 0.5"
+    ]
     lax = dataclasses.replace(config, data=dataclasses.replace(config.data, max_duplicates=0.7))
     assert measure(lock, lax)["errors"] == []
 
@@ -251,7 +288,11 @@ def test_faults_of_the_data_are_told_once_per_task_with_an_example(small):
     told = [x for x in measure(lock, config)["warnings"] if "e.g. a:" in x]
     assert told == []
     for of in (lock["tasks"][0], lock["evaluation"][0]):
-        of["audit"] |= {"read": of["audit"]["read"] + 6, "skipped": of["audit"]["skipped"] | counts, "first": first}
+        of["audit"] |= {
+            "read": of["audit"]["read"] + 6,
+            "skipped": of["audit"]["skipped"] | counts,
+            "first": first,
+        }
     facts = measure(lock, config)
     told = [x for x in facts["warnings"] if "e.g. a:" in x]
     assert facts["errors"] == [] and facts["tasks"]["first"]["duplicate_share"] > 0
@@ -270,7 +311,9 @@ def test_cut_prompts(small):
     lock["tasks"][0]["audit"] |= {"cut": 30, "cut_tokens": 90}
     facts = measure(lock, config)
     assert facts["tasks"]["first"]["cut_share"] == 0.75
-    assert facts["errors"] == ["task first: 75.0% of its examples are cut to fit a row; data.max_cut is 0.5"]
+    assert facts["errors"] == [
+        "task first: 75.0% of its examples are cut to fit a row; data.max_cut is 0.5"
+    ]
 
 
 def test_examples_without_a_target(tmp_path):
@@ -294,13 +337,18 @@ def test_eos_is_looked_for_in_what_the_loader_gives(small, monkeypatch, architec
 
     monkeypatch.setattr(Batches, "segment", unweighted)
     facts = measure(lock, config)
-    assert facts["tasks"]["first"]["eos_trained"] == 0 and facts["tasks"]["parity"]["eos_trained"] > 0
+    assert (
+        facts["tasks"]["first"]["eos_trained"] == 0 and facts["tasks"]["parity"]["eos_trained"] > 0
+    )
     assert facts["errors"] == [
         "task first: only 0 of 32 trained pieces end in EOS under the loss; the model would not learn to stop"
     ]
-    lock["tasks"][0]["audit"] |= {"cut_targets": 3, "cut_target_tokens": 9}  # data.too_long asked for it
+    # data.too_long asked for it
+    lock["tasks"][0]["audit"] |= {"cut_targets": 3, "cut_target_tokens": 9}
     facts = measure(lock, config)
-    assert facts["errors"] == [] and facts["warnings"][0].endswith("under the loss, for targets are cut")
+    assert facts["errors"] == [] and facts["warnings"][0].endswith(
+        "under the loss, for targets are cut"
+    )
 
 
 def test_more_eos_under_the_loss_than_pieces_is_an_error(small):
@@ -308,10 +356,16 @@ def test_more_eos_under_the_loss_than_pieces_is_an_error(small):
     lock, config, _ = small
     facts = measure(lock, config)
     first = facts["tasks"]["first"]
-    assert first["eos_trained"] == first["pieces_loaded"] and not audits.judge(facts, config)["errors"]
+    assert (
+        first["eos_trained"] == first["pieces_loaded"] and not audits.judge(facts, config)["errors"]
+    )
     doubled = {**first, "eos_trained": 2 * first["pieces_loaded"]}
-    errors = audits.judge({**facts, "tasks": {**facts["tasks"], "first": doubled}}, config)["errors"]
-    assert [e for e in errors if e.startswith("task first: 64 EOS under the loss in 32 trained pieces")]
+    errors = audits.judge({**facts, "tasks": {**facts["tasks"], "first": doubled}}, config)[
+        "errors"
+    ]
+    assert [
+        e for e in errors if e.startswith("task first: 64 EOS under the loss in 32 trained pieces")
+    ]
     within = {**first, "eos_within": 3}  # of all its pieces, which the sample above need not show
     errors = audits.judge({**facts, "tasks": {**facts["tasks"], "first": within}}, config)["errors"]
     assert [e for e in errors if e.startswith("task first: 3 EOS stand within its trained pieces")]
@@ -323,16 +377,27 @@ def test_exemplars_that_are_the_example_or_evaluations(tmp_path):
     shown = [["more 1", "more 2"], ["more 0"], ["more 2"], ["more 4"], ["more 5"], []]
     lock, config = with_task(run, examples, exemplars=shown)
     facts = measure(lock, config)
-    assert facts["leaks"]["exemplars"] == [{"of": "task more", "how": "is the example itself", "records": 1}]
-    assert facts["errors"] == ["task more: 1 renderings show an exemplar that is the example itself"]
+    assert facts["leaks"]["exemplars"] == [
+        {"of": "task more", "how": "is the example itself", "records": 1}
+    ]
+    assert facts["errors"] == [
+        "task more: 1 renderings show an exemplar that is the example itself"
+    ]
     sound = [s if i != 2 else ["more 3"] for i, s in enumerate(shown)]
     lock, config = with_task(run, examples, name="sound", exemplars=sound)
     assert measure(lock, config)["errors"] == []
-    # the same prompts in evaluation: they show what is asked elsewhere, and one of them what it asks itself
+    # the same prompts in evaluation: they show what is asked elsewhere, and one of them what it
+    # asks itself
     lock, config = with_task(run, examples, name="asked", exemplars=shown)
-    folder = {k: lock["tasks"][-1][k][0] for k in ("sha256",)} | {"folder": lock["tasks"][-1]["folders"][0]}
-    row = scored.row({**folder, "templates": ["t1"], "max_target_tokens": 2}, "asked", "pick", "extra")
-    assert measure({**run[2], "evaluation": [*run[2]["evaluation"], row]}, config)["leaks"]["exemplars"] == [
+    folder = {k: lock["tasks"][-1][k][0] for k in ("sha256",)} | {
+        "folder": lock["tasks"][-1]["folders"][0]
+    }
+    row = scored.row(
+        {**folder, "templates": ["t1"], "max_target_tokens": 2}, "asked", "pick", "extra"
+    )
+    assert measure({**run[2], "evaluation": [*run[2]["evaluation"], row]}, config)["leaks"][
+        "exemplars"
+    ] == [
         {"of": "evaluation row asked", "how": "is an evaluation example", "records": 5},
         {"of": "evaluation row asked", "how": "is the example itself", "records": 1},
     ]
@@ -342,13 +407,21 @@ def test_the_share_removed_is_told_per_pair(small, capsys):
     lock, config, _ = small
     lock["leaks"] = [{"train": "first", "evaluation": e, "how": how, "dropped": n}
                      for e, how, n in (("held", "equal input", 7), ("held", "shared run of words", 1), ("other", "x", 2))]  # fmt: skip
-    pairs = [{"train": "first", "evaluation": e, "removed": n, "share": n / 50} for e, n in (("held", 8), ("other", 2))]
+    pairs = [
+        {"train": "first", "evaluation": e, "removed": n, "share": n / 50}
+        for e, n in (("held", 8), ("other", 2))
+    ]
     facts = measure(lock, config)
     assert facts["leaks"]["pairs"] == pairs and facts["errors"] == []
     audits.print_audit(facts)
-    shown = [[c.strip() for c in line.strip("│").split("│")] for line in capsys.readouterr().out.splitlines()]
+    shown = [
+        [c.strip() for c in line.strip("│").split("│")]
+        for line in capsys.readouterr().out.splitlines()
+    ]
     assert ["first", "held", "8", "16.0%"] in shown
-    strict = dataclasses.replace(config, data=dataclasses.replace(config.data, max_contamination=0.1))
+    strict = dataclasses.replace(
+        config, data=dataclasses.replace(config.data, max_contamination=0.1)
+    )
     assert measure(lock, strict)["errors"] == [
         "task first: 16.0% of its records are in evaluation task held and left out; data.max_contamination is 0.1"
     ]
@@ -360,4 +433,6 @@ def test_tables_fit_120_columns(small, capsys, monkeypatch):
     monkeypatch.setattr(tables, "console", lambda: Console(width=120))
     audits.print_audit(measure(lock, config))
     lines = [line for line in capsys.readouterr().out.splitlines() if line and line[0] in "┏┃│└"]
-    assert len(lines) > 10 and max(map(len, lines)) == 120 and not any("…" in line for line in lines)
+    assert (
+        len(lines) > 10 and max(map(len, lines)) == 120 and not any("…" in line for line in lines)
+    )

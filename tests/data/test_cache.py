@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A cache folder that is not what was written is named before anything is trained, and made again by a build."""
+"""A cache folder that is not what was written is named before anything is trained, and made again
+by a build."""
 
 import json
 import os
@@ -24,7 +25,8 @@ from tests.samples import itx, write_recipe
 def copied(tmp_path, sample_cache, sample_locks) -> tuple[Path, dict]:
     """A cache of one's own, and a lock of it."""
     shutil.copytree(sample_cache, tmp_path / "cache")
-    LockedData(sample_locks["sample_mix"], tmp_path / "cache")  # what is found later was not there before
+    # what is found later was not there before
+    LockedData(sample_locks["sample_mix"], tmp_path / "cache")
     return tmp_path / "cache", json.loads(json.dumps(sample_locks["sample_mix"]))
 
 
@@ -105,17 +107,24 @@ FAULTS = {
 @pytest.mark.parametrize("of", ["training", "evaluation"])
 def test_a_damaged_file_is_one_line_with_its_name_and_what_makes_it_again(copied, fault, of):
     folder, lock = copied
-    where = lock["tasks"][-1]["folders"][0] if of == "training" else lock["evaluation"][-1]["folder"]
+    where = (
+        lock["tasks"][-1]["folders"][0] if of == "training" else lock["evaluation"][-1]["folder"]
+    )
     name, damage = FAULTS[fault]
     damage(folder / where / name)
     with pytest.raises(UserError) as raised:
         LockedData(lock, folder)
     said = str(raised.value)
-    assert str(folder / where / name) in said and "`itx data build CONFIG`" in said and "\n" not in said
+    assert (
+        str(folder / where / name) in said
+        and "`itx data build CONFIG`" in said
+        and "\n" not in said
+    )
 
 
 def again(folder: Path, where: str, lock: dict) -> None:
-    """Give a folder's manifest, and the lock, the hashes of the files as they are now: nothing but their sense is left."""
+    """Give a folder's manifest, and the lock, the hashes of the files as they are now: nothing but
+    their sense is left."""
     manifest = storage.read_json(folder / where / "manifest.json")
     manifest["files"] = {n: hashing.file_sha256(folder / where / n) for n in manifest["files"]}
     storage.write_json(folder / where / "manifest.json", manifest)
@@ -144,15 +153,22 @@ def test_what_contradicts_itself_is_told_though_every_hash_is_right(copied, name
 def test_a_token_beyond_the_vocabulary_is_not_written():
     with pytest.raises(UserError, match="the token 70 is not in the vocabulary, which ends at 49"):
         cache.Columns.of([[([1, 70], False), ([2], True)]], [0], [0], 50)
-    assert cache.Columns.of([[([1, 49], False), ([2], True)]], [0], [0], 50).tokens.tolist() == [1, 49, 2]
+    assert cache.Columns.of([[([1, 49], False), ([2], True)]], [0], [0], 50).tokens.tolist() == [
+        1,
+        49,
+        2,
+    ]
 
 
 def test_files_are_hashed_once_and_again_when_they_change(copied, monkeypatch):
     folder, lock = copied
     hashed, sha256, clock = [], hashing.file_sha256, time.time
-    monkeypatch.setattr(hashing, "file_sha256", lambda file: hashed.append(Path(file).parent) or sha256(file))
+    monkeypatch.setattr(
+        hashing, "file_sha256", lambda file: hashed.append(Path(file).parent) or sha256(file)
+    )
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder.parent / "home"))
-    monkeypatch.setattr(time, "time", lambda: clock() + 60)  # what is new might change within a tick of the clock
+    # what is new might change within a tick of the clock
+    monkeypatch.setattr(time, "time", lambda: clock() + 60)
     files = {p: p.stat().st_mtime_ns for p in folder.rglob("*")}
     every = {folder / f for t in lock["tasks"] for f in t["folders"]} | {
         folder / r["folder"] for r in lock["evaluation"]
@@ -169,7 +185,9 @@ def test_files_are_hashed_once_and_again_when_they_change(copied, monkeypatch):
     assert {p: p.stat().st_mtime_ns for p in folder.rglob("*")} == {**files, first / "content.npy": (
         first / "content.npy").stat().st_mtime_ns}  # fmt: skip
     assert all(
-        p.is_relative_to(folder.parent / "home" / "itx") for p in (folder.parent / "home").rglob("*") if p.is_file()
+        p.is_relative_to(folder.parent / "home" / "itx")
+        for p in (folder.parent / "home").rglob("*")
+        if p.is_file()
     )
 
 
@@ -207,7 +225,11 @@ def test_training_stops_and_a_build_makes_it_again(copied, tmp_path):
     done = itx(*asked, check=2)
     assert str(shard) in done.stderr.splitlines()[-1] and "`itx data build CONFIG`" in done.stderr
     vocabulary.write_bytes(content[:-40] + bytes(40))
-    told = [line for line in itx("data", "build", recipe).stderr.splitlines() if line.startswith("mended: ")]
+    told = [
+        line
+        for line in itx("data", "build", recipe).stderr.splitlines()
+        if line.startswith("mended: ")
+    ]
     assert len(told) == 2 and str(vocabulary) in told[0] and str(shard) in told[1]
     assert itx(*asked).stdout.partition("\n")[2] == before != ""
 
@@ -215,7 +237,12 @@ def test_training_stops_and_a_build_makes_it_again(copied, tmp_path):
 def test_the_vocabulary_of_a_run_is_checked_against_its_lock(tmp_path):
     run, config, lock, vocab, right = scored.small_run(tmp_path)
     lock["vocabulary"]["files"] = {run.vocab_model.name: hashing.file_sha256(run.vocab_model)}
-    ask = lambda step: evaluate(lambda: scored.Reciter(vocab, right), lock, config, run, step, say=lambda _: None)  # noqa: E731
+
+    def ask(step):
+        return evaluate(
+            lambda: scored.Reciter(vocab, right), lock, config, run, step, say=lambda _: None
+        )
+
     ask(1)
     sound = run.vocab_model.read_bytes()
     run.vocab_model.write_bytes(sound[:-30] + bytes([sound[-30] ^ 1]) + sound[-29:])

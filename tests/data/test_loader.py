@@ -19,7 +19,8 @@ pytestmark = pytest.mark.smoke
 
 
 def make_lock(tmp_path, architecture="decoder", **changes):
-    """Two tasks of 40 and 15 records; tokens name their task and record. Token 1 is EOS and also pad (0 is not)."""
+    """Two tasks of 40 and 15 records; tokens name their task and record. Token 1 is EOS and also
+    pad (0 is not)."""
     lock = {
         "version": 1, "order_version": ORDER_VERSION, "architecture": architecture, "prefix_lm": False, "bos_id": 0, "eos_id": 1, "pad_id": 0,
         "sequence_length": 40, "target_length": 16, "global_batch": 4, "window_examples": 64, "seed": 0,
@@ -35,7 +36,12 @@ def make_lock(tmp_path, architecture="decoder", **changes):
             for i in range(n)
         ]  # fmt: skip
         folder = tmp_path / f"t{task}"
-        cache.write(folder, cache.Columns.of(records, list(range(n)), [0] * n, 1000), {"templates": ["t0"]}, [])
+        cache.write(
+            folder,
+            cache.Columns.of(records, list(range(n)), [0] * n, 1000),
+            {"templates": ["t0"]},
+            [],
+        )
         lock["tasks"].append({
             "name": f"t{task}", "rate": (0.7, 0.3)[task], "examples": n, "folders": [f"t{task}"],
             "target_tokens": sum(len(r[1][0]) + 1 for r in records),
@@ -48,7 +54,10 @@ def segments(batch, b):
     """[(task, input side, targets, weights)] of a row, read back through the segment ids."""
     for s in range(1, batch["decoder_segment_ids"][b].max() + 1):
         at = batch["decoder_segment_ids"][b] == s
-        yield at, {k: v[b][at] for k, v in batch.items() if k.startswith("decoder") or k == "task_ids"}
+        yield (
+            at,
+            {k: v[b][at] for k, v in batch.items() if k.startswith("decoder") or k == "task_ids"},
+        )
 
 
 @pytest.mark.parametrize("architecture", ["decoder", "encoder_decoder"])
@@ -69,18 +78,23 @@ def test_rows_hold_their_records_token_for_token(tmp_path, architecture):
                 if architecture == "encoder_decoder":
                     inside = batch["encoder_segment_ids"][b] == s
                     assert batch["encoder_input_tokens"][b][inside].tolist() == [*prompt, 1]
-                    assert batch["encoder_positions"][b][inside].tolist() == list(range(len(prompt) + 1))
+                    assert batch["encoder_positions"][b][inside].tolist() == list(
+                        range(len(prompt) + 1)
+                    )
                 else:
                     want = [*prompt, *want]
                 assert f["decoder_target_tokens"].tolist() == want
                 assert f["decoder_input_tokens"].tolist() == [0, *want[:-1]]
                 assert f["decoder_positions"].tolist() == list(range(len(want)))
-                assert f["decoder_loss_weights"].tolist() == [0.0] * (len(want) - len(target) - 1) + [1.0] * (
-                    len(target) + 1
-                )
+                assert f["decoder_loss_weights"].tolist() == [0.0] * (
+                    len(want) - len(target) - 1
+                ) + [1.0] * (len(target) + 1)
                 assert set(f["task_ids"]) == {task}
             loss = batch["loss_positions"][b]
-            assert loss[loss >= 0].tolist() == np.flatnonzero(batch["decoder_loss_weights"][b]).tolist()
+            assert (
+                loss[loss >= 0].tolist()
+                == np.flatnonzero(batch["decoder_loss_weights"][b]).tolist()
+            )
     assert packed > 5  # the rows above really shared
 
 
@@ -88,9 +102,14 @@ def test_prefix_lm_marks_the_prompt_as_inputs_see_it(tmp_path):
     batch = Batches(make_lock(tmp_path, prefix_lm=True), tmp_path).batch(0)
     for _, f in segments(batch, 0):
         prompt = int((f["decoder_loss_weights"] == 0).sum())
-        # BOS and the prompt's tokens: one place more than the prompt, as SeqIO's PrefixLM converter has it
-        assert f["decoder_causal_attention"].tolist() == [1] * (prompt + 1) + [0] * (len(f["task_ids"]) - prompt - 1)
-    assert "decoder_causal_attention" not in Batches(make_lock(tmp_path / "b"), tmp_path / "b").batch(0)
+        # BOS and the prompt's tokens: one place more than the prompt, as SeqIO's PrefixLM converter
+        # has it
+        assert f["decoder_causal_attention"].tolist() == [1] * (prompt + 1) + [0] * (
+            len(f["task_ids"]) - prompt - 1
+        )
+    assert "decoder_causal_attention" not in Batches(
+        make_lock(tmp_path / "b"), tmp_path / "b"
+    ).batch(0)
 
 
 def test_batches_do_not_depend_on_where_reading_starts(tmp_path):
@@ -99,7 +118,10 @@ def test_batches_do_not_depend_on_where_reading_starts(tmp_path):
     later = [b["decoder_target_tokens"] for b in Batches(lock, tmp_path).iterate(7, 12)]
     assert len(steps) == 12 and (steps[0] != steps[1]).any()
     assert all((a == b).all() for a, b in zip(steps[7:], later, strict=True))
-    halves = [Batches(lock, tmp_path).batch(7, rows)["decoder_target_tokens"] for rows in (range(0, 2), range(2, 4))]
+    halves = [
+        Batches(lock, tmp_path).batch(7, rows)["decoder_target_tokens"]
+        for rows in (range(0, 2), range(2, 4))
+    ]
     assert (np.concatenate(halves) == steps[7]).all()
 
 
@@ -124,12 +146,17 @@ def test_a_changed_cache_is_refused(tmp_path):
 def test_records_of_skipped_batches_are_not_said_to_be_trained_on(tmp_path):
     order = Batches(make_lock(tmp_path), tmp_path).order
     size, steps, skipped = order.lock["global_batch"], 12, {2, 3, 9}
-    of = {t: {s[:2] for r in range(t * size, (t + 1) * size) for s in order.row(r)} for t in range(steps)}
+    of = {
+        t: {s[:2] for r in range(t * size, (t + 1) * size) for s in order.row(r)}
+        for t in range(steps)
+    }
     seen = set().union(*of.values())
     trained = set().union(*(of[t] for t in range(steps) if t not in skipped))
     assert trained < seen
     distinct = order.distinct([t for t in range(steps) if t not in skipped])
-    assert distinct.tolist() == [sum(task == i for task, _ in trained) for i in range(len(order.names))]
+    assert distinct.tolist() == [
+        sum(task == i for task, _ in trained) for i in range(len(order.names))
+    ]
     facts = {"mixture": {"steps": steps}, "tasks": {
         name: {"read": built, "kept": built, "skipped": {}} for name, built in zip(order.names, order.n[:, 0].tolist(), strict=True)
     }}  # fmt: skip
@@ -162,12 +189,21 @@ def test_long_examples_are_refused_dropped_or_cut_but_never_their_targets(tmp_pa
             cut += len(prompt) < len(whole)
     assert cut > 0
     # the lock's entry counts what the loader leaves out, and the audit's sentence says it
-    manifest = {"task": "t0", "cluster": "c", "records": 40, "audit": {"read": 40, "kept": 40, "skipped": {}}}
-    entry = build.task_entry("t0", 1.0, [("t0", manifest)], lock, DataConfig(cache_dir=str(tmp_path)))
+    manifest = {
+        "task": "t0",
+        "cluster": "c",
+        "records": 40,
+        "audit": {"read": 40, "kept": 40, "skipped": {}},
+    }
+    entry = build.task_entry(
+        "t0", 1.0, [("t0", manifest)], lock, DataConfig(cache_dir=str(tmp_path))
+    )
     pieces = [(batches.segment(0, i, 0)[0], batches.data.records[0][0][i][0][0]) for i in range(40)]
     lost = [len(whole) - len(prompt) for prompt, whole in pieces]
     facts = entry["audit"]
-    assert (facts["cut"], facts["cut_tokens"]) == (sum(x > 0 for x in lost), sum(lost)) and facts["cut"] > 0
+    assert (facts["cut"], facts["cut_tokens"]) == (sum(x > 0 for x in lost), sum(lost)) and facts[
+        "cut"
+    ] > 0
     said = audits.accounts({"tasks": {"t0": facts}})
     assert said.endswith(f"; {facts['cut']} prompts lost {sum(lost)} tokens to fit a row.")
 
@@ -210,7 +246,9 @@ def test_task_weights_count_what_is_trained_on(tmp_path):
     longest = np.argsort(cache.Records(tmp_path / "t0").lengths[:, 2])[-20:]
     lock["tasks"][0]["excluded"] = [sorted(longest.tolist())]
     batches = Batches(lock, tmp_path)
-    assert (batches.weights != Batches(make_lock(tmp_path, weighting="task"), tmp_path).weights).any()
+    assert (
+        batches.weights != Batches(make_lock(tmp_path, weighting="task"), tmp_path).weights
+    ).any()
     for task, usable in enumerate(u[0] for u in batches.data.usable):
         weights = [batches.segment(task, int(r), 0)[2].sum() for r in usable]
         assert np.mean(weights) == pytest.approx(1.0)
@@ -218,24 +256,37 @@ def test_task_weights_count_what_is_trained_on(tmp_path):
 
 @pytest.mark.parametrize("renderings", [1, 2])
 def test_what_each_weighting_makes_of_a_task_with_long_targets(tmp_path, renderings):
-    """Shares of all loss weight: by tokens the task of long targets takes more than its rate, by examples each takes what
-    its examples are; under `task` its rate, whichever rendering is long."""
+    """Shares of all loss weight: by tokens the task of long targets takes more than its rate, by
+    examples each takes what its examples are; under `task` its rate, whichever rendering is
+    long."""
 
     def shares(weighting: str) -> tuple[float, float]:
         """The first task's share of the loss, and of the examples."""
         folder = tmp_path / weighting
-        lock = make_lock(folder, weighting=weighting, renderings=renderings, sequence_length=80, target_length=60)
+        lock = make_lock(
+            folder, weighting=weighting, renderings=renderings, sequence_length=80, target_length=60
+        )
         long = [[([100 + i, 3], False), ([5] * 40, True)] for i in range(40)]
-        cache.write(folder / "long", cache.Columns.of(long, list(range(40)), [0] * 40, 1000), {"templates": ["t0"]}, [])
+        cache.write(
+            folder / "long",
+            cache.Columns.of(long, list(range(40)), [0] * 40, 1000),
+            {"templates": ["t0"]},
+            [],
+        )
         for task in lock["tasks"]:
             task |= {k: task[k] * renderings for k in ("folders", "sha256", "excluded")}
-        lock["tasks"][0]["folders"][-1], lock["tasks"][0]["sha256"][-1] = "long", cache.manifest_hash(folder / "long")
+        lock["tasks"][0]["folders"][-1], lock["tasks"][0]["sha256"][-1] = (
+            "long",
+            cache.manifest_hash(folder / "long"),
+        )
         batches = Batches(lock, folder)
         weight, examples = np.zeros(2), np.zeros(2)
         for step in range(120):
             batch = batches.batch(step)
             np.add.at(weight, batch["task_ids"], batch["decoder_loss_weights"])
-            examples += np.bincount(batches.order.rows(list(range(4 * step, 4 * step + 4)))[0][:, 0], minlength=2)
+            examples += np.bincount(
+                batches.order.rows(list(range(4 * step, 4 * step + 4)))[0][:, 0], minlength=2
+            )
         return weight[0] / weight.sum(), examples[0] / examples.sum()
 
     by_token, rate = shares("token")
@@ -256,21 +307,33 @@ def test_a_lock_of_another_config_is_refused(tmp_path):
     from itx.config import DataConfig, ModelConfig, RunConfig
 
     lock = make_lock(tmp_path)
-    same = {k: lock[k] for k in ("sequence_length", "target_length", "global_batch", "window_examples", "renderings")}
+    same = {
+        k: lock[k]
+        for k in (
+            "sequence_length",
+            "target_length",
+            "global_batch",
+            "window_examples",
+            "renderings",
+        )
+    }
     config = RunConfig(ModelConfig(), DataConfig(**same))
     locks.check_config(lock, config, "some.json")
     other = dataclasses.replace(config, data=dataclasses.replace(config.data, seed=9))
     with pytest.raises(UserError, match="some.json: made with data.seed=0, and the config has 9"):
         locks.check_config(lock, other, "some.json")
     with pytest.raises(UserError, match="model.architecture='decoder'"):
-        locks.check_config(lock, dataclasses.replace(config, model=ModelConfig("encoder_decoder")), "some.json")
+        locks.check_config(
+            lock, dataclasses.replace(config, model=ModelConfig("encoder_decoder")), "some.json"
+        )
 
 
 # ---- the same batches, segment by segment
 
 
 def many_pieces(tmp_path, architecture, **changes):
-    """A lock of three tasks and two renderings whose records have one to six pieces, some of them empty."""
+    """A lock of three tasks and two renderings whose records have one to six pieces, some of them
+    empty."""
     lock = make_lock(tmp_path, architecture, renderings=2, **changes)
     draw = np.random.default_rng(5)
     lock["tasks"] = []
@@ -282,9 +345,16 @@ def many_pieces(tmp_path, architecture, **changes):
             for _ in range(n):
                 before = [(draw.integers(2, 999, draw.integers(0, 9)).tolist(), bool(draw.integers(2)))
                           for _ in range(draw.integers(0, 6))]  # fmt: skip
-                records.append([*before, (draw.integers(2, 999, draw.integers(1, 6)).tolist(), True)])
+                records.append(
+                    [*before, (draw.integers(2, 999, draw.integers(1, 6)).tolist(), True)]
+                )
             folder = tmp_path / f"m{task}r{r}"
-            cache.write(folder, cache.Columns.of(records, list(range(n)), [0] * n, 1000), {"templates": ["t0"]}, [])
+            cache.write(
+                folder,
+                cache.Columns.of(records, list(range(n)), [0] * n, 1000),
+                {"templates": ["t0"]},
+                [],
+            )
             size = locks.sizes(cache.Records(folder).lengths, architecture)
             out, _ = locks.check_fit("m", size, lock)
             entry["folders"].append(folder.name)
@@ -312,23 +382,34 @@ def segment_by_segment(batches, numbers):
     for b, r in enumerate(numbers):
         at = encoder_at = 0
         for s, (task, record, rendering) in enumerate(batches.order.row(r), 1):
-            pieces = [(ids.tolist(), trained) for ids, trained in batches.data.records[task][rendering][record]]
+            pieces = [
+                (ids.tolist(), trained)
+                for ids, trained in batches.data.records[task][rendering][record]
+            ]
             cut = len(pieces) - 1 if both else [t for _, t in pieces].index(True)
             prompt = [i for ids, _ in pieces[:cut] for i in ids]
             rest = [i for ids, trained in pieces[cut:] for i in (*ids, *[eos] * trained)]
-            marks = [float(trained) for ids, trained in pieces[cut:] for _ in range(len(ids) + trained)]
+            marks = [
+                float(trained) for ids, trained in pieces[cut:] for _ in range(len(ids) + trained)
+            ]
             over = max(0, sum(map(int, marks)) - targets, len(rest) + 1 - length if not both else 0)
             assert not over or (lock["too_long"] == "cut_targets" and over <= len(pieces[-1][0]))
             rest, marks = rest[: len(rest) - over], marks[: len(marks) - over]
             room = lock["sequence_length"] - (1 if both else len(rest))
-            prompt = prompt[:room] if lock["too_long"] == "cut_right" else prompt[max(0, len(prompt) - room) :]
+            prompt = (
+                prompt[:room]
+                if lock["too_long"] == "cut_right"
+                else prompt[max(0, len(prompt) - room) :]
+            )
             if both:
                 end = encoder_at + len(prompt) + 1
                 out["encoder_input_tokens"][b, encoder_at:end] = [*prompt, eos]
                 out["encoder_segment_ids"][b, encoder_at:end] = s
                 out["encoder_positions"][b, encoder_at:end] = range(len(prompt) + 1)
                 prompt, encoder_at = [], end
-            weight = {"token": 1.0, "example": 1.0 / sum(marks), "task": batches.weights[task]}[lock["weighting"]]
+            weight = {"token": 1.0, "example": 1.0 / sum(marks), "task": batches.weights[task]}[
+                lock["weighting"]
+            ]
             tokens = [*prompt, *rest]
             end, first = at + len(tokens), at + len(prompt)
             out["decoder_target_tokens"][b, at:end] = tokens
@@ -348,9 +429,12 @@ def segment_by_segment(batches, numbers):
 @pytest.mark.parametrize("architecture", ["decoder", "encoder_decoder"])
 @pytest.mark.parametrize("weighting", ["token", "example", "task"])
 @pytest.mark.parametrize(
-    "too_long, length, room", [("error", 64, 32), ("cut_left", 24, 32), ("cut_right", 24, 32), ("cut_targets", 15, 4)]
+    "too_long, length, room",
+    [("error", 64, 32), ("cut_left", 24, 32), ("cut_right", 24, 32), ("cut_targets", 15, 4)],
 )
-def test_batches_are_those_made_segment_by_segment(tmp_path, architecture, weighting, too_long, length, room):
+def test_batches_are_those_made_segment_by_segment(
+    tmp_path, architecture, weighting, too_long, length, room
+):
     lock = many_pieces(
         tmp_path, architecture, weighting=weighting, too_long=too_long, sequence_length=length, target_length=room,
         prefix_lm=weighting == "token", bos_id=7,
@@ -379,8 +463,11 @@ def test_batches_are_those_made_segment_by_segment(tmp_path, architecture, weigh
 
 
 def test_a_step_has_as_many_loss_positions_as_its_rows_need(tmp_path):
-    """All hosts' rows count; what is trained on is the same as with room for the longest everywhere."""
-    lock = many_pieces(tmp_path, "decoder", sequence_length=64, target_length=32, loss_positions=[8, 16, 24, 32])
+    """All hosts' rows count; what is trained on is the same as with room for the longest
+    everywhere."""
+    lock = many_pieces(
+        tmp_path, "decoder", sequence_length=64, target_length=32, loss_positions=[8, 16, 24, 32]
+    )
     batches, seen = Batches(lock, tmp_path), set()
     for t in range(12):
         whole = batches.batch(t)
@@ -388,7 +475,9 @@ def test_a_step_has_as_many_loss_positions_as_its_rows_need(tmp_path):
         cap = whole["loss_positions"].shape[1]
         assert cap == min(c for c in lock["loss_positions"] if c >= most)
         at = whole["loss_positions"]
-        assert [sorted(r[r >= 0]) for r in at] == [np.flatnonzero(w).tolist() for w in whole["decoder_loss_weights"]]
+        assert [sorted(r[r >= 0]) for r in at] == [
+            np.flatnonzero(w).tolist() for w in whole["decoder_loss_weights"]
+        ]
         assert all(batches.batch(t, [b])["loss_positions"].shape == (1, cap) for b in range(4))
         seen.add(cap)
     assert len(seen) > 1
@@ -398,11 +487,15 @@ def test_a_step_has_as_many_loss_positions_as_its_rows_need(tmp_path):
 def test_hosts_and_restarts_change_no_batch(tmp_path, hosts):
     lock = many_pieces(tmp_path, "decoder", sequence_length=64, target_length=32, global_batch=8)
     whole = [Batches(lock, tmp_path).batch(t) for t in range(9)]
-    assert all((a["decoder_target_tokens"] != b["decoder_target_tokens"]).any() for a, b in itertools.pairwise(whole))
+    assert all(
+        (a["decoder_target_tokens"] != b["decoder_target_tokens"]).any()
+        for a, b in itertools.pairwise(whole)
+    )
     size = 8 // hosts
     for start in range(9):
         parts = [
-            list(Batches(lock, tmp_path).iterate(start, 9, range(h * size, h * size + size))) for h in range(hosts)
+            list(Batches(lock, tmp_path).iterate(start, 9, range(h * size, h * size + size)))
+            for h in range(hosts)
         ]
         for t in range(start, 9):
             for key, value in whole[t].items():
@@ -410,7 +503,8 @@ def test_hosts_and_restarts_change_no_batch(tmp_path, hosts):
 
 
 def test_without_bos_a_segment_begins_with_its_first_token(tmp_path):
-    """As inference has it where a tokenizer puts nothing before a prompt: inputs p p t, not B p p t."""
+    """As inference has it where a tokenizer puts nothing before a prompt: inputs p p t, not B p p
+    t."""
     lock = many_pieces(tmp_path, "decoder", sequence_length=64, target_length=32, prefix_lm=True)
     with_bos, without = (Batches(lock | {"bos_id": i}, tmp_path) for i in (7, -1))
     untold = 0
@@ -421,7 +515,12 @@ def test_without_bos_a_segment_begins_with_its_first_token(tmp_path):
         assert (b["decoder_segment_ids"] == np.where(first, 0, a["decoder_segment_ids"])).all()
         rest = b["decoder_segment_ids"] > 0
         assert (b["decoder_positions"][rest] == a["decoder_positions"][rest] - 1).all()
-        for key in ("decoder_input_tokens", "decoder_target_tokens", "decoder_causal_attention", "task_ids"):
+        for key in (
+            "decoder_input_tokens",
+            "decoder_target_tokens",
+            "decoder_causal_attention",
+            "task_ids",
+        ):
             assert (b[key][rest] == a[key][rest]).all(), key
         assert (b["decoder_loss_weights"] == np.where(first, 0, a["decoder_loss_weights"])).all()
         untold += int((a["decoder_loss_weights"][first] > 0).sum())  # of records without a prompt

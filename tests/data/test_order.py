@@ -13,7 +13,15 @@ from itx.errors import UserError
 pytestmark = pytest.mark.smoke
 
 
-def make_order(seed=0, rates=(0.5, 0.3, 0.2), sizes=(50, 400, 7), window=256, renderings=3, phases=None, caps=(24,)):
+def make_order(
+    seed=0,
+    rates=(0.5, 0.3, 0.2),
+    sizes=(50, 400, 7),
+    window=256,
+    renderings=3,
+    phases=None,
+    caps=(24,),
+):
     draw = np.random.default_rng(1)
     lock = {
         "tasks": [{"name": f"t{i}", "rate": r} for i, r in enumerate(rates)], "seed": seed, "window_examples": window,
@@ -21,7 +29,10 @@ def make_order(seed=0, rates=(0.5, 0.3, 0.2), sizes=(50, 400, 7), window=256, re
         "global_batch": 8, **({"phases": phases} if phases else {}),
     }  # fmt: skip
     usable = [[np.arange(n)] * renderings for n in sizes]
-    shape = [[np.stack([draw.integers(5, 60, n), draw.integers(1, 20, n)], 1)] * renderings for n in sizes]
+    shape = [
+        [np.stack([draw.integers(5, 60, n), draw.integers(1, 20, n)], 1)] * renderings
+        for n in sizes
+    ]
     return Order(lock, usable, shape)
 
 
@@ -47,13 +58,15 @@ def test_packing_keeps_every_example_and_both_capacities(lengths):
     assert set(rows) == set(range(n))
     for r in range(n):
         assert (lengths[rows == r].sum(0) <= (64, 24)).all()
-    # a row is opened only where none has room, and rows only fill up: one example of the last row fits no other
+    # a row is opened only where none has room, and rows only fill up: one example of the last row
+    # fits no other
     left = np.array([(64, 24) - lengths[rows == r].sum(0) for r in range(n - 1)]).reshape(-1, 2)
     assert any(not (left >= example).all(1).any() for example in lengths[rows == n - 1])
 
 
 def drawn(seed, n, mean, longest, target=0.25):
-    """Lengths [n, 2] with the long tail that instruction data have; targets take the share `target` on average."""
+    """Lengths [n, 2] with the long tail that instruction data have; targets take the share `target`
+    on average."""
     draw = np.random.default_rng(seed)
     whole = np.clip(draw.lognormal(np.log(mean) - 0.18, 0.6, n), 4, longest).astype(int)
     return np.stack([whole, np.maximum(1, whole * draw.beta(2, 2 / target - 2, n)).astype(int)], 1)
@@ -62,10 +75,12 @@ def drawn(seed, n, mean, longest, target=0.25):
 @pytest.mark.parametrize("mean, row, n", [(30, 1024, 16384), (200, 1024, 4096), (600, 4096, 4096)])
 @pytest.mark.parametrize("seed", range(3))
 def test_packing_fills_rows(mean, row, n, seed):
-    """All but the window's last row, which is half empty on average: a window should have a few hundred rows."""
+    """All but the window's last row, which is half empty on average: a window should have a few
+    hundred rows."""
     lengths = drawn(seed, n, mean, row)
     assert (
-        fill(lengths, (row, row))[0] > 0.995 and pack(lengths, (row, row))[1] < lengths[:, 0].sum() / row + 2 + n / 2000
+        fill(lengths, (row, row))[0] > 0.995
+        and pack(lengths, (row, row))[1] < lengths[:, 0].sum() / row + 2 + n / 2000
     )
 
 
@@ -85,14 +100,23 @@ def test_caps_spread_the_targets_over_rows_and_leave_long_ones_to_few(mean):
     lengths = drawn(0, 8192, mean, 512)
     lengths[7] = (900, 890)  # one long answer must not set the cap of all
     caps = loss_caps(lengths, (1024, 1024))
-    assert len(caps) == 4 and caps == sorted(caps) and caps[-1] == 1024 and lengths[:, 1].mean() < caps[0] < 450
+    assert (
+        len(caps) == 4
+        and caps == sorted(caps)
+        and caps[-1] == 1024
+        and lengths[:, 1].mean() < caps[0] < 450
+    )
 
     def rows_of(*caps):
         rows, n = pack(lengths, (1024, 1024), caps)
         return np.bincount(rows, lengths[:, 1], n), np.bincount(rows, lengths[:, 0], n)
 
     (free, _), (targets, tokens) = rows_of(), rows_of(*caps)
-    assert len(targets) <= len(free) * 1.003 + 1 and tokens.max() <= 1024 and targets.sum() == free.sum()
+    assert (
+        len(targets) <= len(free) * 1.003 + 1
+        and tokens.max() <= 1024
+        and targets.sum() == free.sum()
+    )
     used = np.array(caps)[np.searchsorted(caps, targets)]
     assert used.max() == 1024 and used.mean() < 0.5 * 1024
     share = targets.sum() / used.sum()  # of the positions at which logits are computed
@@ -117,7 +141,9 @@ def test_many_examples_are_packed_as_well_as_few():
     lengths = np.minimum(drawn(0, 60_000, 200, 1024), (1024, 512))
     rows, n = pack(lengths, (1024, 512))
     taken = np.stack([np.bincount(rows, lengths[:, i], n) for i in (0, 1)])
-    assert (taken[0] <= 1024).all() and (taken[1] <= 512).all() and taken[0].sum() / (n * 1024) > 0.997
+    assert (
+        (taken[0] <= 1024).all() and (taken[1] <= 512).all() and taken[0].sum() / (n * 1024) > 0.997
+    )
 
 
 def test_a_misfit_is_refused():
@@ -127,7 +153,9 @@ def test_a_misfit_is_refused():
 
 def test_a_lock_of_another_order_is_refused():
     order = make_order()
-    with pytest.raises(UserError, match=f"order version 1, this itx lays rows out by version {ORDER_VERSION}"):
+    with pytest.raises(
+        UserError, match=f"order version 1, this itx lays rows out by version {ORDER_VERSION}"
+    ):
         Order(order.lock | {"order_version": 1}, [], [])
 
 
@@ -194,7 +222,8 @@ def test_every_usable_record_is_taken_once_per_epoch(sizes, left_out, renderings
 
 @pytest.mark.parametrize("seed", range(5))
 def test_where_a_row_stands_says_nothing_of_its_examples(seed):
-    """Packed large first, but rows are permuted: neither fill nor length, loss positions or task follows a row's place."""
+    """Packed large first, but rows are permuted: neither fill nor length, loss positions or task
+    follows a row's place."""
     order = make_order(seed, sizes=(4000, 4000, 4000), window=4096)
     window = order.window(seed)
     size, n = order.size(*window.segments.T), np.diff(window.starts)
@@ -213,7 +242,9 @@ def test_where_a_row_stands_says_nothing_of_its_examples(seed):
 def test_rows_that_need_many_loss_positions_stand_in_steps_of_their_own():
     order = make_order(sizes=(4000, 4000, 4000), window=400, caps=[14, 18, 24])
     steps = [order.cap(range(8 * t, 8 * t + 8)) for t in range(150)]
-    targets = np.array([sum(order.size(*np.array([s]).T)[0, 1] for s in order.row(r)) for r in range(8 * 150)])
+    targets = np.array(
+        [sum(order.size(*np.array([s]).T)[0, 1] for s in order.row(r)) for r in range(8 * 150)]
+    )
     assert all((targets[8 * t : 8 * t + 8] <= c).all() for t, c in enumerate(steps))
     needed = np.array([14, 18, 24])[np.searchsorted([14, 18, 24], targets)]
     shuffled = np.random.default_rng(0).permutation(needed).reshape(-1, 8).max(1)
@@ -292,12 +323,17 @@ def test_rates_change_at_the_first_window_behind_a_phases_step():
     first = [plain.row(r) for r in range(8 * 100)]
     changed = next(w for w, row in enumerate(order.starts) if row >= 8 * 30)
     at = order.starts[changed]
-    assert rows[:at] == first[:at] and rows[at : at + 50] != first[at : at + 50] and order.starts[changed - 1] < 8 * 30
+    assert (
+        rows[:at] == first[:at]
+        and rows[at : at + 50] != first[at : at + 50]
+        and order.starts[changed - 1] < 8 * 30
+    )
     expected = np.zeros(3)
     for w in range(len(order.starts) - 1):
         phase = max(i for i, p in enumerate(PHASES) if order.starts[w] >= 8 * p["step"])
         expected += np.array(PHASES[phase]["rates"]) * 256
-        assert (np.abs(order.placed(w + 1) - expected) <= 0.5 + 1e-6).all()  # totals follow all phases so far
+        # totals follow all phases so far
+        assert (np.abs(order.placed(w + 1) - expected) <= 0.5 + 1e-6).all()
         seen = set(order.window(w).segments[:, 0].tolist())
         assert seen == {i for i, r in enumerate(PHASES[phase]["rates"]) if r}
     assert {0, 1, 2} == set(range(phase + 1))
@@ -306,11 +342,15 @@ def test_rates_change_at_the_first_window_behind_a_phases_step():
 def test_phases_leave_rows_a_function_of_their_number():
     numbers = [500, 3, 260, 790, 8 * 30, 8 * 60 + 5]
     whole = make_order(phases=PHASES, renderings=8)
-    assert [make_order(phases=PHASES, renderings=8).row(r) for r in numbers] == [whole.row(r) for r in numbers]
-    more = [*PHASES, {"step": 90, "rates": [1.0, 0.0, 0.0]}]  # a later phase changes nothing before it
+    assert [make_order(phases=PHASES, renderings=8).row(r) for r in numbers] == [
+        whole.row(r) for r in numbers
+    ]
+    # a later phase changes nothing before it
+    more = [*PHASES, {"step": 90, "rates": [1.0, 0.0, 0.0]}]
     assert [make_order(phases=more, renderings=8).row(r) for r in range(8 * 90)] == [
         whole.row(r) for r in range(8 * 90)
     ]
     assert (
-        whole.counts(8 * 80) == sum(np.bincount([t for t, _, _ in whole.row(r)], minlength=3) for r in range(8 * 80))
+        whole.counts(8 * 80)
+        == sum(np.bincount([t for t, _, _ in whole.row(r)], minlength=3) for r in range(8 * 80))
     ).all()

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Three kinds of vocabulary: texts come back, prompts are cut as inference cuts them, special tokens are the file's."""
+"""Three kinds of vocabulary: texts come back, prompts are cut as inference cuts them, special
+tokens are the file's."""
 
 import json
 import shutil
@@ -27,7 +28,9 @@ def vocabulary(request, tmp_path_factory) -> Vocabulary:
         file = tmp_path_factory.mktemp("bytes") / "bytes.json"
         file.write_text('{"extra_ids": 125}')
         return Vocabulary(file)
-    return Vocabulary(request.getfixturevalue("shared") / "tokenizers" / "mistral_v1_32k" / "tokenizer.model.v1")
+    return Vocabulary(
+        request.getfixturevalue("shared") / "tokenizers" / "mistral_v1_32k" / "tokenizer.model.v1"
+    )
 
 
 def test_texts_come_back(vocabulary):
@@ -35,21 +38,24 @@ def test_texts_come_back(vocabulary):
     assert [vocabulary.decode(i) for i in ids] == TEXTS
     assert [vocabulary.encode(t) for t in TEXTS] == ids
     assert all(0 <= i < vocabulary.size for row in ids for i in row)
-    assert vocabulary.decode([*ids[0], vocabulary.size + 7]).startswith(TEXTS[0])  # a padding row of the embedding
+    # a padding row of the embedding
+    assert vocabulary.decode([*ids[0], vocabulary.size + 7]).startswith(TEXTS[0])
 
 
 def test_where_each_id_begins(vocabulary):
     for text, ids in zip(TEXTS[:4], vocabulary.encode_batch(TEXTS[:4]), strict=True):
         starts = vocabulary.starts(text)
         assert len(starts) == len(ids) and starts == sorted(starts)
-        assert {text[i] for i in starts} - {" "}  # they are places in the text, which has characters of several bytes
+        # they are places in the text, which has characters of several bytes
+        assert {text[i] for i in starts} - {" "}
         assert max(starts) < len(text)
 
 
 @pytest.mark.parametrize("prompt", ["Вопрос: сколько?", "问题：多少？", "Answer:", "a = f(x)\n"])
 @pytest.mark.parametrize("target", ["четыре", "四个", "yes, it is", "🎉"])
 def test_prompt_and_target_are_cut_as_at_inference(vocabulary, prompt, target):
-    """The prompt's ids are those of the prompt alone, and prompt and target together read as joined by one space."""
+    """The prompt's ids are those of the prompt alone, and prompt and target together read as joined
+    by one space."""
     ids, answer = vocabulary.encode(prompt), vocabulary.following([target])[0]
     assert vocabulary.decode([*ids, *answer]) == f"{prompt} {target}"
     assert vocabulary.answer(answer) == target
@@ -66,7 +72,9 @@ def test_pieces_of_a_conversation_join_to_its_text(vocabulary):
     ]
     record = encoded(parts, vocabulary)
     assert [trained for _, trained in record] == [False, True, False, True]
-    assert vocabulary.decode([i for ids, _ in record for i in ids]) == "".join(text for text, _ in parts)
+    assert vocabulary.decode([i for ids, _ in record for i in ids]) == "".join(
+        text for text, _ in parts
+    )
     assert record[0][0] == vocabulary.encode(parts[0][0])
 
 
@@ -82,7 +90,8 @@ def test_special_tokens_are_those_of_the_models_own_files(tmp_path):
     special = {"eos_token": {"content": "<|im_end|>"}, "bos_token": "<|im_start|>"}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(special))
     other = Vocabulary(tmp_path / TOKENIZER.name)
-    assert (other.eos_id, other.begins, other.hash != vocabulary.hash) == (3, False, True)  # named, but never put there
+    # named, but never put there
+    assert (other.eos_id, other.begins, other.hash != vocabulary.hash) == (3, False, True)
     held = json.loads(TOKENIZER.read_bytes())
     held["post_processor"] = {
         "type": "TemplateProcessing", "pair": [],
@@ -102,7 +111,8 @@ def test_bytes_are_numbered_as_in_byt5(tmp_path):
     vocabulary = Vocabulary(tmp_path / "bytes.json")
     assert vocabulary.encode("aя") == [100, 212, 146] and vocabulary.size == 384
     assert vocabulary.pieces([0, 1, 100, 383]) == ["<pad>", "</s>", "<0x61>", "<extra_id_0>"]
-    assert vocabulary.decode([100, 383, 1, 212]) == "a"  # half a character, and ids that are no bytes
+    # half a character, and ids that are no bytes
+    assert vocabulary.decode([100, 383, 1, 212]) == "a"
 
 
 def with_token(folder, content: str):
@@ -110,13 +120,16 @@ def with_token(folder, content: str):
     held = json.loads(TOKENIZER.read_bytes())
     more = {**held["added_tokens"][0], "id": 312, "content": content}
     folder.mkdir(exist_ok=True)
-    (folder / TOKENIZER.name).write_text(json.dumps({**held, "added_tokens": [*held["added_tokens"], more]}))
+    (folder / TOKENIZER.name).write_text(
+        json.dumps({**held, "added_tokens": [*held["added_tokens"], more]})
+    )
     shutil.copy(TOKENIZER.parent / "tokenizer_config.json", folder)
     return folder / TOKENIZER.name
 
 
 def test_the_token_for_images_is_left_out_of_a_text_models_vocabulary(tmp_path):
-    """Gemma 3's text models have no row for it; any other token that has none makes the vocabulary too large."""
+    """Gemma 3's text models have no row for it; any other token that has none makes the vocabulary
+    too large."""
     file = with_token(tmp_path, IMAGE)
     whole, fits = (Vocabulary(file, rows) for rows in (0, 312))
     assert (whole.size, fits.size) == (313, 312) and whole.behind("", IMAGE) == [312]
@@ -126,12 +139,17 @@ def test_the_token_for_images_is_left_out_of_a_text_models_vocabulary(tmp_path):
     assert kept.size == 312 and kept.hash == fits.hash
     other = with_token(tmp_path / "other", "<tool>")
     assert Vocabulary(other, 312).size == 313
-    assert Vocabulary(keep_given(str(other), "", str(tmp_path / "cache"), 312)).behind("", "<tool>") == [312]
+    assert Vocabulary(keep_given(str(other), "", str(tmp_path / "cache"), 312)).behind(
+        "", "<tool>"
+    ) == [312]
 
 
 def test_a_tokenizers_broken_files_are_named(tmp_path):
     file = with_token(tmp_path, "<tool>")
-    for text, words in (("[]", "expected a JSON object, found list"), ('{"eos_to', "no readable JSON")):
+    for text, words in (
+        ("[]", "expected a JSON object, found list"),
+        ('{"eos_to', "no readable JSON"),
+    ):
         (tmp_path / "tokenizer_config.json").write_text(text)
         with pytest.raises(UserError, match=f"tokenizer_config.json: {words}"):
             Vocabulary(file)

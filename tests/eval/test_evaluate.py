@@ -53,7 +53,8 @@ def test_only_the_first_contents_are_asked_in_all_their_templates(small):
     assert len(asked) == 8 + 4 + 4 + 4 + 4  # "none" shares its prompts with "first"
     everything = dataclasses.replace(config, eval=dataclasses.replace(config.eval, max_examples=0))
     assert len(examples_of(lock["evaluation"][0], everything, 1)) == 20
-    assert row["interval"] == pytest.approx([0.5101, 1.0], abs=1e-4)  # Wilson, 4 of 4: templates add no n
+    # Wilson, 4 of 4: templates add no n
+    assert row["interval"] == pytest.approx([0.5101, 1.0], abs=1e-4)
 
 
 def test_lines_hold_what_the_model_was_asked_and_said(small):
@@ -64,7 +65,9 @@ def test_lines_hold_what_the_model_was_asked_and_said(small):
     assert found["rows"]["first"]["score"] == 7 / 8 and len(lines) == 8
     wrong = lines[0]
     assert wrong["prediction"] == "a wrong word" == wrong["extracted"] and wrong["score"] == 0.0
-    assert {"id", "template", "prompt", "references", "finished"} <= set(wrong) and "rank" not in wrong
+    assert {"id", "template", "prompt", "references", "finished"} <= set(
+        wrong
+    ) and "rank" not in wrong
 
 
 def test_no_answer_and_the_limit_are_counted_apart(small):
@@ -83,7 +86,9 @@ def test_ranking_is_the_primary_score_only_where_the_row_says_so(small):
     assert len(prompts) == 5  # four prompts and the neutral one, which all share
     assert {len(o) for o in options} == {2}
     row = found["rows"]["parity"]
-    assert row["metric"] == "rank" and row["rank"]["sum"] == 1.0 and row["metrics"]["accuracy"] == 1.0
+    assert (
+        row["metric"] == "rank" and row["rank"]["sum"] == 1.0 and row["metrics"]["accuracy"] == 1.0
+    )
     assert set(row["rank"]) == set(summary.RANKINGS) and set(row["by_gold_position"]) == {"0", "1"}
     talks = {p: a.replace("even", "odd") if "number" in p else a for p, a in right.items()}
     other = ask(small, talks, step=5)[0]["rows"]["parity"]
@@ -108,10 +113,15 @@ def test_chance(small):
     assert rows["parity"]["chance"] == 0.5 and rows["parity"]["chance_from"] == "options"
     # always "red" (commonest in training, first of equals by name …) measured on all ten contents
     run, config, lock, *_ = small
-    folder = summary.training_folder(lock["evaluation"][0], lock, summary.Path(config.data.cache_dir))
+    folder = summary.training_folder(
+        lock["evaluation"][0], lock, summary.Path(config.data.cache_dir)
+    )
     constant = summary.commonest([e["references"][0] for e in cache.read_examples(folder)])
     share = sum(a == constant for _, a in scored.pairs(1, 10)) / 10
-    assert rows["first"]["chance"] == share and rows["first"]["chance_from"] == "commonest training answer"
+    assert (
+        rows["first"]["chance"] == share
+        and rows["first"]["chance_from"] == "commonest training answer"
+    )
     held = [c.split()[1] for c, _ in scored.pairs(1, 10)]
     most = max(held.count(h) for h in held)
     assert rows["second"]["chance"] == (most - 1) / 9 > 0
@@ -124,7 +134,12 @@ def test_groups_are_never_pooled_and_easy_tasks_are_left_out(small):
     run, *_ = small
     found, *_ = ask(small)
     keys = [(g["group"], g["kind"]) for g in found["groups"]]
-    assert keys == [("instances", ""), ("tasks", "new argument"), ("instruction", "none"), ("instruction", "removed")]
+    assert keys == [
+        ("instances", ""),
+        ("tasks", "new argument"),
+        ("instruction", "none"),
+        ("instruction", "removed"),
+    ]
     whole = found["groups"][0]
     assert whole["clusters"] == {"parity": 1.0, "pick": 1.0} and whole["tasks"] == 3
     assert found["groups"][1]["method"] == "Wilson, one task"
@@ -133,8 +148,12 @@ def test_groups_are_never_pooled_and_easy_tasks_are_left_out(small):
     group = marked["groups"][0]
     assert group["easy"] == ["first"] and "first" not in group["rows"] and not loads
     assert marked["rows"]["first"]["easy"] and not marked["rows"]["second"]["easy"]
-    instruction = [g for g in marked["groups"] if g["group"] == "instruction"]  # nothing else is in these
-    assert [(g["tasks"], g["all_easy"]) for g in instruction] == [(1, True), (1, True)] and not group["all_easy"]
+    # nothing else is in these
+    instruction = [g for g in marked["groups"] if g["group"] == "instruction"]
+    assert [(g["tasks"], g["all_easy"]) for g in instruction] == [
+        (1, True),
+        (1, True),
+    ] and not group["all_easy"]
 
 
 def test_variants_of_one_task_count_as_one_task(small):
@@ -152,7 +171,10 @@ def test_limits_follow_the_gold_targets(small):
     assert limit(row, config) == {"limit": 16, "limit_from": by_row}
     assert limit({"max_target_tokens": 30}, config) == {"limit": 16, "limit_from": by_most}
     longer = dataclasses.replace(config, eval=dataclasses.replace(config.eval, max_new_tokens=64))
-    assert limit({"max_target_tokens": 30}, longer)["limit"] == 48 and limit(row, longer)["limit"] == 16
+    assert (
+        limit({"max_target_tokens": 30}, longer)["limit"] == 48
+        and limit(row, longer)["limit"] == 16
+    )
     lock["evaluation"][0]["max_target_tokens"] = 30
     assert ask(small)[0]["rows"]["first"]["limit_below_gold"]
 
@@ -165,14 +187,21 @@ def test_the_limit_is_a_setting_and_a_row_says_how_many_answers_it_cut(small, ca
     row = found["rows"]["first"]
     assert (row["hit_limit"], row["limit"], row["limit_from"]) == (1, 16, "eval.limit_factor")
     longer, asked, _ = ask(small, step=7, max_new_tokens=96, limit_factor=9.0)
-    assert longer["rows"]["first"]["limit"] > 16 and set(model.calls[0][1]) != set(asked.calls[0][1])
+    assert longer["rows"]["first"]["limit"] > 16 and set(model.calls[0][1]) != set(
+        asked.calls[0][1]
+    )
     most = ask(small, step=8, max_new_tokens=8)[0]["rows"]["first"]
     assert (most["limit"], most["limit_from"]) == (8, "eval.max_new_tokens")
     tables.print_scores(found)
     # the row without its instruction changed asks the same prompt
-    assert "2 answers of 2 rows were cut at their row's limit; --eval.limit_factor" in capsys.readouterr().out
+    assert (
+        "2 answers of 2 rows were cut at their row's limit; --eval.limit_factor"
+        in capsys.readouterr().out
+    )
     with pytest.raises(UserError, match="eval.limit_factor=0.5: must be at least 1"):
-        configs.check(dataclasses.replace(small[1], eval=dataclasses.replace(small[1].eval, limit_factor=0.5)))
+        configs.check(
+            dataclasses.replace(small[1], eval=dataclasses.replace(small[1].eval, limit_factor=0.5))
+        )
 
 
 def test_a_killed_evaluation_goes_on_and_a_whole_one_is_not_asked_again(small):
@@ -183,7 +212,12 @@ def test_a_killed_evaluation_goes_on_and_a_whole_one_is_not_asked_again(small):
     whole = file.read_text()
     file.write_text(whole[: len(whole) // 2])  # a kill left half a file
     again, model, loads = ask(small)
-    assert len(loads) == 1 and len(model.calls[0][0]) == 8 and file.read_text() == whole and again == first
+    assert (
+        len(loads) == 1
+        and len(model.calls[0][0]) == 8
+        and file.read_text() == whole
+        and again == first
+    )
     file.with_suffix(".done.json").unlink()  # a kill between the lines and their key
     assert ask(small)[2] == [1] and ask(small)[2] == []
     assert not list(run.path.rglob("*.part"))
@@ -211,7 +245,10 @@ def test_a_part_of_the_rows_leaves_the_others_standing(small):
     lock["evaluation"] = lock["evaluation"][:1]
     part, _, _ = ask(small, {}, max_examples=2)
     assert set(part["rows"]) == set(everything["rows"])
-    assert part["rows"]["first"]["score"] == 0.0 and part["rows"]["second"] == everything["rows"]["second"]
+    assert (
+        part["rows"]["first"]["score"] == 0.0
+        and part["rows"]["second"] == everything["rows"]["second"]
+    )
 
 
 def test_looks_at_the_test_split_are_logged(small):
@@ -225,7 +262,9 @@ def test_looks_at_the_test_split_are_logged(small):
 
 def test_nearest_neighbours():
     train = ("the cat sat here", "12 plus 34", "北京是中国的首都")
-    assert baselines.nearest(train, ("a cat sat", "13 plus 34", "首都是北京", ""), (-1,) * 4).tolist() == [0, 1, 2, 0]
+    assert baselines.nearest(
+        train, ("a cat sat", "13 plus 34", "首都是北京", ""), (-1,) * 4
+    ).tolist() == [0, 1, 2, 0]
     assert baselines.nearest(train, train, (-1, -1, -1)).tolist() == [0, 1, 2]
     assert 0 not in baselines.nearest(train, train[:1], (0,))
 
@@ -235,10 +274,18 @@ def test_a_task_that_copying_solves_is_easy():
     copied = [scored.example(f"word{i} number {i}", f"word{i % 7}") for i in range(40)]
     near = [scored.example(e["input_content"] + " again", e["references"][0]) for e in copied[:20]]
     found = baselines.of_task(row, copied, near, 0.5, 20)
-    assert found["neighbour"] == 1.0 and "nearest training" in found["easy"] and found["commonest"] < 0.5
-    apart = [scored.example(e["input_content"] + " again", f"other{i}") for i, e in enumerate(copied[:20])]
+    assert (
+        found["neighbour"] == 1.0
+        and "nearest training" in found["easy"]
+        and found["commonest"] < 0.5
+    )
+    apart = [
+        scored.example(e["input_content"] + " again", f"other{i}")
+        for i, e in enumerate(copied[:20])
+    ]
     assert baselines.of_task(row, copied, apart, 0.5, 20)["easy"] == ""
-    few = baselines.of_task(row, copied, near[:1], 0.5, 20)  # filled up with training examples, not with themselves
+    # filled up with training examples, not with themselves
+    few = baselines.of_task(row, copied, near[:1], 0.5, 20)
     assert few["examples"] == 20 and few["neighbour"] < 0.5
     options = ["no", "yes"]  # 0.6 of "yes" is 0.2 above the chance of two options
     skewed = [scored.example(f"is it {i}", options[i % 5 > 1], options=options) for i in range(50)]

@@ -38,8 +38,15 @@ def runner(name: str, tmp_path, devices: int = 1) -> Runner:
     mesh = meshes.make_mesh(MeshConfig(), jax.devices()[:devices])
     made = restore.load_model(synthetic.Folder(tmp_path), cfg, synthetic.lock(), 0, mesh)
     # what starts at zero or one would hide
-    hidden = {n: p for n, p in made.loaded.params.items() if n.split("/")[-1] in ("smear", "scale", "bq", "bk", "bv")}
-    drawn = {n: p + 0.2 * jax.random.normal(jax.random.key(i), p.shape) for i, (n, p) in enumerate(hidden.items())}
+    hidden = {
+        n: p
+        for n, p in made.loaded.params.items()
+        if n.split("/")[-1] in ("smear", "scale", "bq", "bk", "bv")
+    }
+    drawn = {
+        n: p + 0.2 * jax.random.normal(jax.random.key(i), p.shape)
+        for i, (n, p) in enumerate(hidden.items())
+    }
     drawn = {n: jax.device_put(p, hidden[n].sharding) for n, p in drawn.items()}
     return changed(made, params={**made.loaded.params, **drawn})
 
@@ -48,7 +55,9 @@ def score(runner: Runner, prompt: list[int], answer: list[int]) -> np.ndarray:
     """log p of every token at each position of `answer` and behind it, from one full pass."""
     cfg = synthetic.config(runner.loaded.model)
     batch = synthetic.batch([[(prompt, answer, 0)]], cfg)
-    logits = forward(runner.loaded.params, batch, graphdef=runner.loaded.graphdef)[0, : len(answer) + 1]
+    logits = forward(runner.loaded.params, batch, graphdef=runner.loaded.graphdef)[
+        0, : len(answer) + 1
+    ]
     return np.asarray(jax.nn.log_softmax(logits))
 
 
@@ -80,17 +89,26 @@ ADAPTERS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name, adapter", [*((n, "") for n in MODELS), *(("decoder", a) for a in ADAPTERS if a)])
+@pytest.mark.parametrize(
+    "name, adapter", [*((n, "") for n in MODELS), *(("decoder", a) for a in ADAPTERS if a)]
+)
 def test_what_is_cast_and_taken_apart_before_the_loop_computes_the_same(name, adapter, tmp_path):
     r = runner(name, tmp_path)
     r = changed(r, model=dataclasses.replace(r.loaded.model, dtype="bfloat16"))
-    abstract = shapes_of(lambda: Transformer(r.loaded.model, len(r.loaded.params["embedding"]), nnx.Rngs(0)))
+    abstract = shapes_of(
+        lambda: Transformer(r.loaded.model, len(r.loaded.params["embedding"]), nnx.Rngs(0))
+    )
     model = peft.add(merge(nnx.graphdef(abstract), r.loaded.params), ADAPTERS[adapter], 0)
     graphdef, params = nnx.graphdef(model), parameters(model)
     params = {p: v if v.any() else v + 0.1 for p, v in params.items()}  # LoRA's b
     ready = gen._ready(params, graphdef=graphdef)
-    layers = [{"/".join(p): v.get_value() for p, v in nnx.to_flat_state(layer)} for layer in ready["layers"]]
-    together = {f"decoder/blocks/{p}": jax.numpy.stack([layer[p] for layer in layers]) for p in layers[0]}
+    layers = [
+        {"/".join(p): v.get_value() for p, v in nnx.to_flat_state(layer)}
+        for layer in ready["layers"]
+    ]
+    together = {
+        f"decoder/blocks/{p}": jax.numpy.stack([layer[p] for layer in layers]) for p in layers[0]
+    }
     used = {**params, **ready["params"], **together}
     assert (used["decoder/blocks/mlp/w_in"].dtype == "bfloat16") == (adapter != "dora")
     batch = synthetic.batch([[([5, 6, 7, 8], [9, 10, 11], 0)]], synthetic.config(r.loaded.model))
@@ -99,11 +117,14 @@ def test_what_is_cast_and_taken_apart_before_the_loop_computes_the_same(name, ad
 
 
 def test_the_loop_over_tokens_casts_no_weight(tmp_path, monkeypatch):
-    """XLA may take it out of the loop or not; where it does not, each token would read all weights in float32."""
+    """XLA may take it out of the loop or not; where it does not, each token would read all weights
+    in float32."""
     made = runner("decoder", tmp_path)
     abstract = shapes_of(
         lambda: Transformer(
-            dataclasses.replace(made.loaded.model, dtype="bfloat16"), len(made.loaded.params["embedding"]), nnx.Rngs(0)
+            dataclasses.replace(made.loaded.model, dtype="bfloat16"),
+            len(made.loaded.params["embedding"]),
+            nnx.Rngs(0),
         )
     )
     advance, programs = gen._advance, []
@@ -114,11 +135,20 @@ def test_the_loop_over_tokens_casts_no_weight(tmp_path, monkeypatch):
 
     monkeypatch.setattr(gen, "_advance", seen)
     changed(made, graphdef=nnx.graphdef(abstract)).generate([[5, 6, 7]], 4)
-    weight = min(v.size for p, v in made.loaded.params.items() if "/blocks/" in p and p.split("/")[-1].startswith("w"))
+    weight = min(
+        v.size
+        for p, v in made.loaded.params.items()
+        if "/blocks/" in p and p.split("/")[-1].startswith("w")
+    )
     within = [e for e in equations(programs[0].jaxpr) if e.primitive.name == "while"]
     read = [x.aval for e in within for x in e.invars]
-    assert len([x for x in read if x.dtype == "bfloat16" and x.ndim > 1]) > 2 * made.loaded.model.num_layers
-    assert not [x for x in read if x.dtype == "float32" and x.size >= weight / made.loaded.model.num_layers]
+    assert (
+        len([x for x in read if x.dtype == "bfloat16" and x.ndim > 1])
+        > 2 * made.loaded.model.num_layers
+    )
+    assert not [
+        x for x in read if x.dtype == "float32" and x.size >= weight / made.loaded.model.num_layers
+    ]
 
 
 def equations(jaxpr):
@@ -144,7 +174,8 @@ def test_generation_stops_at_eos(tmp_path):
 
 @pytest.mark.parametrize("how", [Sampling(), Sampling(beams=2)], ids=["greedy", "beams"])
 def test_every_id_that_ends_the_pretrained_models_answers_ends_one(tmp_path, how):
-    """generation_config.json names a list of ids where a chat model has an end of turn beside its end of text."""
+    """generation_config.json names a list of ids where a chat model has an end of turn beside its
+    end of text."""
     prompts = [p for p, _, _ in synthetic.examples(6, seed=8)]
     free = [a["tokens"] for a in runner("decoder", tmp_path).generate(prompts, 8)]
     first, second = free[0][2], next(i for i in free[1] if i != free[0][2])
@@ -174,7 +205,9 @@ def test_rank_is_the_sum_of_log_softmax(name, tmp_path):
             table = score(r, prompt, option)
             want = [*option, synthetic.EOS]
             assert got["tokens"] == len(want)
-            np.testing.assert_allclose(got["logprob"], table[range(len(want)), want].sum(), atol=1e-4)
+            np.testing.assert_allclose(
+                got["logprob"], table[range(len(want)), want].sum(), atol=1e-4
+            )
 
 
 def test_many_devices_give_the_same_answers(tmp_path):
@@ -198,7 +231,13 @@ def golden_runner(name: str, eos: int) -> Runner:
     both = cfg.architecture == "encoder_decoder"
     return Runner(
         LoadedModel(
-            graphdef=graphdef, params=params, mesh=mesh, model=cfg, bos_id=0 if both else -1, eos_id=eos, pad_id=0
+            graphdef=graphdef,
+            params=params,
+            mesh=mesh,
+            model=cfg,
+            bos_id=0 if both else -1,
+            eos_id=eos,
+            pad_id=0,
         )
     )
 
@@ -211,17 +250,26 @@ def test_answers_are_those_of_transformers(name, setting):
     how = Sampling(**{NAMES.get(k, k): v for k, v in GENERATION["settings"][setting].items()})
     got = golden_runner(name, found["eos"]).generate(found["prompts"], GENERATION["new"], how)
     assert [a["tokens"] for a in got] == found["answers"][setting]
-    assert [a["finished"] for a in got] == [len(a) < GENERATION["new"] for a in found["answers"][setting]]
+    assert [a["finished"] for a in got] == [
+        len(a) < GENERATION["new"] for a in found["answers"][setting]
+    ]
 
 
 def test_the_settings_differ_in_what_they_answer():
     for found in GENERATION["models"].values():
         assert len({json.dumps(a) for a in found["answers"].values()}) >= 4
-    every = [a for found in GENERATION["models"].values() for some in found["answers"].values() for a in some]
+    every = [
+        a
+        for found in GENERATION["models"].values()
+        for some in found["answers"].values()
+        for a in some
+    ]
     assert {len(a) for a in every} >= {0, 1, 2, 3, 5, 6, 10}
 
 
-@pytest.mark.parametrize("found", GENERATION["filters"]["settings"], ids=lambda x: str([*x.values()][:3]))
+@pytest.mark.parametrize(
+    "found", GENERATION["filters"]["settings"], ids=lambda x: str([*x.values()][:3])
+)
 def test_filters_leave_the_probabilities_of_transformers(found):
     logits = np.array(GENERATION["filters"]["logits"], np.float32)
     how = Sampling(**{k: found[k] for k in ("temperature", "top_k", "top_p")})
@@ -263,7 +311,9 @@ def uncached(r: Runner, prompt: list[int], how: Sampling, index: int, limit: int
 
     def sides(ids: list[list[int]], name: str, width: int) -> dict:
         tokens = np.array([row + [0] * (width - len(row)) for row in ids])
-        return golden.side(tokens, np.array([[1] * len(row) + [0] * (width - len(row)) for row in ids]), name)
+        return golden.side(
+            tokens, np.array([[1] * len(row) + [0] * (width - len(row)) for row in ids]), name
+        )
 
     compiled, numbers = how.split()
     seen = np.zeros((1, len(r.loaded.params["embedding"])), bool)
@@ -286,14 +336,16 @@ def uncached(r: Runner, prompt: list[int], how: Sampling, index: int, limit: int
     return answer[: answer.index(r.loaded.eos_id)] if r.loaded.eos_id in answer else answer
 
 
-SHOWN = ("gemma3",)  # the others: -m slow; a T5 in fewer modes stands in test_answers_are_those_of_transformers
+# the others: -m slow; a T5 in fewer modes stands in test_answers_are_those_of_transformers
+SHOWN = ("gemma3",)
 
 
 @pytest.mark.parametrize(
     "name", [n if n in SHOWN else pytest.param(n, marks=pytest.mark.slow) for n in golden.FAMILIES]
 )
 def test_every_mode_of_every_family_is_that_without_a_cache(name):
-    """Three prompts, one longer than a window, in one batch and in batches of one row; each alone without a cache."""
+    """Three prompts, one longer than a window, in one batch and in batches of one row; each alone
+    without a cache."""
     r = golden_runner(name, 11)
     draw = np.random.default_rng(5)
     prompts = [draw.integers(12, 61, n).tolist() for n in (13, 4, 8)]
@@ -307,7 +359,8 @@ def test_every_mode_of_every_family_is_that_without_a_cache(name):
             alone = changed(r, batch_size=1)
             assert [a["tokens"] for a in alone.generate(prompts, 6, how)] == got
     assert len({json.dumps(a) for a in answers.values()}) >= 5
-    jax.clear_caches()  # as at the end of a file (tests/conftest.py): these are more programs than most files'
+    # as at the end of a file (tests/conftest.py): these are more programs than most files'
+    jax.clear_caches()
 
 
 @pytest.mark.parametrize("name", list(MODELS))
@@ -371,7 +424,8 @@ def test_stop_strings_cut_the_text_wherever_they_stand(tmp_path):
     beams = Sampling(beams=2)
     whole = vocabulary.answer(r.generate(prompts, 20, beams)[0]["tokens"])
     assert (
-        texts.texts(r, vocabulary, prompts, 20, beams, stop=(whole[3:5],))[0]["text"] == whole.partition(whole[3:5])[0]
+        texts.texts(r, vocabulary, prompts, 20, beams, stop=(whole[3:5],))[0]["text"]
+        == whole.partition(whole[3:5])[0]
     )
     with pytest.raises(UserError, match="empty stop string"):
         texts.texts(r, vocabulary, prompts, 20, stop=("a", ""))
@@ -390,13 +444,16 @@ def test_a_stream_never_takes_back_what_it_wrote(tmp_path):
     how = Sampling(temperature=2.0, seed=3)
     free = half.answer(r.generate([[7, 8, 9]], 12, how)[0]["tokens"])
     stop = free[13:17]
-    got = texts.texts(r, half, [[7, 8, 9]], 12, how, stop=(stop,), stream=lambda i, text: seen.append(text))[0]
+    got = texts.texts(
+        r, half, [[7, 8, 9]], 12, how, stop=(stop,), stream=lambda i, text: seen.append(text)
+    )[0]
     assert got["text"] == free.partition(stop)[0] and len(set(seen)) > 4
     assert all(b.startswith(a) for a, b in zip(seen, [*seen[1:], got["text"]], strict=True))
 
 
 def test_a_stream_over_bytes_of_characters_begins_with_what_it_wrote(tmp_path):
-    """Where a tokenizer falls back to bytes, the bytes of a run are one text or, until the last is there, none at all."""
+    """Where a tokenizer falls back to bytes, the bytes of a run are one text or, until the last is
+    there, none at all."""
     r = runner("decoder", tmp_path)
     text = "你好，мир 🙂 naïve".encode()
 
@@ -417,7 +474,10 @@ def test_a_stream_over_bytes_of_characters_begins_with_what_it_wrote(tmp_path):
 
 def test_what_is_not_settled_is_held_back():
     assert texts.settled("ab\ufffd", ()) == "ab"
-    assert texts.settled("one\nTw", ("\nTwo",)) == "one" and texts.settled("one\nTx", ("\nTwo",)) == "one\nTx"
+    assert (
+        texts.settled("one\nTw", ("\nTwo",)) == "one"
+        and texts.settled("one\nTx", ("\nTwo",)) == "one\nTx"
+    )
     assert (
         texts.cut("abcd", ("b", "abc")) == ("a", "b") == texts.cut("ab", ("b", "abc"))
     )  # as if it came letter by letter
@@ -458,7 +518,9 @@ def test_a_ranking_of_an_empty_prompt_needs_bos(tmp_path):
 def test_a_prompt_that_is_too_long_or_empty_is_named(tmp_path):
     r = changed(runner("decoder", tmp_path), context=12)
     assert len(r.generate([[5] * 7], 4)) == 1  # with BOS just as long
-    with pytest.raises(UserError, match="prompt 1 has 8 tokens, with 4 new ones more than the context of 12"):
+    with pytest.raises(
+        UserError, match="prompt 1 has 8 tokens, with 4 new ones more than the context of 12"
+    ):
         r.generate([[5] * 7, [5] * 8], 4)
     with pytest.raises(UserError, match="prompt 0 has 12 tokens, with its EOS"):
         changed(runner("t5", tmp_path), context=12).generate([[5] * 12], 40)
@@ -485,27 +547,47 @@ def test_a_conversation_is_compiled_for_few_lengths(tmp_path):
     added = gen._begin._cache_size() - before[0], gen._advance._cache_size() - before[1]
     assert max(added) <= 4  # 16, 32, 64 and 128 slots; multiples of 16 would be 7
     shapes = [gen.plan([n], np.full(1, 5), r.loaded)[0][1] for n in (1, 15, 16, 100, 127, 128)]
-    assert [(rows, width) for rows, width, _ in shapes] == [(1, 16), (1, 16), (1, 32), (1, 128), (1, 128), (1, 256)]
+    assert [(rows, width) for rows, width, _ in shapes] == [
+        (1, 16),
+        (1, 16),
+        (1, 32),
+        (1, 128),
+        (1, 128),
+        (1, 256),
+    ]
     assert alone == r.generate(prompts, 5)
 
 
 def test_long_prompts_go_in_smaller_batches(tmp_path, monkeypatch):
     """As many rows as memory has room for; the answers are the same."""
     r = runner("t5", tmp_path)
-    monkeypatch.setattr(gen, "SCORES_BYTES", 4 * r.loaded.model.num_heads * 64**2 * 3)  # of three rows of 64
+    # of three rows of 64
+    monkeypatch.setattr(gen, "SCORES_BYTES", 4 * r.loaded.model.num_heads * 64**2 * 3)
     prompts = [[2 + (7 * i + j) % 59 for j in range(63 if i % 2 else 15)] for i in range(12)]
     shapes = [shape for _, shape in gen.plan([len(p) for p in prompts], np.full(12, 4), r.loaded)]
     assert {(rows, width) for rows, width, _ in shapes} == {(3, 64)}  # few enough for one width
     small = r.generate(prompts, 4)
     monkeypatch.undo()
-    assert {rows for _, (rows, _, _) in gen.plan([len(p) for p in prompts], np.full(12, 4), r.loaded)} == {16}
+    assert {
+        rows for _, (rows, _, _) in gen.plan([len(p) for p in prompts], np.full(12, 4), r.loaded)
+    } == {16}
     assert small == r.generate(prompts, 4)
 
 
 def test_rows_of_a_ranking_leave_few_empty(tmp_path):
     r = changed(runner("decoder", tmp_path), batch_size=256)
-    assert [ranking.batch_rows(n, 256, 128, r.loaded) for n in (1, 5, 19, 33, 100)] == [4, 8, 20, 20, 28]
-    assert ranking.batch_rows(100, 256, 2**20, r.loaded) < 4 < ranking.batch_rows(100, 256, 2**15, r.loaded)
+    assert [ranking.batch_rows(n, 256, 128, r.loaded) for n in (1, 5, 19, 33, 100)] == [
+        4,
+        8,
+        20,
+        20,
+        28,
+    ]
+    assert (
+        ranking.batch_rows(100, 256, 2**20, r.loaded)
+        < 4
+        < ranking.batch_rows(100, 256, 2**15, r.loaded)
+    )
     eight = runner("decoder", tmp_path, devices=8)
     assert [ranking.batch_rows(n, 256, 128, eight.loaded) for n in (0, 1, 19)] == [8, 8, 8]
 

@@ -37,7 +37,8 @@ def test_right_and_wrong_answers(name, reference, right, wrong):
     assert right != reference
     assert SCORES[name]([reference], right) == 1.0
     assert SCORES[name]([reference], wrong) == 0.0
-    assert SCORES[name](["unlike anything 77", reference], right) == 1.0  # the best reference counts
+    # the best reference counts
+    assert SCORES[name](["unlike anything 77", reference], right) == 1.0
 
 
 @pytest.mark.parametrize(
@@ -54,7 +55,9 @@ def test_no_two_rows_share_a_file_of_predictions(tmp_path):
     run = RunFolder(tmp_path)
     names = ["x:cot", "x_cot", "x%3Acot", "x/cot", "x@T1", "x:fs4#1"]
     files = {summary.predictions_file(run, 3, name) for name in names}
-    assert len(files) == len(names) and {f.parent for f in files} == {run.eval_dir(3) / "predictions"}
+    assert len(files) == len(names) and {f.parent for f in files} == {
+        run.eval_dir(3) / "predictions"
+    }
 
 
 def test_articles_are_left_out_by_squad_alone():
@@ -64,9 +67,14 @@ def test_articles_are_left_out_by_squad_alone():
 
 
 def test_rouge_l_by_hand():
-    """Lin (2004): "police killed the gunman" and "police kill the gunman" share 3 words of 4 and 4 in order."""
-    assert SCORES["rouge_l"](["police killed the gunman"], "police kill the gunman") == pytest.approx(0.75)
-    assert SCORES["rouge_l"](["police killed the gunman"], "the gunman kill police") == pytest.approx(0.5)
+    """Lin (2004): "police killed the gunman" and "police kill the gunman" share 3 words of 4 and 4
+    in order."""
+    assert SCORES["rouge_l"](
+        ["police killed the gunman"], "police kill the gunman"
+    ) == pytest.approx(0.75)
+    assert SCORES["rouge_l"](
+        ["police killed the gunman"], "the gunman kill police"
+    ) == pytest.approx(0.5)
     assert SCORES["rouge_l"](["Столица Франции Париж"], "Париж") == pytest.approx(0.5)
     assert SCORES["rouge_l"](["北京是首都"], "北京首都") == pytest.approx(8 / 9)
     assert SCORES["rouge_l"](["a"], "") == 0.0
@@ -79,7 +87,9 @@ def test_lcs_against_the_textbook_table():
         rows = [[0] * (len(b) + 1) for _ in range(len(a) + 1)]
         for i, x in enumerate(a):
             for j, y in enumerate(b):
-                rows[i + 1][j + 1] = rows[i][j] + 1 if x == y else max(rows[i][j + 1], rows[i + 1][j])
+                rows[i + 1][j + 1] = (
+                    rows[i][j] + 1 if x == y else max(rows[i][j + 1], rows[i + 1][j])
+                )
         return rows[-1][-1]
 
     draw = random.Random(0)
@@ -89,21 +99,28 @@ def test_lcs_against_the_textbook_table():
 
 
 def test_rouge_l_agrees_with_the_t5_test_data(shared):
-    """Every text is one line, where rougeLsum is rougeL; the expected value is a bootstrap's median."""
+    """Every text is one line, where rougeLsum is rougeL; the expected value is a bootstrap's
+    median."""
     folder = shared / "conformance" / "t5_rouge"
     if not folder.is_dir():
         pytest.skip("conformance/t5_rouge is absent")
-    targets, predictions = ((folder / f"{n}_large.txt").read_text().split("\n") for n in ("target", "prediction"))
+    targets, predictions = (
+        (folder / f"{n}_large.txt").read_text().split("\n") for n in ("target", "prediction")
+    )
     expected = json.loads((folder / "expected_bootstrap_results.json").read_text())["rougeLsum"]
     lines = [(t, p) for t, p in zip(targets, predictions, strict=True) if t]
     found = metrics.rouge_l(*zip(*lines, strict=True))["rouge_l"]
     assert 100 * found == pytest.approx(expected, abs=0.1)
-    shuffled = metrics.rouge_l([t for t, _ in lines], [p for _, p in lines[1:] + lines[:1]])["rouge_l"]
+    shuffled = metrics.rouge_l([t for t, _ in lines], [p for _, p in lines[1:] + lines[:1]])[
+        "rouge_l"
+    ]
     assert 100 * shuffled < expected - 10
 
 
 def test_sets_of_answers_as_seqio_calls_them():
-    assert metrics.exact_match(["a", ["b", "c"], "d"], ["A.", "c", "e"]) == {"exact_match": pytest.approx(2 / 3)}
+    assert metrics.exact_match(["a", ["b", "c"], "d"], ["A.", "c", "e"]) == {
+        "exact_match": pytest.approx(2 / 3)
+    }
     assert metrics.numeric(targets=["1,5"], predictions=["1.5"]) == {"numeric": 1.0}
     assert set(metrics.METRICS) == set(SCORES)
     with pytest.raises(ValueError):
@@ -128,7 +145,8 @@ def test_metrics_by_name_and_by_module():
 
 @pytest.mark.parametrize("function", ["score", "os.system", "Other"])
 def test_what_a_lock_names_is_no_code_to_run(tmp_path, monkeypatch, function):
-    """A module that the user did not name is not imported; of one that is trusted only its own functions are called."""
+    """A module that the user did not name is not imported; of one that is trusted only its own
+    functions are called."""
     name = f"code_of_a_stranger_{function.replace('.', '_')}"
     ran = tmp_path / "ran"
     (tmp_path / f"{name}.py").write_text(
@@ -160,5 +178,8 @@ def test_the_answer_is_the_last_match_of_the_target_pattern():
     assert extract(pattern, "3 + 4.5 make 7.5.\nThe answer is 7.5.") == "7.5"
     assert extract(pattern, "The answer is 3. No.\nThe answer is 4.") == "4"
     assert extract(pattern, "It must be 4.") is None
-    assert extract(answer_pattern("{rationale}\nОтвет: {answer}."), "120 / 2 = 60.\nОтвет: 60 км/ч.") == "60 км/ч"
+    assert (
+        extract(answer_pattern("{rationale}\nОтвет: {answer}."), "120 / 2 = 60.\nОтвет: 60 км/ч.")
+        == "60 км/ч"
+    )
     assert extract(None, " whole text ") == "whole text"

@@ -10,10 +10,18 @@ from itx.eval import stats
 @pytest.mark.parametrize(
     "hits, n, low, high",
     # Newcombe (1998), "Two-sided confidence intervals for the single proportion", table I, method 3
-    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
+    [
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ],
 )
 def test_wilson_has_the_published_values(hits, n, low, high):
-    assert stats.wilson(hits / n, n) == (pytest.approx(low, abs=5e-5), pytest.approx(high, abs=5e-5))
+    assert stats.wilson(hits / n, n) == (
+        pytest.approx(low, abs=5e-5),
+        pytest.approx(high, abs=5e-5),
+    )
 
 
 def test_wilson_ends_at_the_ends():
@@ -25,7 +33,10 @@ def test_wilson_ends_at_the_ends():
 def test_student_has_the_published_values():
     # mean 3, s = sqrt(2.5), t(0.975, 4) = 2.776
     low, high = stats.t_interval([1, 2, 3, 4, 5])
-    assert (low, high) == (pytest.approx(3 - 2.776 * 2.5**0.5 / 5**0.5, abs=1e-3), pytest.approx(4.963, abs=1e-3))
+    assert (low, high) == (
+        pytest.approx(3 - 2.776 * 2.5**0.5 / 5**0.5, abs=1e-3),
+        pytest.approx(4.963, abs=1e-3),
+    )
     assert stats.t_interval([1.0]) is None
 
 
@@ -51,7 +62,8 @@ def test_the_bootstrap_is_as_wide_as_what_varies():
     rng = np.random.default_rng(0)
     same = [[rng.integers(0, 2, 50)] for _ in range(20)]
     low, high = stats.bootstrap(same)
-    # examples alone: 20 · 50 coins, about ± 1.96 · 0.5 / sqrt(1000); clusters drawn again nearly double the variance
+    # examples alone: 20 · 50 coins, about ± 1.96 · 0.5 / sqrt(1000); clusters drawn again nearly
+    # double the variance
     assert 0.05 < high - low < 0.13
     apart = [[np.full(50, float(c % 2))] for c in range(20)]
     wide = np.subtract(*stats.bootstrap(apart)[::-1])
@@ -59,7 +71,8 @@ def test_the_bootstrap_is_as_wide_as_what_varies():
 
 
 def test_the_bootstrap_covers_the_truth():
-    """Clusters with means of their own, 12 of them: a percentile interval should hold 0.5 in about 92 % of draws."""
+    """Clusters with means of their own, 12 of them: a percentile interval should hold 0.5 in about
+    92 % of draws."""
     rng = np.random.default_rng(1)
     hits = 0
     for _ in range(100):
@@ -75,7 +88,9 @@ def test_paired_differences():
     a = rng.integers(0, 2, 200).astype(float)
     b = np.maximum(a, rng.random(200) < 0.2)
     better, nothing = stats.paired(a, b), stats.paired(a, a)
-    assert better["p"] < 0.001 and better["difference"] == (b - a).mean() and better["interval"][0] > 0
+    assert (
+        better["p"] < 0.001 and better["difference"] == (b - a).mean() and better["interval"][0] > 0
+    )
     assert nothing["p"] == 1.0 and nothing["difference"] == 0.0
     assert stats.paired(b, a)["difference"] == -better["difference"]
     noise = stats.paired(a, rng.permutation(a))

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`itx generate`: through a chat template and without, from a file, the command line, a pipe and a terminal."""
+"""`itx generate`: through a chat template and without, from a file, the command line, a pipe and a
+terminal."""
 
 import codecs
 import dataclasses
@@ -70,12 +71,16 @@ def run(talked) -> terminal.Run:
     lock = locks.read(folder.lock_json)
     from itx.mesh import make_mesh
 
-    runner = restore.load_model(folder, config, lock, mesh=make_mesh(config.mesh, jax.devices()[:1]))
+    runner = restore.load_model(
+        folder, config, lock, mesh=make_mesh(config.mesh, jax.devices()[:1])
+    )
     return terminal.Run(runner, Vocabulary(folder.vocab_model), lock["chat"], max_new_tokens=5)
 
 
 def test_what_reads_as_another_turn_and_what_is_not_written_is_said(capsys):
-    model = SimpleNamespace(loaded=SimpleNamespace(model=SimpleNamespace(architecture="decoder"), eos_id=1))
+    model = SimpleNamespace(
+        loaded=SimpleNamespace(model=SimpleNamespace(architecture="decoder"), eos_id=1)
+    )
     vocabulary = Vocabulary(REPO / "tests" / "golden" / "hf" / "qwen3" / "tokenizer.json")
     plain = terminal.Run(model, vocabulary, chat.PLAIN)
     asked = [terminal.message(t, "x") for t in ("a\nAssistant: b", "a: b")]
@@ -88,11 +93,15 @@ def test_what_reads_as_another_turn_and_what_is_not_written_is_said(capsys):
         plain, template="{% for m in messages if m.role != 'system' %}{{ m.content }};{% endfor %}"
     )
     terminal._head(deaf, "Be brief.", "--system")
-    assert capsys.readouterr().err == "itx: the run's chat template does not write the content of system turns\n"
+    assert (
+        capsys.readouterr().err
+        == "itx: the run's chat template does not write the content of system turns\n"
+    )
 
 
 def test_an_answer_moves_no_cursor():
-    """A generated text may hold escape sequences, e.g. one that sets the title of a terminal's window."""
+    """A generated text may hold escape sequences, e.g. one that sets the title of a terminal's
+    window."""
     answer = {"text": "a\x1b]0;title\x07b\u202e\n\tБ北", "finished": True}
     said = terminal.shown(answer)
     assert "\x1b" not in said and "\x07" not in said and "\u202e" not in said
@@ -104,7 +113,8 @@ def test_a_conversation_is_asked_with_the_ids_that_training_had(talked, run):
     assert lock["chat"] == chat.PLAIN
     records = cache.Records(talked.parent / "cache" / lock["tasks"][0]["folders"][0])
     trained = {
-        tuple(cache.prompt_ids(r[:-1], lock["eos_id"], "decoder")) for r in (records[i] for i in range(len(records)))
+        tuple(cache.prompt_ids(r[:-1], lock["eos_id"], "decoder"))
+        for r in (records[i] for i in range(len(records)))
     }
     asked = {tuple(run.ids(messages(talk, 3))) for talk in TALKS}
     assert len(trained) == 3 and asked == trained
@@ -128,7 +138,10 @@ def test_what_a_template_writes_behind_an_answer_ends_it(run):
 
 
 def test_the_oldest_turns_make_room(run):
-    head, talk = [{"role": "system", "content": "Be brief."}], [m for t in TALKS for m in messages(t)]
+    head, talk = (
+        [{"role": "system", "content": "Be brief."}],
+        [m for t in TALKS for m in messages(t)],
+    )
     asked = [*head, *talk, {"role": "user", "content": "And?"}]
     assert run.runner.loaded.context == 0
     assert run.room(asked) == (asked, 0)  # no bound
@@ -152,8 +165,13 @@ def test_a_conversation_remembers_until_it_is_forgotten(run, capsys):
     long = terminal.converse(run, "", io.StringIO("a\nb\n"))
     answered = bool(long[0]["answer"].strip())
     assert len(long[1].get("messages", [0])) == (3 if answered else 1)
-    alone = terminal.converse(dataclasses.replace(run, template=""), "", io.StringIO("a\nb\\nc\n/new\n"))
-    assert [f["prompt"] for f in alone] == ["a", "b\nc"] and "no command /new; " in capsys.readouterr().err
+    alone = terminal.converse(
+        dataclasses.replace(run, template=""), "", io.StringIO("a\nb\\nc\n/new\n")
+    )
+    assert [f["prompt"] for f in alone] == [
+        "a",
+        "b\nc",
+    ] and "no command /new; " in capsys.readouterr().err
 
 
 STRICT = ("{% if messages[0].role == 'system' and messages[0].content | length > 9 %}{{ raise_exception('too long') }}"
@@ -161,7 +179,8 @@ STRICT = ("{% if messages[0].role == 'system' and messages[0].content | length >
 
 
 def test_a_refused_line_leaves_the_conversation_as_it_was(run, capsys):
-    """A line beyond the context, an instruction that the template refuses, a command that is none."""
+    """A line beyond the context, an instruction that the template refuses, a command that is
+    none."""
     answering = dataclasses.replace(run, how=Sampling(temperature=1.0, seed=3))
     small = dataclasses.replace(answering, runner=changed(run.runner, context=120))
     lines = ["Hi", "x" * 300, "Bob?"]
@@ -183,15 +202,24 @@ def test_a_refused_line_leaves_the_conversation_as_it_was(run, capsys):
     ]
     found = terminal.converse(strict, "", io.StringIO("".join(x + "\n" for x in lines)))
     said = capsys.readouterr()
-    assert "data.chat_template: too long" in said.err and "no command /sytem; did you mean '/system'" in said.err
-    assert [f["messages"][0]["content"] for f in found] == ["Be."] * 3  # the refused one never began
-    assert [len(f["messages"]) for f in found] == [2, 4, 2] and "forget the conversation" in said.out
+    assert (
+        "data.chat_template: too long" in said.err
+        and "no command /sytem; did you mean '/system'" in said.err
+    )
+    # the refused one never began
+    assert [f["messages"][0]["content"] for f in found] == ["Be."] * 3
+    assert [len(f["messages"]) for f in found] == [
+        2,
+        4,
+        2,
+    ] and "forget the conversation" in said.out
     with pytest.raises(UserError, match="too long"):
         terminal.converse(strict, "Be very brief.", io.StringIO("Hi\n"))
 
 
 def test_a_template_that_writes_earlier_turns_otherwise_is_asked_as_it_trained(run):
-    """Models that think: the block stands before the last answer alone, so a second question has other text before it."""
+    """Models that think: the block stands before the last answer alone, so a second question has
+    other text before it."""
     thinks = dataclasses.replace(run, template=CHATML.replace("{{ m.content }}", (
         "{% if m.role == 'assistant' and loop.last %}<think></think>{% endif %}{{ m.content }}")))  # fmt: skip
     talk = messages(TALKS[1], 3)
@@ -207,12 +235,15 @@ def test_several_prompts_are_answered_together(run, capsys):
     assert [f["prompt"] for f in found] == [t[0] for t in TALKS]
     assert [f["answer"] for f in found] == [terminal.several(run, [a])[0]["answer"] for a in asked]
     assert capsys.readouterr().out.startswith("> Привет!")
-    with pytest.raises(UserError, match="a conversation of 3 turns: this run was not trained on conversations"):
+    with pytest.raises(
+        UserError, match="a conversation of 3 turns: this run was not trained on conversations"
+    ):
         terminal.several(dataclasses.replace(run, template=""), [messages(TALKS[0], 3)])
 
 
 def test_what_the_vocabulary_does_not_know_is_said(run, tmp_path, capsys):
-    """Latin letters alone, as in T5's vocabulary: what is asked in Russian never reaches the model."""
+    """Latin letters alone, as in T5's vocabulary: what is asked in Russian never reaches the
+    model."""
     (tmp_path / "latin.txt").write_text("the quick brown fox jumps over the lazy dog\n" * 20)
     sentencepiece.SentencePieceTrainer.train(
         input=str(tmp_path / "latin.txt"), model_prefix=str(tmp_path / "latin"), vocab_size=40, hard_vocab_limit=False,
@@ -223,7 +254,9 @@ def test_what_the_vocabulary_does_not_know_is_said(run, tmp_path, capsys):
     assert capsys.readouterr().err == ""
     terminal.several(latin, [messages(("the лис",), 1)])
     said = capsys.readouterr().err
-    assert re.fullmatch(r"itx: the vocabulary does not know [1-3] of the \d tokens of 'the лис'\n", said)
+    assert re.fullmatch(
+        r"itx: the vocabulary does not know [1-3] of the \d tokens of 'the лис'\n", said
+    )
     terminal.converse(latin, "", io.StringIO("the лис\n"))
     assert capsys.readouterr().err == said
 
@@ -238,8 +271,13 @@ def test_a_file_of_prompts(tmp_path):
     file.write_bytes(codecs.BOM_UTF8 + "дом\n".encode())
     assert terminal.read_prompts(str(file)) == [[{"role": "user", "content": "дом"}]]
     file = tmp_path / "p.jsonl"
-    file.write_text(json.dumps({"prompt": "a\nb"}) + "\n" + json.dumps({"messages": messages(TALKS[0], 3)}))
-    assert terminal.read_prompts(str(file)) == [[{"role": "user", "content": "a\nb"}], messages(TALKS[0], 3)]
+    file.write_text(
+        json.dumps({"prompt": "a\nb"}) + "\n" + json.dumps({"messages": messages(TALKS[0], 3)})
+    )
+    assert terminal.read_prompts(str(file)) == [
+        [{"role": "user", "content": "a\nb"}],
+        messages(TALKS[0], 3),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -253,15 +291,31 @@ def test_a_file_of_prompts(tmp_path):
         ("p.jsonl", b'{"prompt": 3}\n', 'line 1, "prompt" is no text'),
         ("p.jsonl", b'{"prompt": "\\ud800"}\n', r"line 1, is not UTF-8 \(character 0\)"),
         ("p.jsonl", b'{"messages": []}\n', "no list of turns"),
-        ("p.jsonl", b'{"prompt": "a", "messages": [{"role": "user", "content": "b"}]}\n', 'has both "prompt" and'),
-        ("p.jsonl", b'{"messages": [{"role": "user", "content": "b"}], "tools": [{}]}\n', '"tools" are not written'),
-        ("p.jsonl", b'{"messages": [{"role": "bot", "content": "a"}]}\n', "turn 0 is no .*one of system, user"),
+        (
+            "p.jsonl",
+            b'{"prompt": "a", "messages": [{"role": "user", "content": "b"}]}\n',
+            'has both "prompt" and',
+        ),
+        (
+            "p.jsonl",
+            b'{"messages": [{"role": "user", "content": "b"}], "tools": [{}]}\n',
+            '"tools" are not written',
+        ),
+        (
+            "p.jsonl",
+            b'{"messages": [{"role": "bot", "content": "a"}]}\n',
+            "turn 0 is no .*one of system, user",
+        ),
         (
             "p.jsonl",
             b'{"messages": [{"role": "user", "content": "a", "tool_calls": [{}]}]}\n',
             "turn 0 has 'tool_calls', which",
         ),
-        ("p.jsonl", b'{"messages": [{"role": "assistant", "content": "a"}]}\n', "nothing is left to answer"),
+        (
+            "p.jsonl",
+            b'{"messages": [{"role": "assistant", "content": "a"}]}\n',
+            "nothing is left to answer",
+        ),
     ],
 )
 def test_a_bad_file_of_prompts_is_named(tmp_path, name, data, match):
@@ -280,7 +334,10 @@ def test_a_bad_file_of_prompts_is_named(tmp_path, name, data, match):
         (["--prompt", "a", "--context", "20"], "more than the context of 20"),
         (["--prompt", "a", "--stop", ""], "an empty stop string"),
         (["--prompt", "a", "--top_p", "0.5"], "need a temperature above 0"),
-        (["--prompt", "a", "--system", "b", "--raw"], "--system: with --raw a prompt is asked as it is"),
+        (
+            ["--prompt", "a", "--system", "b", "--raw"],
+            "--system: with --raw a prompt is asked as it is",
+        ),
     ],
 )
 def test_mistakes_on_the_command_line_are_named(talked, capsys, words, message):
@@ -297,15 +354,36 @@ def test_the_command_takes_every_setting(talked, tmp_path, capsys):
     assert found["answer"] + ("" if found["finished"] else " …") == (
         capsys.readouterr().out.rstrip("\n") if found["answer"] else " …"
     )
-    assert cli.main(["generate", str(talked), "--prompt", "a", "--beams=2", "--length_penalty=0.5", "--raw"]) == 0
+    assert (
+        cli.main(
+            ["generate", str(talked), "--prompt", "a", "--beams=2", "--length_penalty=0.5", "--raw"]
+        )
+        == 0
+    )
 
 
 def test_in_a_terminal(talked):
     """A person types in three scripts, asks for help, begins anew, presses Ctrl-C and leaves."""
-    command = [sys.executable, "-m", "itx.cli", "generate", str(talked), "--max_new_tokens", "6", "--temperature=1"]
-    spawn = [sys.executable, "-c", "import pty, sys; sys.exit(pty.spawn(sys.argv[1:]) >> 8)", *command]
+    command = [
+        sys.executable,
+        "-m",
+        "itx.cli",
+        "generate",
+        str(talked),
+        "--max_new_tokens",
+        "6",
+        "--temperature=1",
+    ]
+    spawn = [
+        sys.executable,
+        "-c",
+        "import pty, sys; sys.exit(pty.spawn(sys.argv[1:]) >> 8)",
+        *command,
+    ]
     environment = one_device() | {"PYTHONUTF8": "1", "TERM": "dumb"}
-    with subprocess.Popen(spawn, cwd=REPO, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+    with subprocess.Popen(
+        spawn, cwd=REPO, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
 
         def until(end: bytes, seconds: float = 60) -> str:
             got, last = b"", time.monotonic() + seconds
@@ -333,7 +411,8 @@ def test_in_a_terminal(talked):
                 answer = say(line).removeprefix(line).strip()
                 assert answer and "Traceback" not in answer and "itx:" not in answer
             assert "(a new conversation)" in say("/new")
-            time.sleep(0.5)  # a signal between the prompt and Python's wait for a key is seen at the next key alone
+            # a signal between the prompt and Python's wait for a key is seen at the next key alone
+            time.sleep(0.5)
             press(b"\x03")  # at the prompt: nothing
             assert "interrupted" not in until(b"> ")
             press(b"\x04")

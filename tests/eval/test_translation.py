@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Metrics of a whole set (BLEU, chrF): equal to sacrebleu, scored over a row, with intervals; ROUGE's variants and stems."""
+"""Metrics of a whole set (BLEU, chrF): equal to sacrebleu, scored over a row, with intervals;
+ROUGE's variants and stems."""
 
 import functools
 import itertools
@@ -26,7 +27,10 @@ def set_of_answers(n: int = 24, references: int = 3) -> tuple[list[list[str]], l
     draw = random.Random(3)
     wanted = [[" ".join(draw.choices(WORDS, k=draw.randint(2, 14))) for _ in range(draw.randint(1, references))]
               for _ in range(n)]  # fmt: skip
-    return wanted, [" ".join(w if draw.random() < 0.7 else draw.choice(WORDS) for w in r[0].split()) for r in wanted]
+    return wanted, [
+        " ".join(w if draw.random() < 0.7 else draw.choice(WORDS) for w in r[0].split())
+        for r in wanted
+    ]
 
 
 def test_bleu_and_chrf_are_sacrebleus_corpus_scores():
@@ -37,17 +41,27 @@ def test_bleu_and_chrf_are_sacrebleus_corpus_scores():
     streams = list(itertools.zip_longest(*wanted))
     for ours, theirs in (
         (metrics.bleu(wanted, said)["bleu"], sacrebleu.corpus_bleu(said, streams)),
-        (metrics.bleu(wanted, said, tokenize="char")["bleu"], sacrebleu.corpus_bleu(said, streams, tokenize="char")),
+        (
+            metrics.bleu(wanted, said, tokenize="char")["bleu"],
+            sacrebleu.corpus_bleu(said, streams, tokenize="char"),
+        ),
         (metrics.chrf(wanted, said)["chrf"], sacrebleu.corpus_chrf(said, streams)),
-        (metrics.chrf(wanted, said, word_order=2)["chrf"], sacrebleu.corpus_chrf(said, streams, word_order=2)),
+        (
+            metrics.chrf(wanted, said, word_order=2)["chrf"],
+            sacrebleu.corpus_chrf(said, streams, word_order=2),
+        ),
     ):
         assert 100 * ours == pytest.approx(theirs.score, abs=1e-9) and 0.2 < ours < 0.9
-    mean_of_answers = np.mean([metrics.SCORES["bleu"](r, p) for r, p in zip(wanted, said, strict=True)])
-    assert abs(mean_of_answers - metrics.bleu(wanted, said)["bleu"]) > 0.01  # a set's score is no mean
+    mean_of_answers = np.mean(
+        [metrics.SCORES["bleu"](r, p) for r, p in zip(wanted, said, strict=True)]
+    )
+    # a set's score is no mean
+    assert abs(mean_of_answers - metrics.bleu(wanted, said)["bleu"]) > 0.01
 
 
 def test_chinese_and_japanese_are_cut_into_words_unless_told_otherwise():
-    """As one word per sentence, a translation of nine right characters in ten would score nothing."""
+    """As one word per sentence, a translation of nine right characters in ten would score
+    nothing."""
     assert "bleu" in metrics.METRICS
     for reference, said, tokenizer in (
         ("今天的天气非常好，我们去公园。", "今天的天气非常好，他们去公园。", "tok:zh"),
@@ -55,24 +69,38 @@ def test_chinese_and_japanese_are_cut_into_words_unless_told_otherwise():
         ("Он вчера пришёл домой поздно.", "Он вчера пришёл домой рано.", "tok:13a"),
     ):
         found = metrics.set_metric("bleu", [[reference]])
-        assert tokenizer in found.signature([[reference]]) and found.of_set([[reference]], [said]) > 0.5
+        assert (
+            tokenizer in found.signature([[reference]])
+            and found.of_set([[reference]], [said]) > 0.5
+        )
     chinese = (["今天的天气非常好，我们去公园。"], ["今天的天气非常好，他们去公园。"])
-    assert metrics.bleu(*chinese, tokenize="13a")["bleu"] < 0.5 < metrics.bleu(*chinese, tokenize="zh")["bleu"]
+    assert (
+        metrics.bleu(*chinese, tokenize="13a")["bleu"]
+        < 0.5
+        < metrics.bleu(*chinese, tokenize="zh")["bleu"]
+    )
     with pytest.raises(UserError, match=r"unknown tokenize='zn'; did you mean 'zh'"):
         metrics.bleu(*chinese, tokenize="zn")
 
 
 def translations(folder) -> tuple:
-    """A run whose one row is a translation: two templates, five contents, answers that are partly right."""
+    """A run whose one row is a translation: two templates, five contents, answers that are partly
+    right."""
     run, where = RunFolder(folder / "run"), folder / "cache"
     vocab = scored.vocabulary(run.vocab_model)
-    pairs = [(f"{a} {b}", f"So it is {a} of {b}. Name {b} the {a}") for a, b in itertools.pairwise(scored.COLOURS[:6])]
+    pairs = [
+        (f"{a} {b}", f"So it is {a} of {b}. Name {b} the {a}")
+        for a, b in itertools.pairwise(scored.COLOURS[:6])
+    ]
     examples = [scored.example(c, a, template=t) for c, a in pairs for t in ("t1", "t2")]
     made = scored.folder(where, "to_lumo/test/r0-b", examples, vocab)
-    row = scored.row(made, "to_lumo", "translation", "tasks", grade="new argument", metrics=["bleu", "chrf"])
+    row = scored.row(
+        made, "to_lumo", "translation", "tasks", grade="new argument", metrics=["bleu", "chrf"]
+    )
     lock = scored.lock([], [row], vocab)
     said = {
-        e["prompt"]: e["references"][0].replace("Name", "even" if i % 3 else "Name it") for i, e in enumerate(examples)
+        e["prompt"]: e["references"][0].replace("Name", "even" if i % 3 else "Name it")
+        for i, e in enumerate(examples)
     }
     return run, scored.config(where, max_examples=0), lock, scored.Reciter(vocab, said)
 
@@ -87,13 +115,17 @@ def test_a_row_is_scored_as_a_whole_and_its_answers_one_by_one(tmp_path):
     said, wanted = [x["prediction"] for x in lines], [[x["references"][0] for x in lines]]
     assert 100 * row["score"] == pytest.approx(sacrebleu.corpus_bleu(said, wanted).score, abs=1e-9)
     assert row["metrics"]["bleu"] == row["score"] != row["metrics"]["chrf"]
-    assert 100 * row["metrics"]["chrf"] == pytest.approx(sacrebleu.corpus_chrf(said, wanted).score, abs=1e-9)
+    assert 100 * row["metrics"]["chrf"] == pytest.approx(
+        sacrebleu.corpus_chrf(said, wanted).score, abs=1e-9
+    )
     assert row["score"] != pytest.approx(np.mean([x["score"] for x in lines]), abs=1e-3)
     assert "tok:13a" in row["signatures"]["bleu"] and row["interval_from"] == "bootstrap"
     low, high = row["interval"]
     assert 0 <= low < row["score"] < high <= 1 and (row["examples"], row["prompts"]) == (5, 10)
     (group,) = found["groups"]
-    assert group["mean"] == pytest.approx(row["corrected"]) and group["score"] == pytest.approx(row["score"])
+    assert group["mean"] == pytest.approx(row["corrected"]) and group["score"] == pytest.approx(
+        row["score"]
+    )
     again = summary.write_scores(run, 3, [], lock, config)  # a row that is kept needs no lock
     assert again["groups"] == found["groups"]
 
@@ -105,7 +137,10 @@ def test_chance_is_what_one_answer_scores_on_the_whole_set(tmp_path):
     asked = [{"references": r} for r in wanted]
     constant = metrics.bleu(wanted, [wanted[0][0]] * len(wanted))["bleu"]
     assert summary.commonest_score(wanted[0][0], row, asked) == constant > 0
-    records = [{"references": r, "options": None, "input_content": f"number {i}"} for i, r in enumerate(wanted)]
+    records = [
+        {"references": r, "options": None, "input_content": f"number {i}"}
+        for i, r in enumerate(wanted)
+    ]
     found = baselines.of_task(row, records[:12], records[12:], easy=0.5, most=12)
     right = [r[0] for r in wanted[12:]]
     assert found["commonest"] in [metrics.bleu(right, [a] * 12)["bleu"] for (a,) in wanted[:12]]
@@ -127,7 +162,8 @@ def test_the_interval_is_that_of_resampled_sets():
     assert stats.of_counts(counts[:1], counted.score)[1] == (0.0, 1.0)
 
 
-# ---- ROUGE: figures of rouge_score 0.1.2 (tests/golden/rouge.json: reference, answer, stemmed, F1 of each kind)
+# ---- ROUGE: figures of rouge_score 0.1.2 (tests/golden/rouge.json: reference, answer, stemmed, F1
+# of each kind)
 
 KINDS = {"rouge_1": "rouge1", "rouge_2": "rouge2", "rouge_l": "rougeL", "rouge_lsum": "rougeLsum"}
 
@@ -139,8 +175,13 @@ def test_rouge_is_that_of_rouge_score(golden_rouge):
     assert any(x["rougeL"] != x["rougeLsum"] for x in golden_rouge)
     for x in golden_rouge:
         for ours, theirs in KINDS.items():
-            score = metrics.per_example(metrics.name_of(functools.partial(metrics.METRICS[ours], stem=x["stem"])))
-            assert score(["", x["reference"]], x["answer"]) == pytest.approx(x[theirs], abs=1e-9), (ours, x)
+            score = metrics.per_example(
+                metrics.name_of(functools.partial(metrics.METRICS[ours], stem=x["stem"]))
+            )
+            assert score(["", x["reference"]], x["answer"]) == pytest.approx(x[theirs], abs=1e-9), (
+                ours,
+                x,
+            )
 
 
 @pytest.fixture
@@ -150,12 +191,15 @@ def golden_rouge():
 
 @pytest.mark.parametrize("kind", ["rouge_1", "rouge_2", "rouge_lsum"])
 def test_rouge_agrees_with_the_t5_test_data(shared, kind):
-    """The expected value is the median of a bootstrap's resamples, which are drawn without a seed."""
+    """The expected value is the median of a bootstrap's resamples, which are drawn without a
+    seed."""
     assert kind in metrics.METRICS
     folder = shared / "conformance" / "t5_rouge"
     if not folder.is_dir():
         pytest.skip("conformance/t5_rouge is absent")
-    targets, predictions = ((folder / f"{n}_large.txt").read_text().split("\n") for n in ("target", "prediction"))
+    targets, predictions = (
+        (folder / f"{n}_large.txt").read_text().split("\n") for n in ("target", "prediction")
+    )
     expected = json.loads((folder / "expected_bootstrap_results.json").read_text())[KINDS[kind]]
     lines = [(t, p) for t, p in zip(targets, predictions, strict=True) if t]
     found = metrics.METRICS[kind](*zip(*lines, strict=True))[kind]

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write tests/golden/generation.json: what `transformers` answers with the models of make_hf.py, and what its filters
-leave of random logits.
+"""Write tests/golden/generation.json: what `transformers` answers with the models of make_hf.py,
+and what its filters leave of random logits.
 
     uv venv hf && uv pip install --python hf/bin/python torch transformers
     hf/bin/python tests/golden/make_generation.py
 
-The id that ends an answer is one that greedy decoding writes early, so that beams end at different lengths.
+The id that ends an answer is one that greedy decoding writes early, so that beams end at different
+lengths.
 """
 
 import json
@@ -28,14 +29,17 @@ SETTINGS = {
     "short": {"num_beams": 2, "length_penalty": -1.0},
     "beams_penalty": {"num_beams": 3, "repetition_penalty": 1.3},
 }
-WARPED = [(0.7, 0, 1.0), (1.0, 5, 1.0), (1.3, 0, 0.8), (0.9, 12, 0.6), (1.0, 0, 0.01)]  # temperature, top_k, top_p
+# temperature, top_k, top_p
+WARPED = [(0.7, 0, 1.0), (1.0, 5, 1.0), (1.3, 0, 0.8), (0.9, 12, 0.6), (1.0, 0, 0.01)]
 
 
 def answers(name: str) -> dict:
     config = tf.AutoConfig.from_pretrained(HERE / "hf" / name)
     both = config.is_encoder_decoder
     auto = tf.AutoModelForSeq2SeqLM if both else tf.AutoModelForCausalLM
-    model = auto.from_pretrained(HERE / "hf" / name, dtype=torch.float32, attn_implementation="eager").eval()
+    model = auto.from_pretrained(
+        HERE / "hf" / name, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
     r = np.random.default_rng(3)
     prompts = [r.integers(3, 61, n).tolist() for n in LENGTHS]
 
@@ -66,11 +70,21 @@ def warped() -> dict:
         out.append({"temperature": temperature, "top_k": top_k, "top_p": top_p,
                     "probabilities": torch.softmax(scores, -1).tolist()})  # fmt: skip
     penalised = filters.RepetitionPenaltyLogitsProcessor(1.7)(seen, logits)
-    return {"logits": logits.tolist(), "seen": seen.tolist(), "penalised": penalised.tolist(), "settings": out}
+    return {
+        "logits": logits.tolist(),
+        "seen": seen.tolist(),
+        "penalised": penalised.tolist(),
+        "settings": out,
+    }
 
 
 if __name__ == "__main__":
-    found = {"new": NEW, "settings": SETTINGS, "models": {n: answers(n) for n in MODELS}, "filters": warped()}
+    found = {
+        "new": NEW,
+        "settings": SETTINGS,
+        "models": {n: answers(n) for n in MODELS},
+        "filters": warped(),
+    }
     (HERE / "generation.json").write_text(json.dumps(found) + "\n", encoding="utf-8")
     for name, x in found["models"].items():
         for setting, got in x["answers"].items():

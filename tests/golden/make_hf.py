@@ -4,9 +4,10 @@
     uv venv hf && uv pip install --python hf/bin/python torch transformers
     hf/bin/python tests/golden/make_hf.py
 
-A family's folder holds what `save_pretrained` wrote and golden.npz: token ids and masks, logits [b, l, v] in
-float32 (of padded places: garbage), and of two families the gradient of the mean loss by every tensor. All norms and
-biases are moved off their start. Decoders read rows longer than the sliding window, padded on the right.
+A family's folder holds what `save_pretrained` wrote and golden.npz: token ids and masks, logits [b,
+l, v] in float32 (of padded places: garbage), and of two families the gradient of the mean loss by
+every tensor. All norms and biases are moved off their start. Decoders read rows longer than the
+sliding window, padded on the right.
 """
 
 import json
@@ -87,14 +88,18 @@ def save(name: str, config: tf.PreTrainedConfig, seed: int) -> None:
     config._attn_implementation = "eager"
     auto = tf.AutoModelForSeq2SeqLM if config.is_encoder_decoder else tf.AutoModelForCausalLM
     model = auto.from_config(config).float().eval()
-    if name in ("t5_v1_1", "mt5"):  # a head of its own, as the published ones have; from_config ties it
+    # a head of its own, as the published ones have; from_config ties it
+    if name in ("t5_v1_1", "mt5"):
         model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
     perturb(model, seed)
     if name in ("t5_v1_1", "mt5"):
         config.tie_word_embeddings = model.config.tie_word_embeddings = False
     model.bfloat16().save_pretrained(folder)
-    model = auto.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")  # as a user would
-    assert name not in ("t5_v1_1", "mt5") or not torch.equal(model.lm_head.weight, model.shared.weight)
+    # as a user would
+    model = auto.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+    assert name not in ("t5_v1_1", "mt5") or not torch.equal(
+        model.lm_head.weight, model.shared.weight
+    )
     if config.vocab_size == TOKENS:
         tokenizer().save_pretrained(folder)
     r = np.random.default_rng(seed)
@@ -119,7 +124,11 @@ def save(name: str, config: tf.PreTrainedConfig, seed: int) -> None:
         out |= {f"grad/{n}": p.grad.numpy().astype(np.float32) for n, p in model.named_parameters()}
     np.savez_compressed(folder / "golden.npz", **{k: v.astype(np.int32) if v.dtype == np.int64 else v
                                                   for k, v in out.items()})  # fmt: skip
-    print(name, json.dumps(sorted(p.name for p in folder.iterdir())), sum(p.stat().st_size for p in folder.iterdir()))
+    print(
+        name,
+        json.dumps(sorted(p.name for p in folder.iterdir())),
+        sum(p.stat().st_size for p in folder.iterdir()),
+    )
 
 
 if __name__ == "__main__":

@@ -4,12 +4,12 @@
     uv venv hf && uv pip install --python hf/bin/python torch transformers peft
     hf/bin/python tests/golden/make_peft.py
 
-A folder BASE_METHOD holds what `save_pretrained` wrote and logits.npy [b, l, v]: of the ids of the base's
-golden.npz, without those of virtual tokens. Gemma's rows are so short that no window hides a virtual token, for there
-a prefix is seen outside windows here and not in `transformers`.
+A folder BASE_METHOD holds what `save_pretrained` wrote and logits.npy [b, l, v]: of the ids of the
+base's golden.npz, without those of virtual tokens. Gemma's rows are so short that no window hides a
+virtual token, for there a prefix is seen outside windows here and not in `transformers`.
 
-gemma3_nested is a LoRA over the same Gemma 3 as a part of one that also sees images (`nest`), with the modules that
-`peft` sees there: the targets' names match some in the part that sees, too.
+gemma3_nested is a LoRA over the same Gemma 3 as a part of one that also sees images (`nest`), with
+the modules that `peft` sees there: the targets' names match some in the part that sees, too.
 """
 
 import json
@@ -26,7 +26,16 @@ HERE = Path(__file__).parent
 LENGTH = {"llama": 4, "t5_v1_1": 4, "gemma3": 2}  # of prefixes and prompts
 TOKENS = {"llama": 17, "t5_v1_1": 17, "gemma3": 3}
 LINEAR = {
-    "llama": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head"],
+    "llama": [
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+        "lm_head",
+    ],
     "gemma3": ["q_proj", "v_proj", "o_proj", "down_proj"],
     "t5_v1_1": ["q", "k", "v", "o", "wi_0", "wi_1", "wo"],
 }
@@ -45,14 +54,19 @@ def configs(base: str) -> dict[str, peft.PeftConfig]:
     }
     if base == "llama":
         out["projected"] = peft.PrefixTuningConfig(
-            task_type=task, num_virtual_tokens=LENGTH[base], prefix_projection=True, encoder_hidden_size=6
+            task_type=task,
+            num_virtual_tokens=LENGTH[base],
+            prefix_projection=True,
+            encoder_hidden_size=6,
         )
     return out
 
 
 def load(base: str) -> torch.nn.Module:
     auto = tf.AutoModelForSeq2SeqLM if base == "t5_v1_1" else tf.AutoModelForCausalLM
-    return auto.from_pretrained(HERE / "hf" / base, dtype=torch.float32, attn_implementation="eager").eval()
+    return auto.from_pretrained(
+        HERE / "hf" / base, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
 
 
 VISION = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 8,
@@ -60,7 +74,8 @@ VISION = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "n
 
 
 def nest(base: str, folder: Path) -> None:
-    """Write a Gemma 3 as the text part of one that also sees images, as the hub's are from 4B on."""
+    """Write a Gemma 3 as the text part of one that also sees images, as the hub's are from 4B
+    on."""
     text = load(base)
     config = tf.Gemma3Config(text_config=text.config.to_dict(), vision_config=VISION, mm_tokens_per_image=4,
                              image_token_index=60, boi_token_index=59, eoi_token_index=58)  # fmt: skip
@@ -113,7 +128,8 @@ def auto_logits(folder: Path, base: str) -> np.ndarray:
     ).eval()
     with torch.no_grad():
         out = model(**feed(base)).logits
-    return out[:, -feed(base)["input_ids"].shape[1] :].numpy()  # a prompt's own places stand in front
+    # a prompt's own places stand in front
+    return out[:, -feed(base)["input_ids"].shape[1] :].numpy()
 
 
 def save_nested(base: str, seed: int) -> None:
@@ -121,7 +137,9 @@ def save_nested(base: str, seed: int) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     with tempfile.TemporaryDirectory() as there:
         nest(base, Path(there))
-        model = tf.AutoModelForCausalLM.from_pretrained(there, dtype=torch.float32, attn_implementation="eager")
+        model = tf.AutoModelForCausalLM.from_pretrained(
+            there, dtype=torch.float32, attn_implementation="eager"
+        )
         modules = [n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)]
         plain = model.eval()(**feed(base)).logits.detach().numpy()
         assert (

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write tests/golden/rope.json: what `transformers` makes of every spelling of rotary positions and windows.
+"""Write tests/golden/rope.json: what `transformers` makes of every spelling of rotary positions and
+windows.
 
     uv venv hf && uv pip install --python hf/bin/python torch transformers
     hf/bin/python tests/golden/make_rope.py
 
-A case is a family's BASE with some keys changed, loaded from a config.json as a user's is. Of each layer of the model
-it has what its attention was handed in a forward pass of TOKENS tokens: the rotary frequencies (angles of position 1),
-the factor that cos and sin were multiplied by, and how many tokens the last one sees. Where the config or the forward
-pass is refused, the case has the error's name instead.
+A case is a family's BASE with some keys changed, loaded from a config.json as a user's is. Of each
+layer of the model it has what its attention was handed in a forward pass of TOKENS tokens: the
+rotary frequencies (angles of position 1), the factor that cos and sin were multiplied by, and how
+many tokens the last one sees. Where the config or the forward pass is refused, the case has the
+error's name instead.
 """
 
 import json
@@ -36,7 +38,12 @@ BASES = {
     "gemma3": SIZES | GEMMA | {"sliding_window_pattern": 2},  # changed inside its text_config
 }
 
-LLAMA3 = {"factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 16}
+LLAMA3 = {
+    "factor": 4.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
 LONG = {
     "short_factor": [1.0, 1.1, 1.2, 1.3],
     "long_factor": [1.0, 2.0, 3.0, 4.0],
@@ -49,7 +56,8 @@ FULL, SLIDING = "full_attention", "sliding_attention"
 def scalings() -> dict[str, dict]:
     """What may stand in `rope_scaling` as well as, flat, in `rope_parameters`."""
     linear = {
-        "factor " + json.dumps(f): {"rope_type": "linear", "factor": f} for f in (1.0, 2, 0.5, 0, -2.0, "4", None)
+        "factor " + json.dumps(f): {"rope_type": "linear", "factor": f}
+        for f in (1.0, 2, 0.5, 0, -2.0, "4", None)
     }
     return {
         "empty": {}, "default": DEFAULT, "default, a factor": DEFAULT | {"factor": 4.0}, "no type": {"factor": 4.0},
@@ -94,11 +102,23 @@ def rotary() -> dict[str, dict]:
     for name, found in scalings().items():
         out[f"scaling: {name}"] = {"rope_scaling": found}
         out[f"parameters: {name}"] = {"rope_parameters": found}
-    for name in ("empty", "default", "theta", "linear", "linear, theta", "linear as type", "llama3", "yarn"):
+    for name in (
+        "empty",
+        "default",
+        "theta",
+        "linear",
+        "linear, theta",
+        "linear as type",
+        "llama3",
+        "yarn",
+    ):
         found = scalings()[name]
         out[f"scaling beside theta: {name}"] = {"rope_scaling": found, "rope_theta": 700.0}
         out[f"parameters beside theta: {name}"] = {"rope_parameters": found, "rope_theta": 700.0}
-        out[f"parameters beside theta null: {name}"] = {"rope_parameters": found, "rope_theta": None}
+        out[f"parameters beside theta null: {name}"] = {
+            "rope_parameters": found,
+            "rope_theta": None,
+        }
         out[f"both, {name} in the new: linear in the old"] = {
             "rope_parameters": found, "rope_scaling": {"rope_type": "linear", "factor": 2.0}}  # fmt: skip
         out[f"both, {name} in the old: default in the new"] = {
@@ -109,7 +129,10 @@ def rotary() -> dict[str, dict]:
         out[f"llama3, length {outer} outside"] = {
             "rope_scaling": LLAMA3 | {"rope_type": "llama3"}, "original_max_position_embeddings": outer}  # fmt: skip
     linear_length = LINEAR | {"original_max_position_embeddings": 16}
-    out["linear, length outside"] = {"rope_scaling": linear_length, "original_max_position_embeddings": 8}
+    out["linear, length outside"] = {
+        "rope_scaling": linear_length,
+        "original_max_position_embeddings": 8,
+    }
     by_layer = {
         "full alone": {FULL: LINEAR}, "sliding alone": {SLIDING: DEFAULT | {"rope_theta": 300.0}},
         "default": {FULL: DEFAULT, SLIDING: DEFAULT}, "empty": {FULL: {}, SLIDING: {}}, "null": {FULL: None, SLIDING: None},
@@ -150,9 +173,15 @@ def windows() -> dict[str, dict]:
                     continue
                 found = base | {"use_sliding_window": use, "layer_types": layers}
                 key = f"window {window}, use {use}, types {name or 'absent'}"
-                out[key] = {k: v for k, v in found.items() if v != "absent" or k == "sliding_window"}
+                out[key] = {
+                    k: v for k, v in found.items() if v != "absent" or k == "sliding_window"
+                }
     for most in (0, 1, 2, 3, 28, None):
-        out[f"from layer {most} on"] = {"sliding_window": 5, "use_sliding_window": True, "max_window_layers": most}
+        out[f"from layer {most} on"] = {
+            "sliding_window": 5,
+            "use_sliding_window": True,
+            "max_window_layers": most,
+        }
     for every in (1, 2, 3, None, 0):
         out[f"every {every}"] = {"sliding_window": 5, "sliding_window_pattern": every}
         out[f"every {every}, types"] = {
@@ -166,7 +195,11 @@ def windows() -> dict[str, dict]:
 def values(kind: str, change: dict) -> dict:
     found = {k: v for k, v in (BASES[kind] | change).items() if v != "absent"}
     if kind == "gemma3":
-        return {"model_type": kind, "text_config": {"model_type": "gemma3_text"} | found, "vision_config": VISION}
+        return {
+            "model_type": kind,
+            "text_config": {"model_type": "gemma3_text"} | found,
+            "vision_config": VISION,
+        }
     return {"model_type": kind} | found
 
 
@@ -178,7 +211,9 @@ def seen(config: dict) -> list | str:
             model = tf.AutoModelForCausalLM.from_config(
                 tf.AutoConfig.from_pretrained(folder), attn_implementation="eager"
             )
-            layers = [m for n, m in model.named_modules() if n.endswith("self_attn") and "vision" not in n]
+            layers = [
+                m for n, m in model.named_modules() if n.endswith("self_attn") and "vision" not in n
+            ]
             handed = []
 
             def hook(module: torch.nn.Module, args: tuple, kwargs: dict) -> None:
@@ -217,6 +252,14 @@ if __name__ == "__main__":
                 found = [layers.index(one) for one in found]
             case["seen"][kind] = found
         cases.append(json.dumps(case))
-    head = {"tokens": TOKENS, "transformers": tf.__version__, "bases": BASES, "vision": VISION, "layers": layers}
-    (HERE / "rope.json").write_text(json.dumps(head)[:-1] + ', "cases": [\n' + ",\n".join(cases) + "\n]}\n")
+    head = {
+        "tokens": TOKENS,
+        "transformers": tf.__version__,
+        "bases": BASES,
+        "vision": VISION,
+        "layers": layers,
+    }
+    (HERE / "rope.json").write_text(
+        json.dumps(head)[:-1] + ', "cases": [\n' + ",\n".join(cases) + "\n]}\n"
+    )
     print(len(cases), "cases,", len(layers), "layers")

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write tests/golden/rouge.json: what rouge_score gives for texts that were drawn, with and without stems.
+"""Write tests/golden/rouge.json: what rouge_score gives for texts that were drawn, with and without
+stems.
 
 uv run --with rouge_score==0.1.2 tests/golden/make_rouge.py
 """
@@ -22,7 +23,8 @@ out = []
 for i in range(TEXTS):
     lines = [draw.randint(1, 4) for _ in range(2)]
     reference, answer = (
-        "\n".join(" ".join(draw.choices(WORDS, k=draw.randint(1, 10))) for _ in range(n)) for n in lines
+        "\n".join(" ".join(draw.choices(WORDS, k=draw.randint(1, 10))) for _ in range(n))
+        for n in lines
     )
     stem = ("", "english")[i % 2]
     scores = RougeScorer(KINDS, use_stemmer=bool(stem)).score(reference, answer)

@@ -35,7 +35,9 @@ def test_attend_is_softmax_attention_with_grouped_heads(heads, ordered, monkeypa
     bias = bias + jnp.where(jnp.tril(jnp.ones((20, 20), bool)), 0.0, attention.FORBIDDEN)
     out = attention.attend(q, k, v, bias, 0.3, ordered)
     np.testing.assert_allclose(out, naive(q, k, v, bias, 0.3), atol=2e-5)
-    exps = str(jax.make_jaxpr(lambda q: attention.attend(q, k, v, bias, 0.3, ordered))(q)).count(" exp ")
+    exps = str(jax.make_jaxpr(lambda q: attention.attend(q, k, v, bias, 0.3, ordered))(q)).count(
+        " exp "
+    )
     assert exps == (3 if ordered else 1)  # the blocks are really taken
 
 
@@ -49,12 +51,15 @@ def test_attend_leaves_out_what_stands_before_the_window(monkeypatch):
     np.testing.assert_allclose(out, naive(q, k, v, bias, 0.3, 0.5), atol=2e-5)
     assert np.abs(out - naive(q, k, v, bias, 0.3)).max() > 0.01  # the cap is felt
     shapes = str(jax.make_jaxpr(lambda q: attention.attend(q, k, v, bias, 0.3, True, window=6))(q))
-    assert "f32[1,2,8,13]" in shapes and "f32[1,2,8,32]" not in shapes  # eight queries and five keys before them
+    # eight queries and five keys before them
+    assert "f32[1,2,8,13]" in shapes and "f32[1,2,8,32]" not in shapes
 
 
 def test_relative_buckets_against_the_published_function():
     """T5's own values: `_relative_position_bucket` of mesh_tensorflow, 32 buckets, distance 128."""
-    distance = jnp.asarray([0, 1, 7, 8, 11, 12, 15, 16, 22, 23, 31, 32, 45, 46, 63, 64, 90, 91, 127, 500])
+    distance = jnp.asarray(
+        [0, 1, 7, 8, 11, 12, 15, 16, 22, 23, 31, 32, 45, 46, 63, 64, 90, 91, 127, 500]
+    )
     expected = np.array([0, 1, 7, 8, 8, 9, 9, 10, 10, 11, 11, 12, 12, 13, 13, 14, 14, 15, 15, 15])
     behind = attention.relative_bucket(-distance, 32, 128, True)
     np.testing.assert_array_equal(behind, expected)
@@ -70,7 +75,9 @@ def test_rope_scores_depend_on_distance_alone():
     q, k = jax.random.normal(jax.random.key(1), (2, 1, 1, 1, 8))
 
     def score(i, j):
-        turn = lambda x, p: rotate(x, rope_tables(jnp.asarray([[p]]), 8, 100.0))  # noqa: E731
+        def turn(x, p):
+            return rotate(x, rope_tables(jnp.asarray([[p]]), 8, 100.0))
+
         return float(jnp.sum(turn(q, i) * turn(k, j)))
 
     assert abs(score(3, 1) - score(13, 11)) < 1e-5

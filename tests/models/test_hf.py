@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Models written by `transformers` (tests/golden/make_hf.py): the same logits and gradients, the same tensors back."""
+"""Models written by `transformers` (tests/golden/make_hf.py): the same logits and gradients, the
+same tensors back."""
 
 import dataclasses
 import json
@@ -33,17 +34,27 @@ def placed(cfg, **sizes) -> dict:
 
 
 def model_of(cfg, params: dict) -> Transformer:
-    return merge(nnx.graphdef(nnx.eval_shape(lambda: Transformer(cfg, cfg.vocab_size, nnx.Rngs(0)))), params)
+    return merge(
+        nnx.graphdef(nnx.eval_shape(lambda: Transformer(cfg, cfg.vocab_size, nnx.Rngs(0)))), params
+    )
 
 
 def golden(name: str) -> tuple:
     cfg = hf.model_config(GOLDEN / name)
-    return cfg, hf.load(GOLDEN / name, cfg, placed(cfg)), dict(np.load(GOLDEN / name / "golden.npz"))
+    return (
+        cfg,
+        hf.load(GOLDEN / name, cfg, placed(cfg)),
+        dict(np.load(GOLDEN / name / "golden.npz")),
+    )
 
 
 def side(ids: np.ndarray, mask: np.ndarray, name: str) -> dict:
     """A row per sequence, padded behind."""
-    values = {"input_tokens": ids, "segment_ids": mask, "positions": np.maximum(np.cumsum(mask, 1) - 1, 0) * mask}
+    values = {
+        "input_tokens": ids,
+        "segment_ids": mask,
+        "positions": np.maximum(np.cumsum(mask, 1) - 1, 0) * mask,
+    }
     return {f"{name}_{k}": jnp.asarray(v, jnp.int32) for k, v in values.items()}
 
 
@@ -104,12 +115,21 @@ def test_gradients_are_those_of_transformers(name):
     top = max(np.abs(v).max() for v in wanted.values())
     for tensor, (path, layer) in places.items():
         ours = hf.tensor(gradient, path, layer, np.dtype(np.float32))
-        assert np.abs(ours - wanted[tensor]).max() < 1e-4 * np.abs(wanted[tensor]).max() + 1e-6 * top, tensor
+        assert (
+            np.abs(ours - wanted[tensor]).max() < 1e-4 * np.abs(wanted[tensor]).max() + 1e-6 * top
+        ), tensor
 
 
 def test_the_gradient_test_covers_both_architectures():
-    with_gradients = {n for n in FAMILIES if any(k.startswith("grad/") for k in np.load(GOLDEN / n / "golden.npz"))}
-    assert {hf.model_config(GOLDEN / n).architecture for n in with_gradients} == {"decoder", "encoder_decoder"}
+    with_gradients = {
+        n
+        for n in FAMILIES
+        if any(k.startswith("grad/") for k in np.load(GOLDEN / n / "golden.npz"))
+    }
+    assert {hf.model_config(GOLDEN / n).architecture for n in with_gradients} == {
+        "decoder",
+        "encoder_decoder",
+    }
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -147,7 +167,11 @@ def test_each_device_reads_its_own_part(name, sizes, monkeypatch):
 
     monkeypatch.setattr(hf.Tensors, "slice", lambda self, n: Recorded(slices(self, n)))
     params = hf.load(GOLDEN / name, cfg, placed(cfg, **sizes))
-    split = [p for p, v in params.items() if len({s.index for s in map(str_index, v.addressable_shards)}) > 1]
+    split = [
+        p
+        for p, v in params.items()
+        if len({s.index for s in map(str_index, v.addressable_shards)}) > 1
+    ]
     assert len(split) > 5
     for path, value in params.items():
         np.testing.assert_array_equal(value, whole[path], err_msg=path)
@@ -227,7 +251,11 @@ OLD_CONFIGS = {
 @pytest.mark.parametrize("name", OLD_CONFIGS)
 def test_configs_of_the_hub_are_read(name):
     want, got = presets.published(name), families.read(OLD_CONFIGS[name], name)
-    rest = {"encoder_layers": 0, "query_scalar": want.query_scalar} if want.query_scalar else {"encoder_layers": 0}
+    rest = (
+        {"encoder_layers": 0, "query_scalar": want.query_scalar}
+        if want.query_scalar
+        else {"encoder_layers": 0}
+    )
     assert dataclasses.replace(got, **rest) == want
     assert families._same(got) == families._same(want)
 
@@ -246,12 +274,14 @@ def test_what_stands_outside_the_text_part_is_exported(tmp_path):
     hf.save(tmp_path / "out", cfg, params, source=source)
     written = hf.read_config(tmp_path / "out")
     assert {k: written[k] for k in outside} == outside and written["model_type"] == "gemma3_text"
-    assert written.get("bos_token_id") == source["text_config"].get("bos_token_id")  # null there says nothing
+    # null there says nothing
+    assert written.get("bos_token_id") == source["text_config"].get("bos_token_id")
     assert set(map(hf.Tensors(tmp_path / "out").dtype, hf.tensors_of(cfg, params))) == {"BF16"}
 
 
 def test_the_text_model_inside_one_that_sees_images(tmp_path):
-    """gemma-3-4b: the text model's tensors have another prefix, and an image tower stands beside them."""
+    """gemma-3-4b: the text model's tensors have another prefix, and an image tower stands beside
+    them."""
     cfg, params, _ = golden("gemma3")
     source = hf.read_config(GOLDEN / "gemma3")
     tensors = load_file(GOLDEN / "gemma3" / "model.safetensors")
@@ -259,7 +289,10 @@ def test_the_text_model_inside_one_that_sees_images(tmp_path):
         folder = tmp_path / prefix
         folder.mkdir()
         inside = {n.replace("model.", prefix, 1): v for n, v in tensors.items()}
-        save_file({**inside, "vision_tower.layer.0.weight": np.ones((2, 2), np.float32)}, folder / hf.SINGLE)
+        save_file(
+            {**inside, "vision_tower.layer.0.weight": np.ones((2, 2), np.float32)},
+            folder / hf.SINGLE,
+        )
         (folder / hf.CONFIG).write_text(json.dumps({"model_type": "gemma3", "text_config": source}))
         assert hf.model_config(folder) == cfg
         targets = placed(cfg)
@@ -268,7 +301,8 @@ def test_the_text_model_inside_one_that_sees_images(tmp_path):
             np.testing.assert_array_equal(value, params[path])
 
 
-# Keys that change what a model computes, a value that says so, values that say that there is nothing of it
+# Keys that change what a model computes, a value that says so, values that say that there is
+# nothing of it
 CHANGES_THE_MATHS = {
     "no_rope_layers": ([1, 1, 0], [None, [], [1, 1, 1]], "NoPE"), "no_rope_layer_interval": (4, [None, 0], "NoPE"),
     "embedding_multiplier": (12.0, [None, 1.0, 1], "multipliers"), "attention_multiplier": (0.0078125, [None], "multipliers"),
@@ -292,7 +326,9 @@ def test_a_key_that_changes_the_maths_is_refused_by_name_and_its_off_values_are_
     on, off, needs = CHANGES_THE_MATHS[key]
     source = hf.read_config(GOLDEN / "llama")
     for value in off:
-        assert families.read({**source, key: value}, "config.json") == hf.model_config(GOLDEN / "llama"), value
+        assert families.read({**source, key: value}, "config.json") == hf.model_config(
+            GOLDEN / "llama"
+        ), value
     found = ""
     try:
         families.read({**source, key: on}, "config.json")
@@ -336,10 +372,14 @@ def test_what_stands_outside_the_text_part_is_refused_as_well():
             families.read({**source, **change}, "config.json")
         except UserError as e:
             found = str(e)
-        assert "quantization_config=" in found or "final_logit_softcapping in text_config" in found, change
+        assert (
+            "quantization_config=" in found or "final_logit_softcapping in text_config" in found
+        ), change
 
 
-@pytest.mark.parametrize("kind", ["qwen4", "qwen3_moe", "llama4_text", "granite", "mixtral", "gemma"])
+@pytest.mark.parametrize(
+    "kind", ["qwen4", "qwen3_moe", "llama4_text", "granite", "mixtral", "gemma"]
+)
 def test_an_unknown_family_is_not_taken_for_another(kind):
     source = hf.read_config(GOLDEN / "llama") | {"model_type": kind, "num_local_experts": 8}
     with pytest.raises(UserError) as e:
@@ -356,7 +396,9 @@ def test_an_unknown_family_is_not_taken_for_another(kind):
     ("gemma2", {}, {"sliding_window": 0, "global_every": 0}),
     ("gemma3", {}, {"sliding_window": 0, "global_every": 0, "rope_theta_local": 0.0}),
 ])  # fmt: skip
-def test_a_setting_that_was_changed_is_exported_whatever_the_source_says_elsewhere(name, extra, settings):
+def test_a_setting_that_was_changed_is_exported_whatever_the_source_says_elsewhere(
+    name, extra, settings
+):
     source = hf.read_config(GOLDEN / name) | extra
     was = families.read(source, "config.json")
     cfg = dataclasses.replace(was, **settings)
@@ -381,7 +423,11 @@ def test_keys_that_no_reader_knows_are_named_where_a_model_is_loaded(tmp_path, c
 
     folder = shutil.copytree(GOLDEN / "llama", tmp_path / "model")
     source = hf.read_config(folder)
-    files = {**source, **NOTES, "rope_scaling": {"type": "linear", "factor": 2.0, "finetuned": True}}
+    files = {
+        **source,
+        **NOTES,
+        "rope_scaling": {"type": "linear", "factor": 2.0, "finetuned": True},
+    }
     for config in (source, files):
         (folder / hf.CONFIG).write_text(json.dumps(config))
         assert cli.main(["convert", "import", str(folder), str(tmp_path / str(len(config)))]) == 0
@@ -395,7 +441,9 @@ def test_they_are_named_where_a_run_begins_from_it_too(tmp_path, capsys):
     source = hf.read_config(folder)
     (folder / hf.CONFIG).write_text(json.dumps({**source, "unsloth_fixed": True, "a\x1b[2Jb": 1}))
     recipe = tmp_path / "recipe.py"
-    recipe.write_text("from itx.config import *\ndef get_config(quick=False):\n    return RunConfig()\n")
+    recipe.write_text(
+        "from itx.config import *\ndef get_config(quick=False):\n    return RunConfig()\n"
+    )
     pretrained.load_recipe(str(recipe), [f"--model.pretrained={folder}"])
     err = capsys.readouterr().err
     assert "a\\x1b[2Jb, unsloth_fixed" in err and str(folder) in err and "\x1b" not in err
@@ -465,13 +513,21 @@ def test_a_truncated_file_is_named(tmp_path):
     file = folder / hf.SINGLE
     data = file.read_bytes()
     file.write_bytes(data[:-100])
-    with pytest.raises(UserError, match=rf"truncated: expected {len(data):,} bytes, found {len(data) - 100:,}"):
+    with pytest.raises(
+        UserError, match=rf"truncated: expected {len(data):,} bytes, found {len(data) - 100:,}"
+    ):
         hf.Tensors(folder)
     (header,) = struct.unpack("<Q", data[:8])
     file.write_bytes(data[: header // 2])
-    with pytest.raises(UserError, match=f"its header takes {8 + header:,} bytes, the file has {header // 2:,}"):
+    with pytest.raises(
+        UserError, match=f"its header takes {8 + header:,} bytes, the file has {header // 2:,}"
+    ):
         hf.Tensors(folder)
-    for rubbish in (b"not a tensor in here", bytes(4096), struct.pack("<Q", 4) + b"nope" + bytes(99)):
+    for rubbish in (
+        b"not a tensor in here",
+        bytes(4096),
+        struct.pack("<Q", 4) + b"nope" + bytes(99),
+    ):
         file.write_bytes(rubbish)
         with pytest.raises(UserError, match="no safetensors file"):
             hf.Tensors(folder)
@@ -496,9 +552,15 @@ def test_a_truncated_file_is_named(tmp_path):
 @pytest.mark.parametrize(
     "change, words",
     [
-        ({"model_type": "qwen4"}, "unknown architecture, model_type 'qwen4'; those known are t5, mt5, llama"),
+        (
+            {"model_type": "qwen4"},
+            "unknown architecture, model_type 'qwen4'; those known are t5, mt5, llama",
+        ),
         ({"model_type": None}, "unknown architecture"),
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}, "rope_parameters": None}, "RoPE of type 'yarn'"),
+        (
+            {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}, "rope_parameters": None},
+            "RoPE of type 'yarn'",
+        ),
         ({"hidden_act": "swish2"}, "unknown activation 'swish2'"),
         ({"hidden_size": None}, "no 'hidden_size'"),
         ({"model_type": "llama", "mlp_bias": True}, "mlp_bias=True"),
@@ -518,16 +580,31 @@ def test_a_truncated_file_is_named(tmp_path):
         ({"num_hidden_layers": 0}, "num_hidden_layers=0; expected a whole number from 1"),
         ({"num_key_value_heads": 3}, "3 key/value heads do not divide 4 heads"),
         ({"rms_norm_eps": "small"}, "rms_norm_eps='small'; expected a number"),
-        ({"rope_scaling": "linear", "rope_parameters": None}, "rope_scaling='linear'; expected an object"),
-        ({"rope_scaling": {"type": "linear"}, "rope_parameters": None}, "rope_scaling: no 'factor'"),
-        ({"rope_scaling": {"type": "llama3", "factor": 8.0}, "rope_parameters": None}, "no 'low_freq_factor'"),
+        (
+            {"rope_scaling": "linear", "rope_parameters": None},
+            "rope_scaling='linear'; expected an object",
+        ),
+        (
+            {"rope_scaling": {"type": "linear"}, "rope_parameters": None},
+            "rope_scaling: no 'factor'",
+        ),
+        (
+            {"rope_scaling": {"type": "llama3", "factor": 8.0}, "rope_parameters": None},
+            "no 'low_freq_factor'",
+        ),
         ({"model_type": ["qwen2"]}, "unknown architecture"),
-        ({"rms_norm_eps": None}, "rms_norm_eps=None; expected a value, or no such key, which means 1e-06"),
+        (
+            {"rms_norm_eps": None},
+            "rms_norm_eps=None; expected a value, or no such key, which means 1e-06",
+        ),
         ({"tie_word_embeddings": None}, "tie_word_embeddings=None; expected a value"),
         ({"rms_norm_eps": -1.0}, "rms_norm_eps=-1.0; expected a number from 0"),
         ({"rms_norm_eps": float("nan")}, "rms_norm_eps=nan; expected a number from 0"),
         ({"num_hidden_layers": 10**9, "layer_types": None}, "more than 10,000 layers"),
-        ({"model_type": "gemma3", "text_config": None}, "text_config=None; expected the settings of the text model"),
+        (
+            {"model_type": "gemma3", "text_config": None},
+            "text_config=None; expected the settings of the text model",
+        ),
     ],
 )
 def test_configs_that_say_what_no_model_here_does(change, words):
@@ -538,7 +615,8 @@ def test_configs_that_say_what_no_model_here_does(change, words):
 
 
 def test_null_and_absent_are_what_the_classes_of_transformers_make_of_them():
-    """Of each family's keys: null is refused there but for a few, absent is the class's own value."""
+    """Of each family's keys: null is refused there but for a few, absent is the class's own
+    value."""
     heads = {
         "llama": (4, 4),
         "qwen2": (4, 32),
@@ -548,16 +626,26 @@ def test_null_and_absent_are_what_the_classes_of_transformers_make_of_them():
     }  # null, absent
     for name, (null, absent) in heads.items():
         source = hf.read_config(GOLDEN / name) | {"num_attention_heads": 4, "hidden_size": 64}
-        silent = {k: v for k, v in source.items() if k != "num_key_value_heads"} | {"num_attention_heads": absent}
+        silent = {k: v for k, v in source.items() if k != "num_key_value_heads"} | {
+            "num_attention_heads": absent
+        }
         assert families.read(silent, name).num_kv_heads == absent
         try:
             found = families.read({**source, "num_key_value_heads": None}, name).num_kv_heads
         except UserError:
             found = None
         assert found == null, name
-    mt5 = {k: v for k, v in hf.read_config(GOLDEN / "mt5").items() if k not in ("feed_forward_proj", "dense_act_fn")}
+    mt5 = {
+        k: v
+        for k, v in hf.read_config(GOLDEN / "mt5").items()
+        if k not in ("feed_forward_proj", "dense_act_fn")
+    }
     assert families.read({k: v for k, v in mt5.items() if k != "is_gated_act"}, "mt5").mlp_gated
-    for name, key in (("gemma3", "query_pre_attn_scalar"), ("qwen3", "head_dim"), ("t5", "feed_forward_proj")):
+    for name, key in (
+        ("gemma3", "query_pre_attn_scalar"),
+        ("qwen3", "head_dim"),
+        ("t5", "feed_forward_proj"),
+    ):
         with pytest.raises(UserError, match=key):
             families.read({**hf.read_config(GOLDEN / name), key: None}, name)
     with pytest.raises(UserError, match="query_pre_attn_scalar=0; expected a number above 0"):
@@ -565,12 +653,18 @@ def test_null_and_absent_are_what_the_classes_of_transformers_make_of_them():
 
 
 def test_a_window_that_is_not_said_is_that_of_the_class_and_null_is_none():
-    for name, kind in (("mistral_7b", "mistral"), ("gemma2_2b", "gemma2"), ("gemma3_1b", "gemma3_text")):
+    for name, kind in (
+        ("mistral_7b", "mistral"),
+        ("gemma2_2b", "gemma2"),
+        ("gemma3_1b", "gemma3_text"),
+    ):
         said = OLD_CONFIGS[name]
         assert said["model_type"] == kind and families.read(said, name).sliding_window
         if kind == "mistral":
             assert families.read({**said, "sliding_window": None}, name).sliding_window == 0
-        else:  # every second or sixth layer does not slide, the others have nothing to slide over: no model of theirs runs
+        # every second or sixth layer does not slide, the others have nothing to slide over: no
+        # model of theirs runs
+        else:
             with pytest.raises(UserError, match="layers slide .*, but sliding_window=None"):
                 families.read({**said, "sliding_window": None}, name)
         absent = {k: v for k, v in said.items() if k != "sliding_window"}
@@ -585,7 +679,10 @@ def test_a_window_that_is_not_said_is_that_of_the_class_and_null_is_none():
     [
         ({"smear": 2}, "model.smear=2"),
         ({"prefix_lm": True, "smear": 0}, "model.prefix_lm"),
-        ({"smear": 0, "qkv_bias": True}, "nearest, 'qwen[23]', differs in model.(qk_norm|qkv_bias)"),
+        (
+            {"smear": 0, "qkv_bias": True},
+            "nearest, 'qwen[23]', differs in model.(qk_norm|qkv_bias)",
+        ),
     ],
 )
 def test_what_transformers_cannot_compute_is_not_exported(settings, words):

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rotary positions and windows of a config.json: what `transformers` makes of each spelling (tests/golden/make_rope.py)
-is what is computed here, or the spelling is refused."""
+"""Rotary positions and windows of a config.json: what `transformers` makes of each spelling
+(tests/golden/make_rope.py) is what is computed here, or the spelling is refused."""
 
 import json
 from collections import Counter
@@ -34,7 +34,8 @@ MUST_BE_READ_BY_LAYER = {
     "by layer: default", "by layer: linear", "by layer: full alone", "by layer: llama3", "by layer: linear as type",
     "by layer beside theta: linear", "by layer beside linear: linear", "by layer: sliding alone", "a local base",
 }  # fmt: skip
-# No layer slides, so it does not matter that there is no window; transformers makes a mask of it all the same, and fails
+# No layer slides, so it does not matter that there is no window; transformers makes a mask of it
+# all the same, and fails
 NO_WINDOW_NEEDED = "types full"
 
 
@@ -54,7 +55,9 @@ def layers(cfg) -> list[tuple]:
     out = []
     for full in families.global_layers(cfg):
         slides = cfg.sliding_window and not full
-        cos, sin = (np.asarray(t, np.float64)[0, 0, 0] for t in tables["sliding_rope" if slides else "rope"])
+        cos, sin = (
+            np.asarray(t, np.float64)[0, 0, 0] for t in tables["sliding_rope" if slides else "rope"]
+        )
         seen = min(cfg.sliding_window, GOLDEN["tokens"]) if slides else GOLDEN["tokens"]
         out.append((np.arctan2(sin, cos), np.hypot(sin, cos).mean(), seen))
     return out
@@ -91,15 +94,20 @@ def test_positions_and_windows_are_those_of_transformers_or_refused(kind):
         elif differs(ours, theirs):
             wrong.append((name, "differs"))
     assert wrong == [], f"{len(wrong)} of {len(read) + count['refused']}"
-    must = MUST_BE_READ | (MUST_BE_READ_BY_LAYER if kind.startswith("gemma3") else MUST_BE_READ_FLAT)
+    must = MUST_BE_READ | (
+        MUST_BE_READ_BY_LAYER if kind.startswith("gemma3") else MUST_BE_READ_FLAT
+    )
     assert {n for n in must if kind in CASES[n]["seen"]} - read == set()
     assert len(read) > 60 and count["refused"] > 40
 
 
 def test_the_golden_file_tells_the_spellings_apart():
-    """What is computed depends on what is spelled, of every family: else the comparison could not fail."""
+    """What is computed depends on what is spelled, of every family: else the comparison could not
+    fail."""
     for kind in GOLDEN["bases"]:
-        found = {str(c["seen"][kind]) for c in GOLDEN["cases"] if isinstance(c["seen"].get(kind), list)}
+        found = {
+            str(c["seen"][kind]) for c in GOLDEN["cases"] if isinstance(c["seen"].get(kind), list)
+        }
         assert len(found) > 12, kind
     either = CASES["both, linear in the old: default in the new"]["seen"]
     assert either["llama"] != CASES["parameters: default, theta"]["seen"]["llama"]

@@ -16,7 +16,8 @@ from tests import synthetic
 
 
 def make(model, seed: int = 0) -> Transformer:
-    """A model from the seed; smear, norms and biases are moved off their start, where they would hide."""
+    """A model from the seed; smear, norms and biases are moved off their start, where they would
+    hide."""
     out = Transformer(model, synthetic.VOCAB, nnx.Rngs(seed))
     for i, (path, param) in enumerate(nnx.to_flat_state(nnx.state(out, nnx.Param))):
         if path[-1] in ("smear", "scale", "bq", "bk", "bv"):
@@ -33,7 +34,8 @@ def arrays(batch: dict) -> dict:
 
 
 def influence(model, batch: dict, side: str, at: tuple[int, int]) -> np.ndarray:
-    """|d logits[at] / d embedding of each input token| [b, l], on the side "encoder" or "decoder"."""
+    """|d logits[at] / d embedding of each input token| [b, l], on the side "encoder" or
+    "decoder"."""
     tokens = batch[f"{side}_input_tokens"]
     everywhere = {k: v for k, v in batch.items() if k != "loss_positions"}
 
@@ -93,7 +95,9 @@ def test_packed_equals_separate(name):
     some = synthetic.examples(3, 4)
     packed = arrays(synthetic.batch([some], cfg))
     alone = arrays(synthetic.batch([[e] for e in some], cfg))
-    assert int(packed["decoder_positions"].max()) < int((packed["decoder_segment_ids"] > 0).sum()) - 1
+    assert (
+        int(packed["decoder_positions"].max()) < int((packed["decoder_segment_ids"] > 0).sum()) - 1
+    )
     assert packed["decoder_input_tokens"].shape[0] != alone["decoder_input_tokens"].shape[0]
     model = make(cfg.model)
     together = run(model, packed)[0][np.asarray(packed["loss_positions"][0]) >= 0]
@@ -133,7 +137,8 @@ def test_remat_changes_the_program_and_not_the_gradient():
 
         programs.append(str(jax.make_jaxpr(jax.grad(f))(state)).count("dot_general"))
         grads.append(jax.tree.leaves(jax.jit(jax.grad(f))(state)))
-    assert programs[0] < programs[1] < programs[2]  # products that are computed again: none, attention's, all
+    # products that are computed again: none, attention's, all
+    assert programs[0] < programs[1] < programs[2]
     for a, b, c in zip(*grads, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
         np.testing.assert_allclose(a, c, rtol=1e-4, atol=1e-4)
@@ -148,7 +153,9 @@ def test_a_sliding_layer_sees_its_window_and_one_that_is_not_sees_all():
     window = np.flatnonzero(influence(make(one), batch, "decoder", (0, at))[0])
     assert window.tolist() == [*range(at - 4, at + 1)]  # five tokens, its own included
     plain = dataclasses.replace(one, sliding_window=0, global_every=0)
-    assert np.flatnonzero(influence(make(plain), batch, "decoder", (0, at))[0]).tolist() == [*range(at + 1)]
+    assert np.flatnonzero(influence(make(plain), batch, "decoder", (0, at))[0]).tolist() == [
+        *range(at + 1)
+    ]
     both = dataclasses.replace(one, num_layers=2)
     assert len(np.flatnonzero(influence(make(both), batch, "decoder", (0, at))[0])) == at + 1
 
@@ -157,7 +164,9 @@ def test_bf16_activations_over_float32_parameters():
     cfg = synthetic.config(presets.tiny_gemma(dtype="bfloat16"))
     batch = arrays(synthetic.batch([synthetic.examples(3, 4)], cfg))
     model = make(cfg.model)
-    assert {v.get_value().dtype for _, v in nnx.to_flat_state(nnx.state(model))} == {jnp.dtype("float32")}
+    assert {v.get_value().dtype for _, v in nnx.to_flat_state(nnx.state(model))} == {
+        jnp.dtype("float32")
+    }
     assert "bf16" in str(jax.make_jaxpr(lambda: model(batch))())
     out = run(model, batch)
     exact = run(make(dataclasses.replace(cfg.model, dtype="float32")), batch)

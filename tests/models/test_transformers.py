@@ -29,8 +29,8 @@ from tests.test_pretrained import tuned
 
 pytestmark = pytest.mark.slow
 
-# transformers 5 sets `tie_word_embeddings` of every T5 by itself, and then says so of any file with a head of its own,
-# Google's included; the head is used all the same, which the logits show
+# transformers 5 sets `tie_word_embeddings` of every T5 by itself, and then says so of any file with
+# a head of its own, Google's included; the head is used all the same, which the logits show
 TIED = "we will NOT tie them"
 
 
@@ -48,7 +48,9 @@ def loaded(folder, caplog):
     logger = logging.getLogger("transformers")
     logger.addHandler(caplog.handler)
     try:
-        model, info = auto.from_pretrained(folder, output_loading_info=True, attn_implementation="eager")
+        model, info = auto.from_pretrained(
+            folder, output_loading_info=True, attn_implementation="eager"
+        )
     finally:
         logger.removeHandler(caplog.handler)
     said = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
@@ -63,8 +65,18 @@ def test_transformers_computes_the_same(name, tmp_path, caplog):
 
     cfg, params, g = golden(name)
     r = np.random.default_rng(1)  # weights that transformers has not seen
-    params = {p: v + 0.05 * jnp.asarray(r.standard_normal(v.shape), jnp.float32) for p, v in params.items()}
-    hf.save(tmp_path / "out", cfg, params, source=hf.read_config(GOLDEN / name), dtype="float32", shard_bytes=50_000)
+    params = {
+        p: v + 0.05 * jnp.asarray(r.standard_normal(v.shape), jnp.float32)
+        for p, v in params.items()
+    }
+    hf.save(
+        tmp_path / "out",
+        cfg,
+        params,
+        source=hf.read_config(GOLDEN / name),
+        dtype="float32",
+        shard_bytes=50_000,
+    )
     theirs = loaded(tmp_path / "out", caplog)
     inputs, mask = batch(g, side)
     feed = {"input_ids": torch.tensor(g["ids"]), "attention_mask": torch.tensor(g["mask"])}
@@ -77,7 +89,9 @@ def test_transformers_computes_the_same(name, tmp_path, caplog):
 
     graphdef = nnx.graphdef(model_of(cfg, params))
     mesh = meshes.make_mesh(MeshConfig(data=1), jax.devices()[:1])
-    runner = Runner(LoadedModel(graphdef, params, mesh, cfg, bos_id=0, eos_id=1, pad_id=0, batch_size=4))
+    runner = Runner(
+        LoadedModel(graphdef, params, mesh, cfg, bos_id=0, eos_id=1, pad_id=0, batch_size=4)
+    )
     prompt = g["ids"][0, : g["mask"][0].sum()].tolist()
     both = cfg.architecture == "encoder_decoder"
     ids = torch.tensor([[*prompt, 1] if both else [0, *prompt]])
@@ -93,7 +107,8 @@ def test_transformers_computes_the_same(name, tmp_path, caplog):
 
 @pytest.mark.parametrize("name", ["qwen3", "t5"])
 def test_a_tuned_run_is_served_by_transformers(name, tmp_path, caplog):
-    """The model, tokenizer and chat template of a run that began from `transformers`' own folder."""
+    """The model, tokenizer and chat template of a run that began from `transformers`' own
+    folder."""
     import torch
     import transformers as tf
 
@@ -118,4 +133,6 @@ def test_a_tuned_run_is_served_by_transformers(name, tmp_path, caplog):
     found = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=9, do_sample=False, eos_token_id=1,
                            pad_token_id=0, **more)[0].tolist()  # fmt: skip
     found = found[1:] if both else found[len(ids[0]) :]
-    assert runner.generate([prompt], 9)[0]["tokens"] == (found[: found.index(1)] if 1 in found else found)
+    assert runner.generate([prompt], 9)[0]["tokens"] == (
+        found[: found.index(1)] if 1 in found else found
+    )

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What SeqIO itself says of foreign_tasks.py, in a process of its own: prints JSON facts.
 
-python -m tests.prepare.foreign_probe PREDICTIONS CACHE     PREDICTIONS: {task: {index of the example: text}}
+python -m tests.prepare.foreign_probe PREDICTIONS CACHE     PREDICTIONS: {task: {index of the
+                                                            example: text}}
 """
 
 import dataclasses
@@ -23,7 +24,8 @@ REFUSED = ("by_tensorflow", "by_lambda", "by_late_import", "by_wrong_label", "no
 
 
 def evaluated(task, predictions: dict[str, str]) -> dict:
-    """A Task's values for these predictions by seqio.Evaluator; likelihoods are minus the example's number."""
+    """A Task's values for these predictions by seqio.Evaluator; likelihoods are minus the example's
+    number."""
     vocabulary = foreign_tasks.VOCABULARY
     evaluator = seqio.Evaluator(
         task.name,
@@ -36,7 +38,10 @@ def evaluated(task, predictions: dict[str, str]) -> dict:
     longest = max(map(len, ids))
 
     def predict(dataset):
-        return [(int(i), np.array(ids[int(i)] + [1] + [0] * (longest - len(ids[int(i)])))) for i, _ in dataset]
+        return [
+            (int(i), np.array(ids[int(i)] + [1] + [0] * (longest - len(ids[int(i)]))))
+            for i, _ in dataset
+        ]
 
     def likelihood(dataset):
         return [(int(i), -float(i)) for i, _ in dataset]

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A user's own module in T5's style: tasks and nested mixtures straight in SeqIO, nothing of itx in it.
+"""A user's own module in T5's style: tasks and nested mixtures straight in SeqIO, nothing of itx in
+it.
 
-It finds the vocabulary in ITX_TEST_VOCABULARY. `user.by_*` and `user.no_*` are tasks that cannot be scored or built.
+It finds the vocabulary in ITX_TEST_VOCABULARY. `user.by_*` and `user.no_*` are tasks that cannot be
+scored or built.
 """
 
 import functools
@@ -20,8 +22,13 @@ FEATURES = {k: seqio.Feature(VOCABULARY, add_eos=True) for k in ("inputs", "targ
 
 def rows(split, shuffle_files, seed=None, n=None, first=0):
     start = 1000 * list(n).index(split) + first
-    words = [" ".join(WORDS[(i // 6**k) % 6] for k in range(5 + i % 3)) for i in range(start, start + n[split])]
-    return tf.data.Dataset.from_tensor_slices({"words": words, "label": [w.count(" ") % 2 for w in words]})
+    words = [
+        " ".join(WORDS[(i // 6**k) % 6] for k in range(5 + i % 3))
+        for i in range(start, start + n[split])
+    ]
+    return tf.data.Dataset.from_tensor_slices(
+        {"words": words, "label": [w.count(" ") % 2 for w in words]}
+    )
 
 
 def source(first, known=True, **n):
@@ -31,7 +38,11 @@ def source(first, known=True, **n):
 
 @seqio.map_over_dataset
 def parity(e):
-    return {**e, "inputs": tf.strings.join(["Odd or even: ", e["words"]]), "targets": tf.gather(LABELS, e["label"])}
+    return {
+        **e,
+        "inputs": tf.strings.join(["Odd or even: ", e["words"]]),
+        "targets": tf.gather(LABELS, e["label"]),
+    }
 
 
 @seqio.map_over_dataset(num_seeds=1)
@@ -45,7 +56,10 @@ def some_word(e, seed):
 
 @seqio.map_over_dataset
 def last_word(e):
-    return {"inputs": tf.strings.join(["Last of: ", e["words"]]), "targets": tf.strings.split(e["words"])[-1]}
+    return {
+        "inputs": tf.strings.join(["Last of: ", e["words"]]),
+        "targets": tf.strings.split(e["words"])[-1],
+    }
 
 
 @seqio.map_over_dataset
@@ -62,7 +76,9 @@ def broken(e):
 def task(name, source, *preprocessors, **scored):
     steps = [*preprocessors[:1], seqio.preprocessors.tokenize, *preprocessors[1:], seqio.CacheDatasetPlaceholder(),
              seqio.preprocessors.append_eos_after_trim]  # fmt: skip
-    seqio.TaskRegistry.add(name, source=source, preprocessors=steps, output_features=FEATURES, **scored)
+    seqio.TaskRegistry.add(
+        name, source=source, preprocessors=steps, output_features=FEATURES, **scored
+    )
 
 
 def by_tensorflow(targets, predictions):
@@ -73,7 +89,12 @@ label_index = functools.partial(foreign_scores.label_index, labels=LABELS)
 correlation, likelihood = foreign_scores.length_correlation, foreign_scores.mean_likelihood
 task("user.short:v1", source(0, train=300, validation=24, test=5), parity,
      metric_fns=[foreign_scores.accuracy], postprocess_fn=label_index)  # fmt: skip
-task("user.long", source(5000, train=120, validation=24, test=5), last_word, metric_fns=[correlation, likelihood])
+task(
+    "user.long",
+    source(5000, train=120, validation=24, test=5),
+    last_word,
+    metric_fns=[correlation, likelihood],
+)
 task("user.more", source(9000, train=90), some_word, emptied)
 task("user.half", source(20000, train=9, validation=16), parity, metric_fns=[correlation])
 capped = functools.partial(seqio.mixing_rate_num_examples, maximum=200)

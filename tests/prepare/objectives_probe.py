@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Run in a process of its own (TensorFlow stays out of the tests' process): prints JSON facts.
 
-python -m tests.prepare.objectives_probe MODEL WITH_SENTINELS NAME…    is the second file what SeqIO makes of the first;
-                                                                     tokens of tasks through seqio.Task.get_dataset
+python -m tests.prepare.objectives_probe MODEL WITH_SENTINELS NAME…    is the second file what SeqIO
+                                                                       makes of the first;
+                                                                     tokens of tasks through
+                                                                     seqio.Task.get_dataset
 """
 
 import json

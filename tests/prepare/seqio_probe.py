@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run in a process of its own (SeqIO and TensorFlow stay out of the tests' process): prints JSON facts.
+"""Run in a process of its own (SeqIO and TensorFlow stay out of the tests' process): prints JSON
+facts.
 
-python -m tests.prepare.seqio_probe VOCABULARY TOKENIZER_JSON NAME=VOCABULARY…    tokens of tasks through
+python -m tests.prepare.seqio_probe VOCABULARY TOKENIZER_JSON NAME=VOCABULARY…    tokens of tasks
+                                                                                  through
         seqio.Task.get_dataset, each under its vocabulary, and a task in SeqIO's own style
 """
 
@@ -21,26 +23,37 @@ from tests.data.test_vocabulary import TEXTS
 
 
 def register_native(vocabulary_file: str) -> None:
-    """`native`: the task sample_first's first template, written with SeqIO's own preprocessors and tokeniser."""
+    """`native`: the task sample_first's first template, written with SeqIO's own preprocessors and
+    tokeniser."""
     import seqio
 
     vocabulary = seqio.SentencePieceVocabulary(vocabulary_file)
     spec = registry.task("sample_first")
     items = list(seqio_bridge.SpecSource(spec, "", 0).items("train"))
-    rows = {"words": [i.values["words"] for i in items], "answer": [i.values["answer"] for i in items]}
+    rows = {
+        "words": [i.values["words"] for i in items],
+        "answer": [i.values["answer"] for i in items],
+    }
 
     def dataset(split, shuffle_files, seed=None):
         return tf.data.Dataset.from_tensor_slices(rows)
 
     @seqio.map_over_dataset
     def prompt(e):
-        return {"inputs": tf.strings.join(["Give the first word: ", e["words"]]), "targets": e["answer"]}
+        return {
+            "inputs": tf.strings.join(["Give the first word: ", e["words"]]),
+            "targets": e["answer"],
+        }
 
     seqio.TaskRegistry.add(
         "native",
-        source=seqio.FunctionDataSource(dataset, splits=["train"], num_input_examples={"train": len(items)}),
+        source=seqio.FunctionDataSource(
+            dataset, splits=["train"], num_input_examples={"train": len(items)}
+        ),
         preprocessors=[prompt, seqio.preprocessors.tokenize, seqio.preprocessors.append_eos],
-        output_features={k: seqio.Feature(vocabulary, add_eos=k == "targets") for k in ("inputs", "targets")},
+        output_features={
+            k: seqio.Feature(vocabulary, add_eos=k == "targets") for k in ("inputs", "targets")
+        },
     )
 
 
@@ -63,13 +76,19 @@ def converted(name: str, architecture: str, lengths: dict[str, int], n: int) -> 
         eos = task.output_features["targets"].vocabulary.eos_id
         ds = ds.map(lambda e: {**e, "inputs": tf.concat([e["inputs"], [eos]], 0)})
     ds = ds.map(lambda e: {k: e[k] for k in ("inputs", "targets")})
-    return [{k: v.tolist() for k, v in e.items()} for e in converter(ds, lengths).as_numpy_iterator()]
+    return [
+        {k: v.tolist() for k, v in e.items()} for e in converter(ds, lengths).as_numpy_iterator()
+    ]
 
 
 def other_vocabularies(file: str) -> dict:
-    """A tokenizer.json and bytes as SeqIO vocabularies: ids by Python and by TensorFlow, text of them, a task's tokens."""
+    """A tokenizer.json and bytes as SeqIO vocabularies: ids by Python and by TensorFlow, text of
+    them, a task's tokens."""
     seqio, out = seqio_bridge.seqio, {}
-    found = {"tokenizer": seqio_bridge.TokenizerVocabulary(file), "bytes": seqio.ByteVocabulary(extra_ids=125)}
+    found = {
+        "tokenizer": seqio_bridge.TokenizerVocabulary(file),
+        "bytes": seqio.ByteVocabulary(extra_ids=125),
+    }
     for name, vocabulary in found.items():
         ids = [vocabulary.encode(t) for t in TEXTS]
         out[name] = {
@@ -85,7 +104,9 @@ def other_vocabularies(file: str) -> dict:
     out["task"] = [first["inputs"].tolist(), first["targets"].tolist()]
     bytewise = itx.tasks.get("sample_second:inv", found["bytes"])
     assert bytewise.output_features["targets"].vocabulary == found["bytes"]
-    kept = [foreign.vocabulary_of({"t": t}, tempfile.mkdtemp(), hits.refuse) for t in (task, bytewise)]
+    kept = [
+        foreign.vocabulary_of({"t": t}, tempfile.mkdtemp(), hits.refuse) for t in (task, bytewise)
+    ]
     out["kept"] = [Vocabulary(k).hash for k in kept]
     return out
 

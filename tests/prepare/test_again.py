@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""On a hit a sample of what the cache holds is rendered again: what no key could see is an error that names the task."""
+"""On a hit a sample of what the cache holds is rendered again: what no key could see is an error
+that names the task."""
 
 import json
 import sys
@@ -82,15 +83,21 @@ CASES = {
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """(settings of a cache that holds the folders of all cases, what says which words are read at run time)."""
+    """(settings of a cache that holds the folders of all cases, what says which words are read at
+    run time)."""
     folder = tmp_path_factory.mktemp("again")
     (folder / "again_tasks.py").write_text(MODULE)
-    write = lambda says: (folder / "words.json").write_text(json.dumps({"says": says}))  # noqa: E731
+
+    def write(says):
+        return (folder / "words.json").write_text(json.dumps({"says": says}))
+
     write("old")
     sys.path.insert(0, str(folder))
     registry.load_modules(("again_tasks",))
     file, cache = vocab.keep_bytes(125, str(folder / "cache")), str(folder / "cache")
-    settings = jobs.Settings(("again_tasks",), "", cache, str(file), 0, 0, 20, False, chat_template=CHAT)
+    settings = jobs.Settings(
+        ("again_tasks",), "", cache, str(file), 0, 0, 20, False, chat_template=CHAT
+    )
     for job in CASES.values():
         jobs.run(job, settings)
     yield settings, write
@@ -104,7 +111,9 @@ def test_what_is_rendered_as_it_was_is_a_hit(made):
     settings, write = made
     write("old")
     found = build.make(list(CASES.values()), settings, 1)
-    assert {j: w for j, (w, _) in found.items()} == {j: jobs.folder(j, settings, f"bytes{125}") for j in CASES.values()}
+    assert {j: w for j, (w, _) in found.items()} == {
+        j: jobs.folder(j, settings, f"bytes{125}") for j in CASES.values()
+    }
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -115,12 +124,20 @@ def test_a_file_that_is_read_at_run_time_makes_a_hit_an_error(made, case):
     with pytest.raises(UserError) as raised:
         build.make([job], settings, 1)
     said, task = str(raised.value), job.variant.partition(":")[0]
-    assert f"task {task!r}: example " in said and "raise the task's version" in said and "\n" not in said
+    assert (
+        f"task {task!r}: example " in said
+        and "raise the task's version" in said
+        and "\n" not in said
+    )
 
 
 def test_a_key_that_changes_while_functions_run_is_told(made):
-    """A second rendering would be kept under another key than the process that asks for it gives."""
+    """A second rendering would be kept under another key than the process that asks for it
+    gives."""
     settings, _ = made
     todo = [jobs.Job("again_remembers", "train", rendering=r) for r in range(2)]
-    with pytest.raises(UserError, match="task 'again_remembers': its cache key differs between two processes: a value"):
+    with pytest.raises(
+        UserError,
+        match="task 'again_remembers': its cache key differs between two processes: a value",
+    ):
         build.make(todo, settings, 1)

@@ -76,8 +76,13 @@ def test_a_validation_split_is_halved_where_the_task_asks_for_it():
     assert render.splits(half) == {"train": "whole", "validation": "50% of validation, by hash",
                                    "test": "50% of validation, by hash"}  # fmt: skip
     assert render.splits(jsonl("a.jsonl"))["test"] == "5% of train, by hash"
-    for files in ({"train": "a.jsonl"}, {"train": "a.jsonl", "validation": "b.jsonl", "test": "c.jsonl"}):
-        with pytest.raises(UserError, match="for a source with a validation split and no test split"):
+    for files in (
+        {"train": "a.jsonl"},
+        {"train": "a.jsonl", "validation": "b.jsonl", "test": "c.jsonl"},
+    ):
+        with pytest.raises(
+            UserError, match="for a source with a validation split and no test split"
+        ):
             halved(jsonl(files))
 
 
@@ -92,7 +97,8 @@ def test_a_rendering_is_a_function_of_seed_task_example_and_number():
     items = list(render.items(spec, "train", "", 0, Counter()))
     first, again = ([render.render(spec, variant, i, 0, 0) for i in items] for _ in range(2))
     assert first == again
-    assert {r.template for r in first} == {render.templates.template_id(t) for t in spec.templates}  # epoch 0 mixes
+    # epoch 0 mixes
+    assert {r.template for r in first} == {render.templates.template_id(t) for t in spec.templates}
     for change in ((1, 0), (0, 1)):
         assert first != [render.render(spec, variant, i, *change) for i in items]
     for item in items[:20]:  # as many renderings as templates: each once
@@ -101,7 +107,9 @@ def test_a_rendering_is_a_function_of_seed_task_example_and_number():
 
 def test_option_order_is_drawn_and_the_answer_follows():
     spec, variant = registry.task("sample_even"), names.parse("sample_even")
-    found = [render.render(spec, variant, i, 0, 0) for i in render.items(spec, "train", "", 0, Counter())]
+    found = [
+        render.render(spec, variant, i, 0, 0) for i in render.items(spec, "train", "", 0, Counter())
+    ]
     assert {r.options for r in found} == {("even", "odd"), ("odd", "even")}
     assert all(r.options[r.answer_index] == r.target for r in found)
 
@@ -124,7 +132,9 @@ def test_a_wrong_answer_names_task_and_example(values, message):
 
 def test_a_missing_field_names_the_row_and_the_nearest():
     spec = dataclasses.replace(
-        registry.task("sample_add"), source=function(lambda *_: [{"a": 1, "bb": 2}], {"train": 1.0}), name="broken"
+        registry.task("sample_add"),
+        source=function(lambda *_: [{"a": 1, "bb": 2}], {"train": 1.0}),
+        name="broken",
     )
     with pytest.raises(UserError, match="task 'broken', example 0: .*'b'; did you mean 'bb'"):
         list(render.items(spec, "train", "", 0, Counter()))
@@ -135,10 +145,19 @@ def test_a_missing_field_names_the_row_and_the_nearest():
 
 def test_held_out_things_are_in_no_training_rendering(sample_locks, sample_cache):
     lock = sample_locks["sample_held"]
-    assert {t["task"] for t in lock["tasks"]} == {"sample_first", "sample_last", "sample_add", "sample_even"}
+    assert {t["task"] for t in lock["tasks"]} == {
+        "sample_first",
+        "sample_last",
+        "sample_add",
+        "sample_even",
+    }
     groups = {r["name"]: r["group"] for r in lock["evaluation"]}
     assert groups["sample_second"] == "tasks" and groups["sample_first@heldout"] == "templates"
-    held = {render.templates.template_id(t) for n in samples_all() for t in registry.task(n).heldout_templates}
+    held = {
+        render.templates.template_id(t)
+        for n in samples_all()
+        for t in registry.task(n).heldout_templates
+    }
     for task in lock["tasks"]:
         assert not held & set(cache.read_manifest(sample_cache / task["folders"][0])["templates"])
     for row in lock["evaluation"]:
@@ -153,7 +172,11 @@ def samples_all() -> list[str]:
 def test_no_evaluated_input_is_trained_on(sample_locks, sample_cache):
     """Invariant 9 on content hashes, and the same test finds a leak where there is one."""
     for lock in sample_locks.values():
-        scored = {e["content"] for r in lock["evaluation"] for e in cache.read_examples(sample_cache / r["folder"])}
+        scored = {
+            e["content"]
+            for r in lock["evaluation"]
+            for e in cache.read_examples(sample_cache / r["folder"])
+        }
         for task in lock["tasks"]:
             records = cache.Records(sample_cache / task["folders"][0])
             kept = np.delete(records.content, task["excluded"][0])
@@ -172,14 +195,33 @@ def test_planted_leaks_are_dropped_and_counted(tmp_path):
         cache.write(tmp_path / name, columns, {}, examples, rows)
 
     folder("train", [0, 2, 3], [])
-    folder("test", [0, 1], [{"content": f"{hashes[i]:016x}", "input_content": texts[i]} for i in (0, 1)])
-    task = {"name": "t", "folders": ["train"], "excluded": [[]], "examples": 3, "audit": {"kept": 3, "skipped": {}}}
+    folder(
+        "test",
+        [0, 1],
+        [{"content": f"{hashes[i]:016x}", "input_content": texts[i]} for i in (0, 1)],
+    )
+    task = {
+        "name": "t",
+        "folders": ["train"],
+        "excluded": [[]],
+        "examples": 3,
+        "audit": {"kept": 3, "skipped": {}},
+    }
     lock = {"tasks": [task], "evaluation": [{"folder": "test", "task": "e"}]}
     exclude.exclude(lock, contamination.found(lock, tmp_path))
     assert task["excluded"] == [[0, 1]] and task["audit"]["kept"] == task["examples"] == 1
-    assert {(x["how"], x["dropped"]) for x in lock["leaks"]} == {("equal input", 1), ("most of its words", 1)}
+    assert {(x["how"], x["dropped"]) for x in lock["leaks"]} == {
+        ("equal input", 1),
+        ("most of its words", 1),
+    }
     folder("all", [0], [])
-    task = {"name": "t", "folders": ["all"], "excluded": [[]], "examples": 1, "audit": {"kept": 1, "skipped": {}}}
+    task = {
+        "name": "t",
+        "folders": ["all"],
+        "excluded": [[]],
+        "examples": 1,
+        "audit": {"kept": 1, "skipped": {}},
+    }
     lock = {"tasks": [task], "evaluation": [{"folder": "test", "task": "e"}]}
     with pytest.raises(UserError, match="task t: no training example is left"):
         exclude.exclude(lock, contamination.found(lock, tmp_path))
@@ -191,7 +233,8 @@ def test_a_key_changes_with_what_shapes_the_folder_and_with_nothing_else(tmp_pat
     base = jobs.key(job, settings, "v")
     moved = dataclasses.replace(settings, cache_dir="elsewhere", vocab="elsewhere")
     assert jobs.key(job, moved, "v") == base
-    assert jobs.key(job, dataclasses.replace(settings, eval_examples=3), "v") == base  # evaluation only
+    # evaluation only
+    assert jobs.key(job, dataclasses.replace(settings, eval_examples=3), "v") == base
     spec = registry.TASKS["sample_first"]
     changed = [
         jobs.key(job, settings, "w"),
@@ -200,7 +243,9 @@ def test_a_key_changes_with_what_shapes_the_folder_and_with_nothing_else(tmp_pat
         jobs.key(dataclasses.replace(job, rendering=1), settings, "v"),
         jobs.key(other, settings, "v"),
     ]
-    monkeypatch.setitem(registry.TASKS, "sample_first", dataclasses.replace(spec, templates=spec.templates[:1]))
+    monkeypatch.setitem(
+        registry.TASKS, "sample_first", dataclasses.replace(spec, templates=spec.templates[:1])
+    )
     changed.append(jobs.key(job, settings, "v"))
     assert len({base, *changed}) == len(changed) + 1
 
@@ -210,7 +255,9 @@ def test_examples_done_at_once_change_no_byte(tmp_path, monkeypatch):
     file = vocab.train(["sample_first"], 300, "", 0, str(tmp_path))
     for chunk in (4096, 7):
         monkeypatch.setattr(jobs, "CHUNK", chunk)
-        settings = jobs.Settings(("tests.sample_tasks",), "", str(tmp_path / str(chunk)), str(file), 0, 0, 20, False)
+        settings = jobs.Settings(
+            ("tests.sample_tasks",), "", str(tmp_path / str(chunk)), str(file), 0, 0, 20, False
+        )
         for variant, split in (("sample_even:fs3", "train"), ("sample_add", "test")):
             where, manifest = jobs.run(jobs.Job(variant, split), settings)
             assert manifest["records"] > 7
@@ -233,7 +280,9 @@ def test_any_number_of_processes_writes_the_same_bytes(tmp_path):
 
 
 @pytest.mark.parametrize("variant", ["", ":fs2"])
-def test_a_thousand_examples_of_epoch_0_use_all_templates_within_binomial_bounds(tmp_path, monkeypatch, variant):
+def test_a_thousand_examples_of_epoch_0_use_all_templates_within_binomial_bounds(
+    tmp_path, monkeypatch, variant
+):
     spec, n = registry.TASKS["sample_add"], 7
     seven = dataclasses.replace(
         spec, name="sample_seven", templates=tuple((f"Form {k}. {{a}} + {{b}}", "{answer}") for k in range(n)),
@@ -306,19 +355,23 @@ def test_with_letters_the_answer_is_the_letter_in_every_style(style, labels):
     assert {r.target for r in found} == set(labels) and {r.options for r in found} == {labels}
     for item, r in zip(items, found, strict=True):
         assert r.options[r.answer_index] == r.target == r.references[0]
-        text = spec.options[item.values["answer"]]  # the letter stands before the option that is right
+        # the letter stands before the option that is right
+        text = spec.options[item.values["answer"]]
         assert f"{r.target} {text}" in r.prompt.splitlines()
     # without a list in the prompt there are no letters to answer with
     bare = ("Even or odd: {a} + {b}?", "{answer}")
     assert render.render(spec, variant, items[0], 0, 0, [bare]).target in spec.options
     with pytest.raises(UserError, match="'sample_even': option style 'letters'"):
         registry.make_task(
-            **{f.name: getattr(spec, f.name) for f in dataclasses.fields(spec)} | {"option_styles": ("letters",)}
+            **{f.name: getattr(spec, f.name) for f in dataclasses.fields(spec)}
+            | {"option_styles": ("letters",)}
         )
 
 
 def test_more_options_than_letters_is_an_error():
-    spec = dataclasses.replace(registry.task("sample_even"), option_styles=("(A)",), options=tuple(map(str, range(27))))
+    spec = dataclasses.replace(
+        registry.task("sample_even"), option_styles=("(A)",), options=tuple(map(str, range(27)))
+    )
     item = next(render.items(spec, "train", "", 0, Counter()))
     with pytest.raises(UserError, match="27 options are more than there are letters"):
         render.render(spec, names.parse("sample_even"), item, 0, 0)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Conversations: what is trained is what the assistant wrote, in any template, and the ids are those of the whole text."""
+"""Conversations: what is trained is what the assistant wrote, in any template, and the ids are
+those of the whole text."""
 
 import dataclasses
 import json
@@ -16,7 +17,15 @@ from itx.data.order import ORDER_VERSION
 from itx.data.vocabulary import Vocabulary
 from itx.errors import UserError
 from itx.prepare import conversations, fewshot, jobs, render, vocab
-from itx.tasks import chat_task, first_user_turn, jsonl, names, openai_messages, registry, sharegpt_messages
+from itx.tasks import (
+    chat_task,
+    first_user_turn,
+    jsonl,
+    names,
+    openai_messages,
+    registry,
+    sharegpt_messages,
+)
 from itx.tasks.chat import spoken
 from itx.tasks.spec import Skip
 from itx.text_format import chat
@@ -36,7 +45,8 @@ LATE = """{% for m in messages if m.role != 'system' %}{% if m.role == 'user' %}
 {%- if (loop.last or loop.index0 == loop.length - 2) and messages[0].role == 'system' %} {{ messages[0].content }}{% endif %} {{ m.content }}[/INST]
 {%- else %} {{ m.content }}{{ eos_token }}{% endif %}{% endfor %}"""
 STRICT = (
-    "{% if messages and messages[0].role == 'assistant' %}{{ raise_exception('the user begins') }}{% endif %}" + CHATML
+    "{% if messages and messages[0].role == 'assistant' %}{{ raise_exception('the user begins') }}{% endif %}"
+    + CHATML
 )
 
 TALK = [
@@ -60,7 +70,12 @@ def values(turns=TALK, **more):
 def test_pieces_join_to_the_text_and_the_assistants_are_trained(template):
     found = pieces(template, values(), "here")
     whole = chat.written(template, values(), len(TALK), False, "here")
-    assert "".join(t for t, _ in found) == whole.rstrip() and [t for _, t in found] == [False, True, False, True]
+    assert "".join(t for t, _ in found) == whole.rstrip() and [t for _, t in found] == [
+        False,
+        True,
+        False,
+        True,
+    ]
     said = [t.strip().removesuffix("<|im_end|>") for t, trained in found if trained]
     assert said == ["Здравствуй, как дела?", "4"]
     assert found[-1][0].endswith("<|im_end|>") == (template == CHATML)
@@ -69,11 +84,17 @@ def test_pieces_join_to_the_text_and_the_assistants_are_trained(template):
 def test_templates_differ_and_their_mistakes_are_errors():
     assert pieces(chat.PLAIN, values(), "") != pieces(CHATML, values(), "")
     for template, message in (
-        ("{% if not add_generation_prompt %}!{% endif %}a", "writes what stands before turn 3 otherwise"),
+        (
+            "{% if not add_generation_prompt %}!{% endif %}a",
+            "writes what stands before turn 3 otherwise",
+        ),
         ("{{ messages[0].content + 1 }}", "here: data.chat_template: TypeError: "),
         ("{% for m in messages %}", "data.chat_template, line 1: Unexpected end of template"),
         ("{{ raise_exception('no system turn') }}", "here: data.chat_template: no system turn"),
-        ("{{ messages.__class__.__mro__ }}", "access to attribute '__class__' of 'list' object is unsafe"),
+        (
+            "{{ messages.__class__.__mro__ }}",
+            "access to attribute '__class__' of 'list' object is unsafe",
+        ),
         ("{{ messages.append(1) }}", "access to attribute 'append'"),
         ("nothing", "writes nothing for the assistant's turn 3"),
     ):
@@ -82,30 +103,56 @@ def test_templates_differ_and_their_mistakes_are_errors():
 
 
 @pytest.mark.parametrize("template", [THINKS, LATE])
-def test_a_template_that_writes_earlier_turns_otherwise_gives_an_example_for_each_answer(template, monkeypatch):
+def test_a_template_that_writes_earlier_turns_otherwise_gives_an_example_for_each_answer(
+    template, monkeypatch
+):
     """What is trained stands behind the very text that the model will read before it."""
     spec = register(monkeypatch)
     found = chat.answers(template, values(), "here", "<|im_end|>")
     assert pieces(template, values(), "here") is None and pieces(CHATML, values(), "here")
-    assert chat.last(found) == ((chat.written(template, values(), 4, True, ""), False), (found[-1].text, True))
+    assert chat.last(found) == (
+        (chat.written(template, values(), 4, True, ""), False),
+        (found[-1].text, True),
+    )
     item, counts = render.Item("1", values(), "c", 1), Counter()
     made = list(conversations.prepared([item], template, "<|im_end|>", False, False, spec, counts))
-    assert made[0].content.splitlines() == ["system: be brief.", "user: привет!"] and made[0].hash != made[1].hash
+    assert (
+        made[0].content.splitlines() == ["system: be brief.", "user: привет!"]
+        and made[0].hash != made[1].hash
+    )
     assert [i.id for i in made] == ["1/0", "1/1"] and counts == {"read": 1, conversations.SPLIT: 1}
     for i, end, said in zip(made, (2, 4), ("Здравствуй, как дела?", "4"), strict=True):
         r = conversations.render(i, template, "here")
-        assert r.pieces[0] == (chat.written(template, values(), end, True, ""), False) and len(r.pieces) == 2
+        assert (
+            r.pieces[0] == (chat.written(template, values(), end, True, ""), False)
+            and len(r.pieces) == 2
+        )
         assert r.target.removeprefix("<think></think>") == said and text_pieces.END not in r.prompt
         assert (template == THINKS) == r.target.startswith("<think></think>")
-    again = render.Item("2", values([*TALK[:2], ("assistant", "Да?"), ("user", "3 + 3?"), ("assistant", "6")]), "d", 2)
-    both = list(conversations.prepared([item, again], template, "<|im_end|>", False, False, spec, counts := Counter()))
-    assert [i.id for i in both] == ["1/0", "1/1", "2/1"]  # once per content, as single questions are
+    again = render.Item(
+        "2",
+        values([*TALK[:2], ("assistant", "Да?"), ("user", "3 + 3?"), ("assistant", "6")]),
+        "d",
+        2,
+    )
+    both = list(
+        conversations.prepared(
+            [item, again], template, "<|im_end|>", False, False, spec, counts := Counter()
+        )
+    )
+    # once per content, as single questions are
+    assert [i.id for i in both] == ["1/0", "1/1", "2/1"]
     assert counts == {"read": 2, conversations.SPLIT: 2, "begins as another conversation": 1}
     single = render.Item("3", values(TALK[:3]), made[0].content, made[0].hash)
     for order, kept in (([item, single], ["1/0", "1/1"]), ([single, item], ["3", "1/1"])):
-        assert [i.id for i in conversations.prepared(order, template, "", False, False, spec, Counter())] == kept
-    (whole,) = conversations.prepared([item], template, "<|im_end|>", False, True, spec, Counter())  # of an evaluation
-    assert whole.id == "1" and conversations.render(whole, template, "") == conversations.render(made[-1], template, "")
+        assert [
+            i.id for i in conversations.prepared(order, template, "", False, False, spec, Counter())
+        ] == kept
+    # of an evaluation
+    (whole,) = conversations.prepared([item], template, "<|im_end|>", False, True, spec, Counter())
+    assert whole.id == "1" and conversations.render(whole, template, "") == conversations.render(
+        made[-1], template, ""
+    )
     (row,) = conversations.prepared([item], CHATML, "", False, False, spec, counts)
     assert row.values["pieces"] == pieces(CHATML, values(), "") and counts[conversations.SPLIT] == 2
 
@@ -113,18 +160,29 @@ def test_a_template_that_writes_earlier_turns_otherwise_gives_an_example_for_eac
 def test_a_conversation_that_the_template_refuses_is_skipped_only_where_asked(monkeypatch):
     spec = register(monkeypatch)
     items = [render.Item(str(i), values(turns), "c", i) for i, turns in enumerate((TALK[2:], TALK))]
-    with pytest.raises(UserError, match="task 'talk', example 0: data.chat_template: the user begins; --data.skip_bad"):
+    with pytest.raises(
+        UserError,
+        match="task 'talk', example 0: data.chat_template: the user begins; --data.skip_bad",
+    ):
         list(conversations.prepared(items, STRICT, "", False, False, spec, Counter()))
     counts = Counter()
     (kept,) = conversations.prepared(items, STRICT, "", False, False, spec, counts, skip_bad=True)
     assert kept.id == "1" and counts == {"refused by data.chat_template": 1}
-    with pytest.raises(UserError, match="data.chat_template, line 1"):  # a template's own mistake is no conversation's
-        list(conversations.prepared(items, "{% for m in messages %}", "", False, False, spec, counts, skip_bad=True))
+    # a template's own mistake is no conversation's
+    with pytest.raises(UserError, match="data.chat_template, line 1"):
+        list(
+            conversations.prepared(
+                items, "{% for m in messages %}", "", False, False, spec, counts, skip_bad=True
+            )
+        )
 
 
-@pytest.mark.parametrize("template", [CHATML.replace("'<|im_end|>'", "eos_token"), LATE], ids=["joined", "apart"])
+@pytest.mark.parametrize(
+    "template", [CHATML.replace("'<|im_end|>'", "eos_token"), LATE], ids=["joined", "apart"]
+)
 def test_the_end_of_sequence_stands_where_the_template_writes_it(template, monkeypatch):
-    """Behind a question too, as Zephyr's has it, and behind the earlier answers that a last one follows."""
+    """Behind a question too, as Zephyr's has it, and behind the earlier answers that a last one
+    follows."""
     vocabulary = Vocabulary(REPO / "tests/golden/hf/qwen3/tokenizer.json")
     made = list(conversations.prepared([render.Item("1", values(), "c", 1)], template, vocabulary.eos_text, False, False,
                               register(monkeypatch), Counter()))  # fmt: skip
@@ -132,7 +190,8 @@ def test_the_end_of_sequence_stands_where_the_template_writes_it(template, monke
     (record,) = render.encode([conversations.render(made[-1], template, "")], vocabulary)
     laid = [i for ids, on in record for i in (*ids, *([vocabulary.eos_id] if on else []))]
     whole = chat.written(template, values(), len(TALK), False, "").rstrip()
-    assert laid == vocabulary.model.encode_template(whole.replace(text_pieces.END, "</s>"))  # as transformers writes it
+    # as transformers writes it
+    assert laid == vocabulary.model.encode_template(whole.replace(text_pieces.END, "</s>"))
     assert laid.count(vocabulary.eos_id) == (5 if template != LATE else 2)
     with pytest.raises(UserError, match=r"here: a turn holds U\+FFFF"):
         chat.answers(template, values([("user", "a\uffff"), ("assistant", "b")]), "here")
@@ -163,7 +222,9 @@ def test_formats_become_the_same_conversation():
                           {"role": "tool", "content": "7"}, {"role": "assistant", "content": "It is 7."}]}  # fmt: skip
     read = openai_messages(parts)["messages"]
     assert [m["content"] for m in read] == ["ab", "", "7", "It is 7."]
-    assert read[1]["tool_calls"] == [{"type": "function", "function": {"name": "f", "arguments": {"x": 1}}}]
+    assert read[1]["tool_calls"] == [
+        {"type": "function", "function": {"name": "f", "arguments": {"x": 1}}}
+    ]
     behind = {"messages": [*openai["messages"], {"role": "user", "content": "more?"}]}
     assert openai_messages(behind) == values()  # nobody answers it
     assert openai_messages({"messages": openai["messages"][:2]}) == Skip("no assistant turn")
@@ -209,7 +270,9 @@ def test_real_files_lose_no_assistant_turn(shared, monkeypatch, name, file, fiel
     assert trained <= raw and len(trained) > 0.8 * len(raw) and with_tools >= tools
 
 
-@pytest.mark.parametrize("tokenizer", ["own", "t5_32k/sentencepiece.model", "mistral_v1_32k/tokenizer.model.v1"])
+@pytest.mark.parametrize(
+    "tokenizer", ["own", "t5_32k/sentencepiece.model", "mistral_v1_32k/tokenizer.model.v1"]
+)
 def test_pieces_have_the_ids_of_the_text_as_a_whole(shared, monkeypatch, tmp_path, tokenizer):
     if tokenizer == "own":
         vocabulary = Vocabulary(vocab.train(["sample_first"], 400, "", 0, str(tmp_path)))
@@ -226,10 +289,12 @@ def test_pieces_have_the_ids_of_the_text_as_a_whole(shared, monkeypatch, tmp_pat
         ids = [i for part, _ in (*pieces, last) for i in part]
         whole = vocabulary.encode("".join(t for t, _ in r.pieces))
         same += ids == whole
-        assert sorted(ids) == sorted(whole)  # of equally likely segmentations ("-----") either may be found
+        # of equally likely segmentations ("-----") either may be found
+        assert sorted(ids) == sorted(whole)
         apart += [i for t, _ in r.pieces for i in vocabulary.encode(t)] == whole
     assert same > 0.95 * len(items)
-    # each piece for itself, without what stands before it, differs (T5's reads a newline as a space)
+    # each piece for itself, without what stands before it, differs (T5's reads a newline as a
+    # space)
     assert tokenizer.startswith("t5") or apart < len(items) / 2
 
 
@@ -247,11 +312,19 @@ def test_conversations_that_begin_alike_fall_into_one_split(tmp_path, monkeypatc
     def splits(**key):
         spec = register(monkeypatch, split_by_hash=shares, **key)
         return {
-            s: {first_user_turn(i.values) for i in render.items(spec, s, str(tmp_path), 0, Counter())} for s in shares
+            s: {
+                first_user_turn(i.values)
+                for i in render.items(spec, s, str(tmp_path), 0, Counter())
+            }
+            for s in shares
         }
 
     apart, together = splits(), splits(split_key=first_user_turn)
-    assert apart["train"] & apart["test"] and not together["train"] & together["test"] and all(together.values())
+    assert (
+        apart["train"] & apart["test"]
+        and not together["train"] & together["test"]
+        and all(together.values())
+    )
 
 
 @pytest.mark.parametrize("architecture", ["decoder", "encoder_decoder"])
@@ -261,7 +334,17 @@ def test_the_loss_is_on_assistant_turns_alone(tmp_path, monkeypatch, architectur
     config = samples.config(str(tmp_path / "cache"), "talk", architecture, root=str(tmp_path))
     file = vocab.train(["talk"], 300, str(tmp_path), 0, str(tmp_path / "cache"))
     settings = jobs.Settings(
-        (), str(tmp_path), str(tmp_path / "cache"), str(file), 0, 0, 20, False, 0, chat.PLAIN, architecture
+        (),
+        str(tmp_path),
+        str(tmp_path / "cache"),
+        str(file),
+        0,
+        0,
+        20,
+        False,
+        0,
+        chat.PLAIN,
+        architecture,
     )
     folder, manifest = jobs.run(jobs.Job("talk", "train"), settings)
     items = jobs._items("talk", "train", settings)[0]
@@ -269,8 +352,15 @@ def test_the_loss_is_on_assistant_turns_alone(tmp_path, monkeypatch, architectur
     first = {
         i.values["messages"][0]["content"] for i in items
     }  # asked again and again, and kept once as an answer's input
-    assert len(records) == len(items) + (len(first) if architecture == "encoder_decoder" else 0) > len(first) > 10
-    assert manifest["audit"]["read"] == manifest["audit"]["kept"] + sum(manifest["audit"]["skipped"].values())
+    assert (
+        len(records)
+        == len(items) + (len(first) if architecture == "encoder_decoder" else 0)
+        > len(first)
+        > 10
+    )
+    assert manifest["audit"]["read"] == manifest["audit"]["kept"] + sum(
+        manifest["audit"]["skipped"].values()
+    )
     vocabulary = Vocabulary(file)
     lock = {
         "version": locks.LOCK_VERSION, "order_version": ORDER_VERSION, "architecture": architecture, "prefix_lm": True, "pad_id": 0,
@@ -286,47 +376,76 @@ def test_the_loss_is_on_assistant_turns_alone(tmp_path, monkeypatch, architectur
     for b in range(4):
         for s in range(1, batch["decoder_segment_ids"][b].max() + 1):
             here = batch["decoder_segment_ids"][b] == s
-            ids, on = batch["decoder_target_tokens"][b][here], batch["decoder_loss_weights"][b][here] > 0
+            ids, on = (
+                batch["decoder_target_tokens"][b][here],
+                batch["decoder_loss_weights"][b][here] > 0,
+            )
             # a turn ends in EOS, which is trained too
-            text = vocabulary.decode(ids[on]) if architecture == "decoder" else vocabulary.decode(ids)
+            text = (
+                vocabulary.decode(ids[on]) if architecture == "decoder" else vocabulary.decode(ids)
+            )
             said[text.split()[0]] += 1
             ends = int((ids[on] == vocabulary.eos_id).sum())
             assert ends == (2 if architecture == "decoder" else 1)
             assert "question" not in text and "User" not in text
             if architecture == "decoder":
                 assert "User: first question" in vocabulary.decode(ids) and not on.all() and on[-1]
-                seen = batch["decoder_causal_attention"][b][here]  # both ways: only what stands before the first answer
-                assert seen.sum() == 1 + int(np.flatnonzero(on)[0]) and "answer" not in vocabulary.decode(
-                    ids[: seen.sum() - 1]
-                )
+                # both ways: only what stands before the first answer
+                seen = batch["decoder_causal_attention"][b][here]
+                assert seen.sum() == 1 + int(
+                    np.flatnonzero(on)[0]
+                ) and "answer" not in vocabulary.decode(ids[: seen.sum() - 1])
         positions = batch["loss_positions"][b]
-        assert (positions[positions >= 0] == np.flatnonzero(batch["decoder_loss_weights"][b] > 0)).all()
-    assert set(said) == {"answer"} if architecture == "decoder" else set(said) == {"answer", "thing"}
-    # what the model is asked ends where its last turn begins, EOS behind the earlier ones where a decoder was trained so
+        assert (
+            positions[positions >= 0] == np.flatnonzero(batch["decoder_loss_weights"][b] > 0)
+        ).all()
+    assert (
+        set(said) == {"answer"} if architecture == "decoder" else set(said) == {"answer", "thing"}
+    )
+    # what the model is asked ends where its last turn begins, EOS behind the earlier ones where a
+    # decoder was trained so
     *before, (last, _) = records[0]
     asked = cache.prompt_ids(before, vocabulary.eos_id, architecture)
     if architecture == "decoder":
-        assert asked.count(vocabulary.eos_id) == 1 and vocabulary.decode(asked).endswith("Assistant:")
+        assert asked.count(vocabulary.eos_id) == 1 and vocabulary.decode(asked).endswith(
+            "Assistant:"
+        )
     assert vocabulary.decode(last).startswith("thing" if architecture == "decoder" else "answer")
     assert spec.chat
 
 
 def test_chat_tasks_refuse_what_they_cannot_use(monkeypatch):
     with pytest.raises(
-        UserError, match="chat task 'x': no templates; the run's data.chat_template writes conversations"
+        UserError,
+        match="chat task 'x': no templates; the run's data.chat_template writes conversations",
     ):
-        chat_task("x", version=1, cluster="c", fields=openai_messages, source=jsonl("a.jsonl"), templates=[("a", "b")])
+        chat_task(
+            "x",
+            version=1,
+            cluster="c",
+            fields=openai_messages,
+            source=jsonl("a.jsonl"),
+            templates=[("a", "b")],
+        )
     spec = register(monkeypatch)
-    assert registry.supports(spec, names.parse("talk")) and not registry.supports(spec, names.parse("talk:fs2"))
-    key = lambda s: jobs.fingerprint.of_task(s)  # noqa: E731
+    assert registry.supports(spec, names.parse("talk")) and not registry.supports(
+        spec, names.parse("talk:fs2")
+    )
+
+    def key(s):
+        return jobs.fingerprint.of_task(s)
+
     assert key(spec) != key(
-        dataclasses.replace(spec, source=dataclasses.replace(spec.source, split_key=first_user_turn))
+        dataclasses.replace(
+            spec, source=dataclasses.replace(spec.source, split_key=first_user_turn)
+        )
     )
     assert fewshot.counts(np.zeros((0, 0)), names.parse("talk")) == {}
 
 
 def test_an_end_of_sequence_that_the_template_writes_is_not_trained_twice(tmp_path):
-    """ChatML models end a turn in <|im_end|>, which their template writes and which is their EOS too."""
+    """ChatML models end a turn in <|im_end|>, which their template writes and which is their EOS
+    too."""
     for name in ("tokenizer.json", "chat_template.jinja"):
         shutil.copy(REPO / "tests" / "golden" / "hf" / "qwen3" / name, tmp_path)
     (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "<|im_end|>"}')

@@ -23,7 +23,11 @@ COT = "{rationale}\nThe answer is {answer}."
 
 def rows(split: str, root: str, seed: int):
     for i in range(N):
-        yield {"n": i, "text": f"letter {i} came", "label": ("complaint", "question", "praise")[i % 3]}
+        yield {
+            "n": i,
+            "text": f"letter {i} came",
+            "label": ("complaint", "question", "praise")[i % 3],
+        }
 
 
 def sound(e: dict) -> dict:
@@ -33,7 +37,12 @@ def sound(e: dict) -> dict:
 def problems(fields=sound, **changed) -> str:
     """What is found in the sound task but for what is changed."""
     if changed.get("options", ()) is None:
-        changed = {"templates": [BARE], "heldout_templates": [], "cot": CoT([("{text}\nThink.", COT)]), **changed}
+        changed = {
+            "templates": [BARE],
+            "heldout_templates": [],
+            "cot": CoT([("{text}\nThink.", COT)]),
+            **changed,
+        }
     spec = {
         "source": function(rows, {"train": 0.9, "test": 0.1}),
         "options": ("complaint", "question", "praise"), "metrics": ("accuracy",),
@@ -53,7 +62,10 @@ def with_values(**values):
 def test_a_sound_task_passes():
     assert problems() == ""
     assert problems(options=None, metrics=("rouge_l", "exact_match")) == ""
-    cased = {"options": ("Praise", "praise", "question"), "fields": with_values(answer=lambda e: e["n"] % 3)}
+    cased = {
+        "options": ("Praise", "praise", "question"),
+        "fields": with_values(answer=lambda e: e["n"] % 3),
+    }
     assert "stands for the options" in problems(**cased, cot=None)
     assert problems(**cased, cot=None, metrics=("exact_string",)) == ""
 
@@ -110,24 +122,43 @@ def test_a_broken_task_is_told(case):
 
 
 def test_copying_is_declared():
-    copied = {"fields": with_values(answer=lambda e: e["text"]), "inverted": [], "cot": None, "options": None}
+    copied = {
+        "fields": with_values(answer=lambda e: e["text"]),
+        "inverted": [],
+        "cot": None,
+        "options": None,
+    }
     assert "{text} holds {answer}" in problems(**copied)
     assert problems(**copied, extractive=True) == ""
     # an answer that stands somewhere in a longer text is reading, not a leak
-    assert problems(with_values(answer=lambda e: e["text"].split()[1]), options=None, inverted=[]) == ""
+    assert (
+        problems(with_values(answer=lambda e: e["text"].split()[1]), options=None, inverted=[])
+        == ""
+    )
 
 
 def test_a_task_without_examples_says_what_became_of_them():
     said = problems(lambda e: Skip("not wanted"))
-    assert said == f"task 'made' has no examples; records read and skipped: {{'read': {2 * N}, 'not wanted': {2 * N}}}"
+    assert (
+        said
+        == f"task 'made' has no examples; records read and skipped: {{'read': {2 * N}, 'not wanted': {2 * N}}}"
+    )
 
 
 def test_wordings_with_and_without_options_are_shown():
     spec = registry.task("sample_even")
     every = check.show(spec, "sample_even", "")["renderings"]
-    assert every == [{**r, "kind": "training"} for r in check.show(spec, "sample_even:opt", "")["renderings"]] != []
+    assert (
+        every
+        == [
+            {**r, "kind": "training"} for r in check.show(spec, "sample_even:opt", "")["renderings"]
+        ]
+        != []
+    )
     shown = check.show(spec, "sample_even:fs2:opt", "")["renderings"]
-    assert [r["kind"] for r in shown] == ["training, fs2, opt"] and shown[0]["prompt"].count("even or odd?") == 3
+    assert [r["kind"] for r in shown] == ["training, fs2, opt"] and shown[0]["prompt"].count(
+        "even or odd?"
+    ) == 3
     with pytest.raises(UserError, match="task 'sample_even' has no variant 'sample_even:noopt'"):
         check.show(spec, "sample_even:noopt", "")
 
@@ -162,13 +193,20 @@ UNSTEADY = {
 def test_fields_that_give_something_else_each_time_are_named(case):
     fields, where = UNSTEADY[case]
     said = problems(fields).replace("the field ", "")
-    assert "fields() gives another result when it is called again on an equal record " in said and where in said
+    assert (
+        "fields() gives another result when it is called again on an equal record " in said
+        and where in said
+    )
     assert said.count("called again") == 1
 
 
 def test_fields_that_change_their_record_are_named():
-    assert "record 0: fields() changes the record that it is given (the field 'text')" in problems(renamed)
-    assert "is given (the field 'label')" in problems(lambda e: {"text": e["text"], "answer": e.pop("label")})
+    assert "record 0: fields() changes the record that it is given (the field 'text')" in problems(
+        renamed
+    )
+    assert "is given (the field 'label')" in problems(
+        lambda e: {"text": e["text"], "answer": e.pop("label")}
+    )
     assert problems(lambda e: sound({**e})) == ""
 
 
@@ -195,8 +233,19 @@ add("options", plain, options=tuple({"no", "yes", "perhaps", "never", "always", 
 
 def test_the_order_of_a_set_is_told_by_other_processes(tmp_path):
     (tmp_path / "with_sets.py").write_text(SETS)
-    itx("tasks", "check", "--modules=with_sets", "--json=said.json", check=1, cwd=tmp_path, PYTHONHASHSEED="1")
-    said = {t["task"]: "\n".join(t["problems"]) for t in json.loads((tmp_path / "said.json").read_text())}
+    itx(
+        "tasks",
+        "check",
+        "--modules=with_sets",
+        "--json=said.json",
+        check=1,
+        cwd=tmp_path,
+        PYTHONHASHSEED="1",
+    )
+    said = {
+        t["task"]: "\n".join(t["problems"])
+        for t in json.loads((tmp_path / "said.json").read_text())
+    }
     assert said.pop("sound") == ""
     assert "record 0: fields() gives another result in another process" in said["words"]
     assert "record 0: fields() gives another result in another process" in said["addresses"]
@@ -210,4 +259,6 @@ def test_show_says_what_the_splits_are_made_of(capsys):
     assert main(["tasks", "show", "sample_add", "--modules", "tests.sample_tasks"]) == 0
     (line,) = [x for x in capsys.readouterr().out.splitlines() if x.startswith("splits")] or [""]
     shares = registry.task("sample_add").source.split_by_hash
-    assert shares and all(f"'{split}': '{share:.0%} of all rows, by hash'" in line for split, share in shares.items())
+    assert shares and all(
+        f"'{split}': '{share:.0%} of all rows, by hash'" in line for split, share in shares.items()
+    )

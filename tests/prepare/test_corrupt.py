@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Corrupt inputs on their whole way into the cache: each is an error that names file, row or example, or a counted skip."""
+"""Corrupt inputs on their whole way into the cache: each is an error that names file, row or
+example, or a counted skip."""
 
 import dataclasses
 import gzip
@@ -58,7 +59,8 @@ def vocabulary(tmp_path_factory):
 
 @pytest.fixture
 def build(tmp_path, vocabulary, monkeypatch):
-    """A function: (file, bytes, source or None, skip_bad) -> (records, manifest) of a task's training split."""
+    """A function: (file, bytes, source or None, skip_bad) -> (records, manifest) of a task's
+    training split."""
 
     def make(file: str, data: bytes, source: Source | None = None, skip_bad: bool = False):
         (tmp_path / file).write_bytes(data)
@@ -70,9 +72,17 @@ def build(tmp_path, vocabulary, monkeypatch):
         )  # fmt: skip
         monkeypatch.setitem(registry.TASKS, "corrupt", spec)
         settings = jobs.Settings(
-            ("tests.sample_tasks",), str(tmp_path), str(tmp_path / "cache"), vocabulary, 0, 0, 20, skip_bad
+            ("tests.sample_tasks",),
+            str(tmp_path),
+            str(tmp_path / "cache"),
+            vocabulary,
+            0,
+            0,
+            20,
+            skip_bad,
         )
-        jobs._items.cache_clear()  # it knows a split by its task and settings: files change between builds alone
+        # it knows a split by its task and settings: files change between builds alone
+        jobs._items.cache_clear()
         where, manifest = jobs.run(jobs.Job("corrupt", "train"), settings)
         return cache.Records(tmp_path / "cache" / where), manifest
 
@@ -99,7 +109,11 @@ def test_it_is_told_or_counted(build, tmp_path, case):
         return
     records, manifest = left_out(build, file, data)
     audit = manifest["audit"]
-    assert audit["skipped"] == counted and audit["read"] == 30 and len(records) == 30 - sum(counted.values())
+    assert (
+        audit["skipped"] == counted
+        and audit["read"] == 30
+        and len(records) == 30 - sum(counted.values())
+    )
 
 
 def test_a_line_of_ten_megabytes_becomes_a_record_that_no_row_holds(build):
@@ -108,11 +122,14 @@ def test_a_line_of_ten_megabytes_becomes_a_record_that_no_row_holds(build):
     size = locks.sizes(records.lengths, "decoder")
     lock = {"sequence_length": 256, "target_length": 32, "architecture": "decoder"}
     with pytest.raises(
-        UserError, match=r"task corrupt: 1 of \d+ examples are longer than a row, e\.g\. record 7 takes"
+        UserError,
+        match=r"task corrupt: 1 of \d+ examples are longer than a row, e\.g\. record 7 takes",
     ):
         locks.check_fit("corrupt", size, lock | {"too_long": "error"})
     out, counts = locks.check_fit("corrupt", size, lock | {"too_long": "drop"})
-    assert counts == {"longer than a row": 1} and np.flatnonzero(out).tolist() == [int(np.argmax(size[:, 0]))]
+    assert counts == {"longer than a row": 1} and np.flatnonzero(out).tolist() == [
+        int(np.argmax(size[:, 0]))
+    ]
     assert size[:, 0].max() > 10**6
     _, manifest = build("a.csv", b"text,label\nshort,0\n" + b"a" * 10**6 + b",1\n")
     assert manifest["audit"] == {"read": 2, "kept": 2, "skipped": {}}
@@ -172,17 +189,22 @@ ODD = {
 
 @pytest.fixture
 def build_values(tmp_path, vocabulary, monkeypatch):
-    """A function: (of each record what `fields` gives, skip_bad) -> the manifest of the training split."""
+    """A function: (of each record what `fields` gives, skip_bad) -> the manifest of the training
+    split."""
 
     def make(given: list[dict], skip_bad: bool = False) -> dict:
-        (tmp_path / "a.jsonl").write_text("".join(json.dumps({"n": n}) + "\n" for n in range(len(given))))
+        (tmp_path / "a.jsonl").write_text(
+            "".join(json.dumps({"n": n}) + "\n" for n in range(len(given)))
+        )
         spec = dataclasses.replace(
             registry.task("sample_even"), name="odd", source=jsonl(dict.fromkeys(SPLITS, "a.jsonl")), options=None,
             fields=lambda e: given[e["n"]], templates=(("Is it so? {text}", "{answer}"),), heldout_templates=(),
             version=repr((given, skip_bad)),
         )  # fmt: skip
         monkeypatch.setitem(registry.TASKS, "odd", spec)
-        settings = jobs.Settings((), str(tmp_path), str(tmp_path / "cache"), vocabulary, 0, 0, 20, skip_bad)
+        settings = jobs.Settings(
+            (), str(tmp_path), str(tmp_path / "cache"), vocabulary, 0, 0, 20, skip_bad
+        )
         jobs._items.cache_clear()
         where, manifest = jobs.run(jobs.Job("odd", "train"), settings)
         prompts = {e["prompt"] for e in cache.read_examples(tmp_path / "cache" / where)}
@@ -203,9 +225,17 @@ def test_odd_values_are_told_with_row_and_field_or_counted(build_values, case):
         said = f"nothing, but reads {build_values(given)['audit']}"
     except Exception as e:
         said = f"{type(e).__name__}: {e}"
-    assert said.startswith("UserError: task 'odd', example a.jsonl:4: ") and says in said and "\n" not in said
+    assert (
+        said.startswith("UserError: task 'odd', example a.jsonl:4: ")
+        and says in said
+        and "\n" not in said
+    )
     audit = left_out(build_values, given)["audit"]
-    assert audit.pop("first").keys() == {reason} and audit == {"read": 7, "kept": 6, "skipped": {reason: 1}}
+    assert audit.pop("first").keys() == {reason} and audit == {
+        "read": 7,
+        "kept": 6,
+        "skipped": {reason: 1},
+    }
 
 
 def test_numbers_and_dates_stand_in_a_slot_as_they_are_written(build_values, tmp_path):

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""No row of a table or key of an object is lost to another one: what could be read in two ways is refused by name."""
+"""No row of a table or key of an object is lost to another one: what could be read in two ways is
+refused by name."""
 
 import json
 from collections import Counter
@@ -51,7 +52,8 @@ def table(n: int = 12, end: str = "\n") -> list[str]:
     return ["text,label", *(f"sentence {i} of the set,{i % 2}" for i in range(n))]
 
 
-# what stands in place of some lines of the table (by their number, from 1), and the line of the quote that is at fault
+# what stands in place of some lines of the table (by their number, from 1), and the line of the
+# quote that is at fault
 QUOTES = {
     "never closes": ({4: '"sentence 2,0'}, 4),
     "never closes, in the last line": ({13: '"sentence 11,1'}, 13),
@@ -78,7 +80,8 @@ def test_a_stray_quote_is_told_with_its_line(tmp_path, case, end):
 
 def test_rows_within_a_cell_are_seen_where_every_column_holds_text(tmp_path):
     rows = [
-        f"question number {i} of this long table of text,the answer number {i * i} to it, in words" for i in range(9)
+        f"question number {i} of this long table of text,the answer number {i * i} to it, in words"
+        for i in range(9)
     ]
     rows = [r.replace(", in", " in") + " " * i for i, r in enumerate(rows)]
     assert len(read(tmp_path, "a.csv", "\n".join(["prompt,response", *rows]))[0]) == 9
@@ -107,7 +110,10 @@ def test_cells_of_several_lines_are_read_as_they_were_written(tmp_path, quoting)
         out = io.StringIO()
         writer = csv.writer(out, quoting=quoting, lineterminator="\n")
         writer.writerows(
-            [["label", "text"] if turned else ["text", "label"], *(r[::-1] if turned else r for r in rows)]
+            [
+                ["label", "text"] if turned else ["text", "label"],
+                *(r[::-1] if turned else r for r in rows),
+            ]
         )
         found, counts = read(tmp_path, "a.csv", out.getvalue())
         assert [(e["text"], e["label"]) for _, e in found] == [(t, str(label)) for t, label in rows]
@@ -140,10 +146,15 @@ def test_a_header_that_loses_a_column_is_refused(tmp_path, case):
 
 
 def test_columns_that_a_task_names_twice_are_refused(tmp_path):
-    assert "columns 1 and 2 are both called 'q'" in refused(tmp_path, "a.csv", "1,2\n3,4\n", columns=("q", "q"))
+    assert "columns 1 and 2 are both called 'q'" in refused(
+        tmp_path, "a.csv", "1,2\n3,4\n", columns=("q", "q")
+    )
 
 
-GOOD = ['{"text": "a", "meta": {"n": [1.5, null]}, "label": 0}', '{"text": "b", "meta": {}, "label": 1}']
+GOOD = [
+    '{"text": "a", "meta": {"n": [1.5, null]}, "label": 0}',
+    '{"text": "b", "meta": {}, "label": 1}',
+]
 OBJECTS = {
     "a repeated key": ('{"text": "a", "text": "b"}', "repeated key", "the key 'text' is there twice"),
     "a repeated key within": ('{"text": "a", "meta": {"n": 1, "n": 2}}', "repeated key",
@@ -165,7 +176,10 @@ def test_an_object_that_can_be_read_in_two_ways_is_told_or_counted(tmp_path, cas
     ):
         row = 3 if file == "a.jsonl" else 2
         rows, counts = read(tmp_path, file, data, skip_bad=True)
-        assert [e for _, e in rows] == [json.loads(t) for t in GOOD] and counts == {"read": 3, reason: 1}
+        assert [e for _, e in rows] == [json.loads(t) for t in GOOD] and counts == {
+            "read": 3,
+            reason: 1,
+        }
         with pytest.raises(UserError) as e:
             read(tmp_path, file, data)
         assert str(e.value).startswith(f"{file}:{row}: {reason} ({detail})")
@@ -179,7 +193,9 @@ def test_a_document_with_a_repeated_key_is_refused_as_a_whole(tmp_path):
 
 @pytest.mark.parametrize("kind", ["parquet", "hf_dataset"])
 def test_columns_of_one_name_are_refused(tmp_path, kind):
-    inner = pyarrow.StructArray.from_arrays([pyarrow.array([1, 2]), pyarrow.array([3, 4])], ["n", "n"])
+    inner = pyarrow.StructArray.from_arrays(
+        [pyarrow.array([1, 2]), pyarrow.array([3, 4])], ["n", "n"]
+    )
     words = pyarrow.array(["a", "b"])
     for arrays, names, says in (
         ([words, words], ["text", "text"], "2 columns are called 'text'"),
@@ -192,7 +208,11 @@ def test_columns_of_one_name_are_refused(tmp_path, kind):
             save_to_disk(tmp_path / f"d{len(says)}", data, files=1)
         name = "d" if kind == "parquet" else f"d{len(says)}"
         try:
-            found = list(sources.open_source(Source(kind, {"train": name}), "train", str(tmp_path), 0, Counter(), True))
+            found = list(
+                sources.open_source(
+                    Source(kind, {"train": name}), "train", str(tmp_path), 0, Counter(), True
+                )
+            )
         except Exception as e:
             assert isinstance(e, UserError) and says in str(e), repr(e)
         else:

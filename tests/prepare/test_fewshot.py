@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Exemplars: from training alone, never the example itself, as many as asked or counted as fewer."""
+"""Exemplars: from training alone, never the example itself, as many as asked or counted as
+fewer."""
 
 import dataclasses
 import re
@@ -34,7 +35,10 @@ def small(rows):
 def shown(rendered):
     """The exemplars column of a cache."""
     return cache.Columns.of(
-        [[([1], True)]] * len(rendered), *[[0] * len(rendered)] * 2, 9, [r.exemplars for r in rendered]
+        [[([1], True)]] * len(rendered),
+        *[[0] * len(rendered)] * 2,
+        9,
+        [r.exemplars for r in rendered],
     ).exemplars
 
 
@@ -46,17 +50,25 @@ def test_exemplars_are_different_training_examples_other_than_the_example(count)
     known = {i.hash for i in train}
     for item in [*train[:60], *test]:
         chosen = [i.hash for i in fewshot.choose(pool, item, count, 7)]
-        assert len(chosen) == len(set(chosen)) == count and item.hash not in chosen and set(chosen) <= known
+        assert (
+            len(chosen) == len(set(chosen)) == count
+            and item.hash not in chosen
+            and set(chosen) <= known
+        )
     different = {tuple(i.hash for i in fewshot.choose(pool, item, count, 7)) for item in train[:60]}
     assert len(different) > 30
-    assert [fewshot.choose(pool, i, count, 7) for i in train] != [fewshot.choose(pool, i, count, 8) for i in train]
+    assert [fewshot.choose(pool, i, count, 7) for i in train] != [
+        fewshot.choose(pool, i, count, 8) for i in train
+    ]
 
 
 def test_the_pool_is_bounded_and_does_not_follow_the_order_of_reading():
     train = items_of("sample_even")
     spec = registry.task("sample_even")
     assert fewshot.pool(spec, train) == fewshot.pool(spec, train[::-1])
-    many = [render.Item(str(i), {"answer": 0}, str(i), hashing.draw(i)) for i in range(3 * fewshot.POOL)]
+    many = [
+        render.Item(str(i), {"answer": 0}, str(i), hashing.draw(i)) for i in range(3 * fewshot.POOL)
+    ]
     kept = fewshot.pool(spec, many).classes["even"]
     assert len(kept) == fewshot.POOL and max(i.hash for i in kept) < 2**64 * 0.4
 
@@ -74,7 +86,13 @@ def test_balanced_exemplars_take_the_labels_in_turn_and_do_not_tell_the_answer()
         first[said(item), labels[0]] += 1
     assert all(n > len(train) / 8 for n in first.values()) and len(first) == 4
     plain = fewshot.pool(dataclasses.replace(spec, balanced_shots=False), train)
-    assert {sum(said(i) for i in fewshot.choose(plain, item, 4, 0)) for item in train} >= {0, 1, 2, 3, 4}
+    assert {sum(said(i) for i in fewshot.choose(plain, item, 4, 0)) for item in train} >= {
+        0,
+        1,
+        2,
+        3,
+        4,
+    }
 
 
 def test_three_examples_with_a_duplicate_give_fewer_and_never_the_example():
@@ -103,13 +121,17 @@ def test_no_exemplar_is_the_example_or_of_another_split_however_small_or_repetit
     rows = [{"a": a, "b": b} for a, b in pairs]
     source = function(lambda *_: rows, {"train": 0.6, "validation": 0.2, "test": 0.2})
     spec = dataclasses.replace(registry.task("sample_even"), source=source, balanced_shots=balanced)
-    items = {s: list(render.items(spec, s, "", 0, Counter())) for s in ("train", "validation", "test")}
+    items = {
+        s: list(render.items(spec, s, "", 0, Counter())) for s in ("train", "validation", "test")
+    }
     of = {i.hash: (i.values["a"], i.values["b"]) for found in items.values() for i in found}
     assert set(of.values()) == set(pairs) and len(of) == len(set(pairs))
     pool, train = fewshot.pool(spec, items["train"]), {of[i.hash] for i in items["train"]}
     every = [i for found in items.values() for i in found]
     variant = names.parse(f"sample_even:fs{shots}")
-    rendered, _ = fewshot.render_all(spec, variant, [(i, None) for i in every], rendering, 0, Letters(), pool)
+    rendered, _ = fewshot.render_all(
+        spec, variant, [(i, None) for i in every], rendering, 0, Letters(), pool
+    )
     for item, r in zip(every, rendered, strict=True):
         others = train - {of[item.hash]}
         shown = [of[h] for h in r.exemplars]
@@ -135,7 +157,10 @@ def test_exemplars_stand_before_the_prompt_in_its_template_and_style():
     rendered, _ = fewshot.render_all(spec, variant, pairs, 0, 0, Letters(), pool)
     bare, _ = fewshot.render_all(spec, names.parse("sample_even"), pairs, 0, 0, Letters())
     for with_shots, without in zip(rendered, bare, strict=True):
-        assert with_shots.prompt.endswith("\n\n" + without.prompt) and with_shots.target == without.target
+        assert (
+            with_shots.prompt.endswith("\n\n" + without.prompt)
+            and with_shots.target == without.target
+        )
         first, second, own = with_shots.prompt.split("\n\n")
         assert own == without.prompt
         for exemplar in (first, second):
@@ -150,7 +175,10 @@ def test_exemplars_fall_away_until_the_example_fits():
     pool = fewshot.pool(spec, train)
     pairs = [(i, None) for i in train[:40]]
     whole, records = fewshot.render_all(spec, variant, pairs, 0, 0, Letters(), pool)
-    size = lambda record: sum(len(ids) for ids, _ in record) + 2  # noqa: E731
+
+    def size(record):
+        return sum(len(ids) for ids, _ in record) + 2
+
     budget = sorted(map(size, records))[20] - 1
     fitted, cut = fewshot.render_all(spec, variant, pairs, 0, 0, Letters(), pool, budget)
     given = [len(r.exemplars) for r in fitted]
@@ -163,7 +191,9 @@ def test_exemplars_fall_away_until_the_example_fits():
     assert fewshot.counts(shown(none), variant) == {"asked": 3, "fewer": 40, "none": 40}
 
 
-def test_evaluation_shows_training_examples_and_training_shows_no_evaluated_ones(sample_locks, sample_cache):
+def test_evaluation_shows_training_examples_and_training_shows_no_evaluated_ones(
+    sample_locks, sample_cache
+):
     lock = sample_locks["sample_held"]
     task = next(t for t in lock["tasks"] if t["name"] == "sample_even:fs3")
     train = cache.Records(sample_cache / task["folders"][0])
@@ -181,19 +211,38 @@ def test_a_record_that_shows_a_leaking_exemplar_is_left_out_and_seen(tmp_path):
 
     def folder(name, texts, exemplars):
         hashes = [hashing.draw("content", t) for t in texts]
-        examples = [{"content": f"{h:016x}", "input_content": t} for h, t in zip(hashes, texts, strict=True)]
+        examples = [
+            {"content": f"{h:016x}", "input_content": t} for h, t in zip(hashes, texts, strict=True)
+        ]
         records = [[([5, 6], False), ([7], True)] for _ in texts]
         shown = [tuple(hashing.draw("content", e) for e in es) for es in exemplars]
         columns = cache.Columns.of(records, hashes, [0] * len(texts), 100, shown)
-        cache.write(tmp_path / name, columns, {"templates": ["t"]}, examples, [exclude.texts(t, ()) for t in texts])
+        cache.write(
+            tmp_path / name,
+            columns,
+            {"templates": ["t"]},
+            examples,
+            [exclude.texts(t, ()) for t in texts],
+        )
 
     folder("train", ["a", "b", "c", "d"], [("b", "c"), ("c", "d"), ("a", "b"), ("a",)])
     folder("test", ["d"], [()])
-    task = {"name": "t", "folders": ["train"], "excluded": [[]], "examples": 4, "audit": {"skipped": {}, "kept": 4}}
+    task = {
+        "name": "t",
+        "folders": ["train"],
+        "excluded": [[]],
+        "examples": 4,
+        "audit": {"skipped": {}, "kept": 4},
+    }
     lock = {"tasks": [task], "evaluation": [{"folder": "test", "task": "e"}]}
     found = contamination.found(lock, tmp_path)
     assert found == {"t": {3: ("e", "equal input"), 1: ("e", "in an exemplar")}}
-    data = lambda usable: type("Data", (), {"records": [[cache.Records(tmp_path / "train")]], "usable": [[usable]]})  # noqa: E731
+
+    def data(usable):
+        return type(
+            "Data", (), {"records": [[cache.Records(tmp_path / "train")]], "usable": [[usable]]}
+        )
+
     left = audit.leaks_left(lock, data(np.array([0, 1, 2])), tmp_path)
     assert left == [{"train": "t", "evaluation": "e", "how": "in an exemplar", "records": 1}]
     exclude.exclude(lock, found)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A user's own SeqIO module (T5's style) builds, trains and is evaluated unchanged: foreign_tasks.py.
+"""A user's own SeqIO module (T5's style) builds, trains and is evaluated unchanged:
+foreign_tasks.py.
 
 SeqIO's side of each comparison is made by SeqIO alone, in foreign_probe.py.
 """
@@ -42,14 +43,18 @@ def run(tmp_path_factory, vocabulary):
 
 @pytest.fixture(scope="module")
 def lines(run):
-    """{task: its lines with answers of which some are right, some wrong and some no label; and a likelihood}."""
+    """{task: its lines with answers of which some are right, some wrong and some no label; and a
+    likelihood}."""
     found = {}
     for name in SCORED:
         several = sorted(summary.read_predictions(run[0], 6, name), key=lambda x: int(x["id"]))
         right = [x["references"][0] for x in several]
-        answers = [right[i] if i % 3 else "nothing" if i % 2 else right[i - 1] for i in range(len(right))]
+        answers = [
+            right[i] if i % 3 else "nothing" if i % 2 else right[i - 1] for i in range(len(right))
+        ]
         found[name] = [
-            {**x, "prediction": a, "logprob": -float(x["id"])} for x, a in zip(several, answers, strict=True)
+            {**x, "prediction": a, "logprob": -float(x["id"])}
+            for x, a in zip(several, answers, strict=True)
         ]
     return found
 
@@ -57,8 +62,17 @@ def lines(run):
 @pytest.fixture(scope="module")
 def probe(lines, vocabulary, tmp_path_factory):
     folder = tmp_path_factory.mktemp("probe")
-    storage.write_json(folder / "p.json", {n: {x["id"]: x["prediction"] for x in found} for n, found in lines.items()})
-    command = [sys.executable, "-m", "tests.prepare.foreign_probe", str(folder / "p.json"), str(folder / "cache")]
+    storage.write_json(
+        folder / "p.json",
+        {n: {x["id"]: x["prediction"] for x in found} for n, found in lines.items()},
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "tests.prepare.foreign_probe",
+        str(folder / "p.json"),
+        str(folder / "cache"),
+    ]
     environment = one_device() | {"ITX_TEST_VOCABULARY": vocabulary}
     done = subprocess.run(command, cwd=REPO, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -78,15 +92,21 @@ def test_the_cache_holds_the_tokens_of_the_tasks_and_counts_empty_targets(run, p
     _, lock, folder = run
     for task in lock["tasks"]:
         records = cache.Records(folder / task["folders"][0])
-        got = [[[*map(int, prompt), 1], [*map(int, target), 1]] for (prompt, _), (target, _) in records]
+        got = [
+            [[*map(int, prompt), 1], [*map(int, target), 1]] for (prompt, _), (target, _) in records
+        ]
         want = [pair for pair in probe["tokens"][task["name"]] if pair[1] != [1]]
         assert got == want and len(got) > 50
         empty = len(probe["tokens"][task["name"]]) - len(want)
         assert task["audit"]["skipped"].get("empty target", 0) == empty
-        assert task["audit"]["read"] == task["audit"]["kept"] + sum(task["audit"]["skipped"].values())
+        assert task["audit"]["read"] == task["audit"]["kept"] + sum(
+            task["audit"]["skipped"].values()
+        )
         assert (empty > 5) == (task["name"] == "user.more")
     # SeqIO's decoder rows keep the EOS that a Task puts behind its inputs
-    assert probe["decoder"] == [[prompt, target[:-1]] for prompt, target in probe["tokens"]["user.long"]]
+    assert probe["decoder"] == [
+        [prompt, target[:-1]] for prompt, target in probe["tokens"]["user.long"]
+    ]
 
 
 @pytest.fixture(autouse=True)
@@ -104,13 +124,20 @@ def test_scores_are_those_of_seqios_evaluator(run, lines, probe):
     for name in SCORED:
         got = foreign.values(rows[name], lines[name])
         assert got == pytest.approx(probe["values"][name], rel=1e-6)
-        right = foreign.values(rows[name], [{**x, "prediction": x["references"][0]} for x in lines[name]])
+        right = foreign.values(
+            rows[name], [{**x, "prediction": x["references"][0]} for x in lines[name]]
+        )
         assert got != pytest.approx(right)
-    assert set(probe["values"]["user.long"]) == {"length_correlation", "mean_length", "mean_likelihood"}
+    assert set(probe["values"]["user.long"]) == {
+        "length_correlation",
+        "mean_length",
+        "mean_likelihood",
+    }
 
 
 def test_the_run_scored_what_it_predicted(run, lines):
-    """scores.json holds SeqIO's values over the set; an example's score is 0 to 1, whatever the metric's scale."""
+    """scores.json holds SeqIO's values over the set; an example's score is 0 to 1, whatever the
+    metric's scale."""
     folder, lock, _ = run
     scores = storage.read_json(folder.scores_json(6))["rows"]
     long, short = (r for r in lock["evaluation"] if r["group"] == "instances")
@@ -122,7 +149,9 @@ def test_the_run_scored_what_it_predicted(run, lines):
     assert (short["seqio"]["scale"], long["seqio"]["scale"]) == (100.0, None)
     for row in (short, long):  # a part of them is right, under either way
         right = [x["prediction"] == x["references"][0] for x in lines[row["name"]]]
-        assert [foreign.score(row, x) for x in lines[row["name"]]] == right and 0 < sum(right) < len(right)
+        assert [foreign.score(row, x) for x in lines[row["name"]]] == right and 0 < sum(
+            right
+        ) < len(right)
 
 
 def test_eval_tasks_names_tasks_of_seqio_and_our_own(run, probe):
@@ -156,20 +185,29 @@ def test_training_and_evaluation_imported_no_seqio(run):
         "assert 'tests.prepare.foreign_scores' in sys.modules\n"
         "assert not {'tests.prepare.foreign_tasks', 'seqio', 'tensorflow'} & set(sys.modules)\nsys.exit(code)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=REPO, env=one_device(), capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPO, env=one_device(), capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
 
 
-def test_functions_that_scoring_cannot_call_and_tasks_that_cannot_be_read_are_told_before_training(probe):
+def test_functions_that_scoring_cannot_call_and_tasks_that_cannot_be_read_are_told_before_training(
+    probe,
+):
     said = probe["refused"]
     for name in ("by_tensorflow", "by_late_import"):
         assert f"task 'user.{name}'" in said[name] and "imports neither" in said[name]
-    assert "task 'user.by_lambda': tests.prepare.foreign_tasks:<lambda> is a lambda" in said["by_lambda"]
+    assert (
+        "task 'user.by_lambda': tests.prepare.foreign_tasks:<lambda> is a lambda"
+        in said["by_lambda"]
+    )
     assert (
         "task 'user.by_wrong_label': tests.prepare.foreign_scores:label_index fails: AssertionError"
         in said["by_wrong_label"]
     )
-    assert said["no_field"].startswith("task 'user.no_field': its train split cannot be read: KeyError")
+    assert said["no_field"].startswith(
+        "task 'user.no_field': its train split cannot be read: KeyError"
+    )
     assert "'no such field'" in said["no_field"]
     assert said["no_train"] == "task 'user.no_train' has no train split, only validation"
     assert "mixture 'user_no_size': the rate of 'user.no_size' is unknown" in said["user_no_size"]

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Text is data: whatever a turn or a prompt holds, no control token comes of it, in training and at inference."""
+"""Text is data: whatever a turn or a prompt holds, no control token comes of it, in training and at
+inference."""
 
 import pytest
 
@@ -25,14 +26,22 @@ TEXTS = [*FORGED, *(f"before {t} behind" for t in TOKENS), *(f"{t}\n{t}x" for t 
 def vocabulary(name: str) -> Vocabulary:
     if name == "bytes":
         made = Vocabulary.__new__(Vocabulary)
-        made.model, made.spaced, made.eos_id, made.eos_text, made.control = Bytes(125), False, 1, "", ()
+        made.model, made.spaced, made.eos_id, made.eos_text, made.control = (
+            Bytes(125),
+            False,
+            1,
+            "",
+            (),
+        )
         return made
     if name in ("qwen3", "t5"):
         return Vocabulary(HF / name / "tokenizer.json")
     file = (
         SHARED
         / "tokenizers"
-        / {"t5_32k": "t5_32k/sentencepiece.model", "mistral": "mistral_v1_32k/tokenizer.model.v1"}[name]
+        / {"t5_32k": "t5_32k/sentencepiece.model", "mistral": "mistral_v1_32k/tokenizer.model.v1"}[
+            name
+        ]
     )
     if not file.is_file():
         pytest.skip("../shared/data is absent")
@@ -44,7 +53,9 @@ def control_ids(v: Vocabulary) -> set[int]:
         added = v.model.tokenizer.get_added_tokens_decoder()
         return {i for i, token in added.items() if token.special}
     if isinstance(v.model, SentencePiece):
-        sentinels = {v.model.sp.PieceToId(p) for p in ("<extra_id_0>", "▁<extra_id_0>")} - {v.unk_id}
+        sentinels = {v.model.sp.PieceToId(p) for p in ("<extra_id_0>", "▁<extra_id_0>")} - {
+            v.unk_id
+        }
         return {i for i in range(v.model.size) if v.model.sp.IsControl(i)} | sentinels
     return {0, 1, 2, *range(259, 384)}
 
@@ -65,15 +76,24 @@ def test_a_text_gives_no_control_token(name):
 @pytest.mark.parametrize("template", ["plain", "chatml", "qwen3"])
 def test_a_conversation_has_the_control_tokens_of_its_template_alone(name, template):
     v = vocabulary(name)
-    text = {"plain": chat.PLAIN, "chatml": CHATML}.get(template) or (HF / "qwen3/chat_template.jinja").read_text()
+    text = {"plain": chat.PLAIN, "chatml": CHATML}.get(template) or (
+        HF / "qwen3/chat_template.jinja"
+    ).read_text()
     control = control_ids(v)
 
     def record(content: str) -> tuple[list, str]:
         talk = {
-            "messages": [{"role": r, "content": content} for r in ("system", "user", "assistant", "user", "assistant")]
+            "messages": [
+                {"role": r, "content": content}
+                for r in ("system", "user", "assistant", "user", "assistant")
+            ]
         }
-        rendered = conversations.render(render.Item("1", talk, "c", 1), text, "here", v.eos_text, v.control)
-        (pieces,) = render.encode([rendered], v) if name != "bytes" else [encoded(rendered.pieces, v)]
+        rendered = conversations.render(
+            render.Item("1", talk, "c", 1), text, "here", v.eos_text, v.control
+        )
+        (pieces,) = (
+            render.encode([rendered], v) if name != "bytes" else [encoded(rendered.pieces, v)]
+        )
         return pieces, rendered.prompt + rendered.target
 
     def controls(pieces: list) -> list[tuple[list[int], bool]]:
@@ -90,6 +110,11 @@ def test_a_conversation_has_the_control_tokens_of_its_template_alone(name, templ
 
 
 def test_a_turn_cannot_hold_the_marks():
-    talk = {"messages": [{"role": "user", "content": "\ufdd1</s>\ufdd0"}, {"role": "assistant", "content": "a"}]}
+    talk = {
+        "messages": [
+            {"role": "user", "content": "\ufdd1</s>\ufdd0"},
+            {"role": "assistant", "content": "a"},
+        ]
+    }
     with pytest.raises(UserError, match="no characters"):
         chat.answers(chat.PLAIN, talk, "here")

@@ -21,7 +21,10 @@ from tests import (
 
 
 def test_a_vocabulary_is_the_same_file_each_time(tmp_path):
-    first, second = (vocab.train(["sample_first"], 300, "", 0, str(tmp_path / n)).read_bytes() for n in ("a", "b"))
+    first, second = (
+        vocab.train(["sample_first"], 300, "", 0, str(tmp_path / n)).read_bytes()
+        for n in ("a", "b")
+    )
     other = vocab.train(["sample_add"], 300, "", 0, str(tmp_path / "c")).read_bytes()
     assert first == second != other
 
@@ -36,7 +39,10 @@ def test_a_fingerprint_sees_regexes_partials_and_keyword_defaults():
     one, two = re.compile("a"), re.compile("b")
     assert fingerprint.of_function(uses(one)) == fingerprint.of_function(uses(re.compile("a")))
     assert fingerprint.of_function(uses(one)) != fingerprint.of_function(uses(two))
-    of = lambda k: fingerprint.of_function(functools.partial(plain, k=k))  # noqa: E731
+
+    def of(k):
+        return fingerprint.of_function(functools.partial(plain, k=k))
+
     assert of(1) == of(1) != of(2)
     before = fingerprint.of_function(plain)
     plain.__kwdefaults__ = {"k": 2}
@@ -46,7 +52,9 @@ def test_a_fingerprint_sees_regexes_partials_and_keyword_defaults():
 def spec_of(fields):
     rows = [{"a": str(i)} for i in range(5)]
     source = function(lambda split, root, seed: rows, {"train": 1.0})
-    return make_task("t", version=1, cluster="c", source=source, fields=fields, templates=[("{a}", "{answer}")])
+    return make_task(
+        "t", version=1, cluster="c", source=source, fields=fields, templates=[("{a}", "{answer}")]
+    )
 
 
 @pytest.mark.parametrize(
@@ -92,12 +100,23 @@ def test_a_broken_line_of_the_index_is_an_error(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "edit", [{"metrics": ("numeric",)}, {"cluster": "another"}, {"primary": "rank"}, {"origin": ("elsewhere",)}]
+    "edit",
+    [
+        {"metrics": ("numeric",)},
+        {"cluster": "another"},
+        {"primary": "rank"},
+        {"origin": ("elsewhere",)},
+    ],
 )
-def test_an_edit_of_what_scores_and_groups_makes_a_new_lock_from_the_same_folders(tmp_path, monkeypatch, edit):
+def test_an_edit_of_what_scores_and_groups_makes_a_new_lock_from_the_same_folders(
+    tmp_path, monkeypatch, edit
+):
     config = samples.config(str(tmp_path), "sample_mix")
     settings, todo = build.settings_of(config, "vocab.model"), [jobs.Job("sample_even", "train")]
-    name = lambda: build._lock_file(config, settings, "hash", todo)  # noqa: E731
+
+    def name():
+        return build._lock_file(config, settings, "hash", todo)
+
     folder = jobs.folder(todo[0], settings, "hash")
     before, spec = name(), registry.TASKS["sample_even"]
     assert name() == before and any(getattr(spec, k) != v for k, v in edit.items())
@@ -106,34 +125,59 @@ def test_an_edit_of_what_scores_and_groups_makes_a_new_lock_from_the_same_folder
 
 
 def test_an_edit_of_a_nested_mixture_makes_a_new_lock(tmp_path, monkeypatch):
-    for name, members in (("inner", ["sample_first", "sample_last"]), ("outer", ["inner", "sample_add"])):
+    for name, members in (
+        ("inner", ["sample_first", "sample_last"]),
+        ("outer", ["inner", "sample_add"]),
+    ):
         monkeypatch.setitem(registry.MIXTURES, name, dataclasses.replace(
             registry.MIXTURES["sample_mix"], name=name, members=tuple(members)))  # fmt: skip
     config = samples.config(str(tmp_path), "outer")
-    name = lambda: build._lock_file(config, build.settings_of(config, "vocab.model"), "hash", [])  # noqa: E731
+
+    def name():
+        return build._lock_file(config, build.settings_of(config, "vocab.model"), "hash", [])
+
     before = name()
     assert build.mixtures_of("outer", "") == ["outer", "inner"] and name() == before
     inner = registry.MIXTURES["inner"]
     monkeypatch.setitem(
-        registry.MIXTURES, "inner", dataclasses.replace(inner, members={"sample_first": 0.9, "sample_last": 0.1})
+        registry.MIXTURES,
+        "inner",
+        dataclasses.replace(inner, members={"sample_first": 0.9, "sample_last": 0.1}),
     )
     assert name() != before
 
 
 def test_phases_are_checked_and_average_over_the_run(tmp_path):
-    config = lambda *phases, mixture="sample_mix": samples.config(str(tmp_path), mixture, phases=phases)  # noqa: E731
+    def config(*phases, mixture="sample_mix"):
+        return samples.config(str(tmp_path), mixture, phases=phases)
+
     assert build.members_of(config((5, "sample_held"))) == build.members_of(config()) + [
-        m for m in build.members_of(config(mixture="sample_held")) if m not in build.members_of(config())
+        m
+        for m in build.members_of(config(mixture="sample_held"))
+        if m not in build.members_of(config())
     ]
     for phases, mixture, message in (
-        (((5, "sample_mix"), (5, "sample_mix")), "sample_mix", r"steps must rise from above 0, not \[5, 5\]"),
+        (
+            ((5, "sample_mix"), (5, "sample_mix")),
+            "sample_mix",
+            r"steps must rise from above 0, not \[5, 5\]",
+        ),
         (((0, "sample_mix"),), "sample_mix", "steps must rise from above 0"),
-        (((5, "sample_mixx"),), "sample_mix", "unknown mixture or task 'sample_mixx'; did you mean 'sample_mix'"),
-        (((5, "sample_mix"),), "sample_held", "'sample_mix' trains on 'sample_second', which 'sample_held' holds out"),
+        (
+            ((5, "sample_mixx"),),
+            "sample_mix",
+            "unknown mixture or task 'sample_mixx'; did you mean 'sample_mix'",
+        ),
+        (
+            ((5, "sample_mix"),),
+            "sample_held",
+            "'sample_mix' trains on 'sample_second', which 'sample_held' holds out",
+        ),
     ):
         with pytest.raises(UserError, match=message):
             build.members_of(config(*phases, mixture=mixture))
     shares = [{"a": 1.0}, {"a": 0.25, "b": 0.75}]
     assert build.mean_rates(shares, [60], 100) == {"a": 0.6 + 0.4 * 0.25, "b": 0.4 * 0.75}
-    assert build.mean_rates(shares, [60], 50) == {"a": 1.0, "b": 0.0}  # not reached, and in the lock all the same
+    # not reached, and in the lock all the same
+    assert build.mean_rates(shares, [60], 50) == {"a": 1.0, "b": 0.0}
     assert build.mean_rates(shares[:1], [], 100) == {"a": 1.0}

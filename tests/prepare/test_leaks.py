@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What evaluation asks is left out of training, however it was copied; what only shares an instruction is not.
+"""What evaluation asks is left out of training, however it was copied; what only shares an
+instruction is not.
 
-One build holds a training task for each kind of copy: copies of evaluation inputs of three languages, short and long, among
-examples that are like them.
+One build holds a training task for each kind of copy: copies of evaluation inputs of three
+languages, short and long, among examples that are like them.
 """
 
 import json
@@ -66,15 +67,27 @@ class Corpus:
     def __init__(self, root):
         self.root, self.index = root, []
 
-    def add(self, name: str, rows: list[dict], split: str = "train", origin: str = "copies") -> None:
+    def add(
+        self, name: str, rows: list[dict], split: str = "train", origin: str = "copies"
+    ) -> None:
         file = f"{name}.{split}.jsonl"
-        (self.root / file).write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), encoding="utf-8")
+        (self.root / file).write_text(
+            "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), encoding="utf-8"
+        )
         form = "chat" if "messages" in rows[0] else "text" if "text" in rows[0] else "fields"
         slots = [k for k in rows[0] if k != "answer"]
         if old := [t for t in self.index if t["name"] == name]:
             old[0]["files"][split] = file
         else:
-            self.index.append({"name": name, "form": form, "slots": slots, "files": {split: file}, "origin": origin})
+            self.index.append(
+                {
+                    "name": name,
+                    "form": form,
+                    "slots": slots,
+                    "files": {split: file},
+                    "origin": origin,
+                }
+            )
         (self.root / "index.json").write_text(json.dumps(self.index))
 
 
@@ -89,12 +102,16 @@ def like(first: dict, language: str, count: int, seed: int) -> list[dict]:
         return [{"messages": [{"role": "user", "content": t}, *turns[1:], {"role": "assistant", "content": "No."}]}
                 for t in texts]  # fmt: skip
     if "context" in first:
-        return [dict(zip(("context", "question"), kinds.halves(t, language), strict=True), answer="all") for t in texts]
+        return [
+            dict(zip(("context", "question"), kinds.halves(t, language), strict=True), answer="all")
+            for t in texts
+        ]
     return [kinds.plain(t) for t in texts]
 
 
 def fill(corpus: Corpus) -> dict[str, list[tuple[str, str, int]]]:
-    """Writes the sets; of each kind and record (language, size, which input), in the file's order."""
+    """Writes the sets; of each kind and record (language, size, which input), in the file's
+    order."""
     owners: dict[str, list[tuple[str, str, int]]] = {}
     for language in kinds.LANGUAGES:
         for size in kinds.SIZES:
@@ -119,7 +136,9 @@ def fill(corpus: Corpus) -> dict[str, list[tuple[str, str, int]]]:
 
 
 def words(draw: random.Random, count: int) -> str:
-    word = lambda: "".join(draw.choice("bdfgklmnprst") + draw.choice("aeiou") for _ in range(3))  # noqa: E731
+    def word():
+        return "".join(draw.choice("bdfgklmnprst") + draw.choice("aeiou") for _ in range(3))
+
     return " ".join(word() for _ in range(count))
 
 
@@ -133,12 +152,18 @@ def with_footer(question: str, fixed: str) -> dict:
 
 def with_tools(question: str, fixed: str) -> dict:
     turns = (("system", fixed.upper()), ("user", question), ("assistant", "No."))
-    tools = [{"type": "function", "function": {"name": "find", "description": fixed, "parameters": {"type": "object"}}}]
+    tools = [
+        {
+            "type": "function",
+            "function": {"name": "find", "description": fixed, "parameters": {"type": "object"}},
+        }
+    ]
     return {"messages": [{"role": role, "content": text} for role, text in turns], "tools": tools}
 
 
 def alarms(corpus: Corpus) -> None:
-    """Sets that share an instruction, a footer, or a tool's description with what is asked, and nothing else."""
+    """Sets that share an instruction, a footer, or a tool's description with what is asked, and
+    nothing else."""
     for make in (with_instruction, with_footer, with_tools):
         draw = random.Random(make.__name__)
         fixed = [words(draw, 40) for _ in range(INSTRUCTIONS)]
@@ -146,7 +171,8 @@ def alarms(corpus: Corpus) -> None:
         name = make.__name__.removeprefix("with_")
         corpus.add(f"asked.{name}", rows[:30], "test", "exam")
         corpus.add(f"asked.{name}", rows[30:33], "train", "exam")
-        alone = [make(words(draw, 6) + "?", words(draw, 40)) for _ in range(10)]  # or nothing would be left
+        # or nothing would be left
+        alone = [make(words(draw, 6) + "?", words(draw, 40)) for _ in range(10)]
         corpus.add(f"trained.same_{name}", rows[33:] + alone, origin="other")
     cat = [kinds.plain(f"A {w} story: the cat sat on the mat.") for w in kinds.WORDS["en"]["like"]]
     corpus.add("asked.word", [kinds.plain("cat", "gato"), kinds.plain("yes", "no")], "test", "exam")
@@ -177,7 +203,8 @@ def built(tmp_path_factory):
         lock = locks.read(build.build(config).lock)
     finally:
         sys.path.remove(str(root))
-        # what the module registered: another file's tests list all families under a root that has none of these
+        # what the module registered: another file's tests list all families under a root that has
+        # none of these
         for name in ("trained", "asked"):
             registry.FAMILIES.pop(name, None)
         registry.MIXTURES.pop("leak_mix", None)
@@ -189,7 +216,8 @@ def rows_of(built, name: str) -> tuple[dict, list[int]]:
     lock, where, _ = built
     (task,) = (t for t in lock["tasks"] if t["name"] == name)
     examples = cache.iterate_examples(where / task["folders"][0])
-    return task, [int(re.search(r"jsonl\D*(\d+)", e["id"])[1]) - 1 for e in examples]  # of chunks and answers too
+    # of chunks and answers too
+    return task, [int(re.search(r"jsonl\D*(\d+)", e["id"])[1]) - 1 for e in examples]
 
 
 def rows_there(built, name: str) -> set[int]:
@@ -213,13 +241,16 @@ def test_copies_are_left_out_and_examples_like_them_are_not(built, kind):
         found[language, size] += row in out
     recall = {c: found[c] / n for c, n in asked.items() if c[1] != "none"}
     assert min(recall.values()) == 1, recall
-    assert {c: found[c] for c in asked if c[1] == "none"} == {(x, "none"): 0 for x in kinds.LANGUAGES}
+    assert {c: found[c] for c in asked if c[1] == "none"} == {
+        (x, "none"): 0 for x in kinds.LANGUAGES
+    }
 
 
 def test_a_word_is_known_as_a_whole_field_and_beside_its_answer(built):
     there = rows_there(built, "trained.brief")
     assert (
-        left_out(built, "trained.brief") == there & set(range(len(BRIEF))) and len(there & set(range(len(BRIEF)))) > 2
+        left_out(built, "trained.brief") == there & set(range(len(BRIEF)))
+        and len(there & set(range(len(BRIEF)))) > 2
     )
 
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a build says of examples that it keeps: texts like control tokens, lines that imitate turns, targets that are lost."""
+"""What a build says of examples that it keeps: texts like control tokens, lines that imitate turns,
+targets that are lost."""
 
 import json
 
@@ -29,7 +30,9 @@ def manifest_of(folder, monkeypatch, vocabulary, rows=ROWS):
                      templates=[("{q}", "{answer}")], fields=lambda e: {"q": e["q"], "answer": e["a"]})  # fmt: skip
     monkeypatch.setitem(registry.TASKS, "noted", registry.TASKS.pop("noted"))
     jobs._items.cache_clear()
-    settings = jobs.Settings((), str(folder), str(folder / "cache"), str(vocabulary), 0, 0, 20, False)
+    settings = jobs.Settings(
+        (), str(folder), str(folder / "cache"), str(vocabulary), 0, 0, 20, False
+    )
     return jobs.run(jobs.Job("noted", "train"), settings)[1]
 
 
@@ -46,41 +49,63 @@ def test_texts_like_control_tokens_are_counted_over_the_whole_folder(tmp_path, m
     file = files(tmp_path)[kind]
     if not file.is_file():
         pytest.skip("../shared/data is absent")
-    rows = [*ROWS, *({"q": f"{i} </s>", "a": f"b{i}"} for i in range(3000))]  # more than any sample holds
+    # more than any sample holds
+    rows = [*ROWS, *({"q": f"{i} </s>", "a": f"b{i}"} for i in range(3000))]
     manifest = manifest_of(tmp_path, monkeypatch, file, rows)
-    like = lambda m: {k: n for k, n in m.get("said", {}).items() if "look like control tokens" in k}  # noqa: E731
-    assert list(like(manifest).values()) == [3002] and "('</s>', '<extra_id_7>')" in str(like(manifest))
-    assert manifest["eos_within"] == 0 and like(manifest_of(tmp_path, monkeypatch, file, ROWS[:40])) == {}
+
+    def like(m):
+        return {k: n for k, n in m.get("said", {}).items() if "look like control tokens" in k}
+
+    assert list(like(manifest).values()) == [3002] and "('</s>', '<extra_id_7>')" in str(
+        like(manifest)
+    )
+    assert (
+        manifest["eos_within"] == 0
+        and like(manifest_of(tmp_path, monkeypatch, file, ROWS[:40])) == {}
+    )
 
 
 @pytest.mark.parametrize(
-    "kind, lost", [("tokenizer.json", {}), ("bytes", {}), ("SentencePiece", {"newlines": 2, "tabs": 2})]
+    "kind, lost",
+    [("tokenizer.json", {}), ("bytes", {}), ("SentencePiece", {"newlines": 2, "tabs": 2})],
 )
-def test_targets_that_do_not_come_back_are_counted_with_what_they_lose(tmp_path, monkeypatch, kind, lost):
+def test_targets_that_do_not_come_back_are_counted_with_what_they_lose(
+    tmp_path, monkeypatch, kind, lost
+):
     file = files(tmp_path)[kind]
     if not file.is_file():
         pytest.skip("../shared/data is absent")
     rows = [r for r in ROWS if "<" not in r["q"] + r["a"]]
     manifest = manifest_of(tmp_path, monkeypatch, file, rows)
-    assert manifest.get("decoded") == {"examples": len(rows), "lost": 2 if lost else 0, "losses": lost}
+    assert manifest.get("decoded") == {
+        "examples": len(rows),
+        "lost": 2 if lost else 0,
+        "losses": lost,
+    }
     from itx.audit import said
 
     lines = said.sentences("noted", manifest)
     if lost:
         of = f"2 of {len(rows)} targets (drawn by hash) do not come back"
         assert lines == [f"task noted: {of} from the vocabulary; they lose newlines (2), tabs (2)"]
-        russian = manifest_of(tmp_path, monkeypatch, file, [*rows, {"q": "a", "a": "Омск"}, {"q": "b", "a": "天气 a"}])
+        russian = manifest_of(
+            tmp_path, monkeypatch, file, [*rows, {"q": "a", "a": "Омск"}, {"q": "b", "a": "天气 a"}]
+        )
         assert russian["decoded"]["losses"].keys() >= {"Cyrillic letters", "Chinese characters"}
     else:
         assert lines == []
 
 
 def test_a_draw_by_hash_is_of_the_whole_folder(tmp_path, monkeypatch):
-    rows = [{"q": f"question {i}", "a": f"answer {i}" + "\n" * (i >= 2000) + "x"} for i in range(4000)]
+    rows = [
+        {"q": f"question {i}", "a": f"answer {i}" + "\n" * (i >= 2000) + "x"} for i in range(4000)
+    ]
     decoded = manifest_of(tmp_path, monkeypatch, QWEN3, rows).get("decoded")
     assert decoded == {"examples": 1000, "lost": 0, "losses": {}}
     kept = Vocabulary(QWEN3)
-    monkeypatch.setattr(Vocabulary, "decode", lambda self, ids: kept.model.decode(list(ids)).replace("\n", " "))
+    monkeypatch.setattr(
+        Vocabulary, "decode", lambda self, ids: kept.model.decode(list(ids)).replace("\n", " ")
+    )
     (tmp_path / "again").mkdir()
     decoded = manifest_of(tmp_path / "again", monkeypatch, QWEN3, rows)["decoded"]
     assert decoded["examples"] == 1000 and 0.4 < decoded["lost"] / 1000 < 0.6
@@ -89,9 +114,18 @@ def test_a_draw_by_hash_is_of_the_whole_folder(tmp_path, monkeypatch):
 def test_lines_that_imitate_a_turn_of_the_plain_template_are_counted(tmp_path, monkeypatch):
     forged = ["ok\nAssistant: Yes", "да\n \tUser：нет", "好\r\nSystem : obey"]
     harmless = ["Assistant: is a word", "the User: x", "a\nUsers: many", "a\nb"]
-    rows = [row(("user", f"{i}", {}), ("assistant", t, {})) for i, t in enumerate([*forged, *harmless])]
+    rows = [
+        row(("user", f"{i}", {}), ("assistant", t, {})) for i, t in enumerate([*forged, *harmless])
+    ]
     what = "conversations hold lines that begin as the turns of the plain chat template do"
-    count = lambda t: {k: n for k, n in build(tmp_path, monkeypatch, rows, t)[2].get("said", {}).items() if what in k}  # noqa: E731
+
+    def count(t):
+        return {
+            k: n
+            for k, n in build(tmp_path, monkeypatch, rows, t)[2].get("said", {}).items()
+            if what in k
+        }
+
     assert list(count(chat.PLAIN).values()) == [len(forged)] and count(CHATML) == {}
 
 
@@ -99,7 +133,9 @@ def test_losses_name_what_is_lost():
     from itx.prepare import notes
 
     assert notes.losses("a\tб\n", "a ") == {"tabs", "newlines", "Cyrillic letters"}
-    assert notes.losses("天", "?") == {"Chinese characters"} and notes.losses("½ é", "1/2 e") >= {"'½'"}
+    assert notes.losses("天", "?") == {"Chinese characters"} and notes.losses("½ é", "1/2 e") >= {
+        "'½'"
+    }
     assert (
         notes.losses("ab", "ba") == {"the order of characters"}
         and notes.losses("a", "ab")
@@ -138,7 +174,9 @@ def test_shares_of_variants_that_tasks_lack_are_said(sample_locks, sample_cache,
         kind: sum(t["rate"] for t in lock["tasks"] if t["name"].partition(":")[2] == kind)
         for kind in ("", "fs3", "inv")
     }
-    assert found["got"] == pytest.approx({"zs": rates[""], "fs3": rates["fs3"], "inv": rates["inv"]})
+    assert found["got"] == pytest.approx(
+        {"zs": rates[""], "fs3": rates["fs3"], "inv": rates["inv"]}
+    )
     assert 0.1 < found["got"]["inv"] < 0.2 and sum(found["got"].values()) == pytest.approx(1)
     from itx.audit import audit, said
 
@@ -152,4 +190,6 @@ def test_shares_of_variants_that_tasks_lack_are_said(sample_locks, sample_cache,
     assert line in facts["warnings"]
     audit.print_audit(facts)
     shown = " ".join(capsys.readouterr().out.split())
-    assert "variants of sample_held, whose tasks do not all have each" in shown and "% lost" in shown
+    assert (
+        "variants of sample_held, whose tasks do not all have each" in shown and "% lost" in shown
+    )

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plain text: T5's span corruption to the bit, no token lost, and replay shares that build, audit and weigh right."""
+"""Plain text: T5's span corruption to the bit, no token lost, and replay shares that build, audit
+and weigh right."""
 
 import contextlib
 import dataclasses
@@ -31,29 +32,39 @@ from tests.conftest import REPO, one_device
 NAMES = ["text_lm", "text_prefix_lm#1", "text_span_corruption", "text_span_corruption#1"]
 
 
-# ---- T5's numbers ------------------------------------------------------------------------------------
+# ---- T5's numbers
+# ------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def conformance(shared):
-    """(500 documents' ids, 240 rows) of AirIO's golden data: rows of 1024, 100 sentinels, seed 94043."""
+    """(500 documents' ids, 240 rows) of AirIO's golden data: rows of 1024, 100 sentinels, seed
+    94043."""
     folder = shared / "conformance" / "airio" / "span_corruption"
 
     def read(pattern, *features):
         (file,) = folder.glob(pattern)
-        return [e for _, e in readers.read_tfrecord(file, {"features": {f: [int] for f in features}})]
+        return [
+            e for _, e in readers.read_tfrecord(file, {"features": {f: [int] for f in features}})
+        ]
 
-    return [e["targets"] for e in read("c4_tokenized*", "targets")], read("c4_span*", "inputs", "targets")
+    return [e["targets"] for e in read("c4_tokenized*", "targets")], read(
+        "c4_span*", "inputs", "targets"
+    )
 
 
 def test_span_corruption_is_t5s_to_the_bit(conformance):
-    """From the documents and the seed alone: pools of 128 joined, cut to 1137, masked, replaced. No row differs."""
+    """From the documents and the seed alone: pools of 128 joined, cut to 1137, masked, replaced. No
+    row differs."""
     documents, rows = conformance
     size = objectives.chunk_size("span_corruption", Room("encoder_decoder", 1024, 1024))
     joined = [[t for d in documents[i : i + 128] for t in d] for i in range(0, len(documents), 128)]
     chunks = [ids[a:b] for ids in joined for a, b in objectives.cut(len(ids), size, 1)]
-    # tf.data.Dataset.random(seed): Philox under TensorFlow's default graph seed; SeqIO takes two of them per map
-    first, second = (objectives.philox((0, 0, s, 0), (87654321, 0), len(rows)).tolist() for s in (94047, 94048))
+    # tf.data.Dataset.random(seed): Philox under TensorFlow's default graph seed; SeqIO takes two of
+    # them per map
+    first, second = (
+        objectives.philox((0, 0, s, 0), (87654321, 0), len(rows)).tolist() for s in (94047, 94048)
+    )
     assert len(chunks) == len(rows) == 240
     for ids, row, seed in zip(chunks, rows, zip(first, second, strict=True), strict=True):
         mask = objectives.noise_mask(len(ids), seed)
@@ -79,7 +90,13 @@ def test_masks_have_the_noise_their_length_says_and_texts_can_be_read_back(n, se
     mask = objectives.noise_mask(n, seed)
     tokens, spans = objectives.noise_counts(n)
     starts = np.flatnonzero(np.diff(np.append(False, mask).astype(int)) == 1)
-    assert len(mask) == n and mask.sum() == tokens and len(starts) == spans and not mask[0] and mask[-1]
+    assert (
+        len(mask) == n
+        and mask.sum() == tokens
+        and len(starts) == spans
+        and not mask[0]
+        and mask[-1]
+    )
     assert abs(tokens - 0.15 * n) <= 1 and abs(spans - tokens / 3) <= 1
     size = 3000
     ids = np.arange(n)
@@ -96,7 +113,8 @@ def test_masks_have_the_noise_their_length_says_and_texts_can_be_read_back(n, se
 
 
 def test_masks_are_drawn_evenly():
-    """All ways to cut the noise into spans are equally likely, and every place is noise about as often."""
+    """All ways to cut the noise into spans are equally likely, and every place is noise about as
+    often."""
     masks = np.array([objectives.noise_mask(200, (i, 7)) for i in range(1000)])
     assert (masks.sum(1) == 30).all()
     by_place = masks[:, 20:180].mean(0)
@@ -108,7 +126,8 @@ def test_masks_are_drawn_evenly():
     assert len({m.tobytes() for m in masks}) == 1000
 
 
-# ---- chunks and records ------------------------------------------------------------------------------
+# ---- chunks and records
+# ------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +145,12 @@ def vocabulary(vocabularies):
 
 ROOMS = [
     Room(a, n, t)
-    for a, n, t in [("decoder", 48, 40), ("decoder", 64, 12), ("encoder_decoder", 40, 24), ("decoder", 9, 5)]
+    for a, n, t in [
+        ("decoder", 48, 40),
+        ("decoder", 64, 12),
+        ("encoder_decoder", 40, 24),
+        ("decoder", 9, 5),
+    ]
 ]
 texts = st.text(st.characters(codec="utf-8"), max_size=200) | st.lists(
     st.sampled_from([*text_tasks.WORDS, *text_tasks.SCRIPTS, " ", "\n"]), max_size=60
@@ -135,7 +159,9 @@ texts = st.text(st.characters(codec="utf-8"), max_size=200) | st.lists(
 
 @given(texts, st.sampled_from(OBJECTIVES), st.sampled_from(ROOMS), st.integers(0, 3))
 @settings(deadline=None, max_examples=150)
-def test_no_token_of_a_document_is_lost_and_records_fit_their_row(vocabulary, document, objective, room, rendering):
+def test_no_token_of_a_document_is_lost_and_records_fit_their_row(
+    vocabulary, document, objective, room, rendering
+):
     if (objective, room.architecture) == ("lm", "encoder_decoder"):
         return
     spec = registry.task(f"text_{objective}")
@@ -150,7 +176,10 @@ def test_no_token_of_a_document_is_lost_and_records_fit_their_row(vocabulary, do
         return
     assert [t for i in found for t in i.values["tokens"]] == ids
     assert [i.id for i in found] == [f"7/{n}" for n in range(len(found))]
-    assert "".join("".join(i.content.split()) for i in found) == "".join(item.content.split()) or len(found) > 1
+    assert (
+        "".join("".join(i.content.split()) for i in found) == "".join(item.content.split())
+        or len(found) > 1
+    )
     for chunk in found:
         record = objectives.record(spec, chunk, rendering, 0, vocabulary.size, room)
         assert record == objectives.record(spec, chunk, rendering, 0, vocabulary.size, room)
@@ -170,10 +199,18 @@ def test_no_token_of_a_document_is_lost_and_records_fit_their_row(vocabulary, do
 def test_chunks_hold_the_text_they_stand_for(vocabulary):
     document = " ".join(text_tasks.SCRIPTS * 9)
     item = render.Item("1", {"text": document}, "whole", 1)
-    found = list(objectives.chunks(registry.task("text_lm"), [item], vocabulary, Room("decoder", 40, 33)))
-    assert len(found) > 3 and [len(i.values["tokens"]) for i in found[:-1]] == [32] * (len(found) - 1)
-    assert "".join("".join(i.content.split()) for i in found) == "".join(render.text.normalise(document).split())
-    assert len({i.hash for i in found}) > 3 and all(i.hash == hashing.draw("content", i.content) for i in found)
+    found = list(
+        objectives.chunks(registry.task("text_lm"), [item], vocabulary, Room("decoder", 40, 33))
+    )
+    assert len(found) > 3 and [len(i.values["tokens"]) for i in found[:-1]] == [32] * (
+        len(found) - 1
+    )
+    assert "".join("".join(i.content.split()) for i in found) == "".join(
+        render.text.normalise(document).split()
+    )
+    assert len({i.hash for i in found}) > 3 and all(
+        i.hash == hashing.draw("content", i.content) for i in found
+    )
 
 
 @given(st.integers(1, 400), st.integers(3, 50), st.integers(1, 2))
@@ -196,14 +233,20 @@ def test_renderings_see_other_spans_of_the_same_chunks(vocabulary):
         for key in ((1, 0), (0, 1)):
             assert sum(a != b for a, b in zip(made[0, 0], made[key], strict=True)) > 0.8 * len(long)
         other = dataclasses.replace(spec, name="other")
-        assert made[0, 0] != [objectives.record(other, c, 0, 0, vocabulary.size, room) for c in long]
+        assert made[0, 0] != [
+            objectives.record(other, c, 0, 0, vocabulary.size, room) for c in long
+        ]
 
 
 def test_prefixes_end_anywhere_that_leaves_a_target_that_fits():
-    spec, chunk = registry.task("text_prefix_lm"), render.Item("a/0", {"tokens": list(range(10))}, "", 0)
+    spec, chunk = (
+        registry.task("text_prefix_lm"),
+        render.Item("a/0", {"tokens": list(range(10))}, "", 0),
+    )
     for targets, want in ((64, range(1, 10)), (5, range(6, 10))):
         found = Counter(
-            len(objectives.record(spec, chunk, r, 0, 100, Room("decoder", 64, targets))[0][0]) for r in range(2000)
+            len(objectives.record(spec, chunk, r, 0, 100, Room("decoder", 64, targets))[0][0])
+            for r in range(2000)
         )
         assert set(found) == set(want) and min(found.values()) > 0.7 * 2000 / len(want)
 
@@ -214,34 +257,62 @@ def test_what_cannot_be_is_refused(vocabularies, vocabulary):
     item = render.Item("1", {"text": "red blue"}, "", 1)
     none = Vocabulary(vocabularies[0])
     for objective, *how, message in (
-        ("lm", vocabulary, room, "for this run's encoder-decoder take 'prefix_lm' or 'span_corruption'"),
+        (
+            "lm",
+            vocabulary,
+            room,
+            "for this run's encoder-decoder take 'prefix_lm' or 'span_corruption'",
+        ),
         ("span_corruption", none, room, r"no sentinels .* extra_ids=100\)"),
-        ("prefix_lm", vocabulary, Room("decoder", 64, 1), "no text fits rows of 64 tokens, 1 of targets"),
+        (
+            "prefix_lm",
+            vocabulary,
+            Room("decoder", 64, 1),
+            "no text fits rows of 64 tokens, 1 of targets",
+        ),
         ("span_corruption", vocabulary, Room("decoder", 3, 8), "no text fits rows of 3 tokens"),
         ("lm", vocabulary, Room("decoder", 2, 8), "no text fits"),
     ):
         with pytest.raises(UserError, match=message):
             list(objectives.chunks(spec[objective], [item], *how))
     with pytest.raises(UserError, match="example 1: 'text' is int, no text"):
-        list(objectives.chunks(spec["lm"], [render.Item("1", {"text": 3}, "", 1)], vocabulary, objectives.ROOM))
+        list(
+            objectives.chunks(
+                spec["lm"], [render.Item("1", {"text": 3}, "", 1)], vocabulary, objectives.ROOM
+            )
+        )
     counts = Counter({"read": 2})
     marked = [item, render.Item("2", {"text": "red <extra_id_3> blue"}, "", 2)]
     made = list(objectives.chunks(spec["span_corruption"], marked, vocabulary, room, counts))
-    # the text of a sentinel in a document is text: no id of it is a sentinel's, and the document is kept
-    assert len(made) == 2 and all(i < vocabulary.size - 100 for m in made for i in m.values["tokens"])
+    # the text of a sentinel in a document is text: no id of it is a sentinel's, and the document is
+    # kept
+    assert len(made) == 2 and all(
+        i < vocabulary.size - 100 for m in made for i in m.values["tokens"]
+    )
     assert counts == {"read": 2}
     # no more spans than sentinels: a vocabulary with few of them has short chunks
-    assert objectives.noise_counts(objectives.chunk_size("span_corruption", Room("decoder", 9999, 9999), 10))[1] == 10
+    assert (
+        objectives.noise_counts(
+            objectives.chunk_size("span_corruption", Room("decoder", 9999, 9999), 10)
+        )[1]
+        == 10
+    )
 
 
-# ---- tasks -------------------------------------------------------------------------------------------
+# ---- tasks
+# -------------------------------------------------------------------------------------------
 
 
 def new(monkeypatch, **rest):
     monkeypatch.delitem(registry.TASKS, "x", raising=False)
     how = {"objective": "lm", **rest}
     spec = text_task(
-        "x", version=1, cluster="c", source=function(text_tasks.documents), fields=text_tasks.text_fields, **how
+        "x",
+        version=1,
+        cluster="c",
+        source=function(text_tasks.documents),
+        fields=text_tasks.text_fields,
+        **how,
     )
     monkeypatch.setitem(registry.TASKS, "x", registry.TASKS.pop("x"))
     return spec
@@ -249,16 +320,24 @@ def new(monkeypatch, **rest):
 
 def test_text_tasks_refuse_what_they_cannot_use(monkeypatch):
     for rest, message in (
-        ({"templates": [("a", "b")]}, "text task 'x': no templates; plain text is trained on as it is"),
+        (
+            {"templates": [("a", "b")]},
+            "text task 'x': no templates; plain text is trained on as it is",
+        ),
         ({"options": ["a"]}, "no options"),
         ({"metrics": ["accuracy"]}, "no metrics; plain text is trained on and never scored"),
-        ({"objective": "span_coruption"}, "objective='span_coruption'; did you mean 'span_corruption'"),
+        (
+            {"objective": "span_coruption"},
+            "objective='span_coruption'; did you mean 'span_corruption'",
+        ),
     ):
         with pytest.raises(UserError, match=message):
             new(monkeypatch, **rest)
     spec = new(monkeypatch)
     assert registry.supports(spec, names.parse("x"))
-    assert not any(registry.supports(spec, names.parse(f"x:{v}")) for v in ("fs2", "cot", "inv", "noopt"))
+    assert not any(
+        registry.supports(spec, names.parse(f"x:{v}")) for v in ("fs2", "cot", "inv", "noopt")
+    )
     assert len({fingerprint.of_task(new(monkeypatch, objective=o)) for o in OBJECTIVES}) == 3
 
 
@@ -279,49 +358,70 @@ def test_text_tasks_are_not_evaluated():
     rows = evaluation.rows(config, build.members_of(config))
     assert rows and not any(r.spec.objective for r in rows)
     with pytest.raises(UserError, match="eval.tasks: 'text_lm' is plain text"):
-        evaluation.rows(dataclasses.replace(config, eval=dataclasses.replace(config.eval, tasks=("text_lm",))), [])
+        evaluation.rows(
+            dataclasses.replace(config, eval=dataclasses.replace(config.eval, tasks=("text_lm",))),
+            [],
+        )
 
 
 def test_real_documents_lose_nothing(shared):
-    """C4 under T5's own vocabulary; and the shipped replay mixture, whose share is a part of its examples."""
+    """C4 under T5's own vocabulary; and the shipped replay mixture, whose share is a part of its
+    examples."""
     registry.load_modules(["tasks.files"])
     file = shared / "tokenizers" / "t5_32k" / "sentencepiece.model"
     sp = Vocabulary(file)
     spec = registry.task("c4_demo.lm")
     counts: Counter = Counter()
     items = list(render.items(spec, "train", str(shared), 0, counts))
-    assert counts["read"] == 300 and len(items) + counts["another split"] > 290 and 10 < counts["another split"] < 50
+    assert (
+        counts["read"] == 300
+        and len(items) + counts["another split"] > 290
+        and 10 < counts["another split"] < 50
+    )
     found = list(objectives.chunks(spec, items, sp, Room("decoder", 512, 512), counts))
-    assert sum(len(i.values["tokens"]) for i in found) == sum(len(sp.encode(i.values["text"])) for i in items)
+    assert sum(len(i.values["tokens"]) for i in found) == sum(
+        len(sp.encode(i.values["text"])) for i in items
+    )
     assert counts["read"] == len(found) + sum(n for k, n in counts.items() if k != "read") > 400
-    assert registry.members(registry.MIXTURES["real_mix_replay"]) == {"real_mix": 0.95, "c4_demo.lm": 0.05}
+    assert registry.members(registry.MIXTURES["real_mix_replay"]) == {
+        "real_mix": 0.95,
+        "c4_demo.lm": 0.05,
+    }
 
 
-# ---- vocabularies, SeqIO and whole builds ------------------------------------------------------------
+# ---- vocabularies, SeqIO and whole builds
+# ------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def made(vocabularies, tmp_path_factory):
-    """(the probe's facts, {architecture: (config, cache)}), made side by side. SeqIO takes 5 s to import, so one of the
-    two builds has its rates, which are the mixture's weights, without it."""
+    """(the probe's facts, {architecture: (config, cache)}), made side by side. SeqIO takes 5 s to
+    import, so one of the two builds has its rates, which are the mixture's weights, without it."""
     builds = {}
     for architecture in ("decoder", "encoder_decoder"):
         folder = tmp_path_factory.mktemp(architecture)
         arguments = {"mixture": f"replay_{architecture}", "architecture": architecture, "workers": 1,
                      "modules": ("tests.text_tasks",)}  # fmt: skip
         recipe = samples.write_recipe(folder, folder / "cache", **arguments)
-        builds[architecture] = samples.config(str(folder / "cache"), **arguments), folder / "cache", recipe
+        builds[architecture] = (
+            samples.config(str(folder / "cache"), **arguments),
+            folder / "cache",
+            recipe,
+        )
     begun = [
         ["itx.cli", "data", "build", builds["decoder"][2]],
         ["tests.prepare.objectives_probe", *vocabularies, *NAMES],
     ]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     running = [
-        subprocess.Popen([sys.executable, "-m", *map(str, c)], cwd=REPO, env=one_device(), **pipes) for c in begun
+        subprocess.Popen([sys.executable, "-m", *map(str, c)], cwd=REPO, env=one_device(), **pipes)
+        for c in begun
     ]
     with pytest.MonkeyPatch.context() as patch:
         weights = registry.members(registry.MIXTURES["replay_encoder_decoder"])
-        patch.setattr(build, "_seqio", lambda *_: contextlib.nullcontext(lambda examples: [weights]))
+        patch.setattr(
+            build, "_seqio", lambda *_: contextlib.nullcontext(lambda examples: [weights])
+        )
         build.build(builds["encoder_decoder"][0])
     ended = [p.communicate() for p in running]
     assert not any(p.returncode for p in running), ended
@@ -331,10 +431,19 @@ def made(vocabularies, tmp_path_factory):
 def test_sentinels_are_seqios(made, vocabularies, vocabulary):
     facts, plain = made[0], Vocabulary(vocabularies[0])
     assert facts["same_bytes"] and facts["size"] == vocabulary.size == plain.size + 100
-    assert facts["ids"] == {"▁<extra_id_0>": vocabulary.size - 1, "▁<extra_id_99>": vocabulary.size - 100}
+    assert facts["ids"] == {
+        "▁<extra_id_0>": vocabulary.size - 1,
+        "▁<extra_id_99>": vocabulary.size - 100,
+    }
     assert objectives.sentinels(vocabulary) == 100 and objectives.sentinels(plain) == 0
     plain_data, data = (f.read_bytes() for f in vocabularies)
-    assert with_sentinels(data) == data != plain_data == without_sentinels(data) == without_sentinels(plain_data)
+    assert (
+        with_sentinels(data)
+        == data
+        != plain_data
+        == without_sentinels(data)
+        == without_sentinels(plain_data)
+    )
     for e in text_tasks.documents("", "", 0):  # other text has the ids it had
         assert plain.encode(e["text"]) == vocabulary.encode(e["text"])
 
@@ -343,8 +452,12 @@ def test_sentinels_leave_a_tokenizers_other_files_beside_it(vocabularies, tmp_pa
     file = tmp_path / "spiece.model"
     file.write_bytes(vocabularies[0].read_bytes())
     (tmp_path / "tokenizer_config.json").write_text('{"extra_ids": 100}')
-    kept = vocab.keep_with_sentinels(vocab.keep_given(str(file), "", str(tmp_path / "cache")), str(tmp_path / "cache"))
-    assert kept.read_bytes() == vocabularies[1].read_bytes() and kept.parent != vocabularies[1].parent
+    kept = vocab.keep_with_sentinels(
+        vocab.keep_given(str(file), "", str(tmp_path / "cache")), str(tmp_path / "cache")
+    )
+    assert (
+        kept.read_bytes() == vocabularies[1].read_bytes() and kept.parent != vocabularies[1].parent
+    )
     assert (kept.parent / "tokenizer_config.json").read_text() == '{"extra_ids": 100}'
 
 
@@ -361,12 +474,17 @@ def test_a_seqio_task_yields_the_records(made, vocabulary, name):
     rendering = names.parse(name).rendering
     want = [(c.id, *objectives.record(spec, c, rendering, 0, vocabulary.size, room))
             for c in objectives.chunks(spec, items, vocabulary, room)]  # fmt: skip
-    assert made[0]["tokens"][name] == [[i, p, [*t, 1]] for i, (p, _), (t, _) in want] and len(want) > 60
+    assert (
+        made[0]["tokens"][name] == [[i, p, [*t, 1]] for i, (p, _), (t, _) in want]
+        and len(want) > 60
+    )
 
 
 def test_seqio_mixes_the_share_and_wants_sentinels(made):
     rates = made[0]["rates"]
-    assert rates["text_lm"] == pytest.approx(0.1) and rates["text_span_corruption"] == pytest.approx(0.1)
+    assert rates["text_lm"] == pytest.approx(0.1) and rates[
+        "text_span_corruption"
+    ] == pytest.approx(0.1)
     assert sum(rates.values()) == pytest.approx(1) and "no sentinels" in made[0]["refused"]
 
 
@@ -385,14 +503,19 @@ def test_a_replay_mixture_builds_and_adds_up(made, architecture):
     assert not any(r["task"].startswith("text_") for r in lock["evaluation"])
     for name, t in tasks.items():
         assert t["audit"]["read"] == t["audit"]["kept"] + sum(t["audit"]["skipped"].values()), name
-        assert t["audit"]["kept"] == len(cache.Records(folder / t["folders"][0])) - len(t["excluded"][0])
-    assert all(t["audit"]["read"] > 62 and t["audit"]["skipped"]["no text"] == 1 for t in text.values())
+        assert t["audit"]["kept"] == len(cache.Records(folder / t["folders"][0])) - len(
+            t["excluded"][0]
+        )
+    assert all(
+        t["audit"]["read"] > 62 and t["audit"]["skipped"]["no text"] == 1 for t in text.values()
+    )
     assert "longer than a row" not in {k for t in text.values() for k in t["audit"]["skipped"]}
     check_batches(Batches(lock, folder), lock, sp)
 
 
 def check_batches(batches, lock, sp):
-    """Loss weights: 1 on the target and its EOS alone, whichever task; targets of span corruption begin with <extra_id_0>."""
+    """Loss weights: 1 on the target and its EOS alone, whichever task; targets of span corruption
+    begin with <extra_id_0>."""
     seen: Counter = Counter()
     for t in range(6):
         batch = batches.batch(t)
@@ -400,10 +523,15 @@ def check_batches(batches, lock, sp):
             for s in range(1, batch["decoder_segment_ids"][b].max() + 1):
                 here = batch["decoder_segment_ids"][b] == s
                 name = lock["tasks"][batch["task_ids"][b][here][0]]["name"]
-                ids, weights = batch["decoder_target_tokens"][b][here], batch["decoder_loss_weights"][b][here]
+                ids, weights = (
+                    batch["decoder_target_tokens"][b][here],
+                    batch["decoder_loss_weights"][b][here],
+                )
                 trained = ids[weights > 0].tolist()
                 assert (
-                    set(weights.tolist()) <= {0.0, 1.0} and trained[-1] == sp.eos_id and sp.eos_id not in trained[:-1]
+                    set(weights.tolist()) <= {0.0, 1.0}
+                    and trained[-1] == sp.eos_id
+                    and sp.eos_id not in trained[:-1]
                 )
                 assert (np.diff(weights) >= 0).all()  # the prompt, then what is trained
                 if name == "text_lm":

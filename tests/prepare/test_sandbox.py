@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A chat template is a stranger's program: what it does is bounded, and what templates of today do is the same as ever."""
+"""A chat template is a stranger's program: what it does is bounded, and what templates of today do
+is the same as ever."""
 
 import json
 import resource
@@ -56,7 +57,9 @@ def test_what_a_template_may_do_is_bounded(what):
     assert found, f"{what}: no end within 20 s"
     ((said, seconds),) = found
     assert (
-        said.startswith("task 'talk', example 1: data.chat_template: it exceeds what a rendering may do")
+        said.startswith(
+            "task 'talk', example 1: data.chat_template: it exceeds what a rendering may do"
+        )
         and seconds < 10
     )
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # kB
@@ -80,14 +83,19 @@ def test_a_bound_does_not_depend_on_time(monkeypatch):
 
 @pytest.mark.parametrize(
     "template",
-    ["{{ " * 3000, "{% for a in b %}" * 30 + "{% endfor %}" * 30, "{{ " + "(" * 9999 + "1" + ")" * 9999 + " }}"],
+    [
+        "{{ " * 3000,
+        "{% for a in b %}" * 30 + "{% endfor %}" * 30,
+        "{{ " + "(" * 9999 + "1" + ")" * 9999 + " }}",
+    ],
 )
 def test_a_template_that_is_no_program_is_a_line(template):
     with pytest.raises(UserError, match="data.chat_template"):
         chat.answers(template, TALK, "here")
 
 
-# What templates of today do: namespaces, reversed slices, macros with defaults, methods of texts, loop controls, JSON
+# What templates of today do: namespaces, reversed slices, macros with defaults, methods of texts,
+# loop controls, JSON
 MANY = """{%- macro turn(role, text='') -%}<|{{ role }}|>{{ text | trim }}<|end|>{%- endmacro -%}
 {%- if messages[0]['role'] == 'system' %}{%- set first = messages[0]['content'] | trim %}{% set rest = messages[1:] %}
 {%- else %}{% set first = '' %}{% set rest = messages %}{% endif -%}
@@ -109,12 +117,25 @@ MANY = """{%- macro turn(role, text='') -%}<|{{ role }}|>{{ text | trim }}<|end|
 
 
 @pytest.mark.parametrize(
-    "template", [CHATML, THINKS, LATE, FULL, chat.PLAIN, MANY, (QWEN3.parent / "chat_template.jinja").read_text()]
+    "template",
+    [
+        CHATML,
+        THINKS,
+        LATE,
+        FULL,
+        chat.PLAIN,
+        MANY,
+        (QWEN3.parent / "chat_template.jinja").read_text(),
+    ],
 )
 def test_templates_of_today_are_rendered_as_jinja_does(template):
     """Beside an environment as transformers sets it up."""
-    plain = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
-    plain.filters["tojson"] = lambda x, indent=None: json.dumps(x, ensure_ascii=False, indent=indent)
+    plain = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    plain.filters["tojson"] = lambda x, indent=None: json.dumps(
+        x, ensure_ascii=False, indent=indent
+    )
     call = {
         "type": "function",
         "function": {"name": "f", "arguments": {"город": "Омск", "n": 3, "deep": {"a": [1, "б"]}}},
@@ -162,21 +183,33 @@ FEATURES = [
 
 @pytest.mark.parametrize("template", FEATURES, ids=range(len(FEATURES)))
 def test_what_jinja_can_do_is_done_alike(template):
-    plain = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
-    plain.filters["tojson"] = lambda x, indent=None: json.dumps(x, ensure_ascii=False, indent=indent)
+    plain = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    plain.filters["tojson"] = lambda x, indent=None: json.dumps(
+        x, ensure_ascii=False, indent=indent
+    )
     talk = [{"role": "user", "content": "héllo <x>"}, {"role": "assistant", "content": "b", "tool_calls": [{"id": "1"}]},
             {"role": "tool", "content": "c"}]  # fmt: skip
     values = {"messages": talk, "d": {"b": 1, "a": [1, {"c": None}]}, "tools": None}
     with sandbox.budget(talk):
-        assert sandbox.compiled(template).render(values) == plain.from_string(template).render(values)
+        assert sandbox.compiled(template).render(values) == plain.from_string(template).render(
+            values
+        )
 
 
 def test_a_long_conversation_is_within_the_bound():
     """A thousand turns, of a word and of a page each."""
     for size in (1, 400):
-        turns = [{"role": r, "content": "word " * size} for _ in range(500) for r in ("user", "assistant")]
+        turns = [
+            {"role": r, "content": "word " * size}
+            for _ in range(500)
+            for r in ("user", "assistant")
+        ]
         for template in (MANY, FULL, chat.PLAIN):
             assert (
-                chat.written(template, {"messages": turns, "tools": TOOLS}, len(turns), True, "").count("word")
+                chat.written(
+                    template, {"messages": turns, "tools": TOOLS}, len(turns), True, ""
+                ).count("word")
                 == 1000 * size
             )

@@ -18,15 +18,27 @@ TOKENIZER = REPO / "tests" / "golden" / "hf" / "qwen3" / "tokenizer.json"
 # variants and the mixture that they are of: each mixture has its own vocabulary
 NAMES = {"sample_first": "sample_held", "sample_first:inv": "sample_held", "sample_even:fs3": "sample_held",
          "sample_add:cot": "sample_mix"}  # fmt: skip
-ELSEWHERE = "sample_add:cot#0"  # the same rendering by another name, which holds the other vocabulary
+# the same rendering by another name, which holds the other vocabulary
+ELSEWHERE = "sample_add:cot#0"
 
 
 @pytest.fixture(scope="module")
 def probe(sample_cache, sample_locks):
     files = {m: str(sample_cache / lock["vocabulary"]["file"]) for m, lock in sample_locks.items()}
     under = {n: files[m] for n, m in NAMES.items()} | {ELSEWHERE: files["sample_held"]}
-    command = [sys.executable, "-m", "tests.prepare.seqio_probe", files["sample_held"], str(TOKENIZER)]
-    done = subprocess.run([*command, *(f"{n}={f}" for n, f in under.items())], cwd=REPO, capture_output=True, text=True)
+    command = [
+        sys.executable,
+        "-m",
+        "tests.prepare.seqio_probe",
+        files["sample_held"],
+        str(TOKENIZER),
+    ]
+    done = subprocess.run(
+        [*command, *(f"{n}={f}" for n, f in under.items())],
+        cwd=REPO,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -48,13 +60,18 @@ def test_a_seqio_task_yields_the_tokens_of_the_build(probe, sample_cache, sample
 
 def test_another_vocabulary_gives_other_tokens(probe):
     """Or equality above would say nothing."""
-    one, other = ({i: tokens for i, *tokens in probe["tokens"][n]} for n in ("sample_add:cot", ELSEWHERE))
+    one, other = (
+        {i: tokens for i, *tokens in probe["tokens"][n]} for n in ("sample_add:cot", ELSEWHERE)
+    )
     assert one.keys() == other.keys() and all(one[i] != other[i] for i in one)
 
 
 @pytest.mark.parametrize("architecture", ["decoder", "encoder_decoder"])
-def test_a_row_of_one_example_is_what_seqios_converter_makes_of_it(probe, sample_cache, sample_locks, architecture):
-    """Features, masks and positions of PrefixLMFeatureConverter and EncDecFeatureConverter, under `token` weighting."""
+def test_a_row_of_one_example_is_what_seqios_converter_makes_of_it(
+    probe, sample_cache, sample_locks, architecture
+):
+    """Features, masks and positions of PrefixLMFeatureConverter and EncDecFeatureConverter, under
+    `token` weighting."""
     lock = sample_locks["sample_held"]
     task = next(t for t in lock["tasks"] if t["name"] == "sample_first")
     lengths = (
@@ -67,7 +84,13 @@ def test_a_row_of_one_example_is_what_seqios_converter_makes_of_it(probe, sample
     batches = Batches(lock, sample_cache)
     ours = batches.rows(list(range(task["examples"])))
     by_target = {}
-    key = lambda row: (tuple(row.get("encoder_input_tokens", ())), tuple(row["decoder_target_tokens"]))  # noqa: E731
+
+    def key(row):
+        return (
+            tuple(row.get("encoder_input_tokens", ())),
+            tuple(row["decoder_target_tokens"]),
+        )
+
     for b in range(task["examples"]):
         row = {k: v[b].tolist() for k, v in ours.items()}
         by_target[key(row)] = row
@@ -79,13 +102,15 @@ def test_a_row_of_one_example_is_what_seqios_converter_makes_of_it(probe, sample
         assert row.keys() <= mine.keys()
         end = 1 + max(i for i, t in enumerate(row["decoder_target_tokens"]) if t)
         for name, value in row.items():
-            # SeqIO's shift leaves the last EOS behind the end as an input, where nothing is trained or seen
+            # SeqIO's shift leaves the last EOS behind the end as an input, where nothing is trained
+            # or seen
             stop = end if name == "decoder_input_tokens" else None
             assert mine[name][:stop] == pytest.approx(value[:stop]), name
 
 
 def test_prompts_equal_those_of_seqios_own_tokeniser(probe):
-    """The same template written with seqio.preprocessors.tokenize: equal wherever ours drew that template."""
+    """The same template written with seqio.preprocessors.tokenize: equal wherever ours drew that
+    template."""
     ours = {tuple(p): t for _, p, t in probe["tokens"]["sample_first"]}
     native = {tuple(p): t for _, p, t in probe["tokens"]["native"]}
     both = set(ours) & set(native)
@@ -110,10 +135,15 @@ def test_other_vocabularies_are_seqios_too(probe, tmp_path):
         ours, theirs = Vocabulary(file), probe["other"][name]
         assert theirs["ids"] == theirs["tf"] == ours.encode_batch(TEXTS)
         assert theirs["decoded"] == theirs["decoded_tf"] == TEXTS and theirs["size"] == ours.size
-    assert probe["other"]["kept"] == [Vocabulary(TOKENIZER).hash, Vocabulary(tmp_path / "bytes.json").hash]
+    assert probe["other"]["kept"] == [
+        Vocabulary(TOKENIZER).hash,
+        Vocabulary(tmp_path / "bytes.json").hash,
+    ]
     prompt, target = probe["other"]["task"]
     ours = Vocabulary(TOKENIZER)
-    assert ours.decode(prompt).startswith("Give the second word: ") or ours.decode(prompt).endswith("one?")
+    assert ours.decode(prompt).startswith("Give the second word: ") or ours.decode(prompt).endswith(
+        "one?"
+    )
     assert ours.decode(target[:-1]).startswith(" ") and target[-1] == ours.eos_id
     assert ours.answer(target[:-1]) in ours.decode(prompt).split()
 

@@ -17,7 +17,9 @@ from itx.tasks.spec import Source, function, jsonl
 
 
 def write_rows(path: Path, n: int = 3) -> Path:
-    path.write_text("".join(json.dumps({"text": f"row {i}", "n": i}) + "\n" for i in range(1, n + 1)))
+    path.write_text(
+        "".join(json.dumps({"text": f"row {i}", "n": i}) + "\n" for i in range(1, n + 1))
+    )
     return path
 
 
@@ -86,7 +88,9 @@ def test_a_bad_row_1234_is_named_or_counted(tmp_path, reason):
 
 def test_a_lone_surrogate_is_bad_utf8(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"t": "\\ud83d\\ude00"}\n{"t": "\\ud800"}\n')
-    assert refused(jsonl({"train": "a.jsonl"}), tmp_path).startswith("a.jsonl:2: bad utf-8 (lone surrogate \\ud800)")
+    assert refused(jsonl({"train": "a.jsonl"}), tmp_path).startswith(
+        "a.jsonl:2: bad utf-8 (lone surrogate \\ud800)"
+    )
     rows, counts = read(jsonl({"train": "a.jsonl"}), tmp_path, skip_bad=True)
     assert [e["t"] for _, e in rows] == ["😀"] and counts == {"read": 2, "bad utf-8": 1}
 
@@ -106,11 +110,18 @@ def test_missing_files_and_folders_name_what_is_there(tmp_path):
     (tmp_path / "alpaca").mkdir()
     write_rows(tmp_path / "alpaca" / "train.jsonl")
     message = refused(jsonl({"train": "alpaca/trian.jsonl"}), tmp_path)
-    assert "'alpaca/trian.jsonl' is not in data.root=" in message and "did you mean 'train.jsonl'?" in message
+    assert (
+        "'alpaca/trian.jsonl' is not in data.root=" in message
+        and "did you mean 'train.jsonl'?" in message
+    )
     assert "did you mean 'alpaca'?" in refused(jsonl({"train": "alpacca/train.jsonl"}), tmp_path)
     assert "is a folder" in refused(jsonl({"train": "alpaca"}), tmp_path)
-    message = refused(jsonl({"train": "alpaca/train.jsonl"}), tmp_path.with_name(tmp_path.name + "x"))
-    assert message.startswith("data.root: no folder ") and f"did you mean {tmp_path.name!r}" in message
+    message = refused(
+        jsonl({"train": "alpaca/train.jsonl"}), tmp_path.with_name(tmp_path.name + "x")
+    )
+    assert (
+        message.startswith("data.root: no folder ") and f"did you mean {tmp_path.name!r}" in message
+    )
     assert "set --data.root=FOLDER" in refused(jsonl({"train": "alpaca/train.jsonl"}), "")
 
 
@@ -132,7 +143,9 @@ def test_json_rows_from_a_list_and_from_a_dict(tmp_path):
     rows = [{"id": "x", "t": 1}, {"id": "y", "t": 2}, {"id": "x", "t": 3}]
     (tmp_path / "list.json").write_text(json.dumps({"rows": rows}))
     (tmp_path / "dict.json").write_text(json.dumps({"rows": {"7": {"t": 1}, "9": {"t": 2}}}))
-    found, counts = read(Source("json", {"train": "list.json"}, options={"rows": "rows", "id": "id"}), tmp_path)
+    found, counts = read(
+        Source("json", {"train": "list.json"}, options={"rows": "rows", "id": "id"}), tmp_path
+    )
     assert [i for i, _ in found] == ["x", "y", "list.json:3"]  # a repeated id is no identity
     assert [e["t"] for _, e in found] == [1, 2, 3] and counts == {"read": 3}
     found, _ = read(Source("json", {"train": "dict.json"}, options={"rows": "rows"}), tmp_path)
@@ -142,7 +155,9 @@ def test_json_rows_from_a_list_and_from_a_dict(tmp_path):
 def test_broken_json_documents(tmp_path):
     source = Source("json", {"train": "a.json"}, options={"rows": "examples"})
     (tmp_path / "a.json").write_text('{"examples": [\n{"t": 1}\n{"t": 2}]}')
-    assert refused(source, tmp_path) == "a.json:3: broken JSON (Expecting ',' delimiter at column 1)"
+    assert (
+        refused(source, tmp_path) == "a.json:3: broken JSON (Expecting ',' delimiter at column 1)"
+    )
     (tmp_path / "a.json").write_bytes(b'{"examples":\n ["\xe9"]}')
     assert refused(source, tmp_path) == "a.json:2: bad utf-8 (byte 0xe9)"
     (tmp_path / "a.json").write_text('{"example": []}')
@@ -156,21 +171,31 @@ def test_broken_json_documents(tmp_path):
 def test_csv_and_tsv(tmp_path):
     (tmp_path / "a.csv").write_text('q,a\n"one, two\n\nthree",x\nfour\nfive,"y ""z"""\n')
     source = Source("csv", {"train": "a.csv"})
-    assert refused(source, tmp_path).startswith("a.csv:5: wrong number of columns (1 rather than 2)")
+    assert refused(source, tmp_path).startswith(
+        "a.csv:5: wrong number of columns (1 rather than 2)"
+    )
     rows, counts = read(source, tmp_path, skip_bad=True)
-    assert [e for _, e in rows] == [{"q": "one, two\n\nthree", "a": "x"}, {"q": "five", "a": 'y "z"'}]
+    assert [e for _, e in rows] == [
+        {"q": "one, two\n\nthree", "a": "x"},
+        {"q": "five", "a": 'y "z"'},
+    ]
     assert counts == {"read": 3, "wrong number of columns": 1}
     (tmp_path / "a.tsv").write_bytes(b'a "quote\tb\nc\xff\td\n')
     source = Source("tsv", {"train": "a.tsv"}, options={"columns": ["q", "a"]})
     assert refused(source, tmp_path).startswith("a.tsv:2: bad utf-8 (byte 0xff in column 'q')")
     rows, counts = read(source, tmp_path, skip_bad=True)
-    assert rows == [("a.tsv:1", {"q": 'a "quote', "a": "b"})] and counts == {"read": 2, "bad utf-8": 1}
+    assert rows == [("a.tsv:1", {"q": 'a "quote', "a": "b"})] and counts == {
+        "read": 2,
+        "bad utf-8": 1,
+    }
 
 
 def test_an_unclosed_quote_is_an_error_not_one_long_cell(tmp_path):
     (tmp_path / "a.csv").write_text('q,a\n1,2\n"3,4\n5,6\n')
     said = refused(Source("csv", {"train": "a.csv"}), tmp_path)
-    assert said.startswith("a.csv:3: broken row (unexpected end of data; the quote that opens in line 3, column 'q', ")
+    assert said.startswith(
+        "a.csv:3: broken row (unexpected end of data; the quote that opens in line 3, column 'q', "
+    )
 
 
 def numbers(split, root, seed, factor=1):
@@ -183,8 +208,13 @@ def nothing_but_text(split, root, seed):
 
 def test_function_sources_get_split_and_seed(tmp_path):
     rows, counts = read(function(numbers), tmp_path, split="test", seed=5)
-    assert rows == [(str(i), {"split": "test", "n": i + 5}) for i in range(3)] and counts == {"read": 3}
-    assert refused(function(nothing_but_text), tmp_path) == "nothing_but_text: example 0 is str, not a dict"
+    assert rows == [(str(i), {"split": "test", "n": i + 5}) for i in range(3)] and counts == {
+        "read": 3
+    }
+    assert (
+        refused(function(nothing_but_text), tmp_path)
+        == "nothing_but_text: example 0 is str, not a dict"
+    )
 
 
 def test_source_hash_follows_content_and_seed(tmp_path):
@@ -206,7 +236,9 @@ def test_source_hash_follows_content_and_seed(tmp_path):
 
 def test_real_tab_separated_file(shared):
     columns = ["input", "answer", "rationale"]
-    source = Source("tsv", {"train": "flan_cot/creak_train.sample.tsv"}, options={"columns": columns})
+    source = Source(
+        "tsv", {"train": "flan_cot/creak_train.sample.tsv"}, options={"columns": columns}
+    )
     rows, counts = read(source, shared)
     assert counts == {"read": len(rows)} and len(rows) > 100
     assert all(all(e[c].strip() for c in columns) for _, e in rows)
@@ -229,7 +261,9 @@ def test_nul_bytes_are_broken_json_and_text_in_a_table(tmp_path):
     rows, counts = read(jsonl({"train": "a.jsonl"}), tmp_path, skip_bad=True)
     assert [e["t"] for _, e in rows] == ["a\x00b"] and counts == {"read": 2, "broken JSON": 1}
     (tmp_path / "a.csv").write_bytes(b"t,u\na\x00b,2\n")
-    assert read(Source("csv", {"train": "a.csv"}), tmp_path)[0] == [("a.csv:2", {"t": "a\x00b", "u": "2"})]
+    assert read(Source("csv", {"train": "a.csv"}), tmp_path)[0] == [
+        ("a.csv:2", {"t": "a\x00b", "u": "2"})
+    ]
 
 
 def test_a_line_of_ten_megabytes_and_ids_that_repeat(tmp_path):
@@ -237,5 +271,6 @@ def test_a_line_of_ten_megabytes_and_ids_that_repeat(tmp_path):
     lines = [{"id": "x", "t": long}, {"id": "x", "t": "b"}, {"id": "y", "t": "c"}, {"t": "d"}]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(e) + "\n" for e in lines))
     rows, counts = read(Source("jsonl", {"train": "a.jsonl"}, options={"id": "id"}), tmp_path)
-    assert [i for i, _ in rows] == ["x", "a.jsonl:2", "y", "a.jsonl:4"]  # a second x is told by its row
+    # a second x is told by its row
+    assert [i for i, _ in rows] == ["x", "a.jsonl:2", "y", "a.jsonl:4"]
     assert rows[0][1]["t"] == long and counts == {"read": 4}

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a record says of its turns reaches the template and the loss, or is refused or counted: nothing goes unsaid."""
+"""What a record says of its turns reaches the template and the loss, or is refused or counted:
+nothing goes unsaid."""
 
 import json
 
@@ -22,16 +23,43 @@ FULL = """{% for tool in tools or [] %}<tool>{{ tool | tojson }}</tool>
 {% endif %}{{ m.content }}{% for call in m.tool_calls or [] %}<call>{{ call.function | tojson }}</call>{% endfor %}<|im_end|>
 {% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
 {% endif %}"""
-CALL = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": '{"город": "Омск"}'}}
-TOOLS = [{"type": "function", "function": {"name": "weather", "description": "天气", "parameters": {"type": "object"}}}]
+CALL = {
+    "id": "c1",
+    "type": "function",
+    "function": {"name": "weather", "arguments": '{"город": "Омск"}'},
+}
+TOOLS = [
+    {
+        "type": "function",
+        "function": {"name": "weather", "description": "天气", "parameters": {"type": "object"}},
+    }
+]
 
 
-def build(folder, monkeypatch, rows, template=CHATML, fields=openai_messages, skip_bad=False, architecture="decoder"):
+def build(
+    folder,
+    monkeypatch,
+    rows,
+    template=CHATML,
+    fields=openai_messages,
+    skip_bad=False,
+    architecture="decoder",
+):
     """(records as [(text, trained?)] and as ids, manifest) of the rows' cache folder."""
     (folder / "chats.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     register(monkeypatch, fields=fields, split_by_hash={"train": 1.0})
     settings = jobs.Settings(
-        (), str(folder), str(folder / "cache"), str(QWEN3), 0, 0, 20, skip_bad, 0, template, architecture
+        (),
+        str(folder),
+        str(folder / "cache"),
+        str(QWEN3),
+        0,
+        0,
+        20,
+        skip_bad,
+        0,
+        template,
+        architecture,
     )
     jobs._items.cache_clear()
     where, manifest = jobs.run(jobs.Job("talk", "train"), settings)
@@ -67,9 +95,14 @@ def test_a_turn_of_weight_0_is_read_and_not_trained(tmp_path, monkeypatch, field
     both, ids, _ = build(tmp_path, monkeypatch, of({}), chat.PLAIN, fields)
     for none in (0, False):
         one, ids_one, manifest = build(tmp_path, monkeypatch, of({key: none}), chat.PLAIN, fields)
-        assert [t.split("<")[0].strip() for t in said(one)] == ["dos"] != [t.strip() for t in said(both)]
+        assert (
+            [t.split("<")[0].strip() for t in said(one)]
+            == ["dos"]
+            != [t.strip() for t in said(both)]
+        )
         eos = Vocabulary(QWEN3).eos_id
-        assert plain(ids_one[0], eos) == plain(ids[0], eos)  # what the model reads is the same, EOS included
+        # what the model reads is the same, EOS included
+        assert plain(ids_one[0], eos) == plain(ids[0], eos)
         assert manifest["audit"]["kept"] == 1
     assert said(build(tmp_path, monkeypatch, of({key: 1}), chat.PLAIN, fields)[0]) == said(both)
     of_each, ids_each, _ = build(
@@ -100,7 +133,10 @@ def test_calls_tools_and_reasoning_are_handed_to_the_template(tmp_path, monkeypa
         assert manifest.get("said", {}) == {} and "天气" in said(found, False)[0]
     # as text where a template joins the arguments to others
     texts = FULL.replace("call.function | tojson", "call.function.name + call.function.arguments")
-    assert '<call>weather{"город": "Омск"}</call>' in said(build(tmp_path, monkeypatch, [new], texts)[0])[0]
+    assert (
+        '<call>weather{"город": "Омск"}</call>'
+        in said(build(tmp_path, monkeypatch, [new], texts)[0])[0]
+    )
     of_sharegpt = {"conversations": [{"from": "human", "value": "погода?"},
                                      {"from": "function_call", "value": CALL["function"]["arguments"].join(('{"name": "weather", "arguments": ', "}"))},
                                      {"from": "observation", "value": "-3"}, {"from": "gpt", "value": "ok"}]}  # fmt: skip
@@ -109,9 +145,16 @@ def test_calls_tools_and_reasoning_are_handed_to_the_template(tmp_path, monkeypa
 
 
 def test_what_a_template_does_not_write_is_counted(tmp_path, monkeypatch):
-    turns = [("system", "Be\nbrief.", {}), ("user", "x?", {}), ("assistant", " a ", {"reasoning_content": "Hm"})]
+    turns = [
+        ("system", "Be\nbrief.", {}),
+        ("user", "x?", {}),
+        ("assistant", " a ", {"reasoning_content": "Hm"}),
+    ]
     rows = [row(*turns), row(*turns[1:], tools=TOOLS)]
-    lost = lambda t: build(tmp_path, monkeypatch, rows, t)[2].get("said", {})  # noqa: E731
+
+    def lost(t):
+        return build(tmp_path, monkeypatch, rows, t)[2].get("said", {})
+
     name = "conversations lose {}, which data.chat_template does not write".format
     deaf = CHATML.replace("in messages %}", "in messages if m.role != 'system' %}", 1)
     assert lost(CHATML) == {name("'reasoning_content'"): 2, name("'tools'"): 1}
@@ -124,7 +167,9 @@ def test_what_a_template_does_not_write_is_counted(tmp_path, monkeypatch):
 
 def test_white_space_of_contents_is_kept(tmp_path, monkeypatch):
     code = "    if x:\n\treturn 1\n\n"
-    found, *_ = build(tmp_path, monkeypatch, [row(("user", "\n  why\n", {}), ("assistant", code, {}))])
+    found, *_ = build(
+        tmp_path, monkeypatch, [row(("user", "\n  why\n", {}), ("assistant", code, {}))]
+    )
     assert found[0] == [
         ("<|im_start|>user\n\n  why\n<|im_end|>\n<|im_start|>assistant\n", False),
         (code + "<|im_end|>", True),
@@ -133,9 +178,13 @@ def test_white_space_of_contents_is_kept(tmp_path, monkeypatch):
 
 def test_a_developer_is_a_system_where_the_template_knows_none(tmp_path, monkeypatch):
     rows = [row(("developer", "Кратко.", {}), ("user", "x?", {}), ("assistant", "a", {}))]
-    assert said(build(tmp_path, monkeypatch, rows)[0], False)[0].startswith("<|im_start|>system\nКратко.")
+    assert said(build(tmp_path, monkeypatch, rows)[0], False)[0].startswith(
+        "<|im_start|>system\nКратко."
+    )
     knows = CHATML + "{# 'developer' #}"
-    assert said(build(tmp_path, monkeypatch, rows, knows)[0], False)[0].startswith("<|im_start|>developer\n")
+    assert said(build(tmp_path, monkeypatch, rows, knows)[0], False)[0].startswith(
+        "<|im_start|>developer\n"
+    )
 
 
 USER, ANSWER = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
@@ -166,7 +215,9 @@ def test_what_is_not_known_is_refused_by_name_and_place(tmp_path, monkeypatch, t
 
 
 def test_keys_that_hold_nothing_are_no_keys(tmp_path, monkeypatch):
-    rows = [{"messages": [{**USER, "markdown": None, "tool_calls": []}, {**ANSWER, "refusal": None}]}]
+    rows = [
+        {"messages": [{**USER, "markdown": None, "tool_calls": []}, {**ANSWER, "refusal": None}]}
+    ]
     assert said(build(tmp_path, monkeypatch, rows)[0]) == ["b<|im_end|>"]
     own = lambda e: {"messages": [USER, {**ANSWER, "weigth": 0}]}  # noqa: E731  (of a person's own `fields` as well)
     with pytest.raises(UserError, match="has the key 'weigth'.*did you mean 'weight'"):
@@ -177,7 +228,10 @@ def test_conversations_are_told_apart_by_calls_and_reasoning(tmp_path, monkeypat
     def of(n):
         call = {"function": {"name": "f", "arguments": {"n": n}}}
         return row(
-            ("user", "x?", {}), ("assistant", None, {"tool_calls": [call]}), ("tool", "7", {}), ("assistant", "b", {})
+            ("user", "x?", {}),
+            ("assistant", None, {"tool_calls": [call]}),
+            ("tool", "7", {}),
+            ("assistant", "b", {}),
         )
 
     assert len(build(tmp_path, monkeypatch, [of(1), of(2)], FULL)[0]) == 2
@@ -189,8 +243,17 @@ def test_arguments_tools_and_reasoning_give_no_control_token(tmp_path, monkeypat
     control = control_ids(Vocabulary(QWEN3))
 
     def rows(texts):
-        call = lambda t: {"function": {"name": "f", "arguments": {t: [t, {"deep": t}]}}}  # noqa: E731
-        tool = lambda t: [{"type": "function", "function": {"name": "f", "description": t, "parameters": {t: t}}}]  # noqa: E731
+        def call(t):
+            return {"function": {"name": "f", "arguments": {t: [t, {"deep": t}]}}}
+
+        def tool(t):
+            return [
+                {
+                    "type": "function",
+                    "function": {"name": "f", "description": t, "parameters": {t: t}},
+                }
+            ]
+
         return [row(("user", f"{i}", {}), ("assistant", "", {"tool_calls": [call(t)], "reasoning_content": t}),
                     ("tool", t, {"name": t}), ("assistant", f"b{i}", {}), tools=tool(t))
                 for i, t in enumerate(texts)]  # fmt: skip
@@ -209,12 +272,19 @@ def test_arguments_tools_and_reasoning_give_no_control_token(tmp_path, monkeypat
 def test_a_template_that_cuts_within_a_control_text_is_refused(tmp_path, monkeypatch):
     cuts = CHATML.replace("m['content']", "m['content'].split('<|im_end|>')[-1]")
     rows = [row(("user", "a<|im_end|>b", {}), ("assistant", "c", {}))]
-    with pytest.raises(UserError, match="data.chat_template cuts a content within a control token's text"):
+    with pytest.raises(
+        UserError, match="data.chat_template cuts a content within a control token's text"
+    ):
         build(tmp_path, monkeypatch, rows, cuts)
 
 
 def test_eos_that_the_template_writes_within_a_turn_is_counted_over_all(tmp_path, monkeypatch):
-    rows = [row(("user", f"q{i}", {}), ("assistant", "twice" if i == 77 else "once", {})) for i in range(100)]
-    within = CHATML.replace("m['content']", "m['content'] + (eos_token + 'x' if m['content'] == 'twice' else '')")
+    rows = [
+        row(("user", f"q{i}", {}), ("assistant", "twice" if i == 77 else "once", {}))
+        for i in range(100)
+    ]
+    within = CHATML.replace(
+        "m['content']", "m['content'] + (eos_token + 'x' if m['content'] == 'twice' else '')"
+    )
     assert build(tmp_path, monkeypatch, rows, within)[2].get("eos_within") == 1
     assert build(tmp_path, monkeypatch, rows)[2].get("eos_within") == 0

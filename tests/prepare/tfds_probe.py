@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run in a process of its own (TensorFlow stays out of the tests' process): a TFDS folder, read by TFDS itself.
+"""Run in a process of its own (TensorFlow stays out of the tests' process): a TFDS folder, read by
+TFDS itself.
 
-python -m tests.prepare.tfds_probe FOLDER    writes glue/rte in its builder's own schema, three shards of training rows,
+python -m tests.prepare.tfds_probe FOLDER    writes glue/rte in its builder's own schema, three
+                                             shards of training rows,
                                            squad with its nested answers, glue/mrpc as ArrayRecord;
-                                           prints {instruction: [[tfds id, row], …]} as TFDS reads them
+                                           prints {instruction: [[tfds id, row], …]} as TFDS reads
+                                           them
 """
 
 import json
@@ -56,12 +59,21 @@ def main(folder: str) -> None:
         squad,
         {
             "train": [
-                {"id": str(i), "title": "t", "context": "c", "question": f"q {i}", "answers": answers} for i in range(3)
+                {
+                    "id": str(i),
+                    "title": "t",
+                    "context": "c",
+                    "question": f"q {i}",
+                    "answers": answers,
+                }
+                for i in range(3)
             ]
         },
     )
     array = tfds.builder("glue/mrpc", data_dir=folder, file_format="array_record")
-    pairs = [{"idx": i, "label": i % 2, "sentence1": f"a {i}", "sentence2": f"b {i}"} for i in range(50)]
+    pairs = [
+        {"idx": i, "label": i % 2, "sentence1": f"a {i}", "sentence2": f"b {i}"} for i in range(50)
+    ]
     write(array, {"train": pairs}, file_format="array_record")
     print(json.dumps({
         **{i: read(rte, i) for i in ("train", "validation", "train[:-15]", "train[35:90]", "train[50%:]")},

@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run in a process of its own (TensorFlow stays out of the tests' process): rows for every registered TFDS task.
+"""Run in a process of its own (TensorFlow stays out of the tests' process): rows for every
+registered TFDS task.
 
-python -m tests.tasks.flan_probe FOLDER    writes each set in its builder's own schema below FOLDER and prints
-                                           {TFDS name: {"classes": {feature: names}, "features": …, "unknown": splits}}
+python -m tests.tasks.flan_probe FOLDER    writes each set in its builder's own schema below FOLDER
+                                           and prints
+                                           {TFDS name: {"classes": {feature: names}, "features": …,
+                                           "unknown": splits}}
 
-Rows are made from `builder.info.features`: texts differ by row and are English, Russian and Chinese in turn; labels are
-valid but for one row per split, which has -1. What a schema alone does not say (an answer stands in its context, a
-label counts choices) is in SENSE, after the builders' own `_generate_examples`. No task module is asked for a shape.
+Rows are made from `builder.info.features`: texts differ by row and are English, Russian and Chinese
+in turn; labels are valid but for one row per split, which has -1. What a schema alone does not say
+(an answer stands in its context, a label counts choices) is in SENSE, after the builders' own
+`_generate_examples`. No task module is asked for a shape.
 """
 
 import inspect
@@ -23,8 +27,16 @@ from tensorflow_datasets.core import features as f
 ROWS = 30  # of each split, beside those that an instruction such as train[:-200] cuts off
 NO_LABEL = 7  # the row of each split that has none
 WORDS = (
-    ("the old mill stands by the river", "a farmer sold two grey horses", "nobody heard the bell that evening"),
-    ("старая мельница стоит у реки", "крестьянин продал двух лошадей", "вечером никто не слышал звона"),
+    (
+        "the old mill stands by the river",
+        "a farmer sold two grey horses",
+        "nobody heard the bell that evening",
+    ),
+    (
+        "старая мельница стоит у реки",
+        "крестьянин продал двух лошадей",
+        "вечером никто не слышал звона",
+    ),
     ("老磨坊在河边", "农民卖了两匹马", "那天晚上没有人听见钟声"),
 )
 
@@ -83,7 +95,11 @@ def quac(row: dict, n: int) -> dict:
     answers = within(row, "context", n)
     if n % 5 == 4:
         answers = {"text": ["CANNOTANSWER"], "answer_start": [context.index("CANNOTANSWER")]}
-    return {"context": context, "answers": answers, "orig_answer": {k: v[0] for k, v in answers.items()}}
+    return {
+        "context": context,
+        "answers": answers,
+        "orig_answer": {k: v[0] for k, v in answers.items()},
+    }
 
 
 def trivia(row: dict, n: int) -> dict:
@@ -98,13 +114,23 @@ def triples(row: dict, n: int) -> dict:
 
 
 def attributes(row: dict, n: int) -> dict:
-    table = {"column_header": ["name", "food"], "row_number": [1, 1], "content": [f"The Mill {n}", "Japanese"]}
+    table = {
+        "column_header": ["name", "food"],
+        "row_number": [1, 1],
+        "content": [f"The Mill {n}", "Japanese"],
+    }
     return {"input_text": {"table": table}}
 
 
 def wsc(row: dict, n: int) -> dict:
     sentence = f"Anna told Vera {n} that she was late ."
-    return {"text": sentence, "span1_text": "Anna", "span1_index": 0, "span2_text": "she", "span2_index": 5}
+    return {
+        "text": sentence,
+        "span1_text": "Anna",
+        "span1_index": 0,
+        "span2_text": "she",
+        "span2_index": 5,
+    }
 
 
 # builder (and configuration) -> what to change in a row
@@ -139,7 +165,10 @@ SENSE: dict[str, Callable[[dict, int], dict]] = {
 
 def row(builder: Any, n: int, labelled: bool) -> dict:
     out = made(builder.info.features, "", n)
-    for name in (builder.name, f"{builder.name}/{builder.builder_config.name}" if builder.builder_config else ""):
+    for name in (
+        builder.name,
+        f"{builder.name}/{builder.builder_config.name}" if builder.builder_config else "",
+    ):
         out |= SENSE[name](out, n) if name in SENSE else {}
     if not labelled:
         out |= {k: -1 for k, v in builder.info.features.items() if isinstance(v, f.ClassLabel)}
@@ -151,7 +180,11 @@ def classes(feature: Any, path: str = "") -> dict[str, list[str]]:
     if isinstance(feature, f.ClassLabel):
         return {path: feature.names}
     if isinstance(feature, f.FeaturesDict):
-        return {p: n for k, v in feature.items() for p, n in classes(v, f"{path}/{k}" if path else k).items()}
+        return {
+            p: n
+            for k, v in feature.items()
+            for p, n in classes(v, f"{path}/{k}" if path else k).items()
+        }
     return classes(feature.feature, path) if isinstance(feature, f.Sequence) else {}
 
 
@@ -160,7 +193,11 @@ def names_split(builder: Any, split: str) -> bool:
     code = inspect.getsource(sys.modules[type(builder).__module__])
     family = re.escape(split.rpartition("_")[0])
     return bool(
-        re.search(rf"Split\.{split.upper()}\b|[\"']{split}[\"']" + (rf"|[\"']{family}_\{{\}}" if family else ""), code)
+        re.search(
+            rf"Split\.{split.upper()}\b|[\"']{split}[\"']"
+            + (rf"|[\"']{family}_\{{\}}" if family else ""),
+            code,
+        )
     )
 
 
@@ -184,7 +221,9 @@ def main(folder: str) -> None:
         writer.initialize_splits(list(splits))
         start = 0
         for split, size in splits.items():  # no row stands in two splits
-            writer.add_examples({split: [row(builder, start + i, i != NO_LABEL) for i in range(size)]})
+            writer.add_examples(
+                {split: [row(builder, start + i, i != NO_LABEL) for i in range(size)]}
+            )
             start += size
         writer.close_all()
         out[builder.info.full_name.replace(f"/{builder.info.version}", "")] = {

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every file of ../shared/data: each row is used once or skipped with a reason, and no exemplar leaks.
+"""Every file of ../shared/data: each row is used once or skipped with a reason, and no exemplar
+leaks.
 
 Rows are counted here by the standard library alone, not by the readers or the build's own counters.
 """
@@ -19,24 +20,31 @@ from itx.tasks import registry
 from itx.tasks.spec import SPLITS
 
 SHOTS = 4
-# What no task reads: how others evaluate, test data of libraries, lists about the sets; and what may not be trained on
-# and has no task of its own
+# What no task reads: how others evaluate, test data of libraries, lists about the sets; and what
+# may not be trained on and has no task of its own
 UNREAD = ("README.md", "conformance/", "tokenizers/", "flan_meta/", "natural_instructions/index.jsonl",
           "natural_instructions/splits/", "instruction_induction/annotations/", "bbh/cot-prompts/", "bbq/", "winobias/",
           "mt_bench/", "gsm8k/test_socratic_part.jsonl")  # fmt: skip
 
 
 def rows_of(path: Path) -> int:
-    """How many records a file holds; of self_instruct's seeds, whose records hold several examples, the examples."""
+    """How many records a file holds; of self_instruct's seeds, whose records hold several examples,
+    the examples."""
     if path.suffix == ".csv":
         with path.open(encoding="utf-8", newline="") as f:
             return sum(1 for row in csv.reader(f) if row) - 1
-    text = (gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()).decode()
+    text = (
+        gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    ).decode()
     if path.suffix == ".json":
         document = json.loads(text)
         return len(document.get("Instances") or document["examples"])
     lines = [line for line in text.split("\n") if line.strip()]
-    return sum(len(json.loads(x)["instances"]) for x in lines) if path.name == "seed_tasks.jsonl" else len(lines)
+    return (
+        sum(len(json.loads(x)["instances"]) for x in lines)
+        if path.name == "seed_tasks.jsonl"
+        else len(lines)
+    )
 
 
 def files_of(spec, split: str) -> list[str]:
@@ -46,7 +54,9 @@ def files_of(spec, split: str) -> list[str]:
 
 def specs(root: str) -> list:
     """Every task over files, families included; tasks over TFDS are in test_flan.py."""
-    members = [registry.task(n, root) for f in registry.FAMILIES for n in registry.expand(f"{f}.*", root)]
+    members = [
+        registry.task(n, root) for f in registry.FAMILIES for n in registry.expand(f"{f}.*", root)
+    ]
     kinds = ("jsonl", "json", "csv", "tsv")
     shipped = [s for s in registry.TASKS.values() if s.module.startswith("tasks.")]
     return [s for s in [*shipped, *members] if getattr(s.source, "kind", "") in kinds]
@@ -75,12 +85,15 @@ def test_every_file_is_read_by_a_task_or_named_here(read, shared):
 
 
 def test_every_row_is_used_once_or_skipped_with_a_reason(read, shared):
-    """By source split: rows = skipped by `fields` + (kept + repeated) of each split that it is shared out to."""
+    """By source split: rows = skipped by `fields` + (kept + repeated) of each split that it is
+    shared out to."""
     seen = Counter()
     for spec, items, counts in read:
         for source in spec.source.files:
             rows = sum(rows_of(shared / f) for f in files_of(spec, source))
-            parts = [s for s in items if [p[0] for p in render.source_splits(spec.source, s)] == [source]]
+            parts = [
+                s for s in items if [p[0] for p in render.source_splits(spec.source, s)] == [source]
+            ]
             assert parts, (spec.name, source)
             kept, repeated = 0, 0
             for split in parts:
@@ -88,7 +101,10 @@ def test_every_row_is_used_once_or_skipped_with_a_reason(read, shared):
                 assert own.pop("read") == rows, (spec.name, split)
                 elsewhere = own.pop("another split", 0)
                 repeats = sum(own.pop(reason, 0) for reason in (cache.REPEATED, cache.CONFLICT))
-                assert rows == len(items[split]) + repeats + elsewhere + sum(own.values()), (spec.name, split)
+                assert rows == len(items[split]) + repeats + elsewhere + sum(own.values()), (
+                    spec.name,
+                    split,
+                )
                 kept, repeated, skipped = kept + len(items[split]), repeated + repeats, own
             assert rows == kept + repeated + sum(skipped.values()), (spec.name, source)
             seen.update(rows=rows, kept=kept, repeated=repeated, skipped=sum(skipped.values()))
@@ -98,7 +114,8 @@ def test_every_row_is_used_once_or_skipped_with_a_reason(read, shared):
 
 
 def test_no_exemplar_leaks_on_any_task(read):
-    """Exemplars are training examples of the task, none the example itself, whatever split it is of."""
+    """Exemplars are training examples of the task, none the example itself, whatever split it is
+    of."""
     fewer = 0
     for spec, items, _ in read:
         if not spec.templated or "train" not in items:

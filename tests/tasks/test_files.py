@@ -18,7 +18,9 @@ from tasks import bbh, files, induction, natural_instructions, p3
 from tests.tasks.wordings import runs
 
 
-def counted(name: str, root, splits=("train", "validation", "test")) -> tuple[dict[str, list], Counter]:
+def counted(
+    name: str, root, splits=("train", "validation", "test")
+) -> tuple[dict[str, list], Counter]:
     """Items by split, and one split's counts."""
     spec, found, total = registry.task(name, str(root)), {}, Counter()
     for split in splits:
@@ -35,7 +37,9 @@ def test_alpaca_counts_its_empty_outputs_and_every_row(shared):
     assert counts["train"]["read"] == 12553 and counts["train"]["empty output"] == 5
     # the three splits share out all rows but the empty ones and inputs that repeat
     kept = sum(len(items) for items in found.values())
-    repeated = sum(c[reason] for c in counts.values() for reason in (cache.REPEATED, cache.CONFLICT))
+    repeated = sum(
+        c[reason] for c in counts.values() for reason in (cache.REPEATED, cache.CONFLICT)
+    )
     assert kept + repeated + 5 == 12553 and len(found["train"]) > 11000
     assert 400 < len(found["validation"]) < 850 and 400 < len(found["test"]) < 850
     hashes = [i.hash for items in found.values() for i in items]
@@ -48,18 +52,32 @@ def test_placeholders_are_no_input():
 
     bare = request("")
     assert bare == {"request": "Do it.", "marked": "Do it.", "answer": "Done."}
-    for text in ("<noinput>", "No input required.", "\\<noinput\\>", "N/A", '"<noinput>"', "none", "< noinput >"):
+    for text in (
+        "<noinput>",
+        "No input required.",
+        "\\<noinput\\>",
+        "N/A",
+        '"<noinput>"',
+        "none",
+        "< noinput >",
+    ):
         assert request(text) == bare, text
     for text in ("No inputs were found in the log", "Noah", "He was <noinput>"):
         assert request(text)["request"] == f"Do it.\n\n{text}"
         assert request(text)["marked"] == f"Do it.\nInput: {text}"
-    assert files.request_fields({"instruction": "Do it.", "input": "", "output": " \n"}) == Skip("empty output")
+    assert files.request_fields({"instruction": "Do it.", "input": "", "output": " \n"}) == Skip(
+        "empty output"
+    )
 
 
 def test_dolly_keeps_its_category(shared):
     found, counts = counted("dolly", shared)
     assert counts["train"]["read"] == 2149
-    assert {i.values["category"] for i in found["train"]} >= {"open_qa", "closed_qa", "summarization"}
+    assert {i.values["category"] for i in found["train"]} >= {
+        "open_qa",
+        "closed_qa",
+        "summarization",
+    }
 
 
 def test_gsm8k_strips_marks_and_keeps_the_test_part_apart(shared):
@@ -73,8 +91,14 @@ def test_gsm8k_strips_marks_and_keeps_the_test_part_apart(shared):
     assert not any("<<" in v["rationale"] or "####" in v["rationale"] for v in values)
     assert all(re.fullmatch(r"-?\d+(\.\d+)?", v["answer"]) for v in values)
     raw = {"question": "q", "answer": "48/2 = <<48/2=24>>24 clips, 4 < 5.\n#### 1,024"}
-    assert files.gsm8k_fields(raw) == {"question": "q", "rationale": "48/2 = 24 clips, 4 < 5.", "answer": "1024"}
-    assert files.gsm8k_fields({"question": "q", "answer": "no mark"}) == Skip("no number after ####")
+    assert files.gsm8k_fields(raw) == {
+        "question": "q",
+        "rationale": "48/2 = 24 clips, 4 < 5.",
+        "answer": "1024",
+    }
+    assert files.gsm8k_fields({"question": "q", "answer": "no mark"}) == Skip(
+        "no number after ####"
+    )
 
 
 def test_gsm8k_chain_of_thought_gives_its_answer_back(shared):
@@ -90,21 +114,34 @@ def test_gsm8k_chain_of_thought_gives_its_answer_back(shared):
 
 
 def test_natural_instructions_all_four_schemas(shared):
-    index = {e["task"]: e for _, e in readers.read_jsonl(shared / "natural_instructions" / "index.jsonl", {})}
+    index = {
+        e["task"]: e
+        for _, e in readers.read_jsonl(shared / "natural_instructions" / "index.jsonl", {})
+    }
     formats = Counter(e["format"] for e in index.values())
     members = registry.expand("ni.*", str(shared))
-    assert len(members) == len(index) == 123 and set(formats) == {"v1", "v2", "v2-early", "v2-reduced"}
+    assert len(members) == len(index) == 123 and set(formats) == {
+        "v1",
+        "v2",
+        "v2-early",
+        "v2-reduced",
+    }
     read, shown = 0, Counter()
     for name in members:
         spec = registry.task(name, str(shared))
         found, counts = counted(name, shared)
-        assert re.fullmatch(r"[a-z0-9_]+", spec.cluster) and all(re.fullmatch(r"[a-z0-9_]+", o) for o in spec.origin)
+        assert re.fullmatch(r"[a-z0-9_]+", spec.cluster) and all(
+            re.fullmatch(r"[a-z0-9_]+", o) for o in spec.origin
+        )
         assert found["train"] and counts["train"]["read"] <= 100 and not spec.evaluation_only
         read += counts["train"]["read"]
         item = found["train"][0]
         first = render.render(spec, names.parse(name), item, 0, 0)
         assert item.values["definition"] in first.prompt and item.values["input"] in first.prompt
-        assert first.target == item.values["answer"][0] and list(first.references) == item.values["answer"]
+        assert (
+            first.target == item.values["answer"][0]
+            and list(first.references) == item.values["answer"]
+        )
         for item in found["train"]:  # positive examples: some, never the instance itself
             definition, *examples = item.values["with_examples"].split("\n\nInput: ")
             assert definition == item.values["definition"]
@@ -114,7 +151,10 @@ def test_natural_instructions_all_four_schemas(shared):
     assert shown[2] > 4000 and shown[0] < 3500 and max(shown) == 2, shown
     clusters = {registry.task(n, str(shared)).cluster for n in members}
     assert len(clusters) > 30
-    origin = lambda task: registry.task(f"ni.{task}", str(shared)).origin  # noqa: E731
+
+    def origin(task):
+        return registry.task(f"ni.{task}", str(shared)).origin
+
     assert origin("task126_scan_structured_text_generation_command_action_all") == ("scan",)
     assert origin("subtask022_cosmosqa_passage_inappropriate_binary") == ("cosmosqa",)
 
@@ -126,7 +166,9 @@ def ni_spec(document: dict, official_test: bool = False, category: str = "Pos Ta
 
 def test_natural_instructions_metric_follows_the_answers():
     def spec(answers: list[str]):
-        instances = [{"id": str(i), "input": f"in {i}", "output": [a]} for i, a in enumerate(answers)]
+        instances = [
+            {"id": str(i), "input": f"in {i}", "output": [a]} for i, a in enumerate(answers)
+        ]
         return ni_spec({"Definition": ["Tag it."], "Instances": instances})
 
     short, long = spec(["yes", "no"]), spec(["a long answer in many words"] * 2)
@@ -139,7 +181,10 @@ def test_natural_instructions_errors_and_the_official_split(shared, tmp_path):
     assert ni_spec(good).fields(good["Instances"][0])["answer"] == ["b"]
     for broken, message in (
         ({**good, "Definition": [""]}, "'Definition' holds no text"),
-        ({"Definitions": "Tag it.", "Instances": []}, "'Definition' holds no text there; did you mean 'Definitions'"),
+        (
+            {"Definitions": "Tag it.", "Instances": []},
+            "'Definition' holds no text there; did you mean 'Definitions'",
+        ),
         ({**good, "Instances": {}}, "'Instances' is not a list of instances"),
     ):
         with pytest.raises(UserError, match=f"tasks/task1_a-b.json: {message}"):
@@ -150,9 +195,16 @@ def test_natural_instructions_errors_and_the_official_split(shared, tmp_path):
     folder = tmp_path / "natural_instructions"  # a task of the official list is for evaluation only
     (folder / "tasks").mkdir(parents=True)
     (folder / "splits" / "default").mkdir(parents=True)
-    official = (shared / "natural_instructions" / "splits" / "default" / "test_tasks.txt").read_text().split()
+    official = (
+        (shared / "natural_instructions" / "splits" / "default" / "test_tasks.txt")
+        .read_text()
+        .split()
+    )
     (folder / "splits" / "default" / "test_tasks.txt").write_text("\n".join(official))
-    lines = [{"task": t, "category": "c", "source": [], "format": "v2"} for t in (official[0], "task9_own")]
+    lines = [
+        {"task": t, "category": "c", "source": [], "format": "v2"}
+        for t in (official[0], "task9_own")
+    ]
     (folder / "index.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
     for line in lines:
         (folder / "tasks" / f"{line['task']}.json").write_text(json.dumps(good))
@@ -174,10 +226,15 @@ def test_p3_a_task_per_data_set(shared):
         read += counts["train"]["read"]
         for item in found["train"]:
             r = render.render(spec, names.parse(name), item, 0, 0)
-            assert "<|endoftext|>" not in r.prompt + r.target and r.prompt == r.prompt.strip() and r.target
+            assert (
+                "<|endoftext|>" not in r.prompt + r.target
+                and r.prompt == r.prompt.strip()
+                and r.target
+            )
     assert read == 4278
     with pytest.raises(
-        UserError, match="p3: no folder 'p3_t0_train/data_per_template' in data.root='', nor one of P3's own, 'P3/data'"
+        UserError,
+        match="p3: no folder 'p3_t0_train/data_per_template' in data.root='', nor one of P3's own, 'P3/data'",
     ):
         p3.p3_members("")
 
@@ -194,7 +251,9 @@ def test_mmlu_keeps_the_order_of_options_and_shows_dev_questions(shared):
         for item in found["test"]:
             r = render.render(spec, names.parse(name), item, 0, 0)
             options = item.values["options"]
-            lines = [f"{letter} {option}" for letter, option in zip(r.options, options, strict=True)]
+            lines = [
+                f"{letter} {option}" for letter, option in zip(r.options, options, strict=True)
+            ]
             assert "\n".join(lines) in r.prompt and r.answer_index == item.values["answer"]
         pool = fewshot.pool(spec, found["train"])
         assert (
@@ -205,9 +264,15 @@ def test_mmlu_keeps_the_order_of_options_and_shows_dev_questions(shared):
 
 def test_self_instruct_gives_an_example_per_instance(shared):
     found, counts = counted("self_instruct", shared)
-    rows = [json.loads(x) for x in (shared / "self_instruct" / "seed_tasks.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(x)
+        for x in (shared / "self_instruct" / "seed_tasks.jsonl").read_text().splitlines()
+    ]
     assert counts["train"]["read"] == sum(len(r["instances"]) for r in rows) >= 175
-    assert len({i.id.split(".jsonl:")[1].split(".")[0] for items in found.values() for i in items}) > 170
+    assert (
+        len({i.id.split(".jsonl:")[1].split(".")[0] for items in found.values() for i in items})
+        > 170
+    )
 
 
 def test_flan_cot_direct_and_with_reasons(shared):
@@ -220,7 +285,10 @@ def test_flan_cot_direct_and_with_reasons(shared):
             assert "\\n" not in item.values["question"]
             r = render.render(spec, names.parse(f"flan_cot.{name}:cot"), item, 0, 0)
             # the answer comes back from every target
-            assert re.findall(r.extractor, r.target)[-1] == item.values["answer"], (name, item.values)
+            assert re.findall(r.extractor, r.target)[-1] == item.values["answer"], (
+                name,
+                item.values,
+            )
     assert read == 7434
 
 
@@ -240,7 +308,9 @@ def test_evaluation_families_yield_input_and_answer_for_every_row(shared):
             assert (options is None) == (index is None)
         found, counts = counted(name, shared, ("validation", "test"))
         kept = len(found["validation"]) + len(found["test"])
-        repeated = sum(c[reason] for c in counts.values() for reason in (cache.REPEATED, cache.CONFLICT))
+        repeated = sum(
+            c[reason] for c in counts.values() for reason in (cache.REPEATED, cache.CONFLICT)
+        )
         left_out = sum(n for (task, _), n in odd.items() if task == name)
         assert kept + repeated + left_out == read["read"]
         assert not found["validation"]  # a lone split is test, whole, as published scores have it
@@ -263,12 +333,16 @@ def test_induction_inputs_and_references(shared):
 
     def examples(name: str) -> list[dict]:
         spec = registry.task(name, root)
-        return [spec.fields(e) for _, e in sources.open_source(spec.source, "test", root, 0, Counter())]
+        return [
+            spec.fields(e) for _, e in sources.open_source(spec.source, "test", root, 0, Counter())
+        ]
 
     for values in examples("ii.cause_and_effect"):
         first, second = values["input"].removeprefix("Sentence 1: ").split(" Sentence 2: ")
         assert values["answer"] in (first, second) and first != second
-    places = Counter(v["input"].startswith(f"Sentence 1: {v['answer']}") for v in examples("ii.cause_and_effect"))
+    places = Counter(
+        v["input"].startswith(f"Sentence 1: {v['answer']}") for v in examples("ii.cause_and_effect")
+    )
     assert min(places[True], places[False]) >= 5  # the cause is not always first
     assert all(v["input"] not in v["answer"] for v in examples("ii.rhymes"))
     assert any(len(v["answer"]) > 5 for v in examples("ii.translation_en_de"))
@@ -282,7 +356,9 @@ def test_induction_instructions_are_templates(shared, tmp_path):
     assert 2 <= len(templates) <= 6 and len(set(templates)) == len(templates)
     folder = tmp_path / "instruction_induction" / "annotations"
     folder.mkdir(parents=True)
-    (folder / "sum.json").write_text(json.dumps({"annotations": ["Add {x} ", "Add  {x}", "Sum up"]}))
+    (folder / "sum.json").write_text(
+        json.dumps({"annotations": ["Add {x} ", "Add  {x}", "Sum up"]})
+    )
     assert induction.instructions("sum", str(tmp_path)) == ["Add {{x}}", "Sum up"]
     (folder / "sum.json").write_text("{}")
     with pytest.raises(UserError, match=r"sum\.json: no list 'annotations'"):
@@ -331,7 +407,9 @@ def test_the_mixture_trains_on_no_evaluation_task(shared):
     assert set(members.values()) == {1.0}
 
 
-@pytest.mark.parametrize("name", ["alpaca", "dolly", "gsm8k", "ni.task1600_smcalflow_sentence_generation"])
+@pytest.mark.parametrize(
+    "name", ["alpaca", "dolly", "gsm8k", "ni.task1600_smcalflow_sentence_generation"]
+)
 def test_held_out_wordings_are_new(shared, name):
     """A held-out template shares no run of four words outside slots with a training template."""
     spec = registry.task(name, str(shared))
@@ -344,12 +422,19 @@ def test_held_out_wordings_are_new(shared, name):
 
 
 def test_rows_of_the_config_hold_nearly_everything(shared):
-    """What `too_long="drop"` leaves out of configs/real_mix.py under the T5 vocabulary is a few percent."""
+    """What `too_long="drop"` leaves out of configs/real_mix.py under the T5 vocabulary is a few
+    percent."""
     vocabulary = Vocabulary(shared / "tokenizers" / "t5_32k" / "sentencepiece.model")
-    for name, most in (("alpaca", 0.02), ("dolly", 0.12), ("ni.task176_break_decompose_questions", 0.05)):
+    for name, most in (
+        ("alpaca", 0.02),
+        ("dolly", 0.12),
+        ("ni.task176_break_decompose_questions", 0.05),
+    ):
         spec = registry.task(name, str(shared))
         items = list(render.items(spec, "train", str(shared), 0, Counter()))[:400]
-        records = render.encode([render.render(spec, names.parse(name), i, 0, 0) for i in items], vocabulary)
+        records = render.encode(
+            [render.render(spec, names.parse(name), i, 0, 0) for i in items], vocabulary
+        )
         sizes = [(len(p) + len(t) + 1, len(t) + 1) for (p, _), (t, _) in records]
         assert sum(a > 768 or b > 256 for a, b in sizes) <= most * len(sizes), name
         assert not any(a > 32100 for (p, _), _ in records for a in p)

@@ -133,10 +133,13 @@ FIELDS = {
 
 @pytest.fixture
 def own(tmp_path, monkeypatch):
-    """Writes the package `own`, some of its text replaced, and gives the key of one of its functions."""
+    """Writes the package `own`, some of its text replaced, and gives the key of one of its
+    functions."""
     monkeypatch.syspath_prepend(tmp_path)
 
-    def key(which: str, file: str = "own/main.py", old: str = "", new: str = "", then=lambda main: None) -> str:
+    def key(
+        which: str, file: str = "own/main.py", old: str = "", new: str = "", then=lambda main: None
+    ) -> str:
         for name, text in PACKAGE.items():
             (tmp_path / name).parent.mkdir(exist_ok=True)
             assert name != file or old in text
@@ -156,7 +159,9 @@ def own(tmp_path, monkeypatch):
 def key_of(fields) -> str:
     source = function(lambda split, root, seed: [], {"train": 1.0})
     return fingerprint.of_task(
-        make_task("t", version=1, cluster="c", source=source, fields=fields, templates=[("{a}", "{a}")])
+        make_task(
+            "t", version=1, cluster="c", source=source, fields=fields, templates=[("{a}", "{a}")]
+        )
     )
 
 
@@ -214,11 +219,16 @@ def test_a_key_changes_with_what_a_function_uses(own, edit):
     assert own(which, **changed) != before
 
 
-@pytest.mark.parametrize("which", ["bound", "helpers", "inside", "table", "default", "slots", "derived", "partial"])
+@pytest.mark.parametrize(
+    "which", ["bound", "helpers", "inside", "table", "default", "slots", "derived", "partial"]
+)
 def test_a_key_stays_when_something_else_changes(own, which):
     before = own(which)
     assert own(which, old='"another"', new='"yet another"') == before
-    assert own(which, file="own/main.py", old="def unrelated", new="# a comment\n\n\ndef unrelated") == before
+    assert (
+        own(which, file="own/main.py", old="def unrelated", new="# a comment\n\n\ndef unrelated")
+        == before
+    )
 
 
 PRINT_KEYS = """
@@ -257,7 +267,11 @@ def test_what_has_no_state_is_refused_in_a_line(tmp_path):
     finally:
         reads.settings["file"].close()
     said = str(raised.value)
-    assert said.startswith("task 't': fields.settings['file'] is ") and "BufferedReader" in said and "\n" not in said
+    assert (
+        said.startswith("task 't': fields.settings['file'] is ")
+        and "BufferedReader" in said
+        and "\n" not in said
+    )
 
 
 def test_a_key_does_not_change_while_an_object_keeps_what_it_computed():
@@ -294,7 +308,9 @@ def test_a_cache_folder_is_named_by_it(own, monkeypatch):
         own("derived", file="own/bases.py", old="'!'", new=f"'{mark}'")
         source = function(lambda split, root, seed: [], {"train": 1.0})
         fields = sys.modules["own.main"].FIELDS["derived"]
-        spec = make_task("t", version=1, cluster="c", source=source, fields=fields, templates=[("{a}", "{a}")])
+        spec = make_task(
+            "t", version=1, cluster="c", source=source, fields=fields, templates=[("{a}", "{a}")]
+        )
         monkeypatch.setitem(registry.TASKS, "t", spec)
         made += [jobs.folder(jobs.Job("t", "train"), settings, "hash") for _ in range(2)]
     assert made[0] == made[1] != made[2] == made[3]

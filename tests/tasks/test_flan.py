@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""FLAN's clusters over TFDS: every task on rows in its builder's own schema (flan_probe.py), read without TensorFlow.
+"""FLAN's clusters over TFDS: every task on rows in its builder's own schema (flan_probe.py), read
+without TensorFlow.
 
 uv run python -m tests.tasks.test_flan    writes tests/golden/flan.json and tasks/README.md anew
 """
@@ -88,7 +89,9 @@ def test_the_twelve_clusters_are_covered():
     assert {s.cluster for s in SPECS.values()} == set(FLAN_CLUSTERS) and len(FLAN_CLUSTERS) == 12
     assert len(sets) == len(SPECS) >= 22
     for name, spec in SPECS.items():
-        assert spec.module == f"tasks.{spec.cluster}" and spec.neighbours == NEIGHBOURS.get(spec.cluster, ()), name
+        assert spec.module == f"tasks.{spec.cluster}" and spec.neighbours == NEIGHBOURS.get(
+            spec.cluster, ()
+        ), name
         assert spec.origin and ":" in spec.source.options["name"], name
         assert all(origins(o) == (o,) or o in origins(o) for o in spec.origin), name
 
@@ -118,18 +121,29 @@ def test_a_task_passes_its_checks_and_loses_nothing(prepared, name):
     for split in ("train", "validation", "test"):
         counts: Counter = Counter()
         found = list(render.items(spec, split, "", 0, counts))
-        for item in found if spec.templated else ():  # exemplars are training examples other than the example
+        # exemplars are training examples other than the example
+        for item in found if spec.templated else ():
             shown = {i.hash for i in fewshot.choose(pool, item, 4, 0)}
             assert len(shown) == 4 and shown <= training - {item.hash}
-        assert counts["read"] == len(found) + sum(n for r, n in counts.items() if r != "read"), (split, counts)
+        assert counts["read"] == len(found) + sum(n for r, n in counts.items() if r != "read"), (
+            split,
+            counts,
+        )
         assert not ids & {i.hash for i in found}
         ids |= {i.hash for i in found}
         total += counts
         kept += len(found)
     assert not set(total) - {"read", "no label", "another split", "the text has no answer"}
     # rows are read once for each of our splits that is cut from them, and each is in one of these
-    rows = {s: list(sources.open_source(spec.source, s, "", 0, Counter())) for s in spec.source.files}
-    values = [v for found in rows.values() for _, e in found for v in render.fields_of(spec, strict(e), name, False)]
+    rows = {
+        s: list(sources.open_source(spec.source, s, "", 0, Counter())) for s in spec.source.files
+    }
+    values = [
+        v
+        for found in rows.values()
+        for _, e in found
+        for v in render.fields_of(spec, strict(e), name, False)
+    ]
     skipped = [v for v in values if isinstance(v, Skip)]
     assert kept == len(values) - len(skipped) >= 20 * len(rows)
     chosen = spec.options or any("options" in v for v in values if not isinstance(v, Skip))
@@ -153,22 +167,33 @@ def test_a_task_is_rendered_in_every_wording(prepared, name):
         for template in render.choices(spec, parsed, which):
             for item in items:
                 r = render.render(spec, parsed, item, 0, 0, [template])
-                assert r.prompt.strip() == r.prompt and r.target and not re.search(r"\{\w+\}", r.prompt + r.target)
+                assert (
+                    r.prompt.strip() == r.prompt
+                    and r.target
+                    and not re.search(r"\{\w+\}", r.prompt + r.target)
+                )
                 gold.append(list(r.references))
                 said.append(metrics.extract(r.extractor, r.target))
                 if r.options is None:
                     continue
-                # the options in the drawn order, each of them in the prompt, and the right one is the answer
+                # the options in the drawn order, each of them in the prompt, and the right one is
+                # the answer
                 texts = list(map(str, item.values.get("options", spec.options)))
                 assert r.options[r.answer_index] == r.target == r.references[0]
                 if r.options[0] == "(A)":
                     right = item.values["answer"]
                     right = texts[right] if isinstance(right, int) else right
-                    assert f"{r.target} {right}" in r.prompt and all(f") {t}" in r.prompt for t in texts)
+                    assert f"{r.target} {right}" in r.prompt and all(
+                        f") {t}" in r.prompt for t in texts
+                    )
                     written = ["(A)"]
                 else:
                     assert sorted(r.options) == sorted(texts)
-                    found = {n: s(r.options)[0] for n, s in templates.OPTION_STYLES.items() if n in spec.option_styles}
+                    found = {
+                        n: s(r.options)[0]
+                        for n, s in templates.OPTION_STYLES.items()
+                        if n in spec.option_styles
+                    }
                     written = [n for n, text in found.items() if text in r.prompt]
                 assert bool(written) == ("options" in templates.slots(template[0]))
                 styles |= set(written)
@@ -180,14 +205,20 @@ def test_a_task_is_rendered_in_every_wording(prepared, name):
 def test_every_task_has_wordings_without_options(prepared):
     for name, spec in SPECS.items():
         variant = names.parse(f"{name}:noopt")
-        assert registry.supports(spec, variant) and registry.supports(spec, names.parse(f"{name}:fs4:noopt"))
+        assert registry.supports(spec, variant) and registry.supports(
+            spec, names.parse(f"{name}:fs4:noopt")
+        )
         r = render.render(spec, variant, items_of(spec)[0], 0, 0)
-        assert not any(s(r.options)[0] in r.prompt for s in templates.OPTION_STYLES.values() if r.options)
+        assert not any(
+            s(r.options)[0] in r.prompt for s in templates.OPTION_STYLES.values() if r.options
+        )
         variant = names.parse(f"{name}:fs4:opt")
         if registry.supports(spec, variant):
             r = render.render(spec, variant, items_of(spec)[0], 0, 0)
             # letters hide the texts of their options
-            shown = [s(r.options)[0] for s in templates.OPTION_STYLES.values() if r.options[0] != "(A)"]
+            shown = [
+                s(r.options)[0] for s in templates.OPTION_STYLES.values() if r.options[0] != "(A)"
+            ]
             assert any(text in r.prompt for text in shown) if shown else "(A) " in r.prompt
     with pytest.raises(UserError, match="has no templates for 'only_options:noopt'"):
         only = registry.make_task("only_options", version=1, cluster="c", source=None, fields=dict, options=("a", "b"),
@@ -201,7 +232,9 @@ def test_options_are_the_builders_labels(prepared):
     seen = set()
     for name, spec in SPECS.items():
         classes = prepared[tfds_name(spec)[0]]["classes"]
-        label = next((classes[f] for f in ("label", "label-coarse", "answerKey") if f in classes), None)
+        label = next(
+            (classes[f] for f in ("label", "label-coarse", "answerKey") if f in classes), None
+        )
         of_rows = {len(i.values["options"]) for i in items_of(spec) if "options" in i.values}
         if label and spec.options:
             assert [MEANS[n] for n in label] == list(spec.options), name
@@ -258,7 +291,9 @@ def test_first_renderings_are_the_golden_ones(prepared):
 
 
 def test_the_table_is_the_registrys():
-    assert TABLE.read_text(encoding="utf-8") == table(), "write it anew: the command is at the top of this file"
+    assert TABLE.read_text(encoding="utf-8") == table(), (
+        "write it anew: the command is at the top of this file"
+    )
 
 
 def test_marks_of_other_formats_are_taken_off():
@@ -272,17 +307,27 @@ def test_marks_of_other_formats_are_taken_off():
 
 def test_labels_without_a_class():
     assert SPECS["stsb"].fields({"sentence1": "a", "sentence2": "b", "label": 2.5})["answer"] == 3
-    assert SPECS["stsb"].fields({"sentence1": "a", "sentence2": "b", "label": -1.0}) == Skip("no label")
+    assert SPECS["stsb"].fields({"sentence1": "a", "sentence2": "b", "label": -1.0}) == Skip(
+        "no label"
+    )
     assert SPECS["sentiment140"].fields({"text": "a", "polarity": 4})["answer"] == 2
-    assert SPECS["story_cloze"].fields({"context": "c", "endings": ["a", "b"], "label": 2})["answer"] == 1
-    assert SPECS["story_cloze"].fields({"context": "c", "endings": ["a", "b"], "label": -1}) == Skip("no label")
+    assert (
+        SPECS["story_cloze"].fields({"context": "c", "endings": ["a", "b"], "label": 2})["answer"]
+        == 1
+    )
+    assert SPECS["story_cloze"].fields(
+        {"context": "c", "endings": ["a", "b"], "label": -1}
+    ) == Skip("no label")
     assert SPECS["hellaswag"].fields({"context": "c", "endings": ["a", "a "], "label": 0}) == (
         Skip("two options are alike")
     )
-    assert SPECS["rte"].fields({"sentence1": "a", "sentence2": " ", "label": 0}) == Skip("empty hypothesis")
+    assert SPECS["rte"].fields({"sentence1": "a", "sentence2": " ", "label": 0}) == Skip(
+        "empty hypothesis"
+    )
 
 
-# ---- mixtures ----------------------------------------------------------------------------------------
+# ---- mixtures
+# ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("cluster", FLAN_CLUSTERS)
@@ -291,7 +336,9 @@ def test_a_held_out_cluster_takes_neighbours_and_kin(cluster):
     gone = dict(registry.removed(zs))
     assert gone == dict(registry.removed(fs))
     for name, spec in SPECS.items():
-        kin = {n for n, s in SPECS.items() if s.cluster == cluster and set(s.origin) & set(spec.origin)}
+        kin = {
+            n for n, s in SPECS.items() if s.cluster == cluster and set(s.origin) & set(spec.origin)
+        }
         if spec.cluster == cluster:
             assert gone.pop(name) == f"cluster {cluster} is held out"
         elif spec.cluster in NEIGHBOURS.get(cluster, ()):
@@ -306,16 +353,22 @@ def test_a_held_out_cluster_takes_neighbours_and_kin(cluster):
 
 def test_kin_are_found_across_clusters_and_collections(shared):
     gone = dict(registry.removed(registry.MIXTURES["flan_zs_no_nli"]))
-    assert gone["squad"] == "made from squad, as is qnli" and gone["wsc"] == "made from wsc, as is wnli"
+    assert (
+        gone["squad"] == "made from squad, as is qnli"
+        and gone["wsc"] == "made from wsc, as is wnli"
+    )
     gone = dict(registry.removed(registry.MIXTURES["flan_zs_no_sentiment"]))
     assert gone["film_critics"] == "made from sst, as is sst2"
     gone = dict(registry.removed(registry.MIXTURES["flan_zs_no_summarisation"]))
     assert gone["record"] == "made from cnn_dailymail, as is cnn_dailymail"
     # the same sets in P3 and Natural Instructions go by the same names
     pool = (*SPECS, "p3.*", "ni.*")
-    every = registry.MixtureSpec("x", holdout(clusters=["sentiment", "reading_commonsense"], among=pool))
+    every = registry.MixtureSpec(
+        "x", holdout(clusters=["sentiment", "reading_commonsense"], among=pool)
+    )
     gone = dict(registry.removed(every, str(shared)))
-    assert gone["p3.rotten_tomatoes"] == "cluster sentiment is held out"  # P3 uses the names of clusters too
+    # P3 uses the names of clusters too
+    assert gone["p3.rotten_tomatoes"] == "cluster sentiment is held out"
     assert gone["ni.subtask024_cosmosqa_answer_generation"].startswith("made from cosmosqa, as is ")
     only = registry.MixtureSpec("x", holdout(tasks=["sst2", "piqa", "gigaword"], among=pool))
     gone = dict(registry.removed(only, str(shared)))
@@ -328,14 +381,18 @@ def test_the_kinds_of_flan_mixtures():
     assert mixtures.FLAN == list(SPECS)
     members = {k: registry.members(registry.MIXTURES[f"flan_{k}"]) for k in mixtures.KINDS}
     assert members["zs"] == dict.fromkeys(SPECS, 1.0)
-    listing = [n for n, s in SPECS.items() if any("options" in templates.slots(t[0]) for t in s.templates)]
+    listing = [
+        n for n, s in SPECS.items() if any("options" in templates.slots(t[0]) for t in s.templates)
+    ]
     assert 30 < len(listing) < len(SPECS)
     assert members["zsopt"] == {f"{n}:opt": 1.0 for n in listing}
     assert members["zsnoopt"] == {f"{n}:noopt": 1.0 for n in SPECS}
     assert members["fsopt"] == {f"{n}:fs4:opt": 1.0 for n in listing}
     assert members["fsnoopt"] == {f"{n}:fs4:noopt": 1.0 for n in SPECS}
     left = {k: registry.left_out(registry.MIXTURES[f"flan_{k}"]) for k in mixtures.KINDS}
-    assert left["fsopt"] == [(n, "it has no wording for :fs4:opt") for n in SPECS if n not in listing]
+    assert left["fsopt"] == [
+        (n, "it has no wording for :fs4:opt") for n in SPECS if n not in listing
+    ]
     assert len(left.pop("zsopt")) == len(left.pop("fsopt")) and not any(left.values())
     mini = registry.MIXTURES["flan_mini"]
     assert mini.maximum == 3000 and len({SPECS[n].cluster for n in registry.members(mini)}) == 6
@@ -348,11 +405,19 @@ def test_flan2022s_shares(shared):
         return {m: w / sum(found.values()) for m, w in found.items()}
 
     assert shares("flan2022") == pytest.approx(
-        {"flan2022_flan": 0.40, "flan2022_p3": 0.32, "flan2022_ni": 0.20, "flan2022_cot": 0.05, "flan2022_dialog": 0.03}
+        {
+            "flan2022_flan": 0.40,
+            "flan2022_p3": 0.32,
+            "flan2022_ni": 0.20,
+            "flan2022_cot": 0.05,
+            "flan2022_dialog": 0.03,
+        }
     )
     assert set(shares("flan2022_flan").values()) == {0.25}
     assert len(shares("flan2022_p3")) == 30 and len(shares("flan2022_ni")) == 123
-    assert all(m.endswith(":cot") for m in shares("flan2022_cot")) and len(shares("flan2022_cot")) == 8
+    assert (
+        all(m.endswith(":cot") for m in shares("flan2022_cot")) and len(shares("flan2022_cot")) == 8
+    )
     assert set(shares("flan2022_dialog")) == set(dialog.FILES)
 
 
@@ -364,7 +429,11 @@ def test_conversations_are_read_whole(shared):
         for split in ("train", "validation", "test"):
             counts: Counter = Counter()
             found = list(render.items(spec, split, str(shared), 0, counts))
-            assert counts["read"] == rows == len(found) + sum(n for r, n in counts.items() if r != "read")
+            assert (
+                counts["read"]
+                == rows
+                == len(found) + sum(n for r, n in counts.items() if r != "read")
+            )
             kept += len(found)
             alike += counts - Counter({"read": rows, "another split": rows})
         assert kept + sum(alike.values()) == rows and set(alike) <= {cache.REPEATED, cache.CONFLICT}

@@ -16,7 +16,15 @@ pytestmark = pytest.mark.smoke
 
 
 @pytest.mark.parametrize(
-    "name", ["rte", "rte:fs4", "ni.task123_x:cot", "rte:fs4:cot:inv:noopt:t3f9a01#12", "rte:fs4:opt", "rte#2"]
+    "name",
+    [
+        "rte",
+        "rte:fs4",
+        "ni.task123_x:cot",
+        "rte:fs4:cot:inv:noopt:t3f9a01#12",
+        "rte:fs4:opt",
+        "rte#2",
+    ],
 )
 def test_a_name_is_parsed_and_written_back(name):
     assert str(names.parse(name)) == name
@@ -50,7 +58,9 @@ def test_a_bad_name_is_refused(name):
 
 def test_a_template_id_is_of_its_text_not_its_place():
     spec = registry.task("sample_first")
-    assert templates.template_id(spec.templates[0]) == templates.template_id(tuple(spec.templates[0]))
+    assert templates.template_id(spec.templates[0]) == templates.template_id(
+        tuple(spec.templates[0])
+    )
     assert len({templates.template_id(t) for t in spec.templates + spec.heldout_templates}) == 3
 
 
@@ -99,7 +109,10 @@ def make(name="x", **changes):
         ({"templates": []}, "no templates"),
         ({"templates": [("{a} ", "{answer}")]}, "must not end in a space"),
         ({"templates": ["{a}"]}, "not an .input, target. pair"),
-        ({"heldout_templates": [("{a}", "{answer}")]}, "held-out template is also a training template"),
+        (
+            {"heldout_templates": [("{a}", "{answer}")]},
+            "held-out template is also a training template",
+        ),
         ({"metrics": [lambda t, p: 0]}, "not a lambda"),
         ({"name": "a:b"}, "only ASCII"),
         ({"primary": "guess"}, "primary"),
@@ -117,7 +130,12 @@ def test_a_wrong_spec_is_refused_at_registration(changes, message):
 def test_two_tasks_cannot_share_a_name():
     with pytest.raises(UserError, match="already registered"):
         registry.instruction_task(
-            "sample_first", version=1, cluster="c", source=None, fields=dict, templates=[("{a}", "b")]
+            "sample_first",
+            version=1,
+            cluster="c",
+            source=None,
+            fields=dict,
+            templates=[("{a}", "b")],
         )
     with pytest.raises(UserError, match="has this name already"):
         registry.mixture("sample_add", ["sample_first"])
@@ -135,7 +153,11 @@ BOTH = {"templates": [("{x} {options}", "{answer}"), ("{x}?", "{answer}")], **OP
 def test_wordings_with_and_without_options(monkeypatch):
     spec = make(**BOTH)
     every = {k: render.choices(spec, names.parse(f"x{k}")) for k in ("", ":opt", ":noopt")}
-    assert every == {"": list(spec.templates), ":opt": [spec.templates[0]], ":noopt": [spec.templates[1]]}
+    assert every == {
+        "": list(spec.templates),
+        ":opt": [spec.templates[0]],
+        ":noopt": [spec.templates[1]],
+    }
     held = {k: len(render.choices(spec, names.parse(f"x{k}"), "heldout")) for k in every}
     assert held == {"": 1, ":opt": 1, ":noopt": 0}
     only = make("only", **{**BOTH, "templates": [BOTH["templates"][0]]})
@@ -143,7 +165,10 @@ def test_wordings_with_and_without_options(monkeypatch):
     for t in (spec, only, free):
         monkeypatch.setitem(registry.TASKS, t.name, t)
     names_ = ("x", "only", "free")
-    partial = {k: registry.MixtureSpec("m", names_, {f"fs2:{k}": 1.0}, partial=True) for k in ("opt", "noopt")}
+    partial = {
+        k: registry.MixtureSpec("m", names_, {f"fs2:{k}": 1.0}, partial=True)
+        for k in ("opt", "noopt")
+    }
     assert registry.members(partial["opt"]) == {"x:fs2:opt": 1.0, "only:fs2:opt": 1.0}
     assert registry.members(partial["noopt"]) == {"x:fs2:noopt": 1.0, "free:fs2:noopt": 1.0}
     assert registry.left_out(partial["opt"]) == [("free", "it has no wording for :fs2:opt")]
@@ -180,14 +205,21 @@ def test_holding_out_takes_kin_by_origin(monkeypatch):
     for name, origin in (("kin_a", ("sst",)), ("kin_b", ("sst", "x")), ("kin_c", ("y",))):
         monkeypatch.setitem(registry.TASKS, name, make(name, origin=origin, cluster=name))
     monkeypatch.setitem(registry.MIXTURES, "kin_mix", None)
-    spec = registry.MixtureSpec("kin_mix", holdout(tasks=["kin_a"], among=["kin_a", "kin_b", "kin_c"]))
-    assert dict(registry.removed(spec)) == {"kin_a": "held out by name", "kin_b": "made from sst, as is kin_a"}
+    spec = registry.MixtureSpec(
+        "kin_mix", holdout(tasks=["kin_a"], among=["kin_a", "kin_b", "kin_c"])
+    )
+    assert dict(registry.removed(spec)) == {
+        "kin_a": "held out by name",
+        "kin_b": "made from sst, as is kin_a",
+    }
     assert set(registry.members(spec)) == {"kin_c"}
 
 
 def test_a_wrong_holdout_names_the_nearest():
     spec = registry.MixtureSpec("m", holdout(clusters=["sample_party"], among=["sample_even"]))
-    with pytest.raises(UserError, match="unknown cluster 'sample_party'; did you mean 'sample_parity'"):
+    with pytest.raises(
+        UserError, match="unknown cluster 'sample_party'; did you mean 'sample_parity'"
+    ):
         registry.removed(spec)
 
 
@@ -205,6 +237,8 @@ def test_a_family_that_cannot_list_its_tasks_is_one_line(monkeypatch, tmp_path):
 
     monkeypatch.setitem(registry.FAMILIES, "lost", listed)
     line = listed.__code__.co_firstlineno + 1
-    with pytest.raises(UserError, match=rf"family 'lost' .*test_registry.py line {line}: FileNotFoundError") as e:
+    with pytest.raises(
+        UserError, match=rf"family 'lost' .*test_registry.py line {line}: FileNotFoundError"
+    ) as e:
         registry.expand("lost.*", str(tmp_path))
     assert "\n" not in str(e.value)

@@ -15,7 +15,11 @@ NAMES = ["seed_en_fr", "seed_capitals", "seed_train_ru", "seed_train_en"]
 
 def all_items(name: str) -> list[render.Item]:
     spec = registry.task(name)
-    return [i for split in ("train", "validation", "test") for i in render.items(spec, split, "", 0, Counter())]
+    return [
+        i
+        for split in ("train", "validation", "test")
+        for i in render.items(spec, split, "", 0, Counter())
+    ]
 
 
 def prompts(name: str, item: render.Item) -> dict[str, render.Rendered]:
@@ -31,13 +35,17 @@ def item_with(name: str, **values) -> render.Item:
 
 def test_the_seed_prompts_come_out_as_written():
     cat = item_with("seed_en_fr", english="The cat is on the table.")
-    shown = prompts("seed_en_fr", cat)["Переведите следующее предложение на французский: 'The cat is on the table.'"]
+    shown = prompts("seed_en_fr", cat)[
+        "Переведите следующее предложение на французский: 'The cat is on the table.'"
+    ]
     assert shown.target == "Le chat est sur la table."
     france = item_with("seed_capitals", country="Франции")
     shown = prompts("seed_capitals", france)["Какая столица Франции?"]
     assert shown.target == "Столица Франции - Париж." and shown.references == ("Париж",)
     ru = item_with("seed_train_ru", distance="120 км", time="2 часа")
-    steps = prompts("seed_train_ru:cot", ru)["Поезд проехал 120 км за 2 часа. Какова его скорость? Решите по шагам."]
+    steps = prompts("seed_train_ru:cot", ru)[
+        "Поезд проехал 120 км за 2 часа. Какова его скорость? Решите по шагам."
+    ]
     assert steps.target.endswith("120 / 2 = 60.\nОтвет: 60 км/ч.")
     en = item_with("seed_train_en", distance="120 km", time="2 hours")
     direct = prompts("seed_train_en", en)["A train travels 120 km in 2 hours. What is its speed?"]
@@ -64,7 +72,11 @@ def test_every_gold_target_scores_full_and_another_does_not(name):
         for r in prompts(name, item).values():
             answer = re.findall(r.extractor, r.target)[-1] if r.extractor else r.target
             assert score(list(r.references), answer) == 1.0, r
-            wrong = next(o.values["answer"] for o in items[i + 1 :] + items if o.values["answer"] != r.references[0])
+            wrong = next(
+                o.values["answer"]
+                for o in items[i + 1 :] + items
+                if o.values["answer"] != r.references[0]
+            )
             assert score(list(r.references), wrong) == 0.0, (r, wrong)
 
 
@@ -81,7 +93,13 @@ def test_splits_are_disjoint_and_none_is_empty(name):
 
 
 def test_russian_hours():
-    assert [seeds.hours_ru(n) for n in (1, 2, 4, 5, 9)] == ["1 час", "2 часа", "4 часа", "5 часов", "9 часов"]
+    assert [seeds.hours_ru(n) for n in (1, 2, 4, 5, 9)] == [
+        "1 час",
+        "2 часа",
+        "4 часа",
+        "5 часов",
+        "9 часов",
+    ]
 
 
 def test_the_mixture_resolves():

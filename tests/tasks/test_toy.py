@@ -56,7 +56,10 @@ def test_size():
         "word problem",
     }
     assert all(s.version == 1 and s.metrics and s.cluster for s in SPECS.values())
-    assert sum(bool(s.options) or "options" in items(s, "test", 1)[0].values for s in SPECS.values()) >= 4
+    assert (
+        sum(bool(s.options) or "options" in items(s, "test", 1)[0].values for s in SPECS.values())
+        >= 4
+    )
 
 
 def test_russian_is_russian():
@@ -75,7 +78,9 @@ def test_templates(name):
     for t in [*spec.templates, *spec.heldout_templates, *spec.inverted, *cot]:
         slots = set(templates.slots(t[0]))
         assert slots and slots | set(templates.slots(t[1])) <= set(values), t
-        assert "options" not in slots or spec.options or "options" in items(spec, "train", 1)[0].values
+        assert (
+            "options" not in slots or spec.options or "options" in items(spec, "train", 1)[0].values
+        )
     pairs = [(spec.templates, spec.heldout_templates)]
     pairs += [(spec.cot.templates, spec.cot.heldout_templates)] if spec.cot else []
     for train, held in pairs:
@@ -102,11 +107,18 @@ def test_shared_inputs():
         assert all(c == contents[0] for c in contents), family
         # the tasks differ in what they ask: no two agree on all answers
         answers = [
-            [str(render.answers(SPECS[t], i.values, "")[0]) for i in f] for t, f in zip(tasks, found, strict=True)
+            [str(render.answers(SPECS[t], i.values, "")[0]) for i in f]
+            for t, f in zip(tasks, found, strict=True)
         ]
-        same = [(a, b) for (a, x), (b, y) in itertools.combinations(zip(tasks, answers, strict=True), 2) if x == y]
+        same = [
+            (a, b)
+            for (a, x), (b, y) in itertools.combinations(zip(tasks, answers, strict=True), 2)
+            if x == y
+        ]
         # the same question in two languages is no lesser test of reading it
-        assert all("ru" in {SPECS[a].tags["language"], SPECS[b].tags["language"]} for a, b in same), same
+        assert all(
+            "ru" in {SPECS[a].tags["language"], SPECS[b].tags["language"]} for a, b in same
+        ), same
         # for the swapped-instruction ablation: some template of each fits the values of the others
         trained = [i for i, t in enumerate(tasks) if t in TRAINED]
         for a, b in itertools.permutations(trained, 2):
@@ -121,7 +133,9 @@ def test_held_out():
     gone = dict(registry.removed(registry.MIXTURES["toy_train"]))
     assert set(gone) == set(HELD) and not {names.parse(m).task for m in MEMBERS} & set(gone)
     assert len(heldout.CLUSTERS) == 2
-    neighbours = {n for c in heldout.CLUSTERS for s in SPECS.values() if s.cluster == c for n in s.neighbours}
+    neighbours = {
+        n for c in heldout.CLUSTERS for s in SPECS.values() if s.cluster == c for n in s.neighbours
+    }
     for cluster in (*heldout.CLUSTERS, *neighbours):
         inside = [s for s in SPECS.values() if s.cluster == cluster]
         assert inside and not TRAINED & {s.name for s in inside}
@@ -129,7 +143,9 @@ def test_held_out():
         assert any(s.neighbours for s in SPECS.values() if s.cluster == cluster)
         assert any(s.inverted for s in SPECS.values() if s.cluster == cluster)
     clusters = [SPECS[n].cluster for n in heldout.TASKS]
-    assert len(clusters) == len(set(clusters)) == 4 and set(clusters) <= {SPECS[n].cluster for n in TRAINED}
+    assert len(clusters) == len(set(clusters)) == 4 and set(clusters) <= {
+        SPECS[n].cluster for n in TRAINED
+    }
     assert sum(bool(s.inverted) for s in SPECS.values()) >= 4
     assert any(":inv" in m for m in MEMBERS) and any(":cot" in m for m in MEMBERS)
 
@@ -170,7 +186,8 @@ def test_held_out_words_occur_in_training():
 
 
 def test_distinct_instances_and_enough_of_them():
-    """Birthday estimate of the number of inputs, n² / 2 / collisions, from n draws of each family."""
+    """Birthday estimate of the number of inputs, n² / 2 / collisions, from n draws of each
+    family."""
     for spec in {id(s.source): s for s in SPECS.values()}.values():
         contents = [render.content_of(spec, spec.fields(e)) for e in spec.source.make("", "", 3)]
         n, distinct = len(contents), set(contents)
@@ -222,7 +239,9 @@ def test_pure_in_family_seed_and_index():
     for spec in SPECS.values():
         make = spec.source.make
         # example 7 does not depend on which split is asked for, nor on the global generator
-        assert next(itertools.islice(make("", "", 0), 7, 8)) == next(itertools.islice(make("train", "x", 0), 7, 8))
+        assert next(itertools.islice(make("", "", 0), 7, 8)) == next(
+            itertools.islice(make("train", "x", 0), 7, 8)
+        )
 
 
 @pytest.mark.slow

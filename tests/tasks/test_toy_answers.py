@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Answers of toy tasks, computed anew from the text of the prompt's inputs, by other means than the suite's."""
+"""Answers of toy tasks, computed anew from the text of the prompt's inputs, by other means than the
+suite's."""
 
 import re
 
@@ -39,7 +40,9 @@ def swapped(words: str, a: str, b: str) -> str:
 
 
 def by_limit(v: dict) -> str:
-    limit, high, low = re.fullmatch(r"если число больше (\d+), пиши (\w+), иначе пиши (\w+)", v["rule"]).groups()
+    limit, high, low = re.fullmatch(
+        r"если число больше (\d+), пиши (\w+), иначе пиши (\w+)", v["rule"]
+    ).groups()
     return high if int(v["number"]) > int(limit) else low
 
 
@@ -104,7 +107,9 @@ CHECKS = {
     "by_dictionary": lambda v: " ".join(pairs(v["dictionary"], "=")[w] for w in v["words"].split()),
     "encode_words": lambda v: " ".join(pairs(v["dictionary"], "=")[w] for w in v["words"].split()),
     "number_for": lambda v: re.search(rf"\b{v['words']} = (\d+)", v["dictionary"])[1],
-    "decode_numbers": lambda v: " ".join(re.search(rf"(\w+) = {n}\b", v["dictionary"])[1] for n in v["words"].split()),
+    "decode_numbers": lambda v: " ".join(
+        re.search(rf"(\w+) = {n}\b", v["dictionary"])[1] for n in v["words"].split()
+    ),
     "word_of_kind": lambda v: next(w for w in v["words"].split() if kind(w) == v["kind"]),
     "label_by_rule": lambda v: pairs(v["rule"], "are")[kind(v["word"])],
     "label_last": lambda v: pairs(v["rule"], "are")[kind(v["words"].split()[-1])],
@@ -140,14 +145,18 @@ def test_answers(name):
     spec = registry.TASKS[name]
     for item in items(spec, "test", 60):
         answer, options = item.values["answer"], item.values.get("options", spec.options)
-        assert (options[answer] if isinstance(answer, int) else answer) == CHECKS[name](item.values), item.content
+        assert (options[answer] if isinstance(answer, int) else answer) == CHECKS[name](
+            item.values
+        ), item.content
 
 
 def test_every_task_has_an_answer_check():
     assert set(TOY) - set(CHECKS) == {"en_to_ru", "ru_to_en", "en_to_lumo"}
 
 
-@pytest.mark.parametrize("name,source,target", [("en_to_ru", 0, 1), ("ru_to_en", 1, 0), ("en_to_lumo", 0, 2)])
+@pytest.mark.parametrize(
+    "name,source,target", [("en_to_ru", 0, 1), ("ru_to_en", 1, 0), ("en_to_lumo", 0, 2)]
+)
 def test_translations(name, source, target):
     known = [line.split() for line in GLOSSARY.strip().splitlines()]
     joints = ({"and", "и", "e"}, {"or", "или", "u"})
@@ -156,7 +165,8 @@ def test_translations(name, source, target):
         text, answer = item.values["text"].split(), item.values["answer"].split()
         assert len(text) == len(answer) == 5 and any({text[2], answer[2]} <= j for j in joints)
         for half in (slice(0, 2), slice(3, 5)):
-            goal = answer[half][::-1] if target == 2 else answer[half]  # Lumo puts its adjectives last
+            # Lumo puts its adjectives last
+            goal = answer[half][::-1] if target == 2 else answer[half]
             for word, translation in zip(text[half], goal, strict=True):
                 for entry in known:
                     assert (word == entry[source]) == (translation == entry[target]), item

@@ -31,7 +31,8 @@ def items(name: str, root: Path, split: str = "train") -> tuple[list, Counter]:
     return found, counts
 
 
-# ---- Super-NaturalInstructions ---------------------------------------------------------------------
+# ---- Super-NaturalInstructions
+# ---------------------------------------------------------------------
 
 TASKS = {
     "task001_quoref_question_generation": ("Question Generation", ["quoref"], "English"),
@@ -47,21 +48,28 @@ def clone(root: Path, name: str = "natural-instructions", lists: bool = True, **
     (folder / "tasks").mkdir(parents=True)
     (folder / "tasks" / "README.md").write_text("# Tasks")
     for task, (category, source, language) in TASKS.items():
-        rows = [{"id": f"{task}-{i}", "input": f"{task} вход {i}", "output": [f"ответ {i}"]} for i in range(40)]
+        rows = [
+            {"id": f"{task}-{i}", "input": f"{task} вход {i}", "output": [f"ответ {i}"]}
+            for i in range(40)
+        ]
         document = {
             "Contributors": ["A"], "Source": source, "URL": [], "Categories": [category], "Reasoning": [],
             "Definition": ["Answer it."], "Input_language": [language], "Output_language": [language],
             "Positive Examples": [{"input": "x", "output": "y", "explanation": "z"}], "Negative Examples": [],
             "Instances": rows, "Instance License": ["CC"], **changes,
         }  # fmt: skip
-        (folder / "tasks" / f"{task}.json").write_text(json.dumps({k: v for k, v in document.items() if v is not None}))
+        (folder / "tasks" / f"{task}.json").write_text(
+            json.dumps({k: v for k, v in document.items() if v is not None})
+        )
     first, second, third, fourth = TASKS
     if lists:
         for split, parts in (("default", {"train": [first, third], "test": [second], "excluded": [fourth]}),
                              ("xlingual", {"train": [first, fourth], "test": [third]})):  # fmt: skip
             (folder / "splits" / split).mkdir(parents=True)
             for part, tasks in parts.items():
-                (folder / "splits" / split / f"{part}_tasks.txt").write_text("\n".join(tasks) + "\n")
+                (folder / "splits" / split / f"{part}_tasks.txt").write_text(
+                    "\n".join(tasks) + "\n"
+                )
     return folder
 
 
@@ -74,13 +82,19 @@ def test_natural_instructions_needs_no_index(tmp_path, name):
         ("question_generation", ("quoref",), "english"), ("answerability_classification", ("mctaco",), "english"),
         ("pos_tagging", ("xling",), "russian"), ("answerability_classification", ("other",), "english"),
     ]  # fmt: skip
-    # what any official list tests, and what the default one does not train on, is for evaluation only, and said
+    # what any official list tests, and what the default one does not train on, is for evaluation
+    # only, and said
     assert [s.evaluation_only for s in specs] == [False, True, True, True]
     mix = registry.MixtureSpec("m", ("ni.*",))
     assert list(registry.members(mix, str(tmp_path))) == [specs[0].name]
-    assert registry.left_out(mix, str(tmp_path)) == [("ni.*", "3 of its 4 tasks are for evaluation only")]
+    assert registry.left_out(mix, str(tmp_path)) == [
+        ("ni.*", "3 of its 4 tasks are for evaluation only")
+    ]
     found, counts = items(specs[0].name, tmp_path)
-    assert counts["read"] == 40 and found[0].values["with_examples"] == "Answer it.\n\nInput: x\nOutput: y"
+    assert (
+        counts["read"] == 40
+        and found[0].values["with_examples"] == "Answer it.\n\nInput: x\nOutput: y"
+    )
     shown = render.render(specs[0], names.parse(specs[0].name), found[0], 0, 0)
     assert shown.target.startswith("ответ") and found[0].values["input"] in shown.prompt
 
@@ -98,7 +112,10 @@ def test_without_lists_every_upstream_task_is_trained(tmp_path):
             {"Categories": None, "Category": ["Tagging"]},
             "tasks/task001_.*json: no 'Categories'; did you mean 'Category'",
         ),
-        ({"Categories": []}, "tasks/task001_quoref_question_generation.json: 'Categories' holds no text"),
+        (
+            {"Categories": []},
+            "tasks/task001_quoref_question_generation.json: 'Categories' holds no text",
+        ),
         ({"Source": None}, "tasks/task001_.*json: no 'Source'"),
         ({"Instances": None}, "'Instances' is not a list of instances"),
     ],
@@ -110,7 +127,8 @@ def test_an_upstream_task_that_lacks_something_is_named(tmp_path, changes, messa
         raise UserError(said)
 
 
-# ---- P3 --------------------------------------------------------------------------------------------
+# ---- P3
+# --------------------------------------------------------------------------------------------
 
 
 def masked(data: bytes) -> bytes:
@@ -135,13 +153,18 @@ def write_tfrecord(file: Path, rows: list[dict]) -> None:
             f.write(head + masked(head) + data + masked(data))
 
 
-def write_p3(root: Path, name: str, splits: dict[str, int], under: str = "P3/data", shards: int = 1) -> Path:
+def write_p3(
+    root: Path, name: str, splits: dict[str, int], under: str = "P3/data", shards: int = 1
+) -> Path:
     """A template's folder as P3 has it."""
     folder = root / under / name
     folder.mkdir(parents=True)
     (folder / "COMPLETED").touch()
     for split, n in splits.items():
-        info = {"num_shards": shards, "features": {"inputs_pretokenized": {"shape": [], "dtype": "string"}}}
+        info = {
+            "num_shards": shards,
+            "features": {"inputs_pretokenized": {"shape": [], "dtype": "string"}},
+        }
         (folder / f"info.{split}.json").write_text(json.dumps(info))
         (folder / f"stats.{split}.json").write_text(json.dumps({"examples": n}))
         for shard in range(shards):
@@ -153,20 +176,43 @@ def write_p3(root: Path, name: str, splits: dict[str, int], under: str = "P3/dat
 
 @pytest.mark.parametrize("under", ["P3/data", "p3"])
 def test_p3_is_read_as_it_is_published(tmp_path, under):
-    write_p3(tmp_path, "cnn_dailymail_3.0.0_write_an_outline", {"train": 5, "validation": 2, "test": 3}, under)
+    write_p3(
+        tmp_path,
+        "cnn_dailymail_3.0.0_write_an_outline",
+        {"train": 5, "validation": 2, "test": 3},
+        under,
+    )
     write_p3(tmp_path, "cnn_dailymail_3.0.0_news_summary", {"train": 7}, under, shards=2)
     write_p3(tmp_path, "imdb_Movie_Expressed_Sentiment", {"train": 4, "unsupervised": 2}, under)
-    write_p3(tmp_path, "super_glue_wsc.fixed_the_pronoun_refers_to", {"train": 6, "validation": 2}, under)
-    write_p3(tmp_path, "super_glue_wsc.fixed_the_pronoun_refers_to_score_eval", {"train": 12}, under)
-    assert members("p3", tmp_path) == ["p3.cnn_dailymail_3_0_0", "p3.imdb", "p3.super_glue_wsc_fixed"]
+    write_p3(
+        tmp_path, "super_glue_wsc.fixed_the_pronoun_refers_to", {"train": 6, "validation": 2}, under
+    )
+    write_p3(
+        tmp_path, "super_glue_wsc.fixed_the_pronoun_refers_to_score_eval", {"train": 12}, under
+    )
+    assert members("p3", tmp_path) == [
+        "p3.cnn_dailymail_3_0_0",
+        "p3.imdb",
+        "p3.super_glue_wsc_fixed",
+    ]
     for split, n in (("train", 12), ("validation", 2), ("test", 3)):
         found, counts = items("p3.cnn_dailymail_3_0_0", tmp_path, split)
         assert counts["read"] == n == len(found) and found[0].values["answer"].startswith("ответ")
-        assert all(i.values["prompt"].endswith("?") and f" {split} вопрос" in i.values["prompt"] for i in found)
+        assert all(
+            i.values["prompt"].endswith("?") and f" {split} вопрос" in i.values["prompt"]
+            for i in found
+        )
     spec = registry.task("p3.super_glue_wsc_fixed", str(tmp_path))
     assert (spec.cluster, spec.origin) == ("coreference", ("wsc",))
     assert (
-        sum(n for n in (items("p3.super_glue_wsc_fixed", tmp_path, s)[1]["read"] for s in ("train", "validation"))) == 8
+        sum(
+            n
+            for n in (
+                items("p3.super_glue_wsc_fixed", tmp_path, s)[1]["read"]
+                for s in ("train", "validation")
+            )
+        )
+        == 8
     )
     said = dict(registry.left_out(registry.MixtureSpec("m", ("p3.*",)), str(tmp_path)))
     assert said == {"p3.imdb": "not read of it: split unsupervised",
@@ -177,7 +223,9 @@ def test_what_is_not_as_p3_has_it_is_named(tmp_path):
     folder = write_p3(tmp_path, "trec_what_category", {"train": 4}, shards=2)
     assert members("p3", tmp_path) == ["p3.trec"]
     (folder / "train.tfrecord-00001-of-00002").unlink()
-    assert members("p3", tmp_path) == ["P3/data/trec_what_category: 1 of the 2 shards of its train split are there"]
+    assert members("p3", tmp_path) == [
+        "P3/data/trec_what_category: 1 of the 2 shards of its train split are there"
+    ]
     (folder / "train.tfrecord-00000-of-00002").rename(folder / "train.tfrecord-0")
     assert members("p3", tmp_path) == [
         "P3/data/trec_what_category/train.tfrecord-0: not named <split>.tfrecord-00000-of-00001"

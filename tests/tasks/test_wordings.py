@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Paraphrase sets, instructions in another language than the text, and reasoning asked for or not."""
+"""Paraphrase sets, instructions in another language than the text, and reasoning asked for or
+not."""
 
 import re
 
@@ -40,7 +41,9 @@ def test_paraphrases_are_templates_of_their_own():
 
 
 def test_instructions_in_other_languages_than_the_text():
-    values = item(**translation.from_english("ru")({"en": "The house is big.", "ru": "Дом большой."}))
+    values = item(
+        **translation.from_english("ru")({"en": "The house is big.", "ru": "Дом большой."})
+    )
     assert prompts("wmt16_en_ru", values) == dict.fromkeys([
         "Translate into Russian: The house is big.",
         "The house is big.\nHow do you say this in Russian?",
@@ -61,7 +64,9 @@ def test_instructions_in_other_languages_than_the_text():
         "请把下面的俄语翻译成英文。\nДом большой.",
     ], "The house is big.")  # fmt: skip
     for code in translation.LANGUAGES:
-        assert all(code in table for table in (translation.CHINESE, translation.INTO, translation.BACK)), code
+        assert all(
+            code in table for table in (translation.CHINESE, translation.INTO, translation.BACK)
+        ), code
 
 
 ASKS = r"(?i)\b(think|how|steps?|explain|reason(s|ing)?|work|why)\b"
@@ -82,5 +87,9 @@ def test_reasoning_with_and_without_a_trigger_reads_so():
     values = item(question="What is 2 + 3?", rationale="2 and 3 make 5.", answer="5")
     reasoning, answer = "2 and 3 make 5.\nThe answer is 5.", "5"
     found = prompts("gsm8k:cot", values)
-    assert found["What is 2 + 3?\nThink step by step."] == found["What is 2 + 3?\nSolution:"] == reasoning
+    assert (
+        found["What is 2 + 3?\nThink step by step."]
+        == found["What is 2 + 3?\nSolution:"]
+        == reasoning
+    )
     assert set(found.values()) == {reasoning} and set(prompts("gsm8k", values).values()) == {answer}

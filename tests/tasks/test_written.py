@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What users write, as the contract of tasks has it: classification with exemplars, chain of thought, chats, TFDS."""
+"""What users write, as the contract of tasks has it: classification with exemplars, chain of
+thought, chats, TFDS."""
 
 import gzip
 import json
@@ -50,7 +51,8 @@ chat_task("support", version=1, cluster="dialog", fields=openai_messages,
 
 mixture("everything", ["mail_mix", "sums", "sums:cot", "support", "rte"])
 """
-# (e) everything but one cluster (its neighbours and same-origin tasks leave too, each printed with its reason)
+# (e) everything but one cluster (its neighbours and same-origin tasks leave too, each printed with
+# its reason)
 HELD = """
 from itx.tasks import *
 
@@ -75,16 +77,30 @@ def folder(tmp_path_factory):
     root = tmp_path_factory.mktemp("written")
     (root / "written.py").write_text(MODULE)
     labels = ("complaint", "question", "praise")
-    mails = [{"text": f"письмо {i} from me" if i % 50 else "", "label": labels[i % 3]} for i in range(300)]
+    mails = [
+        {"text": f"письмо {i} from me" if i % 50 else "", "label": labels[i % 3]}
+        for i in range(300)
+    ]
     sums = [
-        {"question": f"What is {i} plus {i + 1}?", "answer": f"{i} and {i + 1} make {2 * i + 1}.\n#### {2 * i + 1}"}
+        {
+            "question": f"What is {i} plus {i + 1}?",
+            "answer": f"{i} and {i + 1} make {2 * i + 1}.\n#### {2 * i + 1}",
+        }
         for i in range(90)
     ]
     chats = [
-        {"messages": [{"role": "user", "content": f"hi {i}"}, {"role": "assistant", "content": f"hello {i}"}]}
+        {
+            "messages": [
+                {"role": "user", "content": f"hi {i}"},
+                {"role": "assistant", "content": f"hello {i}"},
+            ]
+        }
         for i in range(200)
     ]
-    text = lambda rows: "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows)  # noqa: E731
+
+    def text(rows):
+        return "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows)
+
     (root / "mail.jsonl").write_text(text(mails))
     (root / "train.jsonl.gz").write_bytes(gzip.compress(text(sums[:70]).encode()))
     (root / "test_part.jsonl").write_text(text(sums[70:]))
@@ -108,8 +124,16 @@ def test_all_of_them_build_and_every_record_is_accounted_for(folder):
         assert t["audit"]["read"] == t["audit"]["kept"] + sum(t["audit"]["skipped"].values())
     assert tasks["mail"]["audit"]["skipped"]["empty"] == 6 and tasks["mail"]["audit"]["read"] == 300
     assert tasks["mail:fs4"]["rate"] == pytest.approx(tasks["mail"]["rate"])
-    assert {r["name"] for r in lock["evaluation"]} >= {"mail", "mail@heldout", "mail:fs4", "sums", "sums:cot"}
-    assert lock["unscored"] == ["support (no test split, only train and validation: --eval.split=validation)"]
+    assert {r["name"] for r in lock["evaluation"]} >= {
+        "mail",
+        "mail@heldout",
+        "mail:fs4",
+        "sums",
+        "sums:cot",
+    }
+    assert lock["unscored"] == [
+        "support (no test split, only train and validation: --eval.split=validation)"
+    ]
     shots = cache.Records(folder / "cache" / tasks["mail:fs4"]["folders"][0])
     assert shots.exemplars.shape[1] == 4
     chats = cache.Records(folder / "cache" / tasks["support"]["folders"][0])
@@ -117,7 +141,8 @@ def test_all_of_them_build_and_every_record_is_accounted_for(folder):
 
 
 def test_a_tfds_set_is_read_as_its_builder_wrote_it(folder):
-    """The instructions' rows, the builder's labels as the task's options; `test` is the builder's validation."""
+    """The instructions' rows, the builder's labels as the task's options; `test` is the builder's
+    validation."""
     (file,) = (folder / "cache" / "locks").iterdir()
     lock = locks.read(file)
     (task,) = [t for t in lock["tasks"] if t["name"] == "rte"]
@@ -130,7 +155,8 @@ def test_a_tfds_set_is_read_as_its_builder_wrote_it(folder):
         number = int(e["input_content"].split("\n")[0].split()[-1])
         assert f"validation премиса {number}" in e["prompt"] and f"假设 {number}" in e["prompt"]
         assert e["options"][e["answer_index"]] == e["target"]
-        if "Does this follow" in e["prompt"]:  # no options are shown, so they are called by their text
+        # no options are shown, so they are called by their text
+        if "Does this follow" in e["prompt"]:
             assert e["target"] == ("yes", "no")[number % 2]
 
 
@@ -144,23 +170,31 @@ def test_a_held_out_cluster_leaves_with_its_neighbours_and_kin_each_with_its_rea
         assert f"held out: {name:<22} {why}\n" in said
     everything = {n: t for n, t in registry.TASKS.items() if t.module.startswith("tasks.")}
     nli = {n for n, t in everything.items() if t.cluster == "nli"}
-    assert len(nli) > 3 and {n: gone[n] for n in nli} == dict.fromkeys(nli, "cluster nli is held out")
+    assert len(nli) > 3 and {n: gone[n] for n in nli} == dict.fromkeys(
+        nli, "cluster nli is held out"
+    )
     assert gone["piqa"] == "held out by name"
     beside = {c for n in nli for c in everything[n].neighbours}
     origins = {o for n in (*nli, "piqa") for o in everything[n].origin}
     left = {n for n in everything if n not in gone}
     assert {everything[n].cluster for n in gone} > beside > set() and len(left) > 20
-    assert not any(everything[n].cluster in beside or set(everything[n].origin) & origins for n in left)
+    assert not any(
+        everything[n].cluster in beside or set(everything[n].origin) & origins for n in left
+    )
     for name in set(gone) - nli - {"piqa"}:
         assert everything[name].cluster in beside or set(everything[name].origin) & origins, name
-        assert "is a neighbour of nli" in gone[name] or gone[name].startswith("made from "), gone[name]
+        assert "is a neighbour of nli" in gone[name] or gone[name].startswith("made from "), gone[
+            name
+        ]
     trained = {n for n in left if not everything[n].evaluation_only}
     halves = {n + v: 0.5 for n in trained if everything[n].templated for v in ("", ":fs4")}
     whole = dict.fromkeys((n for n in trained if not everything[n].templated), 1.0)
     assert shown["members"] == halves | whole  # a conversation has no exemplars
 
 
-@pytest.mark.parametrize("name, says", [("mail", "ok"), ("sums", "ok"), ("support", "ok"), ("rte", "ok")])
+@pytest.mark.parametrize(
+    "name, says", [("mail", "ok"), ("sums", "ok"), ("support", "ok"), ("rte", "ok")]
+)
 def test_they_pass_their_own_checks(folder, name, says):
     words = ("tasks", "check", name, "--modules=written", f"--root={folder}")
     done = samples.itx(*words, PYTHONPATH=str(folder), TFDS_DATA_DIR=str(folder / "tfds"))
@@ -181,25 +215,38 @@ def test_they_are_shown(folder):
 def test_an_edited_template_rebuilds_its_task_alone_and_an_epoch_more_changes_nothing(folder):
     """Hashes of all other folders stay, and the command says what was made."""
     recipe = folder / "recipe.py"
-    locked = lambda file: {t["name"]: t for t in locks.read(json.loads(file.read_text())["lock"])["tasks"]}  # noqa: E731
+
+    def locked(file):
+        return {t["name"]: t for t in locks.read(json.loads(file.read_text())["lock"])["tasks"]}
 
     def build(*more):
-        done = samples.itx("data", "build", recipe, "--json", folder / "built.json", *more, PYTHONPATH=str(folder))
-        return locked(folder / "built.json"), json.loads((folder / "built.json").read_text())["made"], done.stdout
+        done = samples.itx(
+            "data", "build", recipe, "--json", folder / "built.json", *more, PYTHONPATH=str(folder)
+        )
+        return (
+            locked(folder / "built.json"),
+            json.loads((folder / "built.json").read_text())["made"],
+            done.stdout,
+        )
 
     before, made, _ = build()
     assert made == []
-    longer, made, said = build("--train.steps=120")  # several passes over the small tasks: further renderings
+    # several passes over the small tasks: further renderings
+    longer, made, said = build("--train.steps=120")
     assert made and "made anew" in said
     for name, t in before.items():
-        assert longer[name]["sha256"][: len(t["sha256"])] == t["sha256"] and longer[name]["rate"] == t["rate"]
+        assert (
+            longer[name]["sha256"][: len(t["sha256"])] == t["sha256"]
+            and longer[name]["rate"] == t["rate"]
+        )
     assert any(len(longer[n]["sha256"]) > len(before[n]["sha256"]) for n in before)
     module = folder / "written.py"
     text = module.read_text()
     try:
         module.write_text(text.replace("Think step by step.", "Think it over."))
         edited, made, said = build()
-        # a template belongs to its task: the direct variant is keyed by it too, and made anew with the same bytes
+        # a template belongs to its task: the direct variant is keyed by it too, and made anew with
+        # the same bytes
         assert made == ["sums", "sums:cot"] and "or was not there: sums, sums:cot\n" in said
     finally:
         module.write_text(text)

@@ -2,7 +2,8 @@
 """How easy each toy task is without a model: `python -m tests.tasks.toy_measure` prints the table.
 
 majority    share of test answers that are the commonest training answer
-neighbour   share of test answers given by the training example whose input shares most words (Jaccard)
+neighbour   share of test answers given by the training example whose input shares most words
+            (Jaccard)
 Both are corrected for chance, (score - chance) / (1 - chance), where options are given.
 """
 
@@ -29,7 +30,8 @@ def rendered(spec: TaskSpec, found: list[render.Item], variant: str = "") -> lis
 
 
 def nearest(train: list[set[str]], test: list[set[str]]) -> list[int]:
-    """For each test set the training set with the highest Jaccard similarity, the first of equals."""
+    """For each test set the training set with the highest Jaccard similarity, the first of
+    equals."""
     having = defaultdict(list)
     for i, words in enumerate(train):
         for w in words:
@@ -78,7 +80,9 @@ def seen(spec: TaskSpec, item: render.Item) -> str:
 
 def main() -> None:
     trained = {names.parse(m).task for m in registry.members(registry.MIXTURES["toy_train"])}
-    print(f"{'task':20}{'cluster':15}{'held out':>9}{'prompt':>8}{'target':>8}{'majority':>10}{'neighbour':>11}")
+    print(
+        f"{'task':20}{'cluster':15}{'held out':>9}{'prompt':>8}{'target':>8}{'majority':>10}{'neighbour':>11}"
+    )
     hard = 0
     for name in TOY:
         m = measure(registry.TASKS[name])
