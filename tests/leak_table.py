@@ -28,6 +28,7 @@ from itx.data import lock as locks
 from itx.leaks import contamination, finder
 from itx.prepare import exclude
 from tests import leak_kinds as kinds
+from tests.scored import MANIFEST
 
 PAGE = Path("itx/data/README.md")
 BEGIN, END = "<!-- leaks: uv run python -m tests.leak_table FOLDER -->", "<!-- /leaks -->"
@@ -87,7 +88,7 @@ def write(folder: Path, texts: list[cache.Texts], origin: str) -> None:
         [0] * len(texts),
         9,
     )
-    cache.write(folder, columns, {"templates": [""], "origin": [origin]}, [], texts)
+    cache.write(folder, columns, {**MANIFEST, "origin": [origin]}, [], texts)
 
 
 def measure(root: Path, seed: int) -> tuple[dict[str, dict], dict[str, list[int]]]:

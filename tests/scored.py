@@ -13,6 +13,14 @@ from itx.data.vocabulary import Vocabulary
 from itx.prepare import exclude
 from itx.runs import RunFolder
 
+# the keys that every manifest has (itx/data/types.py), for folders that a test writes by hand
+MANIFEST = {
+    **dict.fromkeys(("task", "variant", "split", "key", "vocabulary", "cluster"), ""),
+    "rendering": 0,
+    "templates": [""],
+    "examples": 0,
+    "audit": {"read": 0, "kept": 0, "skipped": {}},
+}
 COLOURS = "red blue green white brown pink gold grey".split()
 
 
@@ -55,7 +63,7 @@ def folder(cache_dir: Path, where: str, examples: list[dict], vocab: Vocabulary)
     columns = cache.Columns.of(
         records, hashes, [templates.index(e["template"]) for e in examples], vocab.size
     )
-    cache.write(cache_dir / where, columns, {"templates": templates}, examples, texts)
+    cache.write(cache_dir / where, columns, {**MANIFEST, "templates": templates}, examples, texts)
     longest = max(len(r[-1][0]) + 1 for r in records)
     return {"folder": where, "sha256": cache.manifest_hash(cache_dir / where), "templates": templates,
             "examples": len(set(hashes)), "records": len(records), "max_target_tokens": longest}  # fmt: skip

@@ -8,6 +8,7 @@ import re
 import shutil
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -18,12 +19,12 @@ from safetensors.numpy import load_file, save_file
 from itx import cli, peft, pretrained, storage
 from itx.checkpoint import Checkpoints
 from itx.config import RunConfig, to_dict
-from itx.data import lock as locks
 from itx.errors import UserError
 from itx.models import hf
 from itx.models.transformer import Transformer
 from itx.params import merge, parameters
 from itx.runs import RunFolder
+from tests import scored
 from tests.conftest import need
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -197,7 +198,8 @@ def run_of(adapter: peft.Adapter, pretrained_at: Path, to: Path) -> Path:
         params = {p: jax.numpy.asarray(x) for p, x in adapter.params.items()}
         checkpoints.save(3, params, None, {"step": 3, "base": "f00d", "about": {}})
     run.config_json.write_text(json.dumps({"config": to_dict(config)}))
-    lock = {"version": locks.LOCK_VERSION, "vocabulary": {"size": config.model.vocab_size}}
+    vocabulary = SimpleNamespace(hash="", size=config.model.vocab_size)
+    lock = scored.lock([], [], vocabulary)
     run.lock_json.write_text(json.dumps(lock))
     pretrained.keep(str(pretrained_at), run.pretrained)
     return to

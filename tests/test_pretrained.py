@@ -23,7 +23,7 @@ from itx.models import hf, presets
 from itx.processes import newest_checkpoint
 from itx.runs import RunFolder
 from itx.text_format.chat import template_text
-from tests import samples
+from tests import samples, scored
 from tests.conftest import REPO
 
 GOLDEN = REPO / "tests" / "golden" / "hf"
@@ -180,7 +180,7 @@ def test_special_ids_are_exported_as_the_tokenizer_has_them(padded, tmp_path):
     run = RunFolder(tmp_path / "run")
     vocabulary = Vocabulary(run.vocab_model)
     ids = {"pad_id": vocabulary.pad_id, "bos_id": -1, "eos_id": vocabulary.eos_id}
-    run.lock_json.write_text(json.dumps({"version": locks.LOCK_VERSION, "vocabulary": {}, **ids}))
+    run.lock_json.write_text(json.dumps(scored.lock([], [], vocabulary, **ids)))
     convert.export(str(run.path), str(tmp_path / "out"))
     written = hf.read_config(tmp_path / "out")
     assert written["eos_token_id"] == vocabulary.eos_id and written.get("bos_token_id") is None

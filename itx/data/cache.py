@@ -35,6 +35,8 @@ from pathlib import Path
 import numpy as np
 
 from itx import hashing, storage
+from itx.data import types
+from itx.data.types import Manifest
 from itx.errors import UserError
 
 SHARD_BYTES = 512 * 10**6
@@ -180,13 +182,17 @@ def is_there(folder: Path) -> bool:
     return (folder / "manifest.json").is_file()
 
 
-def read_manifest(folder: Path | str) -> dict:
+def read_manifest(folder: Path | str) -> Manifest:
+    """What manifest.json holds; UserError where that is not as itx/data/types.py says."""
+    file = Path(folder) / "manifest.json"
     try:
-        return storage.read_object(Path(folder) / "manifest.json", "files", "records")
+        manifest = storage.read_object(file, "files", "records")
     except OSError as e:
         raise UserError(
             f"cache folder {folder} is missing or broken; build it again (itx data build CONFIG)"
         ) from e
+    types.check(manifest, Manifest, file)
+    return manifest
 
 
 def iterate_examples(folder: Path | str) -> Iterator[dict]:

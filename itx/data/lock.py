@@ -16,13 +16,14 @@ import numpy as np
 
 from itx import storage
 from itx.config import RunConfig
-from itx.data import cache, verify
+from itx.data import cache, types, verify
+from itx.data.types import Lock
 from itx.errors import UserError
 
 LOCK_VERSION = 1
 
 
-def read(path: Path | str) -> dict:
+def read(path: Path | str) -> Lock:
     try:
         lock = storage.read_json(path)
     except (OSError, ValueError) as e:
@@ -30,16 +31,18 @@ def read(path: Path | str) -> dict:
     return checked(lock, path)
 
 
-def checked(lock: Any, path: Path | str) -> dict:
-    """A lock without its seal; UserError where it is of another version, or not what was
-    written."""
+def checked(lock: Any, path: Path | str) -> Lock:
+    """A lock without its seal; UserError where it is of another version, not what was written, or
+    not as itx/data/types.py says."""
     if not isinstance(lock, dict) or not storage.is_intact(lock):
         raise UserError(f"{path}: no readable data lock (it is not what was written)")
     if lock.get("version") != LOCK_VERSION:
         raise UserError(
             f"{path}: lock version {lock.get('version')}; this itx reads {LOCK_VERSION}"
         )
-    return {k: v for k, v in lock.items() if k != storage.SEAL}
+    lock = {k: v for k, v in lock.items() if k != storage.SEAL}
+    types.check(lock, Lock, path)
+    return lock
 
 
 def sizes(lengths: np.ndarray, architecture: str) -> np.ndarray:

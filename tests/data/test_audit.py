@@ -240,7 +240,9 @@ def with_task(small_run, examples, name="more", rate=0.5, exemplars=(), empty=()
     ]
     columns = cache.Columns.of(records, hashes, [0] * len(records), vocab.size, shots)
     folder = f"{name}/train/r0-x"
-    cache.write(where / folder, columns, {"templates": ["t1"], **manifest}, examples)
+    cache.write(
+        where / folder, columns, {**scored.MANIFEST, "templates": ["t1"], **manifest}, examples
+    )
     made = {
         "folder": folder,
         "sha256": cache.manifest_hash(where / folder),

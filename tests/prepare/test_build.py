@@ -19,6 +19,7 @@ from itx.prepare.jobs import Job
 from itx.tasks import fingerprint, names, registry
 from itx.tasks.spec import Source, function, halved, jsonl
 from tests import sample_tasks, samples  # noqa: F401  (sample_tasks registers)
+from tests.scored import MANIFEST
 
 pytestmark = pytest.mark.smoke
 
@@ -192,7 +193,7 @@ def test_planted_leaks_are_dropped_and_counted(tmp_path):
         records = [[([5, 6], False), ([7], True)] for _ in which]
         rows = [exclude.texts(texts[i], ()) for i in which]
         columns = cache.Columns.of(records, [hashes[i] for i in which], [0] * len(which), 100)
-        cache.write(tmp_path / name, columns, {}, examples, rows)
+        cache.write(tmp_path / name, columns, MANIFEST, examples, rows)
 
     folder("train", [0, 2, 3], [])
     folder(

@@ -19,6 +19,7 @@ from itx.prepare import exclude, fewshot, render
 from itx.tasks import names, registry
 from itx.tasks.spec import function
 from tests import sample_tasks  # noqa: F401  (registers)
+from tests.scored import MANIFEST
 
 pytestmark = pytest.mark.smoke
 
@@ -220,7 +221,7 @@ def test_a_record_that_shows_a_leaking_exemplar_is_left_out_and_seen(tmp_path):
         cache.write(
             tmp_path / name,
             columns,
-            {"templates": ["t"]},
+            {**MANIFEST, "templates": ["t"]},
             examples,
             [exclude.texts(t, ()) for t in texts],
         )

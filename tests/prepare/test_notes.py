@@ -14,6 +14,7 @@ from tests import samples
 from tests.conftest import SHARED
 from tests.prepare.test_chat import CHATML
 from tests.prepare.test_turns import QWEN3, build, row
+from tests.scored import MANIFEST
 
 CODE = "def f():\n\treturn 1"
 ROWS = [
@@ -149,7 +150,7 @@ def test_a_build_prints_the_first_sentences_and_how_many_more(tmp_path):
     lock = {"tasks": [{"name": f"t{i}", "folders": [f"t{i}"]} for i in range(10)]}
     for i in range(10):
         (tmp_path / f"t{i}").mkdir()
-        found = {
+        found = MANIFEST | {
             "said": {"conversations lose x": i + 1},
             "decoded": {"examples": 200, "lost": 1, "losses": {"tabs": 1}},
             "files": {},
