@@ -13,6 +13,13 @@ def draw(*parts: Any) -> int:
     )
 
 
+def digest(*parts: Any) -> str:
+    """16 hexadecimal digits that stand for the parts, for keys and the names of files. Bytes count
+    as they are, anything else as its text."""
+    data = b"\x1f".join(p if isinstance(p, bytes) else str(p).encode() for p in parts)
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
 def file_sha256(file: Path | str) -> str:
     """The SHA-256 of a file's bytes, in hexadecimal."""
     with open(file, "rb") as f:

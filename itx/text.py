@@ -9,7 +9,6 @@ numbers     the numbers of a text: decimal comma, thousands spaces, dashes, frac
             script's digits
 """
 
-import hashlib
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -115,11 +114,6 @@ def words(text: str) -> list[str]:
 def ngrams(items: Sequence, n: int) -> list[tuple]:
     """Every run of n items, in order; [] where there are fewer."""
     return [tuple(items[i : i + n]) for i in range(len(items) - n + 1)]
-
-
-def content_key(text: str) -> int:
-    """64 bits that equal inputs share."""
-    return int.from_bytes(hashlib.blake2b(normalise(text).encode(), digest_size=8).digest(), "big")
 
 
 @cache

@@ -8,7 +8,7 @@ from typing import Any
 from itx.commands.arguments import group
 from itx.errors import UserError, did_you_mean
 from itx.prepare import check, download, repeat
-from itx.tasks import registry
+from itx.tasks import registry, resolve
 from itx.tasks.spec import TaskSpec
 from itx.text import visible
 
@@ -93,9 +93,9 @@ def tasks_show(args: Namespace) -> tuple[Any, int]:
 
 def _show_mixture(registry, args: Namespace) -> tuple[Any, int]:
     spec = registry.MIXTURES[args.name]
-    facts = {"mixture": args.name, "members": registry.members(spec, args.root),
-             "held out": dict(registry.removed(spec, args.root)),
-             "left out": dict(registry.left_out(spec, args.root))}  # fmt: skip
+    facts = {"mixture": args.name, "members": resolve.members(spec, args.root),
+             "held out": dict(resolve.removed(spec, args.root)),
+             "left out": dict(resolve.left_out(spec, args.root))}  # fmt: skip
     for name, share in facts["members"].items():
         print(f"{name:<32} {'' if share is None else share}")
     for how in ("held out", "left out"):

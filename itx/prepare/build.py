@@ -37,7 +37,7 @@ from itx.errors import UserError, did_you_mean
 from itx.leaks import contamination
 from itx.prepare import again, evaluation, exclude, hits, jobs, sources, vocab
 from itx.prepare.jobs import Job, Settings
-from itx.tasks import fingerprint, names, registry
+from itx.tasks import fingerprint, names, registry, resolve
 from itx.tasks.spec import MixtureSpec
 from itx.text_format import chat
 
@@ -87,7 +87,7 @@ def members_of(config: RunConfig) -> list[str]:
     if any(b <= a for a, b in itertools.pairwise(steps)):
         raise UserError(f"data.phases: steps must rise from above 0, not {steps[1:]}")
     gone = (
-        dict(registry.removed(registry.MIXTURES[d.mixture], d.root))
+        dict(resolve.removed(registry.MIXTURES[d.mixture], d.root))
         if d.mixture in registry.MIXTURES
         else {}
     )
@@ -143,7 +143,7 @@ def _variants(name: str, root: str) -> list[str]:
         found = [
             m
             for mixture in mixtures_of(name, root)
-            for m in registry.members(registry.MIXTURES[mixture], root)
+            for m in resolve.members(registry.MIXTURES[mixture], root)
         ]
         return list(dict.fromkeys(m for m in found if m not in registry.MIXTURES))
     try:
@@ -164,7 +164,7 @@ def mixtures_of(name: str, root: str) -> list[str]:
     """A mixture and those nested in it, each once; [] for a task."""
     out = [name] if name in registry.MIXTURES else []
     for mixture in out:  # grows as it goes
-        nested = registry.members(registry.MIXTURES[mixture], root)
+        nested = resolve.members(registry.MIXTURES[mixture], root)
         out += [m for m in nested if m in registry.MIXTURES and m not in out]
     return out
 
@@ -535,11 +535,11 @@ def _lock(config: RunConfig, settings: Settings, vocabulary: Vocabulary, shares:
         )
     spec = registry.MIXTURES.get(d.mixture)
     if spec:
-        lock["holdout"] = [{"task": t, "reason": why} for t, why in registry.removed(spec, d.root)]
+        lock["holdout"] = [{"task": t, "reason": why} for t, why in resolve.removed(spec, d.root)]
     lock["left_out"] = [
         {"mixture": m, "task": t, "reason": why}
         for name in _mixtures(config) for m in mixtures_of(name, d.root)
-        for t, why in registry.left_out(registry.MIXTURES[m], d.root)
+        for t, why in resolve.left_out(registry.MIXTURES[m], d.root)
     ]  # fmt: skip
     lock["variants"] = [
         found for name in _mixtures(config) for m in mixtures_of(name, d.root)
@@ -566,7 +566,7 @@ def _lock(config: RunConfig, settings: Settings, vocabulary: Vocabulary, shares:
 def variant_shares(spec: MixtureSpec, tasks: list[dict], root: str) -> dict:
     """{"mixture", "asked": {variant: share}, "got": {variant: share of what these tasks are trained
     on}, "without": {variant: the tasks that lack it}} where some do; else {}."""
-    lacking = registry.without(spec, root)
+    lacking = resolve.without(spec, root)
     if not lacking:
         return {}
     rates = {t["name"]: t["rate"] for t in tasks}
@@ -644,12 +644,12 @@ def _build_foreign(
     from itx.prepare import foreign, seqio_bridge
 
     d, split = config.data, config.eval.split
-    mixture = seqio_bridge.resolve(d.mixture)
+    mixture = seqio_bridge.find(d.mixture)
     shares = seqio_bridge.rates(mixture)
-    tasks = {name: seqio_bridge.resolve(name) for name in shares}
+    tasks = {name: seqio_bridge.find(name) for name in shares}
     theirs = [name for name in config.eval.tasks if seqio_bridge.known(name)]
     ours = tuple(name for name in config.eval.tasks if name not in theirs)
-    further = [t for name in theirs for t in seqio_bridge.tasks_of(seqio_bridge.resolve(name))]
+    further = [t for name in theirs for t in seqio_bridge.tasks_of(seqio_bridge.find(name))]
     every = tasks | {t.name: t for t in further}
     file = foreign.vocabulary_of(every, d.cache_dir, mend)
     settings, vocabulary = settings_of(config, file), Vocabulary(file)

@@ -22,7 +22,7 @@ from itx.errors import UserError, did_you_mean
 from itx.eval import metrics
 from itx.prepare import objectives, render, sources
 from itx.prepare.jobs import Job, Settings
-from itx.tasks import names, registry
+from itx.tasks import names, registry, resolve
 from itx.tasks.spec import SPLITS, TaskSpec
 
 
@@ -172,7 +172,7 @@ def without_split(config: RunConfig, members: list[str]) -> list[str]:
     """The trained and held-out tasks that have nothing to be scored on, each with the splits that
     it has."""
     mixture = registry.MIXTURES.get(config.data.mixture)
-    held = [name for name, _ in registry.removed(mixture, config.data.root)] if mixture else []
+    held = [name for name, _ in resolve.removed(mixture, config.data.root)] if mixture else []
     specs = {(t := registry.task(n, config.data.root)).name: t for n in [*members, *held]}
     return [f"{name} ({no_split(config.eval.split, render.splits(t.source))})" for name, t in specs.items()
             if not t.objective and not _has(t, config.eval.split)]  # fmt: skip
@@ -186,7 +186,7 @@ def _held_out(config: RunConfig, trained: list[TaskSpec], split: str) -> list[Ro
     mixture = registry.MIXTURES.get(config.data.mixture)
     out = []
     seen = {t.cluster for t in trained}
-    for name, _ in registry.removed(mixture, config.data.root) if mixture else ():
+    for name, _ in resolve.removed(mixture, config.data.root) if mixture else ():
         spec = registry.task(name, config.data.root)
         if spec.objective or not _has(spec, split):
             continue

@@ -23,7 +23,7 @@ from itx.errors import UserError, did_you_mean
 from itx.prepare import build, evaluation, render
 from itx.prepare.evaluation import Row
 from itx.prepare.jobs import Job
-from itx.tasks import names, registry
+from itx.tasks import names, registry, resolve
 from itx.tasks.spec import TaskSpec
 
 DRAWS = 3  # the spread over draws of exemplars is shown
@@ -84,7 +84,7 @@ def _impossible(spec: TaskSpec, variant: names.Variant, split: str) -> str:
         return "plain text has no answer to score"
     if not render.source_splits(spec.source, split):
         return f"it has no {split} split"
-    if not registry.supports(spec, variant):
+    if not resolve.supports(spec, variant):
         return (
             "conversations take no exemplars" if spec.chat else f"it has no wording for {variant}"
         )

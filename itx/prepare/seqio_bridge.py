@@ -32,7 +32,7 @@ from itx.errors import UserError, did_you_mean
 from itx.prepare import hits, objectives, render
 from itx.prepare.jobs import Job, Settings, records_of
 from itx.prepare.vocab import keep_bytes, keep_given, keep_vocabulary
-from itx.tasks import names, registry
+from itx.tasks import names, registry, resolve
 from itx.tasks.spec import SPLITS, MixtureSpec, TaskSpec
 from itx.text_format import chat
 
@@ -243,7 +243,7 @@ def register_mixture(spec: MixtureSpec, settings: Settings) -> seqio.Mixture:
         return seqio.MixtureRegistry.get(spec.name)
     explicit = isinstance(spec.members, dict)
     parts = []
-    for name, share in registry.members(spec, settings.root).items():
+    for name, share in resolve.members(spec, settings.root).items():
         if name in registry.MIXTURES:
             nested = registry.MIXTURES[name]
             register_mixture(nested, settings)
@@ -277,7 +277,7 @@ def known(name: str = "") -> list[str]:
     return [n for n in names if not name or n == name]
 
 
-def resolve(name: str) -> seqio.Task | seqio.Mixture:
+def find(name: str) -> seqio.Task | seqio.Mixture:
     """A Task or Mixture by name from SeqIO's registries."""
     if not known(name):
         near = did_you_mean(name, [*known(), *registry.MIXTURES, *registry.TASKS])

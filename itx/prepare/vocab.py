@@ -30,7 +30,7 @@ from itx.data.vocabulary import (
 )
 from itx.errors import UserError
 from itx.prepare import conversations, hits, render, values
-from itx.tasks import names, registry
+from itx.tasks import names, registry, resolve
 from itx.text_format import chat
 
 VOCAB_VERSION = 3
@@ -157,7 +157,7 @@ def texts(members: list[str], root: str, suite_seed: int) -> list[str]:
             out += [i.values["text"] for i in items]
             continue
         for variant in (names.parse(name + v) for v in VARIANTS):
-            if registry.supports(spec, variant):
+            if resolve.supports(spec, variant):
                 fields = values.slots(render.choices(spec, variant))
                 rendered = [
                     conversations.render(i, chat.PLAIN, name)

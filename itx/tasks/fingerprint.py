@@ -3,26 +3,22 @@
 functions use.
 
     own       code of the user's: modules that are neither of the standard library, nor installed,
-              nor of itx (whose
-              changes RENDER_VERSION stands for). It is followed as far as it reaches: functions by
-              their text and all that they name, classes with their bases, objects with their
-              attributes, modules with what they import.
+              nor of itx (whose changes RENDER_VERSION stands for). It is followed as far as it
+              reaches: functions by their text and all that they name, classes with their bases,
+              objects with their attributes, modules with what they import.
     other     code of libraries stands under its name.
 
-Nothing in it depends on the process: no address, no order of a set. A value that has no readable
-state is refused. What no reading of code can see (a file that is read at run time,
-`globals()[name]`) a build finds by rendering a sample of what its cache holds again
+Nothing in it depends on the process: no address, no order of a set. A value whose state cannot be
+read is refused. What no reading of code can see (a file that is read at run time,
+`globals()[name]`) is found by a build when it renders a sample of its cache again
 (itx/prepare/again.py).
 """
 
-import ast
 import contextlib
-import dis
 import enum
 import functools
 import hashlib
 import importlib.util
-import linecache
 import re
 import sys
 import sysconfig
@@ -30,10 +26,12 @@ import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from itx import hashing
 from itx.errors import UserError
 from itx.eval import metrics
+from itx.tasks import source_code
 from itx.tasks.spec import CoT, Source, TaskSpec
 
 _LIBRARIES = tuple(
@@ -41,16 +39,21 @@ _LIBRARIES = tuple(
 )
 _ITX = str(Path(__file__).resolve().parent.parent) + "/"
 _PLAIN = (str, int, float, complex, bool, bytes, type(None), type(...), type(NotImplemented))
+_SEQUENCES, _SETS = (list, tuple), (set, frozenset)
 # Locks and weak references say nothing about a rendering, and have no state that could be read.
 _STATELESS = ("_thread", "weakref", "_weakref", "_weakrefset")
 _DESCRIPTORS = (types.MemberDescriptorType, types.GetSetDescriptorType)
 # Names of a class that say nothing of their own, or change while it is used.
-_NOT_OF_CLASS = {
-    "__dict__", "__weakref__", "__doc__", "__module__", "__qualname__", "__annotations__", "__dataclass_fields__",
-    "__dataclass_params__", "__match_args__", "__abstractmethods__", "_abc_impl", "__slotnames__", "__firstlineno__",
-    "__static_attributes__", "__orig_bases__", "__parameters__", "__type_params__", "__annotate_func__", "__annotations_cache__", "__hash__", "__subclasshook__",
-}  # fmt: skip
+_NOT_OF_CLASS = set(
+    "__dict__ __weakref__ __doc__ __module__ __qualname__ __annotations__ __dataclass_fields__ "
+    "__dataclass_params__ __match_args__ __abstractmethods__ _abc_impl __slotnames__ "
+    "__firstlineno__ __static_attributes__ __orig_bases__ __parameters__ __type_params__ "
+    "__annotate_func__ __annotations_cache__ __hash__ __subclasshook__".split()
+)
 
+# Attributes under which a library keeps functions of the user's, and its classes that do so.
+_WRAPPED = ("__func__", "__wrapped__", "func", "fget", "fset", "fdel")
+_WRAPPERS = (staticmethod, classmethod, property, cached_property)
 # Builtins through which a function reaches names that do not stand in its code.
 _DYNAMIC = {"globals", "vars", "eval", "exec", "__import__"}
 
@@ -137,12 +140,8 @@ class Walk:
             yield from self.of_class(value, where)
         elif kind is types.FunctionType:
             yield from self.of_code(value, where)
-        elif kind in (dict, types.MappingProxyType):
-            yield from self.of_items(value.items(), where)
-        elif kind in (list, tuple):
-            yield from (self.text(v, f"{where}[{i}]") for i, v in enumerate(value))
-        elif kind in (set, frozenset):
-            yield from sorted(self.text(v, f"an element of {where}") for v in value)
+        elif kind in (dict, types.MappingProxyType, *_SEQUENCES, *_SETS):
+            yield from self.of_container(value, where)
         elif kind is re.Pattern:
             yield from (repr(value.pattern), str(value.flags))
         elif kind.__module__ in _STATELESS or kind in _DESCRIPTORS:
@@ -152,6 +151,14 @@ class Walk:
         else:
             yield from self.of_library(value, where)
 
+    def of_container(self, value: Any, where: str) -> Iterator[str]:
+        if isinstance(value, _SETS):
+            yield from sorted(self.text(v, f"an element of {where}") for v in value)
+        elif isinstance(value, _SEQUENCES):
+            yield from (self.text(v, f"{where}[{i}]") for i, v in enumerate(value))
+        else:
+            yield from self.of_items(value.items(), where)
+
     def of_items(self, pairs: Iterable[tuple[Any, Any]], where: str) -> Iterator[str]:
         for k, v in pairs:
             yield from (self.text(k, f"a key of {where}"), self.text(v, f"{where}[{k!r:.40}]"))
@@ -159,30 +166,21 @@ class Walk:
     def of_library(self, value: Any, where: str) -> Iterator[str]:
         """What a library made of the user's: a partial, a bound method, a property, an array, a
         date, …"""
-        inner = [
-            n
-            for n in ("__func__", "__wrapped__", "func", "fget", "fset", "fdel")
-            if hasattr(value, n)
-        ]
+        wrapped = [n for n in _WRAPPED if hasattr(value, n)]
         bound = getattr(value, "__self__", None)
-        if inner and (
-            callable(value)
-            or isinstance(value, (staticmethod, classmethod, property, cached_property))
-        ):
-            yield from (self.text(getattr(value, n), f"{where}.{n}") for n in inner)
+        if wrapped and (callable(value) or isinstance(value, _WRAPPERS)):
             if isinstance(value, functools.partial):
-                yield from (
-                    self.text(value.args, f"{where}.args"),
-                    self.text(value.keywords, f"{where}.keywords"),
-                )
-            if bound is not None:
-                yield self.text(bound, f"{where}.__self__")
+                wrapped += ["args", "keywords"]
+            yield from (self.text(getattr(value, n), f"{where}.{n}") for n in wrapped)
         elif callable(value) and isinstance(getattr(value, "__qualname__", None), str):
             yield from (str(getattr(value, "__module__", None)), value.__qualname__)
-            if bound is not None and not isinstance(bound, types.ModuleType):
-                yield self.text(bound, f"{where}.__self__")
+            if isinstance(bound, types.ModuleType):
+                return
         else:
             yield from self.of_state(value, where)
+            return
+        if bound is not None:
+            yield self.text(bound, f"{where}.__self__")
 
     def of_state(self, value: Any, where: str) -> Iterator[str]:
         """What pickle would keep."""
@@ -190,8 +188,9 @@ class Walk:
             state = value.__reduce_ex__(4)
         except Exception as e:  # whatever a library raises where there is no state to be had
             raise UserError(
-                f"{where} is {type(value).__module__}.{type(value).__qualname__}, whose state cannot be read ({e}); a "
-                "cache key cannot stand for it: keep plain values there, or make it inside the function"
+                f"{where} is {type(value).__module__}.{type(value).__qualname__}, whose state "
+                f"cannot be read ({e}); a cache key cannot stand for it: keep plain values there, "
+                "or make it inside the function"
             ) from e
         if isinstance(state, str):
             yield from (type(value).__module__, state)
@@ -207,25 +206,22 @@ class Walk:
         number."""
         kind = type(value)
         yield self.text(kind, f"the class of {where}")
-        names = set(getattr(value, "__dict__", ())) | {n for c in kind.__mro__ for n in _slots(c)}
-        # what cached_property keeps is made from the rest, at some time while the object is used
-        names -= {
-            n for c in kind.__mro__ for n, v in vars(c).items() if isinstance(v, cached_property)
-        }
+        names = set(getattr(value, "__dict__", ()))
+        for c in kind.__mro__:
+            names.update(_slots(c))
+        # What cached_property keeps is made from the rest, at some time while the object is used.
+        for c in kind.__mro__:
+            names -= {n for n, v in vars(c).items() if isinstance(v, cached_property)}
         for name in sorted(n for n in names if hasattr(value, n)):
             yield from (name, self.text(getattr(value, name), f"{where}.{name}"))
-        if isinstance(value, dict):
-            yield from self.of_items(value.items(), where)
-        elif isinstance(value, (list, tuple)):
-            yield from (self.text(v, f"{where}[{i}]") for i, v in enumerate(tuple(value)))
-        elif isinstance(value, (set, frozenset)):
-            yield from sorted(self.text(v, f"an element of {where}") for v in value)
+        if isinstance(value, (dict, *_SEQUENCES, *_SETS)):
+            yield from self.of_container(value, where)
         elif base := next((b for b in _PLAIN if isinstance(value, b)), None):
             yield base.__repr__(value)
-        elif not isinstance(value, enum.Enum) and kind.__reduce_ex__ is not object.__reduce_ex__:
-            # of a library's base class, which may not be in the attributes
-            yield from self.of_state(value, where)
-        elif kind.__reduce__ is not object.__reduce__ and not isinstance(value, BaseException):
+        elif (
+            not isinstance(value, enum.Enum) and kind.__reduce_ex__ is not object.__reduce_ex__
+        ) or (kind.__reduce__ is not object.__reduce__ and not isinstance(value, BaseException)):
+            # The state of a library's base class may not be in the attributes.
             yield from self.of_state(value, where)
 
     def of_class(self, kind: type, where: str) -> Iterator[str]:
@@ -239,14 +235,11 @@ class Walk:
         yield self.text(type(kind), f"the metaclass of {where}")
         if fields := vars(kind).get("__dataclass_fields__"):
             for f in fields.values():
-                given = (f.default, f.default_factory, f.init, f.kw_only)
-                yield from (
-                    f.name,
-                    *(self.text(v, f"the field {f.name} of {where}") for v in given),
-                )
-        yield from (
-            f"{n}: {_address_free(t)}" for n, t in vars(kind).get("__annotations__", {}).items()
-        )
+                yield f.name
+                for given in (f.default, f.default_factory, f.init, f.kw_only):
+                    yield self.text(given, f"the field {f.name} of {where}")
+        for name, annotation in vars(kind).get("__annotations__", {}).items():
+            yield f"{name}: {_address_free(annotation)}"
         for name, value in sorted(vars(kind).items()):
             if name not in _NOT_OF_CLASS and not _generated(kind, name, value):
                 yield from (name, self.text(value, f"{where}.{name}"))
@@ -259,35 +252,36 @@ class Walk:
 
     def reach(self, module: str) -> list[str]:
         """The texts of own modules that are reached from one by imports, itself among them."""
-        found: dict[str, str] = {}
+        texts: dict[str, str] = {}
         waiting = [module]
         while waiting:
             name = waiting.pop()
-            file = _file_of(name)
-            if name in found or file is None or not self.own(file, name):
+            file = source_code.file_of(name)
+            if name in texts or file is None or not self.own(file, name):
                 continue
-            found[name], imported = _imports(file, name, Path(file).stat().st_mtime_ns)
+            changed_ns = Path(file).stat().st_mtime_ns
+            texts[name], imported = source_code.imports_of(file, name, changed_ns)
             waiting += imported
-        return [found[n] for n in sorted(found)]
+        return [texts[n] for n in sorted(texts)]
 
     def of_code(self, fn: types.FunctionType, where: str) -> Iterator[str]:
         """A function: its text, what its names stand for, and what it was made with (closure,
         defaults, attributes)."""
         code, file = fn.__code__, fn.__code__.co_filename
         yield fn.__qualname__
-        made = {f"default {i}": d for i, d in enumerate(fn.__defaults__ or ())}
-        made |= {f"default of {n}": d for n, d in (fn.__kwdefaults__ or {}).items()}
-        made |= {n: v for n, v in vars(fn).items()}
+        made_with = {f"default {i}": d for i, d in enumerate(fn.__defaults__ or ())}
+        made_with |= {f"default of {n}": d for n, d in (fn.__kwdefaults__ or {}).items()}
+        made_with |= vars(fn)
         for name, cell in zip(code.co_freevars, fn.__closure__ or (), strict=True):
             with contextlib.suppress(ValueError):  # a cell that nothing was put into
-                made[name] = cell.cell_contents
-        for name, value in sorted(made.items()):
+                made_with[name] = cell.cell_contents
+        for name, value in sorted(made_with.items()):
             yield from (name, self.text(value, f"{where}: {name}"))
         if not self.own(file, fn.__module__):
             yield str(fn.__module__)
             return
-        yield _source(code, fn.__globals__)
-        used = _names(code)
+        yield source_code.text_of(code, fn.__globals__) or _compiled(code)
+        used = source_code.names_in(code)
         values = {n: fn.__globals__[n] for n in used.names if n in fn.__globals__}
         for level, name, parts in used.imports:
             values |= self.imported(level, name, parts, fn.__globals__)
@@ -295,7 +289,7 @@ class Walk:
             yield from (name, self.text(value, f"{where}: {name}"))
             if isinstance(value, types.ModuleType) and self.own_module(value.__name__):
                 yield from self.attributes(value, used.attributes, f"{where}: {name}")
-        # names that are made at run time: all that the module holds
+        # Names may be made at run time: then all that the module holds counts.
         if used.names & _DYNAMIC - set(fn.__globals__):
             yield from self.reach(fn.__module__)
             yield from self.held(fn.__globals__, where)
@@ -306,18 +300,15 @@ class Walk:
         for name in sorted(names & set(vars(module))):
             value = vars(module)[name]
             yield from (name, self.text(value, f"{where}.{name}"))
-            if (
-                isinstance(value, types.ModuleType)
-                and self.own_module(value.__name__)
-                and value is not module
-            ):
-                yield from self.attributes(value, names - {name}, f"{where}.{name}")
+            if isinstance(value, types.ModuleType) and value is not module:
+                if self.own_module(value.__name__):
+                    yield from self.attributes(value, names - {name}, f"{where}.{name}")
 
     def held(self, module: Mapping[str, Any], where: str) -> Iterator[str]:
         """All plain data of a module."""
         for name, value in sorted(module.items()):
             if not name.startswith("__") and isinstance(
-                value, (*_PLAIN, dict, list, tuple, set, frozenset)
+                value, (*_PLAIN, dict, *_SEQUENCES, *_SETS)
             ):
                 yield from (name, self.text(value, f"{where}: {name}"))
 
@@ -325,56 +316,23 @@ class Walk:
         self, level: int, name: str, parts: Sequence[str], module: Mapping[str, Any]
     ) -> dict[str, Any]:
         """What an import within a function gives, of modules of the user's."""
-        full = (
-            importlib.util.resolve_name("." * level + name, module.get("__package__") or "")
-            if level
-            else name
-        )
-        if (file := _file_of(full)) is None or not self.own(file, full):
+        full = name
+        if level:
+            package = module.get("__package__") or ""
+            full = importlib.util.resolve_name("." * level + name, package)
+        if (file := source_code.file_of(full)) is None or not self.own(file, full):
             return {}
         try:
-            found = importlib.import_module(full)
+            imported = importlib.import_module(full)
         except ImportError:  # as the function would be told
             return {}
-        return {
-            full: found,
-            **{f"{full}.{p}": getattr(found, p) for p in parts if hasattr(found, p)},
-        }
-
-
-class Used(NamedTuple):
-    """What stands in a function's code, those within it included."""
-
-    names: set[str]  # global ones
-    attributes: set[str]
-    imports: list[tuple[int, str, tuple[str, ...]]]  # level, module, names
-
-
-def _names(code: types.CodeType) -> Used:
-    used = Used(set(), set(), [])
-    before: list[Any] = [None, None]  # the values of the two instructions before
-    for ins in dis.get_instructions(code):
-        if ins.opname == "EXTENDED_ARG":
-            continue
-        if ins.opname in ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"):
-            used.names.add(ins.argval)
-        elif ins.opname in ("LOAD_ATTR", "LOAD_METHOD", "IMPORT_FROM"):
-            used.attributes.add(ins.argval)
-        elif ins.opname == "IMPORT_NAME":
-            used.imports.append((before[0] or 0, ins.argval, tuple(before[1] or ())))
-        before = [before[1], ins.argval]
-    for const in code.co_consts:
-        if isinstance(const, types.CodeType):  # inner functions, comprehensions, classes
-            inner = _names(const)
-            used.names.update(inner.names)
-            used.attributes.update(inner.attributes)
-            used.imports.extend(inner.imports)
-    return used
+        named = {f"{full}.{p}": getattr(imported, p) for p in parts if hasattr(imported, p)}
+        return {full: imported, **named}
 
 
 def _slots(kind: type) -> list[str]:
     names = vars(kind).get("__slots__", ())
-    names = [names] if isinstance(names, str) else list(names)
+    names = [names] if isinstance(names, str) else names
     private = f"_{kind.__name__.lstrip('_')}"
     return [
         private + n if n.startswith("__") and not n.endswith("__") else n
@@ -387,97 +345,19 @@ def _generated(kind: type, name: str, value: Any) -> bool:
     """Whether a method was written by dataclasses or namedtuple, whose code depends on Python's
     version alone."""
     file = getattr(getattr(value, "__code__", None), "co_filename", "")
-    made = "__dataclass_fields__" in vars(kind) or "_fields" in vars(kind)
-    return made and name.startswith("__") and file.startswith("<")
+    generates = "__dataclass_fields__" in vars(kind) or "_fields" in vars(kind)
+    return generates and name.startswith("__") and file.startswith("<")
 
 
 def _address_free(value: Any) -> str:
     return re.sub(r" at 0x[0-9a-f]+", "", value if isinstance(value, str) else repr(value))
 
 
-def _file_of(module: str) -> str | None:
-    """The source of a module, imported or not; None if it has none, or is no user's. Nothing is
-    imported for it."""
-    if file := getattr(sys.modules.get(module), "__file__", None):
-        return file if file.endswith(".py") and Path(file).is_file() else None
-    top, *rest = module.split(".")
-    try:
-        spec = importlib.util.find_spec(top)
-    except (ImportError, ValueError):
-        return None
-    places = [Path(p) for p in (spec and spec.submodule_search_locations) or ()]
-    if not rest:
-        return spec.origin if spec and spec.origin and spec.origin.endswith(".py") else None
-    inner = [
-        f
-        for p in places
-        for f in (p.joinpath(*rest, "__init__.py"), p.joinpath(*rest).with_suffix(".py"))
-    ]
-    return next((str(f) for f in inner if f.is_file()), None)
-
-
-@functools.lru_cache(maxsize=4096)
-def _imports(file: str, module: str, changed_ns: int) -> tuple[str, list[str]]:
-    """(a module's text, names of what it may import, anywhere in it)."""
-    del changed_ns
-    text = Path(file).read_text(encoding="utf-8")
-    package = module if file.endswith("__init__.py") else module.rpartition(".")[0]
-    found = []
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Import):
-            found += [a.name for a in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            try:
-                base = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
-            except ImportError:
-                continue
-            found += [base, *(f"{base}.{a.name}" for a in node.names)]
-    # whose __init__ runs, too
-    parents = [n.rsplit(".", i)[0] for n in found for i in range(1, n.count(".") + 1)]
-    return text, sorted({*found, *parents})
-
-
-@functools.lru_cache(maxsize=4096)
-def _definitions(text: str) -> dict[int, list[tuple[str, str]]]:
-    """{first line: [(name, text)]} of a module's functions and lambdas."""
-    lines, out = text.splitlines(keepends=True), {}
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
-            out.setdefault(first, []).append(
-                (node.name, "".join(lines[first - 1 : node.end_lineno]))
-            )
-        elif isinstance(node, ast.Lambda):
-            out.setdefault(node.lineno, []).append(("<lambda>", ast.get_source_segment(text, node)))
-    return out
-
-
-def _source(code: types.CodeType, module: Mapping[str, Any]) -> str:
-    """A function's text (of all lambdas that begin in its line); where there is none, what it was
-    compiled to."""
-    linecache.checkcache(code.co_filename)
-    text = "".join(linecache.getlines(code.co_filename, dict(module)))
-    try:
-        found = [
-            t for name, t in _definitions(text).get(code.co_firstlineno, ()) if name == code.co_name
-        ]
-    except SyntaxError:  # it was edited since it was imported
-        found = []
-    return "\n".join(found) or _compiled(code)
-
-
 def _compiled(code: types.CodeType) -> str:
     inner = [_compiled(c) for c in code.co_consts if isinstance(c, types.CodeType)]
-    consts = [c for c in code.co_consts if not isinstance(c, types.CodeType)]
-    return repr(
-        [
-            code.co_code,
-            code.co_names,
-            code.co_varnames,
-            Walk().text(tuple(consts), "a constant"),
-            inner,
-        ]
-    )
+    plain = tuple(c for c in code.co_consts if not isinstance(c, types.CodeType))
+    constants = Walk().text(plain, "a constant")
+    return repr([code.co_code, code.co_names, code.co_varnames, constants, inner])
 
 
 def of_task(spec: TaskSpec) -> str:
@@ -485,30 +365,32 @@ def of_task(spec: TaskSpec) -> str:
     own)."""
     cot = spec.cot or CoT(())
     packages = {package_of(spec.fields), spec.module.partition(".")[0]} - {""}
-    source = (
-        [spec.source.kind, repr(spec.source.split_by_hash)]
-        if isinstance(spec.source, Source)
-        else []
-    )
+    source = []
     try:
         walk = Walk(packages)
         functions = [walk.text(spec.fields, "fields")]
-        if source and spec.source.split_key:
-            functions.append(walk.text(spec.source.split_key, "split_key"))
+        if isinstance(spec.source, Source):
+            source = [spec.source.kind, repr(spec.source.split_by_hash)]
+            if spec.source.split_key:
+                functions.append(walk.text(spec.source.split_key, "split_key"))
     except UserError as e:
         raise UserError(f"task {spec.name!r}: {e}") from e
-    parts = [
-        spec.name, repr(spec.version), repr(spec.options), repr(spec.content),
-        repr([spec.shot_separator, spec.balanced_shots, spec.chat, spec.option_styles, spec.shuffle_options]),
-        repr([spec.templates, spec.heldout_templates, spec.inverted, tuple(cot.templates), tuple(cot.heldout_templates)]),
-        *source, *functions, *([spec.objective] if spec.objective else []),
-    ]  # fmt: skip
-    return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:16]
+    style = [spec.shot_separator, spec.balanced_shots, spec.chat]
+    cot_templates = [tuple(cot.templates), tuple(cot.heldout_templates)]
+    return hashing.digest(
+        spec.name,
+        *map(repr, (spec.version, spec.options, spec.content)),
+        [*style, spec.option_styles, spec.shuffle_options],
+        [spec.templates, spec.heldout_templates, spec.inverted, *cot_templates],
+        *source,
+        *functions,
+        *([spec.objective] if spec.objective else []),
+    )
 
 
-def of_scoring(spec: TaskSpec) -> list:
+def of_scoring(spec: TaskSpec) -> list[Any]:
     """What else a lock takes from a spec: it shapes no rendering, but groups, scores and
     averages."""
-    names = [metrics.name_of(m) for m in spec.metrics]
-    return [spec.name, spec.version, spec.cluster, spec.origin, spec.neighbours, names, spec.primary,
-            sorted(spec.tags.items()), spec.evaluation_only]  # fmt: skip
+    scores = [metrics.name_of(m) for m in spec.metrics]
+    groups = [spec.name, spec.version, spec.cluster, spec.origin, spec.neighbours]
+    return [*groups, scores, spec.primary, sorted(spec.tags.items()), spec.evaluation_only]

@@ -24,6 +24,7 @@ from itx.tasks import (
     names,
     openai_messages,
     registry,
+    resolve,
     sharegpt_messages,
 )
 from itx.tasks.chat import spoken
@@ -428,7 +429,7 @@ def test_chat_tasks_refuse_what_they_cannot_use(monkeypatch):
             templates=[("a", "b")],
         )
     spec = register(monkeypatch)
-    assert registry.supports(spec, names.parse("talk")) and not registry.supports(
+    assert resolve.supports(spec, names.parse("talk")) and not resolve.supports(
         spec, names.parse("talk:fs2")
     )
 

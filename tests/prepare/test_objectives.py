@@ -24,7 +24,7 @@ from itx.data.vocabulary import Vocabulary, with_sentinels, without_sentinels
 from itx.errors import UserError
 from itx.prepare import build, check, evaluation, jobs, objectives, readers, render, vocab
 from itx.prepare.objectives import Room
-from itx.tasks import fingerprint, function, names, registry, text_task
+from itx.tasks import fingerprint, function, names, registry, resolve, text_task
 from itx.tasks.spec import OBJECTIVES
 from tests import samples, text_tasks
 from tests.conftest import REPO, one_device
@@ -334,9 +334,9 @@ def test_text_tasks_refuse_what_they_cannot_use(monkeypatch):
         with pytest.raises(UserError, match=message):
             new(monkeypatch, **rest)
     spec = new(monkeypatch)
-    assert registry.supports(spec, names.parse("x"))
+    assert resolve.supports(spec, names.parse("x"))
     assert not any(
-        registry.supports(spec, names.parse(f"x:{v}")) for v in ("fs2", "cot", "inv", "noopt")
+        resolve.supports(spec, names.parse(f"x:{v}")) for v in ("fs2", "cot", "inv", "noopt")
     )
     assert len({fingerprint.of_task(new(monkeypatch, objective=o)) for o in OBJECTIVES}) == 3
 
@@ -383,7 +383,7 @@ def test_real_documents_lose_nothing(shared):
         len(sp.encode(i.values["text"])) for i in items
     )
     assert counts["read"] == len(found) + sum(n for k, n in counts.items() if k != "read") > 400
-    assert registry.members(registry.MIXTURES["real_mix_replay"]) == {
+    assert resolve.members(registry.MIXTURES["real_mix_replay"]) == {
         "real_mix": 0.95,
         "c4_demo.lm": 0.05,
     }
@@ -418,7 +418,7 @@ def made(vocabularies, tmp_path_factory):
         for c in begun
     ]
     with pytest.MonkeyPatch.context() as patch:
-        weights = registry.members(registry.MIXTURES["replay_encoder_decoder"])
+        weights = resolve.members(registry.MIXTURES["replay_encoder_decoder"])
         patch.setattr(
             build, "_seqio", lambda *_: contextlib.nullcontext(lambda examples: [weights])
         )

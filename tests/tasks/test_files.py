@@ -12,7 +12,7 @@ from itx.data import cache
 from itx.data.vocabulary import Vocabulary
 from itx.errors import UserError
 from itx.prepare import fewshot, readers, render, sources
-from itx.tasks import names, registry
+from itx.tasks import names, registry, resolve
 from itx.tasks.spec import Skip
 from tasks import bbh, files, induction, natural_instructions, p3
 from tests.tasks.wordings import runs
@@ -211,9 +211,9 @@ def test_natural_instructions_errors_and_the_official_split(shared, tmp_path):
     found = natural_instructions.ni_members(str(tmp_path))
     assert [s.evaluation_only for s in found] == [True, False] and len(official) == 119
     mix = registry.MixtureSpec("m", ("ni.*",))
-    assert list(registry.members(mix, str(tmp_path))) == ["ni.task9_own"]
+    assert list(resolve.members(mix, str(tmp_path))) == ["ni.task9_own"]
     with pytest.raises(UserError, match="is for evaluation only"):
-        registry.members(registry.MixtureSpec("m", (found[0].name,)), str(tmp_path))
+        resolve.members(registry.MixtureSpec("m", (found[0].name,)), str(tmp_path))
 
 
 def test_p3_a_task_per_data_set(shared):
@@ -400,7 +400,7 @@ def test_families_name_a_missing_root_folder_or_task(tmp_path, shared):
 
 
 def test_the_mixture_trains_on_no_evaluation_task(shared):
-    members = registry.members(registry.MIXTURES["real_mix"], str(shared))
+    members = resolve.members(registry.MIXTURES["real_mix"], str(shared))
     assert list(members)[:4] == ["alpaca", "dolly", "gsm8k", "gsm8k:cot"]
     families = Counter(m.split(".")[0] for m in list(members)[4:])
     assert families == {"flan_cot": 14, "ni": 123, "p3": 30}

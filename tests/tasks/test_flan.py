@@ -21,7 +21,7 @@ from itx.data import cache
 from itx.errors import UserError
 from itx.eval import metrics
 from itx.prepare import check, fewshot, render, sources
-from itx.tasks import names, registry, templates
+from itx.tasks import names, registry, resolve, templates
 from itx.tasks.spec import Skip, holdout
 from tasks import commonsense, dialog, mixtures, sentiment
 from tasks.from_tfds import FLAN_CLUSTERS, NEIGHBOURS, origins
@@ -205,7 +205,7 @@ def test_a_task_is_rendered_in_every_wording(prepared, name):
 def test_every_task_has_wordings_without_options(prepared):
     for name, spec in SPECS.items():
         variant = names.parse(f"{name}:noopt")
-        assert registry.supports(spec, variant) and registry.supports(
+        assert resolve.supports(spec, variant) and resolve.supports(
             spec, names.parse(f"{name}:fs4:noopt")
         )
         r = render.render(spec, variant, items_of(spec)[0], 0, 0)
@@ -213,7 +213,7 @@ def test_every_task_has_wordings_without_options(prepared):
             s(r.options)[0] in r.prompt for s in templates.OPTION_STYLES.values() if r.options
         )
         variant = names.parse(f"{name}:fs4:opt")
-        if registry.supports(spec, variant):
+        if resolve.supports(spec, variant):
             r = render.render(spec, variant, items_of(spec)[0], 0, 0)
             # letters hide the texts of their options
             shown = [
@@ -225,7 +225,7 @@ def test_every_task_has_wordings_without_options(prepared):
                                   templates=[("{x} {options}", "{answer}")])  # fmt: skip
         with pytest.MonkeyPatch.context() as patch:
             patch.setitem(registry.TASKS, "only_options", only)
-            registry.members(registry.MixtureSpec("m", ("only_options:noopt",)))
+            resolve.members(registry.MixtureSpec("m", ("only_options:noopt",)))
 
 
 def test_options_are_the_builders_labels(prepared):
@@ -333,8 +333,8 @@ def test_labels_without_a_class():
 @pytest.mark.parametrize("cluster", FLAN_CLUSTERS)
 def test_a_held_out_cluster_takes_neighbours_and_kin(cluster):
     zs, fs = (registry.MIXTURES[f"flan_{kind}_no_{cluster}"] for kind in ("zs", "fs"))
-    gone = dict(registry.removed(zs))
-    assert gone == dict(registry.removed(fs))
+    gone = dict(resolve.removed(zs))
+    assert gone == dict(resolve.removed(fs))
     for name, spec in SPECS.items():
         kin = {
             n for n, s in SPECS.items() if s.cluster == cluster and set(s.origin) & set(spec.origin)
@@ -346,32 +346,32 @@ def test_a_held_out_cluster_takes_neighbours_and_kin(cluster):
         elif kin:
             assert re.fullmatch(r"made from (\w+), as is (\w+)", gone.pop(name))[2] in kin
     assert not gone
-    left = set(SPECS) - set(dict(registry.removed(zs)))
-    assert registry.members(zs) == dict.fromkeys(left, 1.0)
-    assert registry.members(fs) == dict.fromkeys([n + v for n in left for v in ("", ":fs4")], 0.5)
+    left = set(SPECS) - set(dict(resolve.removed(zs)))
+    assert resolve.members(zs) == dict.fromkeys(left, 1.0)
+    assert resolve.members(fs) == dict.fromkeys([n + v for n in left for v in ("", ":fs4")], 0.5)
 
 
 def test_kin_are_found_across_clusters_and_collections(shared):
-    gone = dict(registry.removed(registry.MIXTURES["flan_zs_no_nli"]))
+    gone = dict(resolve.removed(registry.MIXTURES["flan_zs_no_nli"]))
     assert (
         gone["squad"] == "made from squad, as is qnli"
         and gone["wsc"] == "made from wsc, as is wnli"
     )
-    gone = dict(registry.removed(registry.MIXTURES["flan_zs_no_sentiment"]))
+    gone = dict(resolve.removed(registry.MIXTURES["flan_zs_no_sentiment"]))
     assert gone["film_critics"] == "made from sst, as is sst2"
-    gone = dict(registry.removed(registry.MIXTURES["flan_zs_no_summarisation"]))
+    gone = dict(resolve.removed(registry.MIXTURES["flan_zs_no_summarisation"]))
     assert gone["record"] == "made from cnn_dailymail, as is cnn_dailymail"
     # the same sets in P3 and Natural Instructions go by the same names
     pool = (*SPECS, "p3.*", "ni.*")
     every = registry.MixtureSpec(
         "x", holdout(clusters=["sentiment", "reading_commonsense"], among=pool)
     )
-    gone = dict(registry.removed(every, str(shared)))
+    gone = dict(resolve.removed(every, str(shared)))
     # P3 uses the names of clusters too
     assert gone["p3.rotten_tomatoes"] == "cluster sentiment is held out"
     assert gone["ni.subtask024_cosmosqa_answer_generation"].startswith("made from cosmosqa, as is ")
     only = registry.MixtureSpec("x", holdout(tasks=["sst2", "piqa", "gigaword"], among=pool))
-    gone = dict(registry.removed(only, str(shared)))
+    gone = dict(resolve.removed(only, str(shared)))
     assert gone["p3.rotten_tomatoes"] == gone["film_critics"] == "made from sst, as is sst2"
     assert gone["p3.gigaword"] == "made from gigaword, as is gigaword"
     assert sum(r == "made from piqa, as is piqa" for r in gone.values()) >= 1
@@ -379,7 +379,7 @@ def test_kin_are_found_across_clusters_and_collections(shared):
 
 def test_the_kinds_of_flan_mixtures():
     assert mixtures.FLAN == list(SPECS)
-    members = {k: registry.members(registry.MIXTURES[f"flan_{k}"]) for k in mixtures.KINDS}
+    members = {k: resolve.members(registry.MIXTURES[f"flan_{k}"]) for k in mixtures.KINDS}
     assert members["zs"] == dict.fromkeys(SPECS, 1.0)
     listing = [
         n for n, s in SPECS.items() if any("options" in templates.slots(t[0]) for t in s.templates)
@@ -389,19 +389,19 @@ def test_the_kinds_of_flan_mixtures():
     assert members["zsnoopt"] == {f"{n}:noopt": 1.0 for n in SPECS}
     assert members["fsopt"] == {f"{n}:fs4:opt": 1.0 for n in listing}
     assert members["fsnoopt"] == {f"{n}:fs4:noopt": 1.0 for n in SPECS}
-    left = {k: registry.left_out(registry.MIXTURES[f"flan_{k}"]) for k in mixtures.KINDS}
+    left = {k: resolve.left_out(registry.MIXTURES[f"flan_{k}"]) for k in mixtures.KINDS}
     assert left["fsopt"] == [
         (n, "it has no wording for :fs4:opt") for n in SPECS if n not in listing
     ]
     assert len(left.pop("zsopt")) == len(left.pop("fsopt")) and not any(left.values())
     mini = registry.MIXTURES["flan_mini"]
-    assert mini.maximum == 3000 and len({SPECS[n].cluster for n in registry.members(mini)}) == 6
+    assert mini.maximum == 3000 and len({SPECS[n].cluster for n in resolve.members(mini)}) == 6
 
 
 def test_flan2022s_shares(shared):
     def shares(name: str) -> dict[str, float]:
         """Of the tasks or mixtures that stand in a mixture."""
-        found = registry.members(registry.MIXTURES[name], str(shared))
+        found = resolve.members(registry.MIXTURES[name], str(shared))
         return {m: w / sum(found.values()) for m, w in found.items()}
 
     assert shares("flan2022") == pytest.approx(

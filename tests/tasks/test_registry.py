@@ -8,7 +8,7 @@ import pytest
 from itx.config import DataConfig, EvalConfig, RunConfig
 from itx.errors import UserError
 from itx.prepare import evaluation, render
-from itx.tasks import names, registry, templates
+from itx.tasks import names, registry, resolve, templates
 from itx.tasks.spec import function, holdout
 from tests import sample_tasks  # noqa: F401  (registers)
 
@@ -169,14 +169,14 @@ def test_wordings_with_and_without_options(monkeypatch):
         k: registry.MixtureSpec("m", names_, {f"fs2:{k}": 1.0}, partial=True)
         for k in ("opt", "noopt")
     }
-    assert registry.members(partial["opt"]) == {"x:fs2:opt": 1.0, "only:fs2:opt": 1.0}
-    assert registry.members(partial["noopt"]) == {"x:fs2:noopt": 1.0, "free:fs2:noopt": 1.0}
-    assert registry.left_out(partial["opt"]) == [("free", "it has no wording for :fs2:opt")]
-    assert registry.left_out(partial["noopt"]) == [("only", "it has no wording for :fs2:noopt")]
+    assert resolve.members(partial["opt"]) == {"x:fs2:opt": 1.0, "only:fs2:opt": 1.0}
+    assert resolve.members(partial["noopt"]) == {"x:fs2:noopt": 1.0, "free:fs2:noopt": 1.0}
+    assert resolve.left_out(partial["opt"]) == [("free", "it has no wording for :fs2:opt")]
+    assert resolve.left_out(partial["noopt"]) == [("only", "it has no wording for :fs2:noopt")]
     whole = registry.MixtureSpec("m", names_, {"zs:opt": 1.0})
-    assert registry.left_out(whole) == []
+    assert resolve.left_out(whole) == []
     with pytest.raises(UserError, match="'free' has none of the variants"):
-        registry.members(whole)
+        resolve.members(whole)
     # a row of held-out wordings only where the variant has some
     config = RunConfig(data=DataConfig(mixture="none"), eval=EvalConfig(instructions=False))
     rows = [r.name for r in evaluation.rows(config, ["x", "x:opt", "x:noopt"])]
@@ -184,7 +184,7 @@ def test_wordings_with_and_without_options(monkeypatch):
 
 
 def test_holding_out_a_task_takes_its_variants():
-    members = registry.members(registry.MIXTURES["sample_held"])
+    members = resolve.members(registry.MIXTURES["sample_held"])
     assert [members[f"sample_first{v}"] for v in ("", ":fs3", ":inv")] == [0.5, 0.25, 0.25]
     assert members["sample_add"] + members["sample_add:fs3"] == pytest.approx(
         1
@@ -194,11 +194,11 @@ def test_holding_out_a_task_takes_its_variants():
 
 def test_holding_out_a_cluster_takes_its_neighbours():
     spec = registry.MIXTURES["sample_no_parity"]
-    assert dict(registry.removed(spec)) == {
+    assert dict(resolve.removed(spec)) == {
         "sample_even": "cluster sample_parity is held out",
         "sample_add": "cluster sample_sum is a neighbour of sample_parity",
     }
-    assert set(registry.members(spec)) == {"sample_first", "sample_last", "sample_second"}
+    assert set(resolve.members(spec)) == {"sample_first", "sample_last", "sample_second"}
 
 
 def test_holding_out_takes_kin_by_origin(monkeypatch):
@@ -208,11 +208,11 @@ def test_holding_out_takes_kin_by_origin(monkeypatch):
     spec = registry.MixtureSpec(
         "kin_mix", holdout(tasks=["kin_a"], among=["kin_a", "kin_b", "kin_c"])
     )
-    assert dict(registry.removed(spec)) == {
+    assert dict(resolve.removed(spec)) == {
         "kin_a": "held out by name",
         "kin_b": "made from sst, as is kin_a",
     }
-    assert set(registry.members(spec)) == {"kin_c"}
+    assert set(resolve.members(spec)) == {"kin_c"}
 
 
 def test_a_wrong_holdout_names_the_nearest():
@@ -220,13 +220,13 @@ def test_a_wrong_holdout_names_the_nearest():
     with pytest.raises(
         UserError, match="unknown cluster 'sample_party'; did you mean 'sample_parity'"
     ):
-        registry.removed(spec)
+        resolve.removed(spec)
 
 
 def test_evaluation_only_tasks_are_refused_in_training(monkeypatch):
     monkeypatch.setitem(registry.TASKS, "exam", make("exam", evaluation_only=True))
     with pytest.raises(UserError, match="evaluation only"):
-        registry.members(registry.MixtureSpec("m", ("exam",)))
+        resolve.members(registry.MixtureSpec("m", ("exam",)))
 
 
 def test_a_family_that_cannot_list_its_tasks_is_one_line(monkeypatch, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 
 from itx.eval.metrics import SCORES
 from itx.prepare import render
-from itx.tasks import names, registry
+from itx.tasks import names, registry, resolve
 from tasks import seeds
 
 NAMES = ["seed_en_fr", "seed_capitals", "seed_train_ru", "seed_train_en"]
@@ -103,4 +103,4 @@ def test_russian_hours():
 
 
 def test_the_mixture_resolves():
-    assert len(registry.members(registry.MIXTURES["seeds"])) == 6
+    assert len(resolve.members(registry.MIXTURES["seeds"])) == 6

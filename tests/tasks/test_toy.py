@@ -12,7 +12,7 @@ import pytest
 
 from itx import hashing
 from itx.prepare import render
-from itx.tasks import names, registry, templates
+from itx.tasks import names, registry, resolve, templates
 from tasks.mixtures import TOY
 from tasks.toy import heldout
 from tests.conftest import REPO
@@ -20,7 +20,7 @@ from tests.tasks import wordings
 from tests.tasks.toy_measure import items, measure, rendered
 
 SPECS = {name: registry.TASKS[name] for name in TOY}
-MEMBERS = registry.members(registry.MIXTURES["toy_train"])
+MEMBERS = resolve.members(registry.MIXTURES["toy_train"])
 TRAINED = {names.parse(m).task for m in MEMBERS}
 HELD = {name: spec for name, spec in SPECS.items() if name not in TRAINED}
 LETTERS = re.compile(r"[^\W\d_]+")
@@ -130,7 +130,7 @@ def test_shared_inputs():
 
 
 def test_held_out():
-    gone = dict(registry.removed(registry.MIXTURES["toy_train"]))
+    gone = dict(resolve.removed(registry.MIXTURES["toy_train"]))
     assert set(gone) == set(HELD) and not {names.parse(m).task for m in MEMBERS} & set(gone)
     assert len(heldout.CLUSTERS) == 2
     neighbours = {

@@ -11,7 +11,7 @@ import pytest
 
 from itx.errors import UserError
 from itx.prepare import render
-from itx.tasks import names, registry
+from itx.tasks import names, registry, resolve
 from tasks import natural_instructions, p3  # noqa: F401  (they register)
 
 
@@ -86,8 +86,8 @@ def test_natural_instructions_needs_no_index(tmp_path, name):
     # only, and said
     assert [s.evaluation_only for s in specs] == [False, True, True, True]
     mix = registry.MixtureSpec("m", ("ni.*",))
-    assert list(registry.members(mix, str(tmp_path))) == [specs[0].name]
-    assert registry.left_out(mix, str(tmp_path)) == [
+    assert list(resolve.members(mix, str(tmp_path))) == [specs[0].name]
+    assert resolve.left_out(mix, str(tmp_path)) == [
         ("ni.*", "3 of its 4 tasks are for evaluation only")
     ]
     found, counts = items(specs[0].name, tmp_path)
@@ -214,7 +214,7 @@ def test_p3_is_read_as_it_is_published(tmp_path, under):
         )
         == 8
     )
-    said = dict(registry.left_out(registry.MixtureSpec("m", ("p3.*",)), str(tmp_path)))
+    said = dict(resolve.left_out(registry.MixtureSpec("m", ("p3.*",)), str(tmp_path)))
     assert said == {"p3.imdb": "not read of it: split unsupervised",
                     "p3.super_glue_wsc_fixed": "not read of it: folders *_score_eval"}  # fmt: skip
 

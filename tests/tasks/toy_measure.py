@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 import tasks.mixtures  # noqa: F401
 from itx import text
 from itx.prepare import render
-from itx.tasks import names, registry
+from itx.tasks import names, registry, resolve
 from itx.tasks.spec import TaskSpec
 from tasks.mixtures import TOY
 
@@ -79,7 +79,7 @@ def seen(spec: TaskSpec, item: render.Item) -> str:
 
 
 def main() -> None:
-    trained = {names.parse(m).task for m in registry.members(registry.MIXTURES["toy_train"])}
+    trained = {names.parse(m).task for m in resolve.members(registry.MIXTURES["toy_train"])}
     print(
         f"{'task':20}{'cluster':15}{'held out':>9}{'prompt':>8}{'target':>8}{'majority':>10}{'neighbour':>11}"
     )
