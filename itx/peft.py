@@ -36,7 +36,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from itx import hashing, storage
-from itx.config import ModelConfig, PeftConfig, setting
+from itx.config import ModelConfig, PeftConfig
+from itx.config_check import setting
 from itx.errors import UserError, did_you_mean
 from itx.models import families
 from itx.models.hf import MATRICES

@@ -12,8 +12,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from itx import config as configs
-from itx import recipe, storage
+from itx import config_check, recipe, storage
 from itx.config import ModelConfig, RunConfig
 from itx.data.vocabulary import FILES, tokenizer_json
 from itx.errors import UserError, did_you_mean
@@ -129,7 +128,7 @@ def load_recipe(
     config, origin = recipe.load(file, overrides, quick)
     if config.model.pretrained and (Path(config.model.pretrained).exists() or not absent):
         config, origin = settle(config, origin)
-        configs.check(config)
+        config_check.check(config)
     return config, origin
 
 

@@ -12,7 +12,8 @@ import sys
 import traceback
 from typing import Any, Literal, get_args, get_origin
 
-from itx.config import RunConfig, as_tuples, check, fields_by_name, flatten, to_dict
+from itx.config import RunConfig, as_tuples, fields_by_name, flatten, to_dict
+from itx.config_check import check
 from itx.errors import UserError, did_you_mean
 
 
@@ -69,26 +70,17 @@ def load(
     return config, origin
 
 
-# what an adapter's settings are of
-METHODS_OF = {
-    **dict.fromkeys(("targets", "rank", "alpha", "rslora", "dora", "dropout"), ("lora",)),
-    "length": ("prefix", "prompt"), "prefix_hidden": ("prefix",), "base_dtype": ("lora", "prefix", "prompt"),
-}  # fmt: skip
-
-
 def _check_used(config: RunConfig, origin: dict[str, str]) -> None:
-    """UserError for a setting of another tuning method than the run's, which would do nothing; a
-    recipe's own are none where the command line chose the method."""
-    said = origin["peft.method"]
-    for leaf, methods in METHODS_OF.items():
-        name = f"peft.{leaf}"
-        typed = (
-            origin[name] == "command line" or origin[name] != "default" and said != "command line"
-        )
-        if typed and config.peft.method not in methods:
+    """UserError for a setting of another tuning method than the run's, which would do nothing. The
+    recipe's own values are passed over where the command line chose the method."""
+    meant = {"command line"} if origin["peft.method"] == "command line" else {*origin.values()}
+    for name, f in fields_by_name().items():
+        methods = f.metadata["methods"]
+        is_set = origin[name] in meant - {"default"}
+        if methods and is_set and config.peft.method not in methods:
             raise UserError(
-                f"{name} is a setting of {' and '.join(methods)}; this run's peft.method={config.peft.method} has none: "
-                f"give --peft.method={methods[0]} too, or leave it out"
+                f"{name} is a setting of {' and '.join(methods)}; this run's peft.method="
+                f"{config.peft.method} has none: give --peft.method={methods[0]} too, or leave it out"
             )
 
 

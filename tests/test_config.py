@@ -10,6 +10,7 @@ import pytest
 from itx import config as configs
 from itx.config import KINDS, RunConfig, fields_by_name, flatten, from_dict, to_dict
 from itx.errors import UserError
+from itx.pretrained import load_recipe
 from itx.recipe import load, override
 
 pytestmark = pytest.mark.smoke
@@ -107,7 +108,7 @@ def test_a_config_survives_its_file():
 def test_shipped_recipes_load(file, quick, tmp_path, monkeypatch):
     file = os.path.abspath(file)
     monkeypatch.chdir(tmp_path)  # where small models are made
-    config, _ = load(file, quick=quick, absent=True)
+    config, _ = load_recipe(file, quick=quick, absent=True)
     assert config.data.mixture
     assert configs.from_dict(to_dict(config)) == config
 

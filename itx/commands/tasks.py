@@ -91,7 +91,7 @@ def tasks_show(args: Namespace) -> tuple[Any, int]:
     return facts, 0
 
 
-def _show_mixture(registry, args: Namespace) -> tuple[Any, int]:
+def _show_mixture(args: Namespace) -> tuple[Any, int]:
     spec = registry.MIXTURES[args.name]
     facts = {"mixture": args.name, "members": resolve.members(spec, args.root),
              "held out": dict(resolve.removed(spec, args.root)),

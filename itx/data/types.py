@@ -9,7 +9,7 @@ import types
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict, get_args, get_origin, get_type_hints, is_typeddict
 
-from itx.config import is_a
+from itx.config_check import is_a
 from itx.errors import UserError, did_you_mean
 
 

@@ -11,7 +11,8 @@ both read, in the older form.
 import dataclasses
 from typing import Any, NamedTuple
 
-from itx.config import ModelConfig, setting
+from itx.config import ModelConfig
+from itx.config_check import setting
 from itx.errors import UserError, did_you_mean
 from itx.models import rope, unsupported
 

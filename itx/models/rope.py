@@ -11,7 +11,7 @@ something that this model does not compute, the key is named.
 
 from typing import Any
 
-from itx.config import setting
+from itx.config_check import setting
 from itx.errors import UserError
 
 FULL, SLIDING = "full_attention", "sliding_attention"

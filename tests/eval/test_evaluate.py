@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from itx import config as configs
-from itx import storage
+from itx import config_check, storage
 from itx.audit import baselines
 from itx.data import cache
 from itx.errors import UserError
@@ -199,7 +198,7 @@ def test_the_limit_is_a_setting_and_a_row_says_how_many_answers_it_cut(small, ca
         in capsys.readouterr().out
     )
     with pytest.raises(UserError, match="eval.limit_factor=0.5: must be at least 1"):
-        configs.check(
+        config_check.check(
             dataclasses.replace(small[1], eval=dataclasses.replace(small[1].eval, limit_factor=0.5))
         )
 

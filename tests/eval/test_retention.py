@@ -17,7 +17,8 @@ from flax import nnx
 from itx import mesh as meshes
 from itx import peft
 from itx.analysis.report import retention_lines
-from itx.config import MeshConfig, PeftConfig, check
+from itx.config import MeshConfig, PeftConfig
+from itx.config_check import check
 from itx.data import lock as locks
 from itx.data.loader import Batches
 from itx.data.vocabulary import Vocabulary
