@@ -79,8 +79,9 @@ def _check_used(config: RunConfig, origin: dict[str, str]) -> None:
         is_set = origin[name] in meant - {"default"}
         if methods and is_set and config.peft.method not in methods:
             raise UserError(
-                f"{name} is a setting of {' and '.join(methods)}; this run's peft.method="
-                f"{config.peft.method} has none: give --peft.method={methods[0]} too, or leave it out"
+                f"{name} is a setting of {' and '.join(methods)}; this run's "
+                f"peft.method={config.peft.method} has none: give --peft.method={methods[0]} too, "
+                "or leave it out"
             )
 
 

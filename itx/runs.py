@@ -11,9 +11,15 @@ from itx import config as configs
 from itx import storage
 from itx.checkpoint import Checkpoints, Damaged
 from itx.data import lock as locks
+from itx.data.types import Lock
 from itx.data.vocabulary import FILES
 from itx.errors import UserError, did_you_mean
 from itx.text import visible
+
+
+def _below(name: str) -> property:
+    """The path of that name in a run folder."""
+    return property(lambda run: run.path / name)
 
 
 @dataclass(frozen=True)
@@ -21,98 +27,51 @@ class RunFolder:
     path: Path
     setting: str = ""  # of an evaluation other than the run's own, e.g. "test-5shots"
 
-    @property
-    def config_json(self) -> Path:
-        """{"file", "overrides", "config", "origin", "versions", "command", "seal", …}"""
-        return self.path / "config.json"
-
-    @property
-    def lock_json(self) -> Path:
-        return self.path / "data.lock.json"
+    # {"file", "overrides", "config", "origin", "versions", "command", "seal", …}
+    config_json = _below("config.json")
+    lock_json = _below("data.lock.json")  # itx/data/types.py, Lock
+    # the chat template of trained conversations, where a Hugging Face tokenizer reads it
+    chat_template = _below("vocab/chat_template.jinja")
+    # config.json and generation_config.json of the Hugging Face folder that the run began from
+    pretrained = _below("pretrained")
+    metrics_jsonl = _below("metrics.jsonl")  # itx/log.py
+    tensorboard = _below("tensorboard")
+    checkpoints = _below("checkpoints")  # itx/checkpoint.py
+    audit_json = _below("audit.json")  # itx/audit/audit.py
+    test_log = _below("eval/test_looks.jsonl")  # one line per look at the test split
+    # loss on fixed training examples per task, before and after tuning
+    fixed_json = _below("eval/fixed_examples.json")
+    retention_json = _below("eval/retention.json")  # bits per byte of plain text, before and after
+    report_json = _below("report.json")
+    report_html = _below("report.html")
+    report_png = _below("report.png")
 
     @property
     def vocab_model(self) -> Path:
-        """The vocabulary's file, of whichever kind; beside it what else its tokenizer consists
-        of."""
-        folder = self.path / "vocab"
-        return next(
-            (f for n in FILES if (f := folder / n).is_file()), folder / "sentencepiece.model"
-        )
-
-    @property
-    def chat_template(self) -> Path:
-        """How conversations were written, where any were trained on; a Hugging Face tokenizer reads
-        it there."""
-        return self.path / "vocab" / "chat_template.jinja"
-
-    @property
-    def pretrained(self) -> Path:
-        """config.json and generation_config.json of the Hugging Face folder that the run began
-        from."""
-        return self.path / "pretrained"
-
-    @property
-    def metrics_jsonl(self) -> Path:
-        return self.path / "metrics.jsonl"
-
-    @property
-    def tensorboard(self) -> Path:
-        return self.path / "tensorboard"
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
+        """The vocabulary's file, of whichever kind, beside the other files of its tokenizer."""
+        files = [self.path / "vocab" / name for name in FILES]
+        return next((f for f in files if f.is_file()), files[FILES.index("sentencepiece.model")])
 
     def steps(self) -> list[int]:
-        """Of the checkpoints, sound or not."""
+        """The steps of the checkpoints, sound or not."""
         return storage.checkpoint_steps(self.checkpoints)
 
     def is_begun(self) -> bool:
         """Whether this is a run folder, even one that lost its config.json."""
         return self.config_json.is_file() or bool(self.steps())
 
-    @property
-    def audit_json(self) -> Path:
-        return self.path / "audit.json"
-
-    def eval_dir(self, step: int) -> Path:
-        """scores.json, predictions/<row>.jsonl; in a folder below it those of another setting."""
+    def eval_dir(self, step: int | str) -> Path:
+        """The folder of scores.json and predictions/<row>.jsonl; another `setting` than the run's
+        own has one below it."""
         return self.path / "eval" / str(step) / self.setting
 
-    def scores_json(self, step: int) -> Path:
+    def scores_json(self, step: int | str) -> Path:
         return self.eval_dir(step) / "scores.json"
-
-    @property
-    def test_log(self) -> Path:
-        """One line per look at the test split."""
-        return self.path / "eval" / "test_looks.jsonl"
-
-    @property
-    def fixed_json(self) -> Path:
-        """Loss on fixed training examples per task, before and after."""
-        return self.path / "eval" / "fixed_examples.json"
-
-    @property
-    def retention_json(self) -> Path:
-        """Bits per byte of plain text, before and after."""
-        return self.path / "eval" / "retention.json"
-
-    @property
-    def report_json(self) -> Path:
-        return self.path / "report.json"
-
-    @property
-    def report_html(self) -> Path:
-        return self.path / "report.html"
-
-    @property
-    def report_png(self) -> Path:
-        return self.path / "report.png"
 
 
 def read_config(run: RunFolder) -> dict:
-    """What config.json of a run folder holds; where it is lost or damaged, what a checkpoint keeps
-    of it."""
+    """What config.json of a run folder holds, or a checkpoint's copy where it is lost or
+    damaged."""
     try:
         return stored_config(run)
     except UserError as e:
@@ -135,9 +94,9 @@ def stored_config(run: RunFolder) -> dict:
     return held
 
 
-def read_lock(run: RunFolder) -> dict:
-    """What data.lock.json of a run folder holds; where it is lost or damaged, what a checkpoint
-    keeps of it."""
+def read_lock(run: RunFolder) -> Lock:
+    """What data.lock.json of a run folder holds, or a checkpoint's copy where it is lost or
+    damaged."""
     try:
         return locks.read(run.lock_json)
     except UserError as e:
@@ -145,8 +104,8 @@ def read_lock(run: RunFolder) -> dict:
 
 
 def _from_checkpoint(run: RunFolder, key: str, error: UserError) -> dict:
-    """What the newest sound checkpoint keeps in its meta under `key`, which is said; `error` where
-    none does."""
+    """What the newest sound checkpoint keeps in its meta under `key`, with a line that says so;
+    `error` is raised where none does."""
     if not run.steps():
         raise error
     with Checkpoints(run.checkpoints, read_only=True) as checkpoints:
@@ -160,7 +119,7 @@ def _from_checkpoint(run: RunFolder, key: str, error: UserError) -> dict:
 
 @functools.cache
 def _say_once(line: str) -> None:
-    """A command may read a file in several places."""
+    """Print a line to stderr, once a process: a command may read a file in several places."""
     print(f"itx: {visible(line)}", file=sys.stderr)
 
 
@@ -173,15 +132,11 @@ def default_run(config_file: str, quick: bool) -> Path:
 
 
 def open_run(path: str) -> RunFolder:
-    """An existing run folder; UserError where it is none."""
+    """An existing run folder; UserError where the path is none."""
     run = RunFolder(Path(path))
     if not run.is_begun():
         parent = run.path.parent if run.path.parent.is_dir() else Path("runs")
-        others = (
-            [str(p) for p in parent.iterdir() if (p / "config.json").is_file()]
-            if parent.is_dir()
-            else []
-        )
+        others = [str(f.parent) for f in parent.glob("*/config.json") if f.is_file()]
         raise UserError(
             f"{path} is not a run folder (no config.json there)" + did_you_mean(str(path), others)
         )
@@ -197,6 +152,9 @@ def chosen_step(run: RunFolder, given: int | None) -> int:
         return steps[-1]
     if given and given not in steps:
         near = sorted(sorted([0, *steps], key=lambda step: abs(step - given))[:3])
-        raise UserError(f"--step {given}: {run.path} has no checkpoint of that step; the nearest: "
-                        + ", ".join(f"{step} (before tuning)" if step == 0 else str(step) for step in near))  # fmt: skip
+        names = [f"{step} (before tuning)" if step == 0 else str(step) for step in near]
+        raise UserError(
+            f"--step {given}: {run.path} has no checkpoint of that step; the nearest: "
+            + ", ".join(names)
+        )
     return given

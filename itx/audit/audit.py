@@ -27,8 +27,8 @@ from itx import storage
 from itx.audit import baselines, said
 from itx.config import RunConfig
 from itx.data import cache, packing
-from itx.data.loader import Batches, targets
-from itx.data.lock import LockedData
+from itx.data.loader import Batches
+from itx.data.lock import LockedData, loss_tokens
 from itx.data.order import Order
 from itx.eval import metrics, tables
 from itx.leaks import contamination
@@ -295,7 +295,7 @@ def proposal(lock: dict, data: LockedData) -> dict:
 
 def task_facts(task: dict, records: cache.Records, usable: np.ndarray, architecture: str) -> dict:
     """One task's records and lengths, of its first rendering."""
-    target = targets(records, architecture)[usable]
+    target = loss_tokens(records, architecture)[usable]
     before = (
         records.lengths[usable, 0]
         - records.lengths[usable, 4 if architecture == "encoder_decoder" else 2]
@@ -407,7 +407,7 @@ def target_counts(records: cache.Records, usable: np.ndarray, lock: dict) -> np.
         trained &= np.isin(np.arange(len(of)), ends - 1)
     found = np.flatnonzero(trained & np.isin(of, usable))
     lengths = records.piece_lengths[found]
-    size = targets(records, lock["architecture"])[of[found]]
+    size = loss_tokens(records, lock["architecture"])[of[found]]
     weight = 1.0 / size if lock["weighting"] == "example" else np.ones(len(lengths))
     starts = records.piece_starts[found]
     places = np.repeat(starts - (np.cumsum(lengths) - lengths), lengths) + np.arange(lengths.sum())

@@ -27,13 +27,14 @@ import numpy as np
 from itx.data.cache import Records
 from itx.data.lock import LockedData
 from itx.data.order import Order
+from itx.data.types import Lock
 from itx.errors import UserError
 
 
 class Batch(TypedDict):
-    """int32 [b, l] except decoder_loss_weights float32; b rows, l = sequence or target length;
-    loss_positions [b, t], t the least of the lock's `loss_positions` that holds those of every row
-    of the step."""
+    """Arrays of b packed rows: int32 [b, l], decoder_loss_weights float32, with l the sequence or
+    target length; loss_positions int32 [b, t], with t the smallest of the lock's `loss_positions`
+    that holds what every row of the step has."""
 
     decoder_input_tokens: np.ndarray
     decoder_target_tokens: np.ndarray
@@ -48,36 +49,34 @@ class Batch(TypedDict):
     encoder_positions: NotRequired[np.ndarray]
 
 
-def targets(records: Records, architecture: str) -> np.ndarray:
-    """Tokens [n] under the loss of each record, EOS included."""
-    _, _, trained, pieces, last = records.lengths.T
-    return last + 1 if architecture == "encoder_decoder" else trained + pieces
-
-
 class Places:
-    """Segments of `lengths` [n], count[b] of them in row b, in rows of `width` that end in
-    padding."""
+    """Where the tokens of segments stand in b packed rows.
+
+    Args:
+        lengths: int [n], tokens of each segment.
+        count: int [b], segments of each row.
+        width: tokens of a row; padding fills what its segments leave.
+    """
 
     def __init__(self, lengths: np.ndarray, count: np.ndarray, width: int):
-        self.last = count.cumsum()
-        used = np.add.reduceat(lengths, self.last - count)
+        self.row_ends = count.cumsum()  # int [b], in segments
+        used = np.add.reduceat(lengths, self.row_ends - count)
         self.filled = np.arange(width) < used[:, None]  # bool [b, width]
-        # [n + b], the padding a segment of its own
-        self.lengths = np.insert(lengths, self.last, width - used)
-        self.first = self.lengths.cumsum() - self.lengths
-        number = np.arange(1, len(lengths) + 1) - np.repeat(self.last - count, count)
+        # int [n + b]: each row's padding counts as a segment of its own
+        self.lengths = np.insert(lengths, self.row_ends, width - used)
+        self.first = self.lengths.cumsum() - self.lengths  # place of each segment's first token
+        number = np.arange(1, len(lengths) + 1) - np.repeat(self.row_ends - count, count)
         self.segment_ids = self.spread(number)
-        self.positions = np.arange(self.filled.size, dtype=np.int32).reshape(self.filled.shape)
-        self.positions -= np.repeat(self.first.astype(np.int32), self.lengths).reshape(
-            self.filled.shape
-        )
-        self.positions *= self.filled
+        places = np.arange(self.filled.size, dtype=np.int32).reshape(self.filled.shape)
+        self.positions = (places - self._repeated(self.first)) * self.filled
+
+    def _repeated(self, values: np.ndarray) -> np.ndarray:
+        """int32 [b, width] of values int [n + b]."""
+        return np.repeat(values.astype(np.int32), self.lengths).reshape(self.filled.shape)
 
     def spread(self, values: np.ndarray, padding: int = 0) -> np.ndarray:
         """int32 [b, width]: each segment's value at its tokens."""
-        return np.repeat(
-            np.insert(values, self.last, padding).astype(np.int32), self.lengths
-        ).reshape(self.filled.shape)
+        return self._repeated(np.insert(values, self.row_ends, padding))
 
     def put(self, values: np.ndarray, dtype: type = np.int32) -> np.ndarray:
         """[b, width]: the tokens' own values."""
@@ -88,20 +87,18 @@ class Places:
     def shifted(self, tokens: np.ndarray, bos_id: int) -> np.ndarray:
         """int32 [b, width]: the token before, BOS before each segment's first."""
         out = np.empty_like(tokens)
-        out.reshape(-1)[1:] = tokens.reshape(-1)[:-1]
-        first = np.insert(np.full(len(self.first) - len(self.last), bos_id), self.last, 0)
-        there = self.lengths > 0
-        out.reshape(-1)[self.first[there]] = first[there]
+        flat = out.reshape(-1)
+        flat[1:] = tokens.reshape(-1)[:-1]
+        bos = np.insert(np.full(len(self.first) - len(self.row_ends), bos_id), self.row_ends, 0)
+        is_there = self.lengths > 0
+        flat[self.first[is_there]] = bos[is_there]
         return out
 
 
-def _insert(ids: np.ndarray, ends: np.ndarray, eos: int) -> np.ndarray:
-    """`ids` with an EOS before each of the places `ends`, which rise."""
-    out = np.full(len(ids) + len(ends), eos, ids.dtype)
-    rest = np.ones(len(out), bool)
-    rest[ends + np.arange(len(ends))] = False
-    out[rest] = ids
-    return out
+def _end_to_end(parts: Sequence[np.ndarray], starts: np.ndarray) -> np.ndarray:
+    """Several folders' starts [n + 1] as those of one, each shifted to where its folder begins."""
+    shifted = [x[:-1] + start for x, start in zip(parts, starts, strict=False)]
+    return np.concatenate([*shifted, starts[-1:]])
 
 
 class Index:
@@ -111,54 +108,56 @@ class Index:
     folder f = first_folder[task] + rendering; record number = first_record[f] + record.
     pieces [records + 1]: record i holds pieces pieces[i]:pieces[i + 1]; starts [pieces + 1]: their
     first tokens; trained [pieces]; heads [records]: the piece at which the prompt has ended, which
-    for encoder-decoders (`both`) is the last one and else the first trained one. Tokens stay in
-    their mapped shards: `tokens` copies out what a batch needs.
+    is the last one for encoder-decoders and else the first trained one. Tokens stay in their mapped
+    shards: `tokens` copies out what a batch needs.
     """
 
-    def __init__(self, records: list[list[Records]], both: bool):
-        self.both = both
-        flat = [r for of_task in records for r in of_task]
-        ends = [np.cumsum([0, *counts]) for counts in zip(*((len(r), len(r.piece_lengths), r.num_tokens) for r in flat),
-                                                          strict=True)]  # fmt: skip
-        self.first_folder = np.cumsum([0, *(len(of_task) for of_task in records)])
-        self.first_record, first_piece, first_token = ends
-        self.pieces = np.concatenate([*(r.record_pieces[:-1] + p for r, p in zip(flat, first_piece, strict=False)),
-                                      first_piece[-1:]])  # fmt: skip
-        self.starts = np.concatenate([*(r.piece_starts[:-1] + t for r, t in zip(flat, first_token, strict=False)),
-                                      first_token[-1:]])  # fmt: skip
-        self.trained = np.concatenate([r.piece_trained for r in flat])
-        places = np.flatnonzero(self.trained)
-        self.heads = (
-            self.pieces[1:] - 1 if both else places[np.searchsorted(places, self.pieces[:-1])]
-        )
-        self.shards = [shard for r in flat for shard in r.shards]
-        self.first_token = np.cumsum([0, *map(len, self.shards)])
+    def __init__(self, records: list[list[Records]], encoder_decoder: bool):
+        self.encoder_decoder = encoder_decoder
+        folders = [r for of_task in records for r in of_task]
+        self.first_folder = np.cumsum([0, *map(len, records)])
+        self.first_record = np.cumsum([0, *map(len, folders)])
+        first_piece = np.cumsum([0, *(len(r.piece_lengths) for r in folders)])
+        first_token = np.cumsum([0, *(r.num_tokens for r in folders)])
+        self.pieces = _end_to_end([r.record_pieces for r in folders], first_piece)
+        self.starts = _end_to_end([r.piece_starts for r in folders], first_token)
+        self.trained = np.concatenate([r.piece_trained for r in folders])
+        if encoder_decoder:
+            self.heads = self.pieces[1:] - 1
+        else:
+            places = np.flatnonzero(self.trained)
+            self.heads = places[np.searchsorted(places, self.pieces[:-1])]
+        self.shards = [shard for r in folders for shard in r.shards]
+        self.first_token = np.cumsum([0, *map(len, self.shards)])  # of each shard
 
     def tokens(self, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
         """The tokens start[i]:stop[i], which are one record's, for all i end to end."""
         shard = np.searchsorted(self.first_token[1:-1], start, "right")
         before = self.first_token[shard]
-        ranges = zip(
-            shard.tolist(), (start - before).tolist(), (stop - before).tolist(), strict=True
+        ranges = (shard, start - before, stop - before)
+        return np.concatenate(
+            [self.shards[i][a:b] for i, a, b in zip(*map(np.ndarray.tolist, ranges), strict=True)]
         )
-        return np.concatenate([self.shards[i][a:b] for i, a, b in ranges])
 
 
 class Batches:
     """`batch(t)` is the batch of step t, `iterate(start, stop)` the same in order, read ahead."""
 
-    def __init__(self, lock: dict, cache_dir: str | Path):
+    def __init__(self, lock: Lock, cache_dir: str | Path):
         self.lock = lock
         self.data = LockedData(lock, cache_dir)
         self.order = Order(lock, self.data.usable, self.data.sizes)
         self.index = Index(self.data.records, lock["architecture"] == "encoder_decoder")
         # of a target token under `task` weighting: one over the task's mean target, so that a
         # task's share of the loss is its rate in the mixture, however long its targets are
-        several = lock["renderings"]
-        self.weights = np.array([
-            sum(map(len, u[:several])) / float(sum(of[kept, 1].sum() for of, kept in zip(s, u[:several], strict=False)))
-            for u, s in zip(self.data.usable, self.data.sizes, strict=True)
-        ])  # fmt: skip
+        self.weights = np.array(list(map(self._mean_weight, self.data.usable, self.data.sizes)))
+
+    def _mean_weight(self, usable: list[np.ndarray], sizes: list[np.ndarray]) -> float:
+        """One over the mean target, in tokens, of a task's usable records."""
+        renderings = self.lock["renderings"]
+        usable = usable[:renderings]
+        tokens = sum(size[u, 1].sum() for size, u in zip(sizes, usable, strict=False))
+        return sum(map(len, usable)) / float(tokens)
 
     def segment(
         self, task: int, record: int, rendering: int
@@ -175,8 +174,8 @@ class Batches:
         return before, ids[prompt:], parts["weights"][prompt:]
 
     def rows(self, numbers: list[int], cap: int | None = None) -> Batch:
-        """The given rows of the training data as one batch; `cap` is how many loss positions it has
-        (default: as few as the lock has for them)."""
+        """The packed rows of these numbers as one batch; `cap` is how many loss positions it has
+        (default: the smallest of the lock's that holds them)."""
         segments, count = self.order.rows(numbers)
         lock, parts, out = self.lock, self._parts(segments), {}
         width = lock["sequence_length"]
@@ -187,32 +186,28 @@ class Batches:
             width = lock["target_length"]
         at = Places(parts["decoder_lengths"], count, width)
         tokens, weights = at.put(parts["decoder"]), at.put(parts["weights"], np.float32)
-        seen, positions = at.segment_ids, at.positions
+        segment_ids, positions = at.segment_ids, at.positions
         if lock["bos_id"] < 0:
             # without BOS nothing foretells a segment's first token: its place takes part in nothing
             first = (positions == 0) & at.filled
-            seen, positions, weights[first] = (
-                np.where(first, 0, seen),
-                np.maximum(positions - 1, 0),
-                0,
-            )
-        out |= {
-            "decoder_input_tokens": at.shifted(tokens, max(lock["bos_id"], 0)), "decoder_target_tokens": tokens,
-            "decoder_loss_weights": weights, "decoder_segment_ids": seen, "decoder_positions": positions,
-            "task_ids": at.spread(segments[:, 0]),
-        }  # fmt: skip
+            segment_ids = np.where(first, 0, segment_ids)
+            positions = np.maximum(positions - 1, 0)
+            weights[first] = 0
+        out["decoder_input_tokens"] = at.shifted(tokens, max(lock["bos_id"], 0))
+        out["decoder_target_tokens"], out["decoder_loss_weights"] = tokens, weights
+        out["decoder_segment_ids"], out["decoder_positions"] = segment_ids, positions
+        out["task_ids"] = at.spread(segments[:, 0])
         if lock["prefix_lm"] and "encoder" not in parts:
             # BOS and prompt stand one place later as inputs
-            out["decoder_causal_attention"] = (
-                at.positions <= at.spread(parts["prompt"], -1)
-            ).astype(np.int32)
-        out["loss_positions"] = np.full(
-            (len(numbers), cap or self.order.cap(numbers)), -1, np.int32
-        )
-        place = np.flatnonzero(weights > 0)
-        ends = np.searchsorted(place, np.arange(len(numbers) + 1) * width)
+            in_prompt = at.positions <= at.spread(parts["prompt"], -1)
+            out["decoder_causal_attention"] = in_prompt.astype(np.int32)
+        cap = cap or self.order.cap(numbers)
+        out["loss_positions"] = np.full((len(numbers), cap), -1, np.int32)
+        places = np.flatnonzero(weights > 0)
+        row_starts = np.arange(len(numbers) + 1) * width
+        ends = np.searchsorted(places, row_starts)
         for b, positions in enumerate(out["loss_positions"]):
-            positions[: ends[b + 1] - ends[b]] = place[ends[b] : ends[b + 1]] - b * width
+            positions[: ends[b + 1] - ends[b]] = places[ends[b] : ends[b + 1]] - row_starts[b]
         return out
 
     def _parts(self, segments: np.ndarray) -> dict[str, np.ndarray]:
@@ -222,48 +217,52 @@ class Batches:
         many of them come before what is trained (0 for encoder-decoder); encoder [tokens],
         encoder_lengths [n] for encoder-decoder.
         """
-        lock, at = self.lock, self.index
+        lock, index = self.lock, self.index
         task, record, rendering = segments.T
-        number = at.first_record[at.first_folder[task] + rendering] + record
-        head, end = at.heads[number], at.pieces[number + 1]
+        number = index.first_record[index.first_folder[task] + rendering] + record
+        head, end = index.heads[number], index.pieces[number + 1]
         size, target = self.order.size(task, record, rendering).T  # as the lock cuts them
-        pieces = end - head  # of each segment, behind its prompt
+        # pieces behind the prompt, those of all segments end to end
+        pieces = end - head
         first = pieces.cumsum() - pieces
         piece = np.arange(first[-1] + pieces[-1]) + np.repeat(head - first, pieces)
-        length, trained, ends = (
-            at.starts[piece + 1] - at.starts[piece],
-            at.trained[piece],
-            at.trained[piece],
-        )
-        # of the last target: its EOS, then tokens
+        length = index.starts[piece + 1] - index.starts[piece]
+        trained = index.trained[piece]
+        has_eos = trained.copy()
+        # what the last target loses: its EOS, then tokens
         lost = np.add.reduceat((length + 1) * trained, first) - target
-        length[first + pieces - 1] -= np.maximum(lost - 1, 0)
-        ends[first + pieces - 1] = lost == 0  # which pieces EOS stands behind
-        rest, body = np.add.reduceat(length + ends, first), np.add.reduceat(length, first)
-        kept = size - (1 if at.both else rest)  # of the prompt
-        begin, start = at.starts[at.pieces[number]], at.starts[head]
+        last = first + pieces - 1
+        length[last] -= np.maximum(lost - 1, 0)
+        has_eos[last] = lost == 0
+        rest, body = np.add.reduceat(length + has_eos, first), np.add.reduceat(length, first)
+        kept = size - (1 if index.encoder_decoder else rest)  # tokens of the prompt
+        begin, start = index.starts[index.pieces[number]], index.starts[head]
         low = begin if lock["too_long"] == "cut_right" else start - kept
-        out = {"prompt": np.zeros_like(kept) if at.both else kept}
-        if at.both:
-            out["encoder"] = _insert(at.tokens(low, low + kept), kept.cumsum(), lock["eos_id"])
+        prompt = np.zeros_like(kept) if index.encoder_decoder else kept
+        out = {"prompt": prompt}
+        if index.encoder_decoder:
+            ids = index.tokens(low, low + kept)
+            out["encoder"] = np.insert(ids, kept.cumsum(), lock["eos_id"])
             out["encoder_lengths"] = kept + 1
-            tokens = at.tokens(start, start + body)
-        elif lock["too_long"] == "cut_right":
-            between = [np.stack(x, 1).ravel() for x in ((low, start), (low + kept, start + body))]
-            tokens = at.tokens(*between)
+            tokens = index.tokens(start, start + body)
+        elif lock["too_long"] == "cut_right":  # a gap may lie between prompt and target
+            ranges = ((low, start), (low + kept, start + body))
+            tokens = index.tokens(*(np.stack(x, 1).ravel() for x in ranges))
         else:
-            tokens = at.tokens(low, start + body)
-        length, trained, ends = (np.insert(x, first, y) for x, y in
-                                 ((length, out["prompt"]), (trained, False), (ends, False)))  # fmt: skip
-        out["decoder"] = _insert(tokens, length.cumsum()[ends], lock["eos_id"])
-        out["decoder_lengths"] = rest + out["prompt"]
+            tokens = index.tokens(low, start + body)
+        # from here on each prompt is a piece as well, before the others of its segment
+        length = np.insert(length, first, prompt)
+        trained, has_eos = np.insert(trained, first, False), np.insert(has_eos, first, False)
+        out["decoder"] = np.insert(tokens, length.cumsum()[has_eos], lock["eos_id"])
+        out["decoder_lengths"] = rest + prompt
         if lock["weighting"] == "example":
             weight = 1.0 / target
+        elif lock["weighting"] == "task":
+            weight = self.weights[task]
         else:
-            weight = self.weights[task] if lock["weighting"] == "task" else np.ones(len(segments))
-        out["weights"] = np.repeat(
-            (np.repeat(weight, pieces + 1) * trained).astype(np.float32), length + ends
-        )
+            weight = np.ones(len(segments))
+        of_piece = np.repeat(weight, pieces + 1) * trained
+        out["weights"] = np.repeat(of_piece.astype(np.float32), length + has_eos)
         return out
 
     def batch(self, step: int, rows: Sequence[int] | None = None) -> Batch:
@@ -272,10 +271,8 @@ class Batches:
         if step < 0:
             raise UserError(f"step {step}: steps count from 0")
         numbers = range(step * size, (step + 1) * size)
-        return self.rows(
-            [numbers[int(r)] for r in (range(size) if rows is None else rows)],
-            self.order.cap(numbers),
-        )
+        chosen = [numbers[int(r)] for r in (range(size) if rows is None else rows)]
+        return self.rows(chosen, self.order.cap(numbers))
 
     def __len__(self) -> int:
         return 1 << 40  # no last step

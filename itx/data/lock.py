@@ -59,6 +59,11 @@ def sizes(lengths: np.ndarray, architecture: str) -> np.ndarray:
     return np.stack([total + pieces, trained + pieces, total - first + pieces, last], 1)
 
 
+def loss_tokens(records: cache.Records, architecture: str) -> np.ndarray:
+    """int [n]: tokens under the loss of each record, EOS included."""
+    return sizes(records.lengths, architecture)[:, 1]
+
+
 def lost(size: np.ndarray, lock: dict) -> np.ndarray:
     """int [n, 2]: tokens that prompt and target must lose for records of `sizes` to fit a row. The
     prompt gives way first, down to a token."""

@@ -14,6 +14,7 @@ from functools import cached_property
 
 import numpy as np
 
+from itx.data.order import mixed
 from itx.text import UNSPACED
 
 FIELD = "\x01"  # between fields, which no run crosses
@@ -23,14 +24,6 @@ _EDGES = np.array(
     sorted(e for p in re.findall(".-.|.", UNSPACED) for e in (ord(p[0]), ord(p[-1]) + 1)), np.uint32
 )
 _TABLE_BITS = 22  # a table of 4 MB says of most runs at once that they are not looked for
-
-
-def mixed(values: np.ndarray) -> np.ndarray:
-    """splitmix64's last steps: every bit depends on every bit."""
-    v = values.astype(np.uint64)
-    v = (v ^ (v >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    v = (v ^ (v >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return v ^ (v >> np.uint64(31))
 
 
 @functools.lru_cache(maxsize=2)
@@ -100,11 +93,6 @@ class Letters:
     def word_ends(self) -> np.ndarray:
         """bool [n + 1], whether a word ends before this place."""
         return np.append(self.word, True) | np.append(self._new_field, True)
-
-    @cached_property
-    def segment_ends(self) -> np.ndarray:
-        """bool [n + 1], whether a segment ends before this place."""
-        return np.append(self.segment, True)
 
     @cached_property
     def _new_field(self) -> np.ndarray:

@@ -215,7 +215,7 @@ def test_shards_part_no_record_and_change_no_batch(tmp_path, shard_bytes, shards
     whole = cache.Records(tmp_path / "t0")
     want = [[(ids.tolist(), trained) for ids, trained in whole[i]] for i in range(len(whole))]
     columns = cache.Columns.of(want, list(range(40)), [0] * 40, 1000)
-    cache.write(tmp_path / "cut", columns, {"templates": ["t0"]}, [], shard_bytes=shard_bytes)
+    cache.write(tmp_path / "cut", columns, {"templates": ["t0"]}, [], max_shard_bytes=shard_bytes)
     cut = cache.Records(tmp_path / "cut")
     assert [[(ids.tolist(), trained) for ids, trained in cut[i]] for i in range(len(cut))] == want
     if shards is None:
