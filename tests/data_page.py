@@ -17,7 +17,7 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from itx.audit.audit import accounts, reasons
+from itx.audit.sentences import accounts, reasons
 from tests import leak_table
 from tests.conftest import REPO
 

@@ -7,7 +7,7 @@ import html
 from typing import Any
 
 from itx.analysis import look, words
-from itx.audit import audit as audits
+from itx.audit import sentences
 from itx.eval import metrics
 from itx.eval.summary import RANKINGS
 from itx.eval.tables import percent, shown
@@ -321,11 +321,11 @@ def _audit(found: dict) -> str:
         return f"{s['median']:.0f}/{s['p95']:.0f}/{s['max']}"
 
     rows = [[n, f["cluster"], f"{f['read']:,}", f"{f['kept']:,}", f"{f['used']:,}" if "used" in f else "",
-             audits.reasons(f["skipped"]), f["templates"],
+             sentences.reasons(f["skipped"]), f["templates"],
              f"{f['effective_epochs']:.2f}", f"{f['rate']:.1%}", f"{f['input_share']:.1%}", f"{f['target_share']:.1%}",
              spread(f["input_length"]), spread(f["target_length"])] for n, f in audit["tasks"].items()]  # fmt: skip
     text += table(head, rows, {2, 3, 4, 6, 7, 8, 9, 10, 11, 12})
-    text += f"<p>{esc(audits.accounts(audit))}</p>"
+    text += f"<p>{esc(sentences.accounts(audit))}</p>"
     return text + _leaks(audit) + _easy(audit) + _notes(audit)
 
 

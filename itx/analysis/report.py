@@ -12,7 +12,7 @@ from typing import Any
 
 from itx import health, storage
 from itx.analysis import page, plots, words
-from itx.audit.audit import accounts
+from itx.audit.sentences import accounts
 from itx.checkpoint import skips
 from itx.config import RunConfig, flatten, to_dict
 from itx.errors import UserError

@@ -2,29 +2,68 @@
 """What answers without a model score: the commonest training answer, and the nearest training
 neighbour's.
 
-A task where either scores above 0.5 (corrected for the number of options) is easy: a model that
-does well on it has not shown that it follows the instruction.
+A task where either scores above MIN_EASY_SCORE (corrected for the number of options) is easy: a
+model that does well on it has not shown that it follows the instruction.
 """
 
+import hashlib
+import json
 from functools import lru_cache
+from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 
-from itx import text
+from itx import storage, text
+from itx.data import cache
 from itx.eval import metrics, stats, summary
+from itx.tasks import fingerprint
 
-# counts changes of what this file computes: results are kept in the cache (itx/audit/audit.py)
-VERSION = 2
+VERSION = 2  # raise it when what this file computes changes: results are kept in the cache
+MAX_EXAMPLES = 200  # of each task
+MIN_EASY_SCORE = 0.5
 # beside words: runs of this many characters, so that numbers and cut words have neighbours
 CHARACTERS = 3
 
 
-def of_task(row: dict, train: list[dict], test: list[dict], easy: float, most: int) -> dict | None:
-    """{"commonest", "neighbour": corrected scores, "examples", "easy": why or ""}; None without
-    data.
+class Baseline(TypedDict):
+    commonest: float  # these two are scores corrected for chance
+    neighbour: float
+    examples: int
+    training_examples: int
+    easy: str  # why, or ""
 
-    A small test set is filled up to `most` with training examples, whose neighbours are the others.
+
+def of_lock(lock: dict, cache_dir: Path) -> dict[str, Baseline]:
+    """{task: baselines} of every trained task that has an evaluation row of its own and examples.
+
+    They are kept in the cache by what they depend on: a run that goes on need not wait for them.
     """
+    folders = {t["name"]: t["folders"][0] for t in lock["tasks"]}
+    baselines: dict[str, Baseline | None] = {}
+    for row in lock["evaluation"]:
+        task, trained = row["task"], folders.get(row["variant"])
+        if row["group"] != "instances" or task in baselines or not trained:
+            continue
+        judge = fingerprint.of_function(metrics.per_example(metrics.of_row(row)))
+        parts = [VERSION, trained, row["folder"], row["primary"], judge]
+        parts += [MIN_EASY_SCORE, MAX_EXAMPLES]
+        key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+        file = cache_dir / "baselines" / f"{key}.json"
+        if not file.is_file():
+            test = {e["id"]: e for e in cache.read_examples(cache_dir / row["folder"])}
+            train = cache.read_examples(cache_dir / trained)
+            measured = of_task(row, train, list(test.values()), MIN_EASY_SCORE, MAX_EXAMPLES)
+            storage.write_json(file, measured)
+        baselines[task] = storage.read_json(file)
+    return {task: baseline for task, baseline in baselines.items() if baseline}
+
+
+def of_task(
+    row: dict, train: list[dict], test: list[dict], easy: float, most: int
+) -> Baseline | None:
+    """None without data. A small test set is filled up to `most` examples with training examples,
+    whose neighbours are the others."""
     if len(train) < 2 or not test:
         return None
     own = [-1] * len(test) + list(range(len(train)))
@@ -32,21 +71,26 @@ def of_task(row: dict, train: list[dict], test: list[dict], easy: float, most: i
     judge, references = metrics.of_row(row), [e["references"] for e in test]
     chance = float(np.mean([1 / len(e["options"]) if e["options"] else 0.0 for e in test]))
     constant = summary.commonest([e["references"][0] for e in train])
-    asked = tuple(e["input_content"] for e in test)
-    near = nearest(tuple(e["input_content"] for e in train), asked, tuple(own[: len(test)]))
-    copied = [train[i]["references"][0] for i in near]
-    scores = {
-        "commonest": metrics.of_answers(judge, references, [constant] * len(test)),
-        "neighbour": metrics.of_answers(judge, references, copied),
+    near = nearest(
+        tuple(e["input_content"] for e in train),
+        tuple(e["input_content"] for e in test),
+        tuple(own[: len(test)]),
+    )
+    answers = {
+        "commonest": [constant] * len(test),
+        "neighbour": [train[i]["references"][0] for i in near],
     }
-    out = {k: stats.corrected(v, chance) for k, v in scores.items()}
+    scores = {
+        kind: stats.corrected(metrics.of_answers(judge, references, said), chance)
+        for kind, said in answers.items()
+    }
     why = {
         "commonest": f"always “{constant}” scores",
         "neighbour": "the nearest training example's answer scores",
     }
-    best = max(out, key=out.__getitem__)
-    reason = f"{why[best]} {out[best]:.2f} corrected" if out[best] > easy else ""
-    return {**out, "examples": len(test), "training_examples": len(train), "easy": reason}
+    best = max(scores, key=scores.__getitem__)
+    reason = f"{why[best]} {scores[best]:.2f} corrected" if scores[best] > easy else ""
+    return {**scores, "examples": len(test), "training_examples": len(train), "easy": reason}
 
 
 def features(content: str) -> set[str]:

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from itx import pretrained, processes
 from itx.audit import audit as auditing
-from itx.audit import said
+from itx.audit import printed, sentences
 from itx.commands.arguments import group, with_recipe
 from itx.commands.building import build_in_subprocess
 from itx.config import RunConfig
@@ -78,7 +78,7 @@ def data_build(args: Namespace) -> tuple[dict, int]:
     records = sum(t["examples"] for t in lock["tasks"])
     print(f"data: {len(lock['tasks'])} task variants, {records:,} training examples, "
           f"{len(lock['evaluation'])} evaluation rows, {time.monotonic() - started:.0f} s; lock {file}")  # fmt: skip
-    for line in said.of_build(lock, config.data.cache_dir):
+    for line in sentences.of_build(lock, config.data.cache_dir):
         print(f"note: {line}")
     known = sum(1 for _ in Path(config.data.cache_dir, "locks").iterdir()) > 1
     if made and known:  # not of a first build, which makes everything
@@ -133,7 +133,7 @@ def data_audit(args: Namespace) -> tuple[dict, int]:
         config.train.steps * lock["global_batch"]
     )
     facts = auditing.with_uses(auditing.audit(lock, config.data.cache_dir, config), taken)
-    auditing.print_audit(facts)
+    printed.print_audit(facts)
     return facts, 1 if facts.get("errors") else 0
 
 

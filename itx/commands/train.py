@@ -20,6 +20,7 @@ from itx import begin, checkpoint, mesh, pretrained, processes, restore, storage
 from itx import train as training
 from itx.analysis import report
 from itx.audit import audit as auditing
+from itx.audit import printed
 from itx.commands.arguments import command, with_recipe
 from itx.commands.building import build_in_subprocess
 from itx.config import RunConfig
@@ -72,7 +73,7 @@ def train(args: Namespace) -> tuple[Any, int]:
     lock = locks.read(lock_file)
     locks.check_config(lock, config, lock_file)
     facts = auditing.audit(lock, config.data.cache_dir, config)
-    auditing.print_audit(facts, tasks=False)
+    printed.print_audit(facts, tasks=False)
     if facts["errors"]:
         raise UserError(f"the audit fails: {facts['errors'][0]}")
     # a mistake in the settings shows before anything is written

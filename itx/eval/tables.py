@@ -4,7 +4,7 @@ averages and rows."""
 
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import numpy as np
 
@@ -14,15 +14,19 @@ from itx.eval import metrics
 def label(group: str, kind: str) -> str:
     """How a group is called in tables and pictures."""
     names = {
-        "instances": "new examples, trained tasks", "templates": "unseen templates", "tasks": "unseen tasks",
-        "clusters": "unseen clusters", "instruction": "instruction", "extra": "other data",
+        "instances": "new examples, trained tasks",
+        "templates": "unseen templates",
+        "tasks": "unseen tasks",
+        "clusters": "unseen clusters",
+        "instruction": "instruction",
+        "extra": "other data",
         "retention": "kept from before tuning",
-    }  # fmt: skip
+    }
     if group == "extra" and kind:
         kind = "unrelated to training" if kind == "none" else f"{kind} as training"
-    return names[group] + (
-        f", {'kept' if kind == 'none' and group == 'instruction' else kind}" if kind else ""
-    )
+    if group == "instruction" and kind == "none":
+        kind = "kept"
+    return names[group] + (f", {kind}" if kind else "")
 
 
 def console():
@@ -30,6 +34,37 @@ def console():
     from rich.console import Console
 
     return Console() if sys.stdout.isatty() else Console(width=140)
+
+
+def table(
+    title: str,
+    head: Iterable[str],
+    rows: Iterable[Iterable[str]],
+    left: Collection[str] = (),
+    fold: bool = False,
+):
+    """A rich.Table of texts, each shown as it is.
+
+    Args:
+        left: the columns that stand left; numbers stand right.
+        fold: the left columns break long words, the others stay on one line; else what has no room
+            is cut short.
+    """
+    from rich.markup import escape
+    from rich.table import Table
+
+    made = Table(title=escape(title))
+    for column in head:
+        own = column in left
+        made.add_column(
+            escape(column),
+            justify="left" if own else "right",
+            overflow="fold" if fold else "ellipsis",
+            no_wrap=fold and not own,
+        )
+    for row in rows:
+        made.add_row(*map(escape, row))
+    return made
 
 
 def shown(value: float | None, interval: list[float] | None = None) -> str:
@@ -44,8 +79,11 @@ def cut_lines(rows: Iterable[dict]) -> list[str]:
     for r in rows:
         if r["hit_limit"]:
             cut.setdefault(r.get("limit_from", "eval.max_new_tokens"), []).append(r["hit_limit"])
-    return [f"{sum(counts)} answers of {len(counts)} rows were cut at their row's limit; --{setting} makes it longer"
-            for setting, counts in sorted(cut.items())]  # fmt: skip
+    return [
+        f"{sum(counts)} answers of {len(counts)} rows were cut at their row's limit; "
+        f"--{setting} makes it longer"
+        for setting, counts in sorted(cut.items())
+    ]
 
 
 def percent(share: float | None) -> str:
@@ -53,40 +91,37 @@ def percent(share: float | None) -> str:
 
 
 def print_scores(scores: dict) -> None:
-    """Averages and rows as tables."""
-    from rich.markup import escape
-    from rich.table import Table
-
+    """Averages and rows of scores.json as tables."""
     out = console()
-    table = Table(title=f"scores at step {scores['step']}, 95 % intervals")
-    for column in ("group", "score", "chance", "none of the options", "tasks", "clusters"):
-        table.add_column(column, justify="left" if column == "group" else "right")
-    for g in scores["groups"]:
-        note = " (all easy)" if g["all_easy"] else ""
-        table.add_row(label(g["group"], g["kind"]) + note, shown(g["score"], g["score_interval"]), shown(g["chance"]),
-                      percent(g["none_of_options"]), str(g["tasks"]), str(len(g["clusters"])))  # fmt: skip
-    out.print(table)
-    table = Table(title="rows")
-    for column in (
-        "row",
-        "group",
-        "metric",
-        "score",
-        "chance",
-        "none of the options",
-        "n",
-        "no answer",
-        "cut at limit",
-    ):
-        table.add_column(
-            column, justify="left" if column in ("row", "group", "metric") else "right"
+    groups = [
+        (
+            label(g["group"], g["kind"]) + (" (all easy)" if g["all_easy"] else ""),
+            shown(g["score"], g["score_interval"]),
+            shown(g["chance"]),
+            percent(g["none_of_options"]),
+            str(g["tasks"]),
+            str(len(g["clusters"])),
         )
-    for name, r in scores["rows"].items():
-        table.add_row(escape(name) + (" (easy)" if r["easy"] else ""), label(r["group"], ""),
-                      escape(metrics.shown(r["metric"])), shown(r["score"], r["interval"]), shown(r["chance"]),
-                      percent(r.get("none_of_options")), str(r["examples"]), str(r["no_answer"]),
-                      str(r["hit_limit"]))  # fmt: skip
-    out.print(table)
+        for g in scores["groups"]
+    ]
+    title = f"scores at step {scores['step']}, 95 % intervals"
+    head = ("group", "score", "chance", "none of the options", "tasks", "clusters")
+    out.print(table(title, head, groups, left=("group",)))
+    rows = [
+        (
+            name + (" (easy)" if r["easy"] else ""),
+            label(r["group"], ""),
+            metrics.shown(r["metric"]),
+            shown(r["score"], r["interval"]),
+            shown(r["chance"]),
+            percent(r.get("none_of_options")),
+            *(str(r[key]) for key in ("examples", "no_answer", "hit_limit")),
+        )
+        for name, r in scores["rows"].items()
+    ]
+    texts = ("row", "group", "metric")
+    numbers = ("score", "chance", "none of the options", "n", "no answer", "cut at limit")
+    out.print(table("rows", (*texts, *numbers), rows, left=texts))
     for line in cut_lines(scores["rows"].values()):
         out.print(line, markup=False, highlight=False)
 
@@ -98,65 +133,73 @@ def by_draw(scores: dict) -> dict[str, dict]:
     sd: of the draws' scores, None for one; missing: exemplars by which a prompt falls short of what
     was asked, on average.
     """
-    found: dict[str, list[dict]] = {}
+    draws: dict[str, list[dict]] = {}
     for name, r in scores["rows"].items():
         base, at, suffix = name.partition("@")
-        found.setdefault(base.partition("#")[0] + at + suffix, []).append(r)
-    out = {}
-    for name, rows in found.items():
+        draws.setdefault(base.partition("#")[0] + at + suffix, []).append(r)
+    joined = {}
+    for name, rows in draws.items():
         values = [r["score"] for r in rows if r["score"] is not None]
-        out[name] = {
-            "score": float(np.mean(values)) if values else None, "draws": len(rows),
+        missing = [r["shots"] - r["mean_shots"] if "shots" in r else 0 for r in rows]
+        joined[name] = {
+            "score": float(np.mean(values)) if values else None,
+            "draws": len(rows),
             "sd": float(np.std(values, ddof=1)) if len(values) > 1 else None,
-            "missing": float(np.mean([r["shots"] - r["mean_shots"] if "shots" in r else 0 for r in rows])),
+            "missing": float(np.mean(missing)),
             "trained_on": rows[0].get("trained_on"),
-        }  # fmt: skip
-    return out
+        }
+    return joined
 
 
 def print_settings(settings: dict[str, dict], split: str) -> None:
-    """Numbers of exemplars side by side: averages of groups, then rows."""
-    from rich.markup import escape
-    from rich.table import Table
+    """Numbers of exemplars side by side: averages of groups, then rows.
 
-    out = console()
+    Args:
+        settings: {exemplars, or "own": scores.json of that setting}.
+    """
+    out, first = console(), next(iter(settings.values()))
     heads = ["shots as trained" if k == "own" else f"{k} shots" for k in settings]
-    step = next(iter(settings.values()))["step"]
-    table = Table("group", *heads, title=f"{split} split at step {step}: scores, 95 % intervals")
-    groups = {k: {(g["group"], g["kind"]): g for g in s["groups"]} for k, s in settings.items()}
-    for key in dict.fromkeys(key for g in groups.values() for key in g):
-        cells = [
-            shown(g[key]["score"], g[key]["score_interval"]) if key in g else "-"
-            for g in groups.values()
+    groups = [{(g["group"], g["kind"]): g for g in s["groups"]} for s in settings.values()]
+    rows = [
+        [label(*key), *(_group_cell(averages.get(key)) for averages in groups)]
+        for key in dict.fromkeys(key for averages in groups for key in averages)
+    ]
+    title = f"{split} split at step {first['step']}: scores, 95 % intervals"
+    out.print(table(title, ("group", *heads), rows, left=("group", *heads)))
+    by_setting = list(map(by_draw, settings.values()))
+    if (
+        "own" not in settings
+    ):  # a task's rows with different numbers of exemplars stand side by side
+        by_setting = [
+            {re.sub(r":fs\d+", "", name): r for name, r in joined.items()} for joined in by_setting
         ]
-        table.add_row(label(*key), *cells)
-    out.print(table)
-    table = Table(
-        "row",
-        *heads,
-        "% trained on",
-        title="rows: score, ± standard deviation over draws of exemplars",
-    )
-    rows = {k: by_draw(s) for k, s in settings.items()}
-    if "own" not in rows:  # a task's rows with so many and so many exemplars stand side by side
-        rows = {
-            k: {re.sub(r":fs\d+", "", name): r for name, r in of.items()} for k, of in rows.items()
-        }
-    for name in dict.fromkeys(n for of in rows.values() for n in of):
-        cells = []
-        for r in (of.get(name) for of in rows.values()):
-            few = f" ({r['missing']:.1f} exemplars missing)" if r and r["missing"] else ""
-            cells.append(
-                "-"
-                if r is None
-                else shown(r["score"]) + ("" if r["sd"] is None else f" ± {r['sd']:.2f}") + few
-            )
-        share = next(of[name]["trained_on"] for of in rows.values() if name in of)
-        table.add_row(escape(name), *cells, "-" if share is None else f"{share:.1%}")
-    out.print(table)
-    test = next(iter(settings.values())).get("contamination", {})
+    rows = []
+    for name in dict.fromkeys(name for joined in by_setting for name in joined):
+        of_row = [joined.get(name) for joined in by_setting]
+        share = next(r["trained_on"] for r in of_row if r)
+        trained_on = "-" if share is None else f"{share:.1%}"
+        rows.append([name, *map(_draws_cell, of_row), trained_on])
+    head = ("row", *heads, "% trained on")
+    title = "rows: score, ± standard deviation over draws of exemplars"
+    out.print(table(title, head, rows, left=head))
+    test = first.get("contamination", {})
     if why := test.get("untested"):
         out.print(f"% trained on: not tested, for {why}", markup=False)
     elif test:
-        out.print(f"% trained on: of the examples scored, those in training records; tested for {test['tested_for']}; "
-                  "not for paraphrase", markup=False)  # fmt: skip
+        line = (
+            "% trained on: of the examples scored, those in training records; "
+            f"tested for {test['tested_for']}; not for paraphrase"
+        )
+        out.print(line, markup=False)
+
+
+def _group_cell(average: dict | None) -> str:
+    return shown(average["score"], average["score_interval"]) if average else "-"
+
+
+def _draws_cell(row: dict | None) -> str:
+    if row is None:
+        return "-"
+    deviation = "" if row["sd"] is None else f" ± {row['sd']:.2f}"
+    few = f" ({row['missing']:.1f} exemplars missing)" if row["missing"] else ""
+    return shown(row["score"]) + deviation + few

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from itx.audit import audit as audits
+from itx.audit import sentences
 from itx.config import DataConfig
 from itx.data import cache
 from itx.data import lock as locks
@@ -160,7 +161,7 @@ def test_records_of_skipped_batches_are_not_said_to_be_trained_on(tmp_path):
     facts = {"mixture": {"steps": steps}, "tasks": {
         name: {"read": built, "kept": built, "skipped": {}} for name, built in zip(order.names, order.n[:, 0].tolist(), strict=True)
     }}  # fmt: skip
-    said = audits.accounts(audits.with_uses(facts, order.counts(steps * size), distinct))
+    said = sentences.accounts(audits.with_uses(facts, order.counts(steps * size), distinct))
     rest = order.n[:, 0].sum() - len(seen)
     assert said.startswith(
         f"{order.n[:, 0].sum()} records read = {len(trained)} trained on + {len(seen - trained)} in skipped batches alone + "
@@ -204,7 +205,7 @@ def test_long_examples_are_refused_dropped_or_cut_but_never_their_targets(tmp_pa
     assert (facts["cut"], facts["cut_tokens"]) == (sum(x > 0 for x in lost), sum(lost)) and facts[
         "cut"
     ] > 0
-    said = audits.accounts({"tasks": {"t0": facts}})
+    said = sentences.accounts({"tasks": {"t0": facts}})
     assert said.endswith(f"; {facts['cut']} prompts lost {sum(lost)} tokens to fit a row.")
 
 

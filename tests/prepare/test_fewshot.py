@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from itx import hashing
-from itx.audit import audit
+from itx.audit import leaks
 from itx.data import cache
 from itx.leaks import contamination
 from itx.prepare import exclude, fewshot, render
@@ -244,10 +244,10 @@ def test_a_record_that_shows_a_leaking_exemplar_is_left_out_and_seen(tmp_path):
             "Data", (), {"records": [[cache.Records(tmp_path / "train")]], "usable": [[usable]]}
         )
 
-    left = audit.leaks_left(lock, data(np.array([0, 1, 2])), tmp_path)
+    left = leaks.leaks_left(lock, data(np.array([0, 1, 2])), tmp_path)
     assert left == [{"train": "t", "evaluation": "e", "how": "in an exemplar", "records": 1}]
     exclude.exclude(lock, found)
     assert task["excluded"] == [[1, 3]] and task["audit"]["skipped"] == {
         "in evaluation (equal input)": 1, "in evaluation (in an exemplar)": 1,
     }  # fmt: skip
-    assert audit.leaks_left(lock, data(np.array([0, 2])), tmp_path) == []
+    assert leaks.leaks_left(lock, data(np.array([0, 2])), tmp_path) == []

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from itx.audit import printed
 from itx.data.vocabulary import Vocabulary
 from itx.prepare import jobs
 from itx.tasks import instruction_task, jsonl, registry
@@ -83,9 +84,10 @@ def test_targets_that_do_not_come_back_are_counted_with_what_they_lose(
         "lost": 2 if lost else 0,
         "losses": lost,
     }
-    from itx.audit import said
 
-    lines = said.sentences("noted", manifest)
+    from itx.audit import sentences
+
+    lines = sentences.of_task("noted", manifest)
     if lost:
         of = f"2 of {len(rows)} targets (drawn by hash) do not come back"
         assert lines == [f"task noted: {of} from the vocabulary; they lose newlines (2), tabs (2)"]
@@ -145,7 +147,7 @@ def test_losses_name_what_is_lost():
 
 
 def test_a_build_prints_the_first_sentences_and_how_many_more(tmp_path):
-    from itx.audit import said
+    from itx.audit import sentences
 
     lock = {"tasks": [{"name": f"t{i}", "folders": [f"t{i}"]} for i in range(10)]}
     for i in range(10):
@@ -157,7 +159,7 @@ def test_a_build_prints_the_first_sentences_and_how_many_more(tmp_path):
             "records": 0,
         }
         (tmp_path / f"t{i}" / "manifest.json").write_text(json.dumps(found))
-    lines = said.of_build(lock, tmp_path)  # 0.5 % lost is in the audit's table alone
+    lines = sentences.of_build(lock, tmp_path)  # 0.5 % lost is in the audit's table alone
     assert lines == [
         *(f"task t{i}: {i + 1} conversations lose x" for i in range(8)),
         "2 more of such; itx data audit has all",
@@ -179,9 +181,9 @@ def test_shares_of_variants_that_tasks_lack_are_said(sample_locks, sample_cache,
         {"zs": rates[""], "fs3": rates["fs3"], "inv": rates["inv"]}
     )
     assert 0.1 < found["got"]["inv"] < 0.2 and sum(found["got"].values()) == pytest.approx(1)
-    from itx.audit import audit, said
+    from itx.audit import audit, sentences
 
-    line = said.of_build(lock, sample_cache)[0]
+    line = sentences.of_build(lock, sample_cache)[0]
     assert line == (
         "mixture sample_held: sample_add, sample_even have no wording for :inv; their other variants have its share "
         f"(:zs 50.0% asked, {found['got']['zs']:.1%} got, :fs3 25.0% asked, {found['got']['fs3']:.1%} got, "
@@ -189,7 +191,7 @@ def test_shares_of_variants_that_tasks_lack_are_said(sample_locks, sample_cache,
     )
     facts = audit.audit(lock, sample_cache, samples.config(str(sample_cache)))
     assert line in facts["warnings"]
-    audit.print_audit(facts)
+    printed.print_audit(facts)
     shown = " ".join(capsys.readouterr().out.split())
     assert (
         "variants of sample_held, whose tasks do not all have each" in shown and "% lost" in shown

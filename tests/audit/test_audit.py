@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from itx.audit import audit as audits
+from itx.audit import judgement, mixture, printed, tasks
 from itx.data import cache
 from itx.data.loader import Batches
 from itx.data.lock import LockedData
@@ -95,7 +96,7 @@ def test_unigram_entropy_by_counting_the_batches_tokens(small):
                 for token, w in zip(target, weights, strict=True):
                     counts[token] = counts.get(token, 0.0) + w * task["rate"] / 40
         p = np.array(list(counts.values())) / sum(counts.values())
-        assert audits.unigram_entropy(other, data) == pytest.approx(
+        assert mixture.unigram_entropy(other, data) == pytest.approx(
             float(-(p * np.log(p)).sum()), rel=1e-6
         ), weighting
 
@@ -161,7 +162,7 @@ def test_a_phrase_of_many_training_inputs_is_no_leak_and_an_input_in_many_is(tmp
 def test_it_is_shown_and_imports_nothing_heavy(small, capsys):
     lock, config, _ = small
     lock["leaks"] = [{"train": "first", "evaluation": "held", "how": "equal input", "dropped": 7}]
-    audits.print_audit(measure(lock, config))
+    printed.print_audit(measure(lock, config))
     shown = capsys.readouterr().out
     assert "first" in shown and "empty 3" in shown and "7 training records left out" in shown
     code = ("import sys, itx.audit.audit, itx.eval.evaluate, itx.audit.baselines; "
@@ -183,11 +184,11 @@ def test_unknown_tokens_and_missing_exemplars_are_told(small):
     )
     for share, kind in ((0.05, "warnings"), (0.5, "errors")):
         tasks = {**facts["tasks"], "first": {**first, "unknown_share": share}}
-        assert audits.judge({**facts, "tasks": tasks}, config)[kind][0].startswith(
+        assert judgement.judge({**facts, "tasks": tasks}, config)[kind][0].startswith(
             f"task first: the vocabulary does not know {share:.1%} of its tokens"
         )
     few = {**first, "fewshot": {"asked": 4, "fewer": 12, "none": 3}}
-    said = audits.judge({**facts, "tasks": {**facts["tasks"], "first": few}}, config)["warnings"]
+    said = judgement.judge({**facts, "tasks": {**facts["tasks"], "first": few}}, config)["warnings"]
     assert said == ["task first: 12 renderings show fewer than 4 exemplars, 3 of them none"]
 
 
@@ -203,7 +204,7 @@ def test_lengths_that_fill_rows_better_are_proposed(small, capsys):
     pair = facts["mixture"]["lengths"]
     wanted = {k: pair[k] for k in ("sequence_length", "target_length")}
     assert wanted["sequence_length"] == 128 > wanted["target_length"] and facts["warnings"] == []
-    audits.print_audit(facts)
+    printed.print_audit(facts)
     shown = " ".join(capsys.readouterr().out.split())
     assert all(f"data.{k}={v}" in shown for k, v in wanted.items())
     # every window's rows
@@ -223,7 +224,7 @@ def test_the_loss_positions_of_the_steps_are_told(small, capsys):
     widths = [batches.batch(t)["loss_positions"].shape[1] for t in range(12)]
     told = facts["mixture"]["loss_positions"]
     assert told == {str(c): widths.count(c) / 12 for c in (2, 4, 64)} and len({*widths}) > 1
-    audits.print_audit(facts)
+    printed.print_audit(facts)
     assert f"logits at 2 in {told['2']:.0%} of steps" in " ".join(capsys.readouterr().out.split())
 
 
@@ -330,7 +331,7 @@ def test_eos_is_looked_for_in_what_the_loader_gives(small, monkeypatch, architec
     lock, config, _ = small
     lock["architecture"] = architecture
     first = measure(lock, config)["tasks"]["first"]
-    assert first["eos_trained"] == first["pieces_loaded"] == audits.LOADED
+    assert first["eos_trained"] == first["pieces_loaded"] == tasks.LOADED_EXAMPLES
     true = Batches.segment
 
     def unweighted(self, task, record, rendering):
@@ -359,17 +360,20 @@ def test_more_eos_under_the_loss_than_pieces_is_an_error(small):
     facts = measure(lock, config)
     first = facts["tasks"]["first"]
     assert (
-        first["eos_trained"] == first["pieces_loaded"] and not audits.judge(facts, config)["errors"]
+        first["eos_trained"] == first["pieces_loaded"]
+        and not judgement.judge(facts, config)["errors"]
     )
     doubled = {**first, "eos_trained": 2 * first["pieces_loaded"]}
-    errors = audits.judge({**facts, "tasks": {**facts["tasks"], "first": doubled}}, config)[
+    errors = judgement.judge({**facts, "tasks": {**facts["tasks"], "first": doubled}}, config)[
         "errors"
     ]
     assert [
         e for e in errors if e.startswith("task first: 64 EOS under the loss in 32 trained pieces")
     ]
     within = {**first, "eos_within": 3}  # of all its pieces, which the sample above need not show
-    errors = audits.judge({**facts, "tasks": {**facts["tasks"], "first": within}}, config)["errors"]
+    errors = judgement.judge({**facts, "tasks": {**facts["tasks"], "first": within}}, config)[
+        "errors"
+    ]
     assert [e for e in errors if e.startswith("task first: 3 EOS stand within its trained pieces")]
 
 
@@ -415,7 +419,7 @@ def test_the_share_removed_is_told_per_pair(small, capsys):
     ]
     facts = measure(lock, config)
     assert facts["leaks"]["pairs"] == pairs and facts["errors"] == []
-    audits.print_audit(facts)
+    printed.print_audit(facts)
     shown = [
         [c.strip() for c in line.strip("│").split("│")]
         for line in capsys.readouterr().out.splitlines()
@@ -433,7 +437,7 @@ def test_tables_fit_120_columns(small, capsys, monkeypatch):
     lock, config, _ = small
     lock["tasks"][0]["name"] = "ni.subtask045_miscellaneous_sentence_paraphrasing"
     monkeypatch.setattr(tables, "console", lambda: Console(width=120))
-    audits.print_audit(measure(lock, config))
+    printed.print_audit(measure(lock, config))
     lines = [line for line in capsys.readouterr().out.splitlines() if line and line[0] in "┏┃│└"]
     assert (
         len(lines) > 10 and max(map(len, lines)) == 120 and not any("…" in line for line in lines)
