@@ -21,9 +21,10 @@ import numpy as np
 from itx.audit.facts import AuditFacts, measure
 from itx.audit.judgement import judge
 from itx.config import RunConfig
+from itx.data.types import Lock
 
 
-def audit(lock: dict, cache_dir: str | Path, config: RunConfig) -> AuditFacts:
+def audit(lock: Lock, cache_dir: str | Path, config: RunConfig) -> AuditFacts:
     facts = measure(lock, Path(cache_dir), config.train.steps)
     return {**facts, **judge(facts, config)}
 

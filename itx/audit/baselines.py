@@ -16,6 +16,7 @@ import numpy as np
 
 from itx import storage, text
 from itx.data import cache
+from itx.data.types import EvalRow, Lock
 from itx.eval import metrics, stats, summary
 from itx.tasks import fingerprint
 
@@ -34,7 +35,7 @@ class Baseline(TypedDict):
     easy: str  # why, or ""
 
 
-def of_lock(lock: dict, cache_dir: Path) -> dict[str, Baseline]:
+def of_lock(lock: Lock, cache_dir: Path) -> dict[str, Baseline]:
     """{task: baselines} of every trained task that has an evaluation row of its own and examples.
 
     They are kept in the cache by what they depend on: a run that goes on need not wait for them.
@@ -60,7 +61,7 @@ def of_lock(lock: dict, cache_dir: Path) -> dict[str, Baseline]:
 
 
 def of_task(
-    row: dict, train: list[dict], test: list[dict], easy: float, most: int
+    row: EvalRow, train: list[dict], test: list[dict], easy: float, most: int
 ) -> Baseline | None:
     """None without data. A small test set is filled up to `most` examples with training examples,
     whose neighbours are the others."""

@@ -10,18 +10,19 @@ import numpy as np
 
 from itx.data import cache
 from itx.data.lock import LockedData
+from itx.data.types import Leaks, Lock
 from itx.leaks import contamination
 
 
 class LeakFacts(TypedDict):
-    dropped: list[dict]  # the lock's own: {"train", "evaluation", "how", "dropped"}
+    dropped: list[Leaks]  # the lock's own
     pairs: list[dict]  # see `removed_shares`
     left: list[dict]  # see `leaks_left`
     untested: str  # why they could not be looked for, or ""
     exemplars: list[dict]  # see `exemplar_leaks`
 
 
-def leak_facts(lock: dict, data: LockedData, cache_dir: Path) -> LeakFacts:
+def leak_facts(lock: Lock, data: LockedData, cache_dir: Path) -> LeakFacts:
     left, untested = [], ""
     try:
         left = leaks_left(lock, data, cache_dir)
@@ -36,7 +37,7 @@ def leak_facts(lock: dict, data: LockedData, cache_dir: Path) -> LeakFacts:
     }
 
 
-def removed_shares(lock: dict) -> list[dict]:
+def removed_shares(lock: Lock) -> list[dict]:
     """[{"train", "evaluation", "removed", "share"}]: for each pair of tasks what the build left out
     of training, the largest share first. A record that several evaluation tasks ask is counted with
     one of them."""
@@ -53,7 +54,7 @@ def removed_shares(lock: dict) -> list[dict]:
     return sorted(pairs, key=lambda p: (-p["share"], p["train"], p["evaluation"]))
 
 
-def exemplar_leaks(lock: dict, data: LockedData, cache_dir: Path) -> list[dict]:
+def exemplar_leaks(lock: Lock, data: LockedData, cache_dir: Path) -> list[dict]:
     """[{"of", "how", "records"}]: training and evaluation prompts that show their own example, and
     evaluation prompts that show one that the same task is evaluated on. (Training prompts that show
     such a one are in `leaks_left`.)"""
@@ -80,7 +81,7 @@ def _own(records: cache.Records, rows: np.ndarray) -> int:
     return int((records.exemplars[rows] == records.content[rows, None]).any(1).sum())
 
 
-def leaks_left(lock: dict, data: LockedData, cache_dir: Path) -> list[dict]:
+def leaks_left(lock: Lock, data: LockedData, cache_dir: Path) -> list[dict]:
     """Training records that evaluation asks all the same: of what the search found, those that are
     not left out.
 

@@ -11,6 +11,7 @@ from itx.audit.tasks import TaskFacts
 from itx.data import cache, packing
 from itx.data.lock import LockedData, loss_tokens
 from itx.data.order import Order
+from itx.data.types import Lock
 
 MAX_WINDOWS = 4  # laid out to learn how many examples a row holds
 MIN_FILL_GAIN = 0.05  # of all places: row lengths that fill so many more are proposed
@@ -38,7 +39,7 @@ class Filling:
     loss_positions: dict[str, float]  # {cap of the lock: share of the steps that it serves}
 
 
-def filling(lock: dict, data: LockedData, steps: int) -> Filling:
+def filling(lock: Lock, data: LockedData, steps: int) -> Filling:
     """Lay out windows until the steps' rows are there, at most MAX_WINDOWS. A decoder's second
     capacity is what its steps have."""
     order, batch = Order(lock, data.usable, data.sizes), lock["global_batch"]
@@ -62,7 +63,7 @@ def filling(lock: dict, data: LockedData, steps: int) -> Filling:
 
 
 def mixture_facts(
-    lock: dict, data: LockedData, steps: int, filled: Filling, tasks: dict[str, TaskFacts]
+    lock: Lock, data: LockedData, steps: int, filled: Filling, tasks: dict[str, TaskFacts]
 ) -> MixtureFacts:
     capacity = np.array([lock["sequence_length"], lock["target_length"]])
     both = lock["architecture"] == "encoder_decoder"
@@ -81,7 +82,7 @@ def mixture_facts(
     }
 
 
-def proposal(lock: dict, data: LockedData) -> dict:
+def proposal(lock: Lock, data: LockedData) -> dict:
     """Row lengths of an encoder-decoder that waste less, from packing the first window's examples
     with them; {} where there are none.
 
@@ -104,7 +105,7 @@ def proposal(lock: dict, data: LockedData) -> dict:
     }
 
 
-def unigram_entropy(lock: dict, data: LockedData) -> float:
+def unigram_entropy(lock: Lock, data: LockedData) -> float:
     """Nats per token of the targets (with EOS) under their own frequencies, weighted as the loss
     weighs them.
 
@@ -121,7 +122,7 @@ def unigram_entropy(lock: dict, data: LockedData) -> float:
     return float(-(p * np.log(p)).sum())
 
 
-def _target_counts(records: cache.Records, usable: np.ndarray, lock: dict) -> np.ndarray:
+def _target_counts(records: cache.Records, usable: np.ndarray, lock: Lock) -> np.ndarray:
     """How often each token stands in the usable targets; with weighting "example" an example counts
     as one token."""
     last_pieces = records.record_pieces[1:] - 1

@@ -5,6 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 from itx.data import cache
+from itx.data.types import Lock, VariantShares
 
 MIN_LOST_SHARE = 0.01  # of a task's targets; the audit's table has smaller shares too
 MAX_NAMED = 4  # kinds of what is lost, and tasks, in one sentence
@@ -35,7 +36,7 @@ def first_of(names: list[str], most: int) -> str:
     return ", ".join(names[:most]) + (", …" if len(names) > most else "")
 
 
-def of_variants(mixture: dict) -> str:
+def of_variants(mixture: VariantShares) -> str:
     """The shares asked and got of a mixture whose tasks lack some of the variants that it asks
     for."""
     lacking = ", ".join(
@@ -56,7 +57,7 @@ def _named(tasks: list[str]) -> str:
     return f"{named} {'has' if len(tasks) == 1 else 'have'}"
 
 
-def of_build(lock: dict, cache_dir: str | Path) -> list[str]:
+def of_build(lock: Lock, cache_dir: str | Path) -> list[str]:
     """The shares of variants that are not as asked, the first sentences of a lock's tasks and how
     many more the audit has."""
     lines = []

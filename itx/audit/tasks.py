@@ -8,6 +8,7 @@ import numpy as np
 from itx.data import cache
 from itx.data.loader import Batches
 from itx.data.lock import LockedData, loss_tokens
+from itx.data.types import Lock, SplitAudit, TaskEntry
 
 # examples of each task that are taken through the loader, to see what it puts under the loss
 LOADED_EXAMPLES = 32
@@ -22,20 +23,12 @@ class Spread(TypedDict):
     max: int
 
 
-class TaskFacts(TypedDict):
+class TaskFacts(SplitAudit):
     """One variant of a task; records and tokens are those of its first rendering."""
 
     task: str
     cluster: str
     rate: float  # share of the mixture's examples
-    read: int
-    kept: int
-    skipped: dict[str, int]  # {reason: records}
-    first: NotRequired[dict[str, str]]  # {reason that is a fault of the data: its first record}
-    cut: NotRequired[int]  # prompts that lost tokens to fit a row, and how many tokens they lost
-    cut_tokens: NotRequired[int]
-    cut_targets: NotRequired[int]  # the same of targets
-    cut_target_tokens: NotRequired[int]
     renderings: int
     templates: int
     template_share: list[float]  # [smallest, largest] share of the examples that one wording has
@@ -67,7 +60,7 @@ class TaskFacts(TypedDict):
     not_reached: NotRequired[int]
 
 
-def tasks_facts(lock: dict, batches: Batches, examples: float) -> dict[str, TaskFacts]:
+def tasks_facts(lock: Lock, batches: Batches, examples: float) -> dict[str, TaskFacts]:
     """{variant: facts}; `examples` is what the run's steps take of the whole mixture."""
     data, facts = batches.data, {}
     shared = shared_inputs(lock, data)
@@ -93,7 +86,7 @@ def tasks_facts(lock: dict, batches: Batches, examples: float) -> dict[str, Task
 
 
 def _record_facts(
-    task: dict, records: cache.Records, usable: np.ndarray, architecture: str
+    task: TaskEntry, records: cache.Records, usable: np.ndarray, architecture: str
 ) -> dict:
     """Counts, lengths and shares of a task's usable records."""
     target = loss_tokens(records, architecture)[usable]
@@ -132,10 +125,10 @@ def _spread(lengths: np.ndarray) -> Spread:
     return Spread(mean=float(lengths.mean()), median=median, p95=p95, max=int(lengths.max()))
 
 
-def shared_inputs(lock: dict, data: LockedData) -> list[int]:
+def shared_inputs(lock: Lock, data: LockedData) -> list[int]:
     """For each variant, how many of its records have an input that another task has too."""
     contents = [r[0].content[u[0]] for r, u in zip(data.records, data.usable, strict=True)]
-    of_task: dict[str, list[np.ndarray]] = {}
+    of_task: TaskEntry[str, list[np.ndarray]] = {}
     for task, content in zip(lock["tasks"], contents, strict=True):
         of_task.setdefault(task["task"], []).append(content)
     distinct = [np.unique(np.concatenate(variants)) for variants in of_task.values()]
