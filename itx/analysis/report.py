@@ -270,7 +270,7 @@ def print_report(found: dict) -> None:
         console.print(line, markup=False)
     if found["audit"]:
         console.print(accounts(found["audit"]), markup=False)
-    console.print(f"scored on {words.splits(e)}, eval.max_examples={_one_or_all(e['max_examples'])} contents per row "
+    console.print(f"scored on {words.splits(e)}, eval.max_examples={words.examples_per_row(e)} contents per row "
                   f"in every template; {words.easy(found)}", markup=False)  # fmt: skip
     for line in (*words.scope(found["evaluation"]), *tables.cut_lines(found["rows"])):
         console.print(line, markup=False)
@@ -290,7 +290,3 @@ def retention_lines(found: dict | None) -> list[str]:
         f"{t['bits_per_byte']:.3f} bits per byte ({t['bytes']:,} bytes, {t['objective']})"
         for name, t in found.get("after", {}).items()
     ]
-
-
-def _one_or_all(values: list[int]) -> str:
-    return ", ".join("all" if v == 0 else str(v) for v in values)

@@ -43,6 +43,11 @@ def splits(evaluation: dict) -> str:
     return "the splits " + " and ".join(f"{split} ({rows} rows)" for split, rows in found.items())
 
 
+def examples_per_row(evaluation: dict) -> str:
+    """The limits on a row's examples: numbers, or "all"."""
+    return ", ".join("all" if n == 0 else str(n) for n in evaluation["max_examples"])
+
+
 def easy(found: dict) -> str:
     """Which easy tasks stand in an average, and how many in none."""
     if not found["audit"]:

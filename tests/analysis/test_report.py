@@ -260,7 +260,42 @@ def test_the_same_folder_gives_the_same_files(run):
 
 def test_escaping():
     assert page.esc('<a href="x">&\'') == "&lt;a href=&quot;x&quot;&gt;&amp;&#x27;"
-    assert "<i>" not in page.table(["<i>", "n"], [["<i>", 1]], {1})
+    assert "<i>" not in page.macros().table(["<i>", "n"], [["<i>", 1]], {1})
+
+
+NAMED = (
+    "settings",
+    "versions",
+    "score_clusters",
+    "by_gold_position",
+    "baselines",
+    "tasks",
+    "skipped",
+)
+FIXED = ("group", "ablation", "extracted")  # texts that the page compares with others
+
+
+def hostile(value, key=""):
+    """Facts with EVIL behind every text in them, and behind keys that are names."""
+    if isinstance(value, dict):
+        return {k + EVIL * (key in NAMED): hostile(v, k) for k, v in value.items()}
+    if isinstance(value, list):
+        return [hostile(v, key) for v in value]
+    return value + EVIL if isinstance(value, str) and key not in FIXED else value
+
+
+def test_no_text_of_a_run_becomes_a_tag(run):
+    """Wherever a text enters the page: names, answers, settings, warnings, what is left out."""
+    found = facts(run)
+    found["retention"] = {"after": {"t": {"objective": "lm", "bytes": 9, "bits_per_byte": 1.0}}}
+    found["audit"] |= {"warnings": ["a"], "errors": ["b"]}
+    leak = {"train": "a", "evaluation": "b", "how": "c", "dropped": 1}
+    found["audit"]["leaks"]["dropped"] = [leak]
+    picture = {"light": b"", "dark": b""}
+    sound, source = (page.page(f, picture, picture) for f in (found, hostile(found)))
+    assert source.count(page.esc(EVIL)) > 100
+    assert "<script>alert" not in source and source.count("<script") == 1
+    assert Reader(source).tags == Reader(sound).tags
 
 
 def test_a_run_that_was_not_scored_is_one_clear_line(tmp_path):
