@@ -295,7 +295,7 @@ def test_no_text_of_a_run_becomes_a_tag(run):
     sound, source = (page.page(f, picture, picture) for f in (found, hostile(found)))
     assert source.count(page.esc(EVIL)) > 100
     assert "<script>alert" not in source and source.count("<script") == 1
-    assert Reader(source).tags == Reader(sound).tags
+    assert set(Reader(source).tags) == set(Reader(sound).tags)
 
 
 def test_a_run_that_was_not_scored_is_one_clear_line(tmp_path):
