@@ -12,23 +12,24 @@ import itertools
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from itx import hashing
 from itx.data import cache
 from itx.data.vocabulary import Vocabulary
 from itx.errors import UserError
-from itx.prepare import jobs, render, sources
-from itx.prepare import values as checks
-from itx.prepare.jobs import Job, Settings
-from itx.tasks import names, registry
-from itx.tasks.spec import Skip, TaskSpec
+from itx.prepare import examples, jobs, sources, values
+from itx.prepare.types import Item, Job, Settings
+from itx.tasks import names
+from itx.tasks.spec import TaskSpec
 
-# So that a hit stays cheap, a sample comes from the beginning of a source, which is read no further
-# than that.
+# So that a check stays cheap, a sample comes from the beginning of a source, which is read no
+# further than that.
 FIRST_ROWS = 400  # of a source
-# texts of a folder: those of an evaluation split stand in the order of their hashes
+# Texts of a folder; those of an evaluation split stand in the order of their hashes.
 FIRST_RECORDS = 512
 SAMPLED_RECORDS = 12
+MAX_SHOWN = 100  # characters of a value that a message shows
 REMEDY = "raise the task's version"
 COMPARED = (
     "prompt",
@@ -39,40 +40,29 @@ COMPARED = (
     "extractor",
     "input_content",
 )
-Sample = dict[tuple[str, str], dict]  # (id, template): the text that the cache holds
+Line = dict[str, Any]  # of examples.jsonl.gz
+Sample = dict[tuple[str, str], Line]  # {(id, template): the line that the cache holds}
 
 
-def check(there: Iterable[Job], settings: Settings, vocabulary: Vocabulary) -> None:
-    """UserError where a record of a folder that is there is rendered otherwise now. A source is
-    read once for all jobs of a task and split."""
+def check(cached: Iterable[Job], settings: Settings, vocabulary: Vocabulary) -> None:
+    """UserError where a record of a job's folder is rendered otherwise now. A source is read once
+    for all jobs of a task and split."""
     groups: dict[tuple[str, str], list[Job]] = {}
-    for job in sorted(there, key=str):
+    for job in sorted(cached, key=str):
         groups.setdefault((names.parse(job.variant).task, job.split), []).append(job)
     for (task, split), several in groups.items():
-        kept = {
-            j: _first(Path(settings.cache_dir) / jobs.folder(j, settings, vocabulary.hash))
-            for j in several
-        }
-        spec = registry.task(task, settings.root)
-        read = _read(
-            spec,
-            split,
-            {r for sample in kept.values() for i, _ in sample for r in _records_of(i)},
-            settings,
-        )
-        for job, first in kept.items():
-            sample = _drawn(
-                job, {k: v for k, v in first.items() if read.keys() & _records_of(k[0])}
-            )
-            if (
-                first
-                and not sample
-                and not any(read.keys() & _records_of(i) for f in kept.values() for i, _ in f)
-            ):
-                raise UserError(
-                    f"task {task!r}: its source gives none of the examples that its cache holds; {REMEDY}"
-                )
-            _compare(job, sample, _items(spec, sample, read, settings), settings, vocabulary)
+        firsts = {j: _first(jobs.path(j, settings, vocabulary.hash)) for j in several}
+        spec = settings.task(task)
+        wanted = {r for first in firsts.values() for i, _ in first for r in _record_ids(i)}
+        records = _read(spec, split, wanted, settings)
+        for job, first in firsts.items():
+            if first and not records:
+                told = "its source gives none of the examples that its cache holds"
+                raise UserError(f"task {task!r}: {told}; {REMEDY}")
+            readable = {k: v for k, v in first.items() if records.keys() & _record_ids(k[0])}
+            sample = _drawn(job, readable)
+            items = _items(spec, sample, records, settings)
+            _compare(job, spec, sample, items, settings, vocabulary)
 
 
 def _first(folder: Path) -> Sample:
@@ -80,13 +70,13 @@ def _first(folder: Path) -> Sample:
     return {(e["id"], e["template"]): e for e in first}
 
 
-def _drawn(job: Job, first: Sample) -> Sample:
-    """Some of them by hash: others for each job."""
-    drawn = sorted(first, key=lambda key: hashing.draw(job, *key))
-    return {key: first[key] for key in drawn[:SAMPLED_RECORDS]}
+def _drawn(job: Job, sample: Sample) -> Sample:
+    """Some of a sample by hash: others for each job."""
+    drawn = sorted(sample, key=lambda key: hashing.draw(job, *key))
+    return {key: sample[key] for key in drawn[:SAMPLED_RECORDS]}
 
 
-def _records_of(example_id: str) -> set[str]:
+def _record_ids(example_id: str) -> set[str]:
     """The ids that the record of an example may have: its n-th value is `<record>.n`, a part of
     that `<id>/n`."""
     whole = example_id.rpartition("/")[0]
@@ -94,81 +84,77 @@ def _records_of(example_id: str) -> set[str]:
 
 
 def _read(spec: TaskSpec, split: str, wanted: set[str], settings: Settings) -> dict[str, dict]:
-    """{id: record} of the records wanted among a source's first rows; further ones until there is a
-    sample of them."""
-    out: dict[str, dict] = {}
-    for source_split, _, _ in render.source_splits(spec.source, split):
-        source = (
-            spec.source,
-            source_split,
-            settings.root,
-            settings.suite_seed,
-            Counter(),
-            settings.skip_bad,
+    """{id: record} of the records wanted among a source's first rows; further rows until there is
+    a sample of them."""
+    d, records = settings.data, {}
+    for source_split, _, _ in sources.source_splits(spec.source, split):
+        rows = sources.open_source(
+            spec.source, source_split, d.root, d.suite_seed, Counter(), d.skip_bad
         )
-        for row, (example_id, example) in enumerate(sources.open_source(*source)):
-            if row >= FIRST_ROWS and len(out) >= min(SAMPLED_RECORDS, len(wanted)):
+        for row, (record_id, record) in enumerate(rows):
+            if row >= FIRST_ROWS and len(records) >= min(SAMPLED_RECORDS, len(wanted)):
                 break
-            if example_id in wanted:
-                out[example_id] = example
-    return out
+            if record_id in wanted:
+                records[record_id] = record
+    return records
 
 
 def _items(
-    spec: TaskSpec, sample: Sample, read: dict[str, dict], settings: Settings
-) -> dict[str, render.Item]:
+    spec: TaskSpec, sample: Sample, records: dict[str, dict], settings: Settings
+) -> dict[str, Item]:
     """{id: item} of what the records of a sample give now."""
-    slots = checks.every_slot(spec)
-    out: dict[str, render.Item] = {}
-    for example_id in sorted({r for i, _ in sample for r in _records_of(i) if r in read}):
-        found = render.fields_of(
-            spec, read[example_id], f"task {spec.name!r}, example {example_id}", settings.skip_bad
-        )
-        for n, values in enumerate(found):
-            content = (
-                values if isinstance(values, Skip) else render.usable_content(spec, values, slots)
-            )
-            if isinstance(content, str):  # else it gives no example now
-                item = render.item_of(example_id, n, values, content)
-                out[item.id] = item
-    return out
+    slots = values.every_slot(spec)
+    items: dict[str, Item] = {}
+    for record_id in sorted({r for i, _ in sample for r in _record_ids(i) if r in records}):
+        where = f"task {spec.name!r}, example {record_id}"
+        several = examples.fields_of(spec, records[record_id], where, settings.data.skip_bad)
+        for n, given in enumerate(several):
+            item = examples.item_of(spec, record_id, n, given, slots)
+            if isinstance(item, Item):  # else it gives no example now
+                items[item.id] = item
+    return items
 
 
 def _compare(
     job: Job,
+    spec: TaskSpec,
     sample: Sample,
-    items: dict[str, render.Item],
+    items: dict[str, Item],
     settings: Settings,
     vocabulary: Vocabulary,
 ) -> None:
-    spec, variant = registry.task(job.variant, settings.root), names.parse(job.variant)
+    variant = names.parse(job.variant)
     # Exemplars would need all training examples: a few-shot prompt is compared from behind them on.
     bare = dataclasses.replace(job, variant=str(dataclasses.replace(variant, shots=0)))
-    mine = [items[r] for r in sorted({r for i, _ in sample for r in _records_of(i) if r in items})]
     ids = {i for i, _ in sample}
-    parts = [p for p in jobs.expanded(bare, mine, Counter(), settings, vocabulary) if p.id in ids]
+    own = [items[r] for r in sorted({r for i in ids for r in _record_ids(i) if r in items})]
+    parts = [p for p in jobs.expanded(bare, own, Counter(), settings, vocabulary) if p.id in ids]
     rendered, _, owners = jobs.records_of(bare, parts, settings, vocabulary)
-    now = {(o.id, r.template): jobs.example_of(o, r) for o, r in zip(owners, rendered, strict=True)}
+    lines = jobs.lines_of(bare, owners, rendered, settings)
+    now = {(line["id"], line["template"]): line for line in lines}
     for key, was in sample.items():
         if difference := _difference(was, now.get(key), bool(variant.shots)):
             raise UserError(
-                f"task {spec.name!r}: example {key[0]} is no longer what its cache holds ({difference}), though nothing "
-                "that the cache's key stands for has changed: its functions read a file or look up a name when they run, "
-                f"or give something else each time (`itx tasks check {spec.name}`); {REMEDY}"
+                f"task {spec.name!r}: example {key[0]} is no longer what its cache holds "
+                f"({difference}), though nothing that the cache's key stands for has changed: its "
+                "functions read a file or look up a name when they run, or give something else "
+                f"each time (`itx tasks check {spec.name}`); {REMEDY}"
             )
 
 
-def _difference(was: dict, now: dict | None, few_shot: bool) -> str:
+def _difference(was: Line, now: Line | None, few_shot: bool) -> str:
     """What differs, in words; "" if nothing does."""
     if now is None:
         return f"its record gives no such example in template {was['template']}"
     for name in COMPARED:
-        same = (
-            was[name].endswith(now[name])
-            if few_shot and name == "prompt"
-            else was[name] == now[name]
-        )
-        if not same:
-            a, b = (repr(x[name]) for x in (was, now))
-            return f"{name} was {a if len(a) < 100 else a[:100] + '…'}, is {b if len(b) < 100 else b[:100] + '…'}"
+        before, after = was[name], now[name]
+        if few_shot and name == "prompt" and before.endswith(after):
+            continue
+        if before != after:
+            return f"{name} was {_shown(before)}, is {_shown(after)}"
     return ""
+
+
+def _shown(value: Any) -> str:
+    told = repr(value)
+    return told if len(told) < MAX_SHOWN else told[:MAX_SHOWN] + "…"

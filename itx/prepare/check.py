@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection
 from itx import text
 from itx.errors import UserError, did_you_mean
 from itx.eval import metrics
-from itx.prepare import conversations, fewshot, objectives, render, repeat
+from itx.prepare import conversations, examples, fewshot, objectives, render, repeat, sources, types
 from itx.tasks import names, templates
 from itx.tasks.spec import SPLITS, TaskSpec, Template
 from itx.text_format import chat
@@ -23,11 +23,11 @@ SHOTS = 2  # of the few-shot variants that are checked
 NEARLY, FEWEST = 0.9, 5
 
 
-def _items(spec: TaskSpec, root: str, most: int) -> list[render.Item]:
+def _items(spec: TaskSpec, root: str, most: int) -> list[types.Item]:
     counts: Counter = Counter()
     for split in SPLITS:
-        if render.source_splits(spec.source, split):
-            items = render.items(spec, split, root, 0, counts)
+        if sources.source_splits(spec.source, split):
+            items = examples.items(spec, split, root, 0, counts)
             # a build counts what is too short, as it does other records that give no example
             if spec.objective:
                 items = (i for i in items if objectives.in_words(spec, i))
@@ -73,11 +73,11 @@ def show(spec: TaskSpec, name: str, root: str) -> dict:
             )
     facts = {"name": spec.name, "version": spec.version, "cluster": spec.cluster,
              "metrics": [metrics.shown(metrics.name_of(m)) for m in spec.metrics], "options": spec.options, "origin": spec.origin, "neighbours": spec.neighbours, "tags": dict(spec.tags),
-             "module": spec.module, "splits": render.splits(spec.source)}  # fmt: skip
+             "module": spec.module, "splits": sources.splits(spec.source)}  # fmt: skip
     return {"task": facts, "renderings": renderings}
 
 
-def read(spec: TaskSpec, root: str, seen: repeat.Seen, problems: list[str]) -> list[render.Item]:
+def read(spec: TaskSpec, root: str, seen: repeat.Seen, problems: list[str]) -> list[types.Item]:
     """The first EXAMPLES examples; `fields` is called twice on each record, see `repeat.twice`."""
     return _items(
         dataclasses.replace(spec, fields=repeat.twice(spec, seen, problems)), root, EXAMPLES
@@ -121,8 +121,8 @@ def check(spec: TaskSpec, root: str, others: Sequence[Connection] = ()) -> list[
 
 
 def _rendered(
-    spec: TaskSpec, variant: names.Variant, item: render.Item, template: Template, pool
-) -> render.Rendered:
+    spec: TaskSpec, variant: names.Variant, item: types.Item, template: Template, pool
+) -> types.Rendered:
     if spec.objective:
         return objectives.in_words(spec, item)
     if spec.chat:
@@ -131,7 +131,7 @@ def _rendered(
     return render.render(spec, variant, item, 0, 0, [template], shots)
 
 
-def _check_one(spec: TaskSpec, r: render.Rendered, item: render.Item) -> list[str]:
+def _check_one(spec: TaskSpec, r: types.Rendered, item: types.Item) -> list[str]:
     where = f"template {r.template}, example {item.id}"
     answer = metrics.extract(r.extractor, r.target)
     if answer is None:
@@ -153,7 +153,7 @@ def _check_one(spec: TaskSpec, r: render.Rendered, item: render.Item) -> list[st
     return out
 
 
-def _chance(spec: TaskSpec, rendered: list[render.Rendered]) -> list[str]:
+def _chance(spec: TaskSpec, rendered: list[types.Rendered]) -> list[str]:
     """What an option drawn at random scores, as it would be written: the mean over all options, so
     no draw is made.
 
@@ -181,14 +181,14 @@ def _chance(spec: TaskSpec, rendered: list[render.Rendered]) -> list[str]:
     return out
 
 
-def _said(r: render.Rendered) -> list[str]:
+def _said(r: types.Rendered) -> list[str]:
     """What is read from the target of each option, were it the answer."""
     gold = r.options[r.answer_index]
     written = [r.target.replace(gold, o) if r.target.count(gold) == 1 else o for o in r.options]
     return [metrics.extract(r.extractor, w) or "" for w in written]
 
 
-def _leaks(spec: TaskSpec, template: Template, items: list[render.Item]) -> list[str]:
+def _leaks(spec: TaskSpec, template: Template, items: list[types.Item]) -> list[str]:
     """Where a template's input tells its target: it names a field of the target, or a field of it
     holds the same text, or the right option alone, in nearly every example.
 
@@ -224,7 +224,7 @@ def _leaks(spec: TaskSpec, template: Template, items: list[render.Item]) -> list
     return out
 
 
-def _inversion(spec: TaskSpec, template: Template, items: list[render.Item]) -> list[str]:
+def _inversion(spec: TaskSpec, template: Template, items: list[types.Item]) -> list[str]:
     """An inverted template shows the answer and asks for what the plain ones show: a field, or a
     part of one."""
     where = f"inverted template {templates.template_id(template)}"
@@ -264,7 +264,7 @@ def _answers_given_back(spec: TaskSpec, root: str) -> list[str]:
     first: dict[str, str] = {}
     seen = 0
     for split in SPLITS:
-        for item in render.items(spec, split, root, 0, Counter()):
+        for item in examples.items(spec, split, root, 0, Counter()):
             where = f"task {spec.name!r}, example {item.id}"
             references = render.answers(spec, item.values, where)[0]
             seen += 1

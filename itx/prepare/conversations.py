@@ -1,71 +1,149 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Conversations as training examples: of each its pieces, or an example for every answer
-(itx/text_format/chat.py)."""
+"""Conversations as training examples, each one example of several pieces or one example for every
+answer (itx/text_format/chat.py): their row in the table of kinds (kinds.py)."""
 
 import dataclasses
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
-from itx.data.vocabulary import unguarded
+from itx.data.cache import Record, Texts
+from itx.data.vocabulary import Vocabulary, unguarded
 from itx.errors import UserError
 from itx.hashing import draw
-from itx.prepare.render import Item, Rendered, content_of, identity_of
-from itx.tasks.chat import spoken
-from itx.tasks.spec import TaskSpec
-from itx.text_format.chat import Answer, answers, check, imitates, joined, last, unwritten
+from itx.prepare import exclude
+from itx.prepare.render import encode, identity
+from itx.prepare.types import Item, Job, Rendered, Settings
+from itx.tasks.chat import conversation, spoken
+from itx.tasks.spec import Skip, TaskSpec
+from itx.text import normalise
+from itx.text_format import chat
+from itx.text_format.chat import Answer, answers, joined, last
 from itx.text_format.pieces import END
 
 SPLIT = "split conversations"  # what `prepared` counts them under
 IMITATES = (
-    "conversations hold lines that begin as the turns of the plain chat template do ('User:', 'Assistant:'), so that the "
-    "model cannot tell them apart; a data.chat_template with control tokens can"
+    "conversations hold lines that begin as the turns of the plain chat template do ('User:', "
+    "'Assistant:'), so that the model cannot tell them apart; a data.chat_template with control "
+    "tokens can"
 )
 
 
-def prepared(
-    items: Iterable[Item], template: str, eos: str, each: bool, whole: bool, spec: TaskSpec, counts: Counter,
-    skip_bad: bool = False, control: Sequence[str] = (), said: Counter | None = None,
-) -> Iterator[Item]:  # fmt: skip
-    """Conversations as items whose values are {"pieces"}, as `joined` gives them. said: what
-    happened to conversations that are kept, and to how many.
+def checked(values: dict[str, Any]) -> dict[str, Any] | Skip:
+    """A conversation as templates are given it, whoever made it."""
+    found = conversation(values["messages"], values.get("tools"))
+    return found if isinstance(found, Skip) else {**values, **found}
 
-    each: an item for every answer, as encoder-decoder models train on one target at a time; whole:
-    never more than one of a conversation, as evaluation asks. Else an item for every answer where
-    they cannot be joined: counts[SPLIT]. What stands before an answer is its input, and of those
-    with one identity the first is kept, as of all examples.
+
+def content(spec: TaskSpec, values: dict[str, Any]) -> str:
+    """The canonical input: all but what is to be written last, a line for each turn and tool."""
+    turns = [f"{m['role']}: {spoken(m)}" for m in values["messages"][:-1]]
+    tools = [json.dumps(t, ensure_ascii=False) for t in values.get("tools") or ()]
+    return "\n".join(map(normalise, [*turns, *tools]))
+
+
+def shared(spec: TaskSpec, values: dict[str, Any]) -> dict[str, Any]:
+    return {"messages": values["messages"][:-1], "tools": values.get("tools") or []}
+
+
+def answer(spec: TaskSpec, values: dict[str, Any], where: str) -> str:
+    return spoken(values["messages"][-1]).strip()
+
+
+def leak_texts(spec: TaskSpec, item: Item) -> Texts:
+    return exclude.texts(item.values["asked"], item.values["turns"])
+
+
+def key(job: Job, spec: TaskSpec, settings: Settings) -> list[Any]:
+    return [chat.CHAT_VERSION, settings.chat_template, settings.architecture]
+
+
+def expanded(
+    job: Job,
+    spec: TaskSpec,
+    items: list[Item],
+    counts: Counter,
+    settings: Settings,
+    vocabulary: Vocabulary,
+    said: Counter | None,
+) -> list[Item]:
+    each = settings.architecture == "encoder_decoder"
+    return list(
+        prepared(
+            items,
+            settings.chat_template,
+            vocabulary.eos_text,
+            each,
+            job.crossed,
+            spec,
+            counts,
+            settings.data.skip_bad,
+            vocabulary.control,
+            said,
+        )
+    )
+
+
+def prepared(
+    items: Iterable[Item],
+    template: str,
+    eos: str,
+    each: bool,
+    whole: bool,
+    spec: TaskSpec,
+    counts: Counter,
+    skip_bad: bool = False,
+    control: Sequence[str] = (),
+    said: Counter | None = None,
+) -> Iterator[Item]:
+    """Conversations as items whose values are {"pieces"}, as `joined` gives them, and what
+    `turns_of` gives.
+
+    What stands before an answer is its input; of items with one identity the first is kept, as
+    with all examples.
+
+    Args:
+        template, eos, control: as `answers` takes them.
+        each: an item for every answer, as encoder-decoder models train on one target at a time.
+        whole: never more than one item of a conversation, as evaluation asks. With neither, there
+            is an item for every answer where the answers cannot be joined: counts[SPLIT].
+        skip_bad: count a conversation that the template refuses, rather than raise.
+        said: gets what happened to conversations that are kept, and to how many.
     """
-    check(template)  # its own mistakes are no conversation's
+    chat.check(template)  # its own mistakes are no conversation's
     seen: set[int] = set()
     for item in items:
         where = f"task {spec.name!r}, example {item.id}"
         try:
-            found = answers(template, item.values, where, eos, control)
+            replies = answers(template, item.values, where, eos, control)
         except UserError as e:
             if not skip_bad:
-                raise UserError(
-                    f"{e}; --data.skip_bad=True counts and skips such conversations"
-                ) from e
+                hint = "--data.skip_bad=True counts and skips such conversations"
+                raise UserError(f"{e}; {hint}") from e
             counts["refused by data.chat_template"] += 1
             continue
         if said is not None:
-            for what in unwritten(template, item.values, found, where):
+            for what in chat.unwritten(template, item.values, replies, where):
                 said[f"conversations lose {what}, which data.chat_template does not write"] += 1
-            said[IMITATES] += any(imitates(spoken(m), template) for m in item.values["messages"])
-        row = joined(found, not each)
+            messages = item.values["messages"]
+            said[IMITATES] += any(chat.imitates(spoken(m), template) for m in messages)
+        row = joined(replies, not each)
         if whole or row and not each:
-            values = {"pieces": row or last(found, not each), **turns_of(item.values["messages"])}
-            made = [(identity_of(spec, item.values), dataclasses.replace(item, values=values))]
+            values = {"pieces": row or last(replies, not each), **turns_of(item.values["messages"])}
+            shown = identity(shared(spec, item.values))
+            parts = [(shown, dataclasses.replace(item, values=values))]
         else:
             counts[SPLIT] += not each
-            # as where `fields` makes several examples of one record
-            counts["read"] += sum(a.trained for a in found) - 1
-            made = _each(item, found, each, spec)
-        for identity, one in made:
-            if identity in seen:
+            # The further ones count as read, as where `fields` makes several of one record.
+            counts["read"] += sum(a.trained for a in replies) - 1
+            parts = _for_each_answer(item, replies, each, spec)
+        for shown, part in parts:
+            if shown in seen:
                 counts["begins as another conversation"] += 1
                 continue
-            seen.add(identity)
-            yield one
+            seen.add(shown)
+            yield part
 
 
 def turns_of(messages: Sequence[dict]) -> dict[str, list[str]]:
@@ -77,22 +155,20 @@ def turns_of(messages: Sequence[dict]) -> dict[str, list[str]]:
     return {"turns": turns, "asked": asked or turns[:-1]}
 
 
-def _each(
-    item: Item, found: Sequence[Answer], joins: bool, spec: TaskSpec
+def _for_each_answer(
+    item: Item, replies: Sequence[Answer], joins: bool, spec: TaskSpec
 ) -> Iterator[tuple[int, Item]]:
     """(identity, item) for every answer that is trained, behind those before it as `last` gives
     them, or (not `joins`) as it is asked alone."""
-    for n, answer in enumerate(found):
-        if not answer.trained:
+    for n, reply in enumerate(replies):
+        if not reply.trained:
             continue
-        asked = {**item.values, "messages": item.values["messages"][: answer.turn + 1]}
-        content = content_of(spec, asked)
-        pieces = last(found[: n + 1], not joins) if joins else last(found[n : n + 1])
-        values = {"pieces": pieces, **turns_of(asked["messages"])}
-        yield (
-            identity_of(spec, asked),
-            Item(f"{item.id}/{n}", values, content, draw("content", content)),
-        )
+        values = {**item.values, "messages": item.values["messages"][: reply.turn + 1]}
+        written = content(spec, values)
+        pieces = last(replies[: n + 1], not joins) if joins else last(replies[n : n + 1])
+        told = {"pieces": pieces, **turns_of(values["messages"])}
+        part = Item(f"{item.id}/{n}", told, written, draw("content", written))
+        yield identity(shared(spec, values)), part
 
 
 def render(
@@ -101,9 +177,39 @@ def render(
     """The rendering of a conversation: its last assistant turn is the target, all before it the
     prompt."""
     pieces = item.values.get("pieces") or last(answers(template, item.values, where, eos, control))
+    *before, (target, _) = pieces
     prompt, target = (
-        unguarded("".join(text for text, _ in part)).replace(END, "")
-        for part in (pieces[:-1], pieces[-1:])
+        unguarded(text).replace(END, "") for text in ("".join(t for t, _ in before), target)
     )
     target = target.strip()
-    return Rendered("chat", prompt, target, (target,), None, None, None, pieces=pieces)
+    return Rendered("chat", prompt, target, (target,), pieces=pieces)
+
+
+def records(
+    job: Job,
+    spec: TaskSpec,
+    items: list[Item],
+    settings: Settings,
+    vocabulary: Vocabulary,
+    pool: None,
+) -> tuple[list[Rendered], list[Record], list[Item]]:
+    rendered = [
+        render(
+            item,
+            settings.chat_template,
+            f"task {spec.name!r}, example {item.id}",
+            vocabulary.eos_text,
+            vocabulary.control,
+        )
+        for item in items
+    ]
+    return rendered, encode(rendered, vocabulary), items
+
+
+def shown(spec: TaskSpec, variant: Any, item: Item, *_: Any) -> Rendered:
+    return render(item, chat.PLAIN, f"task {spec.name!r}, example {item.id}")
+
+
+def vocabulary_texts(spec: TaskSpec, items: list[Item]) -> list[str]:
+    rendered = [render(item, chat.PLAIN, spec.name) for item in items]
+    return [text for r in rendered for text in (r.prompt, r.target)]

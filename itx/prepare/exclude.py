@@ -9,8 +9,6 @@ from itx.data.cache import Texts
 from itx.errors import UserError
 from itx.leaks import loose
 from itx.leaks.contamination import Found
-from itx.prepare.render import NOT_CONTENT, Item
-from itx.tasks.spec import TaskSpec
 from itx.text import texts_of
 
 
@@ -21,17 +19,6 @@ def texts(content: Any, rest: Any) -> Texts:
         for v in (content, rest)
     )
     return first, [form for form in second if form not in first]
-
-
-def of_example(spec: TaskSpec, item: Item) -> Texts:
-    """Of an example as the build holds it (itx/prepare/jobs.py)."""
-    values = item.values
-    if spec.objective:
-        return texts(values["text"], ())
-    if spec.chat:
-        return texts(values["asked"], values["turns"])
-    content = spec.content or [k for k in values if k not in NOT_CONTENT]
-    return texts([values[k] for k in content], list(values.values()))
 
 
 def exclude(lock: dict, found: Found) -> None:

@@ -20,8 +20,8 @@ import numpy as np
 from itx import hashing
 from itx.data.cache import Record
 from itx.data.vocabulary import Vocabulary
-from itx.prepare import conversations, render
-from itx.prepare.render import Item, Rendered
+from itx.prepare import render
+from itx.prepare.types import Item, Rendered
 from itx.tasks.names import Variant
 from itx.tasks.spec import TaskSpec, Template
 
@@ -63,41 +63,46 @@ def choose(pool: Pool, item: Item, count: int, *seed) -> list[Item]:
 
 
 def render_all(
-    spec: TaskSpec, variant: Variant, pairs: Sequence[tuple[Item, Sequence[Template] | None]], rendering: int,
-    render_seed: int, vocabulary: Vocabulary, pool: Pool | None = None, budget: int = 0, chat_template: str = "",
-) -> tuple[list[Rendered], list[Record]]:  # fmt: skip
-    """Renderings and records of (item, templates to draw from); `pool` is needed where the variant
-    has shots."""
-    shots = [
-        choose(pool, item, variant.shots, render_seed, spec.name, rendering)
-        if variant.shots
-        else []
-        for item, _ in pairs
-    ]
+    spec: TaskSpec,
+    variant: Variant,
+    pairs: Sequence[tuple[Item, Sequence[Template] | None]],
+    rendering: int,
+    render_seed: int,
+    vocabulary: Vocabulary,
+    pool: Pool | None = None,
+    max_tokens: int = 0,
+) -> tuple[list[Rendered], list[Record]]:
+    """Renderings and records of (item, templates to draw from).
+
+    Args:
+        pool: needed where the variant has shots.
+        max_tokens: of prompt and target with BOS and EOS, beyond which exemplars fall away; 0: no
+            limit.
+    """
+    items = [item for item, _ in pairs]
+    exemplars: list[list[Item]] = [[] for _ in pairs]
+    if variant.shots:
+        seed = (render_seed, spec.name, rendering)
+        exemplars = [choose(pool, item, variant.shots, *seed) for item in items]
 
     def one(i: int) -> Rendered:
-        if spec.chat:
-            where = f"task {spec.name!r}, example {pairs[i][0].id}"
-            return conversations.render(
-                pairs[i][0], chat_template, where, vocabulary.eos_text, vocabulary.control
-            )
-        return render.render(
-            spec, variant, pairs[i][0], rendering, render_seed, pairs[i][1], shots[i]
-        )
+        among = pairs[i][1]
+        return render.render(spec, variant, items[i], rendering, render_seed, among, exemplars[i])
 
     rendered = [one(i) for i in range(len(pairs))]
     records = render.encode(rendered, vocabulary)
-    long = [i for i in range(len(pairs)) if shots[i]] if budget else []
-    # BOS, EOS
-    while long := [
-        i for i in long if shots[i] and sum(len(ids) for ids, _ in records[i]) + 2 > budget
-    ]:
+
+    def too_long(i: int) -> bool:
+        # two more for BOS and EOS
+        return bool(exemplars[i]) and sum(len(ids) for ids, _ in records[i]) + 2 > max_tokens
+
+    long = list(range(len(pairs))) if max_tokens else []
+    while long := [i for i in long if too_long(i)]:
         for i in long:
-            shots[i].pop()
+            exemplars[i].pop()
             rendered[i] = one(i)
-        for i, record in zip(
-            long, render.encode([rendered[i] for i in long], vocabulary), strict=True
-        ):
+        shorter = render.encode([rendered[i] for i in long], vocabulary)
+        for i, record in zip(long, shorter, strict=True):
             records[i] = record
     return rendered, records
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from itx.data.cache import Record
 from itx.data.vocabulary import Vocabulary, any_of, unguarded
-from itx.prepare.render import Item, Rendered
+from itx.prepare.types import Item, Rendered
 from itx.tasks.spec import TaskSpec
 from itx.text import texts_of
 from itx.text_format.pieces import END

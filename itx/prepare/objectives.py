@@ -22,16 +22,17 @@ seeds the masks are T5's own, and no NumPy version changes them.
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 
 from itx import text
-from itx.data.cache import Record
+from itx.data.cache import Record, Texts
 from itx.data.vocabulary import SENTINELS, Vocabulary
 from itx.errors import UserError
 from itx.hashing import draw
-from itx.prepare.render import Item, Rendered
+from itx.prepare import exclude, values
+from itx.prepare.types import Bad, Item, Job, Rendered, Room, Settings
 from itx.tasks.spec import TaskSpec
 
 # raise it when a change here alters a record: it is part of the cache keys of plain text
@@ -40,17 +41,6 @@ NOISE_DENSITY, MEAN_SPAN = np.float32(0.15), np.float32(3.0)  # T5's, in the pre
 STRADDLE = 80  # characters behind a chunk that the leak test reads with it, about 12 words
 # tokens that give a target, and a prompt where there is one
 LEAST = {"lm": 1, "prefix_lm": 2, "span_corruption": 2}
-
-
-class Room(NamedTuple):
-    """What a row of the run holds (itx/data/lock.py, sizes); chunks are as long as fits."""
-
-    architecture: str = "decoder"
-    length: int = 256  # data.sequence_length
-    targets: int = 96  # data.target_length
-
-
-ROOM = Room()
 
 
 # ---- noise
@@ -290,7 +280,7 @@ def target_bytes(spec: TaskSpec, item: Item, render_seed: int, room: Room) -> li
 def rendered(spec: TaskSpec, record: Record, vocabulary: Vocabulary) -> Rendered:
     """A record as text, for the examples kept beside it."""
     prompt, target = (vocabulary.decode(ids) for ids, _ in record)
-    return Rendered(spec.objective, prompt, target, (target,), None, None, None)
+    return Rendered(spec.objective, prompt, target, (target,))
 
 
 def in_words(spec: TaskSpec, item: Item) -> Rendered | None:
@@ -306,4 +296,56 @@ def in_words(spec: TaskSpec, item: Item) -> Rendered | None:
         " ".join(names[i] for i in ids)
         for ids, _ in record(spec, chunk, 0, 0, size, Room("", 1001, 1001))
     )
-    return Rendered(spec.objective, prompt, target, (target,), None, None, None)
+    return Rendered(spec.objective, prompt, target, (target,))
+
+
+# ---- the row in the table of kinds (kinds.py)
+
+
+def unusable(spec: TaskSpec, given: dict[str, Any], slots: list[str]) -> Bad | None:
+    told = values.shown(given.get("text"))
+    if isinstance(given.get("text"), str):
+        return None
+    return Bad("unusable field", f"the field 'text' is {told}, no text")
+
+
+def leak_texts(spec: TaskSpec, item: Item) -> Texts:
+    return exclude.texts(item.values["text"], ())
+
+
+def key(job: Job, spec: TaskSpec, settings: Settings) -> list[Any]:
+    """Chunks are as long as a row has room."""
+    check(spec, settings.room)
+    return [OBJECTIVES_VERSION, *settings.room]
+
+
+def expanded(
+    job: Job,
+    spec: TaskSpec,
+    items: list[Item],
+    counts: Counter,
+    settings: Settings,
+    vocabulary: Vocabulary,
+    said: Counter | None,
+) -> list[Item]:
+    return list(chunks(spec, items, vocabulary, settings.room, counts, sized=job.crossed))
+
+
+def records(
+    job: Job,
+    spec: TaskSpec,
+    items: list[Item],
+    settings: Settings,
+    vocabulary: Vocabulary,
+    pool: None,
+) -> tuple[list[Rendered], list[Record], list[Item]]:
+    seed, size = settings.data.render_seed, vocabulary.size
+    encoded = [record(spec, i, job.rendering, seed, size, settings.room) for i in items]
+    return [rendered(spec, r, vocabulary) for r in encoded], encoded, items
+
+
+def line(job: Job, spec: TaskSpec, item: Item, settings: Settings) -> dict[str, Any]:
+    """{"bytes"} of a chunk that is scored."""
+    if not job.crossed:
+        return {}
+    return {"bytes": target_bytes(spec, item, settings.data.render_seed, settings.room)}

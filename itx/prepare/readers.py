@@ -22,7 +22,7 @@ import numpy as np
 
 from itx.errors import UserError, did_you_mean
 from itx.prepare import delimited
-from itx.prepare.records import Bad, Reader, Rows
+from itx.prepare.types import Bad, Reader, Rows
 
 _UTF8_BOM = b"\xef\xbb\xbf"
 

@@ -1,20 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one file that imports SeqIO: our specs as genuine seqio Tasks and Mixtures, and the way back.
+"""Our specs as genuine seqio Tasks and Mixtures, and the way back. Only this file and foreign.py
+import SeqIO.
 
 Task      source yields {id, raw}; one `tf.numpy_function` map calls the record function that the
-          build
-          calls directly; then cache placeholder, then EOS. Same tokens either way (tested).
+          build calls directly; then cache placeholder, then EOS. Same tokens either way (tested).
 Mixture   rates are SeqIO's own (`mixing_rate_num_examples` with its cap and temperature), read back
-          by
-          `rates`; any Mixture or Task that a user registered straight in SeqIO resolves the same
-          way.
+          by `rates`; any Mixture or Task that a user registered straight in SeqIO is found the
+          same way.
 """
 
 import atexit
 import functools
-import hashlib
 import json
 import shutil
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -25,20 +24,22 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from itx import storage
+from itx import hashing, storage
+from itx.config import DataConfig
 from itx.data.cache import prompt_ids
 from itx.data.vocabulary import Bytes, TokenizerJson, Vocabulary
 from itx.errors import UserError, did_you_mean
-from itx.prepare import hits, objectives, render
-from itx.prepare.jobs import Job, Settings, records_of
+from itx.prepare import examples, hits, objectives, sources
+from itx.prepare.jobs import records_of
+from itx.prepare.types import Item, Job, Room, Settings
 from itx.prepare.vocab import keep_bytes, keep_given, keep_vocabulary
 from itx.tasks import names, registry, resolve
 from itx.tasks.spec import SPLITS, MixtureSpec, TaskSpec
 from itx.text_format import chat
 
-# SeqIO hides nothing itself: keep TensorFlow off the accelerator
+# SeqIO hides nothing itself: keep TensorFlow off the accelerator.
 tf.config.set_visible_devices([], "GPU")
-# it warns that rates come from counts; ours are exact
+# It warns that rates come from counts; ours are exact.
 absl.logging.set_verbosity(absl.logging.ERROR)
 
 
@@ -49,12 +50,15 @@ class SpecSource(seqio.DataSource):
     counted: dict[tuple[str, str], int] = {}
 
     def __init__(
-        self, spec: TaskSpec, root: str, suite_seed: int,
-        several: Callable[[Iterable[render.Item]], Iterable[render.Item]] = iter,
-    ):  # fmt: skip
+        self,
+        spec: TaskSpec,
+        root: str,
+        suite_seed: int,
+        several: Callable[[Iterable[Item]], Iterable[Item]] = iter,
+    ):
         """several: makes of a split's items those that become examples (chunks of documents)."""
         self.spec, self.root, self.suite_seed, self.several = spec, root, suite_seed, several
-        splits = [s for s in SPLITS if render.source_splits(spec.source, s)]
+        splits = [s for s in SPLITS if sources.source_splits(spec.source, s)]
         super().__init__(splits=splits, caching_permitted=True)
 
     @property
@@ -70,10 +74,9 @@ class SpecSource(seqio.DataSource):
     def list_shards(self, split: str) -> list[str]:
         return [split]
 
-    def items(self, split: str) -> Iterator[render.Item]:
-        yield from self.several(
-            render.items(self.spec, split, self.root, self.suite_seed, Counter())
-        )
+    def items(self, split: str) -> Iterator[Item]:
+        found = examples.items(self.spec, split, self.root, self.suite_seed, Counter())
+        yield from self.several(found)
 
     def get_dataset(self, split="train", shuffle=True, seed=None, shard_info=None, **kwargs):
         del kwargs
@@ -90,12 +93,20 @@ class SpecSource(seqio.DataSource):
         return ds.shuffle(10_000, seed=seed) if shuffle else ds
 
 
-def get(name: str, vocabulary, root: str = "", suite_seed: int = 0, render_seed: int = 0, fewshot_tokens: int = 0,
-        chat_template: str = chat.PLAIN, room: objectives.Room = objectives.ROOM):  # fmt: skip
+def get(
+    name: str,
+    vocabulary: seqio.Vocabulary | str | Path,
+    root: str = "",
+    suite_seed: int = 0,
+    render_seed: int = 0,
+    fewshot_tokens: int = 0,
+    chat_template: str = chat.PLAIN,
+    room: tuple[str, int, int] = Room(),
+) -> seqio.Task | seqio.Mixture:
     """itx.tasks.get: the seqio Task or Mixture behind one of our names."""
     if isinstance(vocabulary, seqio.SentencePieceVocabulary):  # with the sentinels that it adds
         data = vocabulary.sp_model
-        file = _private_folder() / f"itx-{hashlib.sha256(data).hexdigest()[:16]}.model"
+        file = _private_folder() / f"itx-{hashing.digest(data)}.model"
         if not file.is_file():
             with storage.whole_file(file) as part:
                 part.write_bytes(data)
@@ -105,8 +116,17 @@ def get(name: str, vocabulary, root: str = "", suite_seed: int = 0, render_seed:
         vocabulary = keep_bytes(vocabulary.extra_ids, str(_private_folder()))
     elif isinstance(vocabulary, TokenizerVocabulary):
         vocabulary = vocabulary.vocabulary.file
-    return registered(name, Settings((), root, "", str(vocabulary), render_seed, suite_seed, 0, False, fewshot_tokens,
-                                     chat_template, *room))  # fmt: skip
+    architecture, sequence_length, target_length = room
+    data_config = DataConfig(
+        root=root,
+        suite_seed=suite_seed,
+        render_seed=render_seed,
+        fewshot_tokens=fewshot_tokens or sys.maxsize,  # 0: no limit
+        sequence_length=sequence_length,
+        target_length=target_length,
+    )
+    settings = Settings(data_config, str(vocabulary), chat_template, architecture)
+    return registered(name, settings)
 
 
 @functools.cache
@@ -127,10 +147,8 @@ def registered(name: str, settings: Settings) -> seqio.Task | seqio.Mixture:
 
 def register(name: str, settings: Settings) -> seqio.Task:
     """The seqio Task of a variant name, registered on first use; a name holds one vocabulary."""
-    spec, job = (
-        registry.task(name, settings.root),
-        Job(name, "train", rendering=names.parse(name).rendering),
-    )
+    d, spec = settings.data, settings.task(name)
+    job = Job(name, "train", rendering=names.parse(name).rendering)
     vocabulary = _vocabulary(settings.vocab)
     if name in seqio.TaskRegistry.names():
         task = seqio.TaskRegistry.get(name)
@@ -139,26 +157,23 @@ def register(name: str, settings: Settings) -> seqio.Task:
         return task
     encoder = Vocabulary(settings.vocab)
     several = iter
-    if spec.objective:
-        # here, not from within tf.data
+    if spec.kind == "text":
+        # Checked here, not from within tf.data.
         objectives.check(spec, settings.room, objectives.sentinels(encoder))
         several = functools.partial(objectives.chunks, spec, vocabulary=encoder, room=settings.room)
-    source = SpecSource(spec, settings.root, settings.suite_seed, several)
+    source = SpecSource(spec, d.root, d.suite_seed, several)
 
     def record(raw: bytes) -> tuple[np.ndarray, np.ndarray]:
-        _, ((*before, (target, _)),), _ = records_of(
-            job, [render.Item(*json.loads(raw))], settings, encoder
-        )
+        _, (pieces,), _ = records_of(job, [Item(*json.loads(raw))], settings, encoder)
+        *before, (target, _) = pieces
         prompt = prompt_ids(before, encoder.eos_id, "decoder")
         return np.array(prompt, np.int32), np.array(target, np.int32)
 
     @seqio.map_over_dataset
-    def tokenise(example):
-        inputs, targets = tf.numpy_function(
-            record, [example["raw"]], (tf.int32, tf.int32), stateful=False
-        )
-        return {"id": example["id"], "inputs": tf.ensure_shape(inputs, [None]),
-                "targets": tf.ensure_shape(targets, [None])}  # fmt: skip
+    def tokenise(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        ids = tf.numpy_function(record, [example["raw"]], (tf.int32, tf.int32), stateful=False)
+        inputs, targets = (tf.ensure_shape(x, [None]) for x in ids)
+        return {"id": example["id"], "inputs": inputs, "targets": targets}
 
     features = {
         "inputs": seqio.Feature(vocabulary, add_eos=False, dtype=tf.int32),
@@ -230,31 +245,30 @@ def _vocabulary(file: str) -> seqio.Vocabulary:
     model = Vocabulary(file).model
     if isinstance(model, Bytes):
         return seqio.ByteVocabulary(model.size - 259)
-    return (
-        TokenizerVocabulary(file)
-        if isinstance(model, TokenizerJson)
-        else seqio.SentencePieceVocabulary(file)
-    )
+    if isinstance(model, TokenizerJson):
+        return TokenizerVocabulary(file)
+    return seqio.SentencePieceVocabulary(file)
 
 
 def register_mixture(spec: MixtureSpec, settings: Settings) -> seqio.Mixture:
     """A MixtureSpec as a seqio Mixture of its variants (nested mixtures stay mixtures)."""
     if spec.name in seqio.MixtureRegistry.names():
         return seqio.MixtureRegistry.get(spec.name)
-    explicit = isinstance(spec.members, dict)
     parts = []
-    for name, share in resolve.members(spec, settings.root).items():
+    for name, share in resolve.members(spec, settings.data.root).items():
+        rate = share
         if name in registry.MIXTURES:
-            nested = registry.MIXTURES[name]
-            register_mixture(nested, settings)
-            parts.append((name, share if explicit else 1.0))
-            continue
-        register(name, settings)
-        parts.append((name, share if explicit else _proportional(spec, share)))
+            register_mixture(registry.MIXTURES[name], settings)
+            rate = 1.0 if share is None else share
+        else:
+            register(name, settings)
+            if not isinstance(spec.members, dict):
+                rate = _proportional(spec, share)
+        parts.append((name, rate))
     return seqio.MixtureRegistry.add(spec.name, parts)
 
 
-def _proportional(spec: MixtureSpec, share: float):
+def _proportional(spec: MixtureSpec, share: float) -> Callable[[seqio.Task], float]:
     rate = functools.partial(
         seqio.mixing_rate_num_examples,
         maximum=spec.maximum,
@@ -285,44 +299,39 @@ def find(name: str) -> seqio.Task | seqio.Mixture:
     return seqio.get_mixture_or_task(name)
 
 
-def tasks_of(mixture_or_task) -> list[seqio.Task]:
-    """The tasks of a mixture, nested ones opened; of a task itself."""
-    return (
-        [mixture_or_task]
-        if isinstance(mixture_or_task, seqio.Task)
-        else list(mixture_or_task.tasks)
-    )
+def tasks_of(mixture_or_task: seqio.Task | seqio.Mixture) -> list[seqio.Task]:
+    """The tasks of a mixture, nested ones opened, or the task itself."""
+    if isinstance(mixture_or_task, seqio.Task):
+        return [mixture_or_task]
+    return list(mixture_or_task.tasks)
 
 
-def rates(mixture_or_task) -> dict[str, float]:
+def rates(mixture_or_task: seqio.Task | seqio.Mixture) -> dict[str, float]:
     """Task name -> share of the examples, as SeqIO mixes them; sums to 1."""
+    where = f"mixture {mixture_or_task.name!r}"
     if isinstance(mixture_or_task, seqio.Task):
         return {mixture_or_task.name: 1.0}
-    found = {}
+    by_name = {}
     for t in mixture_or_task.tasks:
         try:
-            found[t.name] = float(mixture_or_task.get_rate(t))
-        # a source that does not know its size, say
-        except (TypeError, ValueError, AssertionError) as e:
-            raise UserError(
-                f"mixture {mixture_or_task.name!r}: the rate of {t.name!r} is unknown: {e}"
-            ) from e
-    total = sum(found.values())
+            by_name[t.name] = float(mixture_or_task.get_rate(t))
+        except (TypeError, ValueError, AssertionError) as e:  # its source may not know its size
+            raise UserError(f"{where}: the rate of {t.name!r} is unknown: {e}") from e
+    total = sum(by_name.values())
     if total <= 0:
-        raise UserError(f"mixture {mixture_or_task.name!r} has no examples")
-    return {n: r / total for n, r in sorted(found.items())}
+        raise UserError(f"{where} has no examples")
+    return {n: r / total for n, r in sorted(by_name.items())}
 
 
 def kept(
     vocabulary: seqio.Vocabulary, cache_dir: str, mend: hits.Mend = hits.refuse
 ) -> Path | None:
-    """The file of a SeqIO vocabulary (of a SentencePiece model with the sentinels that it adds);
-    None: another kind."""
+    """The file of a SeqIO vocabulary (for a SentencePiece model with the sentinels that it adds);
+    None for other kinds."""
     if isinstance(vocabulary, TokenizerVocabulary):
         return keep_given(vocabulary.vocabulary.file, "", cache_dir, mend=mend)
     if isinstance(vocabulary, seqio.ByteVocabulary):
         return keep_bytes(vocabulary.extra_ids, cache_dir, mend)
     if isinstance(vocabulary, seqio.SentencePieceVocabulary):
-        data = vocabulary.sp_model
-        return keep_vocabulary(data, cache_dir, mend=mend)
+        return keep_vocabulary(vocabulary.sp_model, cache_dir, mend=mend)
     return None

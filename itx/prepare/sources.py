@@ -22,9 +22,58 @@ from typing import Any
 from itx.errors import UserError, did_you_mean, did_you_mean_file
 from itx.prepare import readers
 from itx.prepare.readers import READERS
-from itx.prepare.records import Bad
+from itx.prepare.types import Bad, Settings
 from itx.tasks import fingerprint
-from itx.tasks.spec import Source
+from itx.tasks.spec import SPLITS, Source
+
+# A set that ships no validation or test part gives them this share of train, by content hash.
+HELD_OUT_SHARE = 0.05
+
+
+def source_splits(source: Source, split: str) -> list[tuple[str, float, float]]:
+    """Which rows make a split: [(source split, from, to)], from <= hash / 2^64 < to.
+
+    A split that is declared is whole, so that its scores compare with published ones. A set with
+    train alone gives 5 % of it each to validation and test; with train and test, 5 % of train to
+    validation; with train and validation it has no test, or (`halve`) each half of validation. A
+    set whose only split is an evaluation split is test, and has no validation.
+    """
+    if source.split_by_hash:
+        at, out = 0.0, []
+        for name, share in source.split_by_hash.items():
+            if name == split:
+                out.append(("", at, at + share))
+            at += share
+        return out
+    have = set(source.files) or set(source.options.get("splits", ()))
+    evaluation = have - {"train"}
+    if split == "train":
+        # shares that the other splits take of it
+        cut = 0 if "validation" in have else 1 if evaluation else 2
+        return [("train", 0.0, 1.0 - cut * HELD_OUT_SHARE)] if "train" in have else []
+    if source.halve:
+        return [("validation", 0.0, 0.5) if split == "validation" else ("validation", 0.5, 1.0)]
+    if len(have) == 1 and evaluation:
+        return [(*evaluation, 0.0, 1.0)] if split == "test" else []
+    if split in have:
+        return [(split, 0.0, 1.0)]
+    if "validation" in have or "train" not in have:
+        return []
+    low = 1 - HELD_OUT_SHARE * (1 if split == "test" or evaluation else 2)
+    return [("train", low, low + HELD_OUT_SHARE if not evaluation else 1.0)]
+
+
+def splits(source: Source) -> dict[str, str]:
+    """Each split that a source has, and what it is made of: `whole`, or its share of a split that
+    is declared."""
+    out = {}
+    for split in SPLITS:
+        for of, low, high in source_splits(source, split):
+            if (low, high) == (0.0, 1.0):
+                out[split] = "whole" if of == split else f"all of {of}"
+            else:
+                out[split] = f"{high - low:.0%} of {of or 'all rows'}, by hash"
+    return out
 
 
 def open_source(
@@ -85,6 +134,14 @@ def source_hash(source: Source, split: str, root: str, seed: int) -> str:
                     _bytes_hash(path, stat.st_size, stat.st_mtime_ns),
                 ]
     return hashlib.sha256("\x1f".join(how).encode()).hexdigest()[:16]
+
+
+def hashes(source: Source, split: str, settings: Settings) -> list[tuple[str, float, float]]:
+    """`source_splits` of a split, with a hash of what is read in place of a name."""
+    root, seed = settings.data.root, settings.data.suite_seed
+    return [
+        (source_hash(source, s, root, seed), *share) for s, *share in source_splits(source, split)
+    ]
 
 
 @dataclass(frozen=True)

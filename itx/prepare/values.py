@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from itx import text
 from itx.errors import did_you_mean
-from itx.prepare.records import Bad
+from itx.prepare.types import Bad
 from itx.tasks import templates
 from itx.tasks.spec import TaskSpec, Template
 
@@ -101,23 +101,12 @@ def every_slot(spec: TaskSpec) -> list[str]:
     return [s for s in found if s not in ("answer", "options")]
 
 
-def unusable(spec: TaskSpec, values: Mapping[str, Any], fields: Sequence[str]) -> Bad | None:
-    """What is wrong with an example whatever wording it stands in; fields: `every_slot` of its
-    task."""
-    if spec.objective:
-        given = values.get("text")
-        return (
-            None
-            if isinstance(given, str)
-            else Bad("unusable field", f"the field 'text' is {shown(given)}, no text")
-        )
+def unusable(values: Mapping[str, Any], fields: Sequence[str]) -> Bad | None:
+    """The first field that can stand in no prompt; fields: `every_slot` of the task."""
     for name in fields:
         if name in values and (why := _not_shown(values[name])):
             return Bad("unusable field", f"the field {name!r} {why}")
-    if not spec.templated:
-        return None
-    found = answers(spec, values)
-    return found if isinstance(found, Bad) else None
+    return None
 
 
 def incomplete(values: Mapping[str, Any], fields: Sequence[str], options: Any) -> Bad | None:

@@ -29,18 +29,17 @@ from itx.data.vocabulary import (
     with_sentinels,
 )
 from itx.errors import UserError
-from itx.prepare import conversations, hits, render, values
-from itx.tasks import names, registry, resolve
-from itx.text_format import chat
+from itx.prepare import examples, hits, kinds
+from itx.tasks import registry
 
 VOCAB_VERSION = 3
 EXAMPLES_PER_TASK = 400
-VARIANTS = ("", ":cot", ":inv")  # of each task, where it has them
-COMMON = 5
+MIN_COMMON = 5  # times that a common word occurs
 # A newline becomes a private-use piece and a space, so that a word is the same piece after a
 # newline as after a space; decoding undoes it. (A user-defined "\n" would bypass normalisation.)
 _NEWLINE = "A\tE000 20\n"
 _NEWLINE_BACK = "E000 20\tA\n"
+SENTENCEPIECE = "sentencepiece.model"
 
 
 def keep_given(
@@ -51,7 +50,9 @@ def keep_given(
 
     With a tokenizer of Hugging Face's goes all that belongs to it: its special tokens, and what an
     export hands on.
-    rows: of the embedding, where they are known; the token for images beyond them is left out.
+
+    Args:
+        rows: of the embedding, where they are known; the token for images beyond them is left out.
     """
     if name == BYTES:
         return keep_bytes(BYTE_EXTRA_IDS, cache_dir, mend)
@@ -59,7 +60,7 @@ def keep_given(
     if file is None:
         near = errors.did_you_mean_file(Path(name))
         raise UserError(f"data.vocab: no file {name!r} here or under data.root={root!r}{near}")
-    known, main = Vocabulary(file), "sentencepiece.model"
+    known, main = Vocabulary(file), SENTENCEPIECE
     if isinstance(known.model, Bytes):
         return keep_bytes(known.size - 259, cache_dir, mend)
     data = file.read_bytes()
@@ -82,14 +83,7 @@ def keep_vocabulary(
     mend: hits.Mend = hits.refuse,
 ) -> Path:
     """A SentencePiece model's copy in the cache, with what else its tokenizer consists of."""
-    return _keep(
-        "sentencepiece.model",
-        model,
-        hashlib.sha256(model).hexdigest()[:16],
-        beside or {},
-        cache_dir,
-        mend,
-    )
+    return _keep(SENTENCEPIECE, model, hashing.digest(model), beside or {}, cache_dir, mend)
 
 
 def _keep(
@@ -97,13 +91,8 @@ def _keep(
 ) -> Path:
     """A vocabulary's copy in the cache, under its hash, or that of all its files where there are
     several."""
-    key = (
-        hashlib.sha256(b"".join([known.encode(), data, *beside.values()])).hexdigest()[:16]
-        if beside
-        else known
-    )
-    kept = Path(cache_dir) / "vocab" / key
-    return _written(kept, {name: data, **beside}, mend) / name
+    key = hashing.digest(known, data, *beside.values()) if beside else known
+    return _written(Path(cache_dir) / "vocab" / key, {name: data, **beside}, mend) / name
 
 
 def _written(folder: Path, files: dict[str, bytes], mend: hits.Mend) -> Path:
@@ -112,10 +101,8 @@ def _written(folder: Path, files: dict[str, bytes], mend: hits.Mend) -> Path:
     for name, content in files.items() if folder.is_dir() else ():
         file = folder / name
         if not file.is_file() or file.read_bytes() != content:
-            mend(
-                verify.Damaged(f"{file} is damaged: it is not what was written; {verify.REBUILD}"),
-                folder,
-            )
+            told = f"{file} is damaged: it is not what was written; {verify.REBUILD}"
+            mend(verify.Damaged(told), folder)
             break
     if not folder.is_dir():
         with storage.whole_folder(folder) as part:
@@ -145,31 +132,18 @@ def texts(members: list[str], root: str, suite_seed: int) -> list[str]:
 
     SentencePiece seeds its pieces with strings that occur in several surroundings. In templated
     text a word often has one neighbour only ("What" before "is") and would be cut up, so every word
-    that occurs COMMON times stands once more by itself (toy suite: 23 % of words cut up without,
-    0.1 % with).
+    that occurs MIN_COMMON times stands once more by itself (toy suite: 23 % of words cut up
+    without, 0.1 % with).
     """
-    out = []
+    written = []
     for name in sorted({registry.task(m, root).name for m in members}):
         spec = registry.task(name, root)
-        found = render.items(spec, "train", root, suite_seed, Counter(), skip_bad=True)
-        items = list(itertools.islice(found, EXAMPLES_PER_TASK))
-        if spec.objective:
-            out += [i.values["text"] for i in items]
-            continue
-        for variant in (names.parse(name + v) for v in VARIANTS):
-            if resolve.supports(spec, variant):
-                fields = values.slots(render.choices(spec, variant))
-                rendered = [
-                    conversations.render(i, chat.PLAIN, name)
-                    if spec.chat
-                    else render.render(spec, variant, i, 0, 0)
-                    for i in items
-                    # the build tells of these
-                    if spec.chat or not values.incomplete(i.values, fields, spec.options)
-                ]
-                out += [text for r in rendered for text in (r.prompt, r.target)]
-    counts = Counter(word for t in out for word in re.findall(r"[^\W\d_]+", t))
-    return out + [f"{word}. {word}," for word in sorted(counts) if counts[word] >= COMMON]
+        items = examples.items(spec, "train", root, suite_seed, Counter(), skip_bad=True)
+        first = list(itertools.islice(items, EXAMPLES_PER_TASK))
+        written += kinds.of(spec).vocabulary_texts(spec, first)
+    counts = Counter(word for text in written for word in re.findall(r"[^\W\d_]+", text))
+    common = [word for word in sorted(counts) if counts[word] >= MIN_COMMON]
+    return written + [f"{word}. {word}," for word in common]
 
 
 def train(
@@ -181,49 +155,61 @@ def train(
     mend: hits.Mend = hits.refuse,
 ) -> Path:
     """The vocabulary's file under the cache, trained if it is not there."""
-    file = (
-        Path(cache_dir)
-        / "vocab"
-        / vocab_key(members, size, root, suite_seed)
-        / "sentencepiece.model"
-    )
-    digest = file.parent.with_suffix(".sha256")  # beside the folder, which runs copy
-    if (
-        file.exists()
-        and digest.is_file()
-        and digest.read_text("utf-8") != hashing.file_sha256(file)
-    ):
-        damage = f"{file} is damaged: it is not what was trained"
-        mend(verify.Damaged(f"{damage}; {verify.REBUILD}"), file.parent)
+    folder = Path(cache_dir) / "vocab" / vocab_key(members, size, root, suite_seed)
+    file = folder / SENTENCEPIECE
+    digest = folder.with_suffix(".sha256")  # beside the folder, which runs copy
+    if file.exists() and digest.is_file():
+        if digest.read_text("utf-8") != hashing.file_sha256(file):
+            told = f"{file} is damaged: it is not what was trained; {verify.REBUILD}"
+            mend(verify.Damaged(told), folder)
     if file.exists():
         return file
-    import sentencepiece
-
-    model = io.BytesIO()
-    with tempfile.TemporaryDirectory() as folder:
-        rules = {"normalization": _NEWLINE, "denormalization": _NEWLINE_BACK}
-        for name, rule in rules.items():
-            Path(folder, name).write_text(rule)
-        try:
-            with movement.alive(f"vocabulary: training {size:,} pieces"):
-                sentencepiece.SentencePieceTrainer.train(
-                    sentence_iterator=iter(texts(members, root, suite_seed)),
-                    model_writer=model, vocab_size=size, model_type="unigram", num_threads=1, minloglevel=2,
-                    pad_id=0, eos_id=1, unk_id=2, bos_id=-1, byte_fallback=True, split_digits=True,
-                    character_coverage=1.0, hard_vocab_limit=False, required_chars="\ue000",
-                    remove_extra_whitespaces=False, input_sentence_size=0, shuffle_input_sentence=False,
-                    normalization_rule_tsv=f"{folder}/normalization",
-                    denormalization_rule_tsv=f"{folder}/denormalization",
-                )  # fmt: skip
-        except RuntimeError as e:
-            raise UserError(f"data.vocab_size={size}: {str(e).rsplit(']', 1)[-1].strip()}") from e
-    data = _without_paths(model.getvalue())
-    # first: a kill in between leaves nothing that a later model contradicts
+    data = _trained(texts(members, root, suite_seed), size)
+    # The digest first: a kill in between leaves nothing that a later model contradicts.
     with storage.whole_file(digest) as part:
         part.write_text(hashlib.sha256(data).hexdigest(), encoding="utf-8")
     with storage.whole_file(file) as part:
         part.write_bytes(data)
     return file
+
+
+def _trained(sentences: list[str], size: int) -> bytes:
+    """A SentencePiece model of so many pieces."""
+    import sentencepiece
+
+    model = io.BytesIO()
+    with tempfile.TemporaryDirectory() as folder:
+        rules = {}
+        for name, rule in (("normalization", _NEWLINE), ("denormalization", _NEWLINE_BACK)):
+            file = Path(folder, name)
+            file.write_text(rule)
+            rules[f"{name}_rule_tsv"] = str(file)
+        try:
+            with movement.alive(f"vocabulary: training {size:,} pieces"):
+                sentencepiece.SentencePieceTrainer.train(
+                    sentence_iterator=iter(sentences),
+                    model_writer=model,
+                    vocab_size=size,
+                    model_type="unigram",
+                    num_threads=1,
+                    minloglevel=2,
+                    pad_id=0,
+                    eos_id=1,
+                    unk_id=2,
+                    bos_id=-1,
+                    byte_fallback=True,
+                    split_digits=True,
+                    character_coverage=1.0,
+                    hard_vocab_limit=False,
+                    required_chars="\ue000",
+                    remove_extra_whitespaces=False,
+                    input_sentence_size=0,
+                    shuffle_input_sentence=False,
+                    **rules,
+                )
+        except RuntimeError as e:
+            raise UserError(f"data.vocab_size={size}: {str(e).rsplit(']', 1)[-1].strip()}") from e
+    return _without_paths(model.getvalue())
 
 
 def _without_paths(model: bytes) -> bytes:

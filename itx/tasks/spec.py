@@ -106,10 +106,20 @@ class TaskSpec:
     module: str = ""  # where it was registered
 
     @property
+    def kind(self) -> str:
+        """Its row in the build's table of kinds (itx/prepare/kinds.py)."""
+        return "text" if self.objective else "chat" if self.chat else "instruction"
+
+    @property
     def templated(self) -> bool:
-        """Whether templates write it: neither a conversation nor plain text, which have one
-        variant, the bare one."""
-        return not self.chat and not self.objective
+        """Whether templates write it. A conversation and a plain text have one variant, the bare
+        one."""
+        return self.kind == "instruction"
+
+    @property
+    def scored(self) -> bool:
+        """Whether it has answers to score: plain text has none."""
+        return self.kind != "text"
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,9 @@ from pathlib import Path
 
 from itx import storage
 from itx.data.vocabulary import Vocabulary
-from itx.prepare import fewshot, jobs, render, sources
+from itx.prepare import examples, fewshot, jobs, sources, types
 from itx.tasks import instruction_task, jsonl, names
+from tests.prepare.job_settings import job_settings
 
 EXAMPLES = 20_000
 TEMPLATES = [
@@ -68,15 +69,15 @@ def measure(root: Path, tokens: int, file: Path) -> dict:
             name, version=1, cluster="c", source=jsonl("rows.jsonl", split_by_hash={"train": 1.0}), templates=TEMPLATES,
             fields=lambda e: {"request": e["q"], "answer": e["a"]},
         )  # fmt: skip
-        settings = jobs.Settings((), folder, f"{folder}/cache", str(file), 0, 0, 200, False)
-        whole, (_, manifest) = timed(lambda: jobs.run(jobs.Job(name, "train"), settings))
+        settings = job_settings(file, root=folder, cache_dir=f"{folder}/cache", eval_examples=200)
+        whole, (_, manifest) = timed(lambda: jobs.run(types.Job(name, "train"), settings))
         n = manifest["input_tokens"] + manifest["target_tokens"]
         parts = {}
         parts["read"], _ = timed(
             lambda: sum(1 for _ in sources.open_source(spec.source, "", folder, 0, Counter()))
         )
         parts["read and split"], items = timed(
-            lambda: list(render.items(spec, "train", folder, 0, Counter()))
+            lambda: list(examples.items(spec, "train", folder, 0, Counter()))
         )
         pairs = [(i, None) for i in items]
         parts["render and encode"], _ = timed(

@@ -14,7 +14,7 @@ from itx.data import lock as locks
 from itx.data.loader import Batches
 from itx.data.order import ORDER_VERSION
 from itx.errors import UserError
-from itx.prepare import build
+from itx.prepare import new_lock
 
 pytestmark = pytest.mark.smoke
 
@@ -196,7 +196,7 @@ def test_long_examples_are_refused_dropped_or_cut_but_never_their_targets(tmp_pa
         "records": 40,
         "audit": {"read": 40, "kept": 40, "skipped": {}},
     }
-    entry = build.task_entry(
+    entry = new_lock.task_entry(
         "t0", 1.0, [("t0", manifest)], lock, DataConfig(cache_dir=str(tmp_path))
     )
     pieces = [(batches.segment(0, i, 0)[0], batches.data.records[0][0][i][0][0]) for i in range(40)]

@@ -30,9 +30,9 @@ from itx.leaks import contamination
 from itx.models import presets, small
 from itx.models.transformer import Transformer
 from itx.params import merge, parameters
-from itx.prepare import build, objectives, render
+from itx.prepare import members, objectives, types
 from itx.prepare.evaluation import default_text, texts
-from itx.prepare.objectives import Room
+from itx.prepare.types import Room
 from itx.tasks import registry
 from itx.tasks.spec import jsonl
 from tests import samples
@@ -119,7 +119,7 @@ def test_bytes_are_those_of_the_text(vocabulary, objective):
     """Of every chunk, also where a letter is cut in two; a sentinel stands for none."""
     registry.load_modules(["tests.text_tasks"])
     spec, room = registry.task(f"text_{objective}"), Room("decoder", 24, 16)
-    item = render.Item("0", {"text": RUSSIAN}, RUSSIAN, 1)
+    item = types.Item("0", {"text": RUSSIAN}, RUSSIAN, 1)
     chunks = list(objectives.chunks(spec, [item], vocabulary, room, Counter(), sized=True))
     assert len(chunks) > 2 and sum(sum(c.values["bytes"]) for c in chunks) == len(RUSSIAN.encode())
     for c in chunks:
@@ -263,10 +263,10 @@ def test_replay_is_refused_where_it_cannot_be_meant(tmp_path):
     with pytest.raises(UserError, match="data.replay=0.1 needs data.replay_task"):
         check(config(replay=0.1))
     with pytest.raises(UserError, match="'sample_first' is no text task; valid: .*text_kept"):
-        build.members_of(config(replay=0.1, replay_task="sample_first"))
+        members.members_of(config(replay=0.1, replay_task="sample_first"))
     with pytest.raises(UserError, match="is in 'replay_decoder' already"):
-        build.members_of(config("replay_decoder", replay=0.1, replay_task="text_lm"))
-    assert build.with_replay(
+        members.members_of(config("replay_decoder", replay=0.1, replay_task="text_lm"))
+    assert members.with_replay(
         [{"a": 0.25, "b": 0.75}], config(replay=0.2, replay_task="c").data
     ) == [{"a": pytest.approx(0.2), "b": pytest.approx(0.6), "c": 0.2}]
     # a lock from elsewhere, without replay and with another's

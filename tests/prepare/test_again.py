@@ -8,8 +8,9 @@ import sys
 import pytest
 
 from itx.errors import UserError
-from itx.prepare import build, jobs, vocab
+from itx.prepare import jobs, types, vocab, workers
 from itx.tasks import registry
+from tests.prepare.job_settings import job_settings
 
 MODULE = """
 import json
@@ -70,14 +71,14 @@ chat_task("again_talk", version=1, cluster="c", source=function(rows), fields=ta
 
 CHAT = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
 CASES = {
-    "training": jobs.Job("again_from_file", "train"),
-    "a second rendering": jobs.Job("again_from_file", "train", rendering=1),
-    "evaluation": jobs.Job("again_from_file", "test"),
-    "few shots": jobs.Job("again_from_file:fs2", "train"),
-    "some records": jobs.Job("again_rarely", "train"),
-    "several examples of a record": jobs.Job("again_several", "train"),
-    "an example that is skipped now": jobs.Job("again_skips", "train"),
-    "a conversation": jobs.Job("again_talk", "train"),
+    "training": types.Job("again_from_file", "train"),
+    "a second rendering": types.Job("again_from_file", "train", rendering=1),
+    "evaluation": types.Job("again_from_file", "test"),
+    "few shots": types.Job("again_from_file:fs2", "train"),
+    "some records": types.Job("again_rarely", "train"),
+    "several examples of a record": types.Job("again_several", "train"),
+    "an example that is skipped now": types.Job("again_skips", "train"),
+    "a conversation": types.Job("again_talk", "train"),
 }
 
 
@@ -95,9 +96,7 @@ def made(tmp_path_factory):
     sys.path.insert(0, str(folder))
     registry.load_modules(("again_tasks",))
     file, cache = vocab.keep_bytes(125, str(folder / "cache")), str(folder / "cache")
-    settings = jobs.Settings(
-        ("again_tasks",), "", cache, str(file), 0, 0, 20, False, chat_template=CHAT
-    )
+    settings = job_settings(file, CHAT, modules=("again_tasks",), cache_dir=cache)
     for job in CASES.values():
         jobs.run(job, settings)
     yield settings, write
@@ -110,7 +109,7 @@ def made(tmp_path_factory):
 def test_what_is_rendered_as_it_was_is_a_hit(made):
     settings, write = made
     write("old")
-    found = build.make(list(CASES.values()), settings, 1)
+    found = workers.make(list(CASES.values()), settings, 1)
     assert {j: w for j, (w, _) in found.items()} == {
         j: jobs.folder(j, settings, f"bytes{125}") for j in CASES.values()
     }
@@ -122,7 +121,7 @@ def test_a_file_that_is_read_at_run_time_makes_a_hit_an_error(made, case):
     job = CASES[case]
     write("new")
     with pytest.raises(UserError) as raised:
-        build.make([job], settings, 1)
+        workers.make([job], settings, 1)
     said, task = str(raised.value), job.variant.partition(":")[0]
     assert (
         f"task {task!r}: example " in said
@@ -135,9 +134,9 @@ def test_a_key_that_changes_while_functions_run_is_told(made):
     """A second rendering would be kept under another key than the process that asks for it
     gives."""
     settings, _ = made
-    todo = [jobs.Job("again_remembers", "train", rendering=r) for r in range(2)]
+    todo = [types.Job("again_remembers", "train", rendering=r) for r in range(2)]
     with pytest.raises(
         UserError,
         match="task 'again_remembers': its cache key differs between two processes: a value",
     ):
-        build.make(todo, settings, 1)
+        workers.make(todo, settings, 1)

@@ -13,12 +13,14 @@ from itx.data import lock as locks
 from itx.data.order import ORDER_VERSION, Order
 from itx.errors import UserError
 from itx.leaks import contamination
-from itx.prepare import build, evaluation, exclude, jobs, render, vocab
-from itx.prepare.build import members_of
-from itx.prepare.jobs import Job
+from itx.prepare import build, evaluation, examples, exclude, jobs, render, sources, types, vocab
+from itx.prepare import workers as processes
+from itx.prepare.members import members_of
+from itx.prepare.types import Job
 from itx.tasks import fingerprint, names, registry
 from itx.tasks.spec import Source, function, halved, jsonl
 from tests import sample_tasks, samples  # noqa: F401  (sample_tasks registers)
+from tests.prepare.job_settings import job_settings
 from tests.scored import MANIFEST
 
 pytestmark = pytest.mark.smoke
@@ -39,7 +41,7 @@ def test_splits_are_disjoint_and_shared_by_tasks_over_the_same_inputs():
     found = {}
     for name in ("sample_first", "sample_last"):
         for split in ("train", "validation", "test"):
-            items = render.items(registry.task(name), split, "", 0, Counter())
+            items = examples.items(registry.task(name), split, "", 0, Counter())
             found[name, split] = {i.content for i in items}
     assert all(found.values())
     for a, b in (("train", "test"), ("train", "validation"), ("validation", "test")):
@@ -62,7 +64,7 @@ def test_splits_are_disjoint_and_shared_by_tasks_over_the_same_inputs():
 def test_missing_splits_are_made_as_the_evaluation_rules_say(files, want):
     source = Source("jsonl", {f: f"{f}.jsonl" for f in files})
     for split in ("train", "validation", "test"):
-        got = render.source_splits(source, split)
+        got = sources.source_splits(source, split)
         assert len(got) == (split in want)
         for name, low, high in got:
             assert (name, low, high) == (want[split][0], *map(pytest.approx, want[split][1:]))
@@ -70,13 +72,13 @@ def test_missing_splits_are_made_as_the_evaluation_rules_say(files, want):
 
 def test_a_validation_split_is_halved_where_the_task_asks_for_it():
     source = jsonl({"train": "a.jsonl", "validation": "b.jsonl"})
-    assert render.splits(source) == {"train": "whole", "validation": "whole"}
+    assert sources.splits(source) == {"train": "whole", "validation": "whole"}
     half = halved(source)
-    assert render.source_splits(half, "validation") == [("validation", 0.0, 0.5)]
-    assert render.source_splits(half, "test") == [("validation", 0.5, 1.0)]
-    assert render.splits(half) == {"train": "whole", "validation": "50% of validation, by hash",
+    assert sources.source_splits(half, "validation") == [("validation", 0.0, 0.5)]
+    assert sources.source_splits(half, "test") == [("validation", 0.5, 1.0)]
+    assert sources.splits(half) == {"train": "whole", "validation": "50% of validation, by hash",
                                    "test": "50% of validation, by hash"}  # fmt: skip
-    assert render.splits(jsonl("a.jsonl"))["test"] == "5% of train, by hash"
+    assert sources.splits(jsonl("a.jsonl"))["test"] == "5% of train, by hash"
     for files in (
         {"train": "a.jsonl"},
         {"train": "a.jsonl", "validation": "b.jsonl", "test": "c.jsonl"},
@@ -90,12 +92,12 @@ def test_a_validation_split_is_halved_where_the_task_asks_for_it():
 def test_one_file_is_the_training_split_unless_shares_are_given():
     assert jsonl("a.jsonl") == jsonl({"train": "a.jsonl"})
     shares = {"train": 0.7, "test": 0.3}
-    assert render.source_splits(jsonl("a.jsonl", split_by_hash=shares), "test") == [("", 0.7, 1.0)]
+    assert sources.source_splits(jsonl("a.jsonl", split_by_hash=shares), "test") == [("", 0.7, 1.0)]
 
 
 def test_a_rendering_is_a_function_of_seed_task_example_and_number():
     spec, variant = registry.task("sample_first"), names.parse("sample_first")
-    items = list(render.items(spec, "train", "", 0, Counter()))
+    items = list(examples.items(spec, "train", "", 0, Counter()))
     first, again = ([render.render(spec, variant, i, 0, 0) for i in items] for _ in range(2))
     assert first == again
     # epoch 0 mixes
@@ -109,7 +111,8 @@ def test_a_rendering_is_a_function_of_seed_task_example_and_number():
 def test_option_order_is_drawn_and_the_answer_follows():
     spec, variant = registry.task("sample_even"), names.parse("sample_even")
     found = [
-        render.render(spec, variant, i, 0, 0) for i in render.items(spec, "train", "", 0, Counter())
+        render.render(spec, variant, i, 0, 0)
+        for i in examples.items(spec, "train", "", 0, Counter())
     ]
     assert {r.options for r in found} == {("even", "odd"), ("odd", "even")}
     assert all(r.options[r.answer_index] == r.target for r in found)
@@ -138,9 +141,9 @@ def test_a_missing_field_names_the_row_and_the_nearest():
         name="broken",
     )
     with pytest.raises(UserError, match="task 'broken', example 0: .*'b'; did you mean 'bb'"):
-        list(render.items(spec, "train", "", 0, Counter()))
+        list(examples.items(spec, "train", "", 0, Counter()))
     counts = Counter()
-    assert list(render.items(spec, "train", "", 0, counts, skip_bad=True)) == []
+    assert list(examples.items(spec, "train", "", 0, counts, skip_bad=True)) == []
     assert counts == {"read": 1, "unusable fields": 1}
 
 
@@ -229,18 +232,22 @@ def test_planted_leaks_are_dropped_and_counted(tmp_path):
 
 
 def test_a_key_changes_with_what_shapes_the_folder_and_with_nothing_else(tmp_path, monkeypatch):
-    settings = jobs.Settings(("tests.sample_tasks",), "", str(tmp_path), "", 0, 0, 20, False)
+    settings = job_settings("", modules=("tests.sample_tasks",), cache_dir=str(tmp_path))
+
+    def changed_settings(**data):
+        return dataclasses.replace(settings, data=dataclasses.replace(settings.data, **data))
+
     job, other = Job("sample_first", "train"), Job("sample_last", "train")
     base = jobs.key(job, settings, "v")
-    moved = dataclasses.replace(settings, cache_dir="elsewhere", vocab="elsewhere")
+    moved = dataclasses.replace(changed_settings(cache_dir="elsewhere"), vocab="elsewhere")
     assert jobs.key(job, moved, "v") == base
     # evaluation only
-    assert jobs.key(job, dataclasses.replace(settings, eval_examples=3), "v") == base
+    assert jobs.key(job, changed_settings(eval_examples=3), "v") == base
     spec = registry.TASKS["sample_first"]
     changed = [
         jobs.key(job, settings, "w"),
-        jobs.key(job, dataclasses.replace(settings, render_seed=1), "v"),
-        jobs.key(job, dataclasses.replace(settings, suite_seed=1), "v"),
+        jobs.key(job, changed_settings(render_seed=1), "v"),
+        jobs.key(job, changed_settings(suite_seed=1), "v"),
         jobs.key(dataclasses.replace(job, rendering=1), settings, "v"),
         jobs.key(other, settings, "v"),
     ]
@@ -256,11 +263,11 @@ def test_examples_done_at_once_change_no_byte(tmp_path, monkeypatch):
     file = vocab.train(["sample_first"], 300, "", 0, str(tmp_path))
     for chunk in (4096, 7):
         monkeypatch.setattr(jobs, "CHUNK", chunk)
-        settings = jobs.Settings(
-            ("tests.sample_tasks",), "", str(tmp_path / str(chunk)), str(file), 0, 0, 20, False
+        settings = job_settings(
+            file, modules=("tests.sample_tasks",), cache_dir=str(tmp_path / str(chunk))
         )
         for variant, split in (("sample_even:fs3", "train"), ("sample_add", "test")):
-            where, manifest = jobs.run(jobs.Job(variant, split), settings)
+            where, manifest = jobs.run(types.Job(variant, split), settings)
             assert manifest["records"] > 7
             written.append((where, sorted(manifest["files"].items())))
     assert written[:2] == written[2:]
@@ -271,10 +278,12 @@ def test_any_number_of_processes_writes_the_same_bytes(tmp_path):
     for workers in (1, 2, 3):
         folder = tmp_path / str(workers)
         config = samples.config(str(folder), workers=workers)
-        settings, _, todo = build._plan(config, members_of(config))
-        with build._pool(workers) as pool:
-            made = build._collect(build._submit(pool, todo, settings), lambda *_: None)
-            assert len(pool._processes) == workers and len(made) == len(set(todo)) > 10
+        plan = build.plan_of(config, members_of(config))
+        with processes.pool(workers) as pool:
+            made = processes.collect(
+                processes.submit(pool, plan.jobs, plan.settings), lambda *_: None
+            )
+            assert len(pool._processes) == workers and len(made) == len(set(plan.jobs)) > 10
         files = sorted(f for f in folder.rglob("*") if f.is_file())
         written.append({str(f.relative_to(folder)): f.read_bytes() for f in files})
     assert written[0] == written[1] == written[2] and len(written[0]) > 100
@@ -293,7 +302,7 @@ def test_a_thousand_examples_of_epoch_0_use_all_templates_within_binomial_bounds
     file = vocab.train(["sample_add"], 300, "", 0, str(tmp_path))
     where, manifest = jobs.run(
         Job(f"sample_seven{variant}", "train"),
-        jobs.Settings(("tests.sample_tasks",), "", str(tmp_path), str(file), 0, 0, 20, False),
+        job_settings(file, modules=("tests.sample_tasks",), cache_dir=str(tmp_path)),
     )
     records = cache.Records(tmp_path / where)
     sizes = locks.sizes(records.lengths, "decoder")[:, :2]
@@ -351,7 +360,10 @@ def test_an_unknown_mixture_suggests_the_nearest(tmp_path):
 @pytest.mark.parametrize("style, labels", [("(A)", ("(A)", "(B)")), ("A.", ("A.", "B."))])
 def test_with_letters_the_answer_is_the_letter_in_every_style(style, labels):
     spec = dataclasses.replace(registry.task("sample_even"), option_styles=(style,))
-    variant, items = names.parse("sample_even"), list(render.items(spec, "train", "", 0, Counter()))
+    variant, items = (
+        names.parse("sample_even"),
+        list(examples.items(spec, "train", "", 0, Counter())),
+    )
     found = [render.render(spec, variant, i, 0, 0) for i in items]
     assert {r.target for r in found} == set(labels) and {r.options for r in found} == {labels}
     for item, r in zip(items, found, strict=True):
@@ -373,6 +385,6 @@ def test_more_options_than_letters_is_an_error():
     spec = dataclasses.replace(
         registry.task("sample_even"), option_styles=("(A)",), options=tuple(map(str, range(27)))
     )
-    item = next(render.items(spec, "train", "", 0, Counter()))
+    item = next(examples.items(spec, "train", "", 0, Counter()))
     with pytest.raises(UserError, match="27 options are more than there are letters"):
         render.render(spec, names.parse("sample_even"), item, 0, 0)

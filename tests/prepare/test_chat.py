@@ -16,7 +16,7 @@ from itx.data.loader import Batches
 from itx.data.order import ORDER_VERSION
 from itx.data.vocabulary import Vocabulary
 from itx.errors import UserError
-from itx.prepare import conversations, fewshot, jobs, render, vocab
+from itx.prepare import conversations, examples, fewshot, jobs, render, types, vocab
 from itx.tasks import (
     chat_task,
     first_user_turn,
@@ -33,6 +33,7 @@ from itx.text_format import chat
 from itx.text_format import pieces as text_pieces
 from tests import sample_tasks, samples  # noqa: F401  (sample_tasks registers)
 from tests.conftest import REPO
+from tests.prepare.job_settings import job_settings
 
 CHATML = """{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% endfor %}
 {%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"""
@@ -115,7 +116,7 @@ def test_a_template_that_writes_earlier_turns_otherwise_gives_an_example_for_eac
         (chat.written(template, values(), 4, True, ""), False),
         (found[-1].text, True),
     )
-    item, counts = render.Item("1", values(), "c", 1), Counter()
+    item, counts = types.Item("1", values(), "c", 1), Counter()
     made = list(conversations.prepared([item], template, "<|im_end|>", False, False, spec, counts))
     assert (
         made[0].content.splitlines() == ["system: be brief.", "user: привет!"]
@@ -130,7 +131,7 @@ def test_a_template_that_writes_earlier_turns_otherwise_gives_an_example_for_eac
         )
         assert r.target.removeprefix("<think></think>") == said and text_pieces.END not in r.prompt
         assert (template == THINKS) == r.target.startswith("<think></think>")
-    again = render.Item(
+    again = types.Item(
         "2",
         values([*TALK[:2], ("assistant", "Да?"), ("user", "3 + 3?"), ("assistant", "6")]),
         "d",
@@ -144,7 +145,7 @@ def test_a_template_that_writes_earlier_turns_otherwise_gives_an_example_for_eac
     # once per content, as single questions are
     assert [i.id for i in both] == ["1/0", "1/1", "2/1"]
     assert counts == {"read": 2, conversations.SPLIT: 2, "begins as another conversation": 1}
-    single = render.Item("3", values(TALK[:3]), made[0].content, made[0].hash)
+    single = types.Item("3", values(TALK[:3]), made[0].content, made[0].hash)
     for order, kept in (([item, single], ["1/0", "1/1"]), ([single, item], ["3", "1/1"])):
         assert [
             i.id for i in conversations.prepared(order, template, "", False, False, spec, Counter())
@@ -160,7 +161,7 @@ def test_a_template_that_writes_earlier_turns_otherwise_gives_an_example_for_eac
 
 def test_a_conversation_that_the_template_refuses_is_skipped_only_where_asked(monkeypatch):
     spec = register(monkeypatch)
-    items = [render.Item(str(i), values(turns), "c", i) for i, turns in enumerate((TALK[2:], TALK))]
+    items = [types.Item(str(i), values(turns), "c", i) for i, turns in enumerate((TALK[2:], TALK))]
     with pytest.raises(
         UserError,
         match="task 'talk', example 0: data.chat_template: the user begins; --data.skip_bad",
@@ -185,7 +186,7 @@ def test_the_end_of_sequence_stands_where_the_template_writes_it(template, monke
     """Behind a question too, as Zephyr's has it, and behind the earlier answers that a last one
     follows."""
     vocabulary = Vocabulary(REPO / "tests/golden/hf/qwen3/tokenizer.json")
-    made = list(conversations.prepared([render.Item("1", values(), "c", 1)], template, vocabulary.eos_text, False, False,
+    made = list(conversations.prepared([types.Item("1", values(), "c", 1)], template, vocabulary.eos_text, False, False,
                               register(monkeypatch), Counter()))  # fmt: skip
     assert len(made) == (1 if template != LATE else 2)
     (record,) = render.encode([conversations.render(made[-1], template, "")], vocabulary)
@@ -256,7 +257,7 @@ def register(monkeypatch, name="talk", file="chats.jsonl", fields=openai_message
 def test_real_files_lose_no_assistant_turn(shared, monkeypatch, name, file, fields, rows, tools):
     spec = register(monkeypatch, name, file, fields, split_by_hash={"train": 1.0})
     counts: Counter = Counter()
-    items = list(render.items(spec, "train", str(shared), 0, counts))
+    items = list(examples.items(spec, "train", str(shared), 0, counts))
     assert counts["read"] == rows == len(items) + sum(n for k, n in counts.items() if k != "read")
     raw = {json.dumps(m["value"].strip()) for line in (shared / file).read_text().splitlines()
            for m in json.loads(line)["conversations"] if m["from"] in ("gpt", "function_call")}  # fmt: skip
@@ -281,8 +282,8 @@ def test_pieces_have_the_ids_of_the_text_as_a_whole(shared, monkeypatch, tmp_pat
         vocabulary = Vocabulary(shared / "tokenizers" / tokenizer)
     file = "glaive_toolcall/glaive_toolcall_en_demo.jsonl"
     spec = register(monkeypatch, "glaive", file, sharegpt_messages, split_by_hash={"train": 1.0})
-    items = list(render.items(spec, "train", str(shared), 0, Counter()))[:150]
-    items.append(render.Item("ru", values(), "c", 1))
+    items = list(examples.items(spec, "train", str(shared), 0, Counter()))[:150]
+    items.append(types.Item("ru", values(), "c", 1))
     same = apart = 0
     for item in items:
         r = conversations.render(item, chat.PLAIN, item.id)
@@ -315,7 +316,7 @@ def test_conversations_that_begin_alike_fall_into_one_split(tmp_path, monkeypatc
         return {
             s: {
                 first_user_turn(i.values)
-                for i in render.items(spec, s, str(tmp_path), 0, Counter())
+                for i in examples.items(spec, s, str(tmp_path), 0, Counter())
             }
             for s in shares
         }
@@ -334,21 +335,11 @@ def test_the_loss_is_on_assistant_turns_alone(tmp_path, monkeypatch, architectur
     spec = register(monkeypatch)
     config = samples.config(str(tmp_path / "cache"), "talk", architecture, root=str(tmp_path))
     file = vocab.train(["talk"], 300, str(tmp_path), 0, str(tmp_path / "cache"))
-    settings = jobs.Settings(
-        (),
-        str(tmp_path),
-        str(tmp_path / "cache"),
-        str(file),
-        0,
-        0,
-        20,
-        False,
-        0,
-        chat.PLAIN,
-        architecture,
+    settings = job_settings(
+        file, chat.PLAIN, architecture, root=str(tmp_path), cache_dir=str(tmp_path / "cache")
     )
-    folder, manifest = jobs.run(jobs.Job("talk", "train"), settings)
-    items = jobs._items("talk", "train", settings)[0]
+    folder, manifest = jobs.run(types.Job("talk", "train"), settings)
+    items = jobs._read("talk", "train", settings)[0]
     records = cache.Records(tmp_path / "cache" / folder)
     first = {
         i.values["messages"][0]["content"] for i in items
@@ -458,7 +449,7 @@ def test_an_end_of_sequence_that_the_template_writes_is_not_trained_twice(tmp_pa
     template = chat.template_text(str(tmp_path / "chat_template.jinja"), "")
     talk = {"messages": [{"role": r, "content": c} for r, c in (("user", "два?"), ("assistant", "2"),
                                                                 ("user", "三?"), ("assistant", "3"))]}  # fmt: skip
-    item = render.Item("1", talk, "c", 1)
+    item = types.Item("1", talk, "c", 1)
     end = vocabulary.eos_id
     for v, last in ((vocabulary, False), (other, True)):
         r = conversations.render(item, template, "here", v.eos_text)

@@ -12,10 +12,11 @@ import pytest
 from itx.data import cache
 from itx.data import lock as locks
 from itx.errors import UserError
-from itx.prepare import evaluation, jobs, vocab
+from itx.prepare import evaluation, jobs, types, vocab
 from itx.tasks import registry
 from itx.tasks.spec import SPLITS, Source, csv, jsonl
 from tests import bad_tasks, sample_tasks, samples  # noqa: F401  (register)
+from tests.prepare.job_settings import job_settings
 
 ROWS = [{"id": f"n{i}", "text": f"letter number {i}", "label": i % 2} for i in range(30)]
 LONG = "even " * 2_000_000  # 10 MB of a word that the vocabulary has
@@ -71,19 +72,16 @@ def build(tmp_path, vocabulary, monkeypatch):
             templates=(("Is it so? {text}\n{options}", "{answer}"),),
         )  # fmt: skip
         monkeypatch.setitem(registry.TASKS, "corrupt", spec)
-        settings = jobs.Settings(
-            ("tests.sample_tasks",),
-            str(tmp_path),
-            str(tmp_path / "cache"),
+        settings = job_settings(
             vocabulary,
-            0,
-            0,
-            20,
-            skip_bad,
+            modules=("tests.sample_tasks",),
+            root=str(tmp_path),
+            cache_dir=str(tmp_path / "cache"),
+            skip_bad=skip_bad,
         )
         # it knows a split by its task and settings: files change between builds alone
-        jobs._items.cache_clear()
-        where, manifest = jobs.run(jobs.Job("corrupt", "train"), settings)
+        jobs._read.cache_clear()
+        where, manifest = jobs.run(types.Job("corrupt", "train"), settings)
         return cache.Records(tmp_path / "cache" / where), manifest
 
     return make
@@ -202,11 +200,14 @@ def build_values(tmp_path, vocabulary, monkeypatch):
             version=repr((given, skip_bad)),
         )  # fmt: skip
         monkeypatch.setitem(registry.TASKS, "odd", spec)
-        settings = jobs.Settings(
-            (), str(tmp_path), str(tmp_path / "cache"), vocabulary, 0, 0, 20, skip_bad
+        settings = job_settings(
+            vocabulary,
+            root=str(tmp_path),
+            cache_dir=str(tmp_path / "cache"),
+            skip_bad=skip_bad,
         )
-        jobs._items.cache_clear()
-        where, manifest = jobs.run(jobs.Job("odd", "train"), settings)
+        jobs._read.cache_clear()
+        where, manifest = jobs.run(types.Job("odd", "train"), settings)
         prompts = {e["prompt"] for e in cache.read_examples(tmp_path / "cache" / where)}
         assert prompts == {f"Is it so? letter {n}" for n in range(manifest["records"])}
         return manifest

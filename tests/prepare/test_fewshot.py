@@ -15,7 +15,7 @@ from itx import hashing
 from itx.audit import leaks
 from itx.data import cache
 from itx.leaks import contamination
-from itx.prepare import exclude, fewshot, render
+from itx.prepare import examples, exclude, fewshot, types
 from itx.tasks import names, registry
 from itx.tasks.spec import function
 from tests import sample_tasks  # noqa: F401  (registers)
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.smoke
 
 
 def items_of(name, split="train"):
-    return list(render.items(registry.task(name), split, "", 0, Counter()))
+    return list(examples.items(registry.task(name), split, "", 0, Counter()))
 
 
 def small(rows):
@@ -68,7 +68,7 @@ def test_the_pool_is_bounded_and_does_not_follow_the_order_of_reading():
     spec = registry.task("sample_even")
     assert fewshot.pool(spec, train) == fewshot.pool(spec, train[::-1])
     many = [
-        render.Item(str(i), {"answer": 0}, str(i), hashing.draw(i)) for i in range(3 * fewshot.POOL)
+        types.Item(str(i), {"answer": 0}, str(i), hashing.draw(i)) for i in range(3 * fewshot.POOL)
     ]
     kept = fewshot.pool(spec, many).classes["even"]
     assert len(kept) == fewshot.POOL and max(i.hash for i in kept) < 2**64 * 0.4
@@ -99,7 +99,7 @@ def test_balanced_exemplars_take_the_labels_in_turn_and_do_not_tell_the_answer()
 def test_three_examples_with_a_duplicate_give_fewer_and_never_the_example():
     rows = [{"a": 1, "b": 2}, {"a": 1, "b": 2}, {"a": 3, "b": 4}, {"a": 5, "b": 6}]
     spec, counts = small(rows), Counter()
-    items = list(render.items(spec, "train", "", 0, counts))
+    items = list(examples.items(spec, "train", "", 0, counts))
     assert len(items) == 3 and counts["repeated input"] == 1
     pool = fewshot.pool(spec, items)
     for item in items:
@@ -123,7 +123,7 @@ def test_no_exemplar_is_the_example_or_of_another_split_however_small_or_repetit
     source = function(lambda *_: rows, {"train": 0.6, "validation": 0.2, "test": 0.2})
     spec = dataclasses.replace(registry.task("sample_even"), source=source, balanced_shots=balanced)
     items = {
-        s: list(render.items(spec, s, "", 0, Counter())) for s in ("train", "validation", "test")
+        s: list(examples.items(spec, s, "", 0, Counter())) for s in ("train", "validation", "test")
     }
     of = {i.hash: (i.values["a"], i.values["b"]) for found in items.values() for i in found}
     assert set(of.values()) == set(pairs) and len(of) == len(set(pairs))

@@ -6,7 +6,7 @@ import pytest
 
 from itx.data.vocabulary import Bytes, SentencePiece, TokenizerJson, Vocabulary, unguarded
 from itx.errors import UserError
-from itx.prepare import conversations, render
+from itx.prepare import conversations, render, types
 from itx.text_format import chat
 from itx.text_format.pieces import encoded
 from tests.conftest import REPO, SHARED
@@ -89,7 +89,7 @@ def test_a_conversation_has_the_control_tokens_of_its_template_alone(name, templ
             ]
         }
         rendered = conversations.render(
-            render.Item("1", talk, "c", 1), text, "here", v.eos_text, v.control
+            types.Item("1", talk, "c", 1), text, "here", v.eos_text, v.control
         )
         (pieces,) = (
             render.encode([rendered], v) if name != "bytes" else [encoded(rendered.pieces, v)]

@@ -5,11 +5,12 @@ import dataclasses
 import functools
 import re
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 
 from itx.errors import UserError
-from itx.prepare import build, jobs, render, vocab
+from itx.prepare import examples, jobs, members, new_lock, types, vocab
 from itx.tasks import fingerprint, registry
 from itx.tasks.registry import make_task
 from itx.tasks.spec import function
@@ -72,15 +73,15 @@ def test_values_that_cannot_be_used_are_told_or_counted(found, message):
         return found
 
     with pytest.raises(UserError, match=message):
-        list(render.items(spec_of(fields), "train", "", 0, Counter()))
+        list(examples.items(spec_of(fields), "train", "", 0, Counter()))
     counts = Counter()
-    assert list(render.items(spec_of(fields), "train", "", 0, counts, skip_bad=True)) == []
+    assert list(examples.items(spec_of(fields), "train", "", 0, counts, skip_bad=True)) == []
     assert counts == {"read": 5, "unusable fields": 5}
 
 
 def test_an_empty_list_of_values_is_counted():
     counts = Counter()
-    assert list(render.items(spec_of(lambda e: []), "train", "", 0, counts)) == []
+    assert list(examples.items(spec_of(lambda e: []), "train", "", 0, counts)) == []
     assert counts == {"read": 5, "fields() gave nothing": 5}
 
 
@@ -99,6 +100,13 @@ def test_a_broken_line_of_the_index_is_an_error(tmp_path):
         natural_instructions.ni_members(str(tmp_path))
 
 
+def plan_of(config, *trained):
+    vocabulary = SimpleNamespace(hash="hash")
+    return types.Plan(
+        config, jobs.settings_of(config, "vocab.model"), vocabulary, list(trained), [], []
+    )
+
+
 @pytest.mark.parametrize(
     "edit",
     [
@@ -112,32 +120,34 @@ def test_an_edit_of_what_scores_and_groups_makes_a_new_lock_from_the_same_folder
     tmp_path, monkeypatch, edit
 ):
     config = samples.config(str(tmp_path), "sample_mix")
-    settings, todo = build.settings_of(config, "vocab.model"), [jobs.Job("sample_even", "train")]
+    plan = plan_of(config, "sample_even")
+    settings = plan.settings
+    (job,) = plan.jobs
 
     def name():
-        return build._lock_file(config, settings, "hash", todo)
+        return new_lock.file_of(plan)
 
-    folder = jobs.folder(todo[0], settings, "hash")
+    folder = jobs.folder(job, settings, "hash")
     before, spec = name(), registry.TASKS["sample_even"]
     assert name() == before and any(getattr(spec, k) != v for k, v in edit.items())
     monkeypatch.setitem(registry.TASKS, "sample_even", dataclasses.replace(spec, **edit))
-    assert name() != before and jobs.folder(todo[0], settings, "hash") == folder
+    assert name() != before and jobs.folder(job, settings, "hash") == folder
 
 
 def test_an_edit_of_a_nested_mixture_makes_a_new_lock(tmp_path, monkeypatch):
-    for name, members in (
+    for name, listed in (
         ("inner", ["sample_first", "sample_last"]),
         ("outer", ["inner", "sample_add"]),
     ):
         monkeypatch.setitem(registry.MIXTURES, name, dataclasses.replace(
-            registry.MIXTURES["sample_mix"], name=name, members=tuple(members)))  # fmt: skip
+            registry.MIXTURES["sample_mix"], name=name, members=tuple(listed)))  # fmt: skip
     config = samples.config(str(tmp_path), "outer")
 
     def name():
-        return build._lock_file(config, build.settings_of(config, "vocab.model"), "hash", [])
+        return new_lock.file_of(plan_of(config))
 
     before = name()
-    assert build.mixtures_of("outer", "") == ["outer", "inner"] and name() == before
+    assert members.nested("outer", "") == ["outer", "inner"] and name() == before
     inner = registry.MIXTURES["inner"]
     monkeypatch.setitem(
         registry.MIXTURES,
@@ -151,10 +161,10 @@ def test_phases_are_checked_and_average_over_the_run(tmp_path):
     def config(*phases, mixture="sample_mix"):
         return samples.config(str(tmp_path), mixture, phases=phases)
 
-    assert build.members_of(config((5, "sample_held"))) == build.members_of(config()) + [
+    assert members.members_of(config((5, "sample_held"))) == members.members_of(config()) + [
         m
-        for m in build.members_of(config(mixture="sample_held"))
-        if m not in build.members_of(config())
+        for m in members.members_of(config(mixture="sample_held"))
+        if m not in members.members_of(config())
     ]
     for phases, mixture, message in (
         (
@@ -175,9 +185,9 @@ def test_phases_are_checked_and_average_over_the_run(tmp_path):
         ),
     ):
         with pytest.raises(UserError, match=message):
-            build.members_of(config(*phases, mixture=mixture))
+            members.members_of(config(*phases, mixture=mixture))
     shares = [{"a": 1.0}, {"a": 0.25, "b": 0.75}]
-    assert build.mean_rates(shares, [60], 100) == {"a": 0.6 + 0.4 * 0.25, "b": 0.4 * 0.75}
+    assert new_lock.mean_rates(shares, [60], 100) == {"a": 0.6 + 0.4 * 0.25, "b": 0.4 * 0.75}
     # not reached, and in the lock all the same
-    assert build.mean_rates(shares, [60], 50) == {"a": 1.0, "b": 0.0}
-    assert build.mean_rates(shares[:1], [], 100) == {"a": 1.0}
+    assert new_lock.mean_rates(shares, [60], 50) == {"a": 1.0, "b": 0.0}
+    assert new_lock.mean_rates(shares[:1], [], 100) == {"a": 1.0}

@@ -8,11 +8,12 @@ import pytest
 
 from itx.audit import printed
 from itx.data.vocabulary import Vocabulary
-from itx.prepare import jobs
+from itx.prepare import jobs, types
 from itx.tasks import instruction_task, jsonl, registry
 from itx.text_format import chat
 from tests import samples
 from tests.conftest import SHARED
+from tests.prepare.job_settings import job_settings
 from tests.prepare.test_chat import CHATML
 from tests.prepare.test_turns import QWEN3, build, row
 from tests.scored import MANIFEST
@@ -31,11 +32,9 @@ def manifest_of(folder, monkeypatch, vocabulary, rows=ROWS):
     instruction_task("noted", version=1, cluster="c", source=jsonl("rows.jsonl", split_by_hash={"train": 1.0}),
                      templates=[("{q}", "{answer}")], fields=lambda e: {"q": e["q"], "answer": e["a"]})  # fmt: skip
     monkeypatch.setitem(registry.TASKS, "noted", registry.TASKS.pop("noted"))
-    jobs._items.cache_clear()
-    settings = jobs.Settings(
-        (), str(folder), str(folder / "cache"), str(vocabulary), 0, 0, 20, False
-    )
-    return jobs.run(jobs.Job("noted", "train"), settings)[1]
+    jobs._read.cache_clear()
+    settings = job_settings(vocabulary, root=str(folder), cache_dir=str(folder / "cache"))
+    return jobs.run(types.Job("noted", "train"), settings)[1]
 
 
 def files(tmp_path):

@@ -22,8 +22,21 @@ from itx.data import lock as locks
 from itx.data.loader import Batches
 from itx.data.vocabulary import Vocabulary, with_sentinels, without_sentinels
 from itx.errors import UserError
-from itx.prepare import build, check, evaluation, jobs, objectives, readers, render, vocab
-from itx.prepare.objectives import Room
+from itx.prepare import (
+    build,
+    check,
+    evaluation,
+    examples,
+    jobs,
+    members,
+    objectives,
+    readers,
+    render,
+    types,
+    vocab,
+    workers,
+)
+from itx.prepare.types import Room
 from itx.tasks import fingerprint, function, names, registry, resolve, text_task
 from itx.tasks.spec import OBJECTIVES
 from tests import samples, text_tasks
@@ -165,7 +178,7 @@ def test_no_token_of_a_document_is_lost_and_records_fit_their_row(
     if (objective, room.architecture) == ("lm", "encoder_decoder"):
         return
     spec = registry.task(f"text_{objective}")
-    item = render.Item("7", {"text": document}, render.content_of(spec, {"text": document}), 5)
+    item = types.Item("7", {"text": document}, render.content_of(spec, {"text": document}), 5)
     counts = Counter({"read": 1})
     found = list(objectives.chunks(spec, [item], vocabulary, room, counts))
     assert counts["read"] == len(found) + sum(n for k, n in counts.items() if k != "read")
@@ -198,7 +211,7 @@ def test_no_token_of_a_document_is_lost_and_records_fit_their_row(
 
 def test_chunks_hold_the_text_they_stand_for(vocabulary):
     document = " ".join(text_tasks.SCRIPTS * 9)
-    item = render.Item("1", {"text": document}, "whole", 1)
+    item = types.Item("1", {"text": document}, "whole", 1)
     found = list(
         objectives.chunks(registry.task("text_lm"), [item], vocabulary, Room("decoder", 40, 33))
     )
@@ -225,7 +238,7 @@ def test_renderings_see_other_spans_of_the_same_chunks(vocabulary):
     room = Room("decoder", 128, 64)
     for objective in ("prefix_lm", "span_corruption"):
         spec = registry.task(f"text_{objective}")
-        items = list(render.items(spec, "train", "", 0, Counter()))
+        items = list(examples.items(spec, "train", "", 0, Counter()))
         chunks = list(objectives.chunks(spec, items, vocabulary, room))
         long = [c for c in chunks if len(c.values["tokens"]) > 20]
         made = {key: [objectives.record(spec, c, *key, vocabulary.size, room) for c in long]
@@ -241,7 +254,7 @@ def test_renderings_see_other_spans_of_the_same_chunks(vocabulary):
 def test_prefixes_end_anywhere_that_leaves_a_target_that_fits():
     spec, chunk = (
         registry.task("text_prefix_lm"),
-        render.Item("a/0", {"tokens": list(range(10))}, "", 0),
+        types.Item("a/0", {"tokens": list(range(10))}, "", 0),
     )
     for targets, want in ((64, range(1, 10)), (5, range(6, 10))):
         found = Counter(
@@ -254,7 +267,7 @@ def test_prefixes_end_anywhere_that_leaves_a_target_that_fits():
 def test_what_cannot_be_is_refused(vocabularies, vocabulary):
     spec = {o: registry.task(f"text_{o}") for o in OBJECTIVES}
     room = Room("encoder_decoder", 64, 64)
-    item = render.Item("1", {"text": "red blue"}, "", 1)
+    item = types.Item("1", {"text": "red blue"}, "", 1)
     none = Vocabulary(vocabularies[0])
     for objective, *how, message in (
         (
@@ -278,11 +291,11 @@ def test_what_cannot_be_is_refused(vocabularies, vocabulary):
     with pytest.raises(UserError, match="example 1: 'text' is int, no text"):
         list(
             objectives.chunks(
-                spec["lm"], [render.Item("1", {"text": 3}, "", 1)], vocabulary, objectives.ROOM
+                spec["lm"], [types.Item("1", {"text": 3}, "", 1)], vocabulary, types.Room()
             )
         )
     counts = Counter({"read": 2})
-    marked = [item, render.Item("2", {"text": "red <extra_id_3> blue"}, "", 2)]
+    marked = [item, types.Item("2", {"text": "red <extra_id_3> blue"}, "", 2)]
     made = list(objectives.chunks(spec["span_corruption"], marked, vocabulary, room, counts))
     # the text of a sentinel in a document is text: no id of it is a sentinel's, and the document is
     # kept
@@ -355,7 +368,7 @@ def test_tasks_are_shown_in_words_and_check_out(objective):
 
 def test_text_tasks_are_not_evaluated():
     config = samples.config("cache", "replay_decoder", modules=("tests.text_tasks",))
-    rows = evaluation.rows(config, build.members_of(config))
+    rows = evaluation.rows(config, members.members_of(config))
     assert rows and not any(r.spec.objective for r in rows)
     with pytest.raises(UserError, match="eval.tasks: 'text_lm' is plain text"):
         evaluation.rows(
@@ -372,7 +385,7 @@ def test_real_documents_lose_nothing(shared):
     sp = Vocabulary(file)
     spec = registry.task("c4_demo.lm")
     counts: Counter = Counter()
-    items = list(render.items(spec, "train", str(shared), 0, counts))
+    items = list(examples.items(spec, "train", str(shared), 0, counts))
     assert (
         counts["read"] == 300
         and len(items) + counts["another split"] > 290
@@ -420,7 +433,7 @@ def made(vocabularies, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         weights = resolve.members(registry.MIXTURES["replay_encoder_decoder"])
         patch.setattr(
-            build, "_seqio", lambda *_: contextlib.nullcontext(lambda examples: [weights])
+            workers, "seqio_rates", lambda *_: contextlib.nullcontext(lambda examples: [weights])
         )
         build.build(builds["encoder_decoder"][0])
     ended = [p.communicate() for p in running]
@@ -470,7 +483,7 @@ def test_noise_is_drawn_as_tensorflow_shuffles(made):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_seqio_task_yields_the_records(made, vocabulary, name):
     spec, room = registry.task(name), Room(*text_tasks.ROOM)
-    items = render.items(spec, "train", "", 0, Counter())
+    items = examples.items(spec, "train", "", 0, Counter())
     rendering = names.parse(name).rendering
     want = [(c.id, *objectives.record(spec, c, rendering, 0, vocabulary.size, room))
             for c in objectives.chunks(spec, items, vocabulary, room)]  # fmt: skip
@@ -551,6 +564,6 @@ def test_an_estimate_and_a_second_run_need_no_seqio(made):
     where = next(t["folders"][0] for t in lock["tasks"] if t["name"] == "text_span_corruption")
     assert facts["records"] == len(cache.Records(folder / where))
     assert facts["new_bytes"] == 0 and "seqio" not in sys.modules
-    job = jobs.Job("text_lm", "train")
+    job = types.Job("text_lm", "train")
     with pytest.raises(UserError, match="objective 'lm' is for decoder-only models"):
-        jobs.key(job, build.settings_of(config, os.devnull), "")
+        jobs.key(job, jobs.settings_of(config, os.devnull), "")

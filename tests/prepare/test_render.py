@@ -9,11 +9,12 @@ import pytest
 
 from itx.data import cache
 from itx.errors import UserError
-from itx.prepare import jobs, render, vocab
+from itx.prepare import examples, jobs, types, vocab
 from itx.tasks import registry
 from itx.tasks.registry import make_task
 from itx.tasks.spec import SPLITS, function, jsonl
 from tests import sample_tasks  # noqa: F401  (registers)
+from tests.prepare.job_settings import job_settings
 
 OPTIONS = ["red", "blue", "green"]
 
@@ -35,7 +36,7 @@ def kept(rows: list[dict], **more) -> tuple[list[dict], Counter]:
     """The examples of which `items` makes items, and what it counts."""
     counts: Counter = Counter()
     spec = task(source=function(lambda split, root, seed: rows, {"train": 1.0}), **more)
-    return [i.values for i in render.items(spec, "train", "", 0, counts)], counts
+    return [i.values for i in examples.items(spec, "train", "", 0, counts)], counts
 
 
 DIFFERENT = {
@@ -85,7 +86,7 @@ def test_examples_of_one_canonical_input_fall_into_one_split():
     ]
     spec = task(source=function(lambda split, root, seed: rows, {"train": 0.5, "test": 0.5}))
     found = [
-        [i.values["text"] for i in render.items(spec, s, "", 0, Counter())]
+        [i.values["text"] for i in examples.items(spec, s, "", 0, Counter())]
         for s in ("train", "test")
     ]
     assert sorted(map(len, found)) != [0, 60] and sum(map(len, found)) == 60
@@ -128,11 +129,9 @@ def test_the_manifest_names_a_conflict(tmp_path, monkeypatch):
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     monkeypatch.setitem(registry.TASKS, "t", task(source=jsonl(dict.fromkeys(SPLITS, "a.jsonl"))))
     vocabulary = str(vocab.train(["sample_even"], 300, "", 0, str(tmp_path)))
-    settings = jobs.Settings(
-        (), str(tmp_path), str(tmp_path / "cache"), vocabulary, 0, 0, 20, False
-    )
+    settings = job_settings(vocabulary, root=str(tmp_path), cache_dir=str(tmp_path / "cache"))
     for split in ("train", "test"):
-        where, manifest = jobs.run(jobs.Job("t", split), settings)
+        where, manifest = jobs.run(types.Job("t", split), settings)
         assert manifest["audit"]["skipped"] == {
             "repeated input": 5,
             "another answer to a repeated input": 5,
@@ -147,10 +146,8 @@ def test_the_manifest_names_a_conflict(tmp_path, monkeypatch):
 @pytest.mark.parametrize("damage", [None, "[]", "{"])
 def test_a_folder_without_its_manifest_is_made_anew_and_a_damaged_one_is_named(tmp_path, damage):
     vocabulary = str(vocab.train(["sample_even"], 300, "", 0, str(tmp_path)))
-    settings = jobs.Settings(
-        (), str(tmp_path), str(tmp_path / "cache"), vocabulary, 0, 0, 20, False
-    )
-    job = jobs.Job("sample_even", "train")
+    settings = job_settings(vocabulary, root=str(tmp_path), cache_dir=str(tmp_path / "cache"))
+    job = types.Job("sample_even", "train")
     where, manifest = jobs.run(job, settings)
     file, failure = tmp_path / "cache" / where / "manifest.json", None
     before = file.read_bytes()

@@ -9,10 +9,11 @@ import pytest
 from itx.data import cache
 from itx.data.vocabulary import Vocabulary
 from itx.errors import UserError
-from itx.prepare import jobs
+from itx.prepare import jobs, types
 from itx.tasks import openai_messages, sharegpt_messages
 from itx.text_format import chat
 from tests.conftest import REPO
+from tests.prepare.job_settings import job_settings
 from tests.prepare.test_chat import CHATML, register
 
 QWEN3 = REPO / "tests" / "golden" / "hf" / "qwen3" / "tokenizer.json"
@@ -48,21 +49,16 @@ def build(
     """(records as [(text, trained?)] and as ids, manifest) of the rows' cache folder."""
     (folder / "chats.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     register(monkeypatch, fields=fields, split_by_hash={"train": 1.0})
-    settings = jobs.Settings(
-        (),
-        str(folder),
-        str(folder / "cache"),
-        str(QWEN3),
-        0,
-        0,
-        20,
-        skip_bad,
-        0,
+    settings = job_settings(
+        QWEN3,
         template,
         architecture,
+        root=str(folder),
+        cache_dir=str(folder / "cache"),
+        skip_bad=skip_bad,
     )
-    jobs._items.cache_clear()
-    where, manifest = jobs.run(jobs.Job("talk", "train"), settings)
+    jobs._read.cache_clear()
+    where, manifest = jobs.run(types.Job("talk", "train"), settings)
     records, vocabulary = cache.Records(folder / "cache" / where), Vocabulary(QWEN3)
     ids = [records[i] for i in range(len(records))]
     return [[(vocabulary.decode(x), bool(on)) for x, on in r] for r in ids], ids, manifest

@@ -15,7 +15,7 @@ import pytest
 
 import tasks  # noqa: F401  (registers)
 from itx.data import cache
-from itx.prepare import fewshot, render
+from itx.prepare import examples, fewshot, sources
 from itx.tasks import registry
 from itx.tasks.spec import SPLITS
 
@@ -69,9 +69,9 @@ def read(shared):
     for spec in specs(str(shared)):
         items, counts = {}, {}
         for split in SPLITS:
-            if render.source_splits(spec.source, split):
+            if sources.source_splits(spec.source, split):
                 counts[split] = Counter()
-                items[split] = list(render.items(spec, split, str(shared), 0, counts[split]))
+                items[split] = list(examples.items(spec, split, str(shared), 0, counts[split]))
         out.append((spec, items, counts))
     return out
 
@@ -92,7 +92,9 @@ def test_every_row_is_used_once_or_skipped_with_a_reason(read, shared):
         for source in spec.source.files:
             rows = sum(rows_of(shared / f) for f in files_of(spec, source))
             parts = [
-                s for s in items if [p[0] for p in render.source_splits(spec.source, s)] == [source]
+                s
+                for s in items
+                if [p[0] for p in sources.source_splits(spec.source, s)] == [source]
             ]
             assert parts, (spec.name, source)
             kept, repeated = 0, 0
@@ -108,7 +110,9 @@ def test_every_row_is_used_once_or_skipped_with_a_reason(read, shared):
                 kept, repeated, skipped = kept + len(items[split]), repeated + repeats, own
             assert rows == kept + repeated + sum(skipped.values()), (spec.name, source)
             seen.update(rows=rows, kept=kept, repeated=repeated, skipped=sum(skipped.values()))
-        identities = [render.identity_of(spec, i.values) for found in items.values() for i in found]
+        identities = [
+            examples.identity_of(spec, i.values) for found in items.values() for i in found
+        ]
         assert len(set(identities)) == len(identities), spec.name
     assert seen["kept"] > 50_000 and seen["repeated"] > 100 and seen["skipped"] > 10
 

@@ -11,7 +11,7 @@ import pytest
 from itx.data import cache
 from itx.data.vocabulary import Vocabulary
 from itx.errors import UserError
-from itx.prepare import fewshot, readers, render, sources
+from itx.prepare import examples, fewshot, readers, render, sources
 from itx.tasks import names, registry, resolve
 from itx.tasks.spec import Skip
 from tasks import bbh, files, induction, natural_instructions, p3
@@ -25,7 +25,7 @@ def counted(
     spec, found, total = registry.task(name, str(root)), {}, Counter()
     for split in splits:
         counts: Counter = Counter()
-        found[split] = list(render.items(spec, split, str(root), 0, counts))
+        found[split] = list(examples.items(spec, split, str(root), 0, counts))
         skipped = sum(n for reason, n in counts.items() if reason != "read")
         assert counts["read"] == len(found[split]) + skipped, (name, split, counts)
         total[split] = counts
@@ -103,7 +103,7 @@ def test_gsm8k_strips_marks_and_keeps_the_test_part_apart(shared):
 
 def test_gsm8k_chain_of_thought_gives_its_answer_back(shared):
     spec, variant = registry.task("gsm8k"), names.parse("gsm8k:cot")
-    items = list(render.items(spec, "test", str(shared), 0, Counter()))
+    items = list(examples.items(spec, "test", str(shared), 0, Counter()))
     for which in ("train", "heldout"):
         for template in render.choices(spec, variant, which):
             for item in items[:50]:
@@ -376,7 +376,7 @@ def alpaca_with(tmp_path, row: bytes) -> str:
 def test_a_missing_field_names_file_and_row(tmp_path):
     root = alpaca_with(tmp_path, b'{"instruction": "Say yes.", "input": "", "outputs": "Yes."}')
     with pytest.raises(UserError) as e:
-        list(render.items(registry.task("alpaca"), "train", root, 0, Counter()))
+        list(examples.items(registry.task("alpaca"), "train", root, 0, Counter()))
     for part in ("alpaca_sample.jsonl.gz:2", "'output'", "did you mean 'outputs'"):
         assert part in str(e.value)
 
@@ -384,9 +384,9 @@ def test_a_missing_field_names_file_and_row(tmp_path):
 def test_a_broken_row_reaches_the_user_through_the_task(tmp_path):
     root = alpaca_with(tmp_path, b'{"instruction": "Say yes."')
     with pytest.raises(UserError, match=r"alpaca_sample\.jsonl\.gz:2: broken JSON"):
-        list(render.items(registry.task("alpaca"), "train", root, 0, Counter()))
+        list(examples.items(registry.task("alpaca"), "train", root, 0, Counter()))
     counts: Counter = Counter()
-    list(render.items(registry.task("alpaca"), "train", root, 0, counts, skip_bad=True))
+    list(examples.items(registry.task("alpaca"), "train", root, 0, counts, skip_bad=True))
     assert counts["read"] == 2 and counts["broken JSON"] == 1
 
 
@@ -431,7 +431,7 @@ def test_rows_of_the_config_hold_nearly_everything(shared):
         ("ni.task176_break_decompose_questions", 0.05),
     ):
         spec = registry.task(name, str(shared))
-        items = list(render.items(spec, "train", str(shared), 0, Counter()))[:400]
+        items = list(examples.items(spec, "train", str(shared), 0, Counter()))[:400]
         records = render.encode(
             [render.render(spec, names.parse(name), i, 0, 0) for i in items], vocabulary
         )

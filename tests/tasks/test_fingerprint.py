@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from itx.errors import UserError
-from itx.prepare import jobs
+from itx.prepare import jobs, types
 from itx.tasks import fingerprint
 from itx.tasks.registry import make_task
 from itx.tasks.spec import function
 from tests.conftest import REPO
+from tests.prepare.job_settings import job_settings
 
 PACKAGE = {
     "own/__init__.py": "",
@@ -302,7 +303,7 @@ def test_a_key_does_not_change_while_an_object_keeps_what_it_computed():
 def test_a_cache_folder_is_named_by_it(own, monkeypatch):
     from itx.tasks import registry
 
-    settings = jobs.Settings((), "", "", "v", 0, 0, 10, False)
+    settings = job_settings(eval_examples=10)
     made = []
     for mark in ("!", "?"):
         own("derived", file="own/bases.py", old="'!'", new=f"'{mark}'")
@@ -312,6 +313,6 @@ def test_a_cache_folder_is_named_by_it(own, monkeypatch):
             "t", version=1, cluster="c", source=source, fields=fields, templates=[("{a}", "{a}")]
         )
         monkeypatch.setitem(registry.TASKS, "t", spec)
-        made += [jobs.folder(jobs.Job("t", "train"), settings, "hash") for _ in range(2)]
+        made += [jobs.folder(types.Job("t", "train"), settings, "hash") for _ in range(2)]
     assert made[0] == made[1] != made[2] == made[3]
     assert Path(made[0]).parent == Path(made[2]).parent

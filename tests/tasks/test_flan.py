@@ -20,7 +20,7 @@ import tasks  # noqa: F401  (registers)
 from itx.data import cache
 from itx.errors import UserError
 from itx.eval import metrics
-from itx.prepare import check, fewshot, render, sources
+from itx.prepare import check, examples, fewshot, render, sources, types
 from itx.tasks import names, registry, resolve, templates
 from itx.tasks.spec import Skip, holdout
 from tasks import commonsense, dialog, mixtures, sentiment
@@ -66,8 +66,8 @@ def tfds_name(spec) -> tuple[str, str]:
     return base, version
 
 
-def items_of(spec) -> list[render.Item]:
-    return list(render.items(spec, "train", "", 0, Counter()))
+def items_of(spec) -> list[types.Item]:
+    return list(examples.items(spec, "train", "", 0, Counter()))
 
 
 class Row(dict):
@@ -120,7 +120,7 @@ def test_a_task_passes_its_checks_and_loses_nothing(prepared, name):
     pool, training = fewshot.pool(spec, items_of(spec)), {i.hash for i in items_of(spec)}
     for split in ("train", "validation", "test"):
         counts: Counter = Counter()
-        found = list(render.items(spec, split, "", 0, counts))
+        found = list(examples.items(spec, split, "", 0, counts))
         # exemplars are training examples other than the example
         for item in found if spec.templated else ():
             shown = {i.hash for i in fewshot.choose(pool, item, 4, 0)}
@@ -142,7 +142,7 @@ def test_a_task_passes_its_checks_and_loses_nothing(prepared, name):
         v
         for found in rows.values()
         for _, e in found
-        for v in render.fields_of(spec, strict(e), name, False)
+        for v in examples.fields_of(spec, strict(e), name, False)
     ]
     skipped = [v for v in values if isinstance(v, Skip)]
     assert kept == len(values) - len(skipped) >= 20 * len(rows)
@@ -428,7 +428,7 @@ def test_conversations_are_read_whole(shared):
         kept, alike = 0, Counter()
         for split in ("train", "validation", "test"):
             counts: Counter = Counter()
-            found = list(render.items(spec, split, str(shared), 0, counts))
+            found = list(examples.items(spec, split, str(shared), 0, counts))
             assert (
                 counts["read"]
                 == rows

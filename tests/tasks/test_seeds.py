@@ -6,30 +6,30 @@ from collections import Counter
 import pytest
 
 from itx.eval.metrics import SCORES
-from itx.prepare import render
+from itx.prepare import examples, render, types
 from itx.tasks import names, registry, resolve
 from tasks import seeds
 
 NAMES = ["seed_en_fr", "seed_capitals", "seed_train_ru", "seed_train_en"]
 
 
-def all_items(name: str) -> list[render.Item]:
+def all_items(name: str) -> list[types.Item]:
     spec = registry.task(name)
     return [
         i
         for split in ("train", "validation", "test")
-        for i in render.items(spec, split, "", 0, Counter())
+        for i in examples.items(spec, split, "", 0, Counter())
     ]
 
 
-def prompts(name: str, item: render.Item) -> dict[str, render.Rendered]:
+def prompts(name: str, item: types.Item) -> dict[str, types.Rendered]:
     spec, variant = registry.task(name), names.parse(name)
     among = [*render.choices(spec, variant), *render.choices(spec, variant, "heldout")]
     found = [render.render(spec, variant, item, 0, 0, [t]) for t in among]
     return {r.prompt: r for r in found}
 
 
-def item_with(name: str, **values) -> render.Item:
+def item_with(name: str, **values) -> types.Item:
     return next(i for i in all_items(name) if all(i.values[k] == v for k, v in values.items()))
 
 
@@ -86,7 +86,7 @@ def test_splits_are_disjoint_and_none_is_empty(name):
     hashes = []
     for split in ("train", "validation", "test"):
         counts: Counter = Counter()
-        found = list(render.items(spec, split, "", 0, counts))
+        found = list(examples.items(spec, split, "", 0, counts))
         assert found and counts["read"] == len(found) + counts["another split"]
         hashes += [i.hash for i in found]
     assert len(set(hashes)) == len(hashes) == counts["read"] >= 20

@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 import pytest
 
 from itx import hashing
-from itx.prepare import render
+from itx.prepare import render, sources
 from itx.tasks import names, registry, resolve, templates
 from tasks.mixtures import TOY
 from tasks.toy import heldout
@@ -194,7 +194,7 @@ def test_distinct_instances_and_enough_of_them():
         assert n * n / 2 / max(n - len(distinct), 1) >= 1e5, (spec.name, n - len(distinct))
         shares = [hashing.draw("content", c) / 2.0**64 for c in distinct]
         for split in ("validation", "test"):
-            [(_, low, high)] = render.source_splits(spec.source, split)
+            [(_, low, high)] = sources.source_splits(spec.source, split)
             assert sum(low <= s < high for s in shares) >= 200, (spec.name, split)
 
 

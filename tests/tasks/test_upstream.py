@@ -10,7 +10,7 @@ import google_crc32c
 import pytest
 
 from itx.errors import UserError
-from itx.prepare import render
+from itx.prepare import examples, render
 from itx.tasks import names, registry, resolve
 from tasks import natural_instructions, p3  # noqa: F401  (they register)
 
@@ -26,7 +26,7 @@ def members(family: str, root: Path) -> list[str]:
 
 def items(name: str, root: Path, split: str = "train") -> tuple[list, Counter]:
     counts: Counter = Counter()
-    found = list(render.items(registry.task(name, str(root)), split, str(root), 0, counts))
+    found = list(examples.items(registry.task(name, str(root)), split, str(root), 0, counts))
     assert counts["read"] == len(found) + sum(n for reason, n in counts.items() if reason != "read")
     return found, counts
 

@@ -8,16 +8,16 @@ import pytest
 
 import itx.tasks
 from itx.errors import UserError
-from itx.prepare import render
+from itx.prepare import render, types
 from itx.tasks import names, registry, templates
 from tasks import files, translation
 
 
-def item(**values) -> render.Item:
-    return render.Item("0", values, "", 0)
+def item(**values) -> types.Item:
+    return types.Item("0", values, "", 0)
 
 
-def prompts(name: str, values: render.Item) -> dict[str, str]:
+def prompts(name: str, values: types.Item) -> dict[str, str]:
     """Prompt -> target in each wording of a variant."""
     spec, variant = registry.task(name), names.parse(name)
     found = [render.render(spec, variant, values, 0, 0, [t]) for t in render.choices(spec, variant)]

@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 
 import tasks.mixtures  # noqa: F401
 from itx import text
-from itx.prepare import render
+from itx.prepare import examples, render, types
 from itx.tasks import names, registry, resolve
 from itx.tasks.spec import TaskSpec
 from tasks.mixtures import TOY
@@ -19,12 +19,12 @@ from tasks.mixtures import TOY
 TRAIN, TEST = 2000, 200
 
 
-def items(spec: TaskSpec, split: str, most: int, seed: int = 0) -> list[render.Item]:
-    found = render.items(spec, split, "", seed, Counter())
+def items(spec: TaskSpec, split: str, most: int, seed: int = 0) -> list[types.Item]:
+    found = examples.items(spec, split, "", seed, Counter())
     return [item for item, _ in zip(found, range(most), strict=False)]
 
 
-def rendered(spec: TaskSpec, found: list[render.Item], variant: str = "") -> list[render.Rendered]:
+def rendered(spec: TaskSpec, found: list[types.Item], variant: str = "") -> list[types.Rendered]:
     parsed = names.parse(spec.name + variant)
     return [render.render(spec, parsed, item, 0, 0) for item in found]
 
@@ -74,7 +74,7 @@ def measure(spec: TaskSpec) -> dict:
     }
 
 
-def seen(spec: TaskSpec, item: render.Item) -> str:
+def seen(spec: TaskSpec, item: types.Item) -> str:
     return "\n".join(str(v) for k, v in item.values.items() if k not in render.NOT_CONTENT)
 
 

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Instruction tasks, whose examples templates write: their row in the table of kinds (kinds.py)."""
+
+from typing import Any
+
+from itx import hashing, text
+from itx.data.cache import Record, Texts
+from itx.data.vocabulary import Vocabulary
+from itx.errors import UserError
+from itx.prepare import exclude, fewshot, render, sources, values
+from itx.prepare.fewshot import Pool
+from itx.prepare.types import Bad, Item, Job, Rendered, Settings
+from itx.tasks import names, resolve, templates
+from itx.tasks.names import Variant
+from itx.tasks.spec import TaskSpec, Template
+
+VOCABULARY_VARIANTS = ("", ":cot", ":inv")  # that a vocabulary is trained on, where a task has them
+
+
+def answer(spec: TaskSpec, given: dict[str, Any], where: str) -> list[str]:
+    return render.trimmed(sorted(render.answers(spec, given, where).references))
+
+
+def unusable(spec: TaskSpec, given: dict[str, Any], slots: list[str]) -> Bad | None:
+    """What is wrong with an example whatever wording it stands in; slots: `values.every_slot` of
+    the task."""
+    if bad := values.unusable(given, slots):
+        return bad
+    answers = values.answers(spec, given)
+    return answers if isinstance(answers, Bad) else None
+
+
+def leak_texts(spec: TaskSpec, item: Item) -> Texts:
+    content = [item.values[k] for k in render.content_fields(spec, item.values)]
+    return exclude.texts(content, list(item.values.values()))
+
+
+def key(job: Job, spec: TaskSpec, settings: Settings) -> list[Any]:
+    """Few-shot renderings depend on their budget, and on the training split that exemplars come
+    from."""
+    if not names.parse(job.variant).shots:
+        return []
+    return [fewshot.POOL, settings.fewshot_tokens, *sources.hashes(spec.source, "train", settings)]
+
+
+def wordings(job: Job, spec: TaskSpec) -> list[Template]:
+    """The templates that a job draws from, or goes through."""
+    which = ("train", "heldout") if job.templates == "all" else (job.templates,)
+    return [t for w in which for t in render.choices(spec, names.parse(job.variant), w)]
+
+
+def ablated(template: Template, ablation: str, others: list[Template], h: int) -> Template:
+    """The template whose instruction is kept ("none"), removed, or swapped for another task's.
+
+    Removed: the slots alone, a line each. Swapped: a template of `others`, which ask something else
+    about the same inputs.
+    """
+    if ablation == "removed":
+        slots = dict.fromkeys(templates.slots(template[0]))
+        return "\n".join(f"{{{slot}}}" for slot in slots), template[1]
+    if ablation == "swapped":
+        return others[h % len(others)][0], template[1]
+    return template
+
+
+def template_sets(job: Job, spec: TaskSpec, item: Item, settings: Settings) -> list[list[Template]]:
+    """The sets of templates to render an item from: one each for a crossed job."""
+    among = wordings(job, spec)
+    if not job.crossed:
+        return [among]
+    if not job.ablation:
+        return [[t] for t in among]
+    h = hashing.draw(settings.data.render_seed, "ablation", spec.name, item.id)
+    others = []
+    if job.other:
+        known = {k for k, v in item.values.items() if not text.blank(str(v))}
+        known |= {"options"} if spec.options else set()
+        others = settings.task(job.other).templates
+        others = [t for t in others if set(templates.slots(t[0])) <= known]
+        if not others:
+            raise UserError(f"task {spec.name!r}: no template of {job.other!r} fits its inputs")
+    return [[ablated(among[h % len(among)], job.ablation, others, h)]]
+
+
+def records(
+    job: Job,
+    spec: TaskSpec,
+    items: list[Item],
+    settings: Settings,
+    vocabulary: Vocabulary,
+    pool: Pool | None,
+) -> tuple[list[Rendered], list[Record], list[Item]]:
+    variant = names.parse(job.variant)
+    pairs = [(item, among) for item in items for among in template_sets(job, spec, item, settings)]
+    rendered, encoded = fewshot.render_all(
+        spec,
+        variant,
+        pairs,
+        job.rendering,
+        settings.data.render_seed,
+        vocabulary,
+        pool,
+        settings.fewshot_tokens,
+    )
+    return rendered, encoded, [item for item, _ in pairs]
+
+
+def shown(
+    spec: TaskSpec, variant: Variant, item: Item, template: Template, pool: Pool | None
+) -> Rendered:
+    exemplars = fewshot.choose(pool, item, variant.shots, 0) if variant.shots else []
+    return render.render(spec, variant, item, 0, 0, [template], exemplars)
+
+
+def vocabulary_texts(spec: TaskSpec, items: list[Item]) -> list[str]:
+    """Prompts and targets of every variant; the build tells of examples that a wording cannot
+    show."""
+    texts = []
+    for name in VOCABULARY_VARIANTS:
+        variant = names.parse(spec.name + name)
+        if not resolve.supports(spec, variant):
+            continue
+        slots = values.slots(render.choices(spec, variant))
+        for item in items:
+            if not values.incomplete(item.values, slots, spec.options):
+                rendered = render.render(spec, variant, item, 0, 0)
+                texts += [rendered.prompt, rendered.target]
+    return texts

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run trains on: the variants of its mixture, of those of later phases, and the text that is
+replayed."""
+
+import itertools
+import os
+import sys
+
+from itx.config import DataConfig, RunConfig
+from itx.errors import UserError, did_you_mean
+from itx.tasks import names, registry, resolve
+
+
+def mixtures_of(config: RunConfig) -> list[str]:
+    """The mixture (or task) of each phase."""
+    return [config.data.mixture, *(name for _, name in config.data.phases)]
+
+
+def members_of(config: RunConfig) -> list[str]:
+    """Every variant that the mixtures of a run's phases train on, and the text that is replayed;
+    [] where only SeqIO knows the mixture."""
+    d = config.data
+    # TFDS's own setting: set before the modules, which may import it; worker processes inherit it.
+    if d.tfds_data_dir:
+        os.environ["TFDS_DATA_DIR"] = d.tfds_data_dir
+    registry.load_modules(d.modules)
+    members = _variants(d.mixture, d.root)
+    steps = [0, *(step for step, _ in d.phases)]
+    if any(b <= a for a, b in itertools.pairwise(steps)):
+        raise UserError(f"data.phases: steps must rise from above 0, not {steps[1:]}")
+    mixture = registry.MIXTURES.get(d.mixture)
+    held_out = dict(resolve.removed(mixture, d.root)) if mixture else {}
+    for _, name in d.phases:
+        later = _variants(name, d.root)
+        if not later or not members:
+            foreign = name if members else d.mixture
+            why = "is SeqIO's own; phases take itx's mixtures and tasks"
+            raise UserError(f"data.phases: {foreign!r} {why}")
+        for member in later:
+            if names.parse(member).task in held_out:
+                why = f"trains on {member!r}, which {d.mixture!r} holds out"
+                raise UserError(f"data.phases: {name!r} {why}")
+        members = list(dict.fromkeys([*members, *later]))
+    return [*members, _replayed(d, members)] if d.replay else members
+
+
+def _replayed(data: DataConfig, members: list[str]) -> str:
+    """data.replay_task, which must be a text task that is not in the mixture."""
+    if not members:
+        why = "is SeqIO's own; replay goes with itx's mixtures and tasks"
+        raise UserError(f"data.replay: {data.mixture!r} {why}")
+    name = str(names.parse(data.replay_task))
+    if registry.task(name, data.root).kind != "text":
+        texts = [t.name for t in registry.TASKS.values() if t.kind == "text"]
+        near = did_you_mean(name, texts)
+        raise UserError(f"data.replay_task: {name!r} is no text task{near}")
+    if name in members:
+        why = f"is in {data.mixture!r} already, with a share of its own"
+        raise UserError(f"data.replay_task: {name!r} {why}")
+    return name
+
+
+def with_replay(shares: list[dict[str, float]], data: DataConfig) -> list[dict[str, float]]:
+    """The rates of each phase with data.replay of plain text beside them; each phase's sum stays
+    1."""
+    if not data.replay:
+        return shares
+    return [
+        {**{n: s * (1 - data.replay) for n, s in rates.items()}, data.replay_task: data.replay}
+        for rates in shares
+    ]
+
+
+def _variants(name: str, root: str) -> list[str]:
+    """What one mixture or task trains on, nested mixtures opened."""
+    if not name:
+        raise UserError("data.mixture is not set" + did_you_mean("", registry.MIXTURES))
+    if name in registry.MIXTURES:
+        specs = [registry.MIXTURES[mixture] for mixture in nested(name, root)]
+        members = [m for spec in specs for m in resolve.members(spec, root)]
+        return list(dict.fromkeys(m for m in members if m not in registry.MIXTURES))
+    try:
+        spec = registry.task(name, root)
+    except UserError as e:
+        if name.split(".")[0] in registry.FAMILIES:
+            raise
+        if "seqio" in sys.modules:  # the modules imported it and may have registered the name there
+            return []
+        near = did_you_mean(name, [*registry.MIXTURES, *registry.TASKS])
+        raise UserError(f"unknown mixture or task {name!r}{near}") from e
+    if spec.evaluation_only:
+        raise UserError(f"task {name!r} is for evaluation only and must not be trained on")
+    return [str(names.parse(name))]
+
+
+def nested(name: str, root: str) -> list[str]:
+    """A mixture and those nested in it, each once; [] for a task."""
+    mixtures = [name] if name in registry.MIXTURES else []
+    for mixture in mixtures:  # the list grows as it is gone through
+        members = resolve.members(registry.MIXTURES[mixture], root)
+        mixtures += [m for m in members if m in registry.MIXTURES and m not in mixtures]
+    return mixtures

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The nouns of the build: what is read, what is rendered, and the jobs that do it."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from itx.config import DataConfig, RunConfig
+from itx.data.vocabulary import Vocabulary
+from itx.tasks import registry
+from itx.tasks.spec import TaskSpec
+from itx.text_format.pieces import Pieces
+
+
+@dataclass(frozen=True)
+class Bad:
+    """A record that cannot be used: the reason it is counted under, and the details for the
+    error."""
+
+    reason: str
+    detail: str
+
+
+Rows = Iterator[tuple[str, dict | Bad]]  # (label of the row, its record)
+Reader = Callable[[Path, Mapping[str, Any]], Rows]  # (file or folder, options) -> its rows
+
+
+@dataclass(frozen=True)
+class Item:
+    """One example of a task's split: its values, and the identity that its content gives it."""
+
+    id: str
+    values: dict[str, Any]
+    content: str  # the canonical input text
+    hash: int  # of the content, 64 bits
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A prompt, its gold target, and what scoring needs."""
+
+    template: str
+    prompt: str
+    target: str
+    references: tuple[str, ...]
+    options: tuple[str, ...] | None = None
+    answer_index: int | None = None
+    extractor: str | None = None
+    exemplars: tuple[int, ...] = ()  # hashes of the inputs of the examples shown before it
+    pieces: Pieces = ()  # of a conversation
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one cache folder holds: a variant's split, in one rendering or crossed with
+    templates."""
+
+    variant: str
+    split: str
+    # train | heldout | all: the templates that are drawn from, or crossed; text: plain text that
+    # is scored
+    templates: str = "train"
+    ablation: str = ""  # "" | none | removed | swapped: see wordings.py
+    other: str = ""  # swapped: the task whose instruction stands in
+    rendering: int = 0
+
+    @property
+    def crossed(self) -> bool:
+        """Evaluation splits: every example in every template (in one, for an ablation)."""
+        return self.split != "train" or self.templates == "text"
+
+
+class Room(NamedTuple):
+    """What a row of the run holds, in tokens (itx/data/lock.py, `sizes`)."""
+
+    architecture: str = "decoder"
+    length: int = 256  # data.sequence_length
+    targets: int = 96  # data.target_length
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all jobs of a build share; plain values, so that workers can receive it."""
+
+    data: DataConfig
+    vocab: str  # the vocabulary's file
+    chat_template: str = ""  # the text of what data.chat_template names
+    # It matters for conversations: an encoder-decoder trains on one turn at a time.
+    architecture: str = "decoder"
+
+    @property
+    def room(self) -> Room:
+        return Room(self.architecture, self.data.sequence_length, self.data.target_length)
+
+    @property
+    def fewshot_tokens(self) -> int:
+        """The most tokens of prompt and target of a few-shot rendering."""
+        return self.data.fewshot_tokens or self.data.sequence_length
+
+    def task(self, name: str) -> TaskSpec:
+        """The spec behind a name or variant name."""
+        return registry.task(name, self.data.root)
+
+
+@dataclass(frozen=True)
+class Row:
+    """Something that a run is scored on: an evaluation row, or a plain text."""
+
+    name: str
+    group: str
+    relation: str  # to the trained tasks: `evaluation.relation`
+    job: Job
+    spec: TaskSpec
+    # For a Task that was registered straight in SeqIO: what itx/eval/foreign.py reads
+    seqio: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a build makes."""
+
+    config: RunConfig
+    settings: Settings
+    vocabulary: Vocabulary
+    members: list[str]  # variants that are trained on
+    rows: list[Row]
+    unscored: list[str]  # tasks that lack the split to be scored on, each with the reason
+    # Of a mixture that only SeqIO knows: its tasks and those of eval.tasks, and the mixture's rates
+    seqio: Mapping[str, Any] = field(default_factory=dict)
+    rates: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def jobs(self) -> list[Job]:
+        """Each once; further renderings, which the number of epochs decides, are not among them."""
+        trained = [Job(m, "train") for m in self.members]
+        return list(dict.fromkeys([*trained, *(r.job for r in self.rows)]))
