@@ -19,7 +19,7 @@ from itx.data import cache
 from itx.data.vocabulary import Vocabulary
 from itx.errors import UserError
 from itx.prepare import examples, jobs, sources, values
-from itx.prepare.types import Item, Job, Settings
+from itx.prepare.types import Item, Job, Settings, Work
 from itx.tasks import names
 from itx.tasks.spec import TaskSpec
 
@@ -62,7 +62,7 @@ def check(cached: Iterable[Job], settings: Settings, vocabulary: Vocabulary) -> 
             readable = {k: v for k, v in first.items() if records.keys() & _record_ids(k[0])}
             sample = _drawn(job, readable)
             items = _items(spec, sample, records, settings)
-            _compare(job, spec, sample, items, settings, vocabulary)
+            _compare(Work(job, settings, vocabulary), sample, items)
 
 
 def _first(folder: Path) -> Sample:
@@ -115,30 +115,23 @@ def _items(
     return items
 
 
-def _compare(
-    job: Job,
-    spec: TaskSpec,
-    sample: Sample,
-    items: dict[str, Item],
-    settings: Settings,
-    vocabulary: Vocabulary,
-) -> None:
-    variant = names.parse(job.variant)
+def _compare(work: Work, sample: Sample, items: dict[str, Item]) -> None:
     # Exemplars would need all training examples: a few-shot prompt is compared from behind them on.
-    bare = dataclasses.replace(job, variant=str(dataclasses.replace(variant, shots=0)))
+    variant = str(dataclasses.replace(work.variant, shots=0))
+    bare = dataclasses.replace(work, job=dataclasses.replace(work.job, variant=variant))
     ids = {i for i, _ in sample}
     own = [items[r] for r in sorted({r for i in ids for r in _record_ids(i) if r in items})]
-    parts = [p for p in jobs.expanded(bare, own, Counter(), settings, vocabulary) if p.id in ids]
-    rendered, _, owners = jobs.records_of(bare, parts, settings, vocabulary)
-    lines = jobs.lines_of(bare, owners, rendered, settings)
+    parts = [part for part in jobs.expanded(bare, own, Counter()) if part.id in ids]
+    rendered, _, owners = jobs.records_of(bare, parts)
+    lines = jobs.lines_of(bare, owners, rendered)
     now = {(line["id"], line["template"]): line for line in lines}
     for key, was in sample.items():
-        if difference := _difference(was, now.get(key), bool(variant.shots)):
+        if difference := _difference(was, now.get(key), bool(work.variant.shots)):
             raise UserError(
-                f"task {spec.name!r}: example {key[0]} is no longer what its cache holds "
+                f"task {work.spec.name!r}: example {key[0]} is no longer what its cache holds "
                 f"({difference}), though nothing that the cache's key stands for has changed: its "
                 "functions read a file or look up a name when they run, or give something else "
-                f"each time (`itx tasks check {spec.name}`); {REMEDY}"
+                f"each time (`itx tasks check {work.spec.name}`); {REMEDY}"
             )
 
 

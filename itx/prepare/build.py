@@ -153,7 +153,7 @@ def estimate(config: RunConfig, progress: Progress = no_progress) -> dict[str, A
     plan = plan_of(config, members)
     count = config.data.workers or os.cpu_count()
     with workers.pool(count) as pool:
-        waiting = workers.submit(pool, plan.jobs, plan.settings, jobs.estimate_all)
+        waiting = workers.submit(pool, plan.jobs, plan.settings, jobs.estimate)
         estimates = workers.collect(waiting, progress)
     tasks: dict[str, dict[str, Any]] = {}
     for job, facts in estimates.items():

@@ -8,13 +8,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from itx.data.cache import Record, Texts
-from itx.data.vocabulary import Vocabulary, unguarded
+from itx.data.cache import Texts
+from itx.data.vocabulary import unguarded
 from itx.errors import UserError
 from itx.hashing import draw
 from itx.prepare import exclude
 from itx.prepare.render import encode, identity
-from itx.prepare.types import Item, Job, Rendered, Settings
+from itx.prepare.types import Item, Job, Records, Rendered, Settings, Work
 from itx.tasks.chat import conversation, spoken
 from itx.tasks.spec import Skip, TaskSpec
 from itx.text import normalise
@@ -59,30 +59,12 @@ def key(job: Job, spec: TaskSpec, settings: Settings) -> list[Any]:
     return [chat.CHAT_VERSION, settings.chat_template, settings.architecture]
 
 
-def expanded(
-    job: Job,
-    spec: TaskSpec,
-    items: list[Item],
-    counts: Counter,
-    settings: Settings,
-    vocabulary: Vocabulary,
-    said: Counter | None,
-) -> list[Item]:
+def expanded(work: Work, items: list[Item], counts: Counter, said: Counter | None) -> list[Item]:
+    settings, vocabulary = work.settings, work.vocabulary
     each = settings.architecture == "encoder_decoder"
-    return list(
-        prepared(
-            items,
-            settings.chat_template,
-            vocabulary.eos_text,
-            each,
-            job.crossed,
-            spec,
-            counts,
-            settings.data.skip_bad,
-            vocabulary.control,
-            said,
-        )
-    )
+    reads = (settings.chat_template, vocabulary.eos_text)
+    how = (settings.data.skip_bad, vocabulary.control, said)
+    return list(prepared(items, *reads, each, work.job.crossed, work.spec, counts, *how))
 
 
 def prepared(
@@ -185,28 +167,14 @@ def render(
     return Rendered("chat", prompt, target, (target,), pieces=pieces)
 
 
-def records(
-    job: Job,
-    spec: TaskSpec,
-    items: list[Item],
-    settings: Settings,
-    vocabulary: Vocabulary,
-    pool: None,
-) -> tuple[list[Rendered], list[Record], list[Item]]:
-    rendered = [
-        render(
-            item,
-            settings.chat_template,
-            f"task {spec.name!r}, example {item.id}",
-            vocabulary.eos_text,
-            vocabulary.control,
-        )
-        for item in items
-    ]
+def records(work: Work, items: list[Item], pool: None) -> Records:
+    template, vocabulary = work.settings.chat_template, work.vocabulary
+    marks = (vocabulary.eos_text, vocabulary.control)
+    rendered = [render(item, template, work.where(item), *marks) for item in items]
     return rendered, encode(rendered, vocabulary), items
 
 
-def shown(spec: TaskSpec, variant: Any, item: Item, *_: Any) -> Rendered:
+def shown(spec: TaskSpec, item: Item, *_: Any) -> Rendered:
     return render(item, chat.PLAIN, f"task {spec.name!r}, example {item.id}")
 
 

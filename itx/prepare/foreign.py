@@ -234,7 +234,7 @@ def build(
             "origin": [],
             "templates": [""],
             "examples": n,
-            "audit": {"read": counts.pop("read", 0), "kept": n, "skipped": jobs.skipped(counts)},
+            "audit": jobs.audit(counts, n),
             "repeated": n - len(inputs),
             **facts,
             **columns.counts(vocabulary.unk_id, vocabulary.eos_id, settings.architecture),

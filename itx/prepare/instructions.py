@@ -4,12 +4,11 @@
 from typing import Any
 
 from itx import hashing, text
-from itx.data.cache import Record, Texts
-from itx.data.vocabulary import Vocabulary
+from itx.data.cache import Texts
 from itx.errors import UserError
 from itx.prepare import exclude, fewshot, render, sources, values
 from itx.prepare.fewshot import Pool
-from itx.prepare.types import Bad, Item, Job, Rendered, Settings
+from itx.prepare.types import Bad, Item, Job, Records, Rendered, Settings, Work
 from itx.tasks import names, resolve, templates
 from itx.tasks.names import Variant
 from itx.tasks.spec import TaskSpec, Template
@@ -63,50 +62,36 @@ def ablated(template: Template, ablation: str, others: list[Template], h: int) -
     return template
 
 
-def template_sets(job: Job, spec: TaskSpec, item: Item, settings: Settings) -> list[list[Template]]:
+def template_sets(work: Work, item: Item) -> list[list[Template]]:
     """The sets of templates to render an item from: one each for a crossed job."""
+    job, spec = work.job, work.spec
     among = wordings(job, spec)
     if not job.crossed:
         return [among]
     if not job.ablation:
         return [[t] for t in among]
-    h = hashing.draw(settings.data.render_seed, "ablation", spec.name, item.id)
+    h = hashing.draw(work.settings.data.render_seed, "ablation", spec.name, item.id)
     others = []
     if job.other:
         known = {k for k, v in item.values.items() if not text.blank(str(v))}
         known |= {"options"} if spec.options else set()
-        others = settings.task(job.other).templates
+        others = work.settings.task(job.other).templates
         others = [t for t in others if set(templates.slots(t[0])) <= known]
         if not others:
             raise UserError(f"task {spec.name!r}: no template of {job.other!r} fits its inputs")
     return [[ablated(among[h % len(among)], job.ablation, others, h)]]
 
 
-def records(
-    job: Job,
-    spec: TaskSpec,
-    items: list[Item],
-    settings: Settings,
-    vocabulary: Vocabulary,
-    pool: Pool | None,
-) -> tuple[list[Rendered], list[Record], list[Item]]:
-    variant = names.parse(job.variant)
-    pairs = [(item, among) for item in items for among in template_sets(job, spec, item, settings)]
-    rendered, encoded = fewshot.render_all(
-        spec,
-        variant,
-        pairs,
-        job.rendering,
-        settings.data.render_seed,
-        vocabulary,
-        pool,
-        settings.fewshot_tokens,
-    )
+def records(work: Work, items: list[Item], pool: Pool | None) -> Records:
+    pairs = [(item, among) for item in items for among in template_sets(work, item)]
+    seed, most = work.settings.data.render_seed, work.settings.fewshot_tokens
+    how = (work.job.rendering, seed, work.vocabulary, pool, most)
+    rendered, encoded = fewshot.render_all(work.spec, work.variant, pairs, *how)
     return rendered, encoded, [item for item, _ in pairs]
 
 
 def shown(
-    spec: TaskSpec, variant: Variant, item: Item, template: Template, pool: Pool | None
+    spec: TaskSpec, item: Item, variant: Variant, template: Template, pool: Pool | None
 ) -> Rendered:
     exemplars = fewshot.choose(pool, item, variant.shots, 0) if variant.shots else []
     return render.render(spec, variant, item, 0, 0, [template], exemplars)

@@ -30,8 +30,8 @@ from itx.prepare import (
     sources,
     values,
 )
-from itx.prepare.types import Item, Job, Rendered, Settings
-from itx.tasks import fingerprint, names, registry
+from itx.prepare.types import Item, Job, Records, Rendered, Settings, Work
+from itx.tasks import fingerprint, registry
 from itx.text_format import chat
 
 SAMPLE = 2000  # texts kept beside a training split, for the audit and the neighbour baseline
@@ -92,19 +92,19 @@ def _read(task: str, split: str, settings: Settings) -> Examples:
     return Examples(list(items), counts, faults)
 
 
-def _complete(job: Job, split: str, settings: Settings) -> Examples:
+def _complete(work: Work, split: str) -> Examples:
     """The examples that a job's wordings can show. With data.skip_bad those with a hole are
     counted and left out, in every rendering alike; else `render` tells of the first one that it
     meets."""
-    items, counts, faults = _read(names.parse(job.variant).task, split, settings)
-    spec, counts, faults = settings.task(job.variant), Counter(counts), dict(faults)
+    spec, settings = work.spec, work.settings
+    items, counts, faults = _read(work.variant.task, split, settings)
+    counts, faults = Counter(counts), dict(faults)
     if settings.data.skip_bad and spec.templated:
-        slots, whole = values.slots(instructions.wordings(job, spec)), []
+        slots, whole = values.slots(instructions.wordings(work.job, spec)), []
         for item in items:
             if bad := values.incomplete(item.values, slots, spec.options):
-                told = f"task {spec.name!r}, example {item.id}: {bad.detail}"
                 counts[bad.reason] += 1
-                faults.setdefault(bad.reason, told)
+                faults.setdefault(bad.reason, f"{work.where(item)}: {bad.detail}")
             else:
                 whole.append(item)
         items = whole
@@ -113,54 +113,37 @@ def _complete(job: Job, split: str, settings: Settings) -> Examples:
 
 @functools.lru_cache(maxsize=4)
 def _pool(job: Job, settings: Settings) -> fewshot.Pool:
-    return fewshot.pool(settings.task(job.variant), _complete(job, "train", settings).items)
+    work = Work(job, settings, None)
+    return fewshot.pool(work.spec, _complete(work, "train").items)
 
 
-def _chosen(job: Job, settings: Settings) -> Examples:
+def _chosen(work: Work) -> Examples:
     """The examples of a job: of an evaluation split the first ones by content hash."""
-    items, counts, faults = _complete(job, job.split, settings)
-    if job.crossed:
-        most = settings.data.eval_examples
+    items, counts, faults = _complete(work, work.job.split)
+    if work.job.crossed:
+        most = work.settings.data.eval_examples
         counts["beyond data.eval_examples"] += max(0, len(items) - most)
         items = sorted(items, key=lambda item: item.hash)[:most]
     return Examples(items, counts, faults)
 
 
 def expanded(
-    job: Job,
-    items: list[Item],
-    counts: Counter,
-    settings: Settings,
-    vocabulary: Vocabulary,
-    said: Counter | None = None,
+    work: Work, items: list[Item], counts: Counter, said: Counter | None = None
 ) -> list[Item]:
     """Items, or what they become: a conversation's pieces or answers, a document's chunks. said:
     as `conversations.prepared` takes it."""
-    spec = settings.task(job.variant)
-    return kinds.of(spec).expanded(job, spec, items, counts, settings, vocabulary, said)
+    return kinds.of(work.spec).expanded(work, items, counts, said)
 
 
-def records_of(
-    job: Job, items: list[Item], settings: Settings, vocabulary: Vocabulary
-) -> tuple[list[Rendered], list[cache.Record], list[Item]]:
-    """(renderings, records, the item of each)."""
-    spec, pool = settings.task(job.variant), None
-    if names.parse(job.variant).shots:
-        pool = _pool(replace(job, split="train", rendering=0), settings)
-    return kinds.of(spec).records(job, spec, items, settings, vocabulary, pool)
-
-
-def lines_of(
-    job: Job, items: list[Item], rendered: list[Rendered], settings: Settings
-) -> Iterator[dict[str, Any]]:
-    """What examples.jsonl.gz says of each rendering."""
-    spec = settings.task(job.variant)
-    for item, r in zip(items, rendered, strict=True):
-        yield line_of(item, r) | kinds.of(spec).line(job, spec, item, settings)
+def records_of(work: Work, items: list[Item]) -> Records:
+    pool = None
+    if work.variant.shots:
+        pool = _pool(replace(work.job, split="train", rendering=0), work.settings)
+    return kinds.of(work.spec).records(work, items, pool)
 
 
 def line_of(item: Item, r: Rendered) -> dict[str, Any]:
-    """What all kinds of tasks say of a rendering."""
+    """What examples.jsonl.gz says of a rendering, whatever its kind of task."""
     return {
         "id": item.id,
         "content": f"{item.hash:016x}",
@@ -175,9 +158,10 @@ def line_of(item: Item, r: Rendered) -> dict[str, Any]:
     }
 
 
-def run_all(several: list[Job], settings: Settings) -> list[tuple[Job, Made]]:
-    """The jobs of one task, in turn."""
-    return [(job, run(job, settings)) for job in several]
+def lines_of(work: Work, items: list[Item], rendered: list[Rendered]) -> Iterator[dict[str, Any]]:
+    further = kinds.of(work.spec).line
+    for item, r in zip(items, rendered, strict=True):
+        yield line_of(item, r) | further(work, item)
 
 
 class Estimate(NamedTuple):
@@ -189,55 +173,47 @@ class Estimate(NamedTuple):
     exists: bool
 
 
-def estimate_all(several: list[Job], settings: Settings) -> list[tuple[Job, Estimate]]:
-    """Estimates for the jobs of one task, from all of their source and ESTIMATED of their
-    examples."""
-    registry.load_modules(settings.data.modules)
-    vocabulary = Vocabulary(settings.vocab)
-    return [(job, _estimate(job, settings, vocabulary)) for job in several]
-
-
-def _estimate(job: Job, settings: Settings, vocabulary: Vocabulary) -> Estimate:
+def estimate(job: Job, settings: Settings) -> Estimate:
+    """From all of the job's source and ESTIMATED of its examples."""
     began = time.monotonic()
-    exists = cache.is_there(path(job, settings, vocabulary.hash))
-    items = _chosen(job, settings).items
+    work = Work(job, settings, Vocabulary(settings.vocab))
+    exists = cache.is_there(path(job, settings, work.vocabulary.hash))
+    items = _chosen(work).items
     reading = time.monotonic() - began
     few = items[:: max(1, len(items) // ESTIMATED)]
     share = len(items) / max(1, len(few))
-    few = expanded(job, few, Counter(), settings, vocabulary)
-    rendered, records, owners = records_of(job, few, settings, vocabulary)
+    rendered, records, owners = records_of(work, expanded(work, few, Counter()))
     n = round(len(records) * share)
-    lines = lines_of(job, owners, rendered, settings)
-    text_sizes = [len(json.dumps(line, ensure_ascii=False).encode()) for line in lines]
+    lines = lines_of(work, owners, rendered)
+    text_bytes = [len(json.dumps(line, ensure_ascii=False).encode()) for line in lines]
     kept = n if job.crossed else min(n, SAMPLE)
-    token_bytes = cache.token_type(vocabulary.size).itemsize
-    tokens = sum(len(ids) for r in records for ids, _ in r) * token_bytes
-    columns = sum(
-        5 * len(r) + 18 + 8 * len(x.exemplars) for r, x in zip(records, rendered, strict=True)
+    tokens = sum(len(ids) for r in records for ids, _ in r)
+    token_bytes = tokens * cache.token_type(work.vocabulary.size).itemsize
+    column_bytes = sum(5 * len(r) + 18 for r in records) + sum(
+        8 * len(r.exemplars) for r in rendered
     )
-    texts = kept * sum(text_sizes) / max(1, len(text_sizes)) / GZIP
-    work = (time.monotonic() - began - reading) * share
-    size = round((tokens + columns) * share + texts)
-    return Estimate(n, size, reading + work, exists)
+    size = (token_bytes + column_bytes) * share
+    size += kept * sum(text_bytes) / max(1, len(text_bytes)) / GZIP
+    seconds = reading + (time.monotonic() - began - reading) * share
+    return Estimate(n, round(size), seconds, exists)
 
 
 def run(job: Job, settings: Settings) -> Made:
-    """Make the job's folder unless it is there. Returns (relative folder, manifest)."""
+    """Make the job's folder unless it is there."""
     registry.load_modules(settings.data.modules)
-    vocabulary = Vocabulary(settings.vocab)
+    work = Work(job, settings, Vocabulary(settings.vocab))
+    spec, vocabulary = work.spec, work.vocabulary
     name = folder(job, settings, vocabulary.hash)
     place = Path(settings.data.cache_dir) / name
-    spec = settings.task(job.variant)
     # These may have changed since it was made: they shape no rendering.
     labels = {"cluster": spec.cluster, "origin": list(spec.origin)}
     if cache.is_there(place):
         return name, cache.read_manifest(place) | labels
-    items, counts, faults = _chosen(job, settings)
+    items, counts, faults = _chosen(work)
     noted = None if job.crossed else notes.Notes(vocabulary, spec, items)  # of what is trained on
-    items = expanded(job, items, counts, settings, vocabulary, noted and noted.said)
-    columns, sample, templates = _rendered(job, items, settings, vocabulary, noted)
-    read, split = counts.pop("read", 0), counts.pop(conversations.SPLIT, 0)
-    audit = {"read": read, "kept": len(items), "skipped": skipped(counts)}
+    items = expanded(work, items, counts, noted and noted.said)
+    columns, sample, templates = _rendered(work, items, noted)
+    split = counts.pop(conversations.SPLIT, 0)
     repeated = 0  # only chunks of documents can: `examples.items` leaves no two of one identity
     if spec.kind == "text":
         repeated = len(items) - len({tuple(i.values["tokens"]) for i in items})
@@ -249,59 +225,53 @@ def run(job: Job, settings: Settings) -> Made:
         **labels,
         "templates": templates,
         "examples": len(items),
-        "fewshot": fewshot.counts(columns.exemplars, names.parse(job.variant)),
+        "fewshot": fewshot.counts(columns.exemplars, work.variant),
         "split_conversations": split,
         **(noted.facts() if noted else {}),
-        "audit": {**audit, "first": faults} if faults else audit,
+        "audit": audit(counts, len(items)) | ({"first": faults} if faults else {}),
         "repeated": repeated,
         **columns.counts(vocabulary.unk_id, vocabulary.eos_id, settings.architecture),
     }
     # Other renderings, and evaluation, hold nothing that the first does not say.
-    texts = [] if job.crossed or job.rendering else _leak_texts(job, items, settings)
+    texts = [] if job.crossed or job.rendering else _leak_texts(work, items)
     cache.write(place, columns, manifest, sample, texts)
     return name, cache.read_manifest(place)
 
 
-def skipped(counts: Counter) -> dict[str, int]:
-    """Records that were left out, by reason."""
-    return {reason: n for reason, n in sorted(counts.items()) if n}
+def audit(counts: Counter, kept: int) -> dict[str, Any]:
+    """A manifest's account of the records of a split."""
+    read = counts.pop("read", 0)
+    return {"read": read, "kept": kept, "skipped": {k: n for k, n in sorted(counts.items()) if n}}
 
 
 def _rendered(
-    job: Job,
-    items: list[Item],
-    settings: Settings,
-    vocabulary: Vocabulary,
-    noted: notes.Notes | None,
+    work: Work, items: list[Item], noted: notes.Notes | None
 ) -> tuple[cache.Columns, list[dict[str, Any]], list[str]]:
     """(the records of all items, what is said of the first SAMPLE or all of them, the ids of the
     templates)."""
     ids: dict[str, int] = {}  # of templates, by first use
     parts, sample = [], []
     for first in range(0, max(1, len(items)), CHUNK):
-        chunk = items[first : first + CHUNK]
-        rendered, records, owners = records_of(job, chunk, settings, vocabulary)
+        rendered, records, owners = records_of(work, items[first : first + CHUNK])
         for r, record, item in zip(rendered, records, owners, strict=True):
             if not record[-1][0]:
-                where = f"task {settings.task(job.variant).name!r}, example {item.id}"
-                raise UserError(f"{where}: the target {r.target!r} has no tokens")
+                raise UserError(f"{work.where(item)}: the target {r.target!r} has no tokens")
         if noted:
             noted.records(rendered, records, owners)
-        most = len(rendered) if job.crossed else max(0, SAMPLE - len(sample))
-        sample += itertools.islice(lines_of(job, owners, rendered, settings), most)
+        most = len(rendered) if work.job.crossed else max(0, SAMPLE - len(sample))
+        sample += itertools.islice(lines_of(work, owners, rendered), most)
         drawn = [ids.setdefault(r.template, len(ids)) for r in rendered]
         shots = [r.exemplars for r in rendered]
         hashes = [item.hash for item in owners]
-        parts.append(cache.Columns.of(records, hashes, drawn, vocabulary.size, shots))
+        parts.append(cache.Columns.of(records, hashes, drawn, work.vocabulary.size, shots))
     return cache.Columns.joined(parts), sample, list(ids)
 
 
-def _leak_texts(job: Job, items: list[Item], settings: Settings) -> list[cache.Texts]:
+def _leak_texts(work: Work, items: list[Item]) -> list[cache.Texts]:
     """For the leak test: all that training reads of each example."""
-    spec = settings.task(job.variant)
-    if spec.templated:  # the same in all variants of the task
-        return _task_leak_texts(spec.name, settings)
-    return [kinds.of(spec).leak_texts(spec, item) for item in items]
+    if work.spec.templated:  # the same in all variants of the task
+        return _task_leak_texts(work.spec.name, work.settings)
+    return [kinds.of(work.spec).leak_texts(work.spec, item) for item in items]
 
 
 @functools.lru_cache(maxsize=4)

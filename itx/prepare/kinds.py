@@ -9,56 +9,44 @@ A task that was registered straight in SeqIO comes with its own tokens, so that 
 questions is asked: its jobs are made by foreign.py.
 """
 
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-from itx.data.cache import Record, Texts
-from itx.data.vocabulary import Vocabulary
 from itx.prepare import conversations, instructions, objectives, render
-from itx.prepare.fewshot import Pool
-from itx.prepare.types import Bad, Item, Job, Rendered, Settings
-from itx.tasks.names import Variant
-from itx.tasks.spec import Skip, TaskSpec, Template
-
-Values = dict[str, Any]  # what a task's `fields` gives
+from itx.tasks.spec import TaskSpec
 
 
 @dataclass(frozen=True)
 class Kind:
+    """values: what a task's `fields` gives; where: the example, for an error."""
+
     # ---- reading (examples.py)
-    # What `fields` gave, in the form that everything behind it relies on
-    checked: Callable[[Values], Values | Skip]
-    # The canonical input, whose hash decides the split
-    content: Callable[[TaskSpec, Values], str]
-    # What two examples share that are one
-    shared: Callable[[TaskSpec, Values], Any]
-    # (…, where): what tells whether two such examples agree; None: there is nothing to agree on
-    answer: Callable[[TaskSpec, Values, str], Any]
-    # (…, slots of all wordings): what is wrong with an example, whatever wording it stands in
-    unusable: Callable[[TaskSpec, Values, Sequence[str]], Bad | None]
+    # values -> the form of them that everything behind relies on, or Skip
+    checked: Callable
+    # (spec, values) -> the canonical input, a text whose hash decides the split
+    content: Callable
+    # (spec, values) -> what two examples share that are one
+    shared: Callable
+    # (spec, values, where) -> what tells whether two such examples agree; None: nothing does
+    answer: Callable
+    # (spec, values, slots of all wordings) -> a Bad where no wording can show the example
+    unusable: Callable
     # ---- making a cache folder (jobs.py)
-    # What else shapes the folder, for its key
-    key: Callable[[Job, TaskSpec, Settings], list[Any]]
-    # What a split's items become before they are rendered: pieces, answers, chunks
-    expanded: Callable[
-        [Job, TaskSpec, list[Item], Counter, Settings, Vocabulary, Counter | None], list[Item]
-    ]
-    # (renderings, records, the item of each); the pool is given where the variant has exemplars
-    records: Callable[
-        [Job, TaskSpec, list[Item], Settings, Vocabulary, Pool | None],
-        tuple[list[Rendered], list[Record], list[Item]],
-    ]
-    # What only this kind says of an example in examples.jsonl.gz
-    line: Callable[[Job, TaskSpec, Item, Settings], dict[str, Any]]
-    # All that training reads of an example, for the leak test
-    leak_texts: Callable[[TaskSpec, Item], Texts]
+    # (job, spec, settings) -> a list of what else shapes the folder, for its key
+    key: Callable
+    # (work, items, counts, said) -> what a split's items become before they are rendered
+    expanded: Callable
+    # (work, items, pool) -> Records; there is a pool where the variant has exemplars
+    records: Callable
+    # (work, item) -> what only this kind says of an example in examples.jsonl.gz
+    line: Callable
+    # (spec, item) -> the Texts that training reads, for the leak test
+    leak_texts: Callable
     # ---- elsewhere
-    # One example as `itx tasks show` and `itx tasks check` have it
-    shown: Callable[[TaskSpec, Variant, Item, Template, Pool | None], Rendered]
-    # Texts that a vocabulary is trained on (vocab.py)
-    vocabulary_texts: Callable[[TaskSpec, list[Item]], list[str]]
+    # (spec, item, variant, template, pool) -> Rendered, for `itx tasks show` and `check`
+    shown: Callable
+    # (spec, items) -> the texts that a vocabulary is trained on (vocab.py)
+    vocabulary_texts: Callable
 
 
 KINDS = {
@@ -69,7 +57,7 @@ KINDS = {
         answer=instructions.answer,
         unusable=instructions.unusable,
         key=instructions.key,
-        expanded=lambda job, spec, items, *_: items,
+        expanded=lambda work, items, *_: items,
         records=instructions.records,
         line=lambda *_: {},
         leak_texts=instructions.leak_texts,
@@ -85,7 +73,7 @@ KINDS = {
         key=conversations.key,
         expanded=conversations.expanded,
         records=conversations.records,
-        line=lambda job, spec, item, settings: {"asked": item.values["asked"]},
+        line=lambda work, item: {"asked": item.values["asked"]},
         leak_texts=conversations.leak_texts,
         shown=conversations.shown,
         vocabulary_texts=conversations.vocabulary_texts,
@@ -101,7 +89,7 @@ KINDS = {
         records=objectives.records,
         line=objectives.line,
         leak_texts=objectives.leak_texts,
-        shown=lambda spec, variant, item, template, pool: objectives.in_words(spec, item),
+        shown=lambda spec, item, *_: objectives.in_words(spec, item),
         vocabulary_texts=lambda spec, items: [item.values["text"] for item in items],
     ),
 }

@@ -32,7 +32,7 @@ from itx.data.vocabulary import SENTINELS, Vocabulary
 from itx.errors import UserError
 from itx.hashing import draw
 from itx.prepare import exclude, values
-from itx.prepare.types import Bad, Item, Job, Rendered, Room, Settings
+from itx.prepare.types import Bad, Item, Job, Records, Rendered, Room, Settings, Work
 from itx.tasks.spec import TaskSpec
 
 # raise it when a change here alters a record: it is part of the cache keys of plain text
@@ -319,33 +319,21 @@ def key(job: Job, spec: TaskSpec, settings: Settings) -> list[Any]:
     return [OBJECTIVES_VERSION, *settings.room]
 
 
-def expanded(
-    job: Job,
-    spec: TaskSpec,
-    items: list[Item],
-    counts: Counter,
-    settings: Settings,
-    vocabulary: Vocabulary,
-    said: Counter | None,
-) -> list[Item]:
-    return list(chunks(spec, items, vocabulary, settings.room, counts, sized=job.crossed))
+def expanded(work: Work, items: list[Item], counts: Counter, said: Counter | None) -> list[Item]:
+    sized = work.job.crossed
+    return list(chunks(work.spec, items, work.vocabulary, work.settings.room, counts, sized))
 
 
-def records(
-    job: Job,
-    spec: TaskSpec,
-    items: list[Item],
-    settings: Settings,
-    vocabulary: Vocabulary,
-    pool: None,
-) -> tuple[list[Rendered], list[Record], list[Item]]:
-    seed, size = settings.data.render_seed, vocabulary.size
-    encoded = [record(spec, i, job.rendering, seed, size, settings.room) for i in items]
+def records(work: Work, items: list[Item], pool: None) -> Records:
+    spec, settings, vocabulary = work.spec, work.settings, work.vocabulary
+    how = (work.job.rendering, settings.data.render_seed, vocabulary.size, settings.room)
+    encoded = [record(spec, item, *how) for item in items]
     return [rendered(spec, r, vocabulary) for r in encoded], encoded, items
 
 
-def line(job: Job, spec: TaskSpec, item: Item, settings: Settings) -> dict[str, Any]:
+def line(work: Work, item: Item) -> dict[str, Any]:
     """{"bytes"} of a chunk that is scored."""
-    if not job.crossed:
+    if not work.job.crossed:
         return {}
-    return {"bytes": target_bytes(spec, item, settings.data.render_seed, settings.room)}
+    seed, room = work.settings.data.render_seed, work.settings.room
+    return {"bytes": target_bytes(work.spec, item, seed, room)}

@@ -31,7 +31,7 @@ from itx.data.vocabulary import Bytes, TokenizerJson, Vocabulary
 from itx.errors import UserError, did_you_mean
 from itx.prepare import examples, hits, objectives, sources
 from itx.prepare.jobs import records_of
-from itx.prepare.types import Item, Job, Room, Settings
+from itx.prepare.types import Item, Job, Room, Settings, Work
 from itx.prepare.vocab import keep_bytes, keep_given, keep_vocabulary
 from itx.tasks import names, registry, resolve
 from itx.tasks.spec import SPLITS, MixtureSpec, TaskSpec
@@ -156,7 +156,7 @@ def register(name: str, settings: Settings) -> seqio.Task:
             raise UserError(f"{name!r} is registered in SeqIO with another vocabulary")
         return task
     encoder = Vocabulary(settings.vocab)
-    several = iter
+    work, several = Work(job, settings, encoder), iter
     if spec.kind == "text":
         # Checked here, not from within tf.data.
         objectives.check(spec, settings.room, objectives.sentinels(encoder))
@@ -164,7 +164,7 @@ def register(name: str, settings: Settings) -> seqio.Task:
     source = SpecSource(spec, d.root, d.suite_seed, several)
 
     def record(raw: bytes) -> tuple[np.ndarray, np.ndarray]:
-        _, (pieces,), _ = records_of(job, [Item(*json.loads(raw))], settings, encoder)
+        _, (pieces,), _ = records_of(work, [Item(*json.loads(raw))])
         *before, (target, _) = pieces
         prompt = prompt_ids(before, encoder.eos_id, "decoder")
         return np.array(prompt, np.int32), np.array(target, np.int32)

@@ -3,12 +3,15 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from itx.config import DataConfig, RunConfig
+from itx.data.cache import Record
 from itx.data.vocabulary import Vocabulary
-from itx.tasks import registry
+from itx.tasks import names, registry
+from itx.tasks.names import Variant
 from itx.tasks.spec import TaskSpec
 from itx.text_format.pieces import Pieces
 
@@ -49,6 +52,9 @@ class Rendered:
     extractor: str | None = None
     exemplars: tuple[int, ...] = ()  # hashes of the inputs of the examples shown before it
     pieces: Pieces = ()  # of a conversation
+
+
+Records = tuple[list[Rendered], list[Record], list[Item]]  # the item of each of the others
 
 
 @dataclass(frozen=True)
@@ -101,6 +107,27 @@ class Settings:
     def task(self, name: str) -> TaskSpec:
         """The spec behind a name or variant name."""
         return registry.task(name, self.data.root)
+
+
+@dataclass(frozen=True)
+class Work:
+    """A job, and what the process that does it works with."""
+
+    job: Job
+    settings: Settings
+    vocabulary: Vocabulary
+
+    @cached_property
+    def spec(self) -> TaskSpec:
+        return self.settings.task(self.job.variant)
+
+    @cached_property
+    def variant(self) -> Variant:
+        return names.parse(self.job.variant)
+
+    def where(self, item: Item) -> str:
+        """An example, for an error."""
+        return f"task {self.spec.name!r}, example {item.id}"
 
 
 @dataclass(frozen=True)

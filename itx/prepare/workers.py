@@ -45,14 +45,19 @@ def submit(
     executor: ProcessPoolExecutor,
     todo: list[Job],
     settings: Settings,
-    work: Callable = jobs.run_all,
+    work: Callable[[Job, Settings], Any] = jobs.run,
 ) -> list[concurrent.futures.Future]:
     """Jobs by task and split, so that a worker reads its examples once."""
     groups: dict[tuple[str, str], list[Job]] = {}
     for job in dict.fromkeys(todo):
         groups.setdefault((names.parse(job.variant).task, job.split), []).append(job)
     with processes.without_sigint(workers=True):
-        return [executor.submit(work, several, settings) for several in groups.values()]
+        return [executor.submit(_in_turn, work, jobs_, settings) for jobs_ in groups.values()]
+
+
+def _in_turn(work: Callable, several: list[Job], settings: Settings) -> list[tuple[Job, Any]]:
+    registry.load_modules(settings.data.modules)
+    return [(job, work(job, settings)) for job in several]
 
 
 def collect(waiting: list[concurrent.futures.Future], progress: Progress) -> dict[Job, Any]:
