@@ -46,8 +46,9 @@ def of_lock(lock: Lock, cache_dir: Path) -> dict[str, Baseline]:
         task, trained = row["task"], folders.get(row["variant"])
         if row["group"] != "instances" or task in baselines or not trained:
             continue
-        judge = fingerprint.of_function(metrics.per_example(metrics.of_row(row)))
-        parts = [VERSION, trained, row["folder"], row["primary"], judge]
+        metric = metrics.of_row(row)
+        judge = fingerprint.of_function(metrics.per_example(metric))
+        parts = [VERSION, trained, row["folder"], row["primary"], metric, judge]
         parts += [MIN_EASY_SCORE, MAX_EXAMPLES]
         key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
         file = cache_dir / "baselines" / f"{key}.json"

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scores of answers. To add a metric: one function (references, prediction) -> 0..1 in SCORES.
+"""Scores of answers. To add a metric: one function (references, prediction) -> 0..1, and its line in
+the table below.
 
 Each has two forms. Per example: `SCORES[name](references, prediction)`, the best over the
 references. Over a set, with SeqIO's signature: `METRICS[name](targets, predictions) -> {name:
 value}`, where a target is a text or a list of references. The value is the mean over examples, but
 for metrics of SET_METRICS (BLEU, chrF), which count over the whole set (itx/eval/translation.py).
 
-Options are keywords of the second form; a task fixes them with `functools.partial(metrics.rouge_l,
+Options are keywords of both forms; a task fixes them with `functools.partial(metrics.rouge_l,
 stem="english")`.
 """
 
@@ -26,18 +27,17 @@ from itx.errors import UserError, did_you_mean
 from itx.eval import rouge, translation
 from itx.eval.translation import SetMetric
 
-Score = Callable[[list[str], str], float]
+Score = Callable[..., float]  # (references, prediction, options) -> 0..1
 Target = str | Sequence[str]
 
 
 # ---- per example
-# -----------------------------------------------------------------------------------
 
 
 def _equal(references: list[str], prediction: str) -> float:
     """Equal after the one normaliser: case, white space and outer punctuation do not count."""
-    found = text.normalise(prediction, answer=True)
-    return float(any(found == text.normalise(r, answer=True) for r in references))
+    answer = text.normalise(prediction, answer=True)
+    return float(any(answer == text.normalise(r, answer=True) for r in references))
 
 
 def _equal_string(references: list[str], prediction: str) -> float:
@@ -68,7 +68,7 @@ def _same_number(answered: int | float, expected: int | float) -> bool:
     return abs(answered - expected) <= MAX_RELATIVE_ERROR * abs(expected)
 
 
-def _best(score: Callable[..., float]) -> Callable[..., float]:
+def _best(score: Callable[..., float]) -> Score:
     """The best over the references of a score of (reference, prediction)."""
 
     def best(references: list[str], prediction: str, **options: Any) -> float:
@@ -77,17 +77,14 @@ def _best(score: Callable[..., float]) -> Callable[..., float]:
     return best
 
 
-def _token_f1(references: list[str], prediction: str) -> float:
+def _token_f1(reference: str, prediction: str) -> float:
     """F1 of the bags of words."""
-    return max((_bag_f1(text.words(r), text.words(prediction)) for r in references), default=0.0)
+    return _bag_f1(text.words(reference), text.words(prediction))
 
 
-def _squad_f1(references: list[str], prediction: str) -> float:
-    """As token_f1 without English articles, as SQuAD scores; elsewhere that would erase option
-    `A`."""
-    return max(
-        (_bag_f1(_no_articles(r), _no_articles(prediction)) for r in references), default=0.0
-    )
+def _squad_f1(reference: str, prediction: str) -> float:
+    """F1 without English articles, as SQuAD scores; elsewhere that would erase option `A`."""
+    return _bag_f1(_no_articles(reference), _no_articles(prediction))
 
 
 def _no_articles(answer: str) -> list[str]:
@@ -99,118 +96,60 @@ def _bag_f1(a: list[str], b: list[str]) -> float:
     return 2.0 * common / (len(a) + len(b)) if common else float(not a and not b)
 
 
-SCORES: dict[str, Score] = {
-    "exact_match": _equal,
-    "accuracy": _equal,  # the same test, named for tasks with labels
-    "exact_string": _equal_string,
-    "contains": _contains,
-    "numeric": _numeric,
-    "rouge_1": _best(functools.partial(rouge.n_grams, 1)),
-    "rouge_2": _best(functools.partial(rouge.n_grams, 2)),
-    "rouge_l": _best(rouge.longest),
-    "rouge_lsum": _best(rouge.longest_by_line),
-    "token_f1": _token_f1,
-    "squad_f1": _squad_f1,
-    "bleu": translation.bleu_of_one,
-    "chrf": translation.chrf_of_one,
-}
+# ---- the table, and the form over a set, as SeqIO's metric functions are
+
+SCORES: dict[str, Score] = {}
+METRICS: dict[str, Callable[..., dict[str, float]]] = {}
 # name -> (references of all examples, options) -> what counts over the set
-SET_METRICS: dict[str, Callable[..., SetMetric]] = {
-    "bleu": translation.bleu,
-    "chrf": translation.chrf,
-}
+SET_METRICS: dict[str, Callable[..., SetMetric]] = {}
+OPTIONS: dict[str, tuple[str, ...]] = {}  # keywords
 
 
-# ---- over a set, as SeqIO's metric functions
-# -------------------------------------------------------
+def _metric(
+    name: str,
+    score: Score,
+    options: tuple[str, ...] = (),
+    of_set: Callable[..., SetMetric] | None = None,
+) -> Callable[..., dict[str, float]]:
+    """Enter a metric under its name; returns its form over a set."""
+
+    def metric(
+        targets: Sequence[Target], predictions: Sequence[str], **chosen: Any
+    ) -> dict[str, float]:
+        pairs = zip(targets, predictions, strict=True)
+        references = [[t] if isinstance(t, str) else list(t) for t, _ in pairs]
+        if of_set:
+            return {name: of_set(references, **chosen).of_set(references, predictions)}
+        return {name: _mean(functools.partial(score, **chosen), references, predictions)}
+
+    metric.__name__ = metric.__qualname__ = name
+    SCORES[name], METRICS[name], OPTIONS[name] = score, metric, options
+    if of_set:
+        SET_METRICS[name] = of_set
+    return metric
 
 
-def _mean(
-    name: str, targets: Sequence[Target], predictions: Sequence[str], **options: Any
-) -> dict[str, float]:
-    pairs = list(zip(map(_references, targets), predictions, strict=True))
-    scores = [SCORES[name](references, p, **options) for references, p in pairs]
-    return {name: sum(scores) / max(1, len(scores))}
+def _mean(score: Score, references: Iterable[Sequence[str]], predictions: Sequence[str]) -> float:
+    scores = [score(list(r), p) for r, p in zip(references, predictions, strict=True)]
+    return sum(scores) / max(1, len(scores))
 
 
-def _of_set(
-    name: str, targets: Sequence[Target], predictions: Sequence[str], **options: Any
-) -> dict[str, float]:
-    references = [_references(t) for t, _ in zip(targets, predictions, strict=True)]
-    return {name: SET_METRICS[name](references, **options).of_set(references, predictions)}
+exact_match = _metric("exact_match", _equal)
+accuracy = _metric("accuracy", _equal)  # the same test, named for tasks with labels
+exact_string = _metric("exact_string", _equal_string)
+contains = _metric("contains", _contains)
+numeric = _metric("numeric", _numeric)
+rouge_1 = _metric("rouge_1", _best(functools.partial(rouge.n_grams, 1)), ("stem",))
+rouge_2 = _metric("rouge_2", _best(functools.partial(rouge.n_grams, 2)), ("stem",))
+rouge_l = _metric("rouge_l", _best(rouge.longest), ("stem",))
+rouge_lsum = _metric("rouge_lsum", _best(rouge.longest_by_line), ("stem",))
+token_f1 = _metric("token_f1", _best(_token_f1))
+squad_f1 = _metric("squad_f1", _best(_squad_f1))
+bleu = _metric("bleu", translation.bleu_of_one, ("tokenize",), translation.bleu)
+chrf = _metric("chrf", translation.chrf_of_one, ("word_order",), translation.chrf)
 
 
-def _references(target: Target) -> list[str]:
-    return [target] if isinstance(target, str) else list(target)
-
-
-def exact_match(targets: Sequence[Target], predictions: Sequence[str]) -> dict[str, float]:
-    return _mean("exact_match", targets, predictions)
-
-
-def accuracy(targets: Sequence[Target], predictions: Sequence[str]) -> dict[str, float]:
-    return _mean("accuracy", targets, predictions)
-
-
-def exact_string(targets: Sequence[Target], predictions: Sequence[str]) -> dict[str, float]:
-    return _mean("exact_string", targets, predictions)
-
-
-def contains(targets: Sequence[Target], predictions: Sequence[str]) -> dict[str, float]:
-    return _mean("contains", targets, predictions)
-
-
-def numeric(targets: Sequence[Target], predictions: Sequence[str]) -> dict[str, float]:
-    return _mean("numeric", targets, predictions)
-
-
-def rouge_1(
-    targets: Sequence[Target], predictions: Sequence[str], stem: str = ""
-) -> dict[str, float]:
-    return _mean("rouge_1", targets, predictions, stem=stem)
-
-
-def rouge_2(
-    targets: Sequence[Target], predictions: Sequence[str], stem: str = ""
-) -> dict[str, float]:
-    return _mean("rouge_2", targets, predictions, stem=stem)
-
-
-def rouge_l(
-    targets: Sequence[Target], predictions: Sequence[str], stem: str = ""
-) -> dict[str, float]:
-    return _mean("rouge_l", targets, predictions, stem=stem)
-
-
-def rouge_lsum(
-    targets: Sequence[Target], predictions: Sequence[str], stem: str = ""
-) -> dict[str, float]:
-    return _mean("rouge_lsum", targets, predictions, stem=stem)
-
-
-def token_f1(targets: Sequence[Target], predictions: Sequence[str]) -> dict[str, float]:
-    return _mean("token_f1", targets, predictions)
-
-
-def squad_f1(targets: Sequence[Target], predictions: Sequence[str]) -> dict[str, float]:
-    return _mean("squad_f1", targets, predictions)
-
-
-def bleu(
-    targets: Sequence[Target], predictions: Sequence[str], tokenize: str = ""
-) -> dict[str, float]:
-    return _of_set("bleu", targets, predictions, tokenize=tokenize)
-
-
-def chrf(
-    targets: Sequence[Target], predictions: Sequence[str], word_order: int = 0
-) -> dict[str, float]:
-    return _of_set("chrf", targets, predictions, word_order=word_order)
-
-
-METRICS = {f.__name__: f for f in
-           (exact_match, accuracy, exact_string, contains, numeric, rouge_1, rouge_2, rouge_l, rouge_lsum, token_f1, squad_f1,
-            bleu, chrf)}  # fmt: skip
+# ---- names of metrics
 
 
 def name_of(metric: str | Callable) -> str:
@@ -230,7 +169,8 @@ def name_of(metric: str | Callable) -> str:
     name = f"{metric.__module__}:{getattr(metric, '__qualname__', '<object>')}"
     if "<" in name:
         raise UserError(
-            f"{name} is a lambda, an object or defined within a function; name a module-level function"
+            f"{name} is a lambda, an object or defined within a function; "
+            "name a module-level function"
         )
     return name + fixed
 
@@ -263,23 +203,23 @@ def resolve(name: str) -> Callable[..., dict[str, float]]:
         raise UserError(f"unknown metric {name!r}" + did_you_mean(name, METRICS))
     if module.partition(".")[0] not in _TRUSTED_PACKAGES:
         raise UserError(
-            f"metric {path!r} is code of a module that you did not name, and was not imported; where you trust it: "
-            f"`itx eval RUN --modules={module}`, or --data.modules of a recipe"
+            f"metric {path!r} is code of a module that you did not name, and was not imported; "
+            f"where you trust it: `itx eval RUN --modules={module}`, or --data.modules of a recipe"
         )
     try:
-        found = operator.attrgetter(function)(importlib.import_module(module))
+        metric = operator.attrgetter(function)(importlib.import_module(module))
         args, keywords = json.loads(fixed) if fixed else ((), {})
     except (ImportError, AttributeError, ValueError, TypeError) as e:
         raise UserError(f"{path!r}: {e}") from e
-    if not inspect.isfunction(found) or found.__module__ != module:
+    if not inspect.isfunction(metric) or metric.__module__ != module:
         raise UserError(f"metric {path!r} is not a function that {module} defines")
-    return functools.partial(found, *args, **keywords) if fixed else found
+    return functools.partial(metric, *args, **keywords) if fixed else metric
 
 
 def of_row(row: dict) -> str:
-    """The metric that judges an answer without a model on an evaluation row: by exact match one
-    that is ranked, or of a task registered straight in SeqIO, whose metrics have no form per
-    example."""
+    """The metric that judges an answer without a model on an evaluation row. A row that is ranked
+    is judged by exact match, and so is one of a task registered straight in SeqIO, whose metrics
+    have no form per example."""
     exact = row["primary"] == "rank" or row.get("seqio")
     return "exact_match" if exact else row["metrics"][0]
 
@@ -289,7 +229,7 @@ def _options(name: str, fixed: str) -> dict[str, Any]:
     if not fixed:
         return {}
     own = name.partition(" ")[0].rpartition(":")[2]
-    known = list(inspect.signature(METRICS[own]).parameters)[2:]
+    known = OPTIONS[own]
     try:
         args, keywords = json.loads(fixed)
         unknown = [*args, *(k for k in keywords if k not in known)]
@@ -338,9 +278,7 @@ def of_answers(name: str, references: Sequence[Sequence[str]], predictions: Sequ
     """What a set of answers scores under a metric."""
     if counted := set_metric(name, references):
         return counted.of_set(references, predictions)
-    judge = per_example(name)
-    scores = [judge(list(r), p) for r, p in zip(references, predictions, strict=True)]
-    return sum(scores) / max(1, len(scores))
+    return _mean(per_example(name), references, predictions)
 
 
 def shown(name: str) -> str:
@@ -362,5 +300,5 @@ def extract(extractor: str | None, prediction: str) -> str | None:
     """
     if extractor is None:
         return prediction.strip()
-    found = [m[1] if m.re.groups else m[0] for m in re.finditer(extractor, prediction)]
-    return found[-1].strip() if found else None
+    answers = [m[1] if m.re.groups else m[0] for m in re.finditer(extractor, prediction)]
+    return answers[-1].strip() if answers else None
