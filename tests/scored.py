@@ -34,22 +34,44 @@ def vocabulary(file: Path) -> Vocabulary:
         for b in COLOURS
     ]
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(texts), model_writer=out, vocab_size=330, pad_id=0, eos_id=1, unk_id=2, bos_id=-1,
-        byte_fallback=True, hard_vocab_limit=False, minloglevel=2, normalization_rule_name="identity",
-    )  # fmt: skip
+        sentence_iterator=iter(texts),
+        model_writer=out,
+        vocab_size=330,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        byte_fallback=True,
+        hard_vocab_limit=False,
+        minloglevel=2,
+        normalization_rule_name="identity",
+    )
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(out.getvalue())
     return Vocabulary(file)
 
 
-def example(content: str, answer: str, template: str = "t1", prompt: str = "", target: str = "", options=None,
-            extractor=None) -> dict:  # fmt: skip
+def example(
+    content: str,
+    answer: str,
+    template: str = "t1",
+    prompt: str = "",
+    target: str = "",
+    options=None,
+    extractor=None,
+) -> dict:
     return {
-        "id": content, "content": hashlib.sha256(content.encode()).hexdigest()[:16], "input_content": content,
-        "template": template, "prompt": prompt or f"{template}: {content}", "target": target or answer,
-        "references": [answer], "options": options, "answer_index": options.index(answer) if options else None,
+        "id": content,
+        "content": hashlib.sha256(content.encode()).hexdigest()[:16],
+        "input_content": content,
+        "template": template,
+        "prompt": prompt or f"{template}: {content}",
+        "target": target or answer,
+        "references": [answer],
+        "options": options,
+        "answer_index": options.index(answer) if options else None,
         "extractor": extractor,
-    }  # fmt: skip
+    }
 
 
 def folder(cache_dir: Path, where: str, examples: list[dict], vocab: Vocabulary) -> dict:
@@ -65,41 +87,91 @@ def folder(cache_dir: Path, where: str, examples: list[dict], vocab: Vocabulary)
     )
     cache.write(cache_dir / where, columns, {**MANIFEST, "templates": templates}, examples, texts)
     longest = max(len(r[-1][0]) + 1 for r in records)
-    return {"folder": where, "sha256": cache.manifest_hash(cache_dir / where), "templates": templates,
-            "examples": len(set(hashes)), "records": len(records), "max_target_tokens": longest}  # fmt: skip
+    return {
+        "folder": where,
+        "sha256": cache.manifest_hash(cache_dir / where),
+        "templates": templates,
+        "examples": len(set(hashes)),
+        "records": len(records),
+        "max_target_tokens": longest,
+    }
 
 
 def task(
     made: dict, name: str, cluster: str, rate: float, skipped: dict | None = None, excluded=()
 ) -> dict:
     kept, skipped = made["records"] - len(excluded), skipped or {}
-    return {"name": name, "task": name.split(":")[0], "cluster": cluster, "rate": rate, "examples": kept,
-            "target_tokens": 0, "folders": [made["folder"]], "sha256": [made["sha256"]], "excluded": [list(excluded)],
-            "audit": {"read": kept + sum(skipped.values()), "skipped": skipped, "kept": kept}}  # fmt: skip
+    return {
+        "name": name,
+        "task": name.split(":")[0],
+        "cluster": cluster,
+        "rate": rate,
+        "examples": kept,
+        "target_tokens": 0,
+        "folders": [made["folder"]],
+        "sha256": [made["sha256"]],
+        "excluded": [list(excluded)],
+        "audit": {"read": kept + sum(skipped.values()), "skipped": skipped, "kept": kept},
+    }
 
 
 def row(made: dict, name: str, cluster: str, group: str, **more) -> dict:
     task = name.split("@")[0]
-    return {"name": name, "task": task.split(":")[0], "variant": task, "cluster": cluster, "group": group,
-            "grade": None,
-            "relation": "same task", "split": "test", "metrics": ["exact_match"], "primary": "generate", "tags": {},
-            "inputs": None, "ablation": None, "options": None, "audit": {"read": 9, "kept": 9, "skipped": {}},
-            **made, **more}  # fmt: skip
+    return {
+        "name": name,
+        "task": task.split(":")[0],
+        "variant": task,
+        "cluster": cluster,
+        "group": group,
+        "grade": None,
+        "relation": "same task",
+        "split": "test",
+        "metrics": ["exact_match"],
+        "primary": "generate",
+        "tags": {},
+        "inputs": None,
+        "ablation": None,
+        "options": None,
+        "audit": {"read": 9, "kept": 9, "skipped": {}},
+        **made,
+        **more,
+    }
 
 
 def lock(tasks: list[dict], rows: list[dict], vocab: Vocabulary, **more) -> dict:
-    return {"version": 1, "order_version": ORDER_VERSION, "architecture": "decoder", "prefix_lm": False, "pad_id": 0,
-            "bos_id": 0, "eos_id": 1, "vocabulary": {"file": "", "hash": vocab.hash, "size": vocab.size},
-            "mixture": "mix", "sequence_length": 64, "target_length": 32, "global_batch": 2, "window_examples": 32,
-            "seed": 0, "renderings": 1, "weighting": "token", "too_long": "error", "loss_positions": [32], "tasks": tasks, "evaluation": rows,
-            "holdout": [{"task": "held", "reason": "held out <by name>"}], "leaks": [], **more}  # fmt: skip
+    return {
+        "version": 1,
+        "order_version": ORDER_VERSION,
+        "architecture": "decoder",
+        "prefix_lm": False,
+        "pad_id": 0,
+        "bos_id": 0,
+        "eos_id": 1,
+        "vocabulary": {"file": "", "hash": vocab.hash, "size": vocab.size},
+        "mixture": "mix",
+        "sequence_length": 64,
+        "target_length": 32,
+        "global_batch": 2,
+        "window_examples": 32,
+        "seed": 0,
+        "renderings": 1,
+        "weighting": "token",
+        "too_long": "error",
+        "loss_positions": [32],
+        "tasks": tasks,
+        "evaluation": rows,
+        "holdout": [{"task": "held", "reason": "held out <by name>"}],
+        "leaks": [],
+        **more,
+    }
 
 
 def config(cache_dir: Path, **evaluation) -> RunConfig:
     return RunConfig(
         data=DataConfig(mixture="mix", cache_dir=str(cache_dir), global_batch=2),
-        train=TrainConfig(steps=4), eval=EvalConfig(**{"max_examples": 4, "max_new_tokens": 16, **evaluation}),
-    )  # fmt: skip
+        train=TrainConfig(steps=4),
+        eval=EvalConfig(**{"max_examples": 4, "max_new_tokens": 16, **evaluation}),
+    )
 
 
 def pairs(start: int = 0, n: int = 20) -> list[tuple[str, str]]:
@@ -132,8 +204,12 @@ class Reciter:
         for prompt, group in zip(prompts, options, strict=True):
             said = self.answers.get(tuple(prompt), "")
             texts = [self.vocab.decode(o) for o in group]
-            out.append([{"logprob": -len(o) - 9.0 * (t != said), "tokens": len(o) + 1}
-                        for o, t in zip(group, texts, strict=True)])  # fmt: skip
+            out.append(
+                [
+                    {"logprob": -len(o) - 9.0 * (t != said), "tokens": len(o) + 1}
+                    for o, t in zip(group, texts, strict=True)
+                ]
+            )
         return out
 
 
@@ -152,8 +228,16 @@ def small_run(folder_: Path) -> tuple[RunFolder, RunConfig, dict, Vocabulary, di
     held = [
         example(c, c.split()[1], template="t8", prompt=f"second of {c}") for c, _ in pairs(1, 10)
     ]
-    even = [example(c, a, options=options, target=f"So it is {a}.", extractor=r"So\s+it\s+is\s*(.+?)\s*\.(?=\s|$)")
-            for c, a in numbers[40:]]  # fmt: skip
+    even = [
+        example(
+            c,
+            a,
+            options=options,
+            target=f"So it is {a}.",
+            extractor=r"So\s+it\s+is\s*(.+?)\s*\.(?=\s|$)",
+        )
+        for c, a in numbers[40:]
+    ]
     steps = [
         example(f"say {i}", str(i), target=f"well 5. The answer is {i}.", extractor=cot)
         for i in range(8)

@@ -26,8 +26,13 @@ class Colours:
         """What matplotlib draws with."""
         inks = ("axes.labelcolor", "text.color", "xtick.color", "ytick.color")
         papers = ("figure.facecolor", "axes.facecolor", "savefig.facecolor")
-        return {**STYLE, **dict.fromkeys(inks, self.ink), **dict.fromkeys(papers, self.paper),
-                "axes.edgecolor": self.quiet, "grid.color": self.grid}  # fmt: skip
+        return {
+            **STYLE,
+            **dict.fromkeys(inks, self.ink),
+            **dict.fromkeys(papers, self.paper),
+            "axes.edgecolor": self.quiet,
+            "grid.color": self.grid,
+        }
 
 
 # by day, and by night on the page's dark paper
@@ -38,9 +43,14 @@ THEMES = {
 LINES = ("#2563a8", "#d1701f", "#3a8f5c", "#a33b5b", "#7a5ca8", "#8a6d3b", "#2a97a5", "#6b7280")
 MOST_PANELS = 24  # clusters drawn apart; with more, all tasks stand in one panel
 STYLE = {
-    "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.linewidth": 0.7,
-    "axes.axisbelow": True, "svg.hashsalt": "itx",
-}  # fmt: skip
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.linewidth": 0.7,
+    "axes.axisbelow": True,
+    "svg.hashsalt": "itx",
+}
 
 
 def _png(figure: Any) -> bytes:
@@ -81,13 +91,23 @@ def _bars(axes: Any, groups: list[dict], c: Colours) -> None:
     axes.set_xlim(0, 1.12)
     axes.set_xlabel("score (1 = all right), 95 % interval")
     axes.grid(axis="y", visible=False)
-    shown = [(colour, n) for k, colour, n in (("before", c.before, "before"), ("after", c.after, "after tuning"))
-             if any(g.get(k) for g in groups)]  # fmt: skip
+    shown = [
+        (colour, n)
+        for k, colour, n in (("before", c.before, "before"), ("after", c.after, "after tuning"))
+        if any(g.get(k) for g in groups)
+    ]
     handles = [plt.Rectangle((0, 0), 1, 1, color=colour) for colour, _ in shown] + [
         plt.Line2D([], [], color=c.chance, linewidth=1.6)
     ]
-    axes.legend(handles, [*(n for _, n in shown), "chance"], loc="lower left", bbox_to_anchor=(0, 1), ncols=3,
-                frameon=False, fontsize=8)  # fmt: skip
+    axes.legend(
+        handles,
+        [*(n for _, n in shown), "chance"],
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
+        ncols=3,
+        frameon=False,
+        fontsize=8,
+    )
 
 
 def _loss(axes: Any, loss: dict, c: Colours) -> None:
@@ -95,8 +115,16 @@ def _loss(axes: Any, loss: dict, c: Colours) -> None:
     axes.plot(loss["steps"], loss["total"], color=c.after, linewidth=1.6)
     if loss["unigram_entropy"] is not None:
         axes.axhline(loss["unigram_entropy"], color=c.quiet, linewidth=1, linestyle="--")
-        axes.text(1.0, loss["unigram_entropy"], "unigram entropy of targets ", color=c.quiet, fontsize=7.5,
-                  ha="right", va="bottom", transform=axes.get_yaxis_transform())  # fmt: skip
+        axes.text(
+            1.0,
+            loss["unigram_entropy"],
+            "unigram entropy of targets ",
+            color=c.quiet,
+            fontsize=7.5,
+            ha="right",
+            va="bottom",
+            transform=axes.get_yaxis_transform(),
+        )
     axes.set_xlabel("step")
     axes.set_ylabel("loss, nats per target token")
     axes.set_ylim(bottom=0)

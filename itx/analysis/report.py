@@ -16,7 +16,7 @@ from itx.audit.sentences import accounts
 from itx.checkpoint import skips
 from itx.config import RunConfig, flatten, to_dict
 from itx.errors import UserError
-from itx.eval import summary, tables
+from itx.eval import predictions, summary, tables
 from itx.log import TIMING, read_lines, read_metrics
 from itx.runs import read_config, read_lock, run_config
 
@@ -46,7 +46,8 @@ def facts(run: Any) -> dict:
     steps = scored_steps(run)
     if not steps:
         raise UserError(
-            f"{run.path}: nothing is scored yet (no eval/<step>/scores.json); run itx eval {run.path}"
+            f"{run.path}: nothing is scored yet (no eval/<step>/scores.json); run itx eval "
+            f"{run.path}"
         )
     scores = {
         key: storage.read_object(run.scores_json(s), "step", "split", "rows", "groups", "easy")
@@ -58,27 +59,45 @@ def facts(run: Any) -> dict:
     values = flatten(about["config"])
     found = {
         "steps": {k: s["step"] for k, s in scores.items()},
-        "command": about["command"], "config_file": about["file"], "notes": about.get("notes", []),
-        "run": {"pretrained": values.get("model.pretrained", ""), "method": values.get("peft.method", "full"),
-                "steps": values["train.steps"]},
-        "settings": {k: {"value": v, "from": about["origin"].get(k, "")}
-                     for k, v in values.items() if default.get(k) != v},
-        "versions": about["versions"], "code": about["code"], "data_hash": about["data_hash"],
+        "command": about["command"],
+        "config_file": about["file"],
+        "notes": about.get("notes", []),
+        "run": {
+            "pretrained": values.get("model.pretrained", ""),
+            "method": values.get("peft.method", "full"),
+            "steps": values["train.steps"],
+        },
+        "settings": {
+            k: {"value": v, "from": about["origin"].get(k, "")}
+            for k, v in values.items()
+            if default.get(k) != v
+        },
+        "versions": about["versions"],
+        "code": about["code"],
+        "data_hash": about["data_hash"],
         "vocabulary": {k: lock["vocabulary"][k] for k in ("hash", "size")},
         "evaluation": {
-            "split": scores["after"]["split"], "looks_at_test": looks,
-            "splits": dict(sorted(Counter(r["split"] for r in scores["after"]["rows"].values()).items())),
+            "split": scores["after"]["split"],
+            "looks_at_test": looks,
+            "splits": dict(
+                sorted(Counter(r["split"] for r in scores["after"]["rows"].values()).items())
+            ),
             "max_examples": sorted({r["max_examples"] for r in scores["after"]["rows"].values()}),
             "max_new_tokens": values["eval.max_new_tokens"],
-            "limits": _limits(lock, scores["after"]["rows"]), "unscored": lock.get("unscored", []),
+            "limits": _limits(lock, scores["after"]["rows"]),
+            "unscored": lock.get("unscored", []),
             "halved": sorted({r["task"] for r in lock["evaluation"] if r.get("halved")}),
         },
-        "groups": _groups(scores), "rows": _rows(scores), "easy": scores["after"]["easy"],
+        "groups": _groups(scores),
+        "rows": _rows(scores),
+        "easy": scores["after"]["easy"],
         "samples": samples(run, scores["after"]),
-        "loss": losses(run, lock, audit), "fixed_examples": _fixed(run),
+        "loss": losses(run, lock, audit),
+        "fixed_examples": _fixed(run),
         "retention": _retention(run, lock, about["config"]["model"].get("pretrained")),
-        "holdout": lock["holdout"], "audit": audit,
-    }  # fmt: skip
+        "holdout": lock["holdout"],
+        "audit": audit,
+    }
     return {**found, "summary": words.summary(found), "claims": words.claims(found)}
 
 
@@ -89,8 +108,13 @@ def _limits(lock: dict, scored: dict) -> dict[str, int]:
     built = sum(r["examples"] for r in first.values())
     beyond = sum(r["audit"]["skipped"].get("beyond data.eval_examples", 0) for r in first.values())
     asked = sum(scored[r["name"]]["examples"] for r in first.values())
-    return {"tasks": len(first), "examples": built + beyond, "asked": asked, "data.eval_examples": beyond,
-            "eval.max_examples": max(0, built - asked)}  # fmt: skip
+    return {
+        "tasks": len(first),
+        "examples": built + beyond,
+        "asked": asked,
+        "data.eval_examples": beyond,
+        "eval.max_examples": max(0, built - asked),
+    }
 
 
 def scored_steps(run: Any) -> list[int]:
@@ -122,8 +146,15 @@ def _groups(scores: dict[str, dict]) -> list[dict]:
     out = []
     for g in scores["after"]["groups"]:
         key = (g["group"], g["kind"])
-        both = {k: {**absent, "lift_interval": by_key[k][key]["interval"], **{n: v for n, v in by_key[k][key].items() if n not in ("group", "kind")}}
-                for k in by_key if key in by_key[k]}  # fmt: skip
+        both = {
+            k: {
+                **absent,
+                "lift_interval": by_key[k][key]["interval"],
+                **{n: v for n, v in by_key[k][key].items() if n not in ("group", "kind")},
+            }
+            for k in by_key
+            if key in by_key[k]
+        }
         out.append(
             {
                 "group": key[0],
@@ -152,7 +183,7 @@ def samples(run: Any, scores: dict) -> dict[str, list[dict]]:
     for name, row in scores["rows"].items():
         if row["group"] not in SAMPLE_GROUPS:
             continue
-        for x in summary.read_predictions(run, scores["step"], name):
+        for x in predictions.read_predictions(run, scores["step"], name):
             draw = hashlib.sha256(f"{row['task']}/{x['id']}/{x['template']}".encode()).hexdigest()
             found.append((draw, row, x))
     found = found or _any_rows(run, scores)
@@ -171,8 +202,9 @@ def _any_rows(run: Any, scores: dict) -> list[tuple[str, dict, dict]]:
     """Where only extra rows are scored, those."""
     return [
         (hashlib.sha256(f"{n}/{x['id']}/{x['template']}".encode()).hexdigest(), r, x)
-        for n, r in scores["rows"].items() for x in summary.read_predictions(run, scores["step"], n)
-    ]  # fmt: skip
+        for n, r in scores["rows"].items()
+        for x in predictions.read_predictions(run, scores["step"], n)
+    ]
 
 
 def losses(run: Any, lock: dict, audit: dict | None) -> dict:
@@ -193,23 +225,30 @@ def losses(run: Any, lock: dict, audit: dict | None) -> dict:
     with_loss = [x for x in lines if "train/loss" in x]
     speeds = sorted(x[TIMING[0]] for x in lines if x.get(TIMING[0]))
     return {
-        "steps": [x["step"] for x in with_loss], "total": [x["train/loss"] for x in with_loss],
-        "tasks": tasks, "clusters": {t["name"]: t["cluster"] for t in lock["tasks"]},
+        "steps": [x["step"] for x in with_loss],
+        "total": [x["train/loss"] for x in with_loss],
+        "tasks": tasks,
+        "clusters": {t["name"]: t["cluster"] for t in lock["tasks"]},
         "without_loss": [t["name"] for t in lock["tasks"] if t["name"] not in tasks],
         "unigram_entropy": entropy,
-        "skipped_steps": lines[-1].get("train/skipped", 0) if lines else 0, **left,
-        "events": [e._asdict() for e in events], "notes": _loss_notes(left, events),
+        "skipped_steps": lines[-1].get("train/skipped", 0) if lines else 0,
+        **left,
+        "events": [e._asdict() for e in events],
+        "notes": _loss_notes(left, events),
         "tokens": sum(x.get("train/tokens", 0) for x in lines),
         "tokens_per_second": speeds[len(speeds) // 2] if speeds else None,
-    }  # fmt: skip
+    }
 
 
 def _loss_notes(left: dict, events: list[health.Event]) -> list[str]:
     """Sentences about steps that changed nothing, and about what the curve shows."""
     notes = [f"Skipped batches: {health.batches(left['skipped'])}."] if left["skipped"] else []
     for r in left["returns"]:
-        notes.append(f"After step {r['at']} too many steps had no finite loss or gradient: training returned to step "
-                     f"{r['to']} and left out {len(r['left_out'])} steps ({health.batches(r['left_out'])}).")  # fmt: skip
+        notes.append(
+            f"After step {r['at']} too many steps had no finite loss or gradient: training "
+            "returned to step "
+            f"{r['to']} and left out {len(r['left_out'])} steps ({health.batches(r['left_out'])})."
+        )
     return notes + [f"At step {e.step}: {e.text}." for e in events]
 
 
@@ -250,10 +289,15 @@ def print_report(found: dict) -> None:
     for g in found["groups"]:
         before, after = g.get("before"), g["after"]
         table.add_row(
-            g["label"], shown(before["score"]) if before else "-", shown(after["score"], after["score_interval"]),
-            shown(after["chance"]), percent(after["none_of_options"]), str(after["tasks"]), str(len(after["clusters"])),
+            g["label"],
+            shown(before["score"]) if before else "-",
+            shown(after["score"], after["score_interval"]),
+            shown(after["chance"]),
+            percent(after["none_of_options"]),
+            str(after["tasks"]),
+            str(len(after["clusters"])),
             g["says"],
-        )  # fmt: skip
+        )
     console, loss, e = tables.console(), found["loss"], found["evaluation"]
     console.print(table)
     if loss["total"]:
@@ -262,16 +306,22 @@ def print_report(found: dict) -> None:
             if loss["unigram_entropy"]
             else ""
         )
-        console.print(f"loss {loss['total'][0]:.3f} -> {loss['total'][-1]:.3f}{entropy}; "
-                      f"{loss['skipped_steps']} steps skipped", markup=False)  # fmt: skip
+        console.print(
+            f"loss {loss['total'][0]:.3f} -> {loss['total'][-1]:.3f}{entropy}; "
+            f"{loss['skipped_steps']} steps skipped",
+            markup=False,
+        )
         for note in loss["notes"]:
             console.print(note, markup=False)
     for line in retention_lines(found["retention"]):
         console.print(line, markup=False)
     if found["audit"]:
         console.print(accounts(found["audit"]), markup=False)
-    console.print(f"scored on {words.splits(e)}, eval.max_examples={words.examples_per_row(e)} contents per row "
-                  f"in every template; {words.easy(found)}", markup=False)  # fmt: skip
+    console.print(
+        f"scored on {words.splits(e)}, eval.max_examples={words.examples_per_row(e)} contents per "
+        f"row in every template; {words.easy(found)}",
+        markup=False,
+    )
     for line in (*words.scope(found["evaluation"]), *tables.cut_lines(found["rows"])):
         console.print(line, markup=False)
     for line in words.lines(found["summary"]):

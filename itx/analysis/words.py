@@ -77,10 +77,14 @@ def scope(evaluation: dict) -> list[str]:
         if limits[k]
     ]
     if cut:
-        out.append(f"Of {limits['examples']:,} examples of {limits['tasks']} evaluation tasks {limits['asked']:,} were asked: "
-                   f"{', '.join(cut)}.")  # fmt: skip
-    for names, what in ((evaluation["unscored"], "are not scored"),
-                        (evaluation["halved"], "are scored on half of a validation split, as they ask")):  # fmt: skip
+        out.append(
+            f"Of {limits['examples']:,} examples of {limits['tasks']} evaluation tasks "
+            f"{limits['asked']:,} were asked: {', '.join(cut)}."
+        )
+    for names, what in (
+        (evaluation["unscored"], "are not scored"),
+        (evaluation["halved"], "are scored on half of a validation split, as they ask"),
+    ):
         if names:
             shown = ", ".join(names[:NAMED]) + (", …" if len(names) > NAMED else "")
             out.append(f"{len(names)} tasks or rows {what}: {shown}.")
@@ -95,11 +99,17 @@ def summary(found: dict) -> dict[str, list[str]]:
             if found["loss"]["total"]
             else "no step of training is recorded"
         )
-        return {"learned": [f"These are the scores of the model before tuning: {begun}."], "not learned": [],
-                "next": ["Train it, or let its training go on: the same command resumes."]}  # fmt: skip
+        return {
+            "learned": [f"These are the scores of the model before tuning: {begun}."],
+            "not learned": [],
+            "next": ["Train it, or let its training go on: the same command resumes."],
+        }
     groups = main_groups(found)
-    return {"learned": _learned(groups) + _instruction(found), "not learned": _not_learned(groups),
-            "next": _next(found, groups)}  # fmt: skip
+    return {
+        "learned": _learned(groups) + _instruction(found),
+        "not learned": _not_learned(groups),
+        "next": _next(found, groups),
+    }
 
 
 def lines(summary: dict[str, list[str]]) -> list[str]:
@@ -200,18 +210,23 @@ def _next(found: dict, groups: list[dict]) -> list[str]:
     wrong_form = [g for g in groups if (g["after"]["none_of_options"] or 0) > MANY]
     if wrong_form:
         worst = max(wrong_form, key=lambda g: g["after"]["none_of_options"])
-        out.append(f"{percent(worst['after']['none_of_options'])} of the answers of {worst['label']} are none of the "
-                   "options: read the outputs before anything is concluded from its score.")  # fmt: skip
+        out.append(
+            f"{percent(worst['after']['none_of_options'])} of the answers of {worst['label']} are "
+            "none of the options: read the outputs before anything is concluded from its score."
+        )
     cut = [r for r in found["rows"] if r["hit_limit"] > MANY * max(1, r["prompts"])]
     if cut:
         settings = sorted({f"--{r.get('limit_from', 'eval.max_new_tokens')}" for r in cut})
-        out.append(f"In {len(cut)} rows more than {percent(MANY)} of the answers are cut at their limit; where they should "
-                   f"be longer, raise {' and '.join(settings)}.")  # fmt: skip
+        out.append(
+            f"In {len(cut)} rows more than {percent(MANY)} of the answers are cut at their limit; "
+            f"where they should be longer, raise {' and '.join(settings)}."
+        )
     if _falling(loss["total"]):
         out.append("The loss was still falling at the end: train longer (train.steps).")
     elif trained and trained["says"].startswith(("not resolved", "below")):
         out.append(
-            "The tasks that it trained on are not learned: more steps, a higher learning rate or a larger model."
+            "The tasks that it trained on are not learned: more steps, a higher learning rate or "
+            "a larger model."
         )
     if retained := _forgotten(found["retention"]):
         out.append(retained)
@@ -225,7 +240,8 @@ def _next(found: dict, groups: list[dict]) -> list[str]:
         out.append("Score the tasks that were held out of training too (itx eval RUN).")
     elif not unseen:
         out.append(
-            "Hold tasks or clusters out of training, to see whether it follows instructions that are new."
+            "Hold tasks or clusters out of training, to see whether it follows instructions that "
+            "are new."
         )
     elif not any(map(above, unseen)) and not found["run"]["pretrained"]:
         out.append("For unseen tasks begin from a pretrained model (model.pretrained).")
@@ -247,8 +263,11 @@ def _forgotten(kept: dict | None) -> str:
     for name, t in after.items():
         bits = before.get(name, {}).get("bits_per_byte")
         if bits and t["bits_per_byte"] > (1 + FORGOTTEN) * bits:
-            return (f"It forgets: bits per byte on {name} rose from {bits:.3f} to {t['bits_per_byte']:.3f}; mix plain text in "
-                    "(data.replay), train less, or train an adapter.")  # fmt: skip
+            return (
+                f"It forgets: bits per byte on {name} rose from {bits:.3f} to "
+                f"{t['bits_per_byte']:.3f}; mix plain text in "
+                "(data.replay), train less, or train an adapter."
+            )
     return ""
 
 
@@ -263,34 +282,56 @@ def claims(found: dict) -> list[str]:
     random, tuned = not found["run"]["pretrained"], found["steps"]["after"] > 0
     out = [_origin(found, any(g.get("before") for g in groups))]
     practised = [
-        said for kind, said in (
+        said
+        for kind, said in (
             ("instances", "New examples of practised tasks show what was learned."),
-            ("templates", "Unseen templates show whether it depends on the wording it was drilled on."),
-        ) if kind in kinds
-    ]  # fmt: skip
+            (
+                "templates",
+                "Unseen templates show whether it depends on the wording it was drilled on.",
+            ),
+        )
+        if kind in kinds
+    ]
     if practised and tuned:
         out.append(" ".join(practised))
     if kinds & {"tasks", "clusters"}:
-        out.append("Unseen tasks and unseen clusters are what instruction tuning is for." + (
-            " A small model that knows nothing but its training tasks is expected to gain little on the former and to stay "
-            "near chance on the latter; the rows stand here because a report that left them out would flatter."
-            if random else ""))  # fmt: skip
+        out.append(
+            "Unseen tasks and unseen clusters are what instruction tuning is for."
+            + (
+                " A small model that knows nothing but its training tasks is expected to gain "
+                "little on the former and to stay near chance on the latter; the rows stand here "
+                "because a report that left them out would flatter."
+                if random
+                else ""
+            )
+        )
         if random:
             out.append(
-                "Published gains on unseen tasks rest on pretraining and on size, so nothing here speaks for or "
-                "against them. To test that claim, tune a pretrained model."
+                "Published gains on unseen tasks rest on pretraining and on size, so nothing here "
+                "speaks for or against them. To test that claim, tune a pretrained model."
             )
     else:
-        out.append("No task and no cluster that was held out of training is scored: nothing here says whether it follows "
-                   "instructions that are new to it.")  # fmt: skip
+        out.append(
+            "No task and no cluster that was held out of training is scored: nothing here says "
+            "whether it follows instructions that are new to it."
+        )
     methods = {g["after"]["method"] for g in groups}
-    over = "clusters, tasks and examples" if "hierarchical bootstrap" in methods else (
-        "clusters" if "t over clusters" in methods else "examples")  # fmt: skip
+    over = (
+        "clusters, tasks and examples"
+        if "hierarchical bootstrap" in methods
+        else ("clusters" if "t over clusters" in methods else "examples")
+    )
     unresolved = any(g["says"].startswith("not resolved") for g in groups)
     if tuned:
-        out.append(f"One training run: the intervals cover the choice of {over}, not the training seed. A claim that one "
-                   "recipe beats another needs at least three seeds of each." + (
-            " “Not resolved” means that these data cannot tell, not that there is no effect." if unresolved else ""))  # fmt: skip
+        out.append(
+            f"One training run: the intervals cover the choice of {over}, not the training seed. "
+            "A claim that one recipe beats another needs at least three seeds of each."
+            + (
+                " “Not resolved” means that these data cannot tell, not that there is no effect."
+                if unresolved
+                else ""
+            )
+        )
     return out
 
 
@@ -305,8 +346,17 @@ def _origin(found: dict, before: bool) -> str:
     if not found["steps"]["after"]:
         return base + " and are not tuned in what is scored here."
     if not before:
-        return f"{base}; the model before tuning was not scored on these tasks, so nothing here says what tuning added.{trained}"
+        return (
+            f"{base}; the model before tuning was not scored on these tasks, so nothing "
+            f"here says what tuning added.{trained}"
+        )
     if run["pretrained"]:
-        return f"{base}, and “before” is that model untuned: a difference is what tuning added on these tasks.{trained}"
-    return (f"{base}, so “before” is noise and not a base model: a difference would say that training worked, not how much "
-            f"instruction tuning adds to a model that already knows language.{trained}")  # fmt: skip
+        return (
+            f"{base}, and “before” is that model untuned: a difference is what tuning "
+            f"added on these tasks.{trained}"
+        )
+    return (
+        f"{base}, so “before” is noise and not a base model: a difference would say that "
+        "training worked, not how much "
+        f"instruction tuning adds to a model that already knows language.{trained}"
+    )

@@ -9,51 +9,60 @@ A row whose predictions are there under the same key is not asked again, so a ki
 goes on, and `itx eval` reads what `itx train` wrote.
 """
 
-import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from itx import hashing, movement, storage
+from itx import movement, storage
 from itx.config import RunConfig
 from itx.data import cache, verify
+from itx.data.types import EvalRow, Lock
 from itx.data.vocabulary import Vocabulary
 from itx.errors import UserError
 from itx.eval import foreign, metrics, summary
+from itx.eval.predictions import PredictionLine, ScoredRow, is_complete, write_predictions
 
-EVAL_VERSION = 2  # raise it when a change here alters predictions or scores
-CALL = 16_384  # prompts of one generation call: rows are written after each
+if TYPE_CHECKING:  # both import JAX, which the build and the audit do without
+    from itx.eval.runner import Runner
+    from itx.runs import RunFolder
+
+MAX_CALL_PROMPTS = 16_384  # of one generation call: rows are written after each
 NEUTRAL = "Answer:"  # the prompt that calibrates option ranking
-LIMIT_STEP = 16  # generation limits are multiples of this (itx/eval/generate.py has few shapes)
+# generation limits are multiples of this, so that itx/eval/generate.py has few shapes to compile
+LIMIT_STEP = 16
+
+Lines = dict[str, list[PredictionLine]]  # by row
 
 
 def evaluate(
-    load: Callable[[], Any], lock: dict, config: RunConfig, run: Any, step: int,
+    load: Callable[[], "Runner"],
+    lock: Lock,
+    config: RunConfig,
+    run: "RunFolder",
+    step: int,
     say: Callable[[str], None] = lambda text: print(text, flush=True),
-) -> dict:  # fmt: skip
+) -> dict:
     """Predictions and scores of the model at `step`; returns what scores.json then holds.
 
     Args:
-        load: gives the model, anything with .generate(prompts, limits) and .rank(prompts, options);
-            called only where a row is missing.
-        run: a RunFolder (its vocabulary, audit and eval/<step>/).
+        load: gives the model; called only where a row is missing.
+        run: its vocabulary and audit are read, and eval/<step>/ is written.
     """
-    rows = [
-        {**r, **limit(r, config), "max_examples": config.eval.max_examples}
-        for r in lock["evaluation"]
-    ]
-    missing = [r for r in rows if not is_complete(run, step, r)]
+    asked = {"max_examples": config.eval.max_examples}
+    rows = [{**row, **limit(row, config), **asked} for row in lock["evaluation"]]
+    missing = [row for row in rows if not is_complete(run, step, row)]
     if missing:
-        named = ((r["name"], r["folder"], r["sha256"]) for r in missing)
+        named = ((row["name"], row["folder"], row["sha256"]) for row in missing)
         verify.folders(named, config.data.cache_dir, lock["vocabulary"]["size"])
         vocabulary = verify.vocabulary_of_run(run, lock)
         runner = load()
         _log_look(run, step, missing)
         for part in _calls(missing, config):
-            lines = {r["name"]: examples_of(r, config, vocabulary.eos_id) for r in part}
-            say(f"evaluate step {step}: {len(part)} rows, {sum(map(len, lines.values()))} prompts")
+            lines = {row["name"]: examples_of(row, config, vocabulary.eos_id) for row in part}
+            prompts = sum(map(len, lines.values()))
+            say(f"evaluate step {step}: {len(part)} rows, {prompts} prompts")
             with movement.shown(f"evaluate step {step}"):
                 _likelihoods(runner, part, lines)
                 _generate(runner, vocabulary, part, lines)
@@ -65,22 +74,21 @@ def evaluate(
     return summary.write_scores(run, step, rows, lock, config)
 
 
-def limit(row: dict, config: RunConfig) -> dict:
+def limit(row: EvalRow, config: RunConfig) -> dict[str, int | str]:
     """{"limit": new tokens that a row may take, "limit_from": the setting that chose it}: its
     longest right answer times eval.limit_factor, at most eval.max_new_tokens."""
-    wanted = math.ceil(row["max_target_tokens"] * config.eval.limit_factor)
-    room = max(1, -(-wanted // LIMIT_STEP)) * LIMIT_STEP
-    if room > config.eval.max_new_tokens:
+    tokens = math.ceil(row["max_target_tokens"] * config.eval.limit_factor)
+    tokens = max(1, -(-tokens // LIMIT_STEP)) * LIMIT_STEP
+    if tokens > config.eval.max_new_tokens:
         return {"limit": config.eval.max_new_tokens, "limit_from": "eval.max_new_tokens"}
-    return {"limit": room, "limit_from": "eval.limit_factor"}
+    return {"limit": tokens, "limit_from": "eval.limit_factor"}
 
 
-def examples_of(row: dict, config: RunConfig, eos_id: int) -> list[dict]:
-    """The row's first eval.max_examples examples, in all their templates (0: all), with the ids
-    that the model reads."""
-    out, seen = [], set()
+def examples_of(row: EvalRow, config: RunConfig, eos_id: int) -> list[PredictionLine]:
+    """The row's first eval.max_examples examples (0: all), in the order of their content hashes and
+    in all their templates, with "prompt_ids", which the model reads, and "target_ids"."""
+    lines, seen = [], set()
     records = cache.Records(Path(config.data.cache_dir) / row["folder"])
-    # in the order of their content hashes
     for i, line in enumerate(cache.iterate_examples(records.folder)):
         seen.add(line["id"])
         if len(seen) > config.eval.max_examples > 0:
@@ -90,42 +98,41 @@ def examples_of(row: dict, config: RunConfig, eos_id: int) -> list[dict]:
         line["target_ids"] = target.tolist()
         if row.get("shots"):
             line["shots"] = int((records.exemplars[i] > 0).sum())
-        out.append(line)
-    return out
+        lines.append(line)
+    return lines
 
 
-def _calls(rows: list[dict], config: RunConfig) -> Iterable[list[dict]]:
-    """Rows in parts of at most CALL prompts (or one row)."""
-    part: list[dict] = []
+def _calls(rows: list[ScoredRow], config: RunConfig) -> Iterator[list[ScoredRow]]:
+    """Rows in parts of at most MAX_CALL_PROMPTS prompts (or one row)."""
+    part: list[ScoredRow] = []
     total = 0
     for row in rows:
         contents = max(1, row["examples"])
-        n = row["records"] * min(contents, config.eval.max_examples or contents) // contents
-        if part and total + n > CALL:
+        prompts = row["records"] * min(contents, config.eval.max_examples or contents) // contents
+        if part and total + prompts > MAX_CALL_PROMPTS:
             yield part
             part, total = [], 0
         part.append(row)
-        total += n
+        total += prompts
     yield part
 
 
 # ---- asking the model
-# ------------------------------------------------------------------------------
 
 
 def _generate(
-    runner: Any, vocabulary: Vocabulary, rows: list[dict], lines: dict[str, list[dict]]
+    runner: "Runner", vocabulary: Vocabulary, rows: list[ScoredRow], lines: Lines
 ) -> None:
     """Adds "prediction" and "finished" to the lines; a prompt that several rows share is asked
     once."""
     every = [(line, row["limit"], row.get("stop")) for row in rows for line in lines[row["name"]]]
-    asked = list(dict.fromkeys((line["prompt_ids"], most) for line, most, _ in every))
-    answers = runner.generate([list(ids) for ids, _ in asked], [most for _, most in asked])
-    if len(answers) != len(asked):
-        raise RuntimeError(f"{len(asked)} prompts, {len(answers)} answers")
-    found = dict(zip(asked, answers, strict=True))
+    distinct = list(dict.fromkeys((line["prompt_ids"], most) for line, most, _ in every))
+    answers = runner.generate([list(ids) for ids, _ in distinct], [most for _, most in distinct])
+    if len(answers) != len(distinct):
+        raise RuntimeError(f"{len(distinct)} prompts, {len(answers)} answers")
+    answer_of = dict(zip(distinct, answers, strict=True))
     for line, most, stop in every:
-        answer = found[line["prompt_ids"], most]
+        answer = answer_of[line["prompt_ids"], most]
         line["prediction"] = vocabulary.answer(answer["tokens"])
         if stop:  # a model that never learned our EOS goes on with a next exemplar
             line["prediction"] = line["prediction"].lstrip().split(stop)[0]
@@ -133,30 +140,31 @@ def _generate(
         line["prompt_tokens"] = len(line.pop("prompt_ids"))
 
 
-def _likelihoods(runner: Any, rows: list[dict], lines: dict[str, list[dict]]) -> None:
+def _likelihoods(runner: "Runner", rows: list[ScoredRow], lines: Lines) -> None:
     """Adds "logprob", log p(target + EOS | prompt), to the lines of rows with a metric of (targets,
     scores)."""
-    asked = [line for r in rows if r.get("seqio") and any(map(foreign.takes_scores, r["metrics"]))
-             for line in lines[r["name"]]]  # fmt: skip
-    if asked:
-        found = runner.rank(
-            [list(x["prompt_ids"]) for x in asked], [[x["target_ids"]] for x in asked]
-        )
-        for line, (answer,) in zip(asked, found, strict=True):
+    judged = [
+        line
+        for row in rows
+        if row.get("seqio") and any(map(foreign.takes_scores, row["metrics"]))
+        for line in lines[row["name"]]
+    ]
+    if judged:
+        prompts = [list(line["prompt_ids"]) for line in judged]
+        answers = runner.rank(prompts, [[line["target_ids"]] for line in judged])
+        for line, (answer,) in zip(judged, answers, strict=True):
             line["logprob"] = answer["logprob"]
 
 
-def option_targets(line: dict) -> list[str]:
+def option_targets(line: PredictionLine) -> list[str]:
     """Each option as the template's target would have it: `So it is {answer}.` -> `So it is no.`"""
     options, gold = line["options"], line["answer_index"]
     if gold is None or line["target"].count(options[gold]) != 1:
         return list(options)
-    return [line["target"].replace(options[gold], o) for o in options]
+    return [line["target"].replace(options[gold], option) for option in options]
 
 
-def _rank(
-    runner: Any, vocabulary: Vocabulary, rows: list[dict], lines: dict[str, list[dict]]
-) -> None:
+def _rank(runner: "Runner", vocabulary: Vocabulary, rows: list[ScoredRow], lines: Lines) -> None:
     """Adds "rank" to lines with options: the choice under each normalisation, and the sums.
 
     sum: log p(option + EOS | prompt); token, byte: per token or byte of the option; calibrated:
@@ -171,109 +179,56 @@ def _rank(
         if line["options"] and line["answer_index"] is not None
     ]
     pairs = [(prompt, targets) for line, targets in every for prompt in (line["prompt"], NEUTRAL)]
-    asked = list(dict.fromkeys(pairs))
-    if not asked:
+    distinct = list(dict.fromkeys(pairs))
+    if not distinct:
         return
-    texts = list(dict.fromkeys(t for _, targets in asked for t in targets))
+    texts = list(dict.fromkeys(text for _, targets in distinct for text in targets))
     ids = dict(zip(texts, vocabulary.following(texts), strict=True))
-    prompts = vocabulary.encode_batch([p for p, _ in asked])
-    answers = runner.rank(prompts, [[ids[t] for t in targets] for _, targets in asked])
-    found = dict(zip(asked, answers, strict=True))
+    prompts = vocabulary.encode_batch([prompt for prompt, _ in distinct])
+    answers = runner.rank(prompts, [[ids[t] for t in targets] for _, targets in distinct])
+    scores_of = dict(zip(distinct, answers, strict=True))
     for line, targets in every:
-        scores, neutral = found[line["prompt"], targets], found[NEUTRAL, targets]
+        scores, neutral = scores_of[line["prompt"], targets], scores_of[NEUTRAL, targets]
+        sums = [s["logprob"] for s in scores]
+        sizes = [max(1, len(t.encode())) for t in targets]
         columns = {
-            "sum": [s["logprob"] for s in scores],
+            "sum": sums,
             "token": [s["logprob"] / max(1, s["tokens"]) for s in scores],
-            "byte": [
-                s["logprob"] / max(1, len(t.encode())) for s, t in zip(scores, targets, strict=True)
-            ],
-            "calibrated": [
-                s["logprob"] - n["logprob"] for s, n in zip(scores, neutral, strict=True)
-            ],
+            "byte": [x / size for x, size in zip(sums, sizes, strict=True)],
+            "calibrated": [x - n["logprob"] for x, n in zip(sums, neutral, strict=True)],
         }
         choice = {name: max(range(len(v)), key=v.__getitem__) for name, v in columns.items()}
-        line["rank"] = {"choice": choice, "logprob": columns["sum"]}
+        line["rank"] = {"choice": choice, "logprob": sums}
 
 
-def score(line: dict, row: dict) -> dict:
+def score(line: PredictionLine, row: ScoredRow) -> PredictionLine:
     """Adds "extracted", "scores" {metric: value} and "score", the row's primary one, to a line."""
     if row.get("seqio"):
-        line["extracted"], line["scores"], line["score"] = (
-            line["prediction"],
-            {},
-            foreign.score(row, line),
-        )
+        line["extracted"], line["scores"] = line["prediction"], {}
+        line["score"] = foreign.score(row, line)
         return line
-    line["extracted"] = metrics.extract(line.get("extractor"), line["prediction"])
-    given = line["extracted"]
+    answer = metrics.extract(line.get("extractor"), line["prediction"])
+    line["extracted"] = answer
     line["scores"] = {
-        m: 0.0 if given is None else metrics.per_example(m)(line["references"], given)
-        for m in row["metrics"]
+        name: 0.0 if answer is None else metrics.per_example(name)(line["references"], answer)
+        for name in row["metrics"]
     }
-    ranked = line.get("rank")
     line["score"] = line["scores"][row["metrics"][0]] if row["metrics"] else 0.0
     if row["primary"] == "rank":
-        if ranked is None:
-            raise UserError(f"evaluation row {row['name']!r}: ranking is its primary score, but example "
-                            f"{line['id']} has no options with a right one among them")  # fmt: skip
-        line["score"] = float(ranked["choice"]["sum"] == line["answer_index"])
+        if "rank" not in line:
+            raise UserError(
+                f"evaluation row {row['name']!r}: ranking is its primary score, but example "
+                f"{line['id']} has no options with a right one among them"
+            )
+        line["score"] = float(line["rank"]["choice"]["sum"] == line["answer_index"])
     return line
 
 
-# ---- files
-# -----------------------------------------------------------------------------------------
-
-
-def row_key(step: int, row: dict) -> str:
-    """Hash of what a row's predictions depend on, besides the run's own parameters at `step`."""
-    parts = [
-        EVAL_VERSION,
-        step,
-        row["sha256"],
-        row["limit"],
-        row["max_examples"],
-        row["metrics"],
-        row["primary"],
-    ]
-    parts += [row["seqio"]] if row.get("seqio") else []
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
-
-
-def is_complete(run: Any, step: int, row: dict) -> bool:
-    """The predictions are there, whole, and made under the same key."""
-    file = summary.predictions_file(run, step, row["name"])
-    try:
-        done = storage.read_json(file.with_suffix(".done.json"))
-        return done == {"key": row_key(step, row), "sha256": hashing.file_sha256(file)}
-    except (OSError, ValueError):
-        return False
-
-
-KEPT = ("id", "content", "template", "prompt", "references", "prediction", "finished", "extracted", "score",
-        "scores", "options", "answer_index", "rank", "prompt_tokens", "logprob", "example", "shots")  # fmt: skip
-
-
-def write_predictions(run: Any, step: int, row: dict, lines: list[dict]) -> None:
-    """First the lines, then the key that declares them whole."""
-    file = summary.predictions_file(run, step, row["name"])
-    with storage.whole_file(file) as part:
-        texts = (
-            json.dumps({k: line[k] for k in KEPT if k in line}, ensure_ascii=False)
-            for line in lines
-        )
-        part.write_text("".join(t + "\n" for t in texts), encoding="utf-8")
-    storage.write_json(
-        file.with_suffix(".done.json"),
-        {"key": row_key(step, row), "sha256": hashing.file_sha256(file)},
-    )
-
-
-def _log_look(run: Any, step: int, rows: list[dict]) -> None:
+def _log_look(run: "RunFolder", step: int, rows: list[ScoredRow]) -> None:
     """Each look at the test split is noted in the run folder."""
-    looked = sum(r["split"] == "test" for r in rows)
+    looked = sum(row["split"] == "test" for row in rows)
     if looked:
         before = run.test_log.read_text(encoding="utf-8") if run.test_log.is_file() else ""
+        line = json.dumps({"step": step, "rows": looked})
         with storage.whole_file(run.test_log) as part:
-            part.write_text(
-                before + json.dumps({"step": step, "rows": looked}) + "\n", encoding="utf-8"
-            )
+            part.write_text(before + line + "\n", encoding="utf-8")

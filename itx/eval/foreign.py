@@ -112,8 +112,8 @@ def tried(row: dict, folder: str) -> float | None:
         except UserError as e:
             if any(f"import of {m} halted" in str(e) for m in ABSENT):
                 raise UserError(
-                    f"{e}; scoring runs where TensorFlow and SeqIO are not installed: define metric_fns and "
-                    "postprocess_fn in a module that imports neither"
+                    f"{e}; scoring runs where TensorFlow and SeqIO are not installed: define "
+                    "metric_fns and postprocess_fn in a module that imports neither"
                 ) from e
             raise
         if not every or takes_scores(row["metrics"][0]):

@@ -37,9 +37,13 @@ Watch = Callable[[int, list[int]], bool]
 
 
 def generate(
-    loaded: LoadedModel, prompts: list[list[int]], max_new_tokens: int | Sequence[int], how: Sampling = GREEDY,
-    watch: Watch | None = None, every: int = LOOK_EVERY,
-) -> list[dict[str, Any]]:  # fmt: skip
+    loaded: LoadedModel,
+    prompts: list[list[int]],
+    max_new_tokens: int | Sequence[int],
+    how: Sampling = GREEDY,
+    watch: Watch | None = None,
+    every: int = LOOK_EVERY,
+) -> list[dict[str, Any]]:
     """Continue each prompt until an id that ends answers (EOS), or its limit.
 
     Prompts are token ids without BOS and EOS, as in training data. `finished` says that EOS came
@@ -84,14 +88,15 @@ def check_prompts(loaded: LoadedModel, prompts: list[list[int]], limits: np.ndar
     for i, prompt in enumerate(prompts):
         if not prompt and not both and not loaded.head:
             raise UserError(
-                f"generate: prompt {i} is empty, and the vocabulary puts no BOS before it to begin from"
+                f"generate: prompt {i} is empty, and the vocabulary puts no BOS before it to "
+                "begin from"
             )
         tokens = len(prompt) + 1 if both else len(loaded.head) + len(prompt) + int(limits[i])
         if loaded.context and tokens > loaded.context:
             answer = "its EOS" if both else f"{limits[i]} new ones"
             raise UserError(
-                f"generate: prompt {i} has {len(prompt)} tokens, with {answer} more than the context of "
-                f"{loaded.context}"
+                f"generate: prompt {i} has {len(prompt)} tokens, with {answer} more than the "
+                f"context of {loaded.context}"
             )
 
 
@@ -170,9 +175,14 @@ def buckets(sizes: np.ndarray, price: int) -> list[tuple[int, np.ndarray]]:
 
 
 def _ask(
-    loaded: LoadedModel, ready: dict, prompts: list[list[int]], indices: np.ndarray, limits: np.ndarray,
-    shape: tuple[int, int, int], how: Sampling,
-) -> tuple[dict, Callable]:  # fmt: skip
+    loaded: LoadedModel,
+    ready: dict,
+    prompts: list[list[int]],
+    indices: np.ndarray,
+    limits: np.ndarray,
+    shape: tuple[int, int, int],
+    how: Sampling,
+) -> tuple[dict, Callable]:
     """Read one batch of prompts: what is carried from token to token, and (carry, tokens, stopped)
     -> carry, which goes on up to so many tokens; both may not be there yet."""
     rows, width, slots = shape
@@ -264,9 +274,17 @@ def _ready(params: dict, *, graphdef: nnx.GraphDef) -> dict:
 
 @partial(jax.jit, static_argnames=("graphdef", "how", "slots", "bos", "ends"))
 def _begin(
-    params: dict, ready: dict, put: dict, numbers: dict, *, graphdef: nnx.GraphDef, how: Sampling, slots: int, bos: int,
+    params: dict,
+    ready: dict,
+    put: dict,
+    numbers: dict,
+    *,
+    graphdef: nnx.GraphDef,
+    how: Sampling,
+    slots: int,
+    bos: int,
     ends: tuple[int, ...],
-) -> tuple[dict, dict]:  # fmt: skip
+) -> tuple[dict, dict]:
     """Prompts [b, l], padded on the left up to `starts`, and the first token behind each: (what
     stays as it is, what is carried from token to token)."""
     model = merge(graphdef, {**params, **ready["params"]})
@@ -313,9 +331,18 @@ def _begin(
 
 @partial(jax.jit, static_argnames=("graphdef", "how", "ends"), donate_argnames="carry")
 def _advance(
-    params: dict, ready: dict, fixed: dict, carry: dict, numbers: dict, until: jax.Array, stopped: jax.Array, *,
-    graphdef: nnx.GraphDef, how: Sampling, ends: tuple[int, ...],
-) -> dict:  # fmt: skip
+    params: dict,
+    ready: dict,
+    fixed: dict,
+    carry: dict,
+    numbers: dict,
+    until: jax.Array,
+    stopped: jax.Array,
+    *,
+    graphdef: nnx.GraphDef,
+    how: Sampling,
+    ends: tuple[int, ...],
+) -> dict:
     """Choose tokens until there are so many, or all rows are done."""
     model = merge(graphdef, {**params, **ready["params"]})
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scores of answers. To add a metric: one function (references, prediction) -> 0..1, and its line in
-the table below.
+"""Scores of answers. To add a metric: one function (references, prediction) -> 0..1, and its line
+in the table below.
 
 Each has two forms. Per example: `SCORES[name](references, prediction)`, the best over the
 references. Over a set, with SeqIO's signature: `METRICS[name](targets, predictions) -> {name:

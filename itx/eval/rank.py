@@ -114,9 +114,14 @@ def first_fit(sizes: np.ndarray, room: list[int]) -> list[list[int]]:
 
 
 def _batch(
-    loaded: LoadedModel, rows: list[list[int]], prompts: list, heads: list, targets: list,
-    count: int, room: list[int],
-) -> tuple[dict[str, np.ndarray], np.ndarray, list[tuple]]:  # fmt: skip
+    loaded: LoadedModel,
+    rows: list[list[int]],
+    prompts: list,
+    heads: list,
+    targets: list,
+    count: int,
+    room: list[int],
+) -> tuple[dict[str, np.ndarray], np.ndarray, list[tuple]]:
     """Model inputs, wanted ids [b, t] and where each option's scores lie."""
     both = loaded.model.architecture == "encoder_decoder"
 

@@ -19,9 +19,13 @@ class Runner:
     loaded: LoadedModel
 
     def generate(
-        self, prompts: list[list[int]], max_new_tokens: int | Sequence[int], how: Sampling = GREEDY,
-        watch: Watch | None = None, every: int = LOOK_EVERY,
-    ) -> list[dict[str, Any]]:  # fmt: skip
+        self,
+        prompts: list[list[int]],
+        max_new_tokens: int | Sequence[int],
+        how: Sampling = GREEDY,
+        watch: Watch | None = None,
+        every: int = LOOK_EVERY,
+    ) -> list[dict[str, Any]]:
         """[{"tokens": [...], "finished": bool}]: see itx/eval/generate.py."""
         return generate.generate(self.loaded, prompts, max_new_tokens, how, watch, every)
 

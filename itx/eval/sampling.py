@@ -77,10 +77,13 @@ class Sampling:
         """(what is compiled, the numbers that the program takes): another temperature or seed is
         the same program."""
         compiled = dataclasses.replace(
-            self, temperature=float(self.temperature > 0), top_p=1.0 if self.top_p == 1 else 0.5,
+            self,
+            temperature=float(self.temperature > 0),
+            top_p=1.0 if self.top_p == 1 else 0.5,
             repetition_penalty=1.0 if self.repetition_penalty == 1 else 2.0,
-            length_penalty=0.0 if self.beams > 1 else 1.0, seed=0,
-        )  # fmt: skip
+            length_penalty=0.0 if self.beams > 1 else 1.0,
+            seed=0,
+        )
         numbers = {
             k: jnp.float32(getattr(self, k)) for k in ("temperature", "top_p", "repetition_penalty")
         }
@@ -226,10 +229,15 @@ def _beam_search(
     improves = jnp.any(scores[:, :1] / weight > worst, axis=1)
     rows = (jnp.arange(b)[:, None] * k + parents).reshape(-1)
     state = {
-        **state, "done": state["done"] | ~improves | last, "answers": ended[:, 0], "scores": scores,
+        **state,
+        "done": state["done"] | ~improves | last,
+        "answers": ended[:, 0],
+        "scores": scores,
         "beams": jnp.take_along_axis(beams, on[..., None], axis=1),
-        "ended": ended, "ended_scores": ended_scores, "has_ended": has_ended,
-    }  # fmt: skip
+        "ended": ended,
+        "ended_scores": ended_scores,
+        "has_ended": has_ended,
+    }
     tokens = tokens.reshape(-1)
     if "seen" in state:
         state["seen"] = state["seen"][rows].at[jnp.arange(b * k), tokens].set(True)

@@ -168,6 +168,9 @@ def paired(a: Sequence[float], b: Sequence[float], samples: int = 10_000, seed: 
     beyond = (np.abs(signs @ moved) >= abs(moved.sum()) - 1e-9).sum() if len(moved) else samples
     error = float(d.std(ddof=1) / np.sqrt(len(d))) if len(d) > 1 else None
     return {
-        "difference": float(d.mean()), "p": float((beyond + 1) / (samples + 1)),
-        "interval": t_interval(d), "smallest_detectable": None if error is None else 2.8 * error, "n": len(d),
-    }  # fmt: skip
+        "difference": float(d.mean()),
+        "p": float((beyond + 1) / (samples + 1)),
+        "interval": t_interval(d),
+        "smallest_detectable": None if error is None else 2.8 * error,
+        "n": len(d),
+    }

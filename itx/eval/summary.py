@@ -10,13 +10,11 @@ instruction ablation by kind, extra rows by relation to training. Tasks that the
 stand in the rows but in no average.
 """
 
-import json
 from collections import Counter
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 
@@ -24,22 +22,12 @@ from itx import storage, text
 from itx.config import RunConfig
 from itx.data import cache
 from itx.eval import foreign, metrics, stats
+from itx.eval.predictions import predictions_file, read_predictions
 
 GROUPS = ("instances", "templates", "tasks", "clusters", "instruction", "extra", "retention")
 GRADES = ("new argument", "new composition", "new operation")
 RANKINGS = ("sum", "token", "byte", "calibrated")
 ABLATIONS = ("none", "removed", "swapped")
-
-
-def predictions_file(run: Any, step: int, row: str) -> Path:
-    """The file of a row's predictions. Names are percent-encoded, so that no two rows share a file
-    (`x:cot`, `x_cot`)."""
-    return run.eval_dir(step) / "predictions" / f"{quote(row, safe='@')}.jsonl"
-
-
-def read_predictions(run: Any, step: int, row: str) -> list[dict]:
-    with open(predictions_file(run, step, row), encoding="utf-8") as f:
-        return [json.loads(line) for line in f]
 
 
 def write_scores(run: Any, step: int, rows: list[dict], lock: dict, config: RunConfig) -> dict:
@@ -57,10 +45,15 @@ def write_scores(run: Any, step: int, rows: list[dict], lock: dict, config: RunC
     for r in kept.values():
         r["easy"] = r["group"] in ("instances", "templates", "instruction") and r["task"] in easy
     scores = {
-        "step": step, "split": config.eval.split, "rows": kept,
-        "groups": averages(kept, {n: example_scores(r, read_predictions(run, step, n)) for n, r in kept.items()}),
-        "easy": easy, **({"contamination": lock["contamination"]} if "contamination" in lock else {}),
-    }  # fmt: skip
+        "step": step,
+        "split": config.eval.split,
+        "rows": kept,
+        "groups": averages(
+            kept, {n: example_scores(r, read_predictions(run, step, n)) for n, r in kept.items()}
+        ),
+        "easy": easy,
+        **({"contamination": lock["contamination"]} if "contamination" in lock else {}),
+    }
     storage.write_json(file, storage.sealed(scores))
     return scores
 
@@ -114,35 +107,70 @@ def row_scores(row: dict, lines: list[dict], chance: tuple[float, str], longest:
         mean = float(np.mean(values))
         interval = stats.wilson(mean, len(values))
     references = [x["references"] for x in lines]
-    signatures = {m: c.signature(references) for m in row["metrics"]
-                  if not row.get("seqio") and lines and (c := metrics.set_metric(m, references))}  # fmt: skip
+    signatures = {
+        m: c.signature(references)
+        for m in row["metrics"]
+        if not row.get("seqio") and lines and (c := metrics.set_metric(m, references))
+    }
     ranked = [x for x in lines if "rank" in x]
     if row.get("seqio"):
         found = foreign.values(row, lines) if lines else {}
     else:
-        found = {m: metrics.of_answers(m, references, answers(lines)) if m in signatures else
-                 _mean(x["scores"][m] for x in lines) for m in row["metrics"]}  # fmt: skip
+        found = {
+            m: metrics.of_answers(m, references, answers(lines))
+            if m in signatures
+            else _mean(x["scores"][m] for x in lines)
+            for m in row["metrics"]
+        }
     return {
-        **{k: row[k] for k in ("task", "variant", "cluster", "group", "grade", "relation", "ablation", "split")},
-        "metric": "rank" if row["primary"] == "rank" else next(iter(found), ""), "max_examples": row["max_examples"],
-        "examples": len(values), "prompts": len(lines), "score": mean,
-        "interval": interval and list(interval), "chance": chance[0], "chance_from": chance[1],
+        **{
+            k: row[k]
+            for k in (
+                "task",
+                "variant",
+                "cluster",
+                "group",
+                "grade",
+                "relation",
+                "ablation",
+                "split",
+            )
+        },
+        "metric": "rank" if row["primary"] == "rank" else next(iter(found), ""),
+        "max_examples": row["max_examples"],
+        "examples": len(values),
+        "prompts": len(lines),
+        "score": mean,
+        "interval": interval and list(interval),
+        "chance": chance[0],
+        "chance_from": chance[1],
         "corrected": None if mean is None else stats.corrected(mean, chance[0]),
         "corrected_interval": interval and [stats.corrected(v, chance[0]) for v in interval],
         "none_of_options": none_of_options(row, lines),
         "interval_from": "bootstrap" if counted else "Wilson",
-        "metrics": found, **({"signatures": signatures} if signatures else {}),
+        "metrics": found,
+        **({"signatures": signatures} if signatures else {}),
         **({"set_metric": row["metrics"][0]} if counted else {}),
-        "rank": {n: _mean(x["rank"]["choice"][n] == x["answer_index"] for x in ranked) for n in RANKINGS}
-        if ranked else None,
-        "by_template": _by_template(row, lines), "by_gold_position": _by_gold_position(ranked),
-        "hit_limit": sum(not x["finished"] for x in lines), "limit": row["limit"], "limit_from": row["limit_from"],
+        "rank": {
+            n: _mean(x["rank"]["choice"][n] == x["answer_index"] for x in ranked) for n in RANKINGS
+        }
+        if ranked
+        else None,
+        "by_template": _by_template(row, lines),
+        "by_gold_position": _by_gold_position(ranked),
+        "hit_limit": sum(not x["finished"] for x in lines),
+        "limit": row["limit"],
+        "limit_from": row["limit_from"],
         "no_answer": sum(x["extracted"] is None for x in lines),
         "limit_below_gold": row["max_target_tokens"] > row["limit"],
         "prompts_longer_than_a_row": sum(x["prompt_tokens"] >= longest for x in lines),
         **({"trained_on": row["trained_on"]} if "trained_on" in row else {}),
-        **({"shots": row["shots"], "mean_shots": _mean(x["shots"] for x in lines)} if row.get("shots") else {}),
-    }  # fmt: skip
+        **(
+            {"shots": row["shots"], "mean_shots": _mean(x["shots"] for x in lines)}
+            if row.get("shots")
+            else {}
+        ),
+    }
 
 
 def none_of_options(row: dict, lines: list[dict]) -> float | None:
@@ -260,8 +288,12 @@ def averages(rows: dict[str, dict], values: dict[str, list[float]]) -> list[dict
     """Averages of corrected scores over tasks, then clusters: [{"group", "kind", "mean", …}]."""
     found: dict[tuple[str, str], list[str]] = {}
     for name, row in rows.items():
-        kind = {"tasks": row["grade"] or "", "clusters": row["grade"] or "", "instruction": row["ablation"] or "",
-                "extra": row["relation"]}.get(row["group"], "")  # fmt: skip
+        kind = {
+            "tasks": row["grade"] or "",
+            "clusters": row["grade"] or "",
+            "instruction": row["ablation"] or "",
+            "extra": row["relation"],
+        }.get(row["group"], "")
         found.setdefault((row["group"], kind), []).append(name)
     order = (*GRADES, *ABLATIONS)
     keys = sorted(
@@ -299,11 +331,18 @@ def _average(members: list[tuple[str, dict]], values: dict[str, list[float]]) ->
             row["interval"] and stats.lift(row["interval"], row["chance"], row["score"]).tolist()
         )
     return {
-        **average, "score": plain["mean"], "score_interval": plain["interval"], "score_clusters": plain["clusters"],
-        "lift": lift["mean"], "lift_interval": lift["interval"],
-        "chance": _over_clusters(used, "chance"), "none_of_options": _over_clusters(used, "none_of_options"),
-        "rows": [n for n, _ in used], "easy": [n for n, r in members if r["easy"]], "all_easy": all_easy,
-    }  # fmt: skip
+        **average,
+        "score": plain["mean"],
+        "score_interval": plain["interval"],
+        "score_clusters": plain["clusters"],
+        "lift": lift["mean"],
+        "lift_interval": lift["interval"],
+        "chance": _over_clusters(used, "chance"),
+        "none_of_options": _over_clusters(used, "none_of_options"),
+        "rows": [n for n, _ in used],
+        "easy": [n for n, r in members if r["easy"]],
+        "all_easy": all_easy,
+    }
 
 
 def _widen(plain: dict, lift: dict, asked: list[tuple[float, list[float]]]) -> None:

@@ -123,7 +123,8 @@ def unescaped(text: str) -> str:
 
 
 def read_prompts(file: str) -> list[Messages]:
-    """A prompt per line (\\n in it stands for a new line), or in a .jsonl file {"prompt"} or {"messages"} per line."""
+    """A prompt in each line, where `\\n` stands for a new line; in a .jsonl file {"prompt"} or
+    {"messages"} in each line."""
     try:
         lines = (
             Path(file).read_bytes().removeprefix(codecs.BOM_UTF8).removesuffix(b"\n").split(b"\n")
@@ -173,7 +174,8 @@ def _messages(held: Any, where: str) -> Messages:
             )
         if more := [k for k, v in turn.items() if k not in ("role", "content") and v]:
             raise UserError(
-                f'{where} turn {i} has {more[0]!r}, which is not written here; known: "role", "content"'
+                f'{where} turn {i} has {more[0]!r}, which is not written here; known: "role", '
+                '"content"'
             )
     if turns[-1]["role"] == "assistant":
         raise UserError(f"{where} the last turn is the assistant's: nothing is left to answer")
@@ -206,12 +208,14 @@ def warn(run: Run, messages: Messages, conversation: Messages = ()) -> None:
         ids = run.vocabulary.encode(text)
         if unknown := ids.count(run.vocabulary.unk_id):
             print(
-                f"itx: the vocabulary does not know {unknown} of the {len(ids)} tokens of {text[:40]!r}",
+                f"itx: the vocabulary does not know {unknown} of the {len(ids)} tokens of "
+                f"{text[:40]!r}",
                 file=sys.stderr,
             )
         if chat.imitates(text, run.template):
             print(
-                f"itx: {text[:40]!r} holds a line that begins as a turn does; the model cannot tell it from one",
+                f"itx: {text[:40]!r} holds a line that begins as a turn does; the model cannot "
+                "tell it from one",
                 file=sys.stderr,
             )
     for what in run.unwritten(conversation):
@@ -222,7 +226,8 @@ def several(run: Run, asked: list[Messages]) -> list[dict[str, Any]]:
     """Answer all of them together; print each, behind its prompt where there are several."""
     if not run.template and (long := next((m for m in asked if len(m) > 1), None)):
         raise UserError(
-            f"a conversation of {len(long)} turns: this run was not trained on conversations, so it takes one prompt"
+            f"a conversation of {len(long)} turns: this run was not trained on conversations, so "
+            "it takes one prompt"
         )
     for messages in asked:
         warn(run, messages, messages)
@@ -271,7 +276,8 @@ def converse(run: Run, system: str = "", read: TextIO | None = None) -> list[dic
             elif re.fullmatch("/[a-z]+", word):
                 there = [c for c in COMMANDS if run.template or c not in ("/new", "/system")]
                 raise UserError(
-                    f"no command {word}{did_you_mean(word, there)}; --prompt asks a text that begins so"
+                    f"no command {word}{did_you_mean(word, there)}; --prompt asks a text that "
+                    "begins so"
                 )
             else:
                 user = message(unescaped(line), "the line")
@@ -279,7 +285,8 @@ def converse(run: Run, system: str = "", read: TextIO | None = None) -> list[dic
                 kept, left_out = run.room([*(messages if run.template else ()), user])
                 if left_out:
                     print(
-                        f"(the {left_out} oldest turns are left out: the context has no room for them)"
+                        f"(the {left_out} oldest turns are left out: the context has no room for "
+                        "them)"
                     )
                 answer = _streamed(run, kept, terminal)
                 out.append(facts(kept, answer))

@@ -12,9 +12,14 @@ from itx.eval.sampling import GREEDY, Sampling
 
 
 def texts(
-    runner: Runner, vocabulary: Vocabulary, prompts: list[list[int]], max_new_tokens: int, how: Sampling = GREEDY,
-    stop: Sequence[str] = (), stream: Callable[[int, str], None] | None = None,
-) -> list[dict[str, Any]]:  # fmt: skip
+    runner: Runner,
+    vocabulary: Vocabulary,
+    prompts: list[list[int]],
+    max_new_tokens: int,
+    how: Sampling = GREEDY,
+    stop: Sequence[str] = (),
+    stream: Callable[[int, str], None] | None = None,
+) -> list[dict[str, Any]]:
     """[{"text", "tokens", "finished", "stop"}]: answers as text, cut before the first of the `stop`
     strings in them.
 

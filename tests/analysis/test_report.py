@@ -31,16 +31,31 @@ def run(tmp_path_factory):
     run, config, lock, vocab, right = scored.small_run(tmp_path_factory.mktemp("report"))
     lock["evaluation"][0]["relation"] = "same task"
     storage.write_json(run.lock_json, lock)
-    storage.write_json(run.config_json, {
-        "file": "configs/some.py", "command": "itx train configs/some.py --train.steps=4 '<b>'",
-        "config": to_dict(config), "origin": {"train.steps": "command line"}, "notes": ["optim.x was 1, is 2"],
-        "versions": {"jax": "0.0.1"}, "code": "abc", "data_hash": "def",
-    })  # fmt: skip
+    storage.write_json(
+        run.config_json,
+        {
+            "file": "configs/some.py",
+            "command": "itx train configs/some.py --train.steps=4 '<b>'",
+            "config": to_dict(config),
+            "origin": {"train.steps": "command line"},
+            "notes": ["optim.x was 1, is 2"],
+            "versions": {"jax": "0.0.1"},
+            "code": "abc",
+            "data_hash": "def",
+        },
+    )
     storage.write_json(run.audit_json, audit(lock, config.data.cache_dir, config))
     lines = [
-        {"step": s, "train/loss": 5.0 - s, "train/loss/first": 4.0 - s, "train/skipped": 3, "train/tokens": 10,
-         "train/tokens_per_second": 100.0 + s} for s in (2, 4)
-    ]  # fmt: skip
+        {
+            "step": s,
+            "train/loss": 5.0 - s,
+            "train/loss/first": 4.0 - s,
+            "train/skipped": 3,
+            "train/tokens": 10,
+            "train/tokens_per_second": 100.0 + s,
+        }
+        for s in (2, 4)
+    ]
     run.metrics_jsonl.write_text("".join(json.dumps(x) + "\n" for x in lines))
     right["t1: " + scored.pairs(1)[0][0]] = EVIL
     for step, answers in ((0, {}), (4, right)):
@@ -84,10 +99,18 @@ def test_the_page_is_whole_and_works_alone(run, capsys):
     assert EVIL in reader.text and "<b>" in reader.text  # the texts, as texts
     assert EVIL not in source and source.count("<script") == 1
     for said in (
-        "eval.max_examples = 4", found["command"], "jax 0.0.1", "held out <by name>", "changed on resume",
-        "3 steps skipped", "same cluster", "What this model can and cannot show", "fell on 1 of 2 rows",
-        "83 records read = 80 usable + 3 skipped", "removed",
-    ):  # fmt: skip
+        "eval.max_examples = 4",
+        found["command"],
+        "jax 0.0.1",
+        "held out <by name>",
+        "changed on resume",
+        "3 steps skipped",
+        "same cluster",
+        "What this model can and cannot show",
+        "fell on 1 of 2 rows",
+        "83 records read = 80 usable + 3 skipped",
+        "removed",
+    ):
         assert said in reader.text, said
     assert "before" in capsys.readouterr().out
 
@@ -186,8 +209,13 @@ def test_the_page_is_read_by_night_on_a_phone_and_in_any_order(run):
 def test_a_row_is_a_line(run):
     """However many templates it has: what needs room stands apart."""
     scores = storage.read_json(run.scores_json(4))
-    many = {**scores, "rows": {n: {**r, "by_template": {f"t{i}": {"score": 0.5, "prompts": 2} for i in range(40)}}
-                               for n, r in scores["rows"].items()}}  # fmt: skip
+    many = {
+        **scores,
+        "rows": {
+            n: {**r, "by_template": {f"t{i}": {"score": 0.5, "prompts": 2} for i in range(40)}}
+            for n, r in scores["rows"].items()
+        },
+    }
     storage.write_json(run.scores_json(4), storage.sealed(many))
     report(run)
     storage.write_json(run.scores_json(4), scores)

@@ -45,10 +45,19 @@ def run_of(
         config, model=model, peft=dataclasses.replace(config.peft, method=method)
     )
     storage.write_json(run.lock_json, lock)
-    storage.write_json(run.config_json, {
-        "file": "configs/some.py", "command": "itx train", "config": to_dict(config), "origin": {}, "notes": [],
-        "versions": {}, "code": "abc", "data_hash": "def",
-    })  # fmt: skip
+    storage.write_json(
+        run.config_json,
+        {
+            "file": "configs/some.py",
+            "command": "itx train",
+            "config": to_dict(config),
+            "origin": {},
+            "notes": [],
+            "versions": {},
+            "code": "abc",
+            "data_hash": "def",
+        },
+    )
     found = audit(lock, config.data.cache_dir, config)
     storage.write_json(run.audit_json, {**found, "easy": dict.fromkeys(easy, "because")})
     lines = (
@@ -228,8 +237,20 @@ def test_wrong_forms_are_a_column_and_no_score_below_nothing(tmp_path, capsys):
 def test_no_right_answer_at_all_is_below_chance_whatever_the_clusters_chances_are():
     """Corrected for chance such clusters score -1 and -3: so far apart that two of them were called
     `not resolved`."""
-    rows = {n: {"task": n, "cluster": n, "group": "clusters", "grade": "new operation", "chance": c, "easy": False,
-                "ablation": None, "relation": "none", "score": 0.0} for n, c in (("a", 0.5), ("b", 0.75))}  # fmt: skip
+    rows = {
+        n: {
+            "task": n,
+            "cluster": n,
+            "group": "clusters",
+            "grade": "new operation",
+            "chance": c,
+            "easy": False,
+            "ablation": None,
+            "relation": "none",
+            "score": 0.0,
+        }
+        for n, c in (("a", 0.5), ("b", 0.75))
+    }
     (group,) = summary.averages(rows, {"a": [0.0] * 30, "b": [0.0] * 30})
     assert group["interval"][1] > 0 and group["mean"] == -2.0
     assert group["lift_interval"][1] < -0.5 and words.says(group) == "below chance"
@@ -241,8 +262,20 @@ def test_no_right_answer_at_all_is_below_chance_whatever_the_clusters_chances_ar
 
 @pytest.mark.parametrize("score", [0.0, 1.0])
 def test_few_examples_of_which_none_or_all_are_right_do_not_make_one_sure(score):
-    rows = {n: {"task": n, "cluster": n, "group": "tasks", "grade": "new operation", "chance": 0.6, "easy": False,
-                "ablation": None, "relation": "none", "score": score} for n in "ab"}  # fmt: skip
+    rows = {
+        n: {
+            "task": n,
+            "cluster": n,
+            "group": "tasks",
+            "grade": "new operation",
+            "chance": 0.6,
+            "easy": False,
+            "ablation": None,
+            "relation": "none",
+            "score": score,
+        }
+        for n in "ab"
+    }
     (few,) = summary.averages(rows, {n: [score] for n in rows})
     assert (
         words.says(few) == "not resolved from chance"
@@ -286,8 +319,8 @@ def test_what_the_scores_do_not_stand_for_is_said(tmp_path, capsys):
     n, examples = len(of_task), sum(of_task.values())
     limited = f"{4 * n} were asked: "
     said = [
-        f"Of {examples + 7 * n} examples of {n} evaluation tasks {limited}data.eval_examples left out {7 * n}, "
-        f"eval.max_examples left out {examples - 4 * n}.",
+        f"Of {examples + 7 * n} examples of {n} evaluation tasks {limited}data.eval_examples left "
+        f"out {7 * n}, eval.max_examples left out {examples - 4 * n}.",
         "6 tasks or rows are not scored: task0 (no test split, only train), ",
         "1 tasks or rows are scored on half of a validation split, as they ask: "
         + lock["evaluation"][0]["task"],

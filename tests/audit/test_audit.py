@@ -165,8 +165,10 @@ def test_it_is_shown_and_imports_nothing_heavy(small, capsys):
     printed.print_audit(measure(lock, config))
     shown = capsys.readouterr().out
     assert "first" in shown and "empty 3" in shown and "7 training records left out" in shown
-    code = ("import sys, itx.audit.audit, itx.eval.evaluate, itx.audit.baselines; "
-            "print([m for m in ('jax', 'tensorflow', 'seqio', 'matplotlib') if m in sys.modules])")  # fmt: skip
+    code = (
+        "import sys, itx.audit.audit, itx.eval.evaluate, itx.audit.baselines; "
+        "print([m for m in ('jax', 'tensorflow', 'seqio', 'matplotlib') if m in sys.modules])"
+    )
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip()
         == "[]"
@@ -233,8 +235,13 @@ def with_task(small_run, examples, name="more", rate=0.5, exemplars=(), empty=()
     records without a target; manifest: more of what it says."""
     _, config, lock, vocab, _ = small_run
     where = scored.Path(config.data.cache_dir)
-    records = [[(vocab.encode(e["prompt"]), False), ([] if i in empty else vocab.encode(e["target"]), True)]
-               for i, e in enumerate(examples)]  # fmt: skip
+    records = [
+        [
+            (vocab.encode(e["prompt"]), False),
+            ([] if i in empty else vocab.encode(e["target"]), True),
+        ]
+        for i, e in enumerate(examples)
+    ]
     hashes = [int(e["content"], 16) for e in examples]
     shots = [
         tuple(int(scored.example(c, "x")["content"], 16) for c in shown) for shown in exemplars
@@ -300,12 +307,14 @@ def test_faults_of_the_data_are_told_once_per_task_with_an_example(small):
     told = [x for x in facts["warnings"] if "e.g. a:" in x]
     assert facts["errors"] == [] and facts["tasks"]["first"]["duplicate_share"] > 0
     assert told == [
-        f"{what}: {line}" for what in ("task first", f"evaluation task {lock['evaluation'][0]['task']}") for line in (
-            "3 records give another answer to an input that was there before, and the first answer is kept, "
-            "e.g. a:9 has 'x' where a:1 has 'y'",
+        f"{what}: {line}"
+        for what in ("task first", f"evaluation task {lock['evaluation'][0]['task']}")
+        for line in (
+            "3 records give another answer to an input that was there before, and the first "
+            "answer is kept, e.g. a:9 has 'x' where a:1 has 'y'",
             "1 records are left out (empty answer), e.g. a:7: an empty answer",
         )
-    ]  # fmt: skip
+    ]
 
 
 def test_cut_prompts(small):
@@ -344,7 +353,8 @@ def test_eos_is_looked_for_in_what_the_loader_gives(small, monkeypatch, architec
         facts["tasks"]["first"]["eos_trained"] == 0 and facts["tasks"]["parity"]["eos_trained"] > 0
     )
     assert facts["errors"] == [
-        "task first: only 0 of 32 trained pieces end in EOS under the loss; the model would not learn to stop"
+        "task first: only 0 of 32 trained pieces end in EOS under the loss; the model would not "
+        "learn to stop"
     ]
     # data.too_long asked for it
     lock["tasks"][0]["audit"] |= {"cut_targets": 3, "cut_target_tokens": 9}
@@ -411,8 +421,14 @@ def test_exemplars_that_are_the_example_or_evaluations(tmp_path):
 
 def test_the_share_removed_is_told_per_pair(small, capsys):
     lock, config, _ = small
-    lock["leaks"] = [{"train": "first", "evaluation": e, "how": how, "dropped": n}
-                     for e, how, n in (("held", "equal input", 7), ("held", "shared run of words", 1), ("other", "x", 2))]  # fmt: skip
+    lock["leaks"] = [
+        {"train": "first", "evaluation": e, "how": how, "dropped": n}
+        for e, how, n in (
+            ("held", "equal input", 7),
+            ("held", "shared run of words", 1),
+            ("other", "x", 2),
+        )
+    ]
     pairs = [
         {"train": "first", "evaluation": e, "removed": n, "share": n / 50}
         for e, n in (("held", 8), ("other", 2))
@@ -429,7 +445,8 @@ def test_the_share_removed_is_told_per_pair(small, capsys):
         config, data=dataclasses.replace(config.data, max_contamination=0.1)
     )
     assert measure(lock, strict)["errors"] == [
-        "task first: 16.0% of its records are in evaluation task held and left out; data.max_contamination is 0.1"
+        "task first: 16.0% of its records are in evaluation task held and left out; "
+        "data.max_contamination is 0.1"
     ]
 
 

@@ -11,7 +11,7 @@ from itx import config_check, storage
 from itx.audit import baselines
 from itx.data import cache
 from itx.errors import UserError
-from itx.eval import summary, tables
+from itx.eval import predictions, summary, tables
 from itx.eval.evaluate import evaluate, examples_of, limit, option_targets
 from tests import scored
 
@@ -60,7 +60,7 @@ def test_lines_hold_what_the_model_was_asked_and_said(small):
     run, _, _, _, right = small
     right["t1: " + scored.pairs(1)[0][0]] = "a wrong word"
     found, *_ = ask(small)
-    lines = summary.read_predictions(run, 3, "first")
+    lines = predictions.read_predictions(run, 3, "first")
     assert found["rows"]["first"]["score"] == 7 / 8 and len(lines) == 8
     wrong = lines[0]
     assert wrong["prediction"] == "a wrong word" == wrong["extracted"] and wrong["score"] == 0.0
@@ -207,7 +207,7 @@ def test_a_killed_evaluation_goes_on_and_a_whole_one_is_not_asked_again(small):
     run, *_ = small
     first, _, _ = ask(small)
     assert ask(small)[2] == []  # nothing is missing: no model is loaded
-    file = summary.predictions_file(run, 3, "first")
+    file = predictions.predictions_file(run, 3, "first")
     whole = file.read_text()
     file.write_text(whole[: len(whole) // 2])  # a kill left half a file
     again, model, loads = ask(small)

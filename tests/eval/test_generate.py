@@ -84,9 +84,12 @@ def test_greedy_tokens_are_the_best_of_a_full_pass(name, tmp_path):
 
 
 ADAPTERS = {
-    "": PeftConfig(), "lora": PeftConfig(method="lora", rank=2), "dora": PeftConfig(method="lora", rank=2, dora=True),
-    "prefix": PeftConfig(method="prefix", length=3, prefix_hidden=8), "prompt": PeftConfig(method="prompt", length=3),
-}  # fmt: skip
+    "": PeftConfig(),
+    "lora": PeftConfig(method="lora", rank=2),
+    "dora": PeftConfig(method="lora", rank=2, dora=True),
+    "prefix": PeftConfig(method="prefix", length=3, prefix_hidden=8),
+    "prompt": PeftConfig(method="prompt", length=3),
+}
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from itx.errors import UserError
-from itx.eval import metrics, rouge, summary
+from itx.eval import metrics, predictions, rouge
 from itx.eval.metrics import SCORES, extract
 from itx.runs import RunFolder
 from itx.tasks.templates import answer_pattern
@@ -43,9 +43,14 @@ def test_right_and_wrong_answers(name, reference, right, wrong):
 
 @pytest.mark.parametrize(
     "reference, right, wrong",
-    [("1000000", "1,000,000.0", "1000001"), ("0", "0.0", "0.0000001"), ("9" * 20, "9" * 20, "9" * 19 + "8"),
-     ("2.5", "2.5000001", "2.50001"), ("0.000002", "2e-6", "0.0000021")],
-)  # fmt: skip
+    [
+        ("1000000", "1,000,000.0", "1000001"),
+        ("0", "0.0", "0.0000001"),
+        ("9" * 20, "9" * 20, "9" * 19 + "8"),
+        ("2.5", "2.5000001", "2.50001"),
+        ("0.000002", "2e-6", "0.0000021"),
+    ],
+)
 def test_whole_numbers_are_met_exactly_and_others_relatively(reference, right, wrong):
     assert SCORES["numeric"]([reference], right) == 1.0
     assert SCORES["numeric"]([reference], wrong) == 0.0
@@ -54,7 +59,7 @@ def test_whole_numbers_are_met_exactly_and_others_relatively(reference, right, w
 def test_no_two_rows_share_a_file_of_predictions(tmp_path):
     run = RunFolder(tmp_path)
     names = ["x:cot", "x_cot", "x%3Acot", "x/cot", "x@T1", "x:fs4#1"]
-    files = {summary.predictions_file(run, 3, name) for name in names}
+    files = {predictions.predictions_file(run, 3, name) for name in names}
     assert len(files) == len(names) and {f.parent for f in files} == {
         run.eval_dir(3) / "predictions"
     }

@@ -58,8 +58,12 @@ def runner(cfg, bos_id: int = 0, method: str = "full") -> Runner:
     model = Transformer(cfg, 384, nnx.Rngs(0))
     adapter = PeftConfig(method=method, length=3)
     model = peft.add(model, adapter, 0)
-    params = {p: v + 0.3 * jax.random.normal(jax.random.key(i), v.shape) if "_lora/" in p or "prefix" in p else v
-              for i, (p, v) in enumerate(parameters(model).items())}  # fmt: skip
+    params = {
+        p: v + 0.3 * jax.random.normal(jax.random.key(i), v.shape)
+        if "_lora/" in p or "prefix" in p
+        else v
+        for i, (p, v) in enumerate(parameters(model).items())
+    }
     mesh = meshes.make_mesh(MeshConfig(), jax.devices()[:2])
     return Runner(LoadedModel(nnx.graphdef(model), params, mesh, cfg, bos_id, 1, 0, peft=adapter))
 
@@ -72,8 +76,11 @@ def by_hand(run: Runner, prompt: list[int], target: list[int]) -> float:
 
     def side(name: str, ids: list[int]) -> dict:
         one = jnp.ones((1, len(ids)), jnp.int32)
-        return {f"{name}_input_tokens": jnp.asarray([ids], jnp.int32), f"{name}_segment_ids": one,
-                f"{name}_positions": jnp.arange(len(ids), dtype=jnp.int32)[None]}  # fmt: skip
+        return {
+            f"{name}_input_tokens": jnp.asarray([ids], jnp.int32),
+            f"{name}_segment_ids": one,
+            f"{name}_positions": jnp.arange(len(ids), dtype=jnp.int32)[None],
+        }
 
     batch = side("decoder", tokens[:-1]) | (side("encoder", [*prompt, 1]) if both else {})
     if run.loaded.model.prefix_lm:
@@ -86,10 +93,17 @@ def by_hand(run: Runner, prompt: list[int], target: list[int]) -> float:
     return -sum(logp[i - 1, tokens[i]] for i in scored) / math.log(2)
 
 
-@pytest.mark.parametrize(("name", "bos", "method"), [
-    ("decoder", 0, "full"), ("decoder", -1, "full"), ("prefix_lm", 0, "full"), ("t5", 0, "full"),
-    ("decoder", 0, "lora"), ("decoder", 0, "prefix"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "bos", "method"),
+    [
+        ("decoder", 0, "full"),
+        ("decoder", -1, "full"),
+        ("prefix_lm", 0, "full"),
+        ("t5", 0, "full"),
+        ("decoder", 0, "lora"),
+        ("decoder", 0, "prefix"),
+    ],
+)
 def test_bits_per_byte_are_those_computed_by_hand(vocabulary, name, bos, method):
     run, chunks, said = (
         runner(MODELS[name], bos, method),
@@ -137,9 +151,15 @@ def test_a_run_from_a_pretrained_model_replays_and_reports(tmp_path):
     """By command, with LoRA: the share of the examples, its place in the lock, both numbers in the
     report."""
     modules = "--data.modules=tests.text_tasks"
-    words = ["--data.replay=0.2", "--data.replay_task=text_kept", modules,
-             "--peft.method=lora", "--eval.before=false", "--data.vocab=bytes",
-             f"--model.pretrained={small.folder('llama3_1_8b', str(tmp_path))}"]  # fmt: skip
+    words = [
+        "--data.replay=0.2",
+        "--data.replay_task=text_kept",
+        modules,
+        "--peft.method=lora",
+        "--eval.before=false",
+        "--data.vocab=bytes",
+        f"--model.pretrained={small.folder('llama3_1_8b', str(tmp_path))}",
+    ]
     recipe = samples.write_recipe(
         tmp_path, tmp_path / "cache", mixture="sample_mix", sequence_length=256, target_length=128
     )

@@ -17,7 +17,7 @@ from itx.config import PeftConfig
 from itx.data import cache
 from itx.data.vocabulary import Vocabulary
 from itx.errors import UserError
-from itx.eval import summary
+from itx.eval import predictions
 from itx.models.transformer import Transformer
 from itx.params import embedding_rows, parameters
 from itx.runs import RunFolder
@@ -96,7 +96,7 @@ def test_exemplars_on_the_other_split(run, tmp_path, sample_cache, sample_locks,
 
     named = {"sample_first:fs3", "sample_first:fs3@heldout", "sample_second:fs3", "sample_even:fs3"}
     assert three == {x for n in named for x in draws(n)}
-    lines = summary.read_predictions(
+    lines = predictions.read_predictions(
         RunFolder(run.path, "validation-3shots"), 2, "sample_first:fs3"
     )
     trained = next(
@@ -110,11 +110,11 @@ def test_exemplars_on_the_other_split(run, tmp_path, sample_cache, sample_locks,
         exemplars = x["prompt"].split("\n\n")[:-1]
         assert len(exemplars) == x["shots"] == 3 and "\n\n" not in x["prediction"]
         assert len(x["prediction"].split()) == 1  # what followed the separator is cut off
-    bare = summary.read_predictions(RunFolder(run.path, "validation-0shots"), 2, "sample_first")
+    bare = predictions.read_predictions(RunFolder(run.path, "validation-0shots"), 2, "sample_first")
     assert {x["content"] for x in bare} == asked and all("\n\n" not in x["prompt"] for x in bare)
     assert all("Give the first word: x y" in x["prediction"] for x in bare)
     for other in ("#1", "#2"):  # another draw shows the same question behind other exemplars
-        again = summary.read_predictions(
+        again = predictions.read_predictions(
             RunFolder(run.path, "validation-3shots"), 2, f"sample_first:fs3{other}"
         )
         pairs = list(zip(lines, again, strict=True))
@@ -176,7 +176,7 @@ def test_adapters_are_asked_in_each_setting(run, adapters, tmp_path, capfd):
     for folder, answer in said.items():
         assert adapters[folder].prompts and list(answer["settings"]) == ["0", "1"]
         assert answer["step"].startswith(Path(folder).name) and answer["step"].endswith("-2")
-        assert summary.read_predictions(
+        assert predictions.read_predictions(
             RunFolder(run.path, "validation-0shots"), answer["step"], "sample_even"
         )
         assert f"split at step {answer['step']}" in " ".join(shown.split())
@@ -227,8 +227,12 @@ def test_a_split_alone_keeps_the_exemplars_as_trained(run, tmp_path, capfd):
         s["rows"]
         for s in ask(run, tmp_path, split="test", tasks="sample_first")["settings"].values()
     )
-    assert set(rows) == {"sample_first", "sample_first@heldout", *(f"sample_first:fs3{d}" for d in ("", "#1", "#2")),
-                         *(f"sample_first:fs3{d}@heldout" for d in ("", "#1", "#2"))}  # fmt: skip
+    assert set(rows) == {
+        "sample_first",
+        "sample_first@heldout",
+        *(f"sample_first:fs3{d}" for d in ("", "#1", "#2")),
+        *(f"sample_first:fs3{d}@heldout" for d in ("", "#1", "#2")),
+    }
     shown = capfd.readouterr().out
     assert (
         "│ sample_first " in shown
@@ -253,13 +257,19 @@ def test_exemplars_that_do_not_fit_are_told(run, tmp_path, capfd):
     assert f"({20 - mean:.1f} exemplars missing)" in " ".join(capfd.readouterr().out.split())
 
 
-@pytest.mark.parametrize("asked, message", [
-    ({"split": "valid"}, "--split 'valid': no split that is evaluated; did you mean 'validation'"),
-    ({"split": "train"}, "--split 'train'"),
-    ({"shots": "0,five"}, "--shots 0,five: 'five' is not a number of exemplars from 0 to 99"),
-    ({"shots": "-1"}, "'-1' is not a number"),
-    ({"shots": ""}, "'' is not a number"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "asked, message",
+    [
+        (
+            {"split": "valid"},
+            "--split 'valid': no split that is evaluated; did you mean 'validation'",
+        ),
+        ({"split": "train"}, "--split 'train'"),
+        ({"shots": "0,five"}, "--shots 0,five: 'five' is not a number of exemplars from 0 to 99"),
+        ({"shots": "-1"}, "'-1' is not a number"),
+        ({"shots": ""}, "'' is not a number"),
+    ],
+)
 def test_a_wrong_setting_is_told(run, tmp_path, asked, message):
     with pytest.raises(UserError, match=message.replace("(", r"\(")):
         ask(run[0], tmp_path, **asked)
@@ -269,8 +279,8 @@ def test_an_unknown_task_is_told_by_the_build(run, tmp_path, capfd):
     with pytest.raises(SystemExit, match="2"):
         ask(run[0], tmp_path, shots="2", tasks="sample_frist")
     assert (
-        "'sample_frist' is neither an evaluation row of this run nor a registered task; did you mean 'sample_first'"
-        in (capfd.readouterr().err)
+        "'sample_frist' is neither an evaluation row of this run nor a registered task; did you "
+        "mean 'sample_first'" in (capfd.readouterr().err)
     )
 
 
@@ -298,7 +308,8 @@ from itx.tasks.spec import jsonl
 
 def fields(e): return dict(e)
 
-instruction_task("copied", version=1, cluster="copied", source=jsonl({{"train": {train!r}, "test": {test!r}}}), fields=fields,
+instruction_task("copied", version=1, cluster="copied",
+                 source=jsonl({{"train": {train!r}, "test": {test!r}}}), fields=fields,
                  templates=[("Here: {{text}}", "{{answer}}")])
 """
 
@@ -315,7 +326,10 @@ def copied(run, tmp_path, sample_cache, sample_locks, monkeypatch):
     ][:4]
     new = [f"Nobody ever trained upon sentence number {i}" for i in ("one", "two", "three", "four")]
     files = {}
-    for split, texts in (("train", ["some other text"]), ("test", [t for k, n in zip(known, new, strict=True) for t in (f"«{k.upper()}!»", n)])):  # fmt: skip
+    for split, texts in (
+        ("train", ["some other text"]),
+        ("test", [t for k, n in zip(known, new, strict=True) for t in (f"«{k.upper()}!»", n)]),
+    ):
         files[split] = str(tmp_path / f"{split}.jsonl")
         Path(files[split]).write_text(
             "".join(json.dumps({"text": t, "answer": "none"}) + "\n" for t in texts)

@@ -57,9 +57,17 @@ def talked(tmp_path_factory) -> Path:
     (folder / "talk.jsonl").write_text("".join(line + "\n" for line in lines), encoding="utf-8")
     (folder / "talk_tasks.py").write_text(TASKS)
     recipe = samples.write_recipe(
-        folder, folder / "cache", mixture="talk", modules=("talk_tasks",), root=".", vocab="bytes", window_examples=16,
-        sequence_length=256, target_length=96, max_epochs=1e6,
-    )  # fmt: skip
+        folder,
+        folder / "cache",
+        mixture="talk",
+        modules=("talk_tasks",),
+        root=".",
+        vocab="bytes",
+        window_examples=16,
+        sequence_length=256,
+        target_length=96,
+        max_epochs=1e6,
+    )
     samples.itx("train", recipe, "--run_dir", "run", cwd=folder, PYTHONPATH=str(REPO))
     return folder / "run"
 
@@ -87,7 +95,8 @@ def test_what_reads_as_another_turn_and_what_is_not_written_is_said(capsys):
     for m in asked:
         terminal.warn(plain, [m], [m])
     assert capsys.readouterr().err == (
-        "itx: 'a\\nAssistant: b' holds a line that begins as a turn does; the model cannot tell it from one\n"
+        "itx: 'a\\nAssistant: b' holds a line that begins as a turn does; the model cannot tell "
+        "it from one\n"
     )
     deaf = dataclasses.replace(
         plain, template="{% for m in messages if m.role != 'system' %}{{ m.content }};{% endfor %}"
@@ -122,8 +131,10 @@ def test_a_conversation_is_asked_with_the_ids_that_training_had(talked, run):
     assert raw.ids(messages(TALKS[0], 1)) == run.vocabulary.encode(TALKS[0][0])
 
 
-CHATML = ("{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
-          "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}")  # fmt: skip
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 
 
 def test_the_run_keeps_the_template_it_was_trained_with(talked, run):
@@ -174,8 +185,10 @@ def test_a_conversation_remembers_until_it_is_forgotten(run, capsys):
     ] and "no command /new; " in capsys.readouterr().err
 
 
-STRICT = ("{% if messages[0].role == 'system' and messages[0].content | length > 9 %}{{ raise_exception('too long') }}"
-          "{% endif %}" + CHATML)  # fmt: skip
+STRICT = (
+    "{% if messages[0].role == 'system' and messages[0].content | length > 9 %}{{ "
+    "raise_exception('too long') }}{% endif %}" + CHATML
+)
 
 
 def test_a_refused_line_leaves_the_conversation_as_it_was(run, capsys):
@@ -220,8 +233,16 @@ def test_a_refused_line_leaves_the_conversation_as_it_was(run, capsys):
 def test_a_template_that_writes_earlier_turns_otherwise_is_asked_as_it_trained(run):
     """Models that think: the block stands before the last answer alone, so a second question has
     other text before it."""
-    thinks = dataclasses.replace(run, template=CHATML.replace("{{ m.content }}", (
-        "{% if m.role == 'assistant' and loop.last %}<think></think>{% endif %}{{ m.content }}")))  # fmt: skip
+    thinks = dataclasses.replace(
+        run,
+        template=CHATML.replace(
+            "{{ m.content }}",
+            (
+                "{% if m.role == 'assistant' and loop.last %}<think></think>{% endif %}{{ "
+                "m.content }}"
+            ),
+        ),
+    )
     talk = messages(TALKS[1], 3)
     want = chat.written(thinks.template, {"messages": talk}, 3, True, "")
     assert "<think>" not in want and thinks.ids(talk) == run.vocabulary.encode(want)
@@ -246,9 +267,12 @@ def test_what_the_vocabulary_does_not_know_is_said(run, tmp_path, capsys):
     model."""
     (tmp_path / "latin.txt").write_text("the quick brown fox jumps over the lazy dog\n" * 20)
     sentencepiece.SentencePieceTrainer.train(
-        input=str(tmp_path / "latin.txt"), model_prefix=str(tmp_path / "latin"), vocab_size=40, hard_vocab_limit=False,
+        input=str(tmp_path / "latin.txt"),
+        model_prefix=str(tmp_path / "latin"),
+        vocab_size=40,
+        hard_vocab_limit=False,
         minloglevel=2,
-    )  # fmt: skip
+    )
     latin = dataclasses.replace(run, vocabulary=Vocabulary(tmp_path / "latin.model"), template="")
     terminal.several(latin, [messages(("the fox",), 1)])
     assert capsys.readouterr().err == ""
@@ -346,8 +370,19 @@ def test_mistakes_on_the_command_line_are_named(talked, capsys, words, message):
 
 
 def test_the_command_takes_every_setting(talked, tmp_path, capsys):
-    words = ["--temperature=0.8", "--top_k=5", "--top_p=0.9", "--repetition_penalty=1.2", "--seed=3", "--max_new_tokens=4",
-             "--system=Кратко.", "--context=200", "--stop=§", "--json", str(tmp_path / "a.json")]  # fmt: skip
+    words = [
+        "--temperature=0.8",
+        "--top_k=5",
+        "--top_p=0.9",
+        "--repetition_penalty=1.2",
+        "--seed=3",
+        "--max_new_tokens=4",
+        "--system=Кратко.",
+        "--context=200",
+        "--stop=§",
+        "--json",
+        str(tmp_path / "a.json"),
+    ]
     assert cli.main(["generate", str(talked), "--prompt", "Как\\nдела?", *words]) == 0
     (found,) = json.loads((tmp_path / "a.json").read_text())
     assert [m["content"] for m in found["messages"]] == ["Кратко.", "Как\nдела?"]

@@ -13,7 +13,7 @@ import pytest
 
 from itx.audit import baselines
 from itx.errors import UserError
-from itx.eval import metrics, stats, summary
+from itx.eval import metrics, predictions, stats, summary
 from itx.eval.evaluate import evaluate
 from itx.runs import RunFolder
 from tests import scored
@@ -25,8 +25,13 @@ WORDS = "the a cat sat on mat , . Он пришёл домой поздно and 
 def set_of_answers(n: int = 24, references: int = 3) -> tuple[list[list[str]], list[str]]:
     """References, up to so many of each, and answers that are right in about two words of three."""
     draw = random.Random(3)
-    wanted = [[" ".join(draw.choices(WORDS, k=draw.randint(2, 14))) for _ in range(draw.randint(1, references))]
-              for _ in range(n)]  # fmt: skip
+    wanted = [
+        [
+            " ".join(draw.choices(WORDS, k=draw.randint(2, 14)))
+            for _ in range(draw.randint(1, references))
+        ]
+        for _ in range(n)
+    ]
     return wanted, [
         " ".join(w if draw.random() < 0.7 else draw.choice(WORDS) for w in r[0].split())
         for r in wanted
@@ -111,7 +116,7 @@ def test_a_row_is_scored_as_a_whole_and_its_answers_one_by_one(tmp_path):
 
     run, config, lock, model = translations(tmp_path)
     found = evaluate(lambda: model, lock, config, run, 3, say=lambda _: None)
-    row, lines = found["rows"]["to_lumo"], summary.read_predictions(run, 3, "to_lumo")
+    row, lines = found["rows"]["to_lumo"], predictions.read_predictions(run, 3, "to_lumo")
     said, wanted = [x["prediction"] for x in lines], [[x["references"][0] for x in lines]]
     assert 100 * row["score"] == pytest.approx(sacrebleu.corpus_bleu(said, wanted).score, abs=1e-9)
     assert row["metrics"]["bleu"] == row["score"] != row["metrics"]["chrf"]

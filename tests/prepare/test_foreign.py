@@ -15,7 +15,7 @@ from itx import storage
 from itx.data import cache
 from itx.data import lock as locks
 from itx.errors import UserError
-from itx.eval import foreign, metrics, summary
+from itx.eval import foreign, metrics, predictions
 from itx.runs import RunFolder
 from itx.tasks import registry
 from tests import samples
@@ -47,7 +47,7 @@ def lines(run):
     likelihood}."""
     found = {}
     for name in SCORED:
-        several = sorted(summary.read_predictions(run[0], 6, name), key=lambda x: int(x["id"]))
+        several = sorted(predictions.read_predictions(run[0], 6, name), key=lambda x: int(x["id"]))
         right = [x["references"][0] for x in several]
         answers = [
             right[i] if i % 3 else "nothing" if i % 2 else right[i - 1] for i in range(len(right))
@@ -142,10 +142,10 @@ def test_the_run_scored_what_it_predicted(run, lines):
     scores = storage.read_json(folder.scores_json(6))["rows"]
     long, short = (r for r in lock["evaluation"] if r["group"] == "instances")
     for row in (long, short):
-        predicted = summary.read_predictions(folder, 6, row["name"])
+        predicted = predictions.read_predictions(folder, 6, row["name"])
         assert scores[row["name"]]["metrics"] == pytest.approx(foreign.values(row, predicted))
         assert len(predicted) == 24 == scores[row["name"]]["examples"]
-    assert all(x["logprob"] < 0 for x in summary.read_predictions(folder, 6, "user.long"))
+    assert all(x["logprob"] < 0 for x in predictions.read_predictions(folder, 6, "user.long"))
     assert (short["seqio"]["scale"], long["seqio"]["scale"]) == (100.0, None)
     for row in (short, long):  # a part of them is right, under either way
         right = [x["prediction"] == x["references"][0] for x in lines[row["name"]]]

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The files of a row's predictions: predictions/<row>.jsonl, a line for each prompt, and beside it
+a key that declares the lines whole."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, NotRequired, TypedDict
+from urllib.parse import quote
+
+from itx import hashing, storage
+from itx.data.types import EvalRow
+
+if TYPE_CHECKING:  # the run folder imports JAX
+    from itx.runs import RunFolder
+
+EVAL_VERSION = 2  # raise it when a change alters predictions or scores
+
+
+class Ranking(TypedDict):
+    choice: dict[str, int]  # {normalisation: place of the best option}
+    logprob: list[float]  # of each option with its EOS
+
+
+class PredictionLine(TypedDict):
+    """One prompt of a row, the answer, and what the answer scores. A line begins as an example of
+    the cache, with keys besides these that are not written."""
+
+    id: str  # of the example, in all its templates
+    content: str
+    template: str
+    prompt: str
+    references: list[str]
+    prediction: str
+    finished: bool  # by EOS or a stop string, within the limit
+    extracted: str | None  # the answer in the prediction; None: its pattern does not occur
+    score: float  # the row's primary one
+    scores: dict[str, float]  # by metric
+    options: list[str] | None
+    answer_index: int | None  # place of the right option
+    rank: NotRequired[Ranking]
+    prompt_tokens: int
+    logprob: NotRequired[float]  # log p(target + EOS | prompt), for metrics that judge it
+    example: NotRequired[dict]  # features, for a postprocess_fn of SeqIO
+    shots: NotRequired[int]  # exemplars in the prompt
+
+
+class ScoredRow(EvalRow):
+    """A row of the lock and how it is asked."""
+
+    limit: int  # new tokens that an answer may take
+    limit_from: str  # the setting that chose it
+    max_examples: int  # 0: all
+
+
+def predictions_file(run: "RunFolder", step: int, row: str) -> Path:
+    """Names are percent-encoded, so that no two rows share a file (`x:cot`, `x_cot`)."""
+    return run.eval_dir(step) / "predictions" / f"{quote(row, safe='@')}.jsonl"
+
+
+def read_predictions(run: "RunFolder", step: int, row: str) -> list[PredictionLine]:
+    with open(predictions_file(run, step, row), encoding="utf-8") as f:
+        return [json.loads(line) for line in f]
+
+
+def write_predictions(
+    run: "RunFolder", step: int, row: ScoredRow, lines: list[PredictionLine]
+) -> None:
+    """First the lines, then the key that declares them whole."""
+    file = predictions_file(run, step, row["name"])
+    keys = PredictionLine.__annotations__
+    with storage.whole_file(file) as part:
+        texts = (
+            json.dumps({k: line[k] for k in keys if k in line}, ensure_ascii=False)
+            for line in lines
+        )
+        part.write_text("".join(t + "\n" for t in texts), encoding="utf-8")
+    storage.write_json(_done_file(file), _done(file, step, row))
+
+
+def is_complete(run: "RunFolder", step: int, row: ScoredRow) -> bool:
+    """The predictions are there, whole, and made under the same key."""
+    file = predictions_file(run, step, row["name"])
+    try:
+        return storage.read_json(_done_file(file)) == _done(file, step, row)
+    except (OSError, ValueError):
+        return False
+
+
+def _done_file(predictions: Path) -> Path:
+    return predictions.with_suffix(".done.json")
+
+
+def _done(predictions: Path, step: int, row: ScoredRow) -> dict[str, str]:
+    return {"key": row_key(step, row), "sha256": hashing.file_sha256(predictions)}
+
+
+def row_key(step: int, row: ScoredRow) -> str:
+    """Hash of what a row's predictions depend on, besides the run's own parameters at `step`."""
+    keys = ("sha256", "limit", "max_examples", "metrics", "primary")
+    parts = [EVAL_VERSION, step, *(row[k] for k in keys)]
+    parts += [row["seqio"]] if row.get("seqio") else []
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
