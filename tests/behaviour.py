@@ -25,7 +25,8 @@ STEPS = (0, 7, 1000)
 RECIPES = {
     "configs/quickstart.py": (),
     "configs/quickstart_t5.py": (),
-    "configs/real_mix.py": (f"--data.root={SHARED}",),
+    # more steps than its own, so that the renderings of step 1,000 are there
+    "configs/real_mix.py": (f"--data.root={SHARED}", "--train.steps=1001"),
 }
 SCORED = ("configs/quickstart.py", "--quick")
 # of the report: what is measured, not how long it took or where it lies

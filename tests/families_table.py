@@ -23,9 +23,7 @@ from tests.readme_figures import put
 def size(name: str) -> str:
     """Parameters of a published model."""
     cfg = presets.published(name)
-    shapes = parameters(
-        restore.abstract_model(RunConfig(model=cfg), {"vocabulary": {"size": 0}})[1]
-    )
+    shapes = parameters(restore.abstract_model(RunConfig(model=cfg), 0)[1])
     n = sum(x.size for x in shapes.values())
     return f"{n / 1e9:.2f} B" if n >= 1e9 else f"{n / 1e6:.0f} M"
 

@@ -82,16 +82,16 @@ def test_a_mistake_is_one_line(tmp_path, case):
 
 
 def test_a_run_folder_of_another_config_is_refused(tmp_path, sample_cache):
-    recipe = samples.write_recipe(tmp_path, sample_cache, mixture="sample_held")
+    file = samples.write_recipe(tmp_path, sample_cache, mixture="sample_held")
     run = tmp_path / "run"
     run.mkdir()
     from itx import config as configs
-    from itx import storage
+    from itx import recipe, storage
 
     other = recipe.override(samples.config(str(sample_cache)), "--data.seed=5")[0]
     storage.write_json(run / "config.json", {"config": configs.to_dict(other)})
     before = (run / "config.json").read_text()
-    done = samples.itx("train", recipe, "--run_dir", run, check=2)
+    done = samples.itx("train", file, "--run_dir", run, check=2)
     assert "belongs to another config: data.seed was 5, is 0" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert [p.name for p in run.iterdir()] == ["config.json"] and (

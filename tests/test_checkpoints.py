@@ -126,16 +126,15 @@ def harmed(step, other, draw) -> str:
     return f"{how} {file.relative_to(step)}"
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_no_random_damage_is_restored_silently(seed, trained, tmp_path):
+def test_no_random_damage_is_restored_silently(trained, tmp_path):
     """A file that nothing needs may be damaged; whatever is restored is what was saved."""
     source, straight = trained
     made = train.setup(
         config(), *synthetic.sizes_of(LOCK), meshes.make_mesh(MeshConfig(), jax.devices()[:1])
     )
-    draw, seen, wrong = random.Random(seed), Counter(), []
+    draw, seen, wrong = random.Random(0), Counter(), []
     damage = getattr(checkpoint, "Damaged", ())
-    for _ in range(20):
+    for _ in range(60):  # the store names its files at random, so which are drawn differs
         folder = shutil.copytree(source / "checkpoints", tmp_path / "checkpoints")
         did = harmed(folder / "4", folder / "2", draw)
         try:
@@ -150,7 +149,7 @@ def test_no_random_damage_is_restored_silently(seed, trained, tmp_path):
             if step != 4 or not jax.tree.all(jax.tree.map(np.array_equal, straight, restored)):
                 wrong.append((did, "restored"))
         shutil.rmtree(folder)
-    assert wrong == [] and seen["named"] > 2
+    assert wrong == [] and seen["named"] > 6
 
 
 def test_the_folder_of_another_step_is_damage(trained, tmp_path):

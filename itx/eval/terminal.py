@@ -22,7 +22,8 @@ from itx.eval.sampling import Sampling
 from itx.eval.texts import texts
 from itx.tasks.chat import ROLES
 from itx.text import visible
-from itx.text_format import chat, pieces
+from itx.text_format import chat
+from itx.text_format.pieces import END, Pieces, encoded
 
 Messages = list[dict[str, str]]  # [{"role", "content"}]
 HELP = """  a line                asks it; \\n in it begins a new line
@@ -49,7 +50,7 @@ class Run:
         if not self.template:
             return self.vocabulary.encode(messages[-1]["content"])
         pieces = self._pieces(messages)[:-1]
-        before = pieces.encoded(pieces, self.vocabulary)
+        before = encoded(pieces, self.vocabulary)
         return cache.prompt_ids(
             before, self.runner.loaded.eos_id, self.runner.loaded.model.architecture
         )
@@ -59,7 +60,7 @@ class Run:
         eos, control = self.vocabulary.eos_text, self.vocabulary.control
         return answered, chat.answers(self.template, answered, "the conversation", eos, control)
 
-    def _pieces(self, messages: Messages) -> pieces.Pieces:
+    def _pieces(self, messages: Messages) -> Pieces:
         return chat.last(self._answers(messages)[1])
 
     def unwritten(self, messages: Messages) -> list[str]:
@@ -71,7 +72,7 @@ class Run:
     def stops(self, messages: Messages) -> tuple[str, ...]:
         """The stop strings, and what the template writes behind an answer."""
         behind = (
-            self._pieces(messages)[-1][0].partition(".")[2].replace(pieces.END, "")
+            self._pieces(messages)[-1][0].partition(".")[2].replace(END, "")
             if self.template
             else ""
         )

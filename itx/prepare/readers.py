@@ -18,8 +18,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from itx.errors import UserError, did_you_mean
 from itx.prepare import delimited
 from itx.prepare.types import Bad, Reader, Rows
@@ -203,6 +201,8 @@ def read_tsv(path: Path, options: Mapping[str, Any]) -> Rows:
 def _plain(value: Any) -> Any:
     """NumPy and bytes as Python: texts decoded, scalars and lists; UnicodeDecodeError where bytes
     are no text."""
+    import numpy as np  # naming a file format, as every task does, takes no NumPy
+
     if isinstance(value, bytes):
         return value.decode("utf-8")
     if isinstance(value, np.ndarray):
