@@ -29,8 +29,7 @@ RECIPES = {
     "configs/real_mix.py": (f"--data.root={SHARED}", "--train.steps=1001"),
 }
 SCORED = ("configs/quickstart.py", "--quick")
-# of the report: what is measured, not how long it took or where it lies
-MEASURED = ("groups", "rows", "easy")
+TIMED = ("tokens_per_second", "seconds", "mfu")  # of metrics.jsonl: what differs from run to run
 
 
 def itx(checkout: Path, out: Path, *words: Any) -> Any:
@@ -58,14 +57,19 @@ def batches(folder: Path, checkout: Path) -> dict[str, dict[str, str]]:
 
 
 def scores(folder: Path, checkout: Path) -> dict[str, Any]:
-    """What the report of a short run measures, and the last lines of its metrics."""
+    """What a short run measures: the losses of its last logged step, the averages of its report, and of each row and its
+    predictions a digest."""
     run = folder / "run"
     words = ("train", *SCORED, f"--data.cache_dir={folder / 'cache'}", "--run_dir", run)
     report = itx(checkout, folder / "report.json", *words)
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text("utf-8").splitlines()]
-    timed = ("tokens_per_second", "seconds", "mfu", "time")
-    last = {k: v for k, v in lines[-1].items() if not any(word in k for word in timed)}
-    return {"report": {k: report[k] for k in MEASURED if k in report}, "metrics": last}
+    last = json.loads((run / "metrics.jsonl").read_text("utf-8").splitlines()[-1])
+    predictions = {p.relative_to(run).as_posix(): p for p in run.glob("eval/*/predictions/*.jsonl")}
+    return {
+        "groups": {f"{g['group']} {g['kind']} {g['label']}": digest(g) for g in report["groups"]},
+        "rows": {row["row"]: digest(row) for row in report["rows"]},
+        "predictions": {name: digest(p.read_text("utf-8")) for name, p in predictions.items()},
+        "metrics": {k: v for k, v in last.items() if not any(word in k for word in TIMED)},
+    }
 
 
 def differences(before: Any, after: Any, name: str = "") -> list[str]:
