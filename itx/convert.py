@@ -134,7 +134,7 @@ def export(
     if run.lock_json.is_file() or run.steps() != [0]:
         lock = read_lock(run)
         pad = verify.vocabulary_of_run(
-            run, lock, cfg.vocab_size
+            run.vocab_model, lock, cfg.vocab_size
         ).model.pad_id  # the lock's is what rows are filled with
         special = {"pad_token_id": pad, "bos_token_id": lock["bos_id"]}
         source = source | {k: i for k, i in special.items() if i >= 0 and source.get(k) is None}

@@ -83,7 +83,7 @@ def _lock(run: RunFolder) -> dict:
 
 
 def _vocabulary(run: RunFolder, lock: dict) -> str:
-    there = verify.vocabulary_of_run(run, lock).hash
+    there = verify.vocabulary_of_run(run.vocab_model, lock).hash
     if there != lock["vocabulary"]["hash"]:
         raise UserError(
             f"it is another vocabulary than the lock's: {there}, not {lock['vocabulary']['hash']}"

@@ -85,7 +85,12 @@ def generate(args: Namespace) -> tuple[list[dict], int]:
     )
     stop = tuple(map(terminal.unescaped, args.stop or ()))
     ready = terminal.Run(
-        runner, verify.vocabulary_of_run(run, lock), template, args.max_new_tokens, how, stop
+        runner,
+        verify.vocabulary_of_run(run.vocab_model, lock),
+        template,
+        args.max_new_tokens,
+        how,
+        stop,
     )
     if asked:
         out = terminal.several(

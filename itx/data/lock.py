@@ -7,14 +7,13 @@ rate and the hash of each rendering, and the evaluation rows. Batch t is a funct
 """
 
 import dataclasses
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from itx import storage
+from itx import hashing, storage
 from itx.config import RunConfig
 from itx.data import cache, types, verify
 from itx.data.types import Lock
@@ -46,9 +45,9 @@ def checked(lock: Any, path: Path | str) -> Lock:
 
 
 def sizes(lengths: np.ndarray, architecture: str) -> np.ndarray:
-    """int [n, 4]: what records take of a row's two capacities, with the EOS each format adds; how
-    much of the first is no prompt (a prompt ends before the first trained piece); tokens of the
-    last piece.
+    """int [n, 4], of each record: what it takes of a row's two capacities, with the EOS that each
+    format adds; how much of the first is no prompt (a prompt ends before the first trained piece);
+    tokens of the last piece.
 
     Args:
         lengths: Records.lengths.
@@ -64,7 +63,7 @@ def loss_tokens(records: cache.Records, architecture: str) -> np.ndarray:
     return sizes(records.lengths, architecture)[:, 1]
 
 
-def lost(size: np.ndarray, lock: dict) -> np.ndarray:
+def lost(size: np.ndarray, lock: Lock) -> np.ndarray:
     """int [n, 2]: tokens that prompt and target must lose for records of `sizes` to fit a row. The
     prompt gives way first, down to a token."""
     whole, targets, fixed, _ = size.T
@@ -74,21 +73,20 @@ def lost(size: np.ndarray, lock: dict) -> np.ndarray:
     return np.stack([np.maximum(0, whole - same_row * of_target - length), of_target], 1)
 
 
-def cut(size: np.ndarray, lock: dict) -> np.ndarray:
+def cut(size: np.ndarray, lock: Lock) -> np.ndarray:
     """int [n, 2]: what records of `sizes` take of the two capacities without what they `lost`."""
     of_prompt, of_target = lost(size, lock).T
     same_row = lock["architecture"] == "decoder"
     return np.stack([size[:, 0] - of_prompt - same_row * of_target, size[:, 1] - of_target], 1)
 
 
-def check_fit(name: str, size: np.ndarray, lock: dict) -> tuple[np.ndarray, dict[str, int]]:
+def check_fit(name: str, size: np.ndarray, lock: Lock) -> tuple[np.ndarray, dict[str, int]]:
     """(which records of `sizes` are left out, {reason: how many}) under the lock's `too_long` rule.
 
     error         a record that is longer than a row is an error
     drop          it is left out
     cut_left      its prompt loses its beginning, for the question mostly stands at the end;
-                  cut_right: its end.
-                  A record whose targets alone are too long is left out
+                  cut_right: its end. A record whose targets alone are too long is left out
     cut_targets   as cut_left, and the last target loses its end where that is not enough: its EOS,
                   then tokens
     """
@@ -99,71 +97,73 @@ def check_fit(name: str, size: np.ndarray, lock: dict) -> tuple[np.ndarray, dict
     if lock["too_long"] == "error":
         i = int(np.flatnonzero(over)[0])
         raise UserError(
-            f"task {name}: {int(over.sum())} of {len(size)} examples are longer than a row, e.g. record {i} takes "
-            f"{size[i, :2].tolist()} of {[lock['sequence_length'], lock['target_length']]} (data.sequence_length, "
+            f"task {name}: {int(over.sum())} of {len(size)} examples are longer than a row, e.g. "
+            f"record {i} takes {size[i, :2].tolist()} of "
+            f"{[lock['sequence_length'], lock['target_length']]} (data.sequence_length, "
             "data.target_length); set data.too_long to 'drop' or 'cut_left', or lengthen the rows"
         )
     if lock["too_long"] == "drop":
         return over, {"longer than a row": int(over.sum())}
     out = of_target > (size[:, 3] if lock["too_long"] == "cut_targets" else 0)
-    return out, {"target longer than a row": int(out.sum())} if out.any() else {}
+    return out, {"target longer than a row": n} if (n := int(out.sum())) else {}
 
 
 class LockedData:
-    """The records behind a lock: opened once, and verified with all else that it names."""
+    """The records behind a lock, opened once and verified with all else that it names.
 
-    def __init__(self, lock: dict, cache_dir: str | Path):
+    records[i][r] is the folder of task i's rendering r, usable[i][r] int [m] the numbers of its
+    records that are trained on, sizes[i][r] int [n, 2] what each record takes of a row.
+    """
+
+    def __init__(self, lock: Lock, cache_dir: str | Path):
         verify.of_lock(lock, cache_dir)
         self.lock = lock
         self.records: list[list[cache.Records]] = []
         self.usable: list[list[np.ndarray]] = []
         self.sizes: list[list[np.ndarray]] = []
         for task in lock["tasks"]:
-            found = [cache.Records(Path(cache_dir) / folder) for folder in task["folders"]]
-            self.records.append(found)
-            self.usable.append(
-                [
-                    np.delete(np.arange(len(r)), x)
-                    for r, x in zip(found, task["excluded"], strict=True)
-                ]
-            )
-            self.sizes.append([cut(sizes(r.lengths, lock["architecture"]), lock) for r in found])
+            records = [cache.Records(Path(cache_dir) / folder) for folder in task["folders"]]
+            pairs = zip(records, task["excluded"], strict=True)
+            self.records.append(records)
+            self.usable.append([np.delete(np.arange(len(r)), excluded) for r, excluded in pairs])
+            self.sizes.append([cut(sizes(r.lengths, lock["architecture"]), lock) for r in records])
 
 
-def check_config(lock: dict, config: RunConfig, path: Path | str) -> None:
+def check_config(lock: Lock, config: RunConfig, path: Path | str) -> None:
     """UserError where a lock was not made for this config (a lock may be given: `itx train
     --lock`)."""
     made = {"replay": 0.0, **lock}
-    model = {k: getattr(config.model, k) for k in ("architecture", "prefix_lm")}
-    for section, values in (("model", model), ("data", dataclasses.asdict(config.data))):
-        for key, value in values.items():
-            if key in made and made[key] != value:
-                raise UserError(
-                    f"{path}: made with {section}.{key}={made[key]!r}, and the config has {value!r}"
-                )
+    values = {f"model.{key}": getattr(config.model, key) for key in ("architecture", "prefix_lm")}
+    values |= {f"data.{key}": value for key, value in dataclasses.asdict(config.data).items()}
+    for name, value in values.items():
+        key = name.partition(".")[2]
+        if key in made and made[key] != value:
+            raise UserError(f"{path}: made with {name}={made[key]!r}, and the config has {value!r}")
 
 
-SHAPE_FREE = ("chat", "evaluation", "retention", "unretained", "unscored", "holdout", "left_out", "leaks", "vocabulary",
-              "variants")  # fmt: skip
+# keys that shape no batch; `shape_hash` and `difference` look at tasks and vocabulary by themselves
+SHAPE_FREE = set(
+    "chat evaluation retention unretained unscored holdout left_out leaks variants tasks "
+    "vocabulary".split()
+)
 
 
-def shape_hash(lock: dict) -> str:
+def shape_hash(lock: Lock) -> str:
     """Hash of what shapes batches: two locks with the same one give the same batches.
 
     A longer run may add renderings to a task, so only the first of each counts.
     """
-    shape = {k: v for k, v in lock.items() if k not in (*SHAPE_FREE, "tasks")} | {
-        "vocab": lock["vocabulary"]["hash"]
-    }
+    shape = {k: v for k, v in lock.items() if k not in SHAPE_FREE}
+    shape["vocab"] = lock["vocabulary"]["hash"]
     # with phases a task's rate is the mean over the run's steps, which a longer run may change
     rate = (lambda t: None) if lock.get("phases") else (lambda t: t["rate"])
     tasks = [(t["name"], rate(t), t["sha256"][0], t["excluded"][0]) for t in lock["tasks"]]
-    return hashlib.sha256(json.dumps([shape, tasks], sort_keys=True).encode()).hexdigest()[:16]
+    return hashing.digest(json.dumps([shape, tasks], sort_keys=True))
 
 
-def difference(old: dict, new: dict) -> str:
+def difference(old: Lock, new: Lock) -> str:
     """The first thing in which two locks differ, in words."""
-    for key in sorted({*old, *new} - {*SHAPE_FREE, "tasks"}):
+    for key in sorted({*old, *new} - SHAPE_FREE):
         if old.get(key) != new.get(key):
             return f"{key} was {old.get(key)!r}, is {new.get(key)!r}"
     if old["vocabulary"]["hash"] != new["vocabulary"]["hash"]:
@@ -177,7 +177,7 @@ def difference(old: dict, new: dict) -> str:
     return "rates or left-out records changed"
 
 
-def check_same(old: dict, new: dict, run: Path | str) -> None:
+def check_same(old: Lock, new: Lock, run: Path | str) -> None:
     """UserError where two locks do not give the same batches."""
     if shape_hash(old) != shape_hash(new):
         raise UserError(

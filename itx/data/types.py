@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The nouns of the data side as they stand in JSON: a lock, its tasks and rows, a folder's manifest.
+"""The data side's nouns as they stand in JSON: a lock, its tasks and rows, a folder's manifest.
 
 Each is defined here alone. `check` is called where a file is read (itx/data/lock.py,
 itx/data/cache.py), so that the code behind it may rely on the keys and the types of their values.
@@ -177,8 +177,8 @@ class Lock(TypedDict):
 
 
 def check(value: Any, kind: Any, file: Path | str) -> None:
-    """UserError, in one line, where a JSON value is not of `kind`: a key is unknown, one is missing,
-    or a value has another type."""
+    """UserError where a JSON value is not of `kind`: a key is unknown or missing, or a value has
+    another type."""
     if found := _fault(value, kind, ""):
         raise UserError(f"{file}: {found}")
 

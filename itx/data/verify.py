@@ -16,12 +16,12 @@ import platform
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from itx import hashing
 from itx.data import cache
+from itx.data.types import Lock
 from itx.data.vocabulary import Vocabulary
 from itx.errors import UserError
 
@@ -38,14 +38,14 @@ class Damaged(UserError):
     """A cache folder that does not hold what was written."""
 
 
-def of_lock(lock: dict, cache_dir: str | Path) -> None:
+def of_lock(lock: Lock, cache_dir: str | Path) -> None:
     """Damaged where any folder that a lock names, or its vocabulary, is not what was written."""
     folders(entries(lock), cache_dir, lock["vocabulary"]["size"])
     if "files" in lock["vocabulary"]:
         vocabulary((Path(cache_dir) / lock["vocabulary"]["file"]).parent, lock, REBUILD)
 
 
-def entries(lock: dict) -> Iterator[tuple[str, str, str]]:
+def entries(lock: Lock) -> Iterator[tuple[str, str, str]]:
     """(name of a task or row, its folder in the cache, hash of the manifest) of all that a lock
     names."""
     for task in lock["tasks"]:
@@ -58,14 +58,18 @@ def entries(lock: dict) -> Iterator[tuple[str, str, str]]:
 def folders(
     several: Iterable[tuple[str, str, str]], cache_dir: str | Path, vocab_size: int
 ) -> None:
-    """As `folder`, for several `entries`."""
-    of = {where: (name, sha256) for name, where, sha256 in several}
-    # hashing leaves Python's lock to others
+    """`folder` for several `entries`, at once: hashing leaves Python's lock to others."""
+    owners = {where: (name, sha256) for name, where, sha256 in several}
+
+    def check(where: str) -> None:
+        name, sha256 = owners[where]
+        folder(Path(cache_dir) / where, sha256, vocab_size, name)
+
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(lambda f: folder(Path(cache_dir) / f, of[f][1], vocab_size, of[f][0]), of))
+        list(pool.map(check, owners))
 
 
-def vocabulary(where: Path, lock: dict, remedy: str) -> None:
+def vocabulary(where: Path, lock: Lock, remedy: str) -> None:
     """Damaged where the files of a vocabulary are not those that the lock names.
 
     In a run's folder the chat template is the one that conversations were written with, which the
@@ -78,7 +82,8 @@ def vocabulary(where: Path, lock: dict, remedy: str) -> None:
                 name == CHAT and file.read_text("utf-8") == lock.get("chat")
             ):
                 raise Damaged(
-                    f"{file} is not the vocabulary file that the lock names: its content differs; {remedy}"
+                    f"{file} is not the vocabulary file that the lock names: its content differs; "
+                    + remedy
                 )
         except (OSError, UnicodeDecodeError) as e:
             raise Damaged(
@@ -86,11 +91,11 @@ def vocabulary(where: Path, lock: dict, remedy: str) -> None:
             ) from e
 
 
-def vocabulary_of_run(run: Any, lock: dict, rows: int = 0) -> Vocabulary:
-    """The vocabulary in a run's folder, checked against the run's lock; rows: of the embedding, if
-    they are known."""
-    vocabulary(run.vocab_model.parent, lock, "copy them from its folder in the cache")
-    return Vocabulary(run.vocab_model, rows)
+def vocabulary_of_run(file: Path, lock: Lock, embedding_rows: int = 0) -> Vocabulary:
+    """The vocabulary in a run's folder, checked against the run's lock; embedding_rows: how many
+    the model has, 0: not known."""
+    vocabulary(file.parent, lock, "copy them from its folder in the cache")
+    return Vocabulary(file, embedding_rows)
 
 
 def folder(
@@ -103,38 +108,43 @@ def folder(
     """Damaged where a cache folder is not what was written; the message names the file.
 
     Args:
-        manifest_sha256: by the lock; the manifest in turn holds the hash of every other file.
+        manifest_sha256: what the lock says; the manifest holds the hash of every other file.
         vocab_size: every token must be below it.
         anew: read every file, even those that were found sound before.
     """
-    before = f"task {name}: " if name else ""
+    if problem := _problem(path, manifest_sha256, vocab_size, anew):
+        raise Damaged(f"{f'task {name}: ' if name else ''}{problem}; {REBUILD}")
+
+
+def _problem(path: Path, sha256: str | None, vocab_size: int | None, anew: bool) -> str:
+    """What is wrong with a folder, beginning with the name of a file; "" if nothing is."""
+    file = path / cache.MANIFEST
     try:
-        manifest = (path / "manifest.json").read_bytes()
+        manifest = file.read_bytes()
     except OSError as e:
-        what = path / "manifest.json" if path.is_dir() else path
-        raise Damaged(
-            f"{before}{what} is missing or cannot be read ({e.strerror}); {REBUILD}"
-        ) from e
-    if manifest_sha256 is not None and hashlib.sha256(manifest).hexdigest() != manifest_sha256:
-        raise Damaged(f"{before}{path / 'manifest.json'} is not what the lock names; {REBUILD}")
+        missing = file if path.is_dir() else path
+        return f"{missing} is missing or cannot be read ({e.strerror})"
+    if sha256 is not None and hashlib.sha256(manifest).hexdigest() != sha256:
+        return f"{file} is not what the lock names"
     identity = _identity(path, vocab_size)
     if not anew and identity == _remembered(path):
-        return
-    if problem := _problem(path, manifest, vocab_size):
-        raise Damaged(f"{before}{problem}; {REBUILD}")
-    _remember(path, identity, vocab_size)
+        return ""
+    problem = _damage(path, manifest, vocab_size)
+    if not problem:
+        _remember(path, identity, vocab_size)
+    return problem
 
 
-def _problem(path: Path, manifest: bytes, vocab_size: int | None) -> str:
-    """What is wrong with a folder's files, beginning with the name of one; "" if nothing is."""
+def _damage(path: Path, manifest: bytes, vocab_size: int | None) -> str:
+    """`_problem` in the files that a manifest names."""
     try:
-        about = json.loads(manifest)
-        hashes = about["files"]
-        there = {p.name for p in path.iterdir()} - {"manifest.json"}
-        if extra := sorted(n for n in there - set(hashes) if n.endswith(".npy")):
+        facts = json.loads(manifest)
+        hashes = facts["files"]
+        names = {p.name for p in path.iterdir()} - {cache.MANIFEST}
+        if extra := sorted(n for n in names - set(hashes) if n.endswith(".npy")):
             return f"{path / extra[0]} is a file that the manifest does not name"
     except (ValueError, KeyError, TypeError, AttributeError) as e:
-        return f"{path / 'manifest.json'} is damaged ({type(e).__name__}: {e})"
+        return f"{path / cache.MANIFEST} is damaged ({type(e).__name__}: {e})"
     for file, expected in sorted(hashes.items()):
         try:
             if hashing.file_sha256(path / file) != expected:
@@ -142,7 +152,7 @@ def _problem(path: Path, manifest: bytes, vocab_size: int | None) -> str:
         except OSError as e:
             return f"{path / file} is missing or cannot be read ({e.strerror})"
     try:
-        return _contradiction(cache.Records(path), about["records"], vocab_size)
+        return _contradiction(cache.Records(path), facts["records"], vocab_size)
     except (ValueError, KeyError, OSError) as e:
         return f"{path} is damaged ({type(e).__name__}: {e})"
 
@@ -158,31 +168,23 @@ def _contradiction(records: cache.Records, n: int, vocab_size: int | None) -> st
         or (np.diff(pieces) < 1).any()
     ):
         return f"{path / 'record_pieces.npy'} does not cut {len(lengths)} pieces into {n} records"
-    for name in ("content", "template"):
-        if len(getattr(records, name)) != n:
-            return (
-                f"{path / f'{name}.npy'} has {len(getattr(records, name))} entries for {n} records"
-            )
-    if len(records.piece_trained) != len(lengths):
-        return f"{path / 'piece_trained.npy'} has {len(records.piece_trained)} entries for {len(lengths)} pieces"
+    counts = (("content", n, "records"), ("template", n, "records"))
+    for name, count, things in (*counts, ("piece_trained", len(lengths), "pieces")):
+        if (entries := len(getattr(records, name))) != count:
+            return f"{path / f'{name}.npy'} has {entries} entries for {count} {things}"
     if (lengths < 0).any() or lengths.sum(dtype=np.int64) != records.num_tokens:
         return f"{path / 'piece_lengths.npy'} does not add up to the {records.num_tokens} tokens"
     for i, shard in enumerate(records.shards):
-        if vocab_size is not None and shard.max(initial=0) >= vocab_size:
-            file = path / f"tokens-{i:05d}.npy"
-            return (
-                f"{file} holds the token {shard.max()}, and the vocabulary ends at {vocab_size - 1}"
-            )
+        if vocab_size is not None and (largest := shard.max(initial=0)) >= vocab_size:
+            said = f"holds the token {largest}, and the vocabulary ends at {vocab_size - 1}"
+            return f"{path / f'tokens-{i:05d}.npy'} {said}"
     return ""
 
 
 def _identity(path: Path, vocab_size: int | None) -> str:
     """What changes when a file of the folder is written, replaced, added or removed."""
-    stats = {p.name: p.stat() for p in path.iterdir() if p.is_file()}
-    files = [
-        (n, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino, s.st_dev)
-        for n, s in sorted(stats.items())
-    ]
+    stats = [(p.name, p.stat()) for p in sorted(path.iterdir()) if p.is_file()]
+    files = [(n, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino, s.st_dev) for n, s in stats]
     return json.dumps([VERIFY_VERSION, vocab_size, files])
 
 
@@ -190,9 +192,8 @@ def _note(path: Path) -> Path:
     """The file that remembers a folder, outside of it: this user's on this machine."""
     home = os.environ.get("XDG_CACHE_HOME", "")
     top = Path(home) if os.path.isabs(home) else Path.home() / ".cache"
-    name = hashlib.sha256(
-        f"{platform.node()}\x1f{path.resolve()}".encode(errors="surrogateescape")
-    ).hexdigest()
+    place = f"{platform.node()}\x1f{path.resolve()}".encode(errors="surrogateescape")
+    name = hashlib.sha256(place).hexdigest()
     return top / "itx" / "verified" / name
 
 

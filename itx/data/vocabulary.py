@@ -8,13 +8,13 @@ vocabularies put that space in front of every text themselves (SentencePiece's `
 others it must be given (byte-level BPE, bytes).
 """
 
-import hashlib
 import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from itx import hashing
 from itx.errors import UserError
 
 # What a vocabulary's file is called in a folder of ours or of Hugging Face's, best first:
@@ -22,11 +22,11 @@ from itx.errors import UserError
 FILES = ("tokenizer.json", "spiece.model", "tokenizer.model", "sentencepiece.model", "bytes.json")
 # What else a tokenizer of Hugging Face's consists of
 BESIDE = (
-    "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
-    "chat_template.jinja", "chat_template.json",
-)  # fmt: skip
-IMAGE = "<image_soft_token>"  # what stands for one in Gemma 3's vocabulary
-SENTINELS = 100  # T5's
+    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json"),
+)
+IMAGE = "<image_soft_token>"  # the token for an image in Gemma 3's vocabulary
+SENTINELS = 100  # sentinels in T5's vocabulary
 # A chat template's output holds content between these noncharacters where it reads as a control
 # token: `guard` sets them
 CONTENT_BEGIN, CONTENT_END = "\ufdd0", "\ufdd1"
@@ -38,7 +38,7 @@ BYTE_EXTRA_IDS = 125  # ByT5's sentinels: 3 special ids, 256 bytes and these mak
 
 
 class Model(Protocol):
-    """What the three kinds of file give. An id that there is none of is -1."""
+    """What the three kinds of file give. An id is -1 where the vocabulary has no such token."""
 
     size: int
     pad_id: int
@@ -49,10 +49,10 @@ class Model(Protocol):
     # texts that a chat template may write as control tokens, and content may not
     control: tuple[str, ...]
 
-    # content: never a control token
+    # of content, in which nothing is a control token
     def encode_batch(self, texts: list[str]) -> list[list[int]]: ...
-    def encode_template(self, text: str) -> list[int]: ...  # what a chat template itself wrote
-    def starts(self, text: str) -> list[int]: ...
+    def encode_template(self, text: str) -> list[int]: ...  # of what a chat template itself wrote
+    def starts(self, text: str) -> list[int]: ...  # where in the content each id begins
     def decode(self, ids: list[int]) -> str: ...
     def piece(self, id: int) -> str: ...
 
@@ -65,15 +65,11 @@ class SentencePiece:
 
         self.sp = sp = sentencepiece.SentencePieceProcessor()
         sp.LoadFromSerializedProto(data)
-        self.size, self.hash = sp.GetPieceSize(), hashlib.sha256(data).hexdigest()[:16]
+        self.size, self.hash = sp.GetPieceSize(), hashing.digest(data)
         if not data or self.size == 0:
             raise ValueError("it is empty")
-        self.pad_id, self.bos_id, self.eos_id, self.unk_id = (
-            sp.pad_id(),
-            sp.bos_id(),
-            sp.eos_id(),
-            sp.unk_id(),
-        )
+        self.pad_id, self.bos_id = sp.pad_id(), sp.bos_id()
+        self.eos_id, self.unk_id = sp.eos_id(), sp.unk_id()
         pieces = map(sp.IdToPiece, range(self.size))
         self.control = tuple(form[1] for piece in pieces if (form := CONTROL_FORM.fullmatch(piece)))
         self.control_pattern = any_of(self.control)
@@ -97,17 +93,14 @@ class SentencePiece:
         cuts = [0, *(m.start() + 1 for m in self.control_pattern.finditer(text)), len(text)]
         out = []
         for begin, end in zip(cuts, cuts[1:], strict=False):
-            before, part = text[max(0, begin - 1) : begin], text[begin:end]
-            head, both = (
-                self.sp.Encode(before),
-                self.sp.EncodeAsImmutableProto(before + part).pieces,
-            )
-            if [p.id for p in both[: len(head)]] == head:
-                out += [(p.id, begin - len(before) + p.begin) for p in both[len(head) :]]
+            first = max(0, begin - 1)
+            head = self.sp.Encode(text[first:begin])
+            pieces = self.sp.EncodeAsImmutableProto(text[first:end]).pieces
+            if [p.id for p in pieces[: len(head)]] == head:
+                pieces = pieces[len(head) :]
             else:
-                out += [
-                    (p.id, begin + p.begin) for p in self.sp.EncodeAsImmutableProto(part).pieces
-                ]
+                first, pieces = begin, self.sp.EncodeAsImmutableProto(text[begin:end]).pieces
+            out += [(p.id, first + p.begin) for p in pieces]
         return out
 
     def starts(self, text: str) -> list[int]:
@@ -129,31 +122,31 @@ class TokenizerJson:
     def __init__(self, data: bytes, special: dict[str, str]):
         import tokenizers
 
-        self.tokenizer, self.content = (
-            tokenizers.Tokenizer.from_str(data.decode("utf-8")) for _ in range(2)
-        )
-        for t in (self.content, self.tokenizer):
+        def tokenizer() -> tokenizers.Tokenizer:
+            t = tokenizers.Tokenizer.from_str(data.decode("utf-8"))
             t.no_truncation()  # a file may hold what its tokenizer was last used with
             t.no_padding()
+            return t
+
+        self.content, self.tokenizer = tokenizer(), tokenizer()
         self.content.encode_special_tokens = True  # as ordinary text
-        self.control = tuple(a.content for a in t.get_added_tokens_decoder().values() if a.special)
-        self.size = max(t.get_vocab().values(), default=-1) + 1
-        self.pad_id, self.eos_id = (
-            self._id(special.get(f"{kind}_token")) for kind in ("pad", "eos")
-        )
+        added = self.tokenizer.get_added_tokens_decoder().values()
+        self.control = tuple(token.content for token in added if token.special)
+        self.size = max(self.tokenizer.get_vocab().values(), default=-1) + 1
+        self.pad_id = self._id(special.get("pad_token"))
+        self.eos_id = self._id(special.get("eos_token"))
         # what inference puts before a prompt, which is not always what the file calls its BOS
-        plain, whole = (t.encode("a", add_special_tokens=on).ids for on in (False, True))
+        plain = self.encode_template("a")
+        whole = self.tokenizer.encode("a", add_special_tokens=True).ids
         self.bos_id = whole[0] if whole[1 : 1 + len(plain)] == plain else -1
         model = json.loads(data)["model"]
-        unknown = model.get("unk_token") if model.get("unk_id") is None else None
-        self.unk_id = self._id(unknown) if model.get("unk_id") is None else model["unk_id"]
-        self.hash = hashlib.sha256(data + json.dumps(special, sort_keys=True).encode()).hexdigest()[
-            :16
-        ]
+        unknown = model.get("unk_id")
+        self.unk_id = self._id(model.get("unk_token")) if unknown is None else unknown
+        self.hash = hashing.digest(data + json.dumps(special, sort_keys=True).encode())
 
     def _id(self, token: str | None) -> int:
-        found = None if token is None else self.tokenizer.token_to_id(token)
-        return -1 if found is None else found
+        id = None if token is None else self.tokenizer.token_to_id(token)
+        return -1 if id is None else id
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
         return [e.ids for e in self.content.encode_batch(texts, add_special_tokens=False)]
@@ -202,12 +195,13 @@ class Bytes:
 class Vocabulary:
     """The vocabulary of a file. `spaced`: it puts a space in front of every text itself.
 
-    rows: of an embedding that it is to be `fitted` to.
+    Args:
+        embedding_rows: of the model, which a tokenizer.json is `fitted` to; 0: not known.
     """
 
-    def __init__(self, file: str | Path, rows: int = 0):
+    def __init__(self, file: str | Path, embedding_rows: int = 0):
         self.file = str(file)
-        self.model = _open(Path(file), rows)
+        self.model = _open(Path(file), embedding_rows)
         self.size, self.hash, self.unk_id = self.model.size, self.model.hash, self.model.unk_id
         self.eos_id, self.pad_id = self.model.eos_id, max(self.model.pad_id, 0)
         self.bos_id = self.model.bos_id if self.model.bos_id >= 0 else self.pad_id
@@ -249,9 +243,9 @@ class Vocabulary:
         return ids
 
     def _joined(self, before: str, text: str, encode: Callable[[str], list[int]]) -> list[int]:
-        """Ids of a text right behind another. Where the vocabulary adds a space of its own, and the
-        text does not begin with just that, it is encoded behind the last character before it, whose
-        ids are taken off again."""
+        """Ids of a text right behind another. Where the vocabulary adds a space of its own and the
+        text does not begin with just one space, it is encoded behind the last character before it,
+        whose ids are taken off again."""
         if not before or not self.spaced:
             return encode(text)
         if text.startswith(" ") and not text[1:2].isspace():
@@ -297,14 +291,16 @@ def unguarded(text: str) -> str:
     return text.replace(CONTENT_BEGIN, "").replace(CONTENT_END, "")
 
 
-def fitted(data: bytes, rows: int) -> bytes:
-    """A tokenizer.json without the token for images where an embedding of so many rows has none for
-    it: Gemma 3's text models share a tokenizer with those that see images. No other token is left
-    out: a text may hold it."""
-    held = json.loads(data)
-    added = held.get("added_tokens", [])
-    held["added_tokens"] = [t for t in added if t["id"] < rows or t["content"] != IMAGE]
-    return data if held["added_tokens"] == added else json.dumps(held, ensure_ascii=False).encode()
+def fitted(data: bytes, embedding_rows: int) -> bytes:
+    """A tokenizer.json without the token for images where the embedding has no row for it: Gemma
+    3's text models share a tokenizer with those that see images. No other token is left out, for a
+    text may hold it."""
+    tokenizer = json.loads(data)
+    added = tokenizer.get("added_tokens", [])
+    kept = [t for t in added if t["id"] < embedding_rows or t["content"] != IMAGE]
+    if kept == added:
+        return data
+    return json.dumps(tokenizer | {"added_tokens": kept}, ensure_ascii=False).encode()
 
 
 def with_sentinels(model: bytes, count: int = SENTINELS) -> bytes:
@@ -345,12 +341,12 @@ def tokenizer_json(file: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        values = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as e:
         raise UserError(f"{file}: no readable JSON ({e})") from e
-    if not isinstance(found, dict):
-        raise UserError(f"{file}: expected a JSON object, found {type(found).__name__}")
-    return found
+    if not isinstance(values, dict):
+        raise UserError(f"{file}: expected a JSON object, found {type(values).__name__}")
+    return values
 
 
 def special_tokens(folder: Path) -> dict[str, str]:
@@ -358,15 +354,15 @@ def special_tokens(folder: Path) -> dict[str, str]:
     that it has."""
     out: dict[str, str] = {}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        found = tokenizer_json(folder / name)
+        values = tokenizer_json(folder / name)
         for kind in ("bos_token", "eos_token", "pad_token"):
-            token = found.get(kind)
+            token = values.get(kind)
             token = token.get("content") if isinstance(token, dict) else token
             out |= {kind: token} if token else {}
     return out
 
 
-def _open(file: Path, rows: int) -> Model:
+def _open(file: Path, embedding_rows: int) -> Model:
     try:
         data = file.read_bytes()
     except OSError as e:
@@ -374,10 +370,12 @@ def _open(file: Path, rows: int) -> Model:
     try:
         if data.lstrip()[:1] != b"{":
             return SentencePiece(data)
-        held = json.loads(data)
-        if "extra_ids" in held:
-            return Bytes(held["extra_ids"])
-        return TokenizerJson(fitted(data, rows) if rows else data, special_tokens(file.parent))
+        values = json.loads(data)
+        if "extra_ids" in values:
+            return Bytes(values["extra_ids"])
+        if embedding_rows:
+            data = fitted(data, embedding_rows)
+        return TokenizerJson(data, special_tokens(file.parent))
     except UserError:  # a file beside it
         raise
     except Exception as e:  # tokenizers raises plain Exception

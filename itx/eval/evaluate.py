@@ -56,7 +56,7 @@ def evaluate(
     if missing:
         named = ((row["name"], row["folder"], row["sha256"]) for row in missing)
         verify.folders(named, config.data.cache_dir, lock["vocabulary"]["size"])
-        vocabulary = verify.vocabulary_of_run(run, lock)
+        vocabulary = verify.vocabulary_of_run(run.vocab_model, lock)
         runner = load()
         _log_look(run, step, missing)
         for part in _calls(missing, config):
