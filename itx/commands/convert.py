@@ -42,32 +42,49 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def convert_import(args: Namespace) -> tuple[dict, int]:
-    found = convert.import_to(args.hf_dir, args.out)
-    left_out = ", ".join(f"{n} × {name}" for name, n in found["left_out"].items())
-    print(f"{found['family']}: {found['parameters']:,} parameters, {found['dtype']} there, to {found['folder']}"
-          + (f"; left out: {left_out}" if left_out else "")
-          + (f"; passed over in its config.json: {visible(', '.join(found['passed_over']))}" if found["passed_over"] else ""))  # fmt: skip
-    return found, 0
+    facts = convert.import_to(args.hf_dir, args.out)
+    line = f"{facts['family']}: {facts['parameters']:,} parameters, {facts['dtype']} there, "
+    line += f"to {facts['folder']}"
+    if facts["left_out"]:
+        parts = (f"{n} × {name}" for name, n in facts["left_out"].items())
+        line += f"; left out: {', '.join(parts)}"
+    if facts["passed_over"]:
+        line += f"; passed over in its config.json: {visible(', '.join(facts['passed_over']))}"
+    print(line)
+    return facts, 0
 
 
 def convert_export(args: Namespace) -> tuple[dict, int]:
     if not 0 < args.shard_gb < math.inf:
         raise UserError(f"--shard_gb {args.shard_gb}: must be above 0")
     if pretrained.has_adapter(args.run) and not args.merge:
-        if args.dtype:
-            raise UserError(
-                "--dtype: an adapter is written as it was trained, in float32; with --merge it is the model's"
-            )
-        found = convert.export_adapter(args.run, args.out_dir)
-        print(f"{found['method']}: {found['parameters']:,} parameters of step {found['step']} over {found['base']}, "
-              f"to {found['folder']}: {', '.join(found['files'])}")  # fmt: skip
-        config = run_config(pretrained.find(args.run).run)
-        found["same_in_peft"] = same = peft.same_in_peft(config.model, config.peft)
-        if same is not None:
-            print(f"beyond {same:,} tokens of prompt and answer it computes something else in PEFT: there the window of "
-                  f"{config.model.sliding_window:,} tokens hides virtual tokens, here they are always seen")  # fmt: skip
-        return found, 0
-    found = convert.export(args.run, args.out_dir, args.dtype, int(args.shard_gb * 1e9))
-    print(f"{found['family']}: {found['parameters']:,} parameters of step {found['step']} as {found['dtype']}, "
-          f"to {found['folder']}: {', '.join(found['files'])}")  # fmt: skip
-    return found, 0
+        return _export_adapter(args), 0
+    facts = convert.export(args.run, args.out_dir, args.dtype, int(args.shard_gb * 1e9))
+    _print_export(facts, facts["family"], f"as {facts['dtype']}")
+    return facts, 0
+
+
+def _export_adapter(args: Namespace) -> dict:
+    if args.dtype:
+        raise UserError(
+            "--dtype: an adapter is written as it was trained, in float32; with --merge it is the "
+            "model's"
+        )
+    facts = convert.export_adapter(args.run, args.out_dir)
+    _print_export(facts, facts["method"], f"over {facts['base']}")
+    config = run_config(pretrained.find(args.run).run)
+    facts["same_in_peft"] = same = peft.same_in_peft(config.model, config.peft)
+    if same is not None:
+        print(
+            f"beyond {same:,} tokens of prompt and answer it computes something else in PEFT: "
+            f"there the window of {config.model.sliding_window:,} tokens hides virtual tokens, "
+            "here they are always seen"
+        )
+    return facts
+
+
+def _print_export(facts: dict, what: str, how: str) -> None:
+    print(
+        f"{what}: {facts['parameters']:,} parameters of step {facts['step']} {how}, "
+        f"to {facts['folder']}: {', '.join(facts['files'])}"
+    )

@@ -2,6 +2,7 @@
 """`itx data build | audit | show | batch`: what a run trains on, made, judged and printed."""
 
 import argparse
+import itertools
 import sys
 import time
 from argparse import Namespace
@@ -20,6 +21,7 @@ from itx.config import RunConfig
 from itx.data import lock as locks
 from itx.data import verify
 from itx.data.loader import Batches
+from itx.data.types import Lock
 from itx.data.vocabulary import Vocabulary
 from itx.errors import UserError, did_you_mean
 from itx.eval import metrics
@@ -41,13 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="a damaged folder of the cache is an error; else it is made again",
     )
-    with_recipe(
-        add(
-            "audit",
-            "what is trained on, what was skipped and why; exit 1 where it must not be",
-            data_audit,
-        )
-    )
+    audit = "what is trained on, what was skipped and why; exit 1 where it must not be"
+    with_recipe(add("audit", audit, data_audit))
     show = with_recipe(
         add("show", "rendered examples, the tokens under the loss marked", data_show)
     )
@@ -76,21 +73,19 @@ def data_build(args: Namespace) -> tuple[dict, int]:
         print(f"mended: {line}", file=sys.stderr)
     lock = locks.read(file)
     records = sum(t["examples"] for t in lock["tasks"])
-    print(f"data: {len(lock['tasks'])} task variants, {records:,} training examples, "
-          f"{len(lock['evaluation'])} evaluation rows, {time.monotonic() - started:.0f} s; lock {file}")  # fmt: skip
+    seconds = time.monotonic() - started
+    print(
+        f"data: {len(lock['tasks'])} task variants, {records:,} training examples, "
+        f"{len(lock['evaluation'])} evaluation rows, {seconds:.0f} s; lock {file}"
+    )
     for line in sentences.of_build(lock, config.data.cache_dir):
         print(f"note: {line}")
     known = sum(1 for _ in Path(config.data.cache_dir, "locks").iterdir()) > 1
     if made and known:  # not of a first build, which makes everything
         shown = ", ".join(made[:8]) + (f" and {len(made) - 8} more" if len(made) > 8 else "")
         print(f"made anew, for what shapes them had changed or was not there: {shown}")
-    return {
-        "lock": str(file),
-        "tasks": len(lock["tasks"]),
-        "examples": records,
-        "made": made,
-        "mended": mended,
-    }, 0
+    facts = {"lock": str(file), "tasks": len(lock["tasks"]), "examples": records}
+    return facts | {"made": made, "mended": mended}, 0
 
 
 def _dry_run(config: RunConfig) -> dict:
@@ -99,27 +94,26 @@ def _dry_run(config: RunConfig) -> dict:
     for column in ("task", "training records", "MB", "of that new", "seconds of one process"):
         table.add_column(column, justify="left" if column == "task" else "right")
     for name, t in estimate["tasks"].items():
-        table.add_row(escape(name), f"{t['records']:,}", f"{t['bytes'] / 1e6:,.2f}", f"{t['new_bytes'] / 1e6:,.2f}",
-                      f"{t['seconds']:,.1f}")  # fmt: skip
+        sizes = (f"{t[key] / 1e6:,.2f}" for key in ("bytes", "new_bytes"))
+        table.add_row(escape(name), f"{t['records']:,}", *sizes, f"{t['seconds']:,.1f}")
     console().print(table)
-    print(f"{estimate['bytes'] / 1e9:,.3f} GB in all, {estimate['new_bytes'] / 1e9:,.3f} GB of them new, about "
-          f"{estimate['seconds']:,.0f} s with {estimate['workers']} processes; first renderings only")  # fmt: skip
+    print(
+        f"{estimate['bytes'] / 1e9:,.3f} GB in all, {estimate['new_bytes'] / 1e9:,.3f} GB of them "
+        f"new, about {estimate['seconds']:,.0f} s with {estimate['workers']} processes; first "
+        "renderings only"
+    )
     return estimate
 
 
 def _show_progress(what: str, done: int, of: int) -> None:
+    line, end = f"build: {what} {done}/{of}", "\n" if done == of else ""
     if sys.stderr.isatty():
-        print(
-            f"\rbuild: {what} {done}/{of}   ",
-            end="\n" if done == of else "",
-            file=sys.stderr,
-            flush=True,
-        )
-    elif done == of:
-        print(f"build: {what} {done}/{of}", file=sys.stderr)
+        print(f"\r{line}   ", end=end, file=sys.stderr, flush=True)
+    elif end:
+        print(line, file=sys.stderr)
 
 
-def _locked(args: Namespace) -> tuple[RunConfig, dict, Vocabulary]:
+def _locked(args: Namespace) -> tuple[RunConfig, Lock, Vocabulary]:
     """(config, lock, vocabulary) of a config's data, built where it is not."""
     config = _load(args)
     lock = locks.read(build_in_subprocess(args))
@@ -129,9 +123,8 @@ def _locked(args: Namespace) -> tuple[RunConfig, dict, Vocabulary]:
 
 def data_audit(args: Namespace) -> tuple[dict, int]:
     config, lock, _ = _locked(args)
-    taken = Batches(lock, config.data.cache_dir).order.counts(
-        config.train.steps * lock["global_batch"]
-    )
+    order = Batches(lock, config.data.cache_dir).order
+    taken = order.counts(config.train.steps * lock["global_batch"])
     facts = auditing.with_uses(auditing.audit(lock, config.data.cache_dir, config), taken)
     printed.print_audit(facts)
     return facts, 1 if facts.get("errors") else 0
@@ -139,16 +132,14 @@ def data_audit(args: Namespace) -> tuple[dict, int]:
 
 def marked(vocabulary: Vocabulary, tokens: np.ndarray, weights: np.ndarray) -> str:
     """Text of a segment, the tokens under the loss between ⟦ ⟧."""
-    out, run = [], []
-    flags = [bool(w > 0) for w in weights]
-    for i, token in enumerate(tokens):
-        run.append(int(token))
-        if i + 1 == len(tokens) or flags[i + 1] != flags[i]:
-            ended = run[-1] == vocabulary.eos_id
-            words = vocabulary.decode(run[:-1] if ended else run) + ("⟨eos⟩" if ended else "")
-            out.append(f"⟦{words}⟧" if flags[i] else words)
-            run = []
-    return (" " if vocabulary.spaced else "").join(out)
+    parts = []
+    pairs = zip(map(int, tokens), (bool(w > 0) for w in weights), strict=True)
+    for under_loss, run in itertools.groupby(pairs, key=lambda pair: pair[1]):
+        ids = [token for token, _ in run]
+        ended = ids[-1] == vocabulary.eos_id
+        text = vocabulary.decode(ids[:-1] if ended else ids) + ("⟨eos⟩" if ended else "")
+        parts.append(f"⟦{text}⟧" if under_loss else text)
+    return (" " if vocabulary.spaced else "").join(parts)
 
 
 def data_show(args: Namespace) -> tuple[list[dict], int]:
@@ -159,19 +150,17 @@ def data_show(args: Namespace) -> tuple[list[dict], int]:
         raise UserError(
             f"--task {args.task!r} is not in the mixture" + did_you_mean(args.task, names)
         )
-    out = []
+    examples = []
     for i, name in enumerate(names):
-        if args.task in (None, name):
-            for record in batches.data.usable[i][0][: args.examples]:
-                prompt, target, weight = batches.segment(i, int(record), 0)
-                text = marked(vocabulary, [*prompt, *target], [*(0 * prompt), *weight])
-                out.append(
-                    {"task": name, "record": int(record), "text": text, "loss_tokens": len(target)}
-                )
-                print(
-                    f"--- {name}, record {record}: {len(prompt)} + {len(target)} tokens\n{visible(text)}"
-                )
-    return out, 0
+        usable = batches.data.usable[i][0] if args.task in (None, name) else ()
+        for record in map(int, usable[: args.examples]):
+            prompt, target, weight = batches.segment(i, record, 0)
+            text = marked(vocabulary, [*prompt, *target], [*(0 * prompt), *weight])
+            example = {"task": name, "record": record, "text": text, "loss_tokens": len(target)}
+            examples.append(example)
+            print(f"--- {name}, record {record}: {len(prompt)} + {len(target)} tokens")
+            print(visible(text))
+    return examples, 0
 
 
 def data_batch(args: Namespace) -> tuple[dict, int]:
@@ -180,33 +169,36 @@ def data_batch(args: Namespace) -> tuple[dict, int]:
     batch = batches.batch(args.step)
     size = lock["global_batch"]
     filled = float((batch["decoder_segment_ids"] > 0).mean())
-    print(f"step {args.step}: {size} rows, {filled:.1%} of decoder places filled, "
-          f"{int((batch['decoder_loss_weights'] > 0).sum())} loss tokens; data {locks.shape_hash(lock)}")  # fmt: skip
-    out = []
+    loss_tokens = int((batch["decoder_loss_weights"] > 0).sum())
+    print(
+        f"step {args.step}: {size} rows, {filled:.1%} of decoder places filled, {loss_tokens} loss "
+        f"tokens; data {locks.shape_hash(lock)}"
+    )
+    rows = []
     for b in range(min(args.rows, size)):
-        segments = []
-        for s, (task, record, rendering) in enumerate(batches.order.row(args.step * size + b), 1):
-            at = batch["decoder_segment_ids"][b] == s
-            if lock["bos_id"] < 0:  # its first token has a place that takes part in nothing
-                at[np.flatnonzero(at)[0] - 1] = True
-            tokens, weights = (
-                batch["decoder_target_tokens"][b][at],
-                batch["decoder_loss_weights"][b][at],
-            )
-            text = marked(vocabulary, tokens, weights)
-            if "encoder_input_tokens" in batch:
-                inside = batch["encoder_segment_ids"][b] == s
-                text = vocabulary.decode(batch["encoder_input_tokens"][b][inside]) + " → " + text
-            segments.append(
-                {
-                    "task": lock["tasks"][task]["name"],
-                    "record": record,
-                    "rendering": rendering,
-                    "text": text,
-                }
-            )
         print(f"--- row {b}")
-        for s in segments:
-            print(f"[{s['task']} {s['record']}#{s['rendering']}] {visible(s['text'])}")
-        out.append(segments)
-    return {"step": args.step, "rows": out, "batch": {k: v.tolist() for k, v in batch.items()}}, 0
+        rows.append([])
+        row = {name: array[b] for name, array in batch.items()}
+        segments = batches.order.row(args.step * size + b)
+        for number, (task, record, rendering) in enumerate(segments, 1):
+            name = lock["tasks"][task]["name"]
+            text = _segment_text(row, number, lock, vocabulary)
+            rows[b].append({"task": name, "record": record, "rendering": rendering, "text": text})
+            print(f"[{name} {record}#{rendering}] {visible(text)}")
+    arrays = {name: array.tolist() for name, array in batch.items()}
+    return {"step": args.step, "rows": rows, "batch": arrays}, 0
+
+
+def _segment_text(
+    row: dict[str, np.ndarray], number: int, lock: Lock, vocabulary: Vocabulary
+) -> str:
+    """The text of a row's segment, tokens under the loss marked."""
+    at = row["decoder_segment_ids"] == number
+    if lock["bos_id"] < 0:  # its first token has a place that takes part in nothing
+        at[np.flatnonzero(at)[0] - 1] = True
+    tokens, weights = row["decoder_target_tokens"][at], row["decoder_loss_weights"][at]
+    text = marked(vocabulary, tokens, weights)
+    if "encoder_input_tokens" not in row:
+        return text
+    prompt = row["encoder_input_tokens"][row["encoder_segment_ids"] == number]
+    return vocabulary.decode(prompt) + " → " + text
