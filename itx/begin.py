@@ -14,12 +14,15 @@ from itx.checkpoint import Checkpoints, Damaged
 from itx.config import RunConfig
 from itx.data import lock as locks
 from itx.data import verify
+from itx.data.types import Lock
 from itx.errors import UserError, did_you_mean
 from itx.restore import Setup
 from itx.runs import RunFolder, read_config, read_lock, run_config
 from itx.versions import code_version, versions
 
-OF_THE_BASE = ("model.", "train.seed ")  # fields whose change may give an adapter another base
+# beginnings of notes on fields whose change may give an adapter another base
+OF_THE_BASE = ("model.", "train.seed ")
+ENDING_SCHEDULES = ("cosine", "linear")  # without optim.decay_steps they end at train.steps
 
 
 def check_same_run(run: RunFolder, config: RunConfig) -> list[str]:
@@ -31,11 +34,8 @@ def check_same_run(run: RunFolder, config: RunConfig) -> list[str]:
     """
     if run.path.exists() and not run.path.is_dir():
         raise UserError(f"--run_dir: {run.path} is a file, not a folder")
-    if not run.path.exists() or not [
-        p
-        for p in run.path.iterdir()
-        if not p.name.endswith(".part") and p.name != trainer_lock.NAME
-    ]:
+    names = [p.name for p in run.path.iterdir()] if run.path.exists() else []
+    if all(name.endswith(".part") or name == trainer_lock.NAME for name in names):
         return []  # nothing, or what a kill left before the first file
     if not run.is_begun():
         raise UserError(
@@ -44,21 +44,16 @@ def check_same_run(run: RunFolder, config: RunConfig) -> list[str]:
     old = configs.flatten(read_config(run)["config"])
     new = configs.flatten(configs.to_dict(config))
     kinds = {name: f.metadata["kind"] for name, f in configs.fields_by_name().items()}
-    unknown = [n for n in config.resume.allow if n not in kinds]
-    if unknown:
-        raise UserError(
-            f"resume.allow: unknown field {unknown[0]!r}" + did_you_mean(unknown[0], kinds)
-        )
+    for name in config.resume.allow:
+        if name not in kinds:
+            raise UserError(f"resume.allow: unknown field {name!r}" + did_you_mean(name, kinds))
     notes = []
     for name, value in new.items():
         if name not in old or old[name] == value:
             continue
         change = f"{name} was {old[name]!r}, is {value!r}"
-        if (
-            name == "train.steps"
-            and not config.optim.decay_steps
-            and config.optim.schedule in ("cosine", "linear")
-        ):
+        ends_with_run = not config.optim.decay_steps and config.optim.schedule in ENDING_SCHEDULES
+        if name == "train.steps" and ends_with_run:
             notes.append(
                 f"{change}: the learning rate now ends there, and no longer as it was planned"
             )
@@ -84,23 +79,23 @@ def _changes_shapes(run: RunFolder, config: RunConfig, name: str) -> bool:
     `config` has it."""
     if not run.lock_json.is_file() and not run.steps():  # killed while it began
         return False
-    section, leaf = name.split(".")
     old, vocab_size = run_config(run), read_lock(run)["vocabulary"]["size"]
-    group = dataclasses.replace(
-        getattr(old, section), **{leaf: getattr(getattr(config, section), leaf)}
-    )
+
+    def shapes(config: RunConfig) -> dict:
+        return restore.shapes_by_name(restore.parts(config, vocab_size))
+
+    section, leaf = name.split(".")
+    value = getattr(getattr(config, section), leaf)
+    group = dataclasses.replace(getattr(old, section), **{leaf: value})
     try:
-        new = restore.shapes_by_name(
-            restore.parts(dataclasses.replace(old, **{section: group}), vocab_size)
-        )
+        return shapes(dataclasses.replace(old, **{section: group})) != shapes(old)
     except UserError:  # it cannot be so alone, but only together with other fields
         return True
-    return new != restore.shapes_by_name(restore.parts(old, vocab_size))
 
 
-def check(run: RunFolder, config: RunConfig, lock: dict, made: Setup) -> list[str]:
-    """`check_same_run`; and UserError where the run was begun on other data or its newest sound
-    checkpoint cannot be gone on with.
+def check(run: RunFolder, config: RunConfig, lock: Lock, made: Setup) -> list[str]:
+    """`check_same_run`; UserError also where the run was begun on other data, or where training
+    cannot go on from its newest sound checkpoint.
 
     Args:
         made: what the run has besides its state, with the shapes that its checkpoints must hold.
@@ -125,18 +120,18 @@ def check(run: RunFolder, config: RunConfig, lock: dict, made: Setup) -> list[st
                 continue
             if step > config.train.steps:
                 raise UserError(
-                    f"{run.path} is trained to step {step}, beyond train.steps={config.train.steps}: give at least "
-                    f"--train.steps={step}, or another --run_dir"
+                    f"{run.path} is trained to step {step}, beyond train.steps="
+                    f"{config.train.steps}: give at least --train.steps={step}, or another "
+                    "--run_dir"
                 )
-            if len(made.saved) < len(made.names) and any(
-                note.startswith(OF_THE_BASE) for note in notes
-            ):
+            of_base = any(note.startswith(OF_THE_BASE) for note in notes)
+            if of_base and len(made.saved) < len(made.names):
                 restore.check_base(meta, made.init()[1], made.saved)
             break
     return notes
 
 
-def _vocabulary(config: RunConfig, lock: dict) -> Path:
+def _vocabulary(config: RunConfig, lock: Lock) -> Path:
     return Path(config.data.cache_dir) / lock["vocabulary"]["file"]
 
 
@@ -144,7 +139,7 @@ def write(
     run: RunFolder,
     config: RunConfig,
     origin: dict[str, str],
-    lock: dict,
+    lock: Lock,
     args: Namespace,
     notes: list[str],
 ) -> dict:
@@ -157,13 +152,20 @@ def write(
     for note in notes:
         print(f"changed on resume: {note}", file=sys.stderr)
     old_notes = read_config(run).get("notes", []) if run.is_begun() else []
-    about = {
-        "file": args.config, "quick": args.quick, "overrides": args.overrides,
-        "command": shlex.join(["itx", *sys.argv[1:]]), "config": configs.to_dict(config), "origin": origin,
-        "versions": versions(), "code": code_version(), "data_hash": locks.shape_hash(lock),
-        "notes": old_notes + notes,
-    }  # fmt: skip
-    about = storage.sealed(about)
+    about = storage.sealed(
+        {
+            "file": args.config,
+            "quick": args.quick,
+            "overrides": args.overrides,
+            "command": shlex.join(["itx", *sys.argv[1:]]),
+            "config": configs.to_dict(config),
+            "origin": origin,
+            "versions": versions(),
+            "code": code_version(),
+            "data_hash": locks.shape_hash(lock),
+            "notes": old_notes + notes,
+        }
+    )
     storage.write_json(run.config_json, about)
     storage.write_json(run.lock_json, storage.sealed(lock))
     if config.model.pretrained:

@@ -47,9 +47,9 @@ class Skips:
         self.left_out = {step for r in self.returns for step in r["left_out"]}
 
     def meta(self) -> dict:
-        return {
-            "skipped": list(self.skipped), "returns": list(self.returns), "good": self.good, "candidate": self.candidate
-        }  # fmt: skip
+        """What `__init__` reads from a checkpoint's meta."""
+        steps = {"good": self.good, "candidate": self.candidate}
+        return {"skipped": list(self.skipped), "returns": list(self.returns), **steps}
 
     def add(self, step: int, finite: bool) -> None:
         """Take note of a step that was made; TooManySkipped, or RunFailed if training has already
@@ -77,25 +77,28 @@ class Skips:
         if in_a_row >= train.max_skipped_in_a_row:
             why = f"{in_a_row} steps in a row (train.max_skipped_in_a_row)"
         elif recent > max(train.max_skipped_share * window, MIN_SKIPPED_STEPS):
-            why = f"{recent} of the last {window} steps (train.max_skipped_share={train.max_skipped_share})"
+            share = f"train.max_skipped_share={train.max_skipped_share}"
+            why = f"{recent} of the last {window} steps ({share})"
         else:
             return
         why = f"{why} without a finite loss or gradient, the last of them step {step}"
         if not self.returns:
             raise TooManySkipped(why, step, self)
-        then = self.returns[-1]
+        last = self.returns[-1]
         raise RunFailed(
-            f"{why}, though training had returned from step {then['at']} to step {then['to']} for that before; "
-            f"the last good checkpoint is {self.good or 'the beginning'}. Look at "
-            f"{batches(s for s in failed if s > step - window)}, or lower optim.learning_rate in another --run_dir"
+            f"{why}, though training had returned from step {last['at']} to step {last['to']} for "
+            f"that before; the last good checkpoint is {self.good or 'the beginning'}. Look at "
+            f"{batches(s for s in failed if s > step - window)}, or lower optim.learning_rate in "
+            "another --run_dir"
         )
 
     def check_end(self) -> None:
         """RunFailed if no step of a finished run changed anything."""
         if self.train.steps and len(set(self.skipped)) >= self.train.steps:
             raise RunFailed(
-                f"none of the {self.train.steps} steps had a finite loss and gradient: the model is as it began; look at "
-                f"{batches(self.skipped)}, or lower optim.learning_rate in another --run_dir"
+                f"none of the {self.train.steps} steps had a finite loss and gradient: the model "
+                f"is as it began; look at {batches(self.skipped)}, or lower "
+                "optim.learning_rate in another --run_dir"
             )
 
 
@@ -134,7 +137,7 @@ class LossWatch:
     """Reads the logged losses one by one, and says where they stand still at the unigram entropy,
     or leap.
 
-    Of a stretch or a leap it speaks once. A phase of the data begins a new curve, for its loss may
+    Each such stretch or leap is said once. A phase of the data begins a new curve, for its loss may
     lie elsewhere.
     """
 
@@ -164,8 +167,11 @@ class LossWatch:
         self.near.append(step)
         if said or not self._long_enough():
             return None
-        return Event(step, f"since step {self.near[0]} the loss stands at the unigram entropy of the targets "
-                           f"({self.entropy:.3f}): the model knows how frequent tokens are and nothing else")  # fmt: skip
+        text = (
+            f"since step {self.near[0]} the loss stands at the unigram entropy of the targets "
+            f"({self.entropy:.3f}): the model knows how frequent tokens are and nothing else"
+        )
+        return Event(step, text)
 
     def _long_enough(self) -> bool:
         return (
@@ -178,13 +184,15 @@ class LossWatch:
         middle = median(self.before)
         spread = median(abs(x - middle) for x in self.before)
         was_high = self.high
-        self.high = (
-            loss > MIN_SPIKE_RATIO * middle and loss > middle + MIN_SPIKE_DEVIATIONS * spread
-        )
+        least = max(MIN_SPIKE_RATIO * middle, middle + MIN_SPIKE_DEVIATIONS * spread)
+        self.high = loss > least
         if was_high or not self.high:
             return None
-        return Event(step, f"the loss leapt to {loss:.3f} at step {step}, from a median of {middle:.3f} over the "
-                           f"{len(self.before)} logged lines before")  # fmt: skip
+        text = (
+            f"the loss leapt to {loss:.3f} at step {step}, from a median of {middle:.3f} over the "
+            f"{len(self.before)} logged lines before"
+        )
+        return Event(step, text)
 
 
 def events(watch: LossWatch, lines: Iterable[dict]) -> list[Event]:

@@ -20,8 +20,9 @@ import numpy as np
 
 from itx import health, storage
 from itx.config import RunConfig
+from itx.data.types import Lock
 from itx.errors import UserError
-from itx.movement import EVERY_SECONDS, Pace
+from itx.movement import EVERY_SECONDS, Pace, terminal_bar
 
 TIMING = ("train/tokens_per_second", "train/seconds")
 
@@ -107,16 +108,16 @@ def digest_up_to(file: Path, step: int) -> str:
 def _entry(line: bytes) -> dict | None:
     """{"step": n, …}, or None if the line holds something else."""
     try:
-        found = json.loads(line.decode("utf-8"))
+        entry = json.loads(line.decode("utf-8"))
     except ValueError:
         return None
-    return found if isinstance(found, dict) and isinstance(found.get("step"), int) else None
+    return entry if isinstance(entry, dict) and isinstance(entry.get("step"), int) else None
 
 
 def _damaged(file: Path, number: int) -> UserError:
     return UserError(
-        f"{file}: line {number} is damaged; remove that line (its figures are lost) or put a sound copy of the file in "
-        "its place, and say the same command again"
+        f"{file}: line {number} is damaged; remove that line (its figures are lost) or put a sound "
+        "copy of the file in its place, and say the same command again"
     )
 
 
@@ -126,21 +127,15 @@ def read_lines(file: Path) -> list[bytes]:
 
 
 class Progress:
-    """A bar with loss, tokens/s and time left; plain lines where the output is not a terminal."""
+    """A bar with loss, tokens/s and time left; plain lines where the output is no terminal."""
 
     def __init__(self, start: int, stop: int, every_seconds: float = EVERY_SECONDS):
         self.stop, self.every = stop, every_seconds
         self.told, self.pace, self.known = time.monotonic(), Pace(), "loss not known yet"
         self.bar = None
         if sys.stderr.isatty():
-            from rich import progress as rich
-
-            self.bar = rich.Progress(
-                rich.TextColumn("train"), rich.BarColumn(), rich.MofNCompleteColumn(),
-                rich.TextColumn("loss {task.fields[loss]}  {task.fields[speed]} tokens/s"),
-                rich.TimeRemainingColumn(), transient=False,
-                console=__import__("rich.console").console.Console(stderr=True),
-            )  # fmt: skip
+            loss_and_speed = "loss {task.fields[loss]}  {task.fields[speed]} tokens/s"
+            self.bar = terminal_bar("train", loss_and_speed, transient=False)
             self.bar.start()
             self.task = self.bar.add_task("", total=stop, completed=start, loss="-", speed="-")
 
@@ -178,7 +173,7 @@ class Book:
     lines goes on to write the same ones.
     """
 
-    def __init__(self, config: RunConfig, lock: dict, meta: dict, watch: health.LossWatch):
+    def __init__(self, config: RunConfig, lock: Lock, meta: dict, watch: health.LossWatch):
         self.every, self.last = config.train.log_every, config.train.steps
         self.tasks = [t["name"] for t in lock["tasks"]]
         self.sums: dict[str, Any] = meta.get("interval", {})
@@ -190,8 +185,8 @@ class Book:
         return {"interval": copy.deepcopy(self.sums), **self.skips.meta()}
 
     def add(self, pending: tuple | None, log: MetricsLog, progress: Progress) -> None:
-        """Take in one step's metrics, None if it was left out; write a line where an interval
-        ends."""
+        """Take in one step's (step, metrics, places), None if the step was left out; write a line
+        where an interval ends."""
         if pending is None:
             return
         step, metrics, places = pending
@@ -216,11 +211,11 @@ class Book:
 
     def _sum(self, values: dict) -> None:
         for k, v in values.items():
-            old = self.sums.get(k)
             if isinstance(v, list):
-                self.sums[k] = [a + b for a, b in zip(old or [0.0] * len(v), v, strict=True)]
+                old = self.sums.get(k, [0.0] * len(v))
+                self.sums[k] = [a + b for a, b in zip(old, v, strict=True)]
             else:
-                self.sums[k] = v + (old or 0)
+                self.sums[k] = v + self.sums.get(k, 0)
 
     def _write(self, step: int, now: float, log: MetricsLog, progress: Progress) -> None:
         s, line = self.sums, {}
@@ -233,9 +228,8 @@ class Book:
                 "train/tokens": s["tokens"],
                 "data/non_padding_fraction": s["tokens"] / s["cells"],
             }
-            for name, total, weight in zip(
-                self.tasks, s["task_loss"], s["task_weight"], strict=True
-            ):
+            of_tasks = zip(self.tasks, s["task_loss"], s["task_weight"], strict=True)
+            for name, total, weight in of_tasks:
                 if weight:
                     line[f"train/loss/{name}"] = total / weight
         line["train/skipped"] = len(self.skips.skipped)

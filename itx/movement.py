@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""That something goes on, and how far it is: a bar in a terminal, elsewhere a line every
+"""Signs that work goes on, and how far it is: a bar in a terminal, elsewhere a line every
 EVERY_SECONDS.
 
-What ends sooner says nothing. `track` counts what is done; `alive` is for a call that tells nothing
-of itself.
+Work that ends sooner prints nothing. `track` counts what is done; `alive` is for a call that tells
+nothing of itself.
 """
 
 import contextlib
@@ -14,10 +14,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 EVERY_SECONDS = 15.0
-# The time left is judged by so much of the past: what came before, compilation say, does not
-# return.
+# The time left is judged by so much of the past: earlier work, compilation say, does not return.
 WINDOW_SECONDS = 60.0
 _SHOWN: contextvars.ContextVar[str] = contextvars.ContextVar("shown", default="")
 
@@ -69,14 +72,25 @@ def track(does: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
         yield advance
 
 
-@contextlib.contextmanager
-def _bar(label: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
-    from rich import progress as rich
+def terminal_bar(label: str, text: str, transient: bool) -> "Progress":
+    """A bar on stderr between a label and a text, whose {task.…} fields are filled in."""
+    from rich import progress
     from rich.console import Console
 
-    columns = (rich.TextColumn(label, markup=False), rich.BarColumn(), rich.MofNCompleteColumn(),
-               rich.TextColumn(unit), rich.TimeRemainingColumn())  # fmt: skip
-    with rich.Progress(*columns, transient=True, console=Console(stderr=True)) as bar:
+    return progress.Progress(
+        progress.TextColumn(label, markup=False),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TextColumn(text),
+        progress.TimeRemainingColumn(),
+        transient=transient,
+        console=Console(stderr=True),
+    )
+
+
+@contextlib.contextmanager
+def _bar(label: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+    with terminal_bar(label, unit, transient=True) as bar:
         task = bar.add_task("", total=total)
         yield lambda n: bar.advance(task, n)
 
@@ -93,11 +107,8 @@ def _lines(label: str, total: int, unit: str) -> Iterator[Callable[[int], None]]
 
     def tell() -> None:
         while not over.wait(EVERY_SECONDS):
-            print(
-                f"{label} {done:,} of {total:,} {unit}, {pace.words(total)}",
-                file=sys.stderr,
-                flush=True,
-            )
+            line = f"{label} {done:,} of {total:,} {unit}, {pace.words(total)}"
+            print(line, file=sys.stderr, flush=True)
 
     # a device's work and a compilation leave other threads running
     teller = threading.Thread(target=tell, daemon=True)

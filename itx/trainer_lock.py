@@ -26,7 +26,7 @@ NAME = "trainer.lock"
 BEAT_SECONDS = 5.0
 # Six beats: what delays a beat on a busy machine or a network file system is shorter.
 PATIENCE_SECONDS = 30.0
-MOST_BYTES = 4096  # of the file; more is not what a trainer writes
+MAX_BYTES = 4096  # of the file; more is not what a trainer writes
 
 
 class TrainerLock:
@@ -36,10 +36,9 @@ class TrainerLock:
         self.folder, self.file = Path(folder), Path(folder) / NAME
         self.number: int | None = None  # the open file
         self.ended = threading.Event()
-        self.record = {
-            "host": platform.node(), "process": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S %z"),
-            "machine": machine(), "owner": secrets.token_hex(8), "beats": 0,
-        }  # fmt: skip
+        self.record = {"host": platform.node(), "process": os.getpid()}
+        self.record |= {"since": time.strftime("%Y-%m-%d %H:%M:%S %z"), "machine": machine()}
+        self.record |= {"owner": secrets.token_hex(8), "beats": 0}
 
     def check(self) -> None:
         """UserError where another trainer of this machine holds the folder. Writes nothing."""
@@ -98,26 +97,28 @@ class TrainerLock:
 
     def _outwait(self, held: bytes) -> None:
         """UserError where the file, which no lock of this machine speaks for, still changes."""
-        print(f"itx: {self.folder} was held by {_who(held)}; waiting up to {PATIENCE_SECONDS:.0f} s for a sign of it",
-              file=sys.stderr, flush=True)  # fmt: skip
+        _say(
+            f"{self.folder} was held by {_who(held)}; waiting up to {PATIENCE_SECONDS:.0f} s for a "
+            "sign of it"
+        )
         until = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < until:
             time.sleep(min(1.0, PATIENCE_SECONDS / 10))
             if self._read() != held:
                 raise self._refusal()
-        print("itx: it gives none, so its lock is taken over", file=sys.stderr, flush=True)
+        _say("it gives none, so its lock is taken over")
 
     def _refusal(self) -> UserError:
         return UserError(
-            f"{self.folder} is being trained by {_who(self._read())}: wait until it ends, stop it there, or give "
-            "another --run_dir"
+            f"{self.folder} is being trained by {_who(self._read())}: wait until it ends, stop it "
+            "there, or give another --run_dir"
         )
 
     def _read(self) -> bytes:
         """What the file holds now: opened anew, for then a network file system asks its server."""
         try:
             with open(self.file, "rb") as f:
-                return f.read(MOST_BYTES)
+                return f.read(MAX_BYTES)
         except OSError:
             return b""
 
@@ -138,10 +139,14 @@ class TrainerLock:
                 if self._owner() not in (None, self.record["owner"]):
                     # This machine slept for longer than another one waited: two trainers would ruin
                     # the folder.
-                    print(f"itx: {self.folder} was taken over by {_who(self._read())}; this trainer ends",
-                          file=sys.stderr, flush=True)  # fmt: skip
+                    new = _who(self._read())
+                    _say(f"{self.folder} was taken over by {new}; this trainer ends")
                     os._exit(2)
                 self._write()
+
+
+def _say(line: str) -> None:
+    print(f"itx: {line}", file=sys.stderr, flush=True)
 
 
 def _parsed(held: bytes) -> dict:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which code and libraries compute here."""
+"""The versions of the code and of the libraries that compute."""
 
 import hashlib
 import subprocess
@@ -8,8 +8,9 @@ from importlib import metadata
 from pathlib import Path
 
 LIBRARIES = (
-    "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorstore", "grain", "numpy", "ml_dtypes", "sentencepiece"
-)  # fmt: skip
+    *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorstore"),
+    *("grain", "numpy", "ml_dtypes", "sentencepiece"),
+)
 
 
 def versions() -> dict[str, str]:
@@ -27,21 +28,19 @@ def _version(name: str) -> str:
 def code_version() -> str:
     """The git commit of the code; the package's version outside a checkout, or "unknown". Where
     that does not say what the files hold, a hash of them follows a plus."""
-    here = Path(__file__).parent
-    git = ["git", "-C", str(here)]
+    package = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(package), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
     try:
-        commit = subprocess.run(
-            [*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True
-        )
-        changed = subprocess.run(
-            [*git, "status", "--porcelain", "--", "."], capture_output=True, text=True, check=True
-        )
-        if not changed.stdout.strip():
-            return commit.stdout.strip()
-        name = commit.stdout.strip()
+        name = git("rev-parse", "--short=12", "HEAD")
+        if not git("status", "--porcelain", "--", "."):
+            return name
     except (OSError, subprocess.CalledProcessError):
         name = _version("itx")
-    return f"{'unknown' if name == 'absent' else name}+{_sources(here)}"
+    return f"{'unknown' if name == 'absent' else name}+{_sources(package)}"
 
 
 def _sources(package: Path) -> str:
