@@ -15,11 +15,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from itx.errors import UserError
 from itx.prepare.types import Bad, Rows
 
-# characters: a column with longer cells holds text, which says nothing about what belongs in it
-SHORT = 32
-SHAPES = 100  # as many different short cells (digits apart) a column of labels or numbers may have
-# of a cell that is judged by its delimiters alone, in a table all of whose columns hold text
-FEWEST_LINES = 3
+# Characters: a column with longer cells holds text, which says nothing about what belongs in it.
+MAX_LABEL = 32
+MAX_SHAPES = 100  # different short cells (digits apart) of a column of labels or numbers
+# Lines of a cell that is judged by its delimiters alone, in a table all of whose columns hold text
+MIN_LINES = 3
 DELIMITERS = ",;\t|"
 
 
@@ -32,7 +32,9 @@ def rows(
 ) -> Rows:
     """(line that a record begins in, record) of a table's lines, each with its line end.
 
-    name: of the file, for errors; columns: of a table without a header.
+    Args:
+        name: of the file, for errors.
+        columns: of a table without a header.
     """
     taken: list[str] = []  # the lines of the record that is being read
 
@@ -41,15 +43,11 @@ def rows(
             taken.append(line)
             yield line
 
-    # of the whole process; its default of 128 KB refuses a long document
+    # A setting of the whole process, whose default of 128 KB refuses a long document.
     csv.field_size_limit(2**31 - 1)
+    quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
     # strict: a quote that never closes is an error, not one cell that swallows the file
-    reader = csv.reader(
-        each(),
-        strict=True,
-        delimiter=delimiter,
-        quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
-    )
+    reader = csv.reader(each(), strict=True, delimiter=delimiter, quoting=quoting)
     columns = _columns(list(columns), f"{name}: columns=", delimiter)
     swallowed = Swallowed(delimiter)
     while True:
@@ -58,30 +56,26 @@ def rows(
         if row is None:
             break
         at = reader.line_num - len(taken) + 1
+        where = f"{name}:{at}: "
         if row == []:  # a blank line
             continue
         if isinstance(row, Bad):
             if quoted and (len(taken) > 1 or taken[0].count('"') % 2):
-                row = Bad(row.reason, row.detail + _opened(taken, at, columns, delimiter))
-                raise UserError(f"{name}:{at}: {row.reason} ({row.detail})")
+                opened = _opened(taken, at, columns, delimiter)
+                raise UserError(f"{where}{row.reason} ({row.detail}{opened})")
             if not columns:
-                raise UserError(
-                    f"{name}:{at}: {row.reason} ({row.detail}) where the header should be"
-                )
+                told = f"{row.reason} ({row.detail}) where the header should be"
+                raise UserError(where + told)
         elif not columns:
-            columns = _columns(row, f"{name}:{at}: ", delimiter)
+            columns = _columns(row, where, delimiter)
             continue
         else:
             swallowed.see(row, taken, at)
             row = _record(columns, row)
-            if (
-                isinstance(row, Bad)
-                and len(taken) > 1
-                and _like_rows(taken, len(columns), delimiter)
-            ):
-                raise UserError(
-                    f"{name}:{at}: {row.reason} ({row.detail}{_opened(taken, at, columns, delimiter)})"
-                )
+            odd = isinstance(row, Bad) and len(taken) > 1
+            if odd and _like_rows(taken, len(columns), delimiter):
+                opened = _opened(taken, at, columns, delimiter)
+                raise UserError(f"{where}{row.reason} ({row.detail}{opened})")
         yield str(at), row
     swallowed.judge(name)
 
@@ -112,27 +106,25 @@ class Swallowed:
         for i, cell in enumerate(row):
             if self.shapes[i] is not None:
                 self.shapes[i].add(_shape(cell))
-                if len(cell) > SHORT or len(self.shapes[i]) > SHAPES:
+                if len(cell) > MAX_LABEL or len(self.shapes[i]) > MAX_SHAPES:
                     self.shapes[i] = None
 
     def judge(self, name: str) -> None:
         """At the end of the table: UserError where a cell holds rows."""
-        known = {
-            i: s for i, s in enumerate(self.shapes) if s is not None and 2 * len(s) <= self.rows
-        }
+        shapes = enumerate(self.shapes)
+        known = {i: s for i, s in shapes if s is not None and 2 * len(s) <= self.rows}
         for at, lines in self.suspects:
-            cells = [
-                [c.strip('"') for c in line.rstrip("\r\n").split(self.delimiter)] for line in lines
-            ]
+            rows = [line.rstrip("\r\n").split(self.delimiter) for line in lines]
             alike = any(
-                all(i < len(row) and _shape(row[i]) in s for row in cells) for i, s in known.items()
+                all(i < len(row) and _shape(row[i].strip('"')) in s for row in rows)
+                for i, s in known.items()
             )
-            alone = not known and len(lines) >= FEWEST_LINES and self.spanning == len(self.suspects)
+            alone = not known and len(lines) >= MIN_LINES and self.spanning == len(self.suspects)
             if alike or alone:
                 raise UserError(
-                    f"{name}:{at}: a quote opens here and closes in line {at + len(lines) - 1}, and each line between looks "
-                    "like a row of the table: a quote is missing or too many; a cell that is meant to hold these lines "
-                    "can be given as JSON lines"
+                    f"{name}:{at}: a quote opens here and closes in line {at + len(lines) - 1}, "
+                    "and each line between looks like a row of the table: a quote is missing or "
+                    "too many; a cell that is meant to hold these lines can be given as JSON lines"
                 )
 
 
@@ -155,37 +147,33 @@ def _record(columns: Sequence[str], row: list[str]) -> dict | Bad:
     if len(row) != len(columns):
         return Bad("wrong number of columns", f"{len(row)} rather than {len(columns)}")
     for column, cell in zip(columns, row, strict=True):
-        try:
-            cell.encode()
-        except UnicodeEncodeError as e:
-            return Bad(
-                "bad utf-8", f"byte 0x{ord(e.object[e.start]) & 0xFF:02x} in column {column!r}"
-            )
+        if byte := _undecoded(cell):
+            return Bad("bad utf-8", f"byte {byte} in column {column!r}")
     return dict(zip(columns, row, strict=True))
+
+
+def _undecoded(text: str) -> str:
+    """The first byte of a text that was no UTF-8; "" where there is none."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as e:
+        return f"0x{ord(e.object[e.start]) & 0xFF:02x}"
+    return ""
 
 
 def _columns(names: list[str], where: str, delimiter: str) -> list[str]:
     """The names of a header, each of which must be another one."""
-    try:
-        "".join(names).encode()
-    except UnicodeEncodeError as e:
-        raise UserError(
-            f"{where}bad utf-8 in the header (byte 0x{ord(e.object[e.start]) & 0xFF:02x})"
-        ) from e
+    if byte := _undecoded("".join(names)):
+        raise UserError(f"{where}bad utf-8 in the header (byte {byte})")
     for i, column in enumerate(names):
         if column in names[:i]:
-            raise UserError(
-                f"{where}columns {names.index(column) + 1} and {i + 1} are both called {column!r}; a field has one column"
-            )
-    other = (
-        next((d for d in DELIMITERS if d != delimiter and d in names[0]), "")
-        if len(names) == 1
-        else ""
-    )
-    if other:
-        raise UserError(
-            f"{where}the header has one column, {names[0]!r}: it looks separated by {other!r}, not by {delimiter!r}"
-        )
+            both = f"columns {names.index(column) + 1} and {i + 1}"
+            raise UserError(f"{where}{both} are both called {column!r}; a field has one column")
+    if len(names) == 1:
+        for other in DELIMITERS:
+            if other != delimiter and other in names[0]:
+                told = f"it looks separated by {other!r}, not by {delimiter!r}"
+                raise UserError(f"{where}the header has one column, {names[0]!r}: {told}")
     return names
 
 
@@ -207,4 +195,5 @@ def _opened(lines: Sequence[str], at: int, columns: Sequence[str], delimiter: st
                 state = "bare"
     n, column = opened
     called = repr(columns[column]) if column < len(columns) else str(column + 1)
-    return f"; the quote that opens in line {at + n}, column {called}, does not close where its cell ends"
+    place = f"in line {at + n}, column {called}"
+    return f"; the quote that opens {place}, does not close where its cell ends"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a build finds in its cache already: it must be what was written there.
+"""What stands in a cache already when a build begins: it must be what was written there.
 
 A damaged folder or vocabulary is an error, or, where the build may mend, removed, told in a line
 and made again.
@@ -11,6 +11,7 @@ from pathlib import Path
 
 from itx.data import lock as locks
 from itx.data import verify
+from itx.data.types import Lock
 from itx.errors import UserError
 
 # what is done about a damaged folder: remove it, or raise
@@ -46,7 +47,7 @@ def check(
             mend(damage, path)
 
 
-def known_lock(file: Path, cache_dir: str, mend: Mend) -> dict | None:
+def known_lock(file: Path, cache_dir: str, mend: Mend) -> Lock | None:
     """The lock of an earlier build of the same, if all that it names is there; None if something
     must be made."""
     if not file.is_file():
@@ -60,8 +61,5 @@ def known_lock(file: Path, cache_dir: str, mend: Mend) -> dict | None:
         raise
     except (UserError, KeyError, TypeError, ValueError):
         return None  # it is written again, from the folders that are there
-    return (
-        lock
-        if all((Path(cache_dir) / f / "manifest.json").is_file() for _, f, _ in entries)
-        else None
-    )
+    manifests = [Path(cache_dir) / folder / "manifest.json" for _, folder, _ in entries]
+    return lock if all(manifest.is_file() for manifest in manifests) else None

@@ -20,6 +20,7 @@ The noise comes from TensorFlow's stateless generator, written out in NumPy, so 
 seeds the masks are T5's own, and no NumPy version changes them.
 """
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -35,16 +36,15 @@ from itx.prepare import exclude, values
 from itx.prepare.types import Bad, Item, Job, Records, Rendered, Room, Settings, Work
 from itx.tasks.spec import TaskSpec
 
-# raise it when a change here alters a record: it is part of the cache keys of plain text
+# Raise it when a change here alters a record: it is part of the cache keys of plain text.
 OBJECTIVES_VERSION = 1
 NOISE_DENSITY, MEAN_SPAN = np.float32(0.15), np.float32(3.0)  # T5's, in the precision of its graph
 STRADDLE = 80  # characters behind a chunk that the leak test reads with it, about 12 words
-# tokens that give a target, and a prompt where there is one
-LEAST = {"lm": 1, "prefix_lm": 2, "span_corruption": 2}
+# The fewest tokens that give a target, and a prompt where there is one
+MIN_TOKENS = {"lm": 1, "prefix_lm": 2, "span_corruption": 2}
 
 
 # ---- noise
-# ------------------------------------------------------------------------------------------
 
 
 def philox(counter: Sequence[int], key: Sequence[int], n: int) -> np.ndarray:
@@ -104,10 +104,8 @@ def noise_mask(length: int, seed: tuple[int, int]) -> np.ndarray:
         begins = np.append(0, _shuffled((np.arange(n - 1) < spans - 1).astype(np.int64), seed))
         return np.bincount(np.cumsum(begins), minlength=spans)
 
-    noise, kept = (
-        parts(tokens, (halves[0], halves[1])),
-        parts(length - tokens, (halves[2], halves[3])),
-    )
+    noise = parts(tokens, (halves[0], halves[1]))
+    kept = parts(length - tokens, (halves[2], halves[3]))
     return np.repeat(np.tile([False, True], spans), np.stack([kept, noise], 1).reshape(-1))
 
 
@@ -139,30 +137,31 @@ def sentinels(vocabulary: Vocabulary) -> int:
 
 
 # ---- chunks
-# -----------------------------------------------------------------------------------------
 
 
 def check(spec: TaskSpec, room: Room, known: int = SENTINELS) -> int:
-    """The size of a task's chunks; UserError where its objective and a run do not go together.
+    """The most tokens of a task's chunks; UserError where its objective and a run do not go
+    together.
 
-    known: sentinels of the vocabulary.
+    Args:
+        known: how many sentinels the vocabulary has.
     """
-    if spec.objective == "lm" and room.architecture == "encoder_decoder":
+    where, objective = f"text task {spec.name!r}", spec.objective
+    if objective == "lm" and room.architecture == "encoder_decoder":
         raise UserError(
-            f"text task {spec.name!r}: objective 'lm' is for decoder-only models (an encoder would read nothing); "
+            f"{where}: objective 'lm' is for decoder-only models (an encoder would read nothing); "
             "for this run's encoder-decoder take 'prefix_lm' or 'span_corruption'"
         )
-    if spec.objective == "span_corruption" and not known:
+    if objective == "span_corruption" and not known:
         raise UserError(
-            f"text task {spec.name!r}: the vocabulary has no sentinels (a run's own gets them; to SeqIO give "
+            f"{where}: the vocabulary has no sentinels (a run's own gets them; to SeqIO give "
             f"SentencePieceVocabulary(file, extra_ids={SENTINELS}))"
         )
-    size = chunk_size(spec.objective, room, known)
-    # or a chunk would be left that cannot be split
-    if size < max(2 * LEAST[spec.objective] - 1, 2):
-        raise UserError(
-            f"text task {spec.name!r}: no text fits rows of {room.length} tokens, {room.targets} of targets"
-        )
+    size = chunk_size(objective, room, known)
+    # With less a chunk could be left that cannot be split.
+    if size < max(2 * MIN_TOKENS[objective] - 1, 2):
+        told = f"no text fits rows of {room.length} tokens, {room.targets} of targets"
+        raise UserError(f"{where}: {told}")
     return size
 
 
@@ -188,59 +187,61 @@ def chunk_size(objective: str, room: Room, spans: int = SENTINELS) -> int:
 def cut(length: int, size: int, least: int) -> list[tuple[int, int]]:
     """(from, to) of chunks of `size`; the last is shorter, and the one before it too where `least`
     would be missed."""
-    at = [*range(0, length, size), length]
-    if len(at) > 2 and at[-1] - at[-2] < least:
-        at[-2] = at[-1] - least
-    return list(zip(at, at[1:], strict=False))
+    edges = [*range(0, length, size), length]
+    if len(edges) > 2 and edges[-1] - edges[-2] < least:
+        edges[-2] = edges[-1] - least
+    return list(itertools.pairwise(edges))
 
 
 def chunks(
-    spec: TaskSpec, items: Iterable[Item], vocabulary: Vocabulary, room: Room, counts: Counter | None = None,
+    spec: TaskSpec,
+    items: Iterable[Item],
+    vocabulary: Vocabulary,
+    room: Room,
+    counts: Counter | None = None,
     sized: bool = False,
-) -> Iterator[Item]:  # fmt: skip
+) -> Iterator[Item]:
     """An item `id/chunk` of token ids per chunk; its content is the chunk's, so that a leak costs
     no whole document. "text" beside them, for the leak test, reads on a little: what a cut divides
     is found in the first part.
 
-    sized: with "bytes" beside "tokens", each token's part of the text in UTF-8: they add up to the
-    document.
-    counts: as of render.items. A document's further chunks are read too, as where `fields` gives
-    several examples.
+    Args:
+        counts: as `examples.items` takes them. A document's further chunks count as read too, as
+            where `fields` gives several examples.
+        sized: with "bytes" beside "tokens", each token's part of the text in UTF-8: they add up to
+            the document.
     """
     counts = Counter() if counts is None else counts
     known = sentinels(vocabulary) if spec.objective == "span_corruption" else 0
-    size, least = check(spec, room, known), LEAST[spec.objective]
+    size, least = check(spec, room, known), MIN_TOKENS[spec.objective]
     for item in items:
         document = item.values["text"]
         if not isinstance(document, str):
-            raise UserError(
-                f"text task {spec.name!r}, example {item.id}: 'text' is {type(document).__name__}, no text"
-            )
+            told = f"'text' is {type(document).__name__}, no text"
+            raise UserError(f"text task {spec.name!r}, example {item.id}: {told}")
         ids = vocabulary.encode(document)
         if len(ids) < least:
-            counts["no text" if not ids else "too short to split"] += 1
+            counts["too short to split" if ids else "no text"] += 1
             continue
         if known and max(ids) >= vocabulary.size - known:  # it could not be told from ours
             counts["a sentinel in the text"] += 1
             continue
-        found = cut(len(ids), size, least)
-        counts["read"] += len(found) - 1
-        starts = vocabulary.starts(document) if len(found) > 1 or sized else [0]
-        if sized:
-            edges = [0, *starts[1:], len(document)]
-            sizes = [len(document[a:b].encode()) for a, b in zip(edges, edges[1:], strict=False)]
-        for n, (a, b) in enumerate(found):
-            content, key = item.content, item.hash
-            if len(found) > 1:
-                content = text.normalise(document[starts[a] : starts[b] if b < len(ids) else None])
-                key = draw("content", content)
-            more = {"bytes": sizes[a:b]} if sized else {}
-            shown = (
-                document[starts[a] : starts[b] + STRADDLE if b < len(ids) else None]
-                if len(found) > 1
-                else document
-            )
-            yield Item(f"{item.id}/{n}", {"tokens": ids[a:b], "text": shown, **more}, content, key)
+        spans = cut(len(ids), size, least)
+        counts["read"] += len(spans) - 1
+        starts = vocabulary.starts(document) if len(spans) > 1 or sized else [0]
+        edges = [0, *starts[1:], len(document)]  # of each token in the text
+        for n, (first, end) in enumerate(spans):
+            content, key, shown = item.content, item.hash, document
+            if len(spans) > 1:
+                begins = starts[first]
+                ends = starts[end] if end < len(ids) else len(document)
+                content = text.normalise(document[begins:ends])
+                key, shown = draw("content", content), document[begins : ends + STRADDLE]
+            values = {"tokens": ids[first:end], "text": shown}
+            if sized:
+                pairs = itertools.pairwise(edges[first : end + 1])
+                values["bytes"] = [len(document[a:b].encode()) for a, b in pairs]
+            yield Item(f"{item.id}/{n}", values, content, key)
 
 
 def record(
@@ -256,12 +257,10 @@ def record(
     ids = item.values[of]
     h = draw(render_seed, spec.name, item.id)
     if spec.objective == "span_corruption":
-        mask = noise_mask(
-            len(ids), (draw(h, "spans", rendering, 0), draw(h, "spans", rendering, 1))
-        )
-        inputs, targets = (
-            with_sentinels(np.array(ids), m, vocab_size).tolist() for m in (mask, ~mask)
-        )
+        seed = (draw(h, "spans", rendering, 0), draw(h, "spans", rendering, 1))
+        mask = noise_mask(len(ids), seed)
+        array = np.array(ids)
+        inputs, targets = (with_sentinels(array, m, vocab_size).tolist() for m in (mask, ~mask))
         return [(inputs, False), (targets, True)]
     k = 0
     if spec.objective == "prefix_lm":  # all splits whose target fits are equally likely
@@ -287,7 +286,7 @@ def in_words(spec: TaskSpec, item: Item) -> Rendered | None:
     """What the objective does to a text, with words as tokens: `itx tasks show` knows no
     vocabulary. None: too short."""
     words = item.values["text"].split()
-    if len(words) < LEAST[spec.objective]:
+    if len(words) < MIN_TOKENS[spec.objective]:
         return None
     size = len(words) + SENTINELS
     names = [*words, *(f"<extra_id_{i}>" for i in reversed(range(SENTINELS)))]

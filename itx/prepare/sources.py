@@ -9,7 +9,6 @@ Files stand under `data.root`, TFDS folders under $TFDS_DATA_DIR (`data.tfds_dat
 """
 
 import functools
-import hashlib
 import inspect
 import json
 import os
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from itx import hashing
 from itx.errors import UserError, did_you_mean, did_you_mean_file
 from itx.prepare import readers
 from itx.prepare.readers import READERS
@@ -39,18 +39,18 @@ def source_splits(source: Source, split: str) -> list[tuple[str, float, float]]:
     set whose only split is an evaluation split is test, and has no validation.
     """
     if source.split_by_hash:
-        at, out = 0.0, []
+        low, shares = 0.0, []
         for name, share in source.split_by_hash.items():
             if name == split:
-                out.append(("", at, at + share))
-            at += share
-        return out
+                shares.append(("", low, low + share))
+            low += share
+        return shares
     have = set(source.files) or set(source.options.get("splits", ()))
     evaluation = have - {"train"}
     if split == "train":
-        # shares that the other splits take of it
-        cut = 0 if "validation" in have else 1 if evaluation else 2
-        return [("train", 0.0, 1.0 - cut * HELD_OUT_SHARE)] if "train" in have else []
+        # how many shares the other splits take of it
+        shares = 0 if "validation" in have else 1 if evaluation else 2
+        return [("train", 0.0, 1.0 - shares * HELD_OUT_SHARE)] if "train" in have else []
     if source.halve:
         return [("validation", 0.0, 0.5) if split == "validation" else ("validation", 0.5, 1.0)]
     if len(have) == 1 and evaluation:
@@ -60,37 +60,48 @@ def source_splits(source: Source, split: str) -> list[tuple[str, float, float]]:
     if "validation" in have or "train" not in have:
         return []
     low = 1 - HELD_OUT_SHARE * (1 if split == "test" or evaluation else 2)
-    return [("train", low, low + HELD_OUT_SHARE if not evaluation else 1.0)]
+    return [("train", low, 1.0 if evaluation else low + HELD_OUT_SHARE)]
 
 
 def splits(source: Source) -> dict[str, str]:
     """Each split that a source has, and what it is made of: `whole`, or its share of a split that
     is declared."""
-    out = {}
+    made_of = {}
     for split in SPLITS:
-        for of, low, high in source_splits(source, split):
+        for declared, low, high in source_splits(source, split):
             if (low, high) == (0.0, 1.0):
-                out[split] = "whole" if of == split else f"all of {of}"
+                made_of[split] = "whole" if declared == split else f"all of {declared}"
             else:
-                out[split] = f"{high - low:.0%} of {of or 'all rows'}, by hash"
-    return out
+                made_of[split] = f"{high - low:.0%} of {declared or 'all rows'}, by hash"
+    return made_of
+
+
+def _check_kind(source: Any) -> None:
+    if not isinstance(source, Source):
+        known, kind = sorted([*READERS, "function"]), type(source).__name__
+        raise UserError(f"a source is one of {known}, not {kind}")
 
 
 def open_source(
-    source: Source, split: str, root: str, seed: int, counts: Counter, skip_bad: bool = False,
-    first: dict[str, str] | None = None,
-) -> Iterator[tuple[str, dict]]:  # fmt: skip
+    source: Source,
+    split: str,
+    root: str,
+    seed: int,
+    counts: Counter,
+    skip_bad: bool = False,
+    faults: dict[str, str] | None = None,
+) -> Iterator[tuple[str, dict]]:
     """Yield (example id, example) of a source's split; "" is the whole of a source split by hash.
 
     The id is `file:row` (`file__row` for TFDS, as its own ids are), or the record's own where
     `source.options["id"]` names that field and it does not repeat; for a function, the index.
-    counts: "read" plus one entry per reason of a skip;
-    first: gets the first record of each reason, in words.
+
+    Args:
+        seed: data.suite_seed, which functions are given.
+        counts: gets "read" and one entry per reason of a skip.
+        faults: gets the first record of each reason, in words.
     """
-    if not isinstance(source, Source):
-        raise UserError(
-            f"a source is one of {sorted([*READERS, 'function'])}, not {type(source).__name__}"
-        )
+    _check_kind(source)
     if source.kind == "function":
         yield from _function(source, split, root, seed, counts)
         return
@@ -103,8 +114,8 @@ def open_source(
                 if not skip_bad:
                     raise UserError(told + "; --data.skip_bad=True counts and skips such rows")
                 counts[example.reason] += 1
-                if first is not None:
-                    first.setdefault(example.reason, told)
+                if faults is not None:
+                    faults.setdefault(example.reason, told)
                 continue
             own = example.get(source.options["id"]) if "id" in source.options else None
             if isinstance(own, (str, int)) and str(own) not in own_ids:
@@ -116,24 +127,18 @@ def open_source(
 
 def source_hash(source: Source, split: str, root: str, seed: int) -> str:
     """Hash of what the split is read from: file bytes, or the maker's code and the seed."""
-    if not isinstance(source, Source):
-        raise UserError(
-            f"a source is one of {sorted([*READERS, 'function'])}, not {type(source).__name__}"
-        )
-    how = [source.kind, json.dumps(dict(source.options), sort_keys=True, default=str)]
+    _check_kind(source)
+    read = [source.kind, json.dumps(dict(source.options), sort_keys=True, default=str)]
     if source.kind == "function":
-        # split matters to the maker only where the splits are its own
-        how += [str(seed), "" if source.split_by_hash else split, _code_hash(source.make)]
+        # The split matters to the maker only where the splits are its own.
+        read += [seed, "" if source.split_by_hash else split, _code_hash(source.make)]
     else:
         for part in parts(source, split, root):
             for path in (part.path, *part.beside):
                 stat = path.stat()
-                how += [
-                    part.name,
-                    json.dumps(part.where),
-                    _bytes_hash(path, stat.st_size, stat.st_mtime_ns),
-                ]
-    return hashlib.sha256("\x1f".join(how).encode()).hexdigest()[:16]
+                sha256 = _bytes_hash(path, stat.st_size, stat.st_mtime_ns)
+                read += [part.name, json.dumps(part.where), sha256]
+    return hashing.digest(*read)
 
 
 def hashes(source: Source, split: str, settings: Settings) -> list[tuple[str, float, float]]:
@@ -159,48 +164,42 @@ class Part:
 def parts(source: Source, split: str, root: str) -> list[Part]:
     """The files of a split in order; one that is missing is an error with the nearest names."""
     if source.kind not in READERS:
-        raise UserError(
-            f"unknown kind of source {source.kind!r}"
-            + did_you_mean(source.kind, [*READERS, "function"])
-        )
+        near = did_you_mean(source.kind, [*READERS, "function"])
+        raise UserError(f"unknown kind of source {source.kind!r}{near}")
     if split not in source.files:
         raise UserError(f"the source has no split {split!r}" + did_you_mean(split, source.files))
-    found = source.files[split]
+    given = source.files[split]
     if source.kind == "tfds":
-        return _tfds_parts(source, found)
-    files = [str(found)] if isinstance(found, (str, Path)) else [str(f) for f in found]
+        return _tfds_parts(source, given)
+    files = [str(given)] if isinstance(given, (str, Path)) else [str(f) for f in given]
     if source.kind == "hf_dataset":
         return [part for f in files for part in _hf_parts(source, f, root)]
-    named = [(Path(f).name if Path(f).is_absolute() else f, find_file(f, root)) for f in files]
-    return [Part(name, path, source.options) for name, path in named]
+    names = [Path(f).name if Path(f).is_absolute() else f for f in files]
+    return [
+        Part(name, find_file(f, root), source.options) for name, f in zip(names, files, strict=True)
+    ]
 
 
 def _tfds_parts(source: Source, instruction: str) -> list[Part]:
     """The shards that a split instruction such as `train[:-200]` reads, with the rows of each."""
-    folder = tfds_folder(source.options["name"])
+    name = source.options["name"]
+    folder = tfds_folder(name)
     info = readers.tfds_builder(folder).info
     try:
         shards = info.splits[instruction].file_instructions
     except (KeyError, ValueError, AssertionError) as e:
-        name = instruction.partition("[")[0]
-        near = did_you_mean(name, info.splits) if name not in info.splits else f" ({e})"
-        raise UserError(f"{source.options['name']}: no split {instruction!r}{near}") from e
-    out = []
+        base = instruction.partition("[")[0]
+        near = did_you_mean(base, info.splits) if base not in info.splits else f" ({e})"
+        raise UserError(f"{name}: no split {instruction!r}{near}") from e
+    found = []
     for shard in shards:
         path = Path(shard.filename)
         if not path.is_file():
-            raise UserError(
-                f"{source.options['name']}: {path} is missing; its dataset_info.json names it"
-            )
-        where = (shard.skip, shard.take)
-        options = {
-            **source.options,
-            "skip": shard.skip,
-            "take": shard.take,
-            "rows": shard.examples_in_shard,
-        }
-        out.append(Part(path.name, path, options, "__", where, (folder / "features.json",)))
-    return out
+            raise UserError(f"{name}: {path} is missing; its dataset_info.json names it")
+        rows = {"skip": shard.skip, "take": shard.take, "rows": shard.examples_in_shard}
+        where, beside = (shard.skip, shard.take), (folder / "features.json",)
+        found.append(Part(path.name, path, {**source.options, **rows}, "__", where, beside))
+    return found
 
 
 def tfds_top() -> Path:
@@ -211,35 +210,29 @@ def tfds_top() -> Path:
 def tfds_folder(name: str) -> Path:
     """The folder of `glue/rte:2.0.0` (without a version: the newest there) under $TFDS_DATA_DIR."""
     base, _, version = name.partition(":")
-    top = tfds_top()
-    build = f"`uv run tfds build {base} --data_dir={top}` makes it where there is a network"
-    if not (top / base).is_dir():
-        raise UserError(
-            f"TFDS {name!r}: no folder {base!r} in data.tfds_data_dir={str(top)!r}{did_you_mean_file(top / base)}; {build}"
-        )
-    there = [p.name for p in (top / base).iterdir() if (p / "dataset_info.json").is_file()]
-    if version and version not in there:
-        raise UserError(
-            f"TFDS {name!r}: version {version} is not in {top / base}{did_you_mean(version, there)}; {build}"
-        )
-    if not there:
-        configs = [
-            f"{base}/{p.name}"
-            for p in (top / base).iterdir()
-            if list(p.glob("*/dataset_info.json"))
-        ]
+    folder = tfds_top() / base
+    where = f"TFDS {name!r}:"
+    hint = f"`uv run tfds build {base} --data_dir={tfds_top()}` makes it where there is a network"
+    if not folder.is_dir():
+        near = did_you_mean_file(folder)
+        place = f"data.tfds_data_dir={str(tfds_top())!r}"
+        raise UserError(f"{where} no folder {base!r} in {place}{near}; {hint}")
+    inside = list(folder.iterdir())
+    versions = [p.name for p in inside if (p / "dataset_info.json").is_file()]
+    if version and version not in versions:
+        near = did_you_mean(version, versions)
+        raise UserError(f"{where} version {version} is not in {folder}{near}; {hint}")
+    if not versions:
+        configs = [f"{base}/{p.name}" for p in inside if list(p.glob("*/dataset_info.json"))]
         near = did_you_mean(base, configs) if configs else ""
         raise UserError(
-            f"TFDS {name!r}: {top / base} holds no prepared version (dataset_info.json){near}; {build}"
+            f"{where} {folder} holds no prepared version (dataset_info.json){near}; {hint}"
         )
-    return (
-        top
-        / base
-        / (
-            version
-            or max(there, key=lambda v: [int(n) if n.isdigit() else -1 for n in v.split(".")])
-        )
-    )
+
+    def numbers(v: str) -> list[int]:
+        return [int(n) if n.isdigit() else -1 for n in v.split(".")]
+
+    return folder / (version or max(versions, key=numbers))
 
 
 def _hf_parts(source: Source, folder: str, root: str) -> list[Part]:
@@ -247,14 +240,9 @@ def _hf_parts(source: Source, folder: str, root: str) -> list[Part]:
     `DatasetDict`'s."""
     state_file = find_file(f"{folder}/state.json", root)
     state = readers.read_document(state_file)
-    if (
-        state.get("_indices_files")
-        or state.get("_indices_mapping")
-        or state.get("_indices_data_files")
-    ):
-        raise UserError(
-            f"{folder}: the dataset was filtered or shuffled; save dataset.flatten_indices() instead"
-        )
+    if any(state.get(f"_indices_{what}") for what in ("files", "mapping", "data_files")):
+        hint = "save dataset.flatten_indices() instead"
+        raise UserError(f"{folder}: the dataset was filtered or shuffled; {hint}")
     files = [f["filename"] for f in state.get("_data_files", ())]
     return [Part(f"{folder}/{f}", find_file(f"{folder}/{f}", root), source.options) for f in files]
 
@@ -263,23 +251,20 @@ def find_file(file: str, root: str) -> Path:
     """The path of a source file under `data.root`; a missing one is an error with the nearest
     names."""
     path = Path(file)
+    told, inside = f"source file {file!r}", f"data.root={root!r}"
     if not path.is_absolute():
         if not root:
-            raise UserError(
-                f"source file {file!r} stands under data.root, which is not set: set --data.root=FOLDER"
-            )
+            hint = "which is not set: set --data.root=FOLDER"
+            raise UserError(f"{told} stands under data.root, {hint}")
         if not Path(root).is_dir():
             raise UserError(f"data.root: no folder {root!r}" + did_you_mean_file(Path(root)))
         path = Path(root) / file
     if path.is_file():
         return path
     if path.is_dir():
-        raise UserError(
-            f"source file {file!r} is a folder in data.root={root!r}"
-            + did_you_mean_file(path / "?")
-        )
-    where = "is not there" if Path(file).is_absolute() else f"is not in data.root={root!r}"
-    raise UserError(f"source file {file!r} {where}" + did_you_mean_file(path))
+        raise UserError(f"{told} is a folder in {inside}" + did_you_mean_file(path / "?"))
+    where = "is not there" if Path(file).is_absolute() else f"is not in {inside}"
+    raise UserError(f"{told} {where}" + did_you_mean_file(path))
 
 
 def _function(
@@ -297,8 +282,7 @@ def _function(
 def _bytes_hash(path: Path, size: int, changed_ns: int) -> str:
     """SHA-256 of a file's bytes; size and time of change only say when to compute it anew."""
     del size, changed_ns
-    with path.open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
+    return hashing.file_sha256(path)
 
 
 def _code_hash(make: Callable) -> str:
@@ -310,6 +294,4 @@ def _code_hash(make: Callable) -> str:
     module = inspect.getmodule(inner)
     text = [] if module is None else fingerprint.of_value(module)
     package = {fingerprint.package_of(inner)}
-    return hashlib.sha256(
-        "\x1f".join([*text, *fingerprint.of_function(make, package)]).encode()
-    ).hexdigest()
+    return hashing.digest(*text, *fingerprint.of_function(make, package))

@@ -183,7 +183,7 @@ def test_no_token_of_a_document_is_lost_and_records_fit_their_row(
     found = list(objectives.chunks(spec, [item], vocabulary, room, counts))
     assert counts["read"] == len(found) + sum(n for k, n in counts.items() if k != "read")
     ids = vocabulary.encode(document)
-    least = objectives.LEAST[objective]
+    least = objectives.MIN_TOKENS[objective]
     if len(ids) < least:
         assert not found
         return
