@@ -77,9 +77,8 @@ def _registered(name: str, request: dict[str, Any], root: str) -> list[str]:
         return [n for n in registry.expand(name, root) if registry.task(n, root)]
     except UserError as e:
         near = did_you_mean(name, {*_known(request), *registry.TASKS})
-        raise UserError(
-            f"--tasks: {name!r} is neither an evaluation row of this run nor a registered task{near}"
-        ) from e
+        told = "is neither an evaluation row of this run nor a registered task"
+        raise UserError(f"--tasks: {name!r} {told}{near}") from e
 
 
 def _impossible(spec: TaskSpec, variant: names.Variant, split: str) -> str:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a build says of examples that it keeps: {sentence: of how many examples it holds}, and what
+"""What a build says of examples that it keeps: {sentence: how many examples it holds for}, and what
 the vocabulary loses.
 
 A skipped example is counted under its reason (itx/prepare/render.py); these are in the training
@@ -25,20 +25,28 @@ READ = 10_000  # characters of a plain text that are decoded again
 SHOWN = 3  # control tokens' texts that a sentence names
 # How control tokens of today's vocabularies look, whatever this run's own are
 LOOKS = re.compile(
-    r"<\|[^|<>\s]{1,40}\|>|<｜[^｜<>\s]{1,40}｜>|</?s>|<(?:pad|unk|bos|eos|mask|cls|sep)>|<extra_id_\d{1,4}>|<unused\d{1,4}>"
-    r"|<(?:start|end)_of_(?:turn|image)>|\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\]"
+    r"<\|[^|<>\s]{1,40}\|>|<｜[^｜<>\s]{1,40}｜>|</?s>|<(?:pad|unk|bos|eos|mask|cls|sep)>"
+    r"|<extra_id_\d{1,4}>|<unused\d{1,4}>|<(?:start|end)_of_(?:turn|image)>"
+    r"|\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\]"
     r"|\[(?:PAD|CLS|SEP|MASK|UNK|BOS|EOS)\]|<</?SYS>>"
 )
 WHITE_SPACE = {"\n": "newlines", "\r": "newlines", "\t": "tabs", " ": "spaces"}
 SCRIPTS = {
-    "CJK": "Chinese characters", "HIRAGANA": "Japanese letters", "KATAKANA": "Japanese letters",
-    "COMBINING": "accents", "VARIATION": "variants of signs",
-}  # fmt: skip
+    "CJK": "Chinese characters",
+    "HIRAGANA": "Japanese letters",
+    "KATAKANA": "Japanese letters",
+    "COMBINING": "accents",
+    "VARIATION": "variants of signs",
+}
 
 
 class Notes:
-    """Gathers what is to be said of one cache folder; items: what it is made from, before
-    conversations and documents become the pieces that are trained on."""
+    """Gathers what is to be said of one cache folder.
+
+    Args:
+        items: what it is made from, before conversations and documents become the pieces that are
+            trained on.
+    """
 
     def __init__(
         self, vocabulary: Vocabulary, spec: TaskSpec | None = None, items: Sequence[Item] = ()
@@ -47,7 +55,7 @@ class Notes:
         self.said: Counter = Counter()
         own = any_of(vocabulary.control)
         self.looks = re.compile(f"{own.pattern}|{LOOKS.pattern}") if own else LOOKS
-        # one of which each of them begins with
+        # Each of them begins with one of these.
         self.firsts = {"<", "[", *(text[0] for text in vocabulary.control)}
         self.like: Counter = Counter()  # examples that hold each text
         self.like_examples = 0
@@ -58,19 +66,15 @@ class Notes:
         if spec and not spec.templated:
             for item in items:
                 self.texts(texts_of(item.values))
-        if spec and spec.objective:
+        if spec and spec.kind == "text":
             self._documents(items)
 
     def texts(self, parts: Iterable[str]) -> None:
         """Look at an example's texts."""
-        found = {
-            m
-            for part in parts
-            if any(c in part for c in self.firsts)
-            for m in self.looks.findall(part)
-        }
-        self.like.update(found)
-        self.like_examples += bool(found)
+        likely = [part for part in parts if any(c in part for c in self.firsts)]
+        control = {match for part in likely for match in self.looks.findall(part)}
+        self.like.update(control)
+        self.like_examples += bool(control)
 
     def records(
         self, rendered: Sequence[Rendered], records: Sequence[Record], owners: Sequence[Item]
@@ -79,13 +83,12 @@ class Notes:
         for r, record, item in zip(rendered, records, owners, strict=True):
             if self.spec.templated:
                 self.texts((r.prompt, r.target))
-            # whose targets are cut from texts in ids
-            if item.hash < self.below and not self.spec.objective:
-                texts = [t for t, on in r.pieces if on] or [r.target]
-                ids = [ids for ids, on in record if on]
-                self.decode(
-                    [(unguarded(t).replace(END, ""), x) for t, x in zip(texts, ids, strict=True)]
-                )
+            # Of plain text the documents are decoded: its targets are cut in ids.
+            if item.hash < self.below and self.spec.kind != "text":
+                texts = [t for t, trained in r.pieces if trained] or [r.target]
+                texts = [unguarded(t).replace(END, "") for t in texts]
+                ids = [ids for ids, trained in record if trained]
+                self.decode(list(zip(texts, ids, strict=True)))
 
     def _documents(self, items: Sequence[Item]) -> None:
         """Decode the beginnings of the plain texts that are drawn."""
@@ -98,8 +101,8 @@ class Notes:
         """See whether an example's targets, (text, ids) of each, come back."""
         lost: set[str] = set()
         for text, ids in targets:
-            # one space joins a target to what stands before it
             again = self.vocabulary.answer([i for i in ids if i != self.vocabulary.eos_id])
+            # One space joins a target to what stands before it.
             lost |= losses(text.removeprefix(" "), again)
         self.decoded += 1
         self.lost += bool(lost)
@@ -110,10 +113,10 @@ class Notes:
         said = {what: n for what, n in sorted(self.said.items()) if n}
         if self.like_examples:
             named = ", ".join(map(repr, list(_by_count(self.like))[:SHOWN]))
-            what = f"examples hold texts that look like control tokens and are trained as plain text ({named})"
-            said[what] = self.like_examples
-        found = {"examples": self.decoded, "lost": self.lost, "losses": _by_count(self.losses)}
-        return {"said": said, "decoded": found}
+            what = "examples hold texts that look like control tokens and are trained as plain text"
+            said[f"{what} ({named})"] = self.like_examples
+        decoded = {"examples": self.decoded, "lost": self.lost, "losses": _by_count(self.losses)}
+        return {"said": said, "decoded": decoded}
 
 
 def _by_count(counts: Counter) -> dict[str, int]:
@@ -122,14 +125,14 @@ def _by_count(counts: Counter) -> dict[str, int]:
 
 
 def losses(text: str, again: str) -> set[str]:
-    """What of a text is not in what it came back as: kinds of characters; empty where it came back
-    whole."""
+    """The kinds of characters of a text that are not in what it came back as; empty where it came
+    back whole."""
     if text == again:
         return set()
-    gone, more = Counter(text) - Counter(again), Counter(again) - Counter(text)
-    return {_kind(c) for c in gone} or {
-        "their text, to which some is added" if more else "the order of characters"
-    }
+    if gone := Counter(text) - Counter(again):
+        return {_kind(c) for c in gone}
+    added = Counter(again) - Counter(text)
+    return {"their text, to which some is added" if added else "the order of characters"}
 
 
 def _kind(character: str) -> str:

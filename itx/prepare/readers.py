@@ -16,13 +16,26 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from itx.errors import UserError, did_you_mean
 from itx.prepare import delimited
 from itx.prepare.types import Bad, Reader, Rows
 
 _UTF8_BOM = b"\xef\xbb\xbf"
+_DAMAGED_GZIP = (EOFError, zlib.error, gzip.BadGzipFile)
+
+
+def _opened(path: Path) -> BinaryIO:
+    return gzip.open(path) if path.suffix == ".gz" else path.open("rb")
+
+
+def _damaged(path: Path, e: Exception, after: str = "") -> UserError:
+    return UserError(f"{path.name}: cut off or damaged gzip{after} ({e})")
+
+
+def _bad_utf8(e: UnicodeDecodeError, of: str) -> Bad:
+    return Bad("bad utf-8", f"byte 0x{e.object[e.start]:02x} at byte {e.start + 1} of {of}")
 
 
 def _lines(path: Path, blank: bool = False) -> Iterator[tuple[int, bytes]]:
@@ -30,20 +43,20 @@ def _lines(path: Path, blank: bool = False) -> Iterator[tuple[int, bytes]]:
     such."""
     row = 0
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as f:
+        with _opened(path) as f:
             for row, line in enumerate(f, 1):  # noqa: B007  row is used below
                 line = line.removeprefix(_UTF8_BOM) if row == 1 else line
                 if blank or line.strip():
                     yield row, line.rstrip(b"\r\n")
-    except (EOFError, zlib.error, gzip.BadGzipFile) as e:
-        raise UserError(f"{path.name}: cut off or damaged gzip after row {row} ({e})") from e
+    except _DAMAGED_GZIP as e:
+        raise _damaged(path, e, f" after row {row}") from e
 
 
 def _text(line: bytes) -> str | Bad:
     try:
         return line.decode("utf-8")
     except UnicodeDecodeError as e:
-        return Bad("bad utf-8", f"byte 0x{line[e.start]:02x} at byte {e.start + 1} of the row")
+        return _bad_utf8(e, "the row")
 
 
 def _decoder(numbers: bool = True) -> tuple[Callable[[str], Any], list[Bad]]:
@@ -53,37 +66,31 @@ def _decoder(numbers: bool = True) -> tuple[Callable[[str], Any], list[Bad]]:
     Infinity: such an object or number stands as a Bad in the value, and is in the list, which is
     the caller's to clear.
     """
-    found: list[Bad] = []
+    bad: list[Bad] = []
 
     def pairs(items: list[tuple[str, Any]]) -> Any:
-        made = dict(items)
-        if len(made) == len(items):
-            return made
+        value = dict(items)
+        if len(value) == len(items):
+            return value
         key = next(k for k, n in Counter(k for k, _ in items).items() if n > 1)
-        found.append(Bad("repeated key", f"the key {key!r} is there twice"))
-        return found[-1]
+        bad.append(Bad("repeated key", f"the key {key!r} is there twice"))
+        return bad[-1]
 
     def constant(name: str) -> Bad:
-        found.append(Bad("not a JSON number", name))
-        return found[-1]
+        bad.append(Bad("not a JSON number", name))
+        return bad[-1]
 
-    return json.JSONDecoder(
-        object_pairs_hook=pairs, parse_constant=constant if numbers else None
-    ).decode, found
+    constant = constant if numbers else None
+    return json.JSONDecoder(object_pairs_hook=pairs, parse_constant=constant).decode, bad
 
 
 def _place(value: Any, bad: Bad, where: str = "") -> str | None:
     """The path to a Bad in a JSON value, `['meta'][2]`; None where it is not there."""
     if value is bad:
         return where
-    inner = (
-        value.items()
-        if isinstance(value, dict)
-        else enumerate(value)
-        if isinstance(value, list)
-        else ()
-    )
-    return next((p for k, v in inner if (p := _place(v, bad, f"{where}[{k!r}]")) is not None), None)
+    parts = value.items() if isinstance(value, dict) else ()
+    parts = enumerate(value) if isinstance(value, list) else parts
+    return next((p for k, v in parts if (p := _place(v, bad, f"{where}[{k!r}]")) is not None), None)
 
 
 def _named(value: Any, bad: Bad) -> Bad:
@@ -92,17 +99,17 @@ def _named(value: Any, bad: Bad) -> Bad:
     return Bad(bad.reason, f"{bad.detail} in the field {place}") if place else bad
 
 
-def _object(text: str, decode: Callable[[str], Any], found: list[Bad]) -> dict | Bad:
-    """A JSON object from a text."""
-    found.clear()
+def _object(text: str, decode: Callable[[str], Any], bad: list[Bad]) -> dict | Bad:
+    """A JSON object from a text; decode, bad: of `_decoder`."""
+    bad.clear()
     try:
         value = decode(text)
     except json.JSONDecodeError as e:
         return Bad("broken JSON", f"{e.msg} at column {e.colno}")
     except (RecursionError, ValueError) as e:  # nested too deep, an integer of thousands of digits
         return Bad("broken JSON", str(e))
-    if found:
-        return _named(value, found[-1])
+    if bad:
+        return _named(value, bad[-1])
     if not isinstance(value, dict):
         return Bad("not a JSON object", f"{type(value).__name__}")
     if "\\u" in text:  # "\ud800" is valid JSON and no valid text: it could not be written anywhere
@@ -115,19 +122,19 @@ def _object(text: str, decode: Callable[[str], Any], found: list[Bad]) -> dict |
 
 def read_jsonl(path: Path, options: Mapping[str, Any]) -> Rows:
     """One JSON object per line, plain or .gz."""
-    decode, found = _decoder()
+    decode, bad = _decoder()
     for row, line in _lines(path):
         text = _text(line)
-        yield str(row), text if isinstance(text, Bad) else _object(text, decode, found)
+        yield str(row), text if isinstance(text, Bad) else _object(text, decode, bad)
 
 
 def _document(path: Path, numbers: bool) -> tuple[Any, list[Bad]]:
     """A whole JSON file, plain or .gz, and what `_decoder` found in it; a damaged file is an error
     that names the line."""
-    decode, found = _decoder(numbers)
+    decode, bad = _decoder(numbers)
     try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        return decode(data.removeprefix(_UTF8_BOM).decode("utf-8")), found
+        with _opened(path) as f:
+            return decode(f.read().removeprefix(_UTF8_BOM).decode("utf-8")), bad
     except UnicodeDecodeError as e:
         row = e.object[: e.start].count(b"\n") + 1
         raise UserError(f"{path.name}:{row}: bad utf-8 (byte 0x{e.object[e.start]:02x})") from e
@@ -135,49 +142,42 @@ def _document(path: Path, numbers: bool) -> tuple[Any, list[Bad]]:
         raise UserError(f"{path.name}:{e.lineno}: broken JSON ({e.msg} at column {e.colno})") from e
     except (RecursionError, ValueError) as e:
         raise UserError(f"{path.name}: broken JSON ({e})") from e
-    except (EOFError, zlib.error, gzip.BadGzipFile) as e:
-        raise UserError(f"{path.name}: cut off or damaged gzip ({e})") from e
+    except _DAMAGED_GZIP as e:
+        raise _damaged(path, e) from e
 
 
 def read_document(path: Path) -> Any:
     """A whole JSON file, plain or .gz, each key of whose objects is there once; else an error. NaN
     may stand in it: one of Natural Instructions' tasks has it for a URL, which nobody reads."""
-    value, found = _document(path, False)
-    if found:
-        bad = _named(value, found[-1])
-        raise UserError(f"{path.name}: {bad.reason} ({bad.detail})")
+    value, bad = _document(path, False)
+    if bad:
+        first = _named(value, bad[-1])
+        raise UserError(f"{path.name}: {first.reason} ({first.detail})")
     return value
 
 
 def read_json(path: Path, options: Mapping[str, Any]) -> Rows:
     """One JSON document; `options["rows"]` names the list or the dict (key = row label) of examples
     in it."""
-    document, bad = _document(path, True)
-    key, found = options.get("rows"), document
-    if key is not None and not isinstance(found, Bad):
-        if not isinstance(found, dict) or key not in found:
-            raise UserError(
-                f"{path.name}: no {key!r}"
-                + did_you_mean(key, found if isinstance(found, dict) else ())
-            )
-        found = found[key]
-    if isinstance(found, Bad):
-        raise UserError(f"{path.name}: {found.reason} ({found.detail})")
-    if not isinstance(found, (list, dict)):
-        raise UserError(
-            f"{path.name}: its rows are {type(found).__name__}, neither a list nor an object"
-        )
-    pairs = found.items() if isinstance(found, dict) else enumerate(found, 1)
-    for row, value in pairs:
+    rows, bad = _document(path, True)
+    key = options.get("rows")
+    if key is not None and not isinstance(rows, Bad):
+        known = rows if isinstance(rows, dict) else ()
+        if key not in known:
+            raise UserError(f"{path.name}: no {key!r}" + did_you_mean(key, known))
+        rows = rows[key]
+    if isinstance(rows, Bad):
+        raise UserError(f"{path.name}: {rows.reason} ({rows.detail})")
+    if not isinstance(rows, (list, dict)):
+        kind = type(rows).__name__
+        raise UserError(f"{path.name}: its rows are {kind}, neither a list nor an object")
+    for row, value in rows.items() if isinstance(rows, dict) else enumerate(rows, 1):
         inside = next((b for b in bad if _place(value, b) is not None), None)
         if inside:
             value = _named(value, inside)
-        yield (
-            str(row),
-            value
-            if isinstance(value, (dict, Bad))
-            else Bad("not a JSON object", type(value).__name__),
-        )
+        elif not isinstance(value, dict):
+            value = Bad("not a JSON object", type(value).__name__)
+        yield str(row), value
 
 
 def _table(path: Path, options: Mapping[str, Any], delimiter: str, quoted: bool) -> Rows:
@@ -220,7 +220,7 @@ def _plain_or_bad(value: Any) -> Any:
     try:
         return _plain(value)
     except UnicodeDecodeError as e:
-        return Bad("bad utf-8", f"byte 0x{e.object[e.start]:02x} at byte {e.start + 1} of a text")
+        return _bad_utf8(e, "a text")
 
 
 def read_parquet(path: Path, options: Mapping[str, Any]) -> Rows:
@@ -253,10 +253,9 @@ def _check_names(fields: Any, where: str) -> None:
     last one would win."""
     names = Counter(f.name for f in fields)
     for field in fields:
-        if names[field.name] > 1:
-            raise UserError(
-                f"{where}: {names[field.name]} columns are called {field.name!r}; a field has one column"
-            )
+        if (n := names[field.name]) > 1:
+            told = f"{n} columns are called {field.name!r}; a field has one column"
+            raise UserError(f"{where}: {told}")
         kind = field.type
         while hasattr(kind, "value_type"):  # a list's or a dictionary's
             kind = kind.value_type
@@ -268,10 +267,10 @@ def _arrow_rows(batches: Any) -> Rows:
     row = 0
     for batch in batches:
         try:
-            found = batch.to_pylist()
+            values = batch.to_pylist()
         except UnicodeDecodeError:  # find the row
-            found = [_one_arrow_row(batch, i) for i in range(batch.num_rows)]
-        for value in found:
+            values = [_one_arrow_row(batch, i) for i in range(batch.num_rows)]
+        for value in values:
             row += 1
             yield str(row), value
 
@@ -280,7 +279,7 @@ def _one_arrow_row(batch: Any, i: int) -> dict | Bad:
     try:
         return batch.slice(i, 1).to_pylist()[0]
     except UnicodeDecodeError as e:
-        return Bad("bad utf-8", f"byte 0x{e.object[e.start]:02x} at byte {e.start + 1} of a text")
+        return _bad_utf8(e, "a text")
 
 
 def tfrecords(path: Path) -> Iterator[bytes]:
@@ -291,20 +290,20 @@ def tfrecords(path: Path) -> Iterator[bytes]:
         crc = google_crc32c.value(data)
         return struct.pack("<I", (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF) == masked
 
-    n = 0
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as f:
+    n, damage = 0, f"{path.name}: cut off or damaged TFRecord after record"
+    with _opened(path) as f:
         try:
             while head := f.read(12):
                 if len(head) < 12 or not good(head[:8], head[8:]):
-                    raise UserError(f"{path.name}: cut off or damaged TFRecord after record {n}")
+                    raise UserError(f"{damage} {n}")
                 (length,) = struct.unpack("<Q", head[:8])
                 data, mark = f.read(length), f.read(4)
                 if len(data) < length or len(mark) < 4 or not good(data, mark):
-                    raise UserError(f"{path.name}: cut off or damaged TFRecord after record {n}")
+                    raise UserError(f"{damage} {n}")
                 n += 1
                 yield data
-        except (EOFError, zlib.error, gzip.BadGzipFile) as e:
-            raise UserError(f"{path.name}: cut off or damaged gzip after record {n} ({e})") from e
+        except _DAMAGED_GZIP as e:
+            raise _damaged(path, e, f" after record {n}") from e
 
 
 def read_tfrecord(path: Path, options: Mapping[str, Any]) -> Rows:
@@ -315,34 +314,30 @@ def read_tfrecord(path: Path, options: Mapping[str, Any]) -> Rows:
     features = dict(options["features"])
     for row, data in enumerate(tfrecords(path), 1):
         try:
-            found = tf_example_pb2.Example.FromString(data).features.feature
+            given = tf_example_pb2.Example.FromString(data).features.feature
         except Exception as e:  # protobuf's DecodeError, under several names
             yield str(row), Bad("not a tf.train.Example", str(e))
             continue
-        yield str(row), _features(found, features)
+        yield str(row), _features(given, features)
 
 
-def _features(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict | Bad:
-    out = {}
+def _features(given: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict | Bad:
+    features = {}
     for name, kind in wanted.items():
-        if name not in found:
-            return Bad("missing feature", f"no {name!r}{did_you_mean(name, found)}")
-        many, one = isinstance(kind, list), kind[0] if isinstance(kind, list) else kind
-        values = list(
-            getattr(
-                found[name], {int: "int64_list", float: "float_list"}.get(one, "bytes_list")
-            ).value
-        )
+        if name not in given:
+            return Bad("missing feature", f"no {name!r}{did_you_mean(name, given)}")
+        many = isinstance(kind, list)
+        kind = kind[0] if many else kind
+        stored = {int: "int64_list", float: "float_list"}.get(kind, "bytes_list")
+        values = list(getattr(given[name], stored).value)
         if not many and len(values) != 1:
-            return Bad(
-                "wrong feature",
-                f"{name!r} holds {len(values)} values of type {one.__name__}, not one",
-            )
-        values = values if one is bytes else _plain_or_bad(values)
+            told = f"{name!r} holds {len(values)} values of type {kind.__name__}, not one"
+            return Bad("wrong feature", told)
+        values = values if kind is bytes else _plain_or_bad(values)
         if isinstance(values, Bad):
             return values
-        out[name] = values if many else values[0]
-    return out
+        features[name] = values if many else values[0]
+    return features
 
 
 @functools.lru_cache(maxsize=1024)
@@ -366,17 +361,15 @@ def read_tfds(path: Path, options: Mapping[str, Any]) -> Rows:
     features = tfds_builder(path.parent).info.features
     skip, most = options["skip"], options["skip"] + options["take"]
     row = -1
-    for row, data in enumerate(
-        _array_records(path) if "array_record" in path.name else tfrecords(path)
-    ):
+    records = _array_records if "array_record" in path.name else tfrecords
+    for row, data in enumerate(records(path)):
         if row >= most:
             return
         if row >= skip:
             yield str(row), _plain_or_bad(features.deserialize_example_np(data))
     if row + 1 < min(most, options["rows"]):
-        raise UserError(
-            f"{path.name}: holds {row + 1} records; dataset_info.json says {options['rows']}"
-        )
+        told = f"holds {row + 1} records; dataset_info.json says {options['rows']}"
+        raise UserError(f"{path.name}: {told}")
 
 
 def _array_records(path: Path) -> Iterator[bytes]:
@@ -391,6 +384,12 @@ def _array_records(path: Path) -> Iterator[bytes]:
 
 
 READERS: dict[str, Reader] = {
-    "jsonl": read_jsonl, "json": read_json, "csv": read_csv, "tsv": read_tsv, "parquet": read_parquet,
-    "tfrecord": read_tfrecord, "tfds": read_tfds, "hf_dataset": read_arrow,
-}  # fmt: skip
+    "jsonl": read_jsonl,
+    "json": read_json,
+    "csv": read_csv,
+    "tsv": read_tsv,
+    "parquet": read_parquet,
+    "tfrecord": read_tfrecord,
+    "tfds": read_tfds,
+    "hf_dataset": read_arrow,
+}

@@ -21,8 +21,8 @@ from itx.processes import die_with
 from itx.tasks import fingerprint, registry
 from itx.tasks.spec import TaskSpec
 
-# Two texts in a set have the same order in two processes half of the time; each more halves what is
-# missed.
+# Two texts in a set have the same order in two processes half of the time; each further process
+# halves what is missed.
 OTHER_PROCESSES = 3
 Digests = list[tuple[str, str]]  # (field, digest of its value), in the order of the fields
 # of each record that is read: its own fields, and what `fields` gives
@@ -35,34 +35,34 @@ def twice(spec: TaskSpec, seen: Seen, problems: list[str]) -> Callable[[dict], A
 
     def fields(example: dict) -> Any:
         first, second = copy.deepcopy(example), copy.deepcopy(example)
-        found, again = spec.fields(first), spec.fields(second)
-        record, given = digests(example), digests(found)
-        if (changed := difference(record, digests(first))) and not problems:
+        given, again = spec.fields(first), spec.fields(second)
+        before, after = digests(example), digests(given)
+        if (changed := difference(before, digests(first))) and not problems:
+            told = f"changes the record that it is given ({changed})"
+            problems.append(f"record {len(seen)}: fields() {told}")
+        elif (changed := difference(after, digests(again))) and not problems:
             problems.append(
-                f"record {len(seen)}: fields() changes the record that it is given ({changed})"
+                f"record {len(seen)}: fields() gives another result when it is called again on an "
+                f"equal record ({changed}): it must not depend on random numbers, the clock or "
+                "state that it keeps"
             )
-        elif (changed := difference(given, digests(again))) and not problems:
-            problems.append(
-                f"record {len(seen)}: fields() gives another result when it is called again on an equal record "
-                f"({changed}): it must not depend on random numbers, the clock or state that it keeps"
-            )
-        seen.append((record, given))
-        return found
+        seen.append((before, after))
+        return given
 
     return fields
 
 
-def digests(found: Any) -> Digests:
+def digests(given: Any) -> Digests:
     """What a record or a result of `fields` holds, field by field."""
-    out = []
-    for n, values in enumerate(found if isinstance(found, list) else [found]):
-        before = f"{n}." if isinstance(found, list) else ""
-        parts = values.items() if isinstance(values, dict) else [(type(values).__name__, values)]
-        out += [
-            (f"{before}{k}", hashlib.sha256(repr(v).encode(errors="surrogatepass")).hexdigest())
-            for k, v in parts
-        ]
-    return out
+    several = isinstance(given, list)
+    pairs = []
+    for n, values in enumerate(given if several else [given]):
+        prefix = f"{n}." if several else ""
+        parts = values if isinstance(values, dict) else {type(values).__name__: values}
+        for k, v in parts.items():
+            digest = hashlib.sha256(repr(v).encode(errors="surrogatepass")).hexdigest()
+            pairs.append((f"{prefix}{k}", digest))
+    return pairs
 
 
 def difference(one: Digests, other: Digests) -> str:
@@ -80,7 +80,8 @@ def other_processes(
     """Processes with other hash seeds: each answers a task's name with (its fingerprint, Seen), or
     the error's line.
 
-    read: (task, root, seen, problems), a function of a module; it calls `twice`.
+    Args:
+        read: (task, root, seen, problems), a function of a module; it calls `twice`.
     """
     context = multiprocessing.get_context("spawn")
     own = os.environ.get("PYTHONHASHSEED")
@@ -88,15 +89,14 @@ def other_processes(
     processes, pipes = [], []
     try:
         for seed in seeds:
-            here, there = context.Pipe()
-            process = context.Process(
-                target=_serve, args=(os.getpid(), there, modules, root, read), daemon=True
-            )
+            own_end, other_end = context.Pipe()
+            args = (os.getpid(), other_end, modules, root, read)
+            process = context.Process(target=_serve, args=args, daemon=True)
             os.environ["PYTHONHASHSEED"] = seed
             process.start()
-            there.close()
+            other_end.close()
             processes.append(process)
-            pipes.append(here)
+            pipes.append(own_end)
         _restore("PYTHONHASHSEED", own)
         yield pipes
     finally:
@@ -115,9 +115,9 @@ def _restore(name: str, value: str | None) -> None:
 def _serve(
     parent: int, pipe: Connection, modules: tuple[str, ...], root: str, read: Callable
 ) -> None:
-    """What such a process does."""
+    """What such a process does, until the check ends."""
     die_with(parent)
-    with contextlib.suppress(EOFError):  # the check was ended
+    with contextlib.suppress(EOFError):
         while True:
             name = pipe.recv()
             seen: Seen = []
@@ -143,22 +143,19 @@ def compare(spec: TaskSpec, seen: Seen, pipes: list[Connection]) -> list[str]:
         if isinstance(answer, str):
             return [answer]
         key, elsewhere = answer
-        for n, ((record, given), (other_record, other_given)) in enumerate(
-            zip(seen, elsewhere, strict=False)
-        ):
+        pairs = enumerate(zip(seen, elsewhere, strict=False))
+        for n, ((record, given), (other_record, other_given)) in pairs:
             if changed := difference(record, other_record):
-                return [
-                    f"record {n}: its source gives another record in another process ({changed})"
-                ]
+                told = "its source gives another record in another process"
+                return [f"record {n}: {told} ({changed})"]
             if changed := difference(given, other_given):
                 return [
-                    f"record {n}: fields() gives another result in another process ({changed}): it must not "
-                    "depend on the order of a set or the address of an object"
+                    f"record {n}: fields() gives another result in another process ({changed}): it "
+                    "must not depend on the order of a set or the address of an object"
                 ]
         if len(seen) != len(elsewhere):
             return [f"{len(seen)} records are read here, {len(elsewhere)} in another process"]
         if key != fingerprint.of_task(spec):
-            return [
-                "its options, templates or constants differ in another process; a set must be sorted"
-            ]
+            told = "its options, templates or constants differ in another process"
+            return [f"{told}; a set must be sorted"]
     return []

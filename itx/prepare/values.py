@@ -17,6 +17,7 @@ from itx.prepare.types import Bad
 from itx.tasks import templates
 from itx.tasks.spec import TaskSpec, Template
 
+_OUTSIDE = "label outside the options"
 SHOWN = 60  # characters of a value that a message shows
 _DATES = (datetime.date, datetime.time, datetime.timedelta)
 
@@ -35,14 +36,10 @@ def shown(value: Any) -> str:
 
 def _not_shown(value: Any) -> str:
     """Why a value can stand in no prompt; "" where it can."""
-    if isinstance(value, str):
+    if isinstance(value, str) or (isinstance(value, _DATES) and value == value):
         return ""
     if isinstance(value, (bool, *_DATES)) or not isinstance(value, numbers.Number):
-        return (
-            ""
-            if isinstance(value, _DATES) and value == value
-            else f"is {shown(value)}, neither a text nor a number"
-        )
+        return f"is {shown(value)}, neither a text nor a number"
     finite = value == value and abs(value) != float("inf")
     return "" if finite else f"is {value}, which is no number"
 
@@ -57,21 +54,18 @@ def answers(spec: TaskSpec, values: Mapping[str, Any]) -> Answers | Bad:
             if why := _not_shown(option):
                 return Bad("unusable options", f"option {i} {why}")
         options = tuple(map(str, options)) or None
-    if options is not None:
-        if any(map(text.blank, options)):
-            return Bad("unusable options", f"an empty text among the options {shown(options)}")
+    if options and any(map(text.blank, options)):
+        return Bad("unusable options", f"an empty text among the options {shown(options)}")
     if "answer" not in values:
         return Bad("no answer", "fields() gave no 'answer'" + did_you_mean("answer", values))
     answer = values["answer"]
     if isinstance(answer, numbers.Integral) and not isinstance(answer, bool):
         if options is None:
-            told = f"answer {answer} is the index of an option, but there are none; a text is {str(answer)!r}"
-            return Bad("an index without options", told)
-        if not 0 <= answer < len(options):
-            return Bad(
-                "label outside the options", f"label {answer} is outside the options {options}"
-            )
-        return Answers((options[answer],), options, int(answer))
+            told = f"answer {answer} is the index of an option, but there are none"
+            return Bad("an index without options", f"{told}; a text is {str(answer)!r}")
+        if 0 <= answer < len(options):
+            return Answers((options[answer],), options, int(answer))
+        return Bad(_OUTSIDE, f"label {answer} is outside the options {options}")
     references = (answer,) if isinstance(answer, str) else answer
     if not isinstance(references, (list, tuple)) or not all(isinstance(r, str) for r in references):
         told = f"answer {shown(answer)} is neither an option's index, a text nor a list of texts"
@@ -82,10 +76,8 @@ def answers(spec: TaskSpec, values: Mapping[str, Any]) -> Answers | Bad:
     if not options:
         return Answers(references, options, None)
     if references[0] not in options:
-        return Bad(
-            "label outside the options",
-            f"answer {shown(references[0])} is not among the options {options}",
-        )
+        told = f"answer {shown(references[0])} is not among the options {options}"
+        return Bad(_OUTSIDE, told)
     return Answers(references, options, options.index(references[0]))
 
 
@@ -95,10 +87,11 @@ def slots(among: Iterable[Template]) -> list[str]:
 
 
 def every_slot(spec: TaskSpec) -> list[str]:
-    """Those of all wordings of a task but its answer and its options, which `answers` looks at."""
+    """The fields that any wording of a task shows, but its answer and its options, which `answers`
+    looks at."""
     cot = (*spec.cot.templates, *spec.cot.heldout_templates) if spec.cot else ()
-    found = slots((*spec.templates, *spec.heldout_templates, *spec.inverted, *cot))
-    return [s for s in found if s not in ("answer", "options")]
+    every = slots((*spec.templates, *spec.heldout_templates, *spec.inverted, *cot))
+    return [s for s in every if s not in ("answer", "options")]
 
 
 def unusable(values: Mapping[str, Any], fields: Sequence[str]) -> Bad | None:
