@@ -24,8 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from itx.errors import UserError, did_you_mean
-from itx.prepare import readers, sources
-from itx.prepare import types as records
+from itx.prepare import readers, records, sources
 from itx.tasks.registry import family, make_task
 from itx.tasks.spec import Skip, Source, TaskSpec
 from tasks.from_tfds import origins

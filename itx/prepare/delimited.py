@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from itx.errors import UserError
-from itx.prepare.types import Bad, Rows
+from itx.prepare.records import Bad, Rows
 
 # Characters: a column with longer cells holds text, which says nothing about what belongs in it.
 MAX_LABEL = 32

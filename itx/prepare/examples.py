@@ -14,7 +14,8 @@ from itx.errors import UserError, did_you_mean
 from itx.hashing import draw
 from itx.prepare import kinds, render, sources
 from itx.prepare import values as checks
-from itx.prepare.types import Bad, Item
+from itx.prepare.records import Bad
+from itx.prepare.types import Item
 from itx.tasks.spec import Skip, TaskSpec
 
 SKIP_BAD = "; --data.skip_bad=True counts and skips such examples"

@@ -8,7 +8,8 @@ from itx.data.cache import Texts
 from itx.errors import UserError
 from itx.prepare import exclude, fewshot, render, sources, values
 from itx.prepare.fewshot import Pool
-from itx.prepare.types import Bad, Item, Job, Records, Rendered, Settings, Work
+from itx.prepare.records import Bad
+from itx.prepare.types import Item, Job, Records, Rendered, Settings, Work
 from itx.tasks import names, resolve, templates
 from itx.tasks.names import Variant
 from itx.tasks.spec import TaskSpec, Template
@@ -39,7 +40,9 @@ def key(job: Job, spec: TaskSpec, settings: Settings) -> list[Any]:
     from."""
     if not names.parse(job.variant).shots:
         return []
-    return [fewshot.POOL, settings.fewshot_tokens, *sources.hashes(spec.source, "train", settings)]
+    d = settings.data
+    train = sources.hashes(spec.source, "train", d.root, d.suite_seed)
+    return [fewshot.POOL, settings.fewshot_tokens, *train]
 
 
 def wordings(job: Job, spec: TaskSpec) -> list[Template]:

@@ -55,7 +55,7 @@ def key(job: Job, settings: Settings, vocab_hash: str) -> str:
         loose.LOOSE_VERSION,
         json.dumps(asdict(job), sort_keys=True),
         fingerprint.of_task(spec),
-        *sources.hashes(spec.source, job.split, settings),
+        *sources.hashes(spec.source, job.split, d.root, d.suite_seed),
         vocab_hash,
         *(d.render_seed, d.suite_seed, d.skip_bad),
         d.eval_examples if job.crossed else 0,

@@ -33,7 +33,8 @@ from itx.data.vocabulary import SENTINELS, Vocabulary
 from itx.errors import UserError
 from itx.hashing import draw
 from itx.prepare import exclude, values
-from itx.prepare.types import Bad, Item, Job, Records, Rendered, Room, Settings, Work
+from itx.prepare.records import Bad
+from itx.prepare.types import Item, Job, Records, Rendered, Room, Settings, Work
 from itx.tasks.spec import TaskSpec
 
 # Raise it when a change here alters a record: it is part of the cache keys of plain text.

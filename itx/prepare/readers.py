@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 
 from itx.errors import UserError, did_you_mean
 from itx.prepare import delimited
-from itx.prepare.types import Bad, Reader, Rows
+from itx.prepare.records import Bad, Reader, Rows
 
 _UTF8_BOM = b"\xef\xbb\xbf"
 _DAMAGED_GZIP = (EOFError, zlib.error, gzip.BadGzipFile)

@@ -21,7 +21,8 @@ from itx.data.vocabulary import Vocabulary
 from itx.errors import UserError, did_you_mean
 from itx.hashing import draw
 from itx.prepare import values as checks
-from itx.prepare.types import Bad, Item, Rendered
+from itx.prepare.records import Bad
+from itx.prepare.types import Item, Rendered
 from itx.tasks import names, templates
 from itx.tasks.spec import TaskSpec, Template
 from itx.text_format.pieces import encoded

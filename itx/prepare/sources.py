@@ -22,7 +22,7 @@ from itx import hashing
 from itx.errors import UserError, did_you_mean, did_you_mean_file
 from itx.prepare import readers
 from itx.prepare.readers import READERS
-from itx.prepare.types import Bad, Settings
+from itx.prepare.records import Bad
 from itx.tasks import fingerprint
 from itx.tasks.spec import SPLITS, Source
 
@@ -141,9 +141,8 @@ def source_hash(source: Source, split: str, root: str, seed: int) -> str:
     return hashing.digest(*read)
 
 
-def hashes(source: Source, split: str, settings: Settings) -> list[tuple[str, float, float]]:
+def hashes(source: Source, split: str, root: str, seed: int) -> list[tuple[str, float, float]]:
     """`source_splits` of a split, with a hash of what is read in place of a name."""
-    root, seed = settings.data.root, settings.data.suite_seed
     return [
         (source_hash(source, s, root, seed), *share) for s, *share in source_splits(source, split)
     ]

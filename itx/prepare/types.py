@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The nouns of the build: what is read, what is rendered, and the jobs that do it."""
+"""The nouns of the build: what is rendered, the jobs that do it, what a build makes."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from itx.config import DataConfig, RunConfig
@@ -14,19 +13,6 @@ from itx.tasks import names, registry
 from itx.tasks.names import Variant
 from itx.tasks.spec import TaskSpec
 from itx.text_format.pieces import Pieces
-
-
-@dataclass(frozen=True)
-class Bad:
-    """A record that cannot be used: the reason it is counted under, and the details for the
-    error."""
-
-    reason: str
-    detail: str
-
-
-Rows = Iterator[tuple[str, dict | Bad]]  # (label of the row, its record)
-Reader = Callable[[Path, Mapping[str, Any]], Rows]  # (file or folder, options) -> its rows
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from itx import text
 from itx.errors import did_you_mean
-from itx.prepare.types import Bad
+from itx.prepare.records import Bad
 from itx.tasks import templates
 from itx.tasks.spec import TaskSpec, Template
 
