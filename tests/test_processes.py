@@ -159,7 +159,9 @@ def test_a_second_signal_ends_what_no_handler_reaches(tmp_path, number):
     assert ended and child.returncode == 128 + number
 
 
-@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_a_signal_ends_a_build_with_all_that_it_started(tmp_path, number):
     """Neither processes nor temporary files are left, and no tracker of resources complains. As
     from a terminal, Ctrl-C reaches every process."""

@@ -145,6 +145,7 @@ def answers(runner, vocabulary) -> np.ndarray:
 
 ROWS = ("--data.sequence_length=512", "--data.target_length=256")
 SLOW = {
+    "gemma3_4b_prefix",
     "flan_t5_base",
     "flan_t5_xl",
     "llama3_8b",

@@ -92,7 +92,10 @@ def test_every_mesh_gives_the_same_step(name, sizes):
     agree(one_step(cfg, batch), many)
 
 
-@pytest.mark.parametrize("sizes", [{"data": 4, "tensor": 2}, {"fsdp": 4, "tensor": 2}])
+@pytest.mark.parametrize(
+    "sizes",
+    [pytest.param({"data": 4, "tensor": 2}, marks=pytest.mark.slow), {"fsdp": 4, "tensor": 2}],
+)
 def test_loss_positions_bring_no_activations_together(monkeypatch, sizes):
     """Rows stay where they are: picking positions adds no all-gather and no all-to-all, in one part
     or in several, but for a weight's (two dimensions)."""
@@ -160,7 +163,9 @@ def test_logits_at_loss_positions_alone_give_the_loss_and_gradient_of_all(name):
         np.testing.assert_allclose(other, one, atol=1e-6 * size, rtol=0, err_msg=path)
 
 
-@pytest.mark.parametrize("sizes", [{}, {"fsdp": 4, "tensor": 2}])
+@pytest.mark.parametrize(
+    "sizes", [{}, pytest.param({"fsdp": 4, "tensor": 2}, marks=pytest.mark.slow)]
+)
 def test_memory_of_a_step_grows_with_loss_positions_as_the_formula_says(monkeypatch, sizes):
     """`loss.of_states`: by 2 to 3.2 times rows × positions × vocabulary × 4 bytes / devices, up to
     LOGITS_BYTES."""
