@@ -2,8 +2,8 @@
 """What a task module imports: `from itx.tasks import instruction_task, jsonl, mixture`. No SeqIO,
 no TensorFlow, no JAX.
 
-spec.py has what is written about a task, registry.py what registers and resolves it, names.py the
-grammar of names.
+spec.py has what is written about a task, registry.py what registers it, resolve.py what mixtures
+train on, names.py the grammar of names.
 """
 
 from typing import Any
@@ -27,9 +27,28 @@ from itx.tasks.spec import (
 from itx.tasks.templates import paraphrases
 
 __all__ = [
-    "CoT", "Skip", "chat_task", "csv", "first_user_turn", "function", "get", "halved", "hf_dataset", "holdout", "instruction_task",
-    "jsonl", "mixture", "openai_messages", "paraphrases", "parquet", "sharegpt_messages", "text_task", "tfds", "tfrecord", "tsv",
-]  # fmt: skip
+    "CoT",
+    "Skip",
+    "chat_task",
+    "csv",
+    "first_user_turn",
+    "function",
+    "get",
+    "halved",
+    "hf_dataset",
+    "holdout",
+    "instruction_task",
+    "jsonl",
+    "mixture",
+    "openai_messages",
+    "paraphrases",
+    "parquet",
+    "sharegpt_messages",
+    "text_task",
+    "tfds",
+    "tfrecord",
+    "tsv",
+]
 
 
 def get(name: str, vocabulary: Any, **how: Any) -> Any:
@@ -41,9 +60,9 @@ def get(name: str, vocabulary: Any, **how: Any) -> Any:
     Args:
         vocabulary: a SentencePiece model file, or a seqio.SentencePieceVocabulary. A name holds
             one.
-        how: root, suite_seed, render_seed, fewshot_tokens, as in a run's `data` settings; for plain
-            text `room`, a
-            row's (architecture, sequence_length, target_length).
+        how: root, suite_seed, render_seed, fewshot_tokens, as in a run's `data` settings (but for
+            fewshot_tokens=0: no limit); for plain text `room`, a row's (architecture,
+            sequence_length, target_length).
     """
     from itx.prepare import seqio_bridge
 

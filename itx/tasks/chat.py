@@ -26,16 +26,24 @@ from itx.tasks.spec import Skip
 
 ROLES = ("system", "user", "assistant", "tool", "developer")
 SHAREGPT = {
-    "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "chatgpt": "assistant",
-    "system": "system", "function_call": "assistant", "observation": "tool", "tool": "tool", "function_response": "tool",
-}  # fmt: skip
-# one thing under the names that templates have for it
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "chatgpt": "assistant",
+    "system": "system",
+    "function_call": "assistant",
+    "observation": "tool",
+    "tool": "tool",
+    "function_response": "tool",
+}
+# What the assistant thought, under the names that templates have for it
 REASONING = ("reasoning_content", "thinking", "reasoning")
 ASSISTANT_ALONE = ("tool_calls", "function_call", *REASONING)
 TURN = ("role", "content", "name", "tool_call_id", "train", "weight", *ASSISTANT_ALONE)
 CALL = ("id", "type", "function")
 FUNCTION = ("name", "arguments")
-# What a record of other programs may hold beside its messages that a template would read
+# What records of other programs may hold beside their messages, and a template would read
 NOT_READ = ("documents", "chat_template_kwargs", "functions")
 
 
@@ -43,9 +51,8 @@ def openai_messages(example: Mapping[str, Any]) -> Any:
     """{"messages": [{"role", "content", "tool_calls"?, …}], "tools"?}, OpenAI's chat format."""
     turns = _turns(example, "messages")
     if example.get("system"):
-        raise ValueError(
-            "the record has a 'system' beside its 'messages': make it their first turn"
-        )
+        told = "a 'system' beside its 'messages': make it their first turn"
+        raise ValueError(f"the record has {told}")
     return conversation(turns, example.get("tools"))
 
 
@@ -59,10 +66,8 @@ def sharegpt_messages(example: Mapping[str, Any]) -> Any:
             raise ValueError(f"{where} is {_kind(m)} without a 'from'")
         if m["from"] not in SHAREGPT:
             raise ValueError(f"a turn is from {m['from']!r}; known: {', '.join(SHAREGPT)}")
-        rest = {
-            ("role" if k == "from" else "content" if k == "value" else k): v for k, v in m.items()
-        }
-        turn = {**rest, "role": SHAREGPT[m["from"]]}
+        turn = {"content" if k == "value" else k: v for k, v in m.items() if k != "from"}
+        turn["role"] = SHAREGPT[m["from"]]
         if m["from"] == "function_call":
             calls = _parsed(m.get("value"), f"{where} (function_call)")
             turn |= {"content": "", "tool_calls": calls if isinstance(calls, list) else [calls]}
@@ -81,11 +86,9 @@ def conversation(turns: Sequence[Mapping[str, Any]], tools: Any = None) -> Any:
     messages = messages[: last + 1]
     if not any(m["role"] == "user" for m in messages):
         return Skip("no user turn")
-    if any(
-        m["role"] == "assistant" and not m["content"].strip() and "tool_calls" not in m
-        for m in messages
-    ):
-        return Skip("empty assistant turn")
+    for m in messages:
+        if m["role"] == "assistant" and not m["content"].strip() and "tool_calls" not in m:
+            return Skip("empty assistant turn")
     tools = _parsed(tools, "tools") if isinstance(tools, str) and tools.strip() else tools
     if not tools or isinstance(tools, str):
         return {"messages": messages}
@@ -114,9 +117,8 @@ def first_user_turn(values: Mapping[str, Any]) -> str:
 def _turns(example: Mapping[str, Any], key: str) -> Sequence[Mapping[str, Any]]:
     for other in NOT_READ:
         if example.get(other):
-            raise ValueError(
-                f"the record has {other!r}, which chat templates are not given here; tools are 'tools'"
-            )
+            told = "which chat templates are not given here; tools are 'tools'"
+            raise ValueError(f"the record has {other!r}, {told}")
     if not isinstance(example[key], (list, tuple)):
         raise ValueError(f"{key!r} is {_kind(example[key])}, not a list of turns")
     return example[key]
@@ -134,40 +136,39 @@ def _message(turn: Any, where: str) -> dict[str, Any]:
     _known(given, TURN, where)
     if role != "assistant" and turn.get("content") is None:
         raise ValueError(f"{where} has no content")
-    out = {"role": role, "content": _text(given.get("content", ""), where)}
+    message = {"role": role, "content": _text(given.get("content", ""), where)}
     for key in ("name", "tool_call_id"):
         if key in given:
-            out[key] = _string(given[key], f"{where}: {key!r}")
+            message[key] = _string(given[key], f"{where}: {key!r}")
     if role != "assistant" and (odd := [k for k in ASSISTANT_ALONE if k in given]):
         raise ValueError(f"{where} has {odd[0]!r}, which only an assistant's turn has")
     thought = {k: _string(given[k], f"{where}: {k!r}") for k in REASONING if k in given}
     if len(set(thought.values())) > 1:
         raise ValueError(f"{where} has {' and '.join(map(repr, thought))}, which differ")
-    out |= dict(list(thought.items())[:1])
+    message |= dict(list(thought.items())[:1])
     calls = given.get("tool_calls", [])
     if not isinstance(calls, (list, tuple)):
         raise ValueError(f"{where}: 'tool_calls' is {_kind(calls)}, not a list")
     if "function_call" in given:
         calls = [*calls, given["function_call"]]
     if calls:
-        out["tool_calls"] = [_call(c, f"{where}, call {i}") for i, c in enumerate(calls)]
-    return out | _learned(given, role, where)
+        message["tool_calls"] = [_call(c, f"{where}, call {i}") for i, c in enumerate(calls)]
+    return message | _learned(given, role, where)
 
 
 def _learned(given: Mapping[str, Any], role: str, where: str) -> dict[str, bool]:
     """{"train": False} of a turn that is not learned though it is the assistant's, else {}."""
-    asked = {k: given[k] for k in ("train", "weight") if k in given}
-    for key, value in asked.items():
+    flags = {k: given[k] for k in ("train", "weight") if k in given}
+    for key, value in flags.items():
         if value not in (0, 1):  # False and True among them
-            raise ValueError(
-                f"{where} has {key!r} {value!r}; a turn is trained (1, true) or not (0, false)"
-            )
-    if len(set(map(bool, asked.values()))) > 1:
+            told = "a turn is trained (1, true) or not (0, false)"
+            raise ValueError(f"{where} has {key!r} {value!r}; {told}")
+    if len(set(map(bool, flags.values()))) > 1:
         raise ValueError(f"{where} has 'train' and 'weight', which differ")
-    wanted = all(asked.values())
-    if role != "assistant" and asked and wanted:
+    learned = all(flags.values())
+    if role != "assistant" and flags and learned:
         raise ValueError(f"{where} is to be trained; only an assistant's turns are")
-    return {} if wanted or role != "assistant" else {"train": False}
+    return {} if learned or role != "assistant" else {"train": False}
 
 
 def _text(content: Any, where: str) -> str:
@@ -180,9 +181,8 @@ def _text(content: Any, where: str) -> str:
         if kind != "text":
             what = f"a part of type {kind}" if kind else _kind(part)
             raise ValueError(f"{where}: part {i} of its content is {what}; only text is known")
-        _known(
-            {k: v for k, v in part.items() if not _empty(v)}, ("type", "text"), f"{where}, part {i}"
-        )
+        given = {k: v for k, v in part.items() if not _empty(v)}
+        _known(given, ("type", "text"), f"{where}, part {i}")
         texts.append(_string(part.get("text"), f"{where}, part {i}: 'text'"))
     return "".join(texts)
 
@@ -208,8 +208,8 @@ def _call(call: Any, where: str) -> dict[str, Any]:
     if not isinstance(arguments, Mapping):
         raise ValueError(f"{where}: 'arguments' is {_kind(arguments)}, not an object")
     name = _string(function["name"], f"{where}: 'name'")
-    held = {"id": _string(given["id"], f"{where}: 'id'")} if "id" in given else {}
-    return {**held, "type": "function", "function": {"name": name, "arguments": dict(arguments)}}
+    number = {"id": _string(given["id"], f"{where}: 'id'")} if "id" in given else {}
+    return {**number, "type": "function", "function": {"name": name, "arguments": dict(arguments)}}
 
 
 def _parsed(text: Any, where: str) -> Any:
@@ -222,9 +222,8 @@ def _parsed(text: Any, where: str) -> Any:
 def _known(given: Mapping[str, Any], known: Sequence[str], where: str) -> None:
     for key in given:
         if key not in known:
-            raise ValueError(
-                f"{where} has the key {key!r}; known: {', '.join(known)}{did_you_mean(str(key), known)}"
-            )
+            told = f"known: {', '.join(known)}{did_you_mean(str(key), known)}"
+            raise ValueError(f"{where} has the key {key!r}; {told}")
 
 
 def _string(value: Any, where: str) -> str:
@@ -238,5 +237,5 @@ def _kind(value: Any) -> str:
 
 
 def _empty(value: Any) -> bool:
-    """Says nothing, as the keys of other rows do in tables that have one column for each."""
+    """Whether a value says nothing, as in tables that have a column for every key of any row."""
     return value is None or (isinstance(value, (str, list, tuple, dict)) and not value)

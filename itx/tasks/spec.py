@@ -6,7 +6,7 @@ Definitions
     fields    `fields(example)`: the named values that templates speak of, or `Skip(reason)`.
     answer    an index into the options, a text, or a list of reference texts.
     template  an (input, target) pair of format strings with named `{fields}`. Its id is a hash of
-    its text.
+              its text.
     variant   a way to render a task: `zs` (bare), `cot`, `inv`, … (names.py has the grammar).
     split     train | validation | test, decided by the hash of the canonical input content.
 
@@ -43,8 +43,8 @@ class CoT:
 
 @dataclass(frozen=True)
 class Source:
-    """A plain description of where examples come from; `kind` names a reader in
-    build/sources.py."""
+    """A plain description of where examples come from; `kind` names a reader
+    (itx/prepare/readers.py)."""
 
     kind: str
     # split -> file(s), relative to `data.root`; "" is the file whose rows are split by hash
@@ -73,11 +73,8 @@ class TaskSpec:
     templates: tuple[Template, ...]
     heldout_templates: tuple[Template, ...] = ()
     options: tuple[str, ...] | None = None
-    option_styles: tuple[str, ...] = (
-        "inline",
-        "list",
-        "slashes",
-    )  # names in templates.OPTION_STYLES, drawn per rendering
+    # names in templates.OPTION_STYLES, drawn per rendering
+    option_styles: tuple[str, ...] = ("inline", "list", "slashes")
     shuffle_options: bool = True  # False: their order means something ("all of the above")
     metrics: tuple[Any, ...] = ("exact_match",)
     primary: str = "generate"  # or "rank": which score stands for the task in every average
@@ -89,11 +86,9 @@ class TaskSpec:
     # the fields whose content decides split and identity; default: all but answer, options,
     # rationale
     content: tuple[str, ...] | None = None
-    chat: bool = (
-        # `fields` gives messages (chat.py); the run's chat template writes them, and assistant
-        # turns are trained
-        False
-    )
+    # `fields` gives messages (chat.py); the run's chat template writes them, and assistant turns
+    # are trained
+    chat: bool = False
     objective: str = ""  # of plain text, {"text": …}: one of OBJECTIVES; "": not plain text
     shot_separator: str = "\n\n"  # between the exemplars of `:fsK`
     # exemplars take the labels in turn (for tasks with few different answers)
@@ -124,7 +119,7 @@ class TaskSpec:
 
 @dataclass(frozen=True)
 class Holdout:
-    """Every registered task but these; `resolve` in registry.py says what leaves and why."""
+    """Every registered task but these; `removed` in resolve.py says what leaves and why."""
 
     clusters: tuple[str, ...] = ()
     tasks: tuple[str, ...] = ()
@@ -158,7 +153,8 @@ def halved(source: Source) -> Source:
     have = {*source.files, *source.options.get("splits", ())} - {"train"}
     if have != {"validation"} or source.split_by_hash:
         raise UserError(
-            f"halved() is for a source with a validation split and no test split; this one has {sorted(have)}"
+            "halved() is for a source with a validation split and no test split; this one has "
+            f"{sorted(have)}"
         )
     return replace(source, halve=True)
 
@@ -166,8 +162,8 @@ def halved(source: Source) -> Source:
 def _source(
     kind: str, files: str | Mapping[str, str], shares: Mapping[str, float] | None, **more: Any
 ) -> Source:
-    """Of one file, whose rows are split by hash (as `shares` says, else 5 % each held out), or of
-    one per split."""
+    """A source of one file, whose rows are split by hash (as `shares` says, else 5 % each held
+    out), or of one file per split."""
     files = {"" if shares else "train": files} if isinstance(files, str) else dict(files)
     return Source(kind, files, shares, **more)
 
@@ -188,7 +184,7 @@ def csv(
     columns: Sequence[str] = (),
 ) -> Source:
     """Comma-separated rows, plain or .gz; the header names the fields unless `columns` does."""
-    return _table("csv", files, split_by_hash, columns)
+    return _source("csv", files, split_by_hash, options=_columns(columns))
 
 
 def tsv(
@@ -198,14 +194,11 @@ def tsv(
 ) -> Source:
     """Tab-separated rows without quoting, plain or .gz; the header names the fields unless
     `columns` does."""
-    return _table("tsv", files, split_by_hash, columns)
+    return _source("tsv", files, split_by_hash, options=_columns(columns))
 
 
-def _table(
-    kind: str, files: Any, shares: Mapping[str, float] | None, columns: Sequence[str]
-) -> Source:
-    options = {"columns": tuple(columns)} if columns else {}
-    return _source(kind, files, shares, options=options)
+def _columns(columns: Sequence[str]) -> dict[str, Any]:
+    return {"columns": tuple(columns)} if columns else {}
 
 
 def parquet(
@@ -218,7 +211,7 @@ def parquet(
 def hf_dataset(
     folders: str | Mapping[str, str], split_by_hash: Mapping[str, float] | None = None
 ) -> Source:
-    """Folders that Hugging Face's `Dataset.save_to_disk` wrote; of a `DatasetDict`: {"train":
+    """Folders that Hugging Face's `Dataset.save_to_disk` wrote; for a `DatasetDict`: {"train":
     "folder/train", …}."""
     return _source("hf_dataset", folders, split_by_hash)
 
@@ -253,6 +246,5 @@ def function(
     `splits` are those that `make` knows (others are cut from them by hash); with `split_by_hash` it
     is called once, with the split "".
     """
-    return Source(
-        "function", {}, split_by_hash, make, {} if split_by_hash else {"splits": tuple(splits)}
-    )
+    options = {} if split_by_hash else {"splits": tuple(splits)}
+    return Source("function", {}, split_by_hash, make, options)

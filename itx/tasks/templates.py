@@ -19,14 +19,12 @@ from itx.text import blank
 
 def _lettered(mark: str) -> Callable[[Sequence[str]], tuple[str, tuple[str, ...]]]:
     def style(options: Sequence[str]) -> tuple[str, tuple[str, ...]]:
-        if len(options) > len(string.ascii_uppercase):
-            raise UserError(
-                f"{len(options)} options are more than there are letters; leave the style out of option_styles"
-            )
-        labels = tuple(mark.format(c) for c in string.ascii_uppercase[: len(options)])
-        return "\n".join(
-            f"{label} {option}" for label, option in zip(labels, options, strict=True)
-        ), labels
+        n, letters = len(options), string.ascii_uppercase
+        if n > len(letters):
+            hint = "leave the style out of option_styles"
+            raise UserError(f"{n} options are more than there are letters; {hint}")
+        labels = tuple(mark.format(c) for c in letters[:n])
+        return "\n".join(map(" ".join, zip(labels, options, strict=True))), labels
 
     return style
 
@@ -57,9 +55,8 @@ def slots(text: str) -> tuple[str, ...]:
         raise UserError(f"template {text!r}: {e}") from e
     for _, name, spec, conversion in parts:
         if name is not None and (not re.fullmatch(r"[^\W\d]\w*", name) or spec or conversion):
-            raise UserError(
-                f"template {text!r}: a slot is {{name}}, without format or index; found {name!r}"
-            )
+            told = f"a slot is {{name}}, without format or index; found {name!r}"
+            raise UserError(f"template {text!r}: {told}")
     return tuple(name for _, name, _, _ in parts if name is not None)
 
 
@@ -69,54 +66,53 @@ def _parts(text: str) -> tuple[tuple[str, str | None], ...]:
 
 
 def with_options(among: Sequence[Template], kind: str) -> list[Template]:
-    """Those whose input lists the options ("opt"), those whose input does not ("noopt"), or all
-    ("")."""
+    """The templates whose input lists the options ("opt"), those whose input does not ("noopt"),
+    or all ("")."""
     return [t for t in among if not kind or ("options" in slots(t[0])) == (kind == "opt")]
 
 
 def fill(text: str, values: Mapping[str, Any], where: str = "") -> str:
     """The text with every slot replaced; an unknown or empty slot is an error that names it."""
-    out = []
+    filled = []
     for literal, name in _parts(text):
-        out.append(literal)
+        filled.append(literal)
         if name is None:
             continue
         if name not in values:
-            raise UserError(
-                f"{where}: template {text!r} needs the field {name!r}" + did_you_mean(name, values)
-            )
+            near = did_you_mean(name, values)
+            raise UserError(f"{where}: template {text!r} needs the field {name!r}{near}")
         value = values[name] if isinstance(values[name], str) else str(values[name])
         if blank(value):
             raise UserError(
                 f"{where}: the field {name!r} is empty; template {text!r} would have a hole; "
                 "--data.skip_bad=True counts and skips such examples"
             )
-        out.append(value)
-    return "".join(out)
+        filled.append(value)
+    return "".join(filled)
 
 
 def paraphrases(wordings: Sequence[str], body: str, target: str = "{answer}") -> list[Template]:
-    """Several wordings of one instruction, in any language, as a template each: they take turns as `{instruction}`.
+    """Several wordings of one instruction, in any language, as a template each: they take turns as
+    `{instruction}`.
 
     >>> paraphrases(["Say it in French.", "Dis-le en français."], "{instruction}\n{text}")
     [('Say it in French.\n{text}', '{answer}'), ('Dis-le en français.\n{text}', '{answer}')]
     """
     if "instruction" not in slots(body):
-        raise UserError(
-            f"paraphrases: {body!r} has no {{instruction}} for the wordings to stand in"
-        )
+        told = f"{body!r} has no {{instruction}} for the wordings to stand in"
+        raise UserError(f"paraphrases: {told}")
     if len(set(wordings)) < len(wordings):
-        raise UserError(
-            f"paraphrases: a wording is there twice: {max(wordings, key=list(wordings).count)!r}"
-        )
+        twice = max(wordings, key=list(wordings).count)
+        raise UserError(f"paraphrases: a wording is there twice: {twice!r}")
     return [(body.replace("{instruction}", w), target) for w in wordings]
 
 
 def answer_pattern(target: str) -> str | None:
-    """The regex that reads `answer` back from a target such as `{rationale}\\nThe answer is {answer}.`
+    """The regex that reads `answer` back from a target such as
+    `{rationale}\\nThe answer is {answer}.`
 
-    Made of the literal words around `{answer}` on its line; None where nothing stands before it, for
-    then the whole text is the answer.
+    It is made of the literal words around `{answer}` on its line; None where nothing stands before
+    it, for then the whole text is the answer.
     """
     literals = _parts(target)
     for i, (literal, name) in enumerate(literals):
