@@ -29,16 +29,20 @@ from itx.text_format.pieces import END, Pieces
 
 CHAT_VERSION = 4  # raise it when a change here alters a record
 # Lines that begin with the speaker; every turn's text follows a single space, as targets do
-# elsewhere
-PLAIN = """{%- set names = {"system": "System", "user": "User", "assistant": "Assistant", "tool": "Tool"} -%}
+# elsewhere.
+PLAIN = (
+    """{%- set names = {"system": "System", "user": "User", "assistant": "Assistant", """
+    """"tool": "Tool"} -%}
 {%- if tools -%}Tools: {{ tools | tojson }}{{ "\\n" }}{%- endif -%}
 {%- for m in messages -%}
 {%- if not loop.first %}{{ "\\n" }}{% endif -%}{{ names[m.role] }}: {{ m.content }}
-{%- for call in m.get("tool_calls", []) %}{% if m.content or not loop.first %}{{ "\\n" }}{% endif %}{{ call.function | tojson }}{% endfor -%}
+{%- for call in m.get("tool_calls", []) %}{% if m.content or not loop.first %}{{ "\\n" }}"""
+    """{% endif %}{{ call.function | tojson }}{% endfor -%}
 {%- endfor -%}
 {%- if add_generation_prompt %}{{ "\\n" }}Assistant:{% endif -%}"""
+)
 
-# A line within a turn that begins as PLAIN begins another
+# A line within a turn that begins as PLAIN begins another turn
 IMITATION = re.compile(
     r"[\n\r\x0b\x0c\x85\u2028\u2029]\s*(?:Tools|System|User|Assistant|Tool)\s*[:：]"
 )
@@ -57,18 +61,18 @@ def template_text(name: str, root: str) -> str:
         return PLAIN
     file = next((p for p in (Path(name), Path(root) / name) if p.is_file()), None)
     if file is None:
-        raise UserError(
-            f"data.chat_template: no file {name!r} here or under data.root={root!r}{did_you_mean_file(Path(name))}"
-        )
+        near = did_you_mean_file(Path(name))
+        told = f"no file {name!r} here or under data.root={root!r}{near}"
+        raise UserError(f"data.chat_template: {told}")
     text = file.read_text(encoding="utf-8")
-    if file.suffix == ".json":
-        found = json.loads(text).get("chat_template")
-        if isinstance(found, list):  # several by name
-            found = next((t["template"] for t in found if t.get("name") == "default"), None)
-        if not isinstance(found, str):
-            raise UserError(f"data.chat_template: {name} has no 'chat_template'")
-        return found
-    return text
+    if file.suffix != ".json":
+        return text
+    template = json.loads(text).get("chat_template")
+    if isinstance(template, list):  # several by name
+        template = next((t["template"] for t in template if t.get("name") == "default"), None)
+    if not isinstance(template, str):
+        raise UserError(f"data.chat_template: {name} has no 'chat_template'")
+    return template
 
 
 @functools.lru_cache(maxsize=8)
@@ -88,42 +92,34 @@ def check(template: str) -> None:
 
 def written(template: str, values: dict, upto: int, prompt: bool, where: str) -> str:
     """The text of the first `upto` messages; END where the template writes the end of sequence."""
-    made = _compiled(template)
-    messages, tools = (
-        [_as_read(m, template) for m in values["messages"][:upto]],
-        values.get("tools"),
-    )
+    program = _compiled(template)
+    given = {
+        "messages": [_as_read(m, template) for m in values["messages"][:upto]],
+        "tools": values.get("tools"),
+    }
+    flags = {"add_generation_prompt": prompt, "bos_token": "", "eos_token": END}
     try:
-        with sandbox.budget([messages, tools]):
-            return made.render(
-                messages=messages,
-                tools=tools,
-                add_generation_prompt=prompt,
-                bos_token="",
-                eos_token=END,
-            )
-    # of the template's own code: what it refuses, and what it takes for another type
+        with sandbox.budget(list(given.values())):
+            return program.render(**given, **flags)
+    # The template's own code may refuse a conversation, or take it for another type.
     except Exception as e:
-        said = (
-            str(e)
-            if isinstance(e, (jinja2.TemplateError, sandbox.TooMuch))
-            else f"{type(e).__name__}: {e}"
-        )
-        raise UserError(f"{where}: data.chat_template: {said}") from e
+        refused = isinstance(e, (jinja2.TemplateError, sandbox.TooMuch))
+        told = str(e) if refused else f"{type(e).__name__}: {e}"
+        raise UserError(f"{where}: data.chat_template: {told}") from e
 
 
 def _as_read(message: dict, template: str) -> dict:
     """A message in the template's words: who instructs it is its `developer` or its `system`, and
     what the assistant thought stands under the name that it reads."""
-    out = {k: v for k, v in message.items() if k != "train"}
+    told = {k: v for k, v in message.items() if k != "train"}
     if message["role"] == "developer" and not _names("developer", template):
-        out["role"] = "system"
+        told["role"] = "system"
     for key in REASONING:
-        if key in out and not _names(key, template):
+        if key in told and not _names(key, template):
             other = next((k for k in REASONING if _names(k, template)), key)
-            out[other] = out.pop(key)
+            told[other] = told.pop(key)
             break
-    return out
+    return told
 
 
 def _with_arguments(template: str, values: dict, where: str) -> dict:
@@ -148,7 +144,7 @@ def _with_arguments(template: str, values: dict, where: str) -> dict:
         except UserError:
             continue
         return form
-    # the template refuses it for another reason, which is told where it is asked next
+    # The template refuses it for another reason, which is told where it next writes it.
     return values
 
 
@@ -177,9 +173,8 @@ def guarded(values: dict, control: Sequence[str], where: str) -> dict:
     def mark(value: Any) -> Any:
         if isinstance(value, str):
             if any(c in value for c in (END, CONTENT_BEGIN, CONTENT_END)):
-                raise UserError(
-                    f"{where}: a turn holds U+FFFF, U+FDD0 or U+FDD1, which are no characters"
-                )
+                told = "a turn holds U+FFFF, U+FDD0 or U+FDD1, which are no characters"
+                raise UserError(f"{where}: {told}")
             return guard(value, control)
         if isinstance(value, dict):
             return {mark(k): mark(v) for k, v in value.items()}
@@ -188,11 +183,8 @@ def guarded(values: dict, control: Sequence[str], where: str) -> dict:
     messages = [
         {k: v if k == "role" else mark(v) for k, v in m.items()} for m in values["messages"]
     ]
-    return {
-        **values,
-        "messages": messages,
-        **({"tools": mark(values["tools"])} if values.get("tools") else {}),
-    }
+    tools = {"tools": mark(values["tools"])} if values.get("tools") else {}
+    return {**values, "messages": messages, **tools}
 
 
 def _marked(text: str, where: str) -> str:
@@ -200,8 +192,9 @@ def _marked(text: str, where: str) -> str:
     marks = "".join(re.findall(f"[{CONTENT_BEGIN}{CONTENT_END}]", text))
     if marks != (CONTENT_BEGIN + CONTENT_END) * (len(marks) // 2):
         raise UserError(
-            f"{where}: data.chat_template cuts a content within a control token's text, so that what it wrote cannot be "
-            "told from what it was given (what the assistant thought may be given as 'reasoning_content')"
+            f"{where}: data.chat_template cuts a content within a control token's text, so that "
+            "what it wrote cannot be told from what it was given (what the assistant thought may "
+            "be given as 'reasoning_content')"
         )
     return text
 
@@ -211,54 +204,59 @@ def answers(
 ) -> list[Answer]:
     """The assistant's turns.
 
-    The layout adds EOS to what is trained, so one that the template writes behind a turn is not
-    trained twice: END, or eos, the text that the vocabulary reads as its EOS (Vocabulary.eos_text).
-    control: the texts of the vocabulary's control tokens (Vocabulary.control); in content they
-    stand between marks (`guard`).
+    The layout adds EOS to what is trained, so that one which the template writes behind a turn is
+    not trained twice: END or `eos`.
+
+    Args:
+        eos: the text that the vocabulary reads as its EOS (Vocabulary.eos_text).
+        control: the texts of the vocabulary's control tokens (Vocabulary.control); in content they
+            stand between marks (`guard`).
     """
     values = guarded(_with_arguments(template, values, where), control, where)
-    out = []
+    found = []
     for i, message in enumerate(values["messages"]):
         if message["role"] != "assistant":
             continue
-        # first: it says why it refuses a turn
+        # The whole first: there a template says why it refuses a turn.
         whole = _marked(written(template, values, i + 1, False, where), where)
         prompt = _marked(written(template, values, i, True, where), where)
         if not whole.startswith(prompt):
             raise UserError(
-                f"{where}: data.chat_template writes what stands before turn {i + 1} otherwise than it asks for that "
-                "turn, so that it cannot be told what the assistant is to write"
+                f"{where}: data.chat_template writes what stands before turn {i + 1} otherwise "
+                "than it asks for that turn, so that it cannot be told what the assistant is to "
+                "write"
             )
-        # white space behind a turn belongs to the next prompt
+        # White space behind a turn belongs to the next prompt.
         target = whole[len(prompt) :].rstrip()
         body = target.removesuffix(END).removesuffix(eos)
         if not body:
-            raise UserError(
-                f"{where}: data.chat_template writes nothing for the assistant's turn {i + 1}"
-            )
-        out.append(Answer(prompt, body, target[len(body) :], i, trained(message)))
-    return out
+            told = f"writes nothing for the assistant's turn {i + 1}"
+            raise UserError(f"{where}: data.chat_template {told}")
+        found.append(Answer(prompt, body, target[len(body) :], i, trained(message)))
+    return found
 
 
 def joined(found: Sequence[Answer], ends: bool = True) -> Pieces | None:
     """(text, trained?) in turn, whose joined texts are the whole conversation's but for the `end`s;
     None where the template wrote a turn otherwise once others followed.
 
-    ends: the layout puts EOS behind each trained turn, as a decoder's does, so that one which is
-    not trained is given it here: it reads alike, and its loss alone is left out.
+    Args:
+        ends: the layout puts EOS behind each trained turn, as a decoder's does, so that one which
+            is not trained is given it here: it reads alike, and its loss alone is left out.
     """
-    out: list[tuple[str, bool]] = []
+    pieces: list[tuple[str, bool]] = []
     done = ""
-    for prompt, text, end, _, on in found:
+    for prompt, text, end, _, learned in found:
         if not prompt.startswith(done):
             return None
-        out += [(prompt[len(done) :], False), (text if on or not ends else text + END, on)]
+        written = text if learned or not ends else text + END
+        pieces += [(prompt[len(done) :], False), (written, learned)]
         done = prompt + text + end
-    return tuple(out)
+    return tuple(pieces)
 
 
 def last(found: Sequence[Answer], ends: bool = True) -> Pieces:
-    """As `joined`, of the last answer alone where they cannot be joined."""
+    """What `joined` gives, or the pieces of the last answer alone where they cannot be joined."""
     return joined(found, ends) or ((found[-1].prompt, False), (found[-1].text, True))
 
 
@@ -267,8 +265,7 @@ def unwritten(template: str, values: dict, found: Sequence[Answer], where: str) 
     content of tool turns".
 
     A text that stands in what is written is not looked at further. Any other may be written in
-    another form, so it is
-    changed: it is lost where the template then writes the same.
+    another form, so it is changed: it is lost where the template then writes the same.
     """
     values = _with_arguments(template, values, where)
     messages = values["messages"]
@@ -277,61 +274,49 @@ def unwritten(template: str, values: dict, found: Sequence[Answer], where: str) 
     lost: dict[str, None] = {}
 
     def look(said: Sequence[str], changed: dict, upto: int, read: str, what: str) -> None:
+        """Add `what` to what is lost, if its texts do not stand in what is read and no change of
+        the values changes what is written."""
         if what in lost or all(any(form in read for form in _forms(text)) for text in said):
             return
         try:
-            same = written(template, changed, upto, False, where) == written(
-                template, values, upto, False, where
-            )
+            forms = [written(template, v, upto, False, where) for v in (changed, values)]
         except UserError:  # it minds the change
             return
-        lost.update({what: None} if same else {})
-
-    def swap(i: int, key: str, value: Any) -> dict:
-        return {
-            **values,
-            "messages": [{**m, key: value} if j == i else m for j, m in enumerate(messages)],
-        }
+        if forms[0] == forms[1]:
+            lost[what] = None
 
     for i, m in enumerate(messages):
         upto, read = (i + 1, own[i]) if i in own else (len(messages), whole)
-        if m["content"].strip():
-            look(
-                [m["content"]],
-                swap(i, "content", m["content"] + "x"),
-                upto,
-                read,
-                f"the content of {m['role']} turns",
-            )
-        for key in (k for k in (*REASONING, *(("name",) if m["role"] != "tool" else ())) if k in m):
-            look([m[key]], swap(i, key, m[key] + "x"), upto, read, repr(key))
-        calls = [c["function"] for c in m.get("tool_calls", ())]
-        for key, other in (("name", "x"), ("arguments", {"x": "x"})):
-            said = [t for f in calls for t in texts_of(f[key])]
-            other = (
-                json.dumps(other)
-                if calls and key == "arguments" and isinstance(calls[0][key], str)
-                else other
-            )
-            made = [
-                {"type": "function", "id": "000000000", "function": {**f, key: other}}
-                for f in calls
-            ]
-            look(said, swap(i, "tool_calls", made), upto, read, "'tool_calls'")
-    tools = values.get("tools", ())
+        for what, said, change in _sayings(m):
+            others = [*messages[:i], {**m, **change}, *messages[i + 1 :]]
+            look(said, {**values, "messages": others}, upto, read, what)
     other = [{"type": "function", "function": {"name": "x", "description": "x", "parameters": {}}}]
-    look(
-        [t for tool in tools for t in texts_of(tool)],
-        {**values, "tools": other},
-        len(messages),
-        whole,
-        "'tools'",
-    )
+    said = [t for tool in values.get("tools", ()) for t in texts_of(tool)]
+    look(said, {**values, "tools": other}, len(messages), whole, "'tools'")
     return list(lost)
 
 
+def _sayings(m: dict) -> Iterator[tuple[str, list[str], dict[str, Any]]]:
+    """(what a message says, the texts of it, a change of them) for all that it says."""
+    if m["content"].strip():
+        what = f"the content of {m['role']} turns"
+        yield what, [m["content"]], {"content": m["content"] + "x"}
+    for key in (*REASONING, *(("name",) if m["role"] != "tool" else ())):
+        if key in m:
+            yield repr(key), [m[key]], {key: m[key] + "x"}
+    calls = [c["function"] for c in m.get("tool_calls", ())]
+    for key, other in (("name", "x"), ("arguments", {"x": "x"})):
+        if key == "arguments" and calls and isinstance(calls[0][key], str):
+            other = json.dumps(other)
+        changed = [
+            {"type": "function", "id": "000000000", "function": {**f, key: other}} for f in calls
+        ]
+        said = [t for f in calls for t in texts_of(f[key])]
+        yield "'tool_calls'", said, {"tool_calls": changed}
+
+
 def _bare(text: str) -> str:
-    """A text without its white space, which templates trim, and without the marks of contents."""
+    """A text without white space, which templates trim, and without the marks of contents."""
     return "".join(unguarded(text).split())
 
 

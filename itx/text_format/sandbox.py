@@ -27,20 +27,18 @@ from itx.data.vocabulary import CONTENT_BEGIN, CONTENT_END
 
 BUDGET = 5_000_000  # characters of a rendering: about a second of work
 PER_CHARACTER = 200  # and for each that the conversation has: templates of today take about 20
-# characters that a turn of a loop counts as, and a call or a filter: each takes about as long
+# Characters that a turn of a loop counts as, and a call or a filter: each takes about as long.
 STEP, CALL = 10, 50
-LARGEST_BITS = 4096  # of a whole number
+MAX_BITS = 4096  # of a whole number
 NUMBER = re.compile(r"\d+")
-# Filters that look at a value's own length alone; others may write it out whole
+# Filters that look at a value's own length alone; others may write it out whole.
 SHALLOW = frozenset(
-    ("attr", "batch", "count", "d", "default", "dictsort", "first", "groupby", "items", "last", "length", "list", "map", "max",
-     "min", "random", "reject", "rejectattr", "reverse", "select", "selectattr", "slice", "sort", "unique")
-)  # fmt: skip
-# Tests that take as long as their value is
-LONG_TESTS = frozenset(
-    ("in", "eq", "equalto", "==", "ne", "!=", "lt", "le", "gt", "ge", "lower", "upper")
+    "attr batch count d default dictsort first groupby items last length list map max min random "
+    "reject rejectattr reverse select selectattr slice sort unique".split()
 )
-# Loops are given to this filter, and operands to that one; no template can write these names
+# Tests that take as long as their value is
+LONG_TESTS = frozenset("in eq equalto == ne != lt le gt ge lower upper".split())
+# Loops are given to this filter, and operands to that one; no template can write these names.
 TURNS, SEEN = " turns", " seen"
 
 
@@ -87,13 +85,11 @@ def measured(value: Any, most: int = 0) -> int:
             waiting += [*one.keys(), *one.values()]
         elif isinstance(one, (list, tuple, set)):
             waiting += one
-        size += STEP + (
-            len(one)
-            if isinstance(one, str)
-            else one.bit_length() // 3
-            if isinstance(one, int)
-            else 0
-        )
+        size += STEP
+        if isinstance(one, str):
+            size += len(one)
+        elif isinstance(one, int):
+            size += one.bit_length() // 3
         if size + STEP * len(waiting) > most:
             raise TooMuch
     return size
@@ -106,12 +102,8 @@ class _Environment(ImmutableSandboxedEnvironment):
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         if isinstance(left, int) and isinstance(right, int):
             a, b = left.bit_length(), right.bit_length()
-            if (
-                operator == "*"
-                and a + b > LARGEST_BITS
-                or operator == "**"
-                and a * max(0, right) > LARGEST_BITS
-            ):
+            bits = {"*": a + b, "**": a * max(0, right)}.get(operator, 0)
+            if bits > MAX_BITS:
                 raise TooMuch
         elif operator == "*":
             for value, times in ((left, right), (right, left)):
@@ -146,12 +138,12 @@ def cost(name: str, value: Any, more: tuple) -> int:
             found = str(value).count(str(more[0])) if str(more[0]) else _length(value) + 1
             return size + found * measured(more[1:2])
         case "join":  # a method of what joins, or a filter of what is joined
-            joins, joined = (
-                (value, more[:1]) if isinstance(value, str) and more else (more[:1], value)
-            )
-            return size + measured(joins) * (
-                1 + _length(joined[0] if isinstance(joined, tuple) and joined else joined)
-            )
+            joins, joined = more[:1], value
+            if isinstance(value, str) and more:
+                joins, joined = value, more[:1]
+            if isinstance(joined, tuple) and joined:
+                joined = joined[0]
+            return size + measured(joins) * (1 + _length(joined))
         case "format" | "format_map":
             return size + _formatted(str(value), more)
         case "indent":
@@ -178,10 +170,9 @@ def _formatted(form: str, values: Any) -> int:
     values."""
     widths = [int(n[:9]) for n in NUMBER.findall(form)]
     given = values if isinstance(values, (list, tuple)) else (values,)
-    stars = (
-        sum(abs(v) for v in given if isinstance(v, int)) if re.search(r"\*|\{[^}]*\{", form) else 0
-    )
-    return len(form) + sum(widths) + stars + (form.count("%") + form.count("{")) * measured(values)
+    if re.search(r"\*|\{[^}]*\{", form):  # a width may be one of the values
+        widths += [abs(v) for v in given if isinstance(v, int)]
+    return len(form) + sum(widths) + (form.count("%") + form.count("{")) * measured(values)
 
 
 @jinja2.pass_context
@@ -208,12 +199,12 @@ def _written(value: Any) -> Any:
 def _bounded(name: str, filtered: Callable) -> Callable:
     """A filter that pays for what it does."""
     wants = getattr(getattr(filtered, "jinja_pass_arg", None), "name", "")
-    of = {
+    passed = {
         "context": lambda c: (c,),
         "eval_context": lambda c: (c.eval_ctx,),
         "environment": lambda c: (c.environment,),
     }
-    before = of.get(wants, lambda c: ())
+    before = passed.get(wants, lambda c: ())
 
     @jinja2.pass_context  # so that none is evaluated while the template is compiled
     def paid(context: Any, value: Any, *args: Any, **named: Any) -> Any:
@@ -243,15 +234,12 @@ def _to_json(
     sort_keys: bool = False,
 ) -> str:
     """The filter as transformers has it; the marks of contents stay what they are."""
-    text = json.dumps(
-        value, ensure_ascii=False, indent=indent, separators=separators, sort_keys=sort_keys
-    )
+    how = {"indent": indent, "separators": separators, "sort_keys": sort_keys}
+    text = json.dumps(value, ensure_ascii=False, **how)
     if not ensure_ascii:
         return text
-    marks = (CONTENT_BEGIN, CONTENT_END)
-    return re.sub(
-        r"[^\x00-\x7f]", lambda m: m[0] if m[0] in marks else json.dumps(m[0])[1:-1], text
-    )
+    others = f"[^\\x00-\\x7f{CONTENT_BEGIN}{CONTENT_END}]"
+    return re.sub(others, lambda m: json.dumps(m[0])[1:-1], text)
 
 
 def _raise(message: str) -> None:
@@ -262,14 +250,17 @@ def compiled(template: str, strict: bool = False) -> jinja2.Template:
     """The program of a template's text; jinja2.TemplateSyntaxError where it is none. strict: what
     is not there is an error."""
     undefined = jinja2.StrictUndefined if strict else jinja2.Undefined
-    environment = _Environment(trim_blocks=True, lstrip_blocks=True, undefined=undefined, finalize=_written,
-                               extensions=["jinja2.ext.loopcontrols"])  # fmt: skip
+    environment = _Environment(
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=undefined,
+        finalize=_written,
+        extensions=["jinja2.ext.loopcontrols"],
+    )
     environment.tests |= {n: _looking(environment.tests[n]) for n in LONG_TESTS}
     filters = {**environment.filters, "tojson": _to_json}
-    environment.filters = {n: _bounded(n, f) for n, f in filters.items()} | {
-        TURNS: _turns,
-        SEEN: _seen,
-    }
+    environment.filters = {n: _bounded(n, f) for n, f in filters.items()}
+    environment.filters |= {TURNS: _turns, SEEN: _seen}
     environment.globals["raise_exception"] = _raise
     environment.globals.pop("lipsum")  # makes text out of nothing
     program = environment.parse(template)
@@ -307,9 +298,11 @@ def _metered(program: nodes.Template, environment: _Environment) -> None:
 
 def _static(node: nodes.Node) -> int:
     """Characters that stand in a part of a template."""
-    texts = [n.data if isinstance(n, nodes.TemplateData) else n.value
-             for n in node.find_all((nodes.TemplateData, nodes.Const))]  # fmt: skip
-    return sum(len(t) for t in texts if isinstance(t, str))
+    size = 0
+    for part in node.find_all((nodes.TemplateData, nodes.Const)):
+        text = part.data if isinstance(part, nodes.TemplateData) else part.value
+        size += len(text) if isinstance(text, str) else 0
+    return size
 
 
 @contextlib.contextmanager
