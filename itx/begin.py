@@ -82,7 +82,7 @@ def _changes_shapes(run: RunFolder, config: RunConfig, name: str) -> bool:
     old, vocab_size = run_config(run), read_lock(run)["vocabulary"]["size"]
 
     def shapes(config: RunConfig) -> dict:
-        return restore.shapes_by_name(restore.parts(config, vocab_size))
+        return restore.shapes_by_name(restore.plan_model(config, vocab_size))
 
     section, leaf = name.split(".")
     value = getattr(getattr(config, section), leaf)
@@ -93,12 +93,12 @@ def _changes_shapes(run: RunFolder, config: RunConfig, name: str) -> bool:
         return True
 
 
-def check(run: RunFolder, config: RunConfig, lock: Lock, made: Setup) -> list[str]:
+def check(run: RunFolder, config: RunConfig, lock: Lock, setup: Setup) -> list[str]:
     """`check_same_run`; UserError also where the run was begun on other data, or where training
     cannot go on from its newest sound checkpoint.
 
     Args:
-        made: what the run has besides its state, with the shapes that its checkpoints must hold.
+        setup: what the run has besides its state, with the shapes that its checkpoints must hold.
     """
     notes = check_same_run(run, config)
     if run.lock_json.is_file() or run.steps():
@@ -115,7 +115,7 @@ def check(run: RunFolder, config: RunConfig, lock: Lock, made: Setup) -> list[st
     with Checkpoints(run.checkpoints, read_only=True) as checkpoints:
         for step in filter(None, reversed(checkpoints.steps())):
             try:
-                meta = restore.check_fits(checkpoints, step, made, lock)
+                meta = restore.check_fits(checkpoints, step, setup, lock)
             except Damaged:  # training names it, sets it aside and uses the one before
                 continue
             if step > config.train.steps:
@@ -125,8 +125,8 @@ def check(run: RunFolder, config: RunConfig, lock: Lock, made: Setup) -> list[st
                     "--run_dir"
                 )
             of_base = any(note.startswith(OF_THE_BASE) for note in notes)
-            if of_base and len(made.saved) < len(made.names):
-                restore.check_base(meta, made.init()[1], made.saved)
+            if of_base and len(setup.plan.saved) < len(setup.plan.names):
+                restore.check_base(meta, setup.init()[1], setup.plan.saved)
             break
     return notes
 

@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checkpoints: one class around Orbax's CheckpointManager.
 
-A checkpoint has three items: `params` {path: array} (trainable and frozen; of an adapter's run the
-adapter alone, and meta says over which base), `opt_state` {path: array} and `meta` (JSON: step,
-skipped steps, open log interval, mesh, devices, versions, and all that config.json and
-data.lock.json of the run hold). Names are plain strings, so a checkpoint can be read without this
-program. A save that was cut short is never seen: Orbax renames a folder into place when it is
-whole, and the trainer removes what is left of others. `meta` also holds a digest of each array's
-bytes, which is the same for every mesh and number of processes, and one of itself; whoever reads a
-checkpoint compares them.
+A checkpoint has three items: `params` {path: array} (trainable and frozen; in an adapter's run only
+the adapter, and meta names the base), `opt_state` {path: array} and `meta` (JSON: step, skipped
+steps, open log interval, mesh, devices, versions, and all that the run's config.json and
+data.lock.json hold). Names are plain strings, so a checkpoint can be read without this program. A
+save that was cut short is never seen: Orbax renames a folder into place when it is whole, and the
+trainer removes what is left of others. `meta` also holds a digest of each array's bytes, which is
+the same for every mesh and number of processes, and one of itself; every reader compares them.
 """
 
 import errno
@@ -26,11 +25,13 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from itx import mesh as meshes
 from itx import storage, versions
 from itx.errors import UserError, error_number, of_the_machine
+from itx.mesh import Specs
 
-BLOCK_BYTES = 1 << 26  # of an array under one digest
-# What Orbax and its stores raise where files hold something else than was saved, or are not there
+BLOCK_BYTES = 1 << 26  # of an array, under one hash
+# What Orbax and its stores raise if files are absent or hold something else than was saved
 UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, EOFError, OSError)
 ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, None)
 
@@ -40,7 +41,7 @@ class Damaged(UserError):
 
 
 class Checkpoints:
-    """`directory`/<step>/{params,opt_state,meta}; the newest `keep` stay, None: all, and the steps
+    """`directory`/<step>/{params,opt_state,meta}; the newest `keep` stay (None: all), and the steps
     in `pinned`.
 
     A reader (`read_only`) leaves the folder as it is: what looks like the rest of a killed save may
@@ -50,7 +51,7 @@ class Checkpoints:
     def __init__(self, directory: Path, keep: int | None = 3, read_only: bool = False):
         import orbax.checkpoint as ocp
 
-        _tell_once()
+        _silence_orbax()
         self.ocp = ocp
         self.directory = Path(directory).resolve()
         if read_only and not self.directory.is_dir():
@@ -93,90 +94,71 @@ class Checkpoints:
         return later
 
     def save(self, step: int, params: dict, opt_state: Any, meta: dict) -> None:
-        """opt_state None: of a model that was not trained here. One without arrays, as plain SGD
-        has, is not written."""
+        """`opt_state` None: the model was not trained here. Without arrays, as plain SGD's, it is
+        not written."""
         args = self.ocp.args
-        arrays = {"params": params} | (
-            {"opt_state": named_leaves(opt_state)} if jax.tree.leaves(opt_state) else {}
-        )
-        meta = meta | {
-            "digests": {
-                item: {name: digest(x) for name, x in of.items()} for item, of in arrays.items()
-            }
+        arrays = {"params": params}
+        if jax.tree.leaves(opt_state):
+            arrays["opt_state"] = named_leaves(opt_state)
+        digests = {
+            item: {name: digest(x) for name, x in named.items()} for item, named in arrays.items()
         }
-        items = {item: args.StandardSave(of) for item, of in arrays.items()}
-        items["meta"] = args.JsonSave(storage.sealed(meta))
+        items = {item: args.StandardSave(named) for item, named in arrays.items()}
+        items["meta"] = args.JsonSave(storage.sealed(meta | {"digests": digests}))
         self._digests.pop(step, None)
         with storage.named(self.directory):
             self.manager.save(step, args=args.Composite(**items))
 
     def meta(self, step: int) -> dict:
-        """What `save` was given; Damaged where the file is not what was written."""
-        self._known(step)
-        args = self.ocp.args
-        meta = self._read(
-            step,
-            "meta",
-            lambda: self.manager.restore(step, args=args.Composite(meta=args.JsonRestore())).meta,
-        )
+        """The meta that `save` was given; Damaged if the file is not what was written."""
+        self._check_exists(step)
+        meta = self._restored(step, "meta", self.ocp.args.JsonRestore())
         if not isinstance(meta, dict):
-            raise Damaged(f"{self.directory / str(step)} is damaged: meta holds no object")
+            raise self._damaged(step, "meta holds no object")
         if "digests" in meta and storage.SEAL not in meta or not storage.is_intact(meta):
-            raise Damaged(f"{self.directory / str(step)} is damaged: meta is not what was saved")
+            raise self._damaged(step, "meta is not what was saved")
         if meta.get("step", step) != step:
-            raise Damaged(
-                f"{self.directory / str(step)} is damaged: it holds what was saved at step {meta['step']}"
-            )
+            raise self._damaged(step, f"it holds what was saved at step {meta['step']}")
         self._digests[step] = meta.get("digests")
         return meta
 
     def digests(self, step: int) -> dict | None:
-        """{item: {name: `digest`}} of a checkpoint, None of one that was saved before they were
-        kept; read once."""
-        self._known(step)
+        """{item: {name: `digest`}} of a checkpoint, read once; None: it was saved before digests
+        were kept."""
+        self._check_exists(step)
         if step not in self._digests:
             self.meta(step)
         return self._digests[step]
 
-    def shapes(self, step: int, item: str = "params") -> dict:
-        """{path: what has its shape and dtype} of what a checkpoint holds."""
+    def shapes(self, step: int, item: str = "params") -> Specs:
+        """{name: shape and dtype} of what a checkpoint holds."""
         digests = self.digests(step)
-        if digests is not None:
-            saved = digests.get(item, {})
-            return {
-                n: jax.ShapeDtypeStruct(tuple(d["shape"]), np.dtype(d["dtype"]))
-                for n, d in saved.items()
-            }
-        folder = self.directory / str(step) / item  # saved before digests were kept
-        return self._read(
-            step, item, lambda: self.ocp.StandardCheckpointHandler().metadata(folder).tree
-        )
+        if digests is None:
+            folder, handler = self.directory / str(step) / item, self.ocp.StandardCheckpointHandler
+            return self._read(step, item, lambda: handler().metadata(folder).tree)
+        return {
+            name: jax.ShapeDtypeStruct(tuple(d["shape"]), np.dtype(d["dtype"]))
+            for name, d in digests.get(item, {}).items()
+        }
 
-    def params(self, step: int, targets: dict) -> dict:
-        """Parameters as `targets` says: {path: ShapeDtypeStruct with a sharding}."""
-        return self._restore(step, "params", targets)
+    def params(self, step: int, specs: Specs) -> dict[str, jax.Array]:
+        """The parameters `specs`, whose values have shardings."""
+        return self._restore(step, "params", specs)
 
-    def opt_state(self, step: int, targets: Any) -> Any:
-        """Optimizer state in the structure, types and shardings of `targets`."""
-        order = list(named_leaves(targets))
-        leaves = self._restore(step, "opt_state", named_leaves(targets)) if order else {}
-        return jax.tree.unflatten(jax.tree.structure(targets), [leaves[n] for n in order])
+    def opt_state(self, step: int, specs: Any) -> Any:
+        """Optimizer state in the structure, types and shardings of `specs`."""
+        named = named_leaves(specs)
+        leaves = self._restore(step, "opt_state", named) if named else {}
+        return jax.tree.unflatten(jax.tree.structure(specs), [leaves[name] for name in named])
 
     def verify(self, step: int) -> bool:
-        """Read all of a checkpoint; Damaged where it is not what was saved, False where it holds no
+        """Read all of a checkpoint; Damaged if it is not what was saved, False if it holds no
         digests."""
         digests = self.digests(step)
-        here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         for item in digests or ("params",):
             saved = self.shapes(step, item)
-            self._restore(
-                step,
-                item,
-                {
-                    n: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=here)
-                    for n, s in saved.items()
-                },
-            )
+            self._restore(step, item, meshes.specs(saved, dict.fromkeys(saved, device)))
         return digests is not None
 
     def set_aside(self, step: int) -> Path:
@@ -195,53 +177,57 @@ class Checkpoints:
         self._digests.pop(step, None)
         return aside
 
-    def _known(self, step: int) -> None:
+    def _check_exists(self, step: int) -> None:
         if step not in self.manager.all_steps():
+            known = ", ".join(map(str, self.steps())) or "none"
             raise UserError(
-                f"{self.directory} has no checkpoint of step {step}; there are: "
-                + (", ".join(map(str, self.steps())) or "none")
+                f"{self.directory} has no checkpoint of step {step}; there are: {known}"
             )
 
-    def _restore(self, step: int, item: str, targets: dict) -> dict:
+    def _damaged(self, step: int, why: str) -> Damaged:
+        return Damaged(f"{self.directory / str(step)} is damaged: {why}")
+
+    def _restore(self, step: int, item: str, specs: Specs) -> dict[str, jax.Array]:
         """Arrays of a checkpoint, compared with their digests as they were saved and only then
         cast."""
-        self.check(step, item, targets)
+        self.check(step, item, specs)
         saved = self.shapes(step, item)
         as_saved = {
-            n: jax.ShapeDtypeStruct(t.shape, saved[n].dtype, sharding=t.sharding)
-            for n, t in targets.items()
+            name: jax.ShapeDtypeStruct(spec.shape, saved[name].dtype, sharding=spec.sharding)
+            for name, spec in specs.items()
         }
-        args = self.ocp.args.Composite(**{item: self.ocp.args.StandardRestore(as_saved)})
-        arrays = self._read(step, item, lambda: self.manager.restore(step, args=args)[item])
-        for name, then in (self.digests(step) or {}).get(item, {}).items():
-            if digest(arrays[name]) != then:
-                raise Damaged(
-                    f"{self.directory / str(step)} is damaged: {item}/{name} is not what was saved"
-                )
+        arrays = self._restored(step, item, self.ocp.args.StandardRestore(as_saved))
+        for name, expected in (self.digests(step) or {}).get(item, {}).items():
+            if digest(arrays[name]) != expected:
+                raise self._damaged(step, f"{item}/{name} is not what was saved")
         return {
-            n: x if x.dtype == targets[n].dtype else x.astype(targets[n].dtype)
-            for n, x in arrays.items()
+            name: x if x.dtype == specs[name].dtype else x.astype(specs[name].dtype)
+            for name, x in arrays.items()
         }
 
+    def _restored(self, step: int, item: str, args: Any) -> Any:
+        """What Orbax restores of an item."""
+        args = self.ocp.args.Composite(**{item: args})
+        return self._read(step, item, lambda: self.manager.restore(step, args=args)[item])
+
     def _read(self, step: int, item: str, read: Callable[[], Any]) -> Any:
-        """What `read` gives; Damaged where the files do not hold it. What the system refuses
+        """The result of `read`; Damaged if the files do not hold it. What the system refuses
         (rights, memory, a disk that does not answer) is no fault of the files, and any other error
-        one of this program: both go on as they are."""
+        is one of this program: both go on as they are."""
         try:
             return read()
         except Exception as e:
-            # as Orbax raises where a part is absent
+            # Orbax raises a bare Exception where a part is absent.
             of_files = isinstance(e, UNREADABLE) or type(e) is Exception
             if not of_files or of_the_machine(e) and error_number(e) not in ABSENT:
                 raise
             why = " ".join(str(e).split())[:200]
-            raise Damaged(
-                f"{self.directory / str(step)} is damaged: {item} cannot be read ({type(e).__name__}: {why})"
-            ) from e
+            why = f"{item} cannot be read ({type(e).__name__}: {why})"
+            raise self._damaged(step, why) from e
 
-    def check(self, step: int, item: str, targets: dict) -> None:
+    def check(self, step: int, item: str, specs: Specs) -> None:
         """UserError where names or shapes differ, before Orbax reads anything."""
-        check_shapes(f"{self.directory / str(step)}: {item}", self.shapes(step, item), targets)
+        check_shapes(f"{self.directory / str(step)}: {item}", self.shapes(step, item), specs)
 
     def wait(self) -> None:
         self.manager.wait_until_finished()
@@ -253,15 +239,16 @@ class Checkpoints:
         self.manager.close()
 
 
-def _tell_once() -> None:
-    """Orbax and its store raise an error, and print it as well, with tracebacks, from threads of
-    their own: that is left out, for who calls says it in a line. So is that a reader reads only."""
+def _silence_orbax() -> None:
+    """Orbax and its store raise an error, and also print it with tracebacks, from threads of their
+    own. The printing is left out, for the caller says the error in a line; so is the note that a
+    reader only reads."""
     for name in ("absl", "asyncio"):
         logging.getLogger(name).addFilter(_is_news)  # once, however often it is added
     if sys.excepthook is not _late_callback:
         _hooks.append(sys.excepthook)
         sys.excepthook = _late_callback
-    if sys.unraisablehook is not _late_unraisable:  # which of the two is called is up to the thread
+    if sys.unraisablehook is not _late_unraisable:  # the thread decides which of the two is called
         _unraisable_hooks.append(sys.unraisablehook)
         sys.unraisablehook = _late_unraisable
 
@@ -297,7 +284,7 @@ def skips(folder: Path) -> dict:
         with Checkpoints(folder, read_only=True) as checkpoints:
             if step := checkpoints.latest():
                 meta = checkpoints.meta(step)
-    return {"skipped": meta.get("skipped", []), "returns": meta.get("returns", [])}
+    return {name: meta.get(name, []) for name in ("skipped", "returns")}
 
 
 def digest(array: Any) -> dict:
@@ -315,13 +302,13 @@ def digest(array: Any) -> dict:
     return {"shape": list(np.shape(array)), "dtype": str(host.dtype), "blocks": hashes}
 
 
-def check_shapes(what: str, saved: dict[str, Any], targets: dict[str, Any]) -> None:
+def check_shapes(what: str, saved: dict[str, Any], specs: dict[str, Any]) -> None:
     """UserError where names or shapes differ."""
-    for name in sorted(saved.keys() | targets.keys()):
-        there, here = (tuple(x[name].shape) if name in x else "absent" for x in (saved, targets))
-        if there != here:
+    for name in sorted(saved.keys() | specs.keys()):
+        theirs, ours = (tuple(x[name].shape) if name in x else "absent" for x in (saved, specs))
+        if theirs != ours:
             raise UserError(
-                f"{what} are not those of this config: {name} is {there} there, {here} here"
+                f"{what} are not those of this config: {name} is {theirs} there, {ours} here"
             )
 
 
@@ -346,18 +333,14 @@ def environment(mesh: Mesh) -> dict:
     }
 
 
-def differences(then: dict, now: dict) -> str | None:
-    """One line that names all that changed since the checkpoint, or None where nothing did."""
-    then, now = (
-        {**{k: v for k, v in e.items() if k != "versions"}, **e.get("versions", {})}
-        for e in (then, now)
+def differences(old: dict, new: dict) -> str | None:
+    """One line that names all that changed since the checkpoint, or None if nothing did."""
+    old, new = (
+        {k: v for k, v in e.items() if k != "versions"} | e.get("versions", {}) for e in (old, new)
     )
-    names = [*now, *(then.keys() - now.keys())]
-    changed = [
-        f"{k}: {then.get(k, 'unknown')} -> {now.get(k, 'unknown')}"
-        for k in names
-        if then.get(k) != now.get(k)
-    ]
+    names = [*new, *(old.keys() - new.keys())]
+    pairs = {k: (old.get(k, "unknown"), new.get(k, "unknown")) for k in names}
+    changed = [f"{k}: {a} -> {b}" for k, (a, b) in pairs.items() if old.get(k) != new.get(k)]
     if not changed:
         return None
     return (

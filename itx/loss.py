@@ -3,25 +3,27 @@
 
 loss = sum(nll * w) / sum(w) over the global batch. `sums` gives the two sums (and per-task ones) of
 any part of a batch; parts are added up, over microbatches and devices, before `mean` divides.
-`of_states` gives the same from what the last layer leaves, and never holds the logits of all
+`of_states` gives the same from the last layer's output, and never holds the logits of all
 positions.
 """
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key
 
 from itx import mesh as meshes
-from itx.models.transformer import Transformer, fold
+from itx.models.layers import fold
+from itx.models.transformer import Transformer
 
 Sums = dict[str, Array]
-LOGITS_BYTES = 2**28  # of float32 logits that a device holds at once: more are computed in parts
-# times as many: there each part's pass over the table's gradient shows (H200: 33 parts took 6 % of
-# a step)
-ON_GPU = 4
+# Float32 logits that a device holds at once: more are computed in parts. A GPU takes GPU_FACTOR
+# times as many, for there each part's pass over the table's gradient shows (H200: 33 parts took
+# 6 % of a step).
+LOGITS_BYTES, GPU_FACTOR = 2**28, 4
 
 
 def sums(
@@ -39,8 +41,8 @@ def sums(
      "weight": sum w, "correct": sum [argmax = target] * w, "task_loss" [k], "task_weight" [k]}
     """
     log_z = jax.nn.logsumexp(logits, axis=-1)
-    # by comparison, not by a gather, whose gradient is a scatter and which a split vocabulary would
-    # have to bring together
+    # The gold logit is found by comparison. A gather's gradient would be a scatter, and a gather
+    # would bring a split vocabulary together.
     place = jnp.arange(logits.shape[-1], dtype=jnp.int32)
     gold = jnp.sum(jnp.where(place == targets[..., None], logits, 0.0), axis=-1)
     nll = log_z - gold
@@ -52,10 +54,9 @@ def sums(
         objective = objective + z_loss * log_z**2
     # a padded position (w = 0) may hold any logits: keep even a NaN there out of the sums
     objective, nll = (jnp.where(weights > 0, x, 0.0) for x in (objective, nll))
-    # argmax = target, without argmax: a tenth of the head's time on a CPU
-    above = (logits > gold[..., None]) | (
-        (logits == gold[..., None]) & (place < targets[..., None])
-    )
+    # whether argmax is the target, without argmax, which takes a tenth of the head's time on a CPU
+    equal = logits == gold[..., None]
+    above = (logits > gold[..., None]) | (equal & (place < targets[..., None]))
     correct = (~jnp.any(above, axis=-1)).astype(jnp.float32)
     one_hot = jax.nn.one_hot(tasks, num_tasks, dtype=jnp.float32)  # [b, t, k]
     return {
@@ -79,12 +80,11 @@ def of_states(
     **settings,
 ) -> Sums:
     """`sums` of the logits unembed(x, table); `settings` are its other arguments, `trains` says
-    that the table does.
+    whether the table trains.
 
-    Where a device would hold more than LOGITS_BYTES of them (ON_GPU times that), positions are
-    taken in parts, and each part's gradient is computed with its sums: the logits are computed
-    once, and a part's are gone when the next begins. The gradient for the table stays apart on each
-    device until the parts are done, so it is summed over devices once.
+    If a device would hold more than LOGITS_BYTES of them, positions are taken in parts, and each
+    part's gradient is computed with its sums: the logits are computed once, and a part's are gone
+    when the next begins.
 
     Memory: about c × min(LOGITS_BYTES, 4 × b × t × v / devices) bytes on each device, where c,
     between 2 and 3.2 as XLA reports it, counts the logits, their gradient and what a split
@@ -93,73 +93,75 @@ def of_states(
     """
     b, t, _ = x.shape
     devices, groups = meshes.active()
-    most = LOGITS_BYTES * (ON_GPU if jax.default_backend() == "gpu" else 1)
-    parts = math.ceil(4 * b * t * table.shape[1] / devices / most)
+    max_bytes = LOGITS_BYTES * (GPU_FACTOR if jax.default_backend() == "gpu" else 1)
+    parts = math.ceil(4 * b * t * table.shape[1] / devices / max_bytes)
     if parts <= 1 or b % groups:
         logits = meshes.constrain(unembed(x, table), "batch", "length", "vocab")
         return sums(logits, targets, weights, tasks, **settings)
     width = math.ceil(t / parts)
     table = meshes.constrain(table, None, "vocab")  # brought together once, not in each part
 
-    def cut(a: Array) -> Array:
+    def cut(a):
         """[b, t, …] -> [parts, groups, b / groups, width, …]; added places weigh nothing."""
         a = jnp.pad(a, ((0, 0), (0, parts * width - t), *((0, 0),) * (a.ndim - 2)))
         a = jnp.moveaxis(a.reshape(groups, b // groups, parts, width, *a.shape[2:]), 2, 0)
         return meshes.constrain(a, None, "batch", *[None] * (a.ndim - 2))
 
-    def of_part(table: Array, x: Array, rest: tuple) -> tuple[Array, Sums]:
-        out = sums(unembed(x, table), *rest, **settings)
-        return out["objective"], out
+    def of_part(table, x, labels):
+        part_sums = sums(unembed(x, table), *labels, **settings)
+        return part_sums["objective"], part_sums
 
-    def zeros(part: tuple) -> Sums:
-        shapes = jax.eval_shape(lambda: of_part(table, *jax.tree.map(lambda a: a[0], part))[1])
+    return summed_parts(of_part, trains)(table, cut(x), tuple(map(cut, (targets, weights, tasks))))
+
+
+def summed_parts(of_part: Callable, trains: bool) -> Callable[[Array, Array, tuple], Sums]:
+    """A function (table, x, labels) -> sums over all parts, with a gradient of its own, which the
+    forward pass computes along with the sums. Only the objective is ever differentiated.
+
+    `of_part`: (table, x, labels) of one part -> (objective, sums); x and each label are [parts,
+    groups, …] outside it. The table's gradient stays apart for each group until the parts are done,
+    so it is summed over devices once.
+    """
+
+    def zeros(table, *parts: Any):
+        first = jax.tree.map(lambda a: a[0, 0], parts)
+        shapes = jax.eval_shape(lambda: of_part(table, *first)[1])
         return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
-    def add(total: Sums, some: Sums) -> Sums:
-        return jax.tree.map(lambda a, b: a + b.sum(0), total, some)
+    def add(total, of_groups):
+        return jax.tree.map(lambda a, b: a + b.sum(0), total, of_groups)
+
+    def split(a):
+        return meshes.constrain(a, "batch", None, "vocab")
 
     @jax.custom_vjp
-    def run(table: Array, x: Array, rest: tuple) -> Sums:
-        def one(total: Sums, part: tuple) -> tuple[Sums, None]:
+    def run(table, x, labels):
+        def one(total, part):
             return add(total, jax.vmap(of_part, (None, 0, 0))(table, *part)[1]), None
 
-        every = (x, rest)
-        return jax.lax.scan(one, zeros(jax.tree.map(lambda a: a[0], every)), every)[0]
+        return jax.lax.scan(one, zeros(table, x, labels), (x, labels))[0]
 
-    def forward(table: Array, x: Array, rest: tuple) -> tuple[Sums, tuple]:
-        gradient = jax.vmap(
-            jax.grad(of_part, (1, 0) if trains else (1,), has_aux=True), (None, 0, 0)
-        )
+    def forward(table, x, labels):
+        which = (1, 0) if trains else (1,)
+        gradient = jax.vmap(jax.grad(of_part, which, has_aux=True), (None, 0, 0))
 
-        def one(
-            carry: tuple[Sums, list[Array]], part: tuple
-        ) -> tuple[tuple[Sums, list[Array]], Array]:
-            (of_x, *of_table), some = gradient(table, *part)
-            whole = [
-                meshes.constrain(a + b, "batch", None, "vocab")
-                for a, b in zip(carry[1], of_table, strict=True)
-            ]
-            return (add(carry[0], some), whole), of_x
+        def one(carry, part):
+            total, of_table = carry
+            (of_x, *part_of_table), part_sums = gradient(table, *part)
+            of_table = [split(a + b) for a, b in zip(of_table, part_of_table, strict=True)]
+            return (add(total, part_sums), of_table), of_x
 
-        every = (x, rest)
-        none = [jnp.zeros((groups, *table.shape), jnp.float32)] if trains else []
-        none = [meshes.constrain(x, "batch", None, "vocab") for x in none]
-        first = (zeros(jax.tree.map(lambda a: a[0], every)), none)
-        (total, of_table), of_x = jax.lax.scan(one, first, every)
+        none = [split(jnp.zeros((x.shape[1], *table.shape), jnp.float32))] if trains else []
+        carry, of_x = jax.lax.scan(one, (zeros(table, x, labels), none), (x, labels))
+        total, of_table = carry
         return total, (of_table[0].sum(0).astype(table.dtype) if trains else None, of_x)
 
-    def backward(found: tuple, given: Sums) -> tuple:
-        """Only the objective is ever differentiated."""
-        of_table, of_x = found
+    def backward(gradients, given):
         scale = given["objective"]
-        return (
-            (of_table * scale).astype(of_table.dtype) if trains else None,
-            (of_x * scale).astype(of_x.dtype),
-            None,
-        )
+        return *jax.tree.map(lambda g: (g * scale).astype(g.dtype), gradients), None
 
     run.defvjp(forward, backward)
-    return run(table, cut(x), tuple(map(cut, (targets, weights, tasks))))
+    return run
 
 
 def mean(total: Array, weight: Array) -> Array:
@@ -179,13 +181,15 @@ def at_loss_positions(batch: dict[str, Array]) -> tuple[Array, Array, Array]:
 
 
 def batch_sums(
-    model: Transformer, batch: dict, rows: jax.Array | None = None, trains: bool = False, **settings
+    model: Transformer,
+    batch: dict[str, Array],
+    dropout_keys: Key[Array, "b"] | None = None,
+    trains: bool = False,
+    **settings,
 ) -> Sums:
-    """The sums of a batch (itx/py); `rows` are keys for dropout, `trains` says that the output
-    table does."""
-    states, found = model.states(batch, rows), at_loss_positions(batch)
-    if model.head_adapter is not None:  # what trains is not the table: all logits at once
-        return sums(
-            model.logits(states, None if rows is None else fold(rows, 3)), *found, **settings
-        )
-    return of_states(model.unembed, states, model.table, *found, trains=trains, **settings)
+    """The sums of a batch; `trains` says that the output table does, `settings` are those of
+    `sums`."""
+    states, labels = model.states(batch, dropout_keys), at_loss_positions(batch)
+    if model.head_adapter is not None:  # an adapter trains instead of the table: all logits at once
+        return sums(model.logits(states, fold(dropout_keys, 3)), *labels, **settings)
+    return of_states(model.unembed, states, model.table, *labels, trains=trains, **settings)

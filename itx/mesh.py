@@ -6,50 +6,31 @@ mesh axes split each. A layout (data parallel, FSDP, tensor, mixes) is the sizes
 data=8 is data parallel, fsdp=8 also splits parameters, tensor=2 splits heads, MLP and vocabulary.
 """
 
-import ctypes
 import math
-import os
-import platform
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from itx import malloc
 from itx.config import MeshConfig
 from itx.errors import UserError
+
+Specs = dict[str, jax.ShapeDtypeStruct]  # {path: shape and type, mostly with a sharding}
 
 AXES = ("replica", "data", "fsdp", "tensor")
 BATCH_AXES = ("replica", "data", "fsdp")
 
 # logical name -> mesh axes; names that are not here (layers, head_dim, relpos, …) stay whole
-PARAMETERS = {"vocab": ("tensor",), "embed": ("fsdp",), "mlp": ("tensor",),
-              "heads": ("tensor",), "kv_heads": ("tensor",)}  # fmt: skip
-ACTIVATIONS = {"batch": BATCH_AXES, "vocab": ("tensor",), "mlp": ("tensor",),
-               "heads": ("tensor",), "kv_heads": ("tensor",)}  # fmt: skip
-
-
-# glibc's mallopt: parameter -> value. Memory that XLA frees after a step stays with the process
-# (-1: never trim, for glibc reads -1 as the largest size; -4: no mmap), in one arena (-8):
-# otherwise each step faults its pages in anew, a quarter of the time of a step of the quickstart
-# (measured: 528 ms, and 399 ms with this). A threshold of 2 GB is not enough: a step of M2
-# (tests/benchmarks) that needs 2.2 GB for a moment took 8.8 CPU seconds, and takes about 7 when
-# nothing is trimmed. The price is fragments: the process may keep up to four times what a step
-# needs.
-KEEP_FREED_MEMORY = {-1: -1, -4: 0, -8: 1}
-
-
-def keep_freed_memory() -> None:
-    """Set glibc's malloc up for a CPU run on a small machine; it counts only before JAX starts."""
-    if platform.libc_ver()[0] == "glibc" and (os.cpu_count() or 1) <= 16:
-        libc = ctypes.CDLL(None)
-        for parameter, value in KEEP_FREED_MEMORY.items():
-            libc.mallopt(parameter, value)
+BY_TENSOR = dict.fromkeys(("vocab", "mlp", "heads", "kv_heads"), ("tensor",))
+PARAMETERS = {"embed": ("fsdp",), **BY_TENSOR}
+ACTIVATIONS = {"batch": BATCH_AXES, **BY_TENSOR}
 
 
 def make_mesh(config: MeshConfig, devices: list | None = None) -> Mesh:
     """A mesh with the axes of `AXES`; one size may be -1 and takes the devices that are left."""
-    keep_freed_memory()
+    malloc.keep_freed_memory()
     devices = devices if devices is not None else jax.devices()
     sizes = {a: getattr(config, a) for a in AXES}
     free = [a for a, n in sizes.items() if n == -1]
@@ -64,23 +45,24 @@ def make_mesh(config: MeshConfig, devices: list | None = None) -> Mesh:
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 
 
-# training holds a parameter, its gradient and two moments where generation holds the parameter
-# alone
-COPIES = 4
+# Training holds a parameter, its gradient and two moments; generation the parameter alone.
+MAX_COPIES = 4
 
 
 def for_generation(mesh: Mesh, heads: int) -> Mesh:
     """The same devices, laid out for generation: every token reads every weight, and weights that
-    fsdp splits would be brought together for each. What fsdp's devices can they split by tensor
-    instead, as the heads divide; of the others up to COPIES hold the same weights and other rows;
-    the rest stays fsdp."""
+    fsdp splits would be brought together for each token.
+
+    As many of fsdp's devices as the heads divide split by tensor instead; of the others up to
+    MAX_COPIES hold the same weights and other rows; the rest stays fsdp.
+    """
     replica, data, fsdp, tensor = (mesh.shape[a] for a in AXES)
 
-    def largest(n: int, fits) -> int:
+    def largest(n, fits):
         return max(d for d in range(1, n + 1) if n % d == 0 and fits(d))
 
     split = largest(fsdp, lambda d: d == 1 or heads % (tensor * d) == 0)
-    copies = largest(fsdp // split, lambda d: d <= COPIES)
+    copies = largest(fsdp // split, lambda d: d <= MAX_COPIES)
     shape = (replica, data * copies, fsdp // split // copies, tensor * split)
     return Mesh(mesh.devices.reshape(shape), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
@@ -93,15 +75,14 @@ def spec(
     A mesh axis splits one dimension of an array at most, and only one that it divides: a dimension
     that cannot be split stays whole (4 heads on tensor=8), which changes memory, never values.
     """
-    used, out = set(), []
+    used, parts = set(), []
     for name, size in zip(names, shape, strict=True):
         axes = tuple(a for a in table.get(name, ()) if mesh.shape[a] > 1 and a not in used)
-        if not axes or size % math.prod(mesh.shape[a] for a in axes):
-            out.append(None)
-            continue
+        if size % math.prod(mesh.shape[a] for a in axes):
+            axes = ()
         used.update(axes)
-        out.append(axes if len(axes) > 1 else axes[0])
-    return PartitionSpec(*out)
+        parts.append(axes if len(axes) > 1 else axes[0] if axes else None)
+    return PartitionSpec(*parts)
 
 
 def parameter_shardings(shapes: dict, names: dict, mesh: Mesh) -> dict:
@@ -111,10 +92,11 @@ def parameter_shardings(shapes: dict, names: dict, mesh: Mesh) -> dict:
     }
 
 
-def targets(shapes: dict, place: dict) -> dict[str, jax.ShapeDtypeStruct]:
-    """{path: shape and type}, {path: NamedSharding} -> what to restore or load, with where it
-    goes."""
-    return {p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place[p]) for p, s in shapes.items()}
+def specs(shapes: dict, shardings: dict) -> Specs:
+    """{path: shape and type}, {path: NamedSharding} -> {path: both}: what to restore or load."""
+    return {
+        p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=shardings[p]) for p, s in shapes.items()
+    }
 
 
 def like_parameters(tree: Any, shapes: dict, names: dict, mesh: Mesh) -> Any:
@@ -124,7 +106,7 @@ def like_parameters(tree: Any, shapes: dict, names: dict, mesh: Mesh) -> Any:
     dimension is missing (Adafactor's row and column averages) it keeps the names of the others.
     """
 
-    def one(path: tuple, leaf: Any) -> NamedSharding:
+    def one(path, leaf):
         name = next((k.key for k in reversed(path) if getattr(k, "key", None) in shapes), None)
         axes = (None,) * len(leaf.shape)
         if name is not None:
@@ -148,8 +130,8 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
 
 
 def active() -> tuple[int, int]:
-    """(devices, parts that split the rows of a batch) of the mesh that is set; (1, 1) where none
-    is."""
+    """(devices, parts that split the rows of a batch) of the mesh that is set; (1, 1) without
+    one."""
     mesh = jax.sharding.get_abstract_mesh()
     return (1, 1) if mesh.empty else (math.prod(mesh.shape.values()), batch_parts(mesh))
 
@@ -172,13 +154,14 @@ def local_rows(mesh: Mesh, global_batch: int) -> np.ndarray | None:
     """The global rows that this process's devices hold, ascending; None: all of them."""
     if jax.process_count() == 1:
         return None
-    where = batch_sharding(mesh).addressable_devices_indices_map((global_batch,))
-    return np.unique(np.concatenate([np.arange(global_batch)[i] for i in where.values()]))
+    indices = batch_sharding(mesh).addressable_devices_indices_map((global_batch,))
+    return np.unique(np.concatenate([np.arange(global_batch)[i] for i in indices.values()]))
 
 
 def put(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """This process's rows of a batch -> global arrays."""
-    where = batch_sharding(mesh)
+    sharding = batch_sharding(mesh)
     return {
-        k: jax.make_array_from_process_local_data(where, np.asarray(v)) for k, v in batch.items()
+        name: jax.make_array_from_process_local_data(sharding, np.asarray(rows))
+        for name, rows in batch.items()
     }

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Optimizers and schedules by name from optax; regex tables say which parameters they treat how.
+"""Optimizers and schedules from optax by name; tables of regexes say how parameters are treated.
 
 `make` gives a transformation from gradients to a *direction*: clipped, preconditioned, decayed,
 multiplied per parameter. The train step subtracts schedule(step) times it, so the rate depends on
@@ -36,25 +36,30 @@ def lion(names: Names, b1=0.9, b2=0.99) -> optax.GradientTransformation:
 
 
 def adafactor(
-    names: Names, decay_rate=0.8, clip_threshold=1.0, multiply_by_parameter_scale=True,
+    names: Names,
+    decay_rate=0.8,
+    clip_threshold=1.0,
+    multiply_by_parameter_scale=True,
     min_dim_size_to_factor=128,
-) -> optax.GradientTransformation:  # fmt: skip
+) -> optax.GradientTransformation:
     """optax.adafactor's chain without its learning rate; block statistics span stacked layers."""
-    parts = [
-        optax.scale_by_factored_rms(
-            decay_rate=decay_rate, min_dim_size_to_factor=int(min_dim_size_to_factor)
-        ),
-        optax.clip_by_block_rms(clip_threshold),
-    ]
-    if multiply_by_parameter_scale:
-        parts.append(optax.scale_by_param_block_rms())
-    return optax.chain(*parts)
+    factored = optax.scale_by_factored_rms(
+        decay_rate=decay_rate, min_dim_size_to_factor=int(min_dim_size_to_factor)
+    )
+    scale = optax.scale_by_param_block_rms() if multiply_by_parameter_scale else optax.identity()
+    return optax.chain(factored, optax.clip_by_block_rms(clip_threshold), scale)
 
 
 def muon(
-    names: Names, beta=0.95, ns_steps=5, nesterov=True, consistent_rms=0.2,
-    adam_b1=0.9, adam_b2=0.95, eps=1e-8,
-) -> optax.GradientTransformation:  # fmt: skip
+    names: Names,
+    beta=0.95,
+    ns_steps=5,
+    nesterov=True,
+    consistent_rms=0.2,
+    adam_b1=0.9,
+    adam_b2=0.95,
+    eps=1e-8,
+) -> optax.GradientTransformation:
     """Muon on the matrices of the layers, Adam on embeddings, output layer, norms and biases.
 
     consistent_rms=0.2 gives its updates the root mean square of Adam's, so that one learning rate
@@ -64,24 +69,26 @@ def muon(
 
     dims = {p: d for p, axes in names.items() if (d := matrix_axes(axes)) is not None}
 
-    def of(params: dict) -> dict:  # the tree that optax.partition hands on: others are masked
+    def dims_of(params):  # the tree that optax.partition hands on masks the others
         return {p: dims.get(p, optax.MaskedNode()) for p in params}
 
-    def same_rms(update: jax.Array, dim: contrib.MuonDimensionNumbers) -> jax.Array:
-        inputs, outputs = (math.prod(update.shape[i] for i in axes) for axes in dim)
-        return update * (max(inputs, outputs) ** 0.5 * consistent_rms)
+    def same_rms(updates, _):
+        def scaled(path, update):
+            inputs, outputs = (math.prod(update.shape[i] for i in axes) for axes in dims[path])
+            return update * (max(inputs, outputs) ** 0.5 * consistent_rms)
+
+        return {p: scaled(p, u) if p in dims else u for p, u in updates.items()}
 
     matrices = optax.chain(
         contrib.scale_by_muon(
-            ns_steps=int(ns_steps), beta=beta, eps=eps, nesterov=bool(nesterov),
-            weight_dimension_numbers=of,
+            ns_steps=int(ns_steps),
+            beta=beta,
+            eps=eps,
+            nesterov=bool(nesterov),
+            weight_dimension_numbers=dims_of,
         ),
-        optax.stateless(
-            lambda updates, _: {
-                p: same_rms(u, dims[p]) if p in dims else u for p, u in updates.items()
-            }
-        ),
-    )  # fmt: skip
+        optax.stateless(same_rms),
+    )
     others = optax.scale_by_adam(b1=adam_b1, b2=adam_b2, eps=eps)
     return optax.partition(
         {"muon": matrices, "adam": others},
@@ -89,7 +96,7 @@ def muon(
     )
 
 
-def matrix_axes(axes: tuple[str, ...]) -> object | None:
+def matrix_axes(axes: tuple[str, ...]) -> tuple | None:
     """Muon's dimension numbers of a parameter with these logical names; None: not a matrix.
 
     Input dimensions and output dimensions are flattened; stacked layers are matrices of their own.
@@ -99,24 +106,27 @@ def matrix_axes(axes: tuple[str, ...]) -> object | None:
     inner = [i for i, a in enumerate(axes) if a != "layers"]
     if len(inner) < 2 or {"vocab", "relpos", "rank", "prompt"} & set(axes) or "embed" not in axes:
         return None
-    embed = axes.index("embed")
-    others = tuple(i for i in inner if i != embed)
-    if embed == inner[0]:  # from the stream: wq, wk, wv, w_in, w_gate
-        return MuonDimensionNumbers((embed,), others)
-    return MuonDimensionNumbers(others, (embed,))  # to the stream: wo, w_out
+    embed = (axes.index("embed"),)
+    others = tuple(i for i in inner if i not in embed)
+    reads = embed[0] == inner[0]  # from the stream: wq, wk, wv, w_in, w_gate; to it: wo, w_out
+    return MuonDimensionNumbers(embed, others) if reads else MuonDimensionNumbers(others, embed)
 
 
 # A new optimizer is one entry: (names, **kwargs) -> direction of the step, learning rate left out.
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
-    "adamw": adamw, "adafactor": adafactor, "sgd": sgd, "lion": lion, "muon": muon,
-}  # fmt: skip
+    "adamw": adamw,
+    "adafactor": adafactor,
+    "sgd": sgd,
+    "lion": lion,
+    "muon": muon,
+}
 
 
 def make(
     config: OptimConfig, names: Names, frozen: Iterable[str] = ()
 ) -> optax.GradientTransformation:
     """Gradient -> direction for trainable parameters with these names; patterns may also match
-    `frozen` ones."""
+    `frozen` ones. UserError for an unknown name, argument or pattern."""
     if config.name not in OPTIMIZERS:
         raise UserError(f"optim.name={config.name!r}" + did_you_mean(config.name, OPTIMIZERS))
     build, kwargs = OPTIMIZERS[config.name], dict(config.kwargs or {})
@@ -126,21 +136,21 @@ def make(
             raise UserError(
                 f"optim.kwargs: {config.name} has no {key!r}" + did_you_mean(key, known)
             )
-    parts = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
-    parts.append(build(names, **kwargs))
+    paths = [*names, *frozen]
+    chain = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
+    chain.append(build(names, **kwargs))
     if config.weight_decay:
-        decayed = matching("optim.decay", config.decay, [*names, *frozen])
+        decayed = matching("optim.decay", config.decay, paths)
         mask = {p: p in decayed for p in names}
         if not any(mask.values()):
             raise UserError(
                 f"optim.weight_decay={config.weight_decay}: optim.decay matches nothing that trains"
             )
-        parts.append(optax.add_decayed_weights(config.weight_decay, mask=mask))
+        chain.append(optax.add_decayed_weights(config.weight_decay, mask=mask))
     if config.lr_multipliers:
-        factors = first_match("optim.lr_multipliers", config.lr_multipliers, [*names, *frozen], 1.0)
-        factors = {p: factors[p] for p in names}
-        parts.append(optax.stateless(lambda u, _: jax.tree.map(lambda x, f: x * f, u, factors)))
-    return optax.chain(*parts)
+        factors = first_match("optim.lr_multipliers", config.lr_multipliers, paths, 1.0)
+        chain.append(optax.stateless(lambda u, _: {p: x * factors[p] for p, x in u.items()}))
+    return optax.chain(*chain)
 
 
 def schedule(config: OptimConfig, steps: int) -> Callable[[jax.Array], jax.Array]:
@@ -161,13 +171,13 @@ def schedule(config: OptimConfig, steps: int) -> Callable[[jax.Array], jax.Array
     rest = after[config.schedule]()
     if not warmup:
         return rest
-    # step 0 already moves: rate peak/warmup, and the peak at step warmup - 1
+    # Step 0 already moves, at the rate peak / warmup; the peak is at step warmup - 1.
     return lambda t: jnp.where(t < warmup, peak * (t + 1) / warmup, rest(t - warmup))
 
 
 def matching(key: str, patterns: Iterable[str], paths: Iterable[str]) -> set[str]:
     """Paths that some pattern matches in full; a pattern that matches none is a UserError."""
-    paths, out = list(paths), set()
+    paths, matched = list(paths), set()
     for pattern in patterns:
         try:
             hits = [p for p in paths if re.fullmatch(pattern, p)]
@@ -177,15 +187,15 @@ def matching(key: str, patterns: Iterable[str], paths: Iterable[str]) -> set[str
             raise UserError(
                 f"{key}: {pattern!r} matches no parameter" + did_you_mean(pattern, paths)
             )
-        out.update(hits)
-    return out
+        matched.update(hits)
+    return matched
 
 
 def first_match(
     key: str, table: Iterable[tuple[str, float]], paths: Iterable[str], default: float
 ) -> dict[str, float]:
-    """{path: value of the first pattern that matches it}, `default` where none does."""
-    out = dict.fromkeys(paths, default)
+    """{path: value of the first pattern that matches it}, `default` if none does."""
+    values = dict.fromkeys(paths, default)
     for pattern, value in reversed(list(table)):
-        out.update(dict.fromkeys(matching(key, [pattern], out), float(value)))
-    return out
+        values.update(dict.fromkeys(matching(key, [pattern], values), float(value)))
+    return values

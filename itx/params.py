@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parameters by path: of a module and back into it, their shapes, their logical axes, their place
-on a mesh."""
+"""Parameters by path: out of a module and into it, their shapes, logical axes and shardings."""
 
 from collections.abc import Callable
 
@@ -11,18 +10,24 @@ from jax.sharding import Mesh
 from itx import mesh as meshes
 from itx.config import ModelConfig, RunConfig
 from itx.errors import UserError
+from itx.mesh import Specs
 from itx.models.transformer import Transformer
 
-Params = dict[str, jax.Array]
+Params = dict[str, jax.Array]  # path -> parameter, e.g. "decoder/blocks/mlp/w_in"
+
+
+def variables(model: nnx.Module, kind: type = nnx.Param) -> dict[str, nnx.Variable]:
+    """{path: variable} of all variables of a kind."""
+    flat = nnx.to_flat_state(nnx.state(model, kind))
+    return {"/".join(map(str, path)): variable for path, variable in flat}
 
 
 def parameters(model: nnx.Module) -> Params:
-    """{path: value} of all parameters, e.g. "decoder/blocks/mlp/w_in"."""
-    state = nnx.state(model, nnx.Param)
-    return {"/".join(map(str, p)): v.get_value() for p, v in nnx.to_flat_state(state)}
+    """{path: value} of all parameters; of shapes, where the module holds those."""
+    return {path: variable.get_value() for path, variable in variables(model).items()}
 
 
-def merge(graphdef: nnx.GraphDef, params: Params) -> Transformer:
+def module_of(graphdef: nnx.GraphDef, params: Params) -> Transformer:
     """The module with these parameters."""
     flat = {tuple(p.split("/")): v for p, v in params.items()}
     return nnx.merge(graphdef, nnx.from_flat_state(flat))
@@ -39,29 +44,29 @@ def find(model: nnx.Module, path: str) -> tuple[nnx.Module, str]:
 
 def logical_names(model: nnx.Module) -> dict[str, tuple[str, ...]]:
     """{path: logical axis names} of all parameters."""
-    flat = nnx.to_flat_state(nnx.state(model, nnx.Param))
-    return {"/".join(map(str, p)): v.get_metadata()["out_sharding"] for p, v in flat}
+    return {p: v.get_metadata()["out_sharding"] for p, v in variables(model).items()}
 
 
 def shapes_of(create: Callable[..., nnx.Module], *models: nnx.Module) -> nnx.Module:
     """The shapes of create(*models). Unlike nnx.eval_shape it does not ask a mesh that is set for
     logical names."""
     graphdefs, states = zip(*map(nnx.split, models), strict=True) if models else ((), ())
-    return nnx.merge(
-        *jax.eval_shape(
-            lambda states: nnx.split(create(*map(nnx.merge, graphdefs, states))), states
-        )
-    )
+
+    def split(states):
+        return nnx.split(create(*map(nnx.merge, graphdefs, states)))
+
+    return nnx.merge(*jax.eval_shape(split, states))
 
 
-def placed_targets(model: ModelConfig, rows: int, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shape, type and place of each parameter of a model."""
-    return placed(shapes_of(lambda: Transformer(model, rows, nnx.Rngs(0))), mesh)
+def model_specs(cfg: ModelConfig, rows: int, mesh: Mesh) -> Specs:
+    """The specs of a model whose embedding has so many rows."""
+    return specs_of(shapes_of(lambda: Transformer(cfg, rows, nnx.Rngs(0))), mesh)
 
 
-def placed(abstract: nnx.Module, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
-    shapes = parameters(abstract)
-    return meshes.targets(shapes, meshes.parameter_shardings(shapes, logical_names(abstract), mesh))
+def specs_of(abstract: nnx.Module, mesh: Mesh) -> Specs:
+    """Shape, type and sharding of each parameter of a module that holds shapes."""
+    shapes, names = parameters(abstract), logical_names(abstract)
+    return meshes.specs(shapes, meshes.parameter_shardings(shapes, names, mesh))
 
 
 def embedding_rows(config: RunConfig, vocab_size: int, file: str = "") -> int:
@@ -73,6 +78,7 @@ def embedding_rows(config: RunConfig, vocab_size: int, file: str = "") -> int:
     if rows and rows < vocab_size:
         named = f" of {file}" if file else ""
         raise UserError(
-            f"model.vocab_size={rows} is below the vocabulary's {vocab_size} ids{named}: each needs a row of the embedding"
+            f"model.vocab_size={rows} is below the vocabulary's {vocab_size} ids{named}: each "
+            "needs a row of the embedding"
         )
     return rows or -(-vocab_size // 128) * 128

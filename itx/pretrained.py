@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run may begin from (`model.pretrained`): a folder of Hugging Face's, or one of ours.
+"""What a run may begin from (`model.pretrained`): a Hugging Face folder, or one of ours.
 
-Ours is a run folder, from whose newest checkpoint it goes on, one of its checkpoints
-(RUN/checkpoints/500), or what `itx convert import` wrote, which has the same files. Which model it
-is, its vocabulary and its chat template come from there; how it computes and trains is the
-recipe's. A resumed run restores its own checkpoint and reads nothing here.
+One of ours is a run folder (its newest checkpoint), one of its checkpoints (RUN/checkpoints/500),
+or what `itx convert import` wrote, which has the same files. It says which model it is, its
+vocabulary and its chat template; the recipe says how the model computes and trains. A resumed run
+restores its own checkpoint and reads nothing here.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from itx.text import visible
 
 
 class Begin(NamedTuple):
-    """Where a run begins; `run` and `step` of ours."""
+    """Where a run begins; `run` and `step` are None and 0 for a Hugging Face folder."""
 
     folder: Path
     run: RunFolder | None = None
@@ -34,7 +34,7 @@ class Begin(NamedTuple):
 
 
 def find(name: str) -> Begin:
-    """What a path names; UserError where that is no model."""
+    """What a path names; UserError if that is no model."""
     folder = Path(name)
     run, step = RunFolder(folder), None
     ours = bool(run.steps())  # its config.json may be damaged: its checkpoints hold another
@@ -42,7 +42,8 @@ def find(name: str) -> Begin:
         return Begin(folder)
     if not ours and run.config_json.is_file() and "config" not in hf.read_config(folder):
         raise UserError(
-            f"{run.config_json} has neither a 'model_type', as Hugging Face's have, nor a run's 'config'"
+            f"{run.config_json} has neither a 'model_type', as Hugging Face's have, nor a run's "
+            "'config'"
         )
     if folder.parent.name == "checkpoints" and folder.name.isdigit():
         run, step = RunFolder(folder.parents[1]), int(folder.name)
@@ -50,53 +51,49 @@ def find(name: str) -> Begin:
     if step in steps if step is not None else steps:
         return Begin(folder, run, steps[-1] if step is None else step)
     if run.is_begun():
-        there = ", ".join(map(str, steps)) or "none"
-        raise UserError(
-            f"{name}: {run.path} has no checkpoint{'' if step is None else f' of step {step}'}; there are: {there}"
-        )
+        known = ", ".join(map(str, steps)) or "none"
+        of_step = "" if step is None else f" of step {step}"
+        raise UserError(f"{name}: {run.path} has no checkpoint{of_step}; there are: {known}")
     near = [str(p) for p in folder.parent.iterdir() if p.is_dir()] if folder.parent.is_dir() else []
     raise UserError(
-        f"{name} holds no model: neither a Hugging Face folder (config.json with a model_type) nor a run folder"
-        + did_you_mean(name, near)
+        f"{name} holds no model: neither a Hugging Face folder (config.json with a model_type) nor "
+        "a run folder" + did_you_mean(name, near)
     )
 
 
 def model_config(begin: Begin) -> ModelConfig:
-    if begin.run is None:
-        return hf.model_config(begin.folder)
-    return run_config(begin.run).model
+    return hf.model_config(begin.folder) if begin.run is None else run_config(begin.run).model
 
 
 def settle(config: RunConfig, origin: dict[str, str]) -> tuple[RunConfig, dict[str, str]]:
-    """The config with what `model.pretrained` says: the model, but for what the command line says;
-    vocabulary and chat template where the recipe names none."""
+    """The config and the origins of its values with what `model.pretrained` says: the model, except
+    for what the command line says; vocabulary and chat template if the recipe names none."""
     begin = find(config.model.pretrained)
-    found, origin = model_config(begin), dict(origin)
+    theirs, tokenizer = model_config(begin), begin.tokenizer_folder
     if begin.run is None and (keys := hf.passed_over(begin.folder)):
-        said = (
-            f"itx: {begin.folder / hf.CONFIG}: passed over, as transformers does: {', '.join(keys)}"
-        )
-        print(visible(said), file=sys.stderr)
-    new = {}
+        file = begin.folder / hf.CONFIG
+        told = f"itx: {file}: passed over, as transformers does: {', '.join(keys)}"
+        print(visible(told), file=sys.stderr)
+    model, data = {}, {}
     for f in dataclasses.fields(ModelConfig):
-        name = f"model.{f.name}"
-        if f.name not in families.OF_THE_RUN and origin[name] != "command line":
-            new[f.name], origin[name] = getattr(found, f.name), str(begin.folder)
-    data = {}
-    tokenizer = next((p for n in FILES if (p := begin.tokenizer_folder / n).is_file()), None)
+        if f.name not in families.OF_THE_RUN and origin[f"model.{f.name}"] != "command line":
+            model[f.name] = getattr(theirs, f.name)
     if not config.data.vocab:
-        if tokenizer is None:
+        file = next((p for n in FILES if (p := tokenizer / n).is_file()), None)
+        if file is None:
             raise UserError(
-                f"{begin.tokenizer_folder} has no {', '.join(FILES)}; name the vocabulary: data.vocab=…"
+                f"{tokenizer} has no {', '.join(FILES)}; name the vocabulary: data.vocab=…"
             )
-        data["vocab"] = str(tokenizer)
-    if not config.data.chat_template and (template := _chat_template(begin.tokenizer_folder)):
+        data["vocab"] = str(file)
+    if not config.data.chat_template and (template := _chat_template(tokenizer)):
         data["chat_template"] = str(template)
-    origin |= {f"data.{name}": str(begin.folder) for name in data}
-    model = dataclasses.replace(config.model, **new)
-    return dataclasses.replace(
-        config, model=model, data=dataclasses.replace(config.data, **data)
-    ), origin
+    names = [*(f"model.{n}" for n in model), *(f"data.{n}" for n in data)]
+    config = dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, **model),
+        data=dataclasses.replace(config.data, **data),
+    )
+    return config, origin | dict.fromkeys(names, str(begin.folder))
 
 
 def _chat_template(folder: Path) -> Path | None:
@@ -120,10 +117,10 @@ def keep(name: str, to: Path) -> None:
 def load_recipe(
     file: str, overrides: list[str] = (), quick: bool = False, absent: bool = False
 ) -> tuple[RunConfig, dict[str, str]]:
-    """A recipe's config with what `model.pretrained` says of the model, and where each value comes
-    from.
+    """A recipe's config with what `model.pretrained` says of the model, and the origin of each
+    value.
 
-    absent: the model need not be there; the recipe says which it is.
+    absent: the model's folder may be absent; then the recipe alone says which it is.
     """
     config, origin = recipe.load(file, overrides, quick)
     if config.model.pretrained and (Path(config.model.pretrained).exists() or not absent):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fresh or restored parameters: for training, for inference, and of an adapter over its base."""
+"""Fresh or restored parameters: for training, for inference, for an adapter over its base."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,19 +13,29 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
-from itx import checkpoint, optim, pretrained
+from itx import checkpoint, optim, peft_files, pretrained
 from itx import mesh as meshes
 from itx import peft as adapters
 from itx.checkpoint import Checkpoints, check_shapes
 from itx.config import ModelConfig, PeftConfig, RunConfig
 from itx.data import lock as locks
+from itx.data.types import Lock
 from itx.data.vocabulary import Vocabulary
 from itx.errors import UserError
 from itx.eval.loaded import LoadedModel
 from itx.eval.runner import Runner
+from itx.mesh import Specs
 from itx.models import hf
 from itx.models.transformer import Transformer
-from itx.params import Params, embedding_rows, logical_names, merge, parameters, placed, shapes_of
+from itx.params import (
+    Params,
+    embedding_rows,
+    logical_names,
+    module_of,
+    parameters,
+    shapes_of,
+    specs_of,
+)
 from itx.pretrained import Begin
 from itx.processes import newest_checkpoint
 from itx.runs import RunFolder, read_lock, run_config
@@ -34,120 +44,118 @@ State = dict[str, Any]
 Metrics = dict[str, jax.Array]
 
 
-class Parts(NamedTuple):
-    """What trains and what does not, before there is a mesh; a function of (config, size of the
-    vocabulary)."""
-
-    graphdef: nnx.GraphDef
-    names: optim.Names
-    trainable: list[str]
-    saved: list[str]
-    tx: optax.GradientTransformation
-    state_of: Callable[[Params], tuple[State, Params]]  # of the base's parameters
-    shapes: tuple[State, Params]  # what that gives
-
-
-class Setup(NamedTuple):
-    """What a run has besides its state; a function of (config, size of the vocabulary, number of
-    tasks, mesh)."""
+class ModelPlan(NamedTuple):
+    """Which parameters of a run's model train, stay frozen and are saved: a function of (config,
+    vocabulary size) that needs no mesh and no array."""
 
     graphdef: nnx.GraphDef
     names: optim.Names  # path -> logical axes, of all parameters
-    trainable: list[str]
-    saved: list[str]  # what checkpoints hold: everything, or an adapter run's adapter
+    saved: list[str]  # paths that checkpoints hold: all, or an adapter run's adapter
+    tx: optax.GradientTransformation
+    state_of: Callable[[Params], tuple[State, Params]]  # base parameters -> (state, frozen)
+    shapes: tuple[State, Params]  # of what `state_of` returns
+
+    def saved_of(self, state: State, frozen: Params) -> Params:
+        """The parameters that a checkpoint holds (or their shapes)."""
+        everything = {**state["params"], **frozen}
+        return {p: everything[p] for p in self.saved}
+
+
+class Setup(NamedTuple):
+    """What a run has besides its state: a function of (config, vocabulary size, number of tasks,
+    mesh)."""
+
+    plan: ModelPlan
     mesh: Mesh
     init: Callable[[], tuple[State, Params]]
     step: Callable[[State, Params, dict], tuple[State, Metrics]]
     specs: tuple[State, Params]  # ShapeDtypeStructs with shardings
 
+    @property
+    def saved_specs(self) -> Specs:
+        """Specs of the parameters that checkpoints hold."""
+        return self.plan.saved_of(*self.specs)
+
 
 def abstract_model(
     config: RunConfig, vocab_size: int
 ) -> tuple[Callable[[], Transformer], nnx.Module]:
-    """How the base model is made from the seed, and its shapes."""
+    """(a function that draws the base model from the seed, the base model's shapes)."""
     rows, seed = embedding_rows(config, vocab_size), config.train.seed
 
-    def create() -> Transformer:
+    def create():
         model = Transformer(config.model, rows, nnx.Rngs(seed))
-        return (
-            model if config.peft.method == "full" else adapters.cast(model, config.peft.base_dtype)
-        )
+        full = config.peft.method == "full"
+        return model if full else adapters.cast(model, config.peft.base_dtype)
 
     return create, shapes_of(create)
 
 
 def adapted(config: RunConfig, base: nnx.Module) -> nnx.Module:
-    """The shapes of the model with the run's adapter in it (the base itself where all of it
-    trains)."""
+    """The shapes of the model with the run's adapter in it; the base itself without an adapter."""
     return shapes_of(lambda base: adapters.add(base, config.peft, config.train.seed), base)
 
 
-def parts(config: RunConfig, vocab_size: int) -> Parts:
-    """What trains, by shapes alone; checks what the config says about parameters."""
+def plan_model(config: RunConfig, vocab_size: int) -> ModelPlan:
+    """What trains, by shapes alone; UserError where the config's patterns of parameters match
+    none, or leave none to train."""
     _, base = abstract_model(config, vocab_size)
-    base_graphdef, base_paths = nnx.graphdef(base), list(parameters(base))
+    base_graphdef, base_shapes = nnx.graphdef(base), parameters(base)
     abstract = adapted(config, base)
-    graphdef, names = nnx.graphdef(abstract), logical_names(abstract)
+    names = logical_names(abstract)
     fixed = optim.matching("optim.freeze", config.optim.freeze, names)
     trainable = [p for p in adapters.trained(abstract, config.peft) if p not in fixed]
     if not trainable:
         raise UserError("optim.freeze leaves no parameter to train")
     frozen_paths = [p for p in names if p not in set(trainable)]
-    saved = [p for p in names if config.peft.method == "full" or p not in base_paths]
+    saved = [p for p in names if config.peft.method == "full" or p not in base_shapes]
     tx = optim.make(config.optim, {p: names[p] for p in trainable}, frozen_paths)
 
-    def state_of(base: Params) -> tuple[State, Params]:
-        model = adapters.add(merge(base_graphdef, base), config.peft, config.train.seed)
+    def state_of(base):
+        model = adapters.add(module_of(base_graphdef, base), config.peft, config.train.seed)
         everything = parameters(model)
         params = {p: everything[p] for p in trainable}
         state = {"params": params, "opt_state": tx.init(params), "step": jnp.zeros((), jnp.int32)}
         return state, {p: everything[p] for p in frozen_paths}
 
-    return Parts(
-        graphdef, names, trainable, saved, tx, state_of, jax.eval_shape(state_of, parameters(base))
-    )
+    shapes = jax.eval_shape(state_of, base_shapes)
+    return ModelPlan(nnx.graphdef(abstract), names, saved, tx, state_of, shapes)
 
 
-def saved_shapes(config: RunConfig, vocab_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """The parameters that a run's checkpoints hold."""
-    of = parts(config, vocab_size)
-    state, frozen = of.shapes
-    everything = {**state["params"], **frozen}
-    return {p: everything[p] for p in of.saved}
-
-
-def shapes_by_name(of: Parts) -> dict[str, tuple[int, ...]]:
+def shapes_by_name(plan: ModelPlan) -> dict[str, tuple[int, ...]]:
     """The shape of each parameter, and of each array of the optimizer's state."""
-    state, frozen = of.shapes
+    state, frozen = plan.shapes
     arrays = {"params": {**state["params"], **frozen}, "opt_state": state["opt_state"]}
     return {name: x.shape for name, x in checkpoint.named_leaves(arrays).items()}
 
 
 def initialiser(config: RunConfig, vocab_size: int, mesh: Mesh) -> Callable[[], Params]:
-    """Draws the base's parameters from the seed, each device making its own part, or reads those of
-    `model.pretrained`."""
+    """A function that returns the base's parameters: drawn from the seed, each device making its
+    own part, or read from `model.pretrained`."""
     create, abstract = abstract_model(config, vocab_size)
-    if config.model.pretrained:
-        specs = placed(abstract, mesh)
-        check_pretrained(config.model.pretrained, config.model, specs)
-        return lambda: load_pretrained(config.model.pretrained, config.model, specs)
-    place = meshes.parameter_shardings(parameters(abstract), logical_names(abstract), mesh)
-    # run once: on a CPU the compiler's optimisation would take longer than it saves
+    specs, name = specs_of(abstract, mesh), config.model.pretrained
+    if name:
+        check_pretrained(name, config.model, specs)
+        return lambda: load_pretrained(name, config.model, specs)
+    # It runs once: on a CPU the compiler's optimisation would take longer than it saves.
     cpu = jax.default_backend() == "cpu"
     options = {"xla_backend_optimization_level": 0} if cpu else None
-    return jax.jit(lambda: parameters(create()), out_shardings=place, compiler_options=options)
+    out_shardings = {p: spec.sharding for p, spec in specs.items()}
+    return jax.jit(
+        lambda: parameters(create()), out_shardings=out_shardings, compiler_options=options
+    )
 
 
-def shardings(shapes: tuple[State, Params], names: optim.Names, mesh: Mesh) -> tuple[dict, dict]:
+def shardings(plan: ModelPlan, mesh: Mesh) -> tuple[dict, dict]:
     """NamedShardings of (state, frozen), from the parameters' logical names."""
-    state, frozen = shapes
+    state, frozen = plan.shapes
     everything = {**state["params"], **frozen}
-    place = meshes.parameter_shardings(everything, names, mesh)
+    of_parameter = meshes.parameter_shardings(everything, plan.names, mesh)
     return {
-        "params": {p: place[p] for p in state["params"]},
-        "opt_state": meshes.like_parameters(state["opt_state"], everything, names, mesh),
+        "params": {p: of_parameter[p] for p in state["params"]},
+        "opt_state": meshes.like_parameters(state["opt_state"], everything, plan.names, mesh),
         "step": meshes.replicated(mesh),
-    }, {p: place[p] for p in frozen}
+    }, {p: of_parameter[p] for p in frozen}
 
 
 def check_ready(config: RunConfig) -> None:
@@ -157,21 +165,20 @@ def check_ready(config: RunConfig) -> None:
     if file.is_file():
         size = Vocabulary(file, config.model.vocab_size).size
     embedding_rows(config, size, config.data.vocab)
-    check_pretrained(
-        config.model.pretrained, config.model, parameters(abstract_model(config, size)[1])
-    )
+    shapes = parameters(abstract_model(config, size)[1])
+    check_pretrained(config.model.pretrained, config.model, shapes)
 
 
-def check_pretrained(name: str, cfg: ModelConfig, shapes: dict[str, jax.ShapeDtypeStruct]) -> None:
-    """UserError where a model does not have the parameters `shapes`; reads no weight."""
+def check_pretrained(name: str, cfg: ModelConfig, shapes: Specs) -> None:
+    """UserError where a Hugging Face folder does not hold the parameters `shapes`; reads no
+    weight."""
     begin = pretrained.find(name)
     if begin.run is None:
         hf.check(begin.folder, cfg, shapes)
 
 
-def load_pretrained(name: str, cfg: ModelConfig, specs: dict[str, jax.ShapeDtypeStruct]) -> Params:
-    """The parameters of a model that a path names, as `specs` says: {path: ShapeDtypeStruct with a
-    sharding}."""
+def load_pretrained(name: str, cfg: ModelConfig, specs: Specs) -> Params:
+    """The parameters `specs` of the model that a path names."""
     begin = pretrained.find(name)
     if begin.run is None:
         return hf.load(begin.folder, cfg, specs)
@@ -184,59 +191,57 @@ def load_pretrained(name: str, cfg: ModelConfig, specs: dict[str, jax.ShapeDtype
 
 
 def merged_checkpoint(begin: Begin, mesh: Mesh) -> Params:
-    """Parameters of an adapter's checkpoint, put into its base's weights."""
-    return merged(
-        load_model(begin.run, run_config(begin.run), read_lock(begin.run), begin.step, mesh)
-    )
+    """Parameters of an adapter's checkpoint, merged into its base's weights."""
+    run = begin.run
+    return merged(load_model(run, run_config(run), read_lock(run), begin.step, mesh))
 
 
-def restore(checkpoints: Checkpoints, step: int, made: Setup) -> tuple[State, Params]:
+def restore(checkpoints: Checkpoints, step: int, setup: Setup) -> tuple[State, Params]:
     """State and frozen parameters of a checkpoint, on this run's mesh. An adapter's base is made as
     at the start."""
-    specs = {**made.specs[0]["params"], **made.specs[1]}
-    params = checkpoints.params(step, {p: specs[p] for p in made.saved})
-    if len(params) < len(specs):
-        _, frozen = made.init()
+    state_specs, frozen_specs = setup.specs
+    params = checkpoints.params(step, setup.saved_specs)
+    if len(params) < len(setup.plan.names):
+        _, frozen = setup.init()
         params = {**frozen, **params}
-        check_base(checkpoints.meta(step), frozen, made.saved)
+        check_base(checkpoints.meta(step), frozen, setup.plan.saved)
     return {
-        "params": {p: params[p] for p in made.specs[0]["params"]},
-        "opt_state": checkpoints.opt_state(step, made.specs[0]["opt_state"]),
-        "step": counter(made, step),
-    }, {p: params[p] for p in made.specs[1]}
+        "params": {p: params[p] for p in state_specs["params"]},
+        "opt_state": checkpoints.opt_state(step, state_specs["opt_state"]),
+        "step": counter(setup, step),
+    }, {p: params[p] for p in frozen_specs}
 
 
-def counter(made: Setup, step: int) -> jax.Array:
+def counter(setup: Setup, step: int) -> jax.Array:
     """The state's count of steps."""
-    return jax.device_put(np.int32(step), made.specs[0]["step"].sharding)
+    return jax.device_put(np.int32(step), setup.specs[0]["step"].sharding)
 
 
-def check_fits(checkpoints: Checkpoints, step: int, made: Setup, lock: dict) -> dict:
-    """The meta of a checkpoint; UserError where it is of other data, or of arrays of other names or
-    shapes."""
+def check_fits(checkpoints: Checkpoints, step: int, setup: Setup, lock: Lock) -> dict:
+    """The meta of a checkpoint; UserError where it was trained on other data, or its arrays have
+    other names or shapes."""
     meta = checkpoints.meta(step)
     if "lock" not in meta:
         raise UserError(
-            f"{checkpoints.directory / str(step)} does not say which data it was trained on (its meta has no lock), so "
-            "it cannot be resumed; model.pretrained can begin from it"
+            f"{checkpoints.directory / str(step)} does not say which data it was trained on (its "
+            "meta has no lock), so it cannot be resumed; model.pretrained can begin from it"
         )
     locks.check_same(meta["lock"], lock, checkpoints.directory)
-    specs = {**made.specs[0]["params"], **made.specs[1]}
-    checkpoints.check(step, "params", {p: specs[p] for p in made.saved})
-    checkpoints.check(step, "opt_state", checkpoint.named_leaves(made.specs[0]["opt_state"]))
+    checkpoints.check(step, "params", setup.saved_specs)
+    checkpoints.check(step, "opt_state", checkpoint.named_leaves(setup.specs[0]["opt_state"]))
     return meta
 
 
 def resume(
-    checkpoints: Checkpoints, made: Setup, lock: dict
+    checkpoints: Checkpoints, setup: Setup, lock: Lock
 ) -> tuple[int, dict, tuple[State, Params] | None, list[str]]:
-    """(step, meta, state and frozen parameters, lines to say) of the newest checkpoint that is what
-    was saved; step 0 and no state where there is none. A damaged one is set aside."""
+    """(step, meta, state and frozen parameters, lines to print) of the newest sound checkpoint;
+    step 0 and no state where there is none. A damaged one is set aside."""
     lines: list[str] = []
     while step := checkpoints.latest():
         try:
-            meta = check_fits(checkpoints, step, made, lock)
-            held = restore(checkpoints, step, made)
+            meta = check_fits(checkpoints, step, setup, lock)
+            arrays = restore(checkpoints, step, setup)
         except checkpoint.Damaged as e:
             lines.append(f"{e}; it is set aside as {checkpoints.set_aside(step).name}")
             continue
@@ -244,74 +249,83 @@ def resume(
             lines.append(
                 f"the checkpoint of step {step} holds no digests: it could not be verified"
             )
-        return step, meta, held, lines
+        return step, meta, arrays, lines
     if lines:
         lines.append("no checkpoint is left: training begins anew at step 0")
     return 0, {}, None, lines
 
 
-def check_base(meta: dict, base: Params, saved: list[str]) -> None:
+def base_fingerprint(frozen: Params, saved: Iterable[str] = ()) -> str | None:
+    """The fingerprint of an adapter's base: the frozen parameters that are not saved. None: all
+    are saved."""
+    base = {p: v for p, v in frozen.items() if p not in set(saved)}
+    return adapters.fingerprint(base) if base else None
+
+
+def check_base(meta: dict, frozen: Params, saved: Iterable[str] = ()) -> None:
     """UserError where an adapter was trained over other parameters than these."""
-    if meta["base"] != adapters.fingerprint({p: v for p, v in base.items() if p not in set(saved)}):
+    if meta["base"] != base_fingerprint(frozen, saved):
         raise UserError(
-            f"the adapter of step {meta['step']} was trained over another base: the frozen parameters are not "
-            "those it was begun with"
+            f"the adapter of step {meta['step']} was trained over another base: the frozen "
+            "parameters are not those it was begun with"
         )
 
 
 def load_model(
-    run: RunFolder, config: RunConfig, lock: dict, step: int | None = None, mesh: Mesh | None = None
+    run: RunFolder, config: RunConfig, lock: Lock, step: int | None = None, mesh: Mesh | None = None
 ) -> Runner:
     """A Runner with the parameters of a checkpoint: the newest, or `step`.
 
     Step 0 is the model before tuning, made anew from the seed: the base without an adapter.
-    mesh: default: the config's devices as generation wants them.
+    mesh: by default the config's devices, laid out for generation.
     """
     mesh = mesh or meshes.for_generation(meshes.make_mesh(config.mesh), config.model.num_heads)
     vocab_size = lock["vocabulary"]["size"]
     _, abstract = abstract_model(config, vocab_size)
-    base = parameters(abstract)
     if step is None:
         step = newest_checkpoint(run.checkpoints)
-    params = (
-        initialiser(config, vocab_size, mesh)() if step == 0 or config.peft.method != "full" else {}
-    )
+    full = config.peft.method == "full"
+    params = {} if step and full else initialiser(config, vocab_size, mesh)()
     if step:
         abstract = adapted(config, abstract)
-        specs = {
-            p: t
-            for p, t in placed(abstract, mesh).items()
-            if config.peft.method == "full" or p not in base
-        }
+        # `params` holds an adapter's base, which is not in the checkpoint
+        specs = {p: spec for p, spec in specs_of(abstract, mesh).items() if p not in params}
         with Checkpoints(run.checkpoints, read_only=True) as checkpoints:
             if params:
-                check_base(checkpoints.meta(step), params, [])
+                check_base(checkpoints.meta(step), params)
             params = {**params, **checkpoints.params(step, specs)}
-    return Runner(LoadedModel(
-        graphdef=nnx.graphdef(abstract), params=params, mesh=mesh, model=config.model,
-        peft=config.peft if step else PeftConfig(),
-        bos_id=lock["bos_id"], eos_id=lock["eos_id"], pad_id=lock["pad_id"],
-        batch_size=config.eval.batch_size, step=step, more_ends=hf.ends(run.pretrained),
-    ))  # fmt: skip
+    return Runner(
+        LoadedModel(
+            graphdef=nnx.graphdef(abstract),
+            params=params,
+            mesh=mesh,
+            model=config.model,
+            peft=config.peft if step else PeftConfig(),
+            **{name: lock[name] for name in ("bos_id", "eos_id", "pad_id")},
+            batch_size=config.eval.batch_size,
+            step=step,
+            more_ends=hf.ends(run.pretrained),
+        )
+    )
 
 
 def with_adapter(runner: Runner, folder: str) -> Runner:
     """The Runner of an adapter in PEFT's layout over a base, whose arrays both share."""
     base = runner.loaded
-    adapter = adapters.read(folder, base.model, len(base.params["embedding"]))
+    adapter = peft_files.read(folder, base.model, len(base.params["embedding"]))
     if adapter.base and adapter.base != adapters.fingerprint(base.params):
         raise UserError(
-            f"{folder} was trained over another base: the parameters differ, though their shapes do not"
+            f"{folder} was trained over another base: the parameters differ, though their shapes "
+            "do not"
         )
-    shapes = nnx.eval_shape(lambda params: merge(base.graphdef, params), base.params)
+    shapes = nnx.eval_shape(lambda params: module_of(base.graphdef, params), base.params)
     model = shapes_of(lambda shapes: adapters.add(shapes, adapter.peft, 0), shapes)
-    specs = placed(model, base.mesh)
+    specs = specs_of(model, base.mesh)
     params = {p: jax.device_put(v, specs[p].sharding) for p, v in adapter.params.items()}
-    return Runner(
-        dataclasses.replace(
-            base, graphdef=nnx.graphdef(model), params={**base.params, **params}, peft=adapter.peft
-        )
+    loaded = dataclasses.replace(
+        base, graphdef=nnx.graphdef(model), params={**base.params, **params}, peft=adapter.peft
     )
+    return Runner(loaded)
 
 
 def merged(runner: Runner) -> Params:
@@ -322,6 +336,6 @@ def merged(runner: Runner) -> Params:
             f"a {loaded.peft.method} cannot be merged into weights; export it as an adapter"
         )
     # bfloat16 would round the adapter away
-    model = adapters.cast(merge(loaded.graphdef, loaded.params), "float32")
+    model = adapters.cast(module_of(loaded.graphdef, loaded.params), "float32")
     adapters.merge(model)
     return parameters(model)

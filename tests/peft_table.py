@@ -72,7 +72,7 @@ def measure(run: Path) -> None:
     from itx.eval.fixed import fixed_examples, target_losses
     from itx.restore import load_model
     from itx.runs import RunFolder
-    from itx.train import setup, sizes
+    from itx.train import make_setup, sizes
 
     folder = RunFolder(run)
     config = configs.from_dict(storage.read_json(folder.config_json)["config"])
@@ -87,14 +87,14 @@ def measure(run: Path) -> None:
     def loss(step: int) -> float:
         return target_losses(load_model(folder, config, lock, step), {"all": pairs})["all"]
 
-    made = setup(
+    setup = make_setup(
         config, lock["vocabulary"]["size"], len(lock["tasks"]), meshes.make_mesh(config.mesh)
     )
     batch = Batches(lock, config.data.cache_dir).batch(0)
-    used = made.step.lower(*made.specs, batch).compile().memory_analysis()
+    used = setup.step.lower(*setup.specs, batch).compile().memory_analysis()
     storage.write_json(run / "facts.json", {
         "loss": {"before": loss(0), "after": loss(config.train.steps)}, "examples": len(pairs),
-        "step_bytes": used.argument_size_in_bytes + used.temp_size_in_bytes, **sizes(*made.specs[:2]),
+        "step_bytes": used.argument_size_in_bytes + used.temp_size_in_bytes, **sizes(*setup.specs[:2]),
     })  # fmt: skip
 
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from itx.config import DataConfig, EvalConfig, OptimConfig, RunConfig, TrainConfig
-from itx.models import presets
+from tests import tiny
 from tests.conftest import REPO, one_device
 
 RECIPE = """
@@ -20,7 +20,7 @@ def get_config(quick=False):
 def config(
     cache: str, mixture: str = "sample_held", architecture: str = "decoder", **data
 ) -> RunConfig:
-    model = presets.tiny_decoder() if architecture == "decoder" else presets.tiny_t5()
+    model = tiny.decoder() if architecture == "decoder" else tiny.t5()
     return RunConfig(
         model=model,
         data=DataConfig(**{

@@ -13,8 +13,8 @@ from jax.sharding import Mesh
 from itx import restore, train
 from itx.config import DataConfig, MeshConfig, RunConfig, TrainConfig
 from itx.eval.runner import Runner
-from itx.models import presets
 from itx.params import Params
+from tests import tiny
 
 
 @contextlib.contextmanager
@@ -49,15 +49,15 @@ def models() -> dict:
     """Both architectures, small, every dimension another number, and the decoder with every setting
     of a family."""
     return {
-        "decoder": presets.tiny_decoder(),
-        "t5": presets.tiny_t5(),
-        "gemma": presets.tiny_gemma(),
+        "decoder": tiny.decoder(),
+        "t5": tiny.t5(),
+        "gemma": tiny.gemma(),
     }
 
 
 def config(model=None, **sections) -> RunConfig:
     base = RunConfig(
-        model=model or presets.tiny_decoder(),
+        model=model or tiny.decoder(),
         data=DataConfig(global_batch=8, sequence_length=48, target_length=24),
         train=TrainConfig(steps=4, checkpoint_every=2, log_every=1),
         mesh=MeshConfig(data=1),
@@ -79,14 +79,18 @@ def batch(rows: list[list[Example]], cfg: RunConfig) -> dict[str, np.ndarray]:
     """One row per list; its examples are packed one behind the other."""
     both = cfg.model.architecture == "encoder_decoder"
     b, length, room = len(rows), cfg.data.sequence_length, cfg.data.target_length
-    d = {f"decoder_{k}": np.zeros((b, room if both else length), np.int32)
-         for k in ("input_tokens", "target_tokens", "segment_ids", "positions")}  # fmt: skip
+    d = {
+        f"decoder_{k}": np.zeros((b, room if both else length), np.int32)
+        for k in ("input_tokens", "target_tokens", "segment_ids", "positions")
+    }
     d["decoder_loss_weights"] = np.zeros(d["decoder_positions"].shape, np.float32)
     d["task_ids"] = np.zeros_like(d["decoder_positions"])
     if cfg.model.prefix_lm:
         d["decoder_causal_attention"] = np.zeros_like(d["decoder_positions"])
-    e = {f"encoder_{k}": np.zeros((b, length), np.int32)
-         for k in ("input_tokens", "segment_ids", "positions")}  # fmt: skip
+    e = {
+        f"encoder_{k}": np.zeros((b, length), np.int32)
+        for k in ("input_tokens", "segment_ids", "positions")
+    }
     for r, row in enumerate(rows):
         p = q = 0
         for segment, (prompt, target, task) in enumerate(row, 1):
@@ -157,7 +161,7 @@ class Folder:
 
 
 def sizes_of(lock: dict) -> tuple[int, int]:
-    """(size of the vocabulary, number of tasks), which `train.setup` takes of a lock."""
+    """(size of the vocabulary, number of tasks), which `train.make_setup` takes of a lock."""
     return lock["vocabulary"]["size"], len(lock["tasks"])
 
 
@@ -165,9 +169,9 @@ def init_state(
     config: RunConfig, lock: dict, mesh: Mesh
 ) -> tuple[restore.State, Params, restore.Setup]:
     """A fresh state, the frozen parameters, and the rest of the run's set-up."""
-    made = train.setup(config, *sizes_of(lock), mesh)
-    state, frozen = made.init()
-    return state, frozen, made
+    setup = train.make_setup(config, *sizes_of(lock), mesh)
+    state, frozen = setup.init()
+    return state, frozen, setup
 
 
 def changed(runner: Runner, **fields) -> Runner:

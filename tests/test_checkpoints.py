@@ -41,10 +41,10 @@ def config():
 
 def fit(folder):
     cfg = config()
-    made = train.setup(
+    setup = train.make_setup(
         cfg, *synthetic.sizes_of(LOCK), meshes.make_mesh(MeshConfig(), jax.devices()[:1])
     )
-    return jax.device_get(train.train(cfg, LOCK, synthetic.Batches(cfg), folder, made=made))
+    return jax.device_get(train.train(cfg, LOCK, synthetic.Batches(cfg), folder, setup=setup))
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +129,7 @@ def harmed(step, other, draw) -> str:
 def test_no_random_damage_is_restored_silently(trained, tmp_path):
     """A file that nothing needs may be damaged; whatever is restored is what was saved."""
     source, straight = trained
-    made = train.setup(
+    setup = train.make_setup(
         config(), *synthetic.sizes_of(LOCK), meshes.make_mesh(MeshConfig(), jax.devices()[:1])
     )
     draw, seen, wrong = random.Random(0), Counter(), []
@@ -140,7 +140,7 @@ def test_no_random_damage_is_restored_silently(trained, tmp_path):
         try:
             with checkpoint.Checkpoints(folder) as checkpoints:
                 step = checkpoints.meta(4)["step"]
-                restored = jax.device_get(restore.restore(checkpoints, 4, made)[0])
+                restored = jax.device_get(restore.restore(checkpoints, 4, setup)[0])
         except damage:
             seen["named"] += 1
         except Exception as e:
@@ -165,8 +165,12 @@ def test_what_the_system_refuses_is_no_damage(trained, tmp_path, monkeypatch):
     source, _ = trained
     folder = synthetic.Folder(shutil.copytree(source, tmp_path / "run"))
     store = checkpoint.Checkpoints(folder.checkpoints)
-    for error in (PermissionError(errno.EACCES, "Permission denied"), OSError(errno.EIO, "Input/output error"),
-                  ValueError("PERMISSION_DENIED: reading [os_error_code='13']"), RuntimeError("a bug")):  # fmt: skip
+    for error in (
+        PermissionError(errno.EACCES, "Permission denied"),
+        OSError(errno.EIO, "Input/output error"),
+        ValueError("PERMISSION_DENIED: reading [os_error_code='13']"),
+        RuntimeError("a bug"),
+    ):
 
         def fail(*_, error=error, **__):
             raise error
@@ -179,10 +183,10 @@ def test_what_the_system_refuses_is_no_damage(trained, tmp_path, monkeypatch):
 
 def test_a_checkpoint_that_names_no_data_is_a_line(tmp_path):
     folder = synthetic.Folder(tmp_path)
-    made = train.setup(
+    setup = train.make_setup(
         config(), *synthetic.sizes_of(LOCK), meshes.make_mesh(MeshConfig(), jax.devices()[:1])
     )
-    state, _ = made.init()
+    state, _ = setup.init()
     with checkpoint.Checkpoints(folder.checkpoints) as checkpoints:
         checkpoints.save(2, state["params"], state["opt_state"], {"step": 2})
     failure = None
@@ -222,13 +226,13 @@ def test_readers_leave_a_save_in_progress_and_refuse_what_is_damaged(trained, tm
 def test_an_optimizer_that_holds_nothing_is_saved_and_resumed(tmp_path):
     """Plain SGD has no state."""
     cfg = synthetic.config(optim={"name": "sgd"}, train={"steps": 2, "checkpoint_every": 1})
-    made = train.setup(
+    setup = train.make_setup(
         cfg, *synthetic.sizes_of(LOCK), meshes.make_mesh(MeshConfig(), jax.devices()[:1])
     )
     failure = None
     try:
         for _ in range(2):
-            train.train(cfg, LOCK, synthetic.Batches(cfg), synthetic.Folder(tmp_path), made=made)
+            train.train(cfg, LOCK, synthetic.Batches(cfg), synthetic.Folder(tmp_path), setup=setup)
     except Exception as e:
         failure = e
     assert failure is None

@@ -31,11 +31,11 @@ def config(steps, **more):
 
 def fit(cfg, folder, batches):
     """(the parameters that a run ends with, or None; what ended it otherwise)"""
-    made = train.setup(
+    setup = train.make_setup(
         cfg, *synthetic.sizes_of(LOCK), meshes.make_mesh(MeshConfig(), jax.devices()[:1])
     )
     try:
-        return jax.device_get(train.train(cfg, LOCK, batches, folder, made=made)["params"]), None
+        return jax.device_get(train.train(cfg, LOCK, batches, folder, setup=setup)["params"]), None
     except (Exception, SystemExit) as e:
         return None, e
 

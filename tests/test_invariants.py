@@ -97,9 +97,9 @@ def loss_of(config, lock, batch, mesh_config, microbatches=1) -> float:
         config, mesh=mesh_config, train=dataclasses.replace(config.train, microbatches=microbatches)
     )
     mesh = meshes.make_mesh(mesh_config)
-    state, frozen, made = init_state(config, lock, mesh)
+    state, frozen, setup = init_state(config, lock, mesh)
     with jax.set_mesh(mesh):
-        _, metrics = made.step(state, frozen, meshes.put(batch, mesh))
+        _, metrics = setup.step(state, frozen, meshes.put(batch, mesh))
     return float(metrics["objective"]) / float(metrics["weight"])
 
 

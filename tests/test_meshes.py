@@ -19,7 +19,7 @@ from itx import mesh as meshes
 from itx import peft
 from itx.config import MeshConfig, PeftConfig
 from itx.models import hf, transformer
-from itx.params import merge, parameters, placed, placed_targets
+from itx.params import model_specs, module_of, parameters, specs_of
 from tests import synthetic
 from tests.models import test_hf as golden
 from tests.test_peft import METHODS, MODELS, adapted, agree, base_of, batch_of, moved
@@ -58,7 +58,7 @@ def test_every_two_meet():
 def step(cfg, batch: dict, mesh) -> tuple[dict, dict]:
     """(metrics, {parameter: its gradient's sum}): with sgd and a rate of 1 a step is the mean
     gradient."""
-    state, frozen, made = synthetic.init_state(cfg, LOCK, mesh)
+    state, frozen, setup = synthetic.init_state(cfg, LOCK, mesh)
     # zeros at the start would leave half of an adapter without a gradient
     if cfg.peft.method != "full":
         draw = {
@@ -73,7 +73,7 @@ def step(cfg, batch: dict, mesh) -> tuple[dict, dict]:
     before = jax.device_get(state["params"])
     batch = peft.with_prompts(batch) if peft.prompted_encoder(cfg.model, cfg.peft) else batch
     with jax.set_mesh(mesh):
-        new, metrics = made.step(state, frozen, meshes.put(batch, mesh))
+        new, metrics = setup.step(state, frozen, meshes.put(batch, mesh))
     after = jax.device_get(new["params"])
     return jax.device_get(metrics), {p: metrics["weight"] * (before[p] - after[p]) for p in after}
 
@@ -98,11 +98,11 @@ def check_step(name: str, method: str, sizes: tuple[int, int], monkeypatch) -> N
 def logits(model: nnx.Module, batch: dict, sizes: tuple[int, int]) -> np.ndarray:
     """Of a model whose parameters are put on the mesh."""
     mesh, graphdef, params = mesh_of(sizes), nnx.graphdef(model), parameters(model)
-    targets = placed(model, mesh)
+    targets = specs_of(model, mesh)
     params = {p: jax.device_put(v, targets[p].sharding) for p, v in params.items()}
     with jax.set_mesh(mesh):
         return np.asarray(
-            jax.jit(lambda p, b: merge(graphdef, p)(b))(params, meshes.put(batch, mesh))
+            jax.jit(lambda p, b: module_of(graphdef, p)(b))(params, meshes.put(batch, mesh))
         )
 
 
@@ -176,13 +176,13 @@ def test_logits_on_a_mesh_are_those_of_transformers(name, sizes):
     tests/models/test_hf.py."""
     cfg, _, g = golden.golden(name)
     mesh = mesh_of(sizes)
-    params = hf.load(golden.GOLDEN / name, cfg, placed_targets(cfg, cfg.vocab_size, mesh))
+    params = hf.load(golden.GOLDEN / name, cfg, model_specs(cfg, cfg.vocab_size, mesh))
     assert any(not v.sharding.is_fully_replicated for v in params.values())
     inputs, mask = golden.batch(g, golden.side)
     missing = -len(mask) % sizes[0]
     inputs = {k: np.pad(np.asarray(v), ((0, missing), (0, 0))) for k, v in inputs.items()}
     graphdef = nnx.graphdef(golden.model_of(cfg, params))
     with jax.set_mesh(mesh):
-        out = jax.jit(lambda p, b: merge(graphdef, p)(b))(params, meshes.put(inputs, mesh))
+        out = jax.jit(lambda p, b: module_of(graphdef, p)(b))(params, meshes.put(inputs, mesh))
     out, want = np.asarray(out)[: len(mask)], g["logits"]
     assert np.abs(out - want)[mask > 0].max() < 1e-4 * np.abs(want).max()

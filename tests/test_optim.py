@@ -17,8 +17,12 @@ NAMES = {
     "decoder/blocks/mlp_norm/scale": ("layers", "embed"),
     "embedding": ("vocab", "embed"),
 }
-SHAPES = {"decoder/blocks/mlp/w_in": (3, 6, 10), "decoder/blocks/attention/wo": (3, 2, 4, 6),
-          "decoder/blocks/mlp_norm/scale": (3, 6), "embedding": (12, 6)}  # fmt: skip
+SHAPES = {
+    "decoder/blocks/mlp/w_in": (3, 6, 10),
+    "decoder/blocks/attention/wo": (3, 2, 4, 6),
+    "decoder/blocks/mlp_norm/scale": (3, 6),
+    "embedding": (12, 6),
+}
 
 
 def params(seed: int) -> dict:
@@ -85,10 +89,13 @@ def test_multipliers_first_match_wins_and_the_rest_is_one():
         np.testing.assert_allclose(scaled[path], plain[path] * want.get(path, 0.5), rtol=1e-6)
 
 
-@pytest.mark.parametrize("settings", [
-    {"weight_decay": 0.1, "decay": (r".*/kernels",)},
-    {"lr_multipliers": ((r"embeding", 2.0),)},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"weight_decay": 0.1, "decay": (r".*/kernels",)},
+        {"lr_multipliers": ((r"embeding", 2.0),)},
+    ],
+)
 def test_a_pattern_that_matches_nothing_is_named(settings):
     with pytest.raises(
         UserError, match=r"optim\.(decay|lr_multipliers): '.*' matches no parameter"

@@ -13,16 +13,16 @@ import pytest
 from flax import nnx
 from safetensors.numpy import load_file
 
-from itx import checkpoint, cli, loss, peft, pretrained, recipe, restore, train
+from itx import checkpoint, cli, loss, peft, peft_files, pretrained, recipe, restore, train
 from itx import mesh as meshes
 from itx.config import MeshConfig, PeftConfig
 from itx.errors import UserError
 from itx.eval.loaded import LoadedModel
 from itx.eval.runner import Runner
-from itx.models import attention, hf, presets
+from itx.models import attention, hf
 from itx.models.transformer import Transformer
-from itx.params import merge, parameters, placed_targets
-from tests import samples, synthetic
+from itx.params import find, model_specs, module_of, parameters
+from tests import samples, synthetic, tiny
 from tests.conftest import REPO
 from tests.synthetic import changed
 
@@ -35,11 +35,11 @@ METHODS = {
     "prompt": PeftConfig(method="prompt", length=5),
 }
 MODELS = {
-    "decoder": presets.tiny_decoder(),
-    "prefix_lm": presets.tiny_decoder(prefix_lm=True, tie_embeddings=False),
-    "t5": presets.tiny_t5(),
+    "decoder": tiny.decoder(),
+    "prefix_lm": tiny.decoder(prefix_lm=True, tie_embeddings=False),
+    "t5": tiny.t5(),
     # two layers: one sees 4 tokens, the other all
-    "window": presets.tiny_decoder(sliding_window=4, global_every=2),
+    "window": tiny.decoder(sliding_window=4, global_every=2),
 }
 HEAD = (r".*/w\w+", "head")  # every matrix there is
 
@@ -83,6 +83,33 @@ def logits(model: Transformer, batch: dict) -> np.ndarray:
     return np.asarray(jax.jit(lambda s, b: nnx.merge(graphdef, s)(b))(state, batch))
 
 
+def loras_of(model: nnx.Module) -> dict[str, tuple[peft.LoRA, jax.Array | float]]:
+    """{path of a weight: (its LoRA, the factor that DoRA multiplies the sum with)}."""
+    out = {}
+    for path in parameters(model):
+        module, name = find(model, path)
+        if (lora := getattr(module, f"{name}_lora", None)) is None:
+            continue
+        factor, w = 1.0, getattr(module, name)[...]
+        if lora.magnitude is not None:
+            norm = peft.layerwise(lora, "norm", "/blocks/" in path, w)
+            inputs = range(1, 1 + w.ndim - norm.ndim)  # behind the layers, or in front
+            factor = jnp.expand_dims(
+                lora.magnitude[...] / norm, inputs if "/blocks/" in path else ()
+            )
+        out[path] = lora, factor
+    return out
+
+
+def unmerge(model: nnx.Module, loras: dict[str, tuple[peft.LoRA, jax.Array | float]]) -> None:
+    """The model before `peft.merge`, up to rounding."""
+    for path, (lora, factor) in loras.items():
+        module, name = find(model, path)
+        w, (a, b) = getattr(module, name), peft.layerwise(lora, "factors", "/blocks/" in path)
+        w[...] = w[...] / factor - lora.scale * (a @ b).reshape(w.shape)
+        setattr(module, f"{name}_lora", lora)
+
+
 @pytest.mark.parametrize(("name", "method"), [("decoder", "lora"), ("t5", "dora")])
 def test_lora_at_init_is_the_base_and_merging_gives_the_adapter(name, method):
     batch, targets = batch_of(name), HEAD if MODELS[name].tie_embeddings is False else (r".*/w\w+",)
@@ -91,11 +118,12 @@ def test_lora_at_init_is_the_base_and_merging_gives_the_adapter(name, method):
     np.testing.assert_allclose(logits(model, batch), plain, atol=2e-6)
     tuned = logits(moved(model), batch)
     assert np.abs(tuned - plain).max() > 0.1
-    undo = peft.merge(model)
-    assert len(undo) == sum(p.split("/")[-1] in peft.MATRICES for p in parameters(base))
+    before = loras_of(model)
+    peft.merge(model)
+    assert len(before) == sum(p.split("/")[-1] in peft.MATRICES for p in parameters(base))
     assert parameters(model).keys() == parameters(base).keys()
     np.testing.assert_allclose(logits(model, batch), tuned, atol=1e-4)
-    peft.unmerge(model, undo)
+    unmerge(model, before)
     np.testing.assert_allclose(logits(model, batch), tuned, atol=1e-4)
     back, first = parameters(model), parameters(base)
     for path in first:
@@ -195,8 +223,16 @@ def agree(a: tuple, b: tuple) -> None:
         )
 
 
-PAIRS = [("decoder", "dora"), ("decoder", "prefix"), ("decoder", "prompt"), ("prefix_lm", "prompt"),
-         ("t5", "lora"), ("t5", "prefix_mlp"), ("t5", "prompt"), ("window", "prefix")]  # fmt: skip
+PAIRS = [
+    ("decoder", "dora"),
+    ("decoder", "prefix"),
+    ("decoder", "prompt"),
+    ("prefix_lm", "prompt"),
+    ("t5", "lora"),
+    ("t5", "prefix_mlp"),
+    ("t5", "prompt"),
+    ("window", "prefix"),
+]
 
 
 @pytest.mark.parametrize(("name", "method"), PAIRS)
@@ -213,7 +249,7 @@ def test_packing_changes_neither_loss_nor_gradient_of_an_adapter(name, method):
 
 def test_factors_are_split_as_their_weights_are():
     cfg = configured("decoder", "lora")
-    state, _, made = synthetic.init_state(cfg, LOCK, mesh_of(8, fsdp=4, tensor=2))
+    state, _, setup = synthetic.init_state(cfg, LOCK, mesh_of(8, fsdp=4, tensor=2))
     specs = {
         p.split("/")[-2] + "/" + p[-1]: tuple(x.sharding.spec) for p, x in state["params"].items()
     }
@@ -261,9 +297,13 @@ class Same(synthetic.Batches):
 def test_training_lowers_the_loss_and_frozen_parameters_cost_nothing_and_stay_bit_for_bit(
     name, method, tmp_path, capsys
 ):
-    cfg = configured(name, method, train={"steps": 20, "checkpoint_every": 20, "log_every": 1},
-                     optim={"warmup_steps": 0, "learning_rate": 0.1, "schedule": "constant"})  # fmt: skip
-    state, frozen, made = synthetic.init_state(cfg, LOCK, mesh_of())
+    cfg = configured(
+        name,
+        method,
+        train={"steps": 20, "checkpoint_every": 20, "log_every": 1},
+        optim={"warmup_steps": 0, "learning_rate": 0.1, "schedule": "constant"},
+    )
+    state, frozen, setup = synthetic.init_state(cfg, LOCK, mesh_of())
     base = parameters(base_of(name))
     assert frozen.keys() == base.keys() and not state["params"].keys() & base.keys()
     count = sum(x.size for x in state["params"].values())
@@ -272,15 +312,15 @@ def test_training_lowers_the_loss_and_frozen_parameters_cost_nothing_and_stay_bi
     # a weight's gradient would be a product of its own shape: of w_in [32, 48] and w_out [48, 32]
     batch = synthetic.Batches(cfg).batch(0)
     batch = peft.with_prompts(batch) if method == "prompt" else batch
-    full = train.setup(
+    full = train.make_setup(
         dataclasses.replace(cfg, peft=PeftConfig()), *synthetic.sizes_of(LOCK), mesh_of()
     )
     shapes = {(32, 48), (48, 32)}
     assert shapes & products(jax.make_jaxpr(full.step)(*full.specs, batch).jaxpr)
-    assert not shapes & products(jax.make_jaxpr(made.step)(*made.specs, batch).jaxpr)
+    assert not shapes & products(jax.make_jaxpr(setup.step)(*setup.specs, batch).jaxpr)
     before = jax.device_get({**state["params"], **frozen})
     folder = synthetic.Folder(tmp_path)
-    train.train(cfg, LOCK, Same(cfg), folder, made=made)
+    train.train(cfg, LOCK, Same(cfg), folder, setup=setup)
     after = jax.device_get(restore.load_model(folder, cfg, LOCK, mesh=mesh_of()).loaded.params)
     assert after.keys() == before.keys()
     for path in before:
@@ -288,7 +328,10 @@ def test_training_lowers_the_loss_and_frozen_parameters_cost_nothing_and_stay_bi
     lines = [json.loads(line) for line in folder.metrics_jsonl.read_text().splitlines()]
     assert lines[-1]["train/loss"] < 0.97 * lines[0]["train/loss"]
     total = count + sum(x.size for x in frozen.values())
-    told = f"{count:,} of {total:,} parameters train ({count / total:.2%}); optimizer state {8 * count / 1e6:,.2f} MB"
+    told = (
+        f"{count:,} of {total:,} parameters train ({count / total:.2%}); "
+        f"optimizer state {8 * count / 1e6:,.2f} MB"
+    )
     assert told in capsys.readouterr().err
 
 
@@ -296,16 +339,18 @@ def test_training_lowers_the_loss_and_frozen_parameters_cost_nothing_and_stay_bi
 def test_a_compiled_step_has_no_memory_for_what_does_not_train(method):
     """Beside full tuning it takes two moments of the frozen parameters less, and about their
     gradient less: one row, so that activations are few."""
-    wide = presets.tiny_decoder(embed_dim=128, mlp_dim=1024)
+    wide = tiny.decoder(embed_dim=128, mlp_dim=1024)
     adapter = synthetic.config(
         wide, peft=dataclasses.asdict(METHODS[method]), data={"global_batch": 1}
     )
     batch = synthetic.Batches(adapter).batch(0)
     steps = [
-        train.setup(c, *synthetic.sizes_of(LOCK), mesh_of())
+        train.make_setup(c, *synthetic.sizes_of(LOCK), mesh_of())
         for c in (adapter, dataclasses.replace(adapter, peft=PeftConfig()))
     ]
-    one, full = (made.step.lower(*made.specs, batch).compile().memory_analysis() for made in steps)
+    one, full = (
+        setup.step.lower(*setup.specs, batch).compile().memory_analysis() for setup in steps
+    )
     frozen = 4 * sum(x.size for x in steps[0].specs[1].values())
     assert 1.85 < (full.argument_size_in_bytes - one.argument_size_in_bytes) / frozen <= 2
     assert (full.temp_size_in_bytes - one.temp_size_in_bytes) / frozen > 0.8
@@ -318,9 +363,9 @@ def test_resume_of_an_adapter_is_bitwise_and_its_checkpoint_holds_no_base(tmp_pa
     cfg = dataclasses.replace(
         cfg, peft=dataclasses.replace(cfg.peft, dropout=0.2, base_dtype="bfloat16")
     )
-    made = train.setup(cfg, *synthetic.sizes_of(LOCK), mesh_of())
+    setup = train.make_setup(cfg, *synthetic.sizes_of(LOCK), mesh_of())
     straight, parts = synthetic.Folder(tmp_path / "a"), synthetic.Folder(tmp_path / "b")
-    whole = jax.device_get(train.train(cfg, LOCK, synthetic.Batches(cfg), straight, made=made))
+    whole = jax.device_get(train.train(cfg, LOCK, synthetic.Batches(cfg), straight, setup=setup))
 
     class Stopping(synthetic.Batches):
         def batch(self, step):
@@ -329,11 +374,11 @@ def test_resume_of_an_adapter_is_bitwise_and_its_checkpoint_holds_no_base(tmp_pa
             return super().batch(step)
 
     with pytest.raises(SystemExit):
-        train.train(cfg, LOCK, Stopping(cfg), parts, made=made)
-    resumed = jax.device_get(train.train(cfg, LOCK, synthetic.Batches(cfg), parts, made=made))
+        train.train(cfg, LOCK, Stopping(cfg), parts, setup=setup)
+    resumed = jax.device_get(train.train(cfg, LOCK, synthetic.Batches(cfg), parts, setup=setup))
     pairs = list(zip(jax.tree.leaves(whole), jax.tree.leaves(resumed), strict=True))
     assert all(np.array_equal(a, b) for a, b in pairs)
-    first = jax.device_get(made.init()[0]["params"])
+    first = jax.device_get(setup.init()[0]["params"])
     # dropout or not, all moved
     assert not any(np.array_equal(first[p], x) for p, x in whole["params"].items())
     with checkpoint.Checkpoints(parts.checkpoints) as checkpoints:
@@ -345,7 +390,7 @@ def test_resume_of_an_adapter_is_bitwise_and_its_checkpoint_holds_no_base(tmp_pa
             LOCK,
             synthetic.Batches(cfg),
             parts,
-            made=train.setup(other, *synthetic.sizes_of(LOCK), mesh_of()),
+            setup=train.make_setup(other, *synthetic.sizes_of(LOCK), mesh_of()),
         )
     with pytest.raises(UserError, match="step 4 was trained over another base"):
         restore.load_model(parts, other, LOCK, 4, mesh_of())
@@ -361,14 +406,25 @@ def test_resume_of_an_adapter_is_bitwise_and_its_checkpoint_holds_no_base(tmp_pa
 def runner_of(name: str, method: str) -> Runner:
     """A Runner of a moved adapter over the base of `base_of`."""
     model = moved(adapted(name, method))
-    return Runner(LoadedModel(
-        graphdef=nnx.graphdef(model), params=parameters(model), mesh=mesh_of(), model=MODELS[name],
-        bos_id=synthetic.BOS, eos_id=synthetic.EOS, pad_id=0, batch_size=16, peft=METHODS[method],
-    ))  # fmt: skip
+    return Runner(
+        LoadedModel(
+            graphdef=nnx.graphdef(model),
+            params=parameters(model),
+            mesh=mesh_of(),
+            model=MODELS[name],
+            bos_id=synthetic.BOS,
+            eos_id=synthetic.EOS,
+            pad_id=0,
+            batch_size=16,
+            peft=METHODS[method],
+        )
+    )
 
 
-@pytest.mark.parametrize(("name", "method"), [("decoder", "prefix"), ("prefix_lm", "prompt"),
-                                              ("t5", "prefix"), ("t5", "prompt")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [("decoder", "prefix"), ("prefix_lm", "prompt"), ("t5", "prefix"), ("t5", "prompt")],
+)
 def test_cached_generation_and_ranking_are_a_full_pass(name, method):
     runner = runner_of(name, method)
     prompts = [p for p, _, _ in synthetic.examples(4, seed=7)]
@@ -379,7 +435,7 @@ def test_cached_generation_and_ranking_are_a_full_pass(name, method):
     rows = [[(p, (a + [7] * 5)[:5], 0)] for p, a in zip(prompts, answers, strict=True)]
     batch = batch_of(name, rows)
     out = np.asarray(
-        jax.nn.log_softmax(logits(merge(runner.loaded.graphdef, runner.loaded.params), batch))
+        jax.nn.log_softmax(logits(module_of(runner.loaded.graphdef, runner.loaded.params), batch))
     )
     plain = np.asarray(jax.nn.log_softmax(logits(base_of(name), batch)))
     compared = 0
@@ -398,12 +454,16 @@ def test_cached_generation_and_ranking_are_a_full_pass(name, method):
 def test_several_adapters_over_one_base(tmp_path):
     """Their Runners hold the base's arrays themselves, and each answers as if it were alone."""
     name = "decoder"
-    base = changed(runner_of(name, "lora"), graphdef=nnx.graphdef(base_of(name)), peft=PeftConfig(),
-                               params=parameters(base_of(name)))  # fmt: skip
+    base = changed(
+        runner_of(name, "lora"),
+        graphdef=nnx.graphdef(base_of(name)),
+        peft=PeftConfig(),
+        params=parameters(base_of(name)),
+    )
     mark = peft.fingerprint(base.loaded.params)
     prompts, options = [[5, 6, 7], [9, 8]], [[[3], [4, 5]], [[3], [4]]]
     for method in ("lora", "prefix"):
-        peft.save(
+        peft_files.save(
             tmp_path / method,
             MODELS[name],
             METHODS[method],
@@ -432,22 +492,43 @@ def test_several_adapters_over_one_base(tmp_path):
 # ---- bad input
 
 
-@pytest.mark.parametrize(("settings", "message"), [
-    (["--peft.rank=0"], "peft.rank=0: must be at least 1"),
-    (["--peft.method=lroa"], "did you mean 'lora'"),
-    (["--peft.method=prefix", "--peft.length=256"], "peft.length=256: a prefix longer than the context, data.sequence_length=256"),
-    (["--peft.method=prompt", "--peft.length=900"], "peft.length=900: a prompt longer than the context"),
-    (["--peft.dropout=1"], "peft.dropout=1.0: a share"),
-    (["--peft.method=lora", "--peft.alpha=0"], "peft.alpha=0.0: must be above 0"),
-    (["--peft.method=lora", "--peft.alpha=nan"], "peft.alpha=nan: must be a finite number"),
-    (["--peft.method=lora", "--peft.alpha=inf"], "peft.alpha=inf: must be a finite number"),
-    (["--peft.method=lora", "--peft.targets="], "peft.targets is empty"),
-    (["--peft.rank=4"], "peft.rank is a setting of lora; this run's peft.method=full has none"),
-    (["--peft.base_dtype=bfloat16"], "peft.base_dtype is a setting of lora and prefix and prompt"),
-    (["--peft.method=prefix", "--peft.dora=true"], "peft.dora is a setting of lora; this run's peft.method=prefix"),
-    (["--peft.method=prompt", "--peft.prefix_hidden=8"], "peft.prefix_hidden is a setting of prefix"),
-    (["--peft.method=lora", "--peft.length=4"], "peft.length is a setting of prefix and prompt"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["--peft.rank=0"], "peft.rank=0: must be at least 1"),
+        (["--peft.method=lroa"], "did you mean 'lora'"),
+        (
+            ["--peft.method=prefix", "--peft.length=256"],
+            "peft.length=256: a prefix longer than the context, data.sequence_length=256",
+        ),
+        (
+            ["--peft.method=prompt", "--peft.length=900"],
+            "peft.length=900: a prompt longer than the context",
+        ),
+        (["--peft.dropout=1"], "peft.dropout=1.0: a share"),
+        (["--peft.method=lora", "--peft.alpha=0"], "peft.alpha=0.0: must be above 0"),
+        (["--peft.method=lora", "--peft.alpha=nan"], "peft.alpha=nan: must be a finite number"),
+        (["--peft.method=lora", "--peft.alpha=inf"], "peft.alpha=inf: must be a finite number"),
+        (["--peft.method=lora", "--peft.targets="], "peft.targets is empty"),
+        (["--peft.rank=4"], "peft.rank is a setting of lora; this run's peft.method=full has none"),
+        (
+            ["--peft.base_dtype=bfloat16"],
+            "peft.base_dtype is a setting of lora and prefix and prompt",
+        ),
+        (
+            ["--peft.method=prefix", "--peft.dora=true"],
+            "peft.dora is a setting of lora; this run's peft.method=prefix",
+        ),
+        (
+            ["--peft.method=prompt", "--peft.prefix_hidden=8"],
+            "peft.prefix_hidden is a setting of prefix",
+        ),
+        (
+            ["--peft.method=lora", "--peft.length=4"],
+            "peft.length is a setting of prefix and prompt",
+        ),
+    ],
+)
 def test_settings_that_cannot_be_meant(settings, message, tmp_path):
     file = tmp_path / "recipe.py"
     file.write_text(
@@ -463,7 +544,10 @@ def test_a_recipes_settings_of_another_method_give_way_to_the_command_line(tmp_p
     fields = dataclasses.fields(PeftConfig)
     assert [f.name for f in fields if not f.metadata["methods"]] == ["method"]
     file = tmp_path / "recipe.py"
-    lines = "from itx.config import *\ndef get_config(quick=False):\n    return RunConfig(peft=PeftConfig({}))\n"
+    lines = (
+        "from itx.config import *\n"
+        "def get_config(quick=False):\n    return RunConfig(peft=PeftConfig({}))\n"
+    )
     file.write_text(lines.format("method='lora', rank=4, dora=True"))
     for method in ("full", "prefix"):
         assert recipe.load(str(file), [f"--peft.method={method}"])[0].peft.rank == 4
@@ -478,18 +562,27 @@ def test_a_recipes_settings_of_another_method_give_way_to_the_command_line(tmp_p
         recipe.load(str(file))
 
 
-@pytest.mark.parametrize(("targets", "message"), [
-    ((r".*/wqq",), r"peft.targets: '.\*/wqq' matches no parameter; valid: "),
-    ((r".*",), r"peft.targets: .* also matches .* and \d+ more; LoRA is for the matrices wq, wk"),
-    ((r".*/(wq|.*norm/scale)",), r"also matches decoder/blocks/attention/k_norm/scale and 4 more"),
-    ((r"(",), r"not a regular expression"),
-    (("head",), r"'head' matches no parameter"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        ((r".*/wqq",), r"peft.targets: '.\*/wqq' matches no parameter; valid: "),
+        (
+            (r".*",),
+            r"peft.targets: .* also matches .* and \d+ more; LoRA is for the matrices wq, wk",
+        ),
+        (
+            (r".*/(wq|.*norm/scale)",),
+            r"also matches decoder/blocks/attention/k_norm/scale and 4 more",
+        ),
+        ((r"(",), r"not a regular expression"),
+        (("head",), r"'head' matches no parameter"),
+    ],
+)
 def test_targets_that_match_nothing_or_too_much(targets, message):
     cfg = configured("decoder", "lora")
     cfg = dataclasses.replace(cfg, peft=dataclasses.replace(cfg.peft, targets=targets))
     with pytest.raises(UserError, match=message):
-        train.setup(cfg, *synthetic.sizes_of(LOCK), mesh_of())
+        train.make_setup(cfg, *synthetic.sizes_of(LOCK), mesh_of())
 
 
 @pytest.mark.slow
@@ -497,20 +590,46 @@ def test_targets_that_match_nothing_or_too_much(targets, message):
 def test_an_adapter_from_the_command_line_to_its_folder_and_back(
     name, tmp_path, capsys, monkeypatch
 ):
-    """Train over a model of `transformers`, export, score over the base, merge."""
+    """Train over a model of `transformers`, export, score over the base, module_of."""
     golden = REPO / "tests" / "golden" / "hf" / name
     architecture = "encoder_decoder" if name == "t5" else "decoder"
-    recipe = samples.write_recipe(tmp_path, tmp_path / "cache", mixture="sample_held", architecture=architecture,
-                                  sequence_length=256, target_length=128)  # fmt: skip
+    recipe = samples.write_recipe(
+        tmp_path,
+        tmp_path / "cache",
+        mixture="sample_held",
+        architecture=architecture,
+        sequence_length=256,
+        target_length=128,
+    )
     run, out = tmp_path / "run", tmp_path / "adapter"
-    words = [f"--model.pretrained={golden}", "--run_dir", run, "--eval.before=false", "--peft.method=lora",
-             "--peft.dora=true", "--peft.base_dtype=bfloat16"]  # fmt: skip
+    words = [
+        f"--model.pretrained={golden}",
+        "--run_dir",
+        run,
+        "--eval.before=false",
+        "--peft.method=lora",
+        "--peft.dora=true",
+        "--peft.base_dtype=bfloat16",
+    ]
     assert "parameters train (" in samples.itx("train", recipe, *words).stderr
-    for words in (("convert", "export", run, out), ("convert", "export", run, tmp_path / "merged", "--merge"),
-                  ("eval", run, "--adapter", out, "--adapter", out, "--max_examples", "1",
-                   "--json", tmp_path / "scores.json")):  # fmt: skip
+    for words in (
+        ("convert", "export", run, out),
+        ("convert", "export", run, tmp_path / "merged", "--module_of"),
+        (
+            "eval",
+            run,
+            "--adapter",
+            out,
+            "--adapter",
+            out,
+            "--max_examples",
+            "1",
+            "--json",
+            tmp_path / "scores.json",
+        ),
+    ):
         assert cli.main([str(w) for w in words]) == 0
-    about = json.loads((out / peft.CONFIG).read_text())
+    about = json.loads((out / peft_files.CONFIG).read_text())
     assert about["base_model_name_or_path"] == str(golden) and about["use_dora"]
     scores = json.loads((tmp_path / "scores.json").read_text())
     assert list(scores) == [str(out)] and scores[str(out)]["rows"]
@@ -525,7 +644,7 @@ def test_an_adapter_from_the_command_line_to_its_folder_and_back(
     found = json.loads((tmp_path / "shots.json").read_text())[str(out)]
     assert used == [str(out)] and found["settings"]["0"]["rows"]
     assert (
-        found["step"] == f"adapter-{peft.key(out)}-0"
+        found["step"] == f"adapter-{peft_files.key(out)}-0"
         and (run / "eval" / found["step"] / "test-0shots").is_dir()
     )
     for more, said in (
@@ -540,8 +659,15 @@ def test_an_adapter_from_the_command_line_to_its_folder_and_back(
         for n in first
         if not np.array_equal(first[n].astype(np.float32), last[n].astype(np.float32))
     }
-    assert len(moved) == len([n for n in first if first[n].ndim == 2 and ("proj" in n or "Attention" in n or "DenseRelu" in n)
-                              and "relative" not in n])  # fmt: skip
+    assert len(moved) == len(
+        [
+            n
+            for n in first
+            if first[n].ndim == 2
+            and ("proj" in n or "Attention" in n or "DenseRelu" in n)
+            and "relative" not in n
+        ]
+    )
     # and a run may begin from the merged model
     again = samples.itx(
         "train",
@@ -555,4 +681,4 @@ def test_an_adapter_from_the_command_line_to_its_folder_and_back(
     begun = pretrained.find(str(run))
     cfg = dataclasses.replace(pretrained.model_config(begun), num_layers=1, encoder_layers=0)
     with pytest.raises(UserError, match="params are not those of this config: .* there, .* here"):
-        restore.load_pretrained(str(run), cfg, placed_targets(cfg, cfg.vocab_size, mesh_of()))
+        restore.load_pretrained(str(run), cfg, model_specs(cfg, cfg.vocab_size, mesh_of()))

@@ -16,13 +16,13 @@ import pytest
 from flax import nnx
 from safetensors.numpy import load_file, save_file
 
-from itx import cli, peft, pretrained, storage
+from itx import cli, peft, peft_files, pretrained, storage
 from itx.checkpoint import Checkpoints
 from itx.config import RunConfig, to_dict
 from itx.errors import UserError
 from itx.models import hf
 from itx.models.transformer import Transformer
-from itx.params import merge, parameters
+from itx.params import module_of, parameters
 from itx.runs import RunFolder
 from tests import scored
 from tests.conftest import need
@@ -45,13 +45,13 @@ def base_model(folder: Path) -> Transformer:
         p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=here)
         for p, s in parameters(abstract).items()
     }
-    return merge(nnx.graphdef(abstract), hf.load(folder, cfg, targets))
+    return module_of(nnx.graphdef(abstract), hf.load(folder, cfg, targets))
 
 
-def with_adapter(model: Transformer, adapter: peft.Adapter) -> Transformer:
+def with_adapter(model: Transformer, adapter: peft_files.Adapter) -> Transformer:
     model = peft.add(model, adapter.peft, 0)
     assert set(peft.trained(model, adapter.peft)) == set(adapter.params)
-    return merge(nnx.graphdef(model), {**parameters(model), **adapter.params})
+    return module_of(nnx.graphdef(model), {**parameters(model), **adapter.params})
 
 
 def feed(base: Path, length: int) -> tuple[dict, np.ndarray]:
@@ -68,10 +68,14 @@ def feed(base: Path, length: int) -> tuple[dict, np.ndarray]:
     d = golden["decoder_ids"]
     d_places = np.broadcast_to(np.arange(d.shape[1], dtype=np.int32), d.shape)
     return {
-        "encoder_input_tokens": ids, "encoder_segment_ids": mask, "encoder_positions": places,
-        "encoder_prompts": np.ones((len(ids), 1), np.int32), "decoder_input_tokens": d,
-        "decoder_segment_ids": np.ones_like(d), "decoder_positions": d_places,
-    }, np.ones_like(d) > 0  # fmt: skip
+        "encoder_input_tokens": ids,
+        "encoder_segment_ids": mask,
+        "encoder_positions": places,
+        "encoder_prompts": np.ones((len(ids), 1), np.int32),
+        "decoder_input_tokens": d,
+        "decoder_segment_ids": np.ones_like(d),
+        "decoder_positions": d_places,
+    }, np.ones_like(d) > 0
 
 
 def logits(model: Transformer, base: Path, length: int) -> tuple[np.ndarray, np.ndarray]:
@@ -87,13 +91,13 @@ def test_logits_are_those_of_peft(folder, tmp_path):
     model = base_model(base)
     want = np.load(folder / "logits.npy")
     length = 3 if "gemma" in folder.name else 17
-    adapter = peft.read(folder, model.cfg)
+    adapter = peft_files.read(folder, model.cfg)
     out, counts = logits(with_adapter(model, adapter), base, length)
     scale = np.abs(want[counts]).max()
     np.testing.assert_allclose(out[counts], want[counts], rtol=1e-4, atol=1e-4 * scale)
     # and the way back: the same tensors, but for entries that PEFT never reads
-    peft.save(tmp_path, model.cfg, adapter.peft, adapter.params, "f00d", "somewhere")
-    again = peft.read(tmp_path, model.cfg)
+    peft_files.save(tmp_path, model.cfg, adapter.peft, adapter.params, "f00d", "somewhere")
+    again = peft_files.read(tmp_path, model.cfg)
     assert (
         again.peft == adapter.peft
         and again.base == "f00d"
@@ -111,13 +115,13 @@ def test_peft_loads_what_is_written_here(folder, tmp_path):
 
     base = base_of(folder)
     model = base_model(base)
-    adapter = peft.read(folder, model.cfg)
+    adapter = peft_files.read(folder, model.cfg)
     r = np.random.default_rng(2)
     params = {
         p: (v + 0.3 * r.standard_normal(v.shape)).astype(np.float32)
         for p, v in adapter.params.items()
     }
-    peft.save(tmp_path, model.cfg, adapter.peft, params, "", str(base))
+    peft_files.save(tmp_path, model.cfg, adapter.peft, params, "", str(base))
     out, counts = logits(
         with_adapter(model, adapter._replace(params=params)), base, make_peft.TOKENS[base.name]
     )
@@ -136,9 +140,9 @@ def test_up_to_where_a_window_leaves_virtual_tokens_alone_in_peft():
         peft.PeftConfig(method=m, length=2) for m in ("prefix", "prompt", "lora")
     )
     assert gemma.sliding_window == 5 and not llama.sliding_window
-    assert [peft.same_in_peft(gemma, p) for p in (prefix, prompt, lora)] == [3, 3, None]
-    assert peft.same_in_peft(gemma, dataclasses.replace(prefix, length=7)) == 0
-    assert peft.same_in_peft(llama, prefix) is None
+    assert [peft_files.same_in_peft(gemma, p) for p in (prefix, prompt, lora)] == [3, 3, None]
+    assert peft_files.same_in_peft(gemma, dataclasses.replace(prefix, length=7)) == 0
+    assert peft_files.same_in_peft(llama, prefix) is None
 
 
 @pytest.mark.slow
@@ -150,7 +154,7 @@ def test_a_window_hides_virtual_tokens_in_peft(method, monkeypatch):
 
     folder = GOLDEN / "peft" / f"gemma3_{method}"
     model = base_model(base_of(folder))
-    adapter = peft.read(folder, model.cfg)
+    adapter = peft_files.read(folder, model.cfg)
     monkeypatch.setitem(make_peft.TOKENS, "gemma3", 12)
     out, counts = logits(with_adapter(model, adapter), base_of(folder), 12)
     with warnings.catch_warnings():
@@ -158,7 +162,7 @@ def test_a_window_hides_virtual_tokens_in_peft(method, monkeypatch):
         want = make_peft.logits(folder, "gemma3")
     whole = counts.all(1)
     apart = np.abs(out - want)[whole].max((0, 2)) / np.abs(want).max()
-    same = peft.same_in_peft(model.cfg, adapter.peft)
+    same = peft_files.same_in_peft(model.cfg, adapter.peft)
     assert whole.any() and apart[:same].max() < 1e-4 and apart[same:].min() > 0.01
 
 
@@ -187,7 +191,7 @@ def nest(to: Path) -> Path:
     return to
 
 
-def run_of(adapter: peft.Adapter, pretrained_at: Path, to: Path) -> Path:
+def run_of(adapter: peft_files.Adapter, pretrained_at: Path, to: Path) -> Path:
     """A run folder whose newest checkpoint holds an adapter over a model that lies elsewhere."""
     run = RunFolder(to)
     config = RunConfig(
@@ -211,7 +215,9 @@ def test_a_lora_is_written_by_the_names_of_the_class_that_its_base_is_loaded_as(
 ):
     """`modules.json` is what `peft` sees in the class of the nested folder (make_peft.py); the part
     that sees images has modules whose names end alike."""
-    adapter = peft.read(GOLDEN / "peft" / "gemma3_dora", hf.model_config(GOLDEN / "hf" / "gemma3"))
+    adapter = peft_files.read(
+        GOLDEN / "peft" / "gemma3_dora", hf.model_config(GOLDEN / "hf" / "gemma3")
+    )
     base = GOLDEN / "hf" / "gemma3" if there == "plain" else nest(tmp_path / "base")
     run = run_of(adapter, base, tmp_path / "run")
     if there == "moved":
@@ -219,7 +225,7 @@ def test_a_lora_is_written_by_the_names_of_the_class_that_its_base_is_loaded_as(
     assert cli.main(["convert", "export", str(run), str(tmp_path / "out")]) == 0
     about, tensors = (
         f(tmp_path / "out" / n)
-        for f, n in ((storage.read_json, peft.CONFIG), (load_file, peft.WEIGHTS))
+        for f, n in ((storage.read_json, peft_files.CONFIG), (load_file, peft_files.WEIGHTS))
     )
     modules = json.loads((NESTED / "modules.json").read_text())
     if there == "plain":  # as the class of the text model alone calls them
@@ -241,7 +247,7 @@ def test_a_lora_is_written_by_the_names_of_the_class_that_its_base_is_loaded_as(
         if m.split(".")[-1] in by_name or not by_name and re.fullmatch(targets, m)
     }
     assert hit == wanted
-    again = peft.read(tmp_path / "out", hf.model_config(GOLDEN / "hf" / "gemma3"))
+    again = peft_files.read(tmp_path / "out", hf.model_config(GOLDEN / "hf" / "gemma3"))
     assert again.peft == adapter.peft and all(
         np.array_equal(again.params[p], v) for p, v in adapter.params.items()
     )
@@ -252,11 +258,11 @@ def test_an_adapter_that_was_trained_over_a_nested_model_is_read(tmp_path):
     base = GOLDEN / "hf" / "gemma3"
     model, refused, adapter = base_model(base), "", None
     try:
-        adapter = peft.read(NESTED, model.cfg)
+        adapter = peft_files.read(NESTED, model.cfg)
     except UserError as e:
         refused = str(e)
     assert refused == "" and adapter.left_out
-    tower = [n for n in load_file(NESTED / peft.WEIGHTS) if ".vision_tower." in n]
+    tower = [n for n in load_file(NESTED / peft_files.WEIGHTS) if ".vision_tower." in n]
     assert tower and sum(adapter.left_out.values()) == len(tower)
     assert all(n.startswith("model.vision_tower.encoder.layers.#.") for n in adapter.left_out)
     plain, counts = logits(model, base, 3)
@@ -266,22 +272,22 @@ def test_an_adapter_that_was_trained_over_a_nested_model_is_read(tmp_path):
     assert np.abs(plain - want)[counts].max() > 0.1 * scale
     np.testing.assert_allclose(out[counts], want[counts], rtol=1e-4, atol=1e-4 * scale)
     # the names of older versions of transformers, and of an adapter of images alone
-    tensors = load_file(NESTED / peft.WEIGHTS)
+    tensors = load_file(NESTED / peft_files.WEIGHTS)
     for old in ("language_model.model.", "model."):
         folder = edited(NESTED, tmp_path / old)
         save_file(
             {n.replace("model.language_model.", old): x for n, x in tensors.items()},
-            folder / peft.WEIGHTS,
+            folder / peft_files.WEIGHTS,
         )
-        again = peft.read(folder, model.cfg)
+        again = peft_files.read(folder, model.cfg)
         assert all(np.array_equal(again.params[p], v) for p, v in adapter.params.items())
-    save_file({n: x for n, x in tensors.items() if n in tower}, folder / peft.WEIGHTS)
+    save_file({n: x for n, x in tensors.items() if n in tower}, folder / peft_files.WEIGHTS)
     with pytest.raises(UserError, match="adapts only parts that see images"):
-        peft.read(folder, model.cfg)
+        peft_files.read(folder, model.cfg)
     twice = {n.replace("model.language_model.", "model."): x for n, x in tensors.items()}
-    save_file({**tensors, **twice}, folder / peft.WEIGHTS)
+    save_file({**tensors, **twice}, folder / peft_files.WEIGHTS)
     with pytest.raises(UserError, match="is there by two names"):
-        peft.read(folder, model.cfg)
+        peft_files.read(folder, model.cfg)
 
 
 @pytest.mark.slow
@@ -296,7 +302,7 @@ def test_auto_peft_computes_what_is_exported_over_a_nested_model(method, tmp_pat
         warnings.simplefilter("ignore")  # theirs
         make_peft.nest("gemma3", tmp_path / "base")
     model = base_model(tmp_path / "base")
-    adapter = peft.read(GOLDEN / "peft" / f"gemma3_{method}", model.cfg)
+    adapter = peft_files.read(GOLDEN / "peft" / f"gemma3_{method}", model.cfg)
     r = np.random.default_rng(2)
     params = {
         p: (v + 0.3 * r.standard_normal(v.shape)).astype(np.float32)
@@ -321,8 +327,8 @@ def test_auto_peft_computes_what_is_exported_over_a_nested_model(method, tmp_pat
 def edited(folder: Path, to: Path, **changes) -> Path:
     """A copy of an adapter with other settings."""
     shutil.copytree(folder, to)
-    about = json.loads((to / peft.CONFIG).read_text())
-    (to / peft.CONFIG).write_text(json.dumps({**about, **changes}))
+    about = json.loads((to / peft_files.CONFIG).read_text())
+    (to / peft_files.CONFIG).write_text(json.dumps({**about, **changes}))
     return to
 
 
@@ -334,62 +340,68 @@ def test_an_adapter_for_another_base_is_told(tmp_path):
         ("prefix", "3 layers there, 2 here"),
     ):
         with pytest.raises(UserError, match=f"adapter for another base: .*{what}"):
-            peft.read(GOLDEN / "peft" / f"llama_{method}", fewer)
+            peft_files.read(GOLDEN / "peft" / f"llama_{method}", fewer)
     wider = dataclasses.replace(cfg, embed_dim=32)
     for method in ("lora", "prompt"):
         with pytest.raises(UserError, match="adapter for another base: .* 24.* there, .* 32"):
-            peft.read(GOLDEN / "peft" / f"llama_{method}", wider)
+            peft_files.read(GOLDEN / "peft" / f"llama_{method}", wider)
     more = dataclasses.replace(cfg, num_layers=4)
     with pytest.raises(UserError, match="w._lora/a is in 3 of 4 layers only"):
-        peft.read(GOLDEN / "peft" / "llama_lora", more)
+        peft_files.read(GOLDEN / "peft" / "llama_lora", more)
     cut = dataclasses.replace(
         hf.model_config(GOLDEN / "hf" / "t5_v1_1"), num_layers=1, encoder_layers=1
     )
     with pytest.raises(UserError, match=r"another base: \d layers there, 1 here"):
-        peft.read(GOLDEN / "peft" / "t5_v1_1_prefix", cut)
+        peft_files.read(GOLDEN / "peft" / "t5_v1_1_prefix", cut)
     with pytest.raises(UserError, match="another base: 3 layers of 2 heads"):
-        peft.read(GOLDEN / "peft" / "llama_prefix", dataclasses.replace(cfg, num_kv_heads=4))
+        peft_files.read(GOLDEN / "peft" / "llama_prefix", dataclasses.replace(cfg, num_kv_heads=4))
     with pytest.raises(
         UserError, match="adapter for another base: this model has no 'base_model.model.decoder"
     ):
-        peft.read(GOLDEN / "peft" / "t5_v1_1_lora", cfg)
+        peft_files.read(GOLDEN / "peft" / "t5_v1_1_lora", cfg)
 
 
-@pytest.mark.parametrize(("changes", "message"), [
-    ({"peft_type": "IA3"}, "an adapter of type 'IA3'"),
-    ({"rank_pattern": {"q_proj": 4}}, "rank_pattern=.* is not supported"),
-    ({"bias": "all"}, "LoRA with biases"),
-    ({"alora_invocation_tokens": [3, 4]}, "alora_invocation_tokens=.* is not supported"),
-    ({"init_lora_weights": "pissa"}, "init_lora_weights='pissa': its base's weights are others"),
-    ({"peft_type": ["LORA"]}, r"an adapter of type \['LORA'\]"),
-    ({"r": "8"}, "adapter_config.json: r='8'; expected a whole number from 1"),
-    ({"r": 0}, "adapter_config.json: r=0; expected a whole number from 1"),
-    ({"lora_alpha": [8]}, r"lora_alpha=\[8\]; expected a number"),
-    ({"use_dora": "yes"}, "use_dora='yes'; expected true or false"),
-    ({"lora_alpha": float("nan")}, "lora_alpha=nan; expected a finite number"),
-    ({"lora_alpha": 0}, "lora_alpha=0; .* 0 would add nothing"),
-    ({"lora_dropout": 1.5}, "lora_dropout=1.5; expected a share"),
-    ({"target_parameters": ["experts.w"]}, "target_parameters=.* is not supported"),
-    ({"monteclora_config": {"n": 4}}, "monteclora_config=.* is not supported"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"peft_type": "IA3"}, "an adapter of type 'IA3'"),
+        ({"rank_pattern": {"q_proj": 4}}, "rank_pattern=.* is not supported"),
+        ({"bias": "all"}, "LoRA with biases"),
+        ({"alora_invocation_tokens": [3, 4]}, "alora_invocation_tokens=.* is not supported"),
+        (
+            {"init_lora_weights": "pissa"},
+            "init_lora_weights='pissa': its base's weights are others",
+        ),
+        ({"peft_type": ["LORA"]}, r"an adapter of type \['LORA'\]"),
+        ({"r": "8"}, "adapter_config.json: r='8'; expected a whole number from 1"),
+        ({"r": 0}, "adapter_config.json: r=0; expected a whole number from 1"),
+        ({"lora_alpha": [8]}, r"lora_alpha=\[8\]; expected a number"),
+        ({"use_dora": "yes"}, "use_dora='yes'; expected true or false"),
+        ({"lora_alpha": float("nan")}, "lora_alpha=nan; expected a finite number"),
+        ({"lora_alpha": 0}, "lora_alpha=0; .* 0 would add nothing"),
+        ({"lora_dropout": 1.5}, "lora_dropout=1.5; expected a share"),
+        ({"target_parameters": ["experts.w"]}, "target_parameters=.* is not supported"),
+        ({"monteclora_config": {"n": 4}}, "monteclora_config=.* is not supported"),
+    ],
+)
 def test_what_is_not_supported_is_named(changes, message, tmp_path):
     cfg = hf.model_config(GOLDEN / "hf" / "llama")
     with pytest.raises(UserError, match=message):
-        peft.read(edited(GOLDEN / "peft" / "llama_lora", tmp_path / "a", **changes), cfg)
+        peft_files.read(edited(GOLDEN / "peft" / "llama_lora", tmp_path / "a", **changes), cfg)
     with pytest.raises(UserError, match="holds no adapter: adapter_config.json"):
-        peft.read(tmp_path, cfg)
+        peft_files.read(tmp_path, cfg)
 
 
 @pytest.mark.parametrize("method", ["prefix", "prompt"])
 def test_the_number_of_virtual_tokens_is_that_of_the_rows(method, tmp_path):
     """Fewer were taken for a shorter prompt, more for what is there; PEFT loads neither."""
     cfg, folder = hf.model_config(GOLDEN / "hf" / "llama"), GOLDEN / "peft" / f"llama_{method}"
-    assert peft.read(folder, cfg).peft.length == 4
+    assert peft_files.read(folder, cfg).peft.length == 4
     for wrong in (3, 5, 1):
         with pytest.raises(
             UserError, match=f"num_virtual_tokens={wrong}, but prompt_embeddings has 4 rows"
         ):
-            peft.read(edited(folder, tmp_path / str(wrong), num_virtual_tokens=wrong), cfg)
+            peft_files.read(edited(folder, tmp_path / str(wrong), num_virtual_tokens=wrong), cfg)
 
 
 def test_settings_that_a_file_leaves_out_are_those_of_pefts_classes(tmp_path):
@@ -406,11 +418,11 @@ def test_settings_that_a_file_leaves_out_are_those_of_pefts_classes(tmp_path):
         "num_virtual_tokens",
     )
     for method in ("lora", "prefix", "prompt"):
-        whole = peft.read(GOLDEN / "peft" / f"llama_{method}", cfg)
+        whole = peft_files.read(GOLDEN / "peft" / f"llama_{method}", cfg)
         folder = edited(
             GOLDEN / "peft" / f"llama_{method}", tmp_path / method, **dict.fromkeys(absent[1:])
         )
-        found = peft.read(folder, cfg)
+        found = peft_files.read(folder, cfg)
         assert found.params.keys() == whole.params.keys()
         want = (
             dataclasses.replace(whole.peft, alpha=8.0, dropout=0.0)
@@ -418,39 +430,41 @@ def test_settings_that_a_file_leaves_out_are_those_of_pefts_classes(tmp_path):
             else whole.peft
         )
         assert found.peft == want and (whole.peft != want) == (method == "lora")
-    about = json.loads((GOLDEN / "peft" / "llama_lora" / peft.CONFIG).read_text())
+    about = json.loads((GOLDEN / "peft" / "llama_lora" / peft_files.CONFIG).read_text())
     assert about["r"] != 8  # so that PEFT's default does not fit the tensors
     with pytest.raises(UserError, match="an adapter for another base: .*cannot reshape .*8"):
-        peft.read(edited(GOLDEN / "peft" / "llama_lora", tmp_path / "rank", r=None), cfg)
+        peft_files.read(edited(GOLDEN / "peft" / "llama_lora", tmp_path / "rank", r=None), cfg)
 
 
 def test_an_adapters_broken_files_are_named(tmp_path):
     cfg = hf.model_config(GOLDEN / "hf" / "llama")
     odd = edited(GOLDEN / "peft" / "llama_lora", tmp_path / "odd")
-    tensors = load_file(odd / peft.WEIGHTS)
+    tensors = load_file(odd / peft_files.WEIGHTS)
     name = next(n for n in tensors if "layers.1." in n and n.endswith("lora_A.weight"))
     tensors[name] = np.concatenate([tensors[name]] * 2)
-    save_file(tensors, odd / peft.WEIGHTS)
+    save_file(tensors, odd / peft_files.WEIGHTS)
     with pytest.raises(UserError, match="an adapter for another base: .*_lora/a"):
-        peft.read(odd, cfg)
+        peft_files.read(odd, cfg)
     folder = edited(GOLDEN / "peft" / "llama_lora", tmp_path / "a")
-    (folder / peft.BASE).write_text("{}")
+    (folder / peft_files.BASE).write_text("{}")
     with pytest.raises(UserError, match="itx_base.json is not what itx writes"):
-        peft.read(folder, cfg)
-    (folder / peft.CONFIG).write_text("[]")
+        peft_files.read(folder, cfg)
+    (folder / peft_files.CONFIG).write_text("[]")
     with pytest.raises(UserError, match="adapter_config.json: expected a JSON object, found list"):
-        peft.read(folder, cfg)
+        peft_files.read(folder, cfg)
 
 
 def test_the_key_of_an_adapter_is_of_settings_and_weights(tmp_path):
     folder = GOLDEN / "peft" / "llama_lora"
-    assert peft.key(folder) == peft.key(shutil.copytree(folder, tmp_path / "same"))
-    assert peft.key(folder) != peft.key(edited(folder, tmp_path / "other", lora_alpha=1))
+    assert peft_files.key(folder) == peft_files.key(shutil.copytree(folder, tmp_path / "same"))
+    assert peft_files.key(folder) != peft_files.key(
+        edited(folder, tmp_path / "other", lora_alpha=1)
+    )
 
 
 def test_target_modules_name_exactly_what_is_adapted():
     cfg = hf.model_config(GOLDEN / "hf" / "t5_v1_1")
-    every = [p for p in peft._modules(cfg) if p.endswith("/wq")]
-    assert peft._target_modules(cfg, every) == ["q"]
-    only = peft._target_modules(cfg, ["decoder/blocks/cross/wq"])
+    every = [p for p in peft_files._modules(cfg) if p.endswith("/wq")]
+    assert peft_files._target_modules(cfg, every) == ["q"]
+    only = peft_files._target_modules(cfg, ["decoder/blocks/cross/wq"])
     assert only == r"decoder\.block\.\d+\.layer\.1\.EncDecAttention\.q"

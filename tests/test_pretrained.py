@@ -19,11 +19,11 @@ from itx.data import lock as locks
 from itx.data.loader import Batches
 from itx.data.vocabulary import Vocabulary
 from itx.errors import UserError
-from itx.models import hf, presets
+from itx.models import hf
 from itx.processes import newest_checkpoint
 from itx.runs import RunFolder
 from itx.text_format.chat import template_text
-from tests import samples, scored
+from tests import samples, scored, tiny
 from tests.conftest import REPO
 
 GOLDEN = REPO / "tests" / "golden" / "hf"
@@ -91,7 +91,7 @@ def test_a_model_of_transformers_is_tuned_and_comes_back(name, tmp_path, monkeyp
         lock,
         Batches(lock, tmp_path / "cache"),
         RunFolder(run),
-        train.setup(longer, lock["vocabulary"]["size"], len(lock["tasks"]), mesh),
+        train.make_setup(longer, lock["vocabulary"]["size"], len(lock["tasks"]), mesh),
     )
     assert newest_checkpoint(RunFolder(run).checkpoints) == 7
 
@@ -214,7 +214,7 @@ def test_what_is_taken_from_the_model_and_what_stays_the_recipes(tmp_path):
     ]
     config, origin = pretrained.load_recipe(str(file), words)
     there = hf.model_config(GOLDEN / "qwen3")
-    assert there != presets.tiny_decoder() and there.rope_theta != 123.0
+    assert there != tiny.decoder() and there.rope_theta != 123.0
     assert (config.model.num_layers, config.model.smear, config.model.vocab_size) == (3, 0, 320)
     assert (config.model.remat, config.model.rope_theta) == ("dots", 123.0)  # the command line's
     assert origin["model.rope_theta"] == "command line" and origin["model.num_layers"] == str(

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from itx import cli, mesh, peft, pretrained, restore
+from itx import cli, mesh, peft_files, pretrained, restore
 from itx import config as configs
 from itx.config import MeshConfig, PeftConfig
 from itx.data import lock as locks
@@ -196,7 +196,7 @@ def test_a_quick_variant_trains_is_exported_and_read_back(name, tmp_path):
         method == "prefix"
     )
     if method != "full":
-        assert {p.name for p in out.iterdir()} >= {peft.CONFIG, peft.WEIGHTS}
+        assert {p.name for p in out.iterdir()} >= {peft_files.CONFIG, peft_files.WEIGHTS}
         np.testing.assert_allclose(
             answers(restore.with_adapter(base, str(out)), vocabulary), after, rtol=1e-4
         )

@@ -18,8 +18,7 @@ from itx import mesh as meshes
 from itx.config import MeshConfig
 from itx.errors import UserError
 from itx.log import TIMING, MetricsLog, read_lines
-from itx.models import presets
-from tests import synthetic
+from tests import synthetic, tiny
 
 LOCK = synthetic.lock()
 NAMES = ["decoder", "t5"]
@@ -39,9 +38,9 @@ def mesh_of(devices: int = 1, **sizes):
 def one_step(cfg, batch: dict, mesh=None):
     """(metrics, parameters) after one step from the seed."""
     mesh = mesh or mesh_of()
-    state, frozen, made = synthetic.init_state(cfg, LOCK, mesh)
+    state, frozen, setup = synthetic.init_state(cfg, LOCK, mesh)
     with jax.set_mesh(mesh):
-        state, metrics = made.step(state, frozen, meshes.put(batch, mesh))
+        state, metrics = setup.step(state, frozen, meshes.put(batch, mesh))
     return jax.device_get(metrics), jax.device_get(state["params"]), state
 
 
@@ -69,8 +68,8 @@ def test_microbatches_change_nothing(name):
     weights = batch["decoder_loss_weights"].sum(1)
     assert len(set(weights.reshape(-1, 4).sum(0))) > 1  # a mean of means would be another number
     parts = dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, microbatches=4))
-    program = jax.make_jaxpr(train.setup(parts, *synthetic.sizes_of(LOCK), mesh_of()).step)
-    state, frozen = train.setup(parts, *synthetic.sizes_of(LOCK), mesh_of()).specs
+    program = jax.make_jaxpr(train.make_setup(parts, *synthetic.sizes_of(LOCK), mesh_of()).step)
+    state, frozen = train.make_setup(parts, *synthetic.sizes_of(LOCK), mesh_of()).specs
     assert "length=4" in str(program(state, frozen, batch))
     agree(one_step(cfg, batch), one_step(parts, batch))
 
@@ -104,14 +103,14 @@ def test_loss_positions_bring_no_activations_together(monkeypatch, sizes):
     batch = synthetic.batch([some[2 * i : 2 * i + 2] for i in range(8)], cfg)
     length = batch["decoder_positions"].shape[1]
     mesh = mesh_of(8, **sizes)
-    state, frozen, made = synthetic.init_state(cfg, LOCK, mesh)
+    state, frozen, setup = synthetic.init_state(cfg, LOCK, mesh)
 
     def moved(positions: np.ndarray, logits_bytes: int) -> Counter:
         monkeypatch.setattr(loss, "LOGITS_BYTES", logits_bytes)
-        made = train.setup(cfg, *synthetic.sizes_of(LOCK), mesh)  # compiled anew
+        setup = train.make_setup(cfg, *synthetic.sizes_of(LOCK), mesh)  # compiled anew
         with jax.set_mesh(mesh):
             text = (
-                made.step.lower(
+                setup.step.lower(
                     state, frozen, meshes.put({**batch, "loss_positions": positions}, mesh)
                 )
                 .compile()
@@ -170,18 +169,18 @@ def test_memory_of_a_step_grows_with_loss_positions_as_the_formula_says(monkeypa
     """`loss.of_states`: by 2 to 3.2 times rows × positions × vocabulary × 4 bytes / devices, up to
     LOGITS_BYTES."""
     devices, vocabulary, positions = int(np.prod(list(sizes.values()) or [1])), 8192, 8
-    cfg = synthetic.config(presets.tiny_decoder(), optim={"name": "sgd", "warmup_steps": 0})
+    cfg = synthetic.config(tiny.decoder(), optim={"name": "sgd", "warmup_steps": 0})
     lock = {**LOCK, "vocabulary": {"size": vocabulary, "hash": "0"}}
     batch, mesh = synthetic.Batches(cfg).batch(0), mesh_of(devices, **sizes)
     unit = 8 * positions * vocabulary * 4 / devices
 
     def memory(cap: int) -> float:
-        made, at = (
-            train.setup(cfg, *synthetic.sizes_of(lock), mesh),
+        setup, at = (
+            train.make_setup(cfg, *synthetic.sizes_of(lock), mesh),
             np.tile(np.arange(cap, dtype=np.int32), (8, 1)),
         )
         with jax.set_mesh(mesh):
-            step = made.step.lower(*made.specs, {**batch, "loss_positions": at}).compile()
+            step = setup.step.lower(*setup.specs, {**batch, "loss_positions": at}).compile()
         return step.memory_analysis().temp_size_in_bytes / unit
 
     assert 2.0 < memory(2 * positions) - memory(positions) < 3.2
@@ -195,13 +194,15 @@ def test_dropout_is_drawn_per_step_and_row():
     row = synthetic.examples(3, 5)
     batch = synthetic.batch([row] * 8, cfg)
     mesh = mesh_of()
-    state, frozen, made = synthetic.init_state(cfg, LOCK, mesh)
-    halves = [dict(batch, decoder_loss_weights=batch["decoder_loss_weights"] * keep[:, None])
-              for keep in np.eye(8, dtype=np.float32)[:2]]  # fmt: skip
+    state, frozen, setup = synthetic.init_state(cfg, LOCK, mesh)
+    halves = [
+        dict(batch, decoder_loss_weights=batch["decoder_loss_weights"] * keep[:, None])
+        for keep in np.eye(8, dtype=np.float32)[:2]
+    ]
     losses = []
     for part in (*halves, halves[0]):
         with jax.set_mesh(mesh):
-            state, metrics = made.step(state, frozen, meshes.put(part, mesh))
+            state, metrics = setup.step(state, frozen, meshes.put(part, mesh))
         losses.append(float(metrics["loss"]))
     assert len(set(losses)) == 3
 
@@ -214,7 +215,11 @@ def read(folder: synthetic.Folder) -> list[dict]:
 def fit(cfg, folder, **kwargs):
     batches = synthetic.Batches(cfg, **kwargs)
     state = train.train(
-        cfg, LOCK, batches, folder, made=train.setup(cfg, *synthetic.sizes_of(LOCK), mesh_of())
+        cfg,
+        LOCK,
+        batches,
+        folder,
+        setup=train.make_setup(cfg, *synthetic.sizes_of(LOCK), mesh_of()),
     )
     return jax.device_get(state)
 
@@ -226,8 +231,10 @@ def same(a, b) -> bool:
 
 def test_resume_is_bitwise(tmp_path, monkeypatch):
     """Stopped by SIGTERM between two log lines and between two saves, then killed in a save."""
-    cfg = synthetic.config(train={"steps": 7, "log_every": 3, "checkpoint_every": 4},
-                           optim={"name": "muon", "warmup_steps": 2})  # fmt: skip
+    cfg = synthetic.config(
+        train={"steps": 7, "log_every": 3, "checkpoint_every": 4},
+        optim={"name": "muon", "warmup_steps": 2},
+    )
     whole, parts = synthetic.Folder(tmp_path / "a"), synthetic.Folder(tmp_path / "b")
     straight = fit(cfg, whole)
 
@@ -243,7 +250,7 @@ def test_resume_is_bitwise(tmp_path, monkeypatch):
             LOCK,
             Stopping(cfg),
             parts,
-            made=train.setup(cfg, *synthetic.sizes_of(LOCK), mesh_of()),
+            setup=train.make_setup(cfg, *synthetic.sizes_of(LOCK), mesh_of()),
         )
     assert stopped.value.code == 128 + signal.SIGTERM
     assert checkpoint.Checkpoints(parts.checkpoints).latest() == 2 and read(parts) == []
@@ -288,7 +295,7 @@ def test_a_signal_behind_the_last_step_is_not_lost(tmp_path):
             LOCK,
             Late(cfg),
             folder,
-            made=train.setup(cfg, *synthetic.sizes_of(LOCK), mesh_of()),
+            setup=train.make_setup(cfg, *synthetic.sizes_of(LOCK), mesh_of()),
         )
     except SystemExit as e:
         code = e.code
@@ -344,13 +351,15 @@ def test_frozen_parameters_do_not_move_and_cost_no_memory(tmp_path):
 def test_checkpoint_restores_bit_for_bit_on_another_mesh(tmp_path):
     cfg = synthetic.config(optim={"name": "adafactor", "kwargs": {"min_dim_size_to_factor": 8}})
     one, many = mesh_of(), mesh_of(8, fsdp=4, tensor=2)
-    state, frozen, made = synthetic.init_state(cfg, LOCK, many)
+    state, frozen, setup = synthetic.init_state(cfg, LOCK, many)
     with jax.set_mesh(many):
-        state, _ = made.step(state, frozen, meshes.put(synthetic.Batches(cfg).batch(0), many))
+        state, _ = setup.step(state, frozen, meshes.put(synthetic.Batches(cfg).batch(0), many))
     checkpoints = checkpoint.Checkpoints(tmp_path / "c")
     here = checkpoint.environment(many)
     checkpoints.save(1, {**state["params"], **frozen}, state["opt_state"], {"environment": here})
-    restored, _ = restore.restore(checkpoints, 1, train.setup(cfg, *synthetic.sizes_of(LOCK), one))
+    restored, _ = restore.restore(
+        checkpoints, 1, train.make_setup(cfg, *synthetic.sizes_of(LOCK), one)
+    )
     assert same(jax.device_get(state), jax.device_get(restored))
     split = [x for x in jax.tree.leaves(state["opt_state"]) if not x.sharding.is_fully_replicated]
     assert split and all(
@@ -363,7 +372,7 @@ def test_checkpoint_restores_bit_for_bit_on_another_mesh(tmp_path):
         checkpoints.params(9, {})
     other = synthetic.config(dataclasses.replace(cfg.model, mlp_dim=56))
     with pytest.raises(UserError, match="not those of this config"):
-        restore.restore(checkpoints, 1, train.setup(other, *synthetic.sizes_of(LOCK), one))
+        restore.restore(checkpoints, 1, train.make_setup(other, *synthetic.sizes_of(LOCK), one))
 
 
 def test_metrics_file_is_cut_back_and_loses_a_broken_line(tmp_path):
@@ -388,9 +397,12 @@ def test_what_a_resume_finds_changed_in_the_metrics_is_said(damage, tmp_path, ca
     sound = file.read_bytes()
     lines = sound.splitlines(keepends=True)
     harmed = {
-        "nothing": sound, "a digit": sound.replace(b'"train/tokens": ', b'"train/tokens": 1'),
-        "zeros": sound[: len(lines[0]) + 9] + bytes(len(lines[1]) - 9), "no file": b"", "fewer lines": lines[0],
-    }[damage]  # fmt: skip
+        "nothing": sound,
+        "a digit": sound.replace(b'"train/tokens": ', b'"train/tokens": 1'),
+        "zeros": sound[: len(lines[0]) + 9] + bytes(len(lines[1]) - 9),
+        "no file": b"",
+        "fewer lines": lines[0],
+    }[damage]
     file.write_bytes(harmed)
     assert len(lines) == 2 and (harmed == sound) == (damage == "nothing")
     if damage == "no file":
@@ -405,11 +417,11 @@ def test_what_a_resume_finds_changed_in_the_metrics_is_said(damage, tmp_path, ca
 
 def test_user_errors_name_the_setting():
     with pytest.raises(UserError, match="data.global_batch=8 is not divisible by 3"):
-        train.setup(
+        train.make_setup(
             synthetic.config(train={"microbatches": 3}), *synthetic.sizes_of(LOCK), mesh_of()
         )
     with pytest.raises(UserError, match="model.vocab_size=5 is below"):
-        train.setup(
+        train.make_setup(
             synthetic.config(dataclasses.replace(synthetic.models()["t5"], vocab_size=5)),
             *synthetic.sizes_of(LOCK),
             mesh_of(),

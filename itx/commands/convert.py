@@ -5,7 +5,7 @@ import argparse
 import math
 from argparse import Namespace
 
-from itx import convert, peft, pretrained
+from itx import convert, peft_files, pretrained
 from itx.commands.arguments import group
 from itx.errors import UserError
 from itx.runs import run_config
@@ -73,7 +73,7 @@ def _export_adapter(args: Namespace) -> dict:
     facts = convert.export_adapter(args.run, args.out_dir)
     _print_export(facts, facts["method"], f"over {facts['base']}")
     config = run_config(pretrained.find(args.run).run)
-    facts["same_in_peft"] = same = peft.same_in_peft(config.model, config.peft)
+    facts["same_in_peft"] = same = peft_files.same_in_peft(config.model, config.peft)
     if same is not None:
         print(
             f"beyond {same:,} tokens of prompt and answer it computes something else in PEFT: "

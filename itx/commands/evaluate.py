@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from itx import config as configs
-from itx import peft, restore
+from itx import peft_files, restore
 from itx.commands.arguments import command
 from itx.commands.building import further_in_subprocess
 from itx.config import RunConfig
@@ -110,13 +110,13 @@ def _evaluated(
     evaluated = []
     for folder in dict.fromkeys(args.adapter):
         # a mistake shows before anything is built or asked
-        for name, n in peft.read(folder, config.model, rows).left_out.items():
+        for name, n in peft_files.read(folder, config.model, rows).left_out.items():
             print(
                 f"itx: {visible(str(folder))}: left out, for text passes through no part that sees "
                 f"images: {n} × {name}",
                 file=sys.stderr,
             )
-        name = f"{Path(folder).name}-{peft.key(folder)}-{step}"
+        name = f"{Path(folder).name}-{peft_files.key(folder)}-{step}"
         load = functools.cache(lambda folder=folder: restore.with_adapter(base(), folder))
         evaluated.append((folder, name, load))
     return evaluated

@@ -77,16 +77,16 @@ def train(args: Namespace) -> tuple[Any, int]:
     if facts["errors"]:
         raise UserError(f"the audit fails: {facts['errors'][0]}")
     # a mistake in the settings shows before anything is written
-    made = training.setup(
+    setup = training.make_setup(
         config, lock["vocabulary"]["size"], len(lock["tasks"]), mesh.make_mesh(config.mesh)
     )
     batches = Batches(lock, config.data.cache_dir)
-    begin.check(run, config, lock, made)
+    begin.check(run, config, lock, setup)
     with TrainerLock(run.path) if jax.process_index() == 0 else contextlib.nullcontext():
-        notes = begin.check(run, config, lock, made)  # another trainer may have ended in between
+        notes = begin.check(run, config, lock, setup)  # another trainer may have ended in between
         about = begin.write(run, config, origin, lock, args, notes)
         storage.write_json(run.audit_json, storage.sealed(facts))
-        return _train_in(run, config, lock, facts, batches, made, about), 0
+        return _train_in(run, config, lock, facts, batches, setup, about), 0
 
 
 def _train_in(
@@ -95,7 +95,7 @@ def _train_in(
     lock: dict,
     facts: dict,
     batches: Batches,
-    made: Setup,
+    setup: Setup,
     about: dict,
 ) -> dict:
     """The stages that write into a run folder, which begins or goes on and which this process
@@ -115,7 +115,7 @@ def _train_in(
         if kept := [r for r in lock["evaluation"] if r["group"] == "retention"]:
             evaluate.evaluate(load, {**lock, "evaluation": kept}, config, run, 0)
     training.train(
-        config, lock, batches, run, made, about, entropy=facts["mixture"]["unigram_entropy"]
+        config, lock, batches, run, setup, about, entropy=facts["mixture"]["unigram_entropy"]
     )
     taken = batches.order.counts(config.train.steps * lock["global_batch"])
     skipped = {step - 1 for step in checkpoint.skips(run.checkpoints)["skipped"]}
@@ -144,7 +144,7 @@ def _dry_run(args: Namespace) -> tuple[dict, int]:
             raise UserError(f"data.vocab: no file {d.vocab!r} here or under data.root={d.root!r}")
         size = Vocabulary(file).size
     size = min(size, config.model.vocab_size or size)
-    shapes = restore.parts(config, size).shapes
+    shapes = restore.plan_model(config, size).shapes
     print(training.about_size(*shapes))
     return training.sizes(*shapes), 0
 

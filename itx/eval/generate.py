@@ -21,8 +21,9 @@ from itx.errors import UserError
 from itx.eval import sampling
 from itx.eval.loaded import LoadedModel
 from itx.eval.sampling import GREEDY, Sampling
+from itx.models import decoding
 from itx.models.transformer import before
-from itx.params import merge
+from itx.params import module_of
 
 # Prompts and answers are padded up to a multiple of these; tokens that a compilation is worth:
 # measured on 2 cores, one shape of a 1 M-parameter model takes as long as reading that many.
@@ -264,12 +265,12 @@ def _ready(params: dict, *, graphdef: nnx.GraphDef) -> dict:
     is read in float32, written and read again. What is computed in float32 stays so: norms, T5's
     bias, a prefix's MLP, and with DoRA (|W + s A B|) all of it.
     """
-    dtype = merge(graphdef, params).cfg.dtype
+    dtype = module_of(graphdef, params).cfg.dtype
     if dtype == "bfloat16" and not any(p.endswith("/magnitude") for p in params):
         exact = {p for p in params if p.endswith(("/scale", "/relative_bias")) or "/prefix/" in p}
         params = {p: v if p in exact else v.astype(dtype) for p, v in params.items()}
     outside = {p: v for p, v in params.items() if "/blocks/" not in p}
-    return {"params": outside, "layers": merge(graphdef, params).decoder.layers()}
+    return {"params": outside, "layers": module_of(graphdef, params).decoder.layers()}
 
 
 @partial(jax.jit, static_argnames=("graphdef", "how", "slots", "bos", "ends"))
@@ -287,7 +288,7 @@ def _begin(
 ) -> tuple[dict, dict]:
     """Prompts [b, l], padded on the left up to `starts`, and the first token behind each: (what
     stays as it is, what is carried from token to token)."""
-    model = merge(graphdef, {**params, **ready["params"]})
+    model = module_of(graphdef, {**params, **ready["params"]})
     tokens, starts = put["tokens"], put["starts"]
     b, width = tokens.shape
     place = jnp.arange(width, dtype=jnp.int32)[None] - starts[:, None]
@@ -297,7 +298,9 @@ def _begin(
         memory, segments = model.encode(tokens, segments, jnp.maximum(place, 0))
         tokens, starts, width = jnp.full((b, 1), bos, jnp.int32), jnp.zeros_like(starts), 1
         place = jnp.zeros((b, 1), jnp.int32)
-    logits, cache = model.prefill(tokens, starts, width + slots, ready["layers"], memory, segments)
+    logits, cache = decoding.prefill(
+        model, tokens, starts, width + slots, ready["layers"], memory, segments
+    )
     seen = jnp.zeros((b, logits.shape[-1]), bool)
     seen = seen.at[jnp.arange(b)[:, None], tokens].max(place >= 0)
     state = sampling.begin(how, put["room"], seen, slots, ends)
@@ -344,14 +347,15 @@ def _advance(
     ends: tuple[int, ...],
 ) -> dict:
     """Choose tokens until there are so many, or all rows are done."""
-    model = merge(graphdef, {**params, **ready["params"]})
+    model = module_of(graphdef, {**params, **ready["params"]})
 
     def more(carry: dict) -> jax.Array:
         return (carry["n"] < until) & ~jnp.all(carry["state"]["done"])
 
     def one(carry: dict) -> dict:
         n, token, previous = carry["n"], carry["token"], carry["previous"]
-        logits, cache = model.decode(
+        logits, cache = decoding.decode(
+            model,
             token,
             previous,
             fixed["width"] + n - 1,

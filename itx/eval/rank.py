@@ -19,7 +19,7 @@ from itx import movement
 from itx.errors import UserError
 from itx.eval.generate import attention_rows
 from itx.eval.loaded import LoadedModel
-from itx.params import merge
+from itx.params import module_of
 from itx.peft import prompted_encoder, with_prompts
 
 ROW, SCORES = 256, 128  # tokens and scored positions of a row, where the longest prompt fits
@@ -193,6 +193,6 @@ def _scores(params: dict, batch: dict, *, graphdef: nnx.GraphDef) -> jax.Array:
     """log p of the wanted id at each loss position [b, t]."""
     batch = dict(batch)
     wanted = batch.pop("wanted")
-    logits = merge(graphdef, params)(batch)
+    logits = module_of(graphdef, params)(batch)
     gold = jnp.take_along_axis(logits, wanted[..., None], axis=-1)[..., 0]
     return gold - jax.nn.logsumexp(logits, axis=-1)

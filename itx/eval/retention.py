@@ -28,7 +28,7 @@ from itx.errors import UserError
 from itx.eval.loaded import LoadedModel
 from itx.eval.runner import Runner
 from itx.loss import batch_sums
-from itx.params import merge
+from itx.params import module_of
 from itx.peft import prompted_encoder, with_prompts
 from itx.runs import RunFolder
 
@@ -158,4 +158,4 @@ def _batch(loaded: LoadedModel, rows: list, widths: list[int], count: int) -> di
 @partial(jax.jit, static_argnames=("graphdef",))
 def _nll(params: dict, batch: dict, *, graphdef: nnx.GraphDef) -> jax.Array:
     """Sum of -log p over the scored tokens."""
-    return batch_sums(merge(graphdef, params), batch, num_tasks=1)["loss"]
+    return batch_sums(module_of(graphdef, params), batch, num_tasks=1)["loss"]

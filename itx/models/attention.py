@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from itx.config import ModelConfig
 from itx.models import kernels
-from itx.models.layers import RMSNorm, linear, logical, normal, residual_std, rotate, soft_cap
+from itx.models.layers import Rope, linear, logical, norm, normal, residual_std, rotate, soft_cap
 
 # Added to forbidden scores. Finite, so that a query that may see no key gets numbers, not NaN.
 FORBIDDEN = -1e9
@@ -36,24 +36,30 @@ def bias(
     causal: bool = True,
     window: int = 0,
 ) -> Float[Array, "b h q k"]:
-    """Additive bias [b, 1 or n, q, k]: a query sees keys of its own segment, and none of later
-    positions where causal; two positions marked in `prefix` see each other both ways. With
-    `branches` a query sees, of its segment, branch 0 and its own branch alone: several
-    continuations (1, 2, …) of one prompt (0) stand in one row. With a window it sees none of the
-    keys that stand so many positions back, in the prefix or not."""
+    """Additive bias [b, 1 or n, q, k]: 0 where a query sees a key, else FORBIDDEN; plus `relative`.
+
+    A query sees keys of its own segment; if causal, none of later positions.
+
+    Args:
+        prefix: two positions marked here see each other both ways.
+        branches: several continuations (1, 2, …) of one prompt (0) stand in one row; a query sees,
+            of its segment, branch 0 and its own branch alone.
+        window: in tokens; a query sees no key that stands this many positions back or more, in
+            the prefix or not. 0: no window.
+    """
     seen = q_segments[:, :, None] == k_segments[:, None, :]
     if causal:
-        before = k_positions[:, None, :] <= q_positions[:, :, None]
+        not_later = k_positions[:, None, :] <= q_positions[:, :, None]
         if prefix is not None:
-            before |= (prefix[:, :, None] > 0) & (prefix[:, None, :] > 0)
-        seen &= before
+            not_later |= (prefix[:, :, None] > 0) & (prefix[:, None, :] > 0)
+        seen &= not_later
     if window:
         seen &= q_positions[:, :, None] - k_positions[:, None, :] < window
     if branches is not None:
         own = branches[:, :, None] == branches[:, None, :]
         seen &= own | (branches[:, None, :] == 0)
-    out = jnp.where(seen, 0.0, FORBIDDEN)[:, None].astype(jnp.float32)
-    return out if relative is None else out + relative
+    mask = jnp.where(seen, 0.0, FORBIDDEN)[:, None].astype(jnp.float32)
+    return mask if relative is None else mask + relative
 
 
 def attend(
@@ -68,35 +74,36 @@ def attend(
 ) -> Float[Array, "b n q d"]:
     """softmax(cap(q k^T scale) + bias) v in plain XLA, softmax in float32; n is a multiple of g.
 
-    `ordered` says that query i sees none of the keys behind i, nor those `window` places before it:
-    the product is then taken over blocks of queries, each with the keys up to its end, which leaves
-    out 3/8 of the work, and with a window more. Keys beyond as many as there are queries stand in
-    front of all, and every query sees them.
+    `ordered`: query i sees no key behind i, and none `window` places before it. The product is
+    then taken over blocks of queries, each with the keys up to its end, which leaves out 3/8 of the
+    work, and with a window more. If there are more keys than queries, the surplus stands in front,
+    and every query sees it.
     """
-    length, front = q.shape[2], k.shape[2] - q.shape[2]
+    length, surplus = q.shape[2], k.shape[2] - q.shape[2]
     block = -(-max(length // 4, SMALLEST_BLOCK) // 8) * 8
     if not ordered or length <= block:
         return _attend(q, k, v, bias, scale, cap)
-    parts = []
-    for i in range(0, length, block):
-        h, j = max(0, i + 1 - window) if window else 0, min(i + block, length)
-        keys, values, seen = (
-            _keys(x, front, h, j, axis) for x, axis in ((k, 2), (v, 2), (bias[:, :, i:j], 3))
+    blocks = []
+    for start in range(0, length, block):
+        stop = min(start + block, length)
+        first_key = max(0, start + 1 - window) if window else 0
+        keys, values, block_bias = (
+            _front_and_slice(x, surplus, first_key, stop, axis)
+            for x, axis in ((k, 2), (v, 2), (bias[:, :, start:stop], 3))
         )
-        part = _attend(q[:, :, i:j], keys, values, seen, scale, cap)
-        parts.append(part)
-    return jnp.concatenate(parts, axis=2)
+        blocks.append(_attend(q[:, :, start:stop], keys, values, block_bias, scale, cap))
+    return jnp.concatenate(blocks, axis=2)
 
 
-def _keys(x: Array, front: int, i: int, j: int, axis: int) -> Array:
-    """The keys i to j behind those in front, and those in front."""
-    own = jax.lax.slice_in_dim(x, front + i, front + j, axis=axis)
-    return (
-        jnp.concatenate([jax.lax.slice_in_dim(x, 0, front, axis=axis), own], axis) if front else own
-    )
+def _front_and_slice(x: Array, surplus: int, start: int, stop: int, axis: int) -> Array:
+    """The `surplus` keys in front, and keys start to stop of those behind them."""
+    part = jax.lax.slice_in_dim(x, surplus + start, surplus + stop, axis=axis)
+    if not surplus:
+        return part
+    return jnp.concatenate([jax.lax.slice_in_dim(x, 0, surplus, axis=axis), part], axis)
 
 
-def _attend(q: Array, k: Array, v: Array, bias: Array, scale: float, cap: float = 0.0) -> Array:
+def _attend(q: Array, k: Array, v: Array, bias: Array, scale: float, cap: float) -> Array:
     b, n, lq, d = q.shape
     g, lk = k.shape[1:3]
     grouped = (q * scale).reshape(b, g, n // g * lq, d)
@@ -112,78 +119,61 @@ class Attention(nnx.Module):
 
     def __init__(self, cfg: ModelConfig, rngs: nnx.Rngs):
         e, n, g, d = cfg.embed_dim, cfg.num_heads, cfg.num_kv_heads, cfg.head_dim
+        heads, kv_heads = ("heads", "head_dim"), ("kv_heads", "head_dim")
         # T5 puts 1/sqrt(d) into the initialisation of the queries rather than into the scores
         q_std = e**-0.5 if cfg.scale_attention else (e * d) ** -0.5
-        self.wq = normal(rngs, (e, n, d), q_std, ("embed", "heads", "head_dim"))
-        self.wk = normal(rngs, (e, g, d), e**-0.5, ("embed", "kv_heads", "head_dim"))
-        self.wv = normal(rngs, (e, g, d), e**-0.5, ("embed", "kv_heads", "head_dim"))
-        self.wo = normal(rngs, (n, d, e), residual_std(cfg, n * d), ("heads", "head_dim", "embed"))
-        bias = cfg.qkv_bias
-        self.bq = (
-            nnx.Param(jnp.zeros((n, d), jnp.float32), **logical(("heads", "head_dim")))
-            if bias
-            else None
-        )
-        self.bk = (
-            nnx.Param(jnp.zeros((g, d), jnp.float32), **logical(("kv_heads", "head_dim")))
-            if bias
-            else None
-        )
-        self.bv = (
-            nnx.Param(jnp.zeros((g, d), jnp.float32), **logical(("kv_heads", "head_dim")))
-            if bias
-            else None
-        )
-        self.q_norm = (
-            RMSNorm(d, "head_dim", cfg.norm_eps, cfg.norm_plus_one) if cfg.qk_norm else None
-        )
-        self.k_norm = (
-            RMSNorm(d, "head_dim", cfg.norm_eps, cfg.norm_plus_one) if cfg.qk_norm else None
-        )
+        self.wq = normal(rngs, (e, n, d), q_std, ("embed", *heads))
+        self.wk = normal(rngs, (e, g, d), e**-0.5, ("embed", *kv_heads))
+        self.wv = normal(rngs, (e, g, d), e**-0.5, ("embed", *kv_heads))
+        self.wo = normal(rngs, (n, d, e), residual_std(cfg, n * d), (*heads, "embed"))
+
+        def zeros(count, axes):
+            value = jnp.zeros((count, d), jnp.float32)
+            return nnx.Param(value, **logical(axes)) if cfg.qkv_bias else None
+
+        self.bq, self.bk, self.bv = zeros(n, heads), zeros(g, kv_heads), zeros(g, kv_heads)
+        self.q_norm = norm(cfg, d, "head_dim") if cfg.qk_norm else None
+        self.k_norm = norm(cfg, d, "head_dim") if cfg.qk_norm else None
         self.scale = (cfg.query_scalar or d) ** -0.5 if cfg.scale_attention else 1.0
         self.cap = cfg.attention_cap
 
     def queries(
-        self, x: Float[Array, "b q e"], rope: tuple | None, rows: Array | None = None
-    ) -> Array:
-        """[b, n, q, d]"""
-        q = self._project(x, "wq", self.bq, rows)
+        self, x: Float[Array, "b q e"], rope: Rope | None, dropout_keys: Array | None
+    ) -> Float[Array, "b n q d"]:
+        q = self._project(x, "wq", self.bq, dropout_keys)
         return rotate(q if self.q_norm is None else self.q_norm(q), rope)
 
     def keys_values(
-        self, x: Float[Array, "b k e"], rope: tuple | None, rows: Array | None = None
-    ) -> tuple:
-        """Keys and values [b, g, k, d]"""
-        k, v = self._project(x, "wk", self.bk, rows), self._project(x, "wv", self.bv, rows)
+        self, x: Float[Array, "b k e"], rope: Rope | None, dropout_keys: Array | None
+    ) -> tuple[Float[Array, "b g k d"], Float[Array, "b g k d"]]:
+        k = self._project(x, "wk", self.bk, dropout_keys)
+        v = self._project(x, "wv", self.bv, dropout_keys)
         return rotate(k if self.k_norm is None else self.k_norm(k), rope), v
 
-    def _project(self, x: Array, name: str, b: nnx.Param | None, rows: Array | None) -> Array:
-        y = linear(self, name, x, rows)
+    def _project(
+        self, x: Array, name: str, b: nnx.Param | None, dropout_keys: Array | None
+    ) -> Array:
+        y = linear(self, name, x, dropout_keys)
         return (y if b is None else y + b[...].astype(y.dtype)).swapaxes(1, 2)
 
-    def __call__(
-        self, q: Array, k: Array, v: Array, bias: Array, ordered: bool = False, window: int = 0,
-        rows: Array | None = None,
-    ) -> Float[Array, "b q e"]:  # fmt: skip
-        return self.combine(attend(q, k, v, bias, self.scale, ordered, self.cap, window), rows)
+    def attend(
+        self, q: Array, k: Array, v: Array, bias: Array, ordered: bool = False, window: int = 0
+    ) -> Float[Array, "b n q d"]:
+        """In plain XLA (the function `attend`)."""
+        return attend(q, k, v, bias, self.scale, ordered, self.cap, window)
 
-    def by_kernel(
-        self,
-        kernel: str,
-        q: Array,
-        k: Array,
-        v: Array,
-        segments: Array,
-        window: int,
-        rows: Array | None = None,
+    def attend_by_kernel(
+        self, kernel: str, q: Array, k: Array, v: Array, segments: Array, window: int
+    ) -> Float[Array, "b n q d"]:
+        """By a platform's kernel (itx/models/kernels.py)."""
+        return kernels.attend(kernel, q, k, v, segments, self.scale, self.cap, window)
+
+    def combine(
+        self, heads: Float[Array, "b n q d"], dropout_keys: Array | None
     ) -> Float[Array, "b q e"]:
-        return self.combine(
-            kernels.attend(kernel, q, k, v, segments, self.scale, self.cap, window), rows
-        )
-
-    def combine(self, out: Float[Array, "b n q d"], rows: Array | None) -> Float[Array, "b q e"]:
-        out = out.swapaxes(1, 2)
-        return linear(self, "wo", out.reshape(*out.shape[:2], -1), rows)
+        """From the heads' results back to the residual stream."""
+        heads = heads.swapaxes(1, 2)
+        return linear(self, "wo", heads.reshape(*heads.shape[:2], -1), dropout_keys)
 
 
 def relative_bucket(

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hugging Face's families as data: config.json <-> ModelConfig, and what each of our parameters is
-called there.
+"""Hugging Face's families as data: config.json <-> ModelConfig.
 
-A family is an entry of FAMILIES. Its configuration is fields that only have another name
-(`fields`), settings that all its members share (`fixed`), and the few things that several keys say
-together: windows and rotary positions. Files of transformers 4 and 5 are both read; what is written
-both read, in the older form.
+A family is an entry of FAMILIES. Its configuration is fields that only have another name (`keys`),
+settings that all its members share (`fixed`), and the few things that several keys say together:
+windows and rotary positions (rope.py). Files of transformers 4 and 5 are both read; what is written
+both read, in the older form. names.py has the tensors' names.
 """
 
 import dataclasses
@@ -15,428 +14,376 @@ from itx.config import ModelConfig
 from itx.config_check import setting
 from itx.errors import UserError, did_you_mean
 from itx.models import rope, unsupported
+from itx.models.names import table
 
-ACTIVATIONS = {
-    "silu": "silu",
-    "gelu_pytorch_tanh": "gelu",
-    "gelu_new": "gelu",
-    "gelu": "gelu_exact",
-    "relu": "relu",
-}
 # Fields of a ModelConfig that say how a run computes, not which model it is
 OF_THE_RUN = ("pretrained", "prefix_lm", "dropout", "dtype", "remat", "attention")
+ACTIVATIONS = table("""
+    silu               silu
+    gelu_pytorch_tanh  gelu
+    gelu_new           gelu
+    gelu               gelu_exact
+    relu               relu
+""")
 
-DECODER = {
-    "embedding": "model.embed_tokens.weight",
-    "head": "lm_head.weight",
-    "decoder/final_norm/scale": "model.norm.weight",
-    "decoder/blocks/attention_norm/scale": "model.layers.{}.input_layernorm.weight",
-    "decoder/blocks/attention/wq": "model.layers.{}.self_attn.q_proj.weight",
-    "decoder/blocks/attention/wk": "model.layers.{}.self_attn.k_proj.weight",
-    "decoder/blocks/attention/wv": "model.layers.{}.self_attn.v_proj.weight",
-    "decoder/blocks/attention/wo": "model.layers.{}.self_attn.o_proj.weight",
-    "decoder/blocks/attention/bq": "model.layers.{}.self_attn.q_proj.bias",
-    "decoder/blocks/attention/bk": "model.layers.{}.self_attn.k_proj.bias",
-    "decoder/blocks/attention/bv": "model.layers.{}.self_attn.v_proj.bias",
-    "decoder/blocks/attention/q_norm/scale": "model.layers.{}.self_attn.q_norm.weight",
-    "decoder/blocks/attention/k_norm/scale": "model.layers.{}.self_attn.k_norm.weight",
-    "decoder/blocks/mlp_norm/scale": "model.layers.{}.post_attention_layernorm.weight",
-    "decoder/blocks/mlp/w_gate": "model.layers.{}.mlp.gate_proj.weight",
-    "decoder/blocks/mlp/w_in": "model.layers.{}.mlp.up_proj.weight",
-    "decoder/blocks/mlp/w_out": "model.layers.{}.mlp.down_proj.weight",
-}
-GEMMA = DECODER | {
-    "decoder/blocks/attention_post_norm/scale": "model.layers.{}.post_attention_layernorm.weight",
-    "decoder/blocks/mlp_norm/scale": "model.layers.{}.pre_feedforward_layernorm.weight",
-    "decoder/blocks/mlp_post_norm/scale": "model.layers.{}.post_feedforward_layernorm.weight",
-}
-
-
-def _t5_stack(stack: str, mlp: int) -> dict[str, str]:
-    ours, theirs = f"{stack}/blocks", f"{stack}.block.{{}}.layer"
-    return {
-        f"{stack}/final_norm/scale": f"{stack}.final_layer_norm.weight",
-        f"{stack}/relative_bias": f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
-        f"{ours}/attention_norm/scale": f"{theirs}.0.layer_norm.weight",
-        **{f"{ours}/attention/w{x}": f"{theirs}.0.SelfAttention.{x}.weight" for x in "qkvo"},
-        f"{ours}/mlp_norm/scale": f"{theirs}.{mlp}.layer_norm.weight",
-        f"{ours}/mlp/w_gate": f"{theirs}.{mlp}.DenseReluDense.wi_0.weight",
-        f"{ours}/mlp/w_in": f"{theirs}.{mlp}.DenseReluDense.wi_1.weight",
-        f"{ours}/mlp/w_out": f"{theirs}.{mlp}.DenseReluDense.wo.weight",
-    }
-
-
-T5 = {
-    "embedding": "shared.weight", "head": "lm_head.weight", **_t5_stack("encoder", 1), **_t5_stack("decoder", 2),
-    "decoder/blocks/cross_norm/scale": "decoder.block.{}.layer.1.layer_norm.weight",
-    **{f"decoder/blocks/cross/w{x}": f"decoder.block.{{}}.layer.1.EncDecAttention.{x}.weight" for x in "qkvo"},
-}  # fmt: skip
-T5_PLAIN = T5 | {
-    f"{stack}/blocks/mlp/w_in": f"{stack}.block.{{}}.layer.{i}.DenseReluDense.wi.weight"
-    for stack, i in (("encoder", 1), ("decoder", 2))
-}
-
-# Parts that see images, which no text passes through
-IMAGES = r"(model\.)?(vision_tower|multi_modal_projector)\..*"
-# Tensors that a file may hold besides the model's: copies of others, constants, and the parts that
-# see images
-COPIES = (
-    r"(en|de)coder\.embed_tokens\.weight", r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",
-    r".*rotary_emb\.inv_freq", IMAGES,
-)  # fmt: skip
-# Where the text model stands inside one that also sees images: their prefix -> the text model's own
-INSIDE = (
-    ("language_model.model.", "model."),
-    ("language_model.lm_head.", "lm_head."),
-    ("model.language_model.", "model."),
-)
-# ... and what the class calls it that such a folder is loaded as: modules of it are named so,
-# whatever its file has
-NESTED = ("model.", "model.language_model.")
-
-
-def outside(name: str) -> str:
-    """The name of a tensor as the text model alone has it."""
-    for inner, plain in INSIDE:
-        if name.startswith(inner):
-            return plain + name.removeprefix(inner)
-    return name
-
-
-def inside(name: str) -> str:
-    """The name, in the class of the whole, of a module of the text model."""
-    plain, inner = NESTED
-    return inner + name.removeprefix(plain) if name.startswith(plain) else name
-
-
-# our field -> (key there, its value where the file has none)
-_LLAMA = {
-    "vocab_size": ("vocab_size", None), "embed_dim": ("hidden_size", None),
-    "num_layers": ("num_hidden_layers", None), "num_heads": ("num_attention_heads", None),
-    "num_kv_heads": ("num_key_value_heads", None), "head_dim": ("head_dim", None),
-    "mlp_dim": ("intermediate_size", None), "norm_eps": ("rms_norm_eps", 1e-6),
-    "tie_embeddings": ("tie_word_embeddings", False), "mlp_activation": ("hidden_act", "silu"),
-}  # fmt: skip
-_QWEN = _LLAMA | {"num_kv_heads": ("num_key_value_heads", 32)}
-_GEMMA = _LLAMA | {
-    # what the classes of transformers hold where a file is silent, as the text part of the hub's
-    # gemma-3-4b is
-    "num_heads": ("num_attention_heads", 8), "num_kv_heads": ("num_key_value_heads", 4),
-    "head_dim": ("head_dim", 256), "tie_embeddings": ("tie_word_embeddings", True),
-    "mlp_activation": ("hidden_activation", "gelu_pytorch_tanh"), "query_scalar": ("query_pre_attn_scalar", 256),
-    # a cap of scores is Gemma 2's alone: the class of Gemma 3 has the key and computes nothing of
-    # it
-    "logit_cap": ("final_logit_softcapping", 0.0),
-}  # fmt: skip
-_T5 = {
-    "vocab_size": ("vocab_size", None), "embed_dim": ("d_model", None), "encoder_layers": ("num_layers", None),
-    "num_layers": ("num_decoder_layers", None), "num_heads": ("num_heads", None),
-    "num_kv_heads": ("num_heads", None), "head_dim": ("d_kv", None), "mlp_dim": ("d_ff", None),
-    "norm_eps": ("layer_norm_epsilon", 1e-6), "relative_buckets": ("relative_attention_num_buckets", 32),
-    "relative_max_distance": ("relative_attention_max_distance", 128),
-}  # fmt: skip
-T5_ALIASES = {
-    "hidden_size": "d_model", "num_attention_heads": "num_heads", "num_hidden_layers": "num_layers", "head_dim": "d_kv",
-}  # fmt: skip
+# our field -> key of config.json
+_KEYS = table("""
+    vocab_size      vocab_size
+    embed_dim       hidden_size
+    num_layers      num_hidden_layers
+    num_heads       num_attention_heads
+    num_kv_heads    num_key_value_heads
+    head_dim        head_dim
+    mlp_dim         intermediate_size
+    norm_eps        rms_norm_eps
+    tie_embeddings  tie_word_embeddings
+    mlp_activation  hidden_act
+""")
+_GEMMA_KEYS = _KEYS | table("""
+    mlp_activation  hidden_activation
+    query_scalar    query_pre_attn_scalar
+    logit_cap       final_logit_softcapping
+""")
+_T5_KEYS = table("""
+    vocab_size             vocab_size
+    embed_dim              d_model
+    encoder_layers         num_layers
+    num_layers             num_decoder_layers
+    num_heads              num_heads
+    num_kv_heads           num_heads
+    head_dim               d_kv
+    mlp_dim                d_ff
+    norm_eps               layer_norm_epsilon
+    relative_buckets       relative_attention_num_buckets
+    relative_max_distance  relative_attention_max_distance
+""")
+T5_ALIASES = table("""
+    hidden_size          d_model
+    num_attention_heads  num_heads
+    num_hidden_layers    num_layers
+    head_dim             d_kv
+""")
 T5_FEED_FORWARD = {"t5": "relu", "mt5": "gated-gelu"}  # where a file is silent
+
+# our field -> its value where a file is silent, as in the classes of transformers
+_LLAMA = {"norm_eps": 1e-6, "tie_embeddings": False, "mlp_activation": "silu"}
+_QWEN = _LLAMA | {"num_kv_heads": 32}
+_GEMMA = {  # a file may be silent: the text part of the hub's gemma-3-4b is
+    "num_heads": 8,
+    "num_kv_heads": 4,
+    "head_dim": 256,
+    "norm_eps": 1e-6,
+    "tie_embeddings": True,
+    "mlp_activation": "gelu_pytorch_tanh",
+    "query_scalar": 256,
+    "logit_cap": 0.0,
+}
+_T5 = {"norm_eps": 1e-6, "relative_buckets": 32, "relative_max_distance": 128}
 _ALL_GEMMA = {
-    "qk_norm": False, "norm_plus_one": True, "post_norms": True, "scale_embeddings": True, "scale_attention": True,
-}  # fmt: skip
+    "qk_norm": False,
+    "norm_plus_one": True,
+    "post_norms": True,
+    "scale_embeddings": True,
+    "scale_attention": True,
+}
+
+# Keys that are read besides those of fields
+_ROPE_READS = (
+    "rope_scaling rope_parameters rope_theta partial_rotary_factor original_max_position_embeddings"
+    " layer_types hidden_act hidden_activation "
+)
+_QWEN_READS = _ROPE_READS + "use_sliding_window sliding_window max_window_layers "
+_T5_READS = (
+    "feed_forward_proj dense_act_fn is_gated_act tie_word_embeddings scale_decoder_outputs"
+    " is_encoder_decoder hidden_size num_attention_heads num_hidden_layers head_dim"
+)
 
 
 class Family(NamedTuple):
-    """model_type of config.json -> this."""
+    """What a model_type of config.json means."""
 
     classname: str  # in transformers
-    fields: dict[str, tuple[str, Any]]
-    fixed: dict[str, Any]
+    keys: dict[str, str]  # our field -> key
+    defaults: dict[str, Any]  # our field -> its value where a file is silent; others are required
+    fixed: dict[str, Any]  # our field -> its value in all members
+    reads: str  # further keys that `read` reads
 
 
 FAMILIES = {
-    "t5": Family("T5ForConditionalGeneration", _T5, {}),
-    "mt5": Family("MT5ForConditionalGeneration", _T5, {}),
-    "llama": Family("LlamaForCausalLM", _LLAMA, {}),
-    "mistral": Family("MistralForCausalLM", _LLAMA | {"num_kv_heads": ("num_key_value_heads", 8)}, {}),
-    "qwen2": Family("Qwen2ForCausalLM", _QWEN, {"qkv_bias": True}),
-    "qwen3": Family("Qwen3ForCausalLM", _QWEN | {"head_dim": ("head_dim", 128)}, {"qk_norm": True}),
+    "t5": Family("T5ForConditionalGeneration", _T5_KEYS, _T5, {}, _T5_READS),
+    "mt5": Family("MT5ForConditionalGeneration", _T5_KEYS, _T5, {}, _T5_READS),
+    "llama": Family("LlamaForCausalLM", _KEYS, _LLAMA, {}, _ROPE_READS),
+    "mistral": Family(
+        "MistralForCausalLM",
+        _KEYS,
+        _LLAMA | {"num_kv_heads": 8},
+        {},
+        _ROPE_READS + "sliding_window",
+    ),
+    "qwen2": Family(  # its queries, keys and values always have biases
+        "Qwen2ForCausalLM",
+        _KEYS,
+        _QWEN,
+        {"qkv_bias": True},
+        _QWEN_READS + "attention_bias qkv_bias",
+    ),
+    "qwen3": Family(
+        "Qwen3ForCausalLM",
+        _KEYS,
+        _QWEN | {"head_dim": 128},
+        {"qk_norm": True},
+        _QWEN_READS + "qk_norm use_qk_norm",
+    ),
     "gemma2": Family(
-        "Gemma2ForCausalLM", _GEMMA | {"attention_cap": ("attn_logit_softcapping", 50.0),
-                                       "logit_cap": ("final_logit_softcapping", 30.0)}, _ALL_GEMMA),
+        "Gemma2ForCausalLM",
+        _GEMMA_KEYS | {"attention_cap": "attn_logit_softcapping"},
+        _GEMMA | {"attention_cap": 50.0, "logit_cap": 30.0},
+        _ALL_GEMMA,
+        _ROPE_READS + "sliding_window",
+    ),
+    # The class of Gemma 3 has attn_logit_softcapping and computes nothing of it.
     "gemma3_text": Family(
-        "Gemma3ForCausalLM", _GEMMA | {"vocab_size": ("vocab_size", 262_208)}, _ALL_GEMMA | {"qk_norm": True}),
-}  # fmt: skip
-# where there is none
-AS_MANY_AS = {"num_key_value_heads": "num_attention_heads", "num_decoder_layers": "num_layers"}
-# A hundred times the deepest model: more is a mistake, and lists of layers are made before any
-# check.
-MOST_LAYERS = 10_000
-# Keys that are read besides those of `fields`
-_OF_ROPE = {
-    "rope_scaling",
-    "rope_parameters",
-    "rope_theta",
-    "partial_rotary_factor",
-    "original_max_position_embeddings",
+        "Gemma3ForCausalLM",
+        _GEMMA_KEYS,
+        _GEMMA | {"vocab_size": 262_208},
+        _ALL_GEMMA | {"qk_norm": True},
+        _ROPE_READS
+        + "sliding_window sliding_window_pattern rope_local_base_freq qk_norm use_qk_norm",
+    ),
 }
-_OF_QWEN = {"use_sliding_window", "sliding_window", "max_window_layers"}
-_OF_T5 = {"feed_forward_proj", "dense_act_fn", "is_gated_act", "tie_word_embeddings", "scale_decoder_outputs",
-          "is_encoder_decoder"}  # fmt: skip
-READ = {
-    # always has them
-    "llama": set(), "mistral": {"sliding_window"}, "qwen2": _OF_QWEN | {"attention_bias", "qkv_bias"},
-    "qwen3": _OF_QWEN | {"qk_norm", "use_qk_norm"}, "gemma2": {"sliding_window"},
-    "gemma3_text": {"sliding_window", "sliding_window_pattern", "rope_local_base_freq", "qk_norm", "use_qk_norm"},
-}  # fmt: skip
-
-
-# What a model that also sees images says outside the part about text
-OUTSIDE = (
-    "dtype",
-    "torch_dtype",
-    "bos_token_id",
-    "eos_token_id",
-    "pad_token_id",
-    "tie_word_embeddings",
-)
+# key -> the key that counts where it is absent
+AS_MANY_AS = {"num_key_value_heads": "num_attention_heads", "num_decoder_layers": "num_layers"}
+# A hundred times the deepest model: more is a mistake. It is checked before lists are made.
+MAX_LAYERS = 10_000
+# The keys of a model that also sees images which stand beside its text_config and count for it
+OUTSIDE = "dtype torch_dtype bos_token_id eos_token_id pad_token_id tie_word_embeddings".split()
 
 
 def is_nested(values: dict) -> bool:
-    """Whether a config.json is of a model that also sees images, the text model being a part of
-    it."""
+    """Whether a config.json is that of a model which also sees images and has the text model as a
+    part."""
     return values.get("model_type") == "gemma3"
 
 
-def text_config(values: dict, where: str = "config.json") -> dict:
-    """Of a model that also sees images the part about text, with what stands outside it for
-    both."""
+def text_config(values: dict, place: str = "config.json") -> dict:
+    """The settings of the text model: of a model that also sees images its part about text, with
+    the keys that stand outside it for both."""
     if not is_nested(values):
         return values
     inner = values.get("text_config")
     if not isinstance(inner, dict):
-        raise UserError(f"{where}: text_config={inner!r}; expected the settings of the text model")
-    return {
-        "model_type": "gemma3_text",
-        **inner,
-        **{k: values[k] for k in OUTSIDE if values.get(k) is not None},
-    }
+        raise UserError(f"{place}: text_config={inner!r}; expected the settings of the text model")
+    outside = {k: values[k] for k in OUTSIDE if values.get(k) is not None}
+    return {"model_type": "gemma3_text", **inner, **outside}
+
+
+def _is_t5(kind: str) -> bool:
+    return FAMILIES[kind].keys is _T5_KEYS
 
 
 def keys_read(kind: str) -> set[str]:
-    """Keys of a config.json that `read` reads, of this family."""
+    """The keys of a family's config.json that `read` reads."""
     family = FAMILIES[kind]
-    own = {key for key, _ in family.fields.values()}
-    if family.fields is _T5:
-        return own | _OF_T5 | set(T5_ALIASES)
-    return own | READ[kind] | _OF_ROPE | {"layer_types", "hidden_act", "hidden_activation"}
+    return {*family.keys.values(), *family.reads.split()}
 
 
-def read(values: dict, where: str) -> ModelConfig:
-    """The ModelConfig of a config.json; UserError where it is none of a known family, or says what
-    we cannot do.
+def read(values: dict, place: str) -> ModelConfig:
+    """The ModelConfig of a config.json; UserError if its family is unknown, or it sets what this
+    model does not compute.
 
-    Where the head is tied is what the tensors say: `tie_embeddings` is only what the file says.
+    `tie_embeddings` is only what the file says; whether the head is tied, the tensors say.
     """
-    outer, values = values, text_config(values, where)
+    outer, values = values, text_config(values, place)
     kind = values.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
         needs = "".join(f"; its {key} would need {need}" for key, need in unsupported.found(values))
         raise UserError(
-            f"{where}: unknown architecture, model_type {kind!r}; those known are {', '.join(FAMILIES)} and gemma3{needs}"
+            f"{place}: unknown architecture, model_type {kind!r}; those known are "
+            f"{', '.join(FAMILIES)} and gemma3{needs}"
         )
     family = FAMILIES[kind]
-    unsupported.check(values, keys_read(kind), where)
+    unsupported.check(values, keys_read(kind), place)
     if is_nested(outer):
-        unsupported.check(outer, OUTSIDE, where)
+        unsupported.check(outer, OUTSIDE, place)
         if values.get("final_logit_softcapping"):  # only the class of the text model alone reads it
             raise UserError(
-                f"{where}: final_logit_softcapping in text_config, which transformers does not read there"
+                f"{place}: final_logit_softcapping in text_config, which transformers does not "
+                "read there"
             )
-    kinds = {f.name: f.type for f in dataclasses.fields(ModelConfig)} | {"mlp_activation": str}
-    found: dict[str, Any] = {}
-    for ours in family.fields:
-        found[ours] = _field(values, ours, kinds[ours], found, where)
-    if max(found["num_layers"], found.get("encoder_layers", 0)) > MOST_LAYERS:
-        raise UserError(
-            f"{where}: more than {MOST_LAYERS:,} layers ({family.fields['num_layers'][0]})"
-        )
-    if found["num_heads"] % found["num_kv_heads"]:
-        raise UserError(
-            f"{where}: {found['num_kv_heads']} key/value heads do not divide {found['num_heads']} heads"
-        )
-    if family.fields is _T5:
-        found |= _t5_settings(values, where)
+    types = {f.name: f.type for f in dataclasses.fields(ModelConfig)} | {"mlp_activation": str}
+    cfg: dict[str, Any] = {}
+    for ours in family.keys:
+        cfg[ours] = _field(values, ours, types[ours], cfg, place)
+    layers, heads, kv_heads = cfg["num_layers"], cfg["num_heads"], cfg["num_kv_heads"]
+    if max(layers, cfg.get("encoder_layers", 0)) > MAX_LAYERS:
+        raise UserError(f"{place}: more than {MAX_LAYERS:,} layers ({family.keys['num_layers']})")
+    if heads % kv_heads:
+        raise UserError(f"{place}: {kv_heads} key/value heads do not divide {heads} heads")
+    if _is_t5(kind):
+        cfg |= _t5_settings(values, place)
     else:
-        own, other = sorted(
-            ("hidden_act", "hidden_activation"),
-            key=lambda k: k != family.fields["mlp_activation"][0],
-        )
-        if values.get(other) not in (None, found["mlp_activation"]):
+        own, activation = family.keys["mlp_activation"], cfg["mlp_activation"]
+        (other,) = {"hidden_act", "hidden_activation"} - {own}
+        if values.get(other) not in (None, activation):
             raise UserError(
-                f"{where}: {other}={values[other]!r}, but a {kind} reads {own}={found['mlp_activation']!r}"
+                f"{place}: {other}={values[other]!r}, but a {kind} reads {own}={activation!r}"
             )
-        found["mlp_activation"] = _activation(found["mlp_activation"], where)
-        found |= {"architecture": "decoder", "mlp_gated": True, "position": "rope"}
-        found |= rope.windows(values, kind, found["num_layers"], where) | rope.read(
-            values, kind, where
-        )
-    found |= {name: float(value) for name, value in found.items() if kinds[name] is float}
-    return ModelConfig(**found | family.fixed)
+        cfg["mlp_activation"] = _activation(activation, place)
+        cfg |= {"architecture": "decoder", "mlp_gated": True, "position": "rope"}
+        cfg |= rope.windows(values, kind, layers, place) | rope.read(values, kind, place)
+    cfg |= {name: float(value) for name, value in cfg.items() if types[name] is float}
+    return ModelConfig(**cfg | family.fixed)
 
 
-def _field(values: dict, ours: str, type_: type, found: dict, where: str) -> Any:
-    """One setting of the model, or the class's own where the file is silent; null is a value, which
-    few keys take."""
+def _field(values: dict, ours: str, type_: type, cfg: dict[str, Any], place: str) -> Any:
+    """One setting of the model, or the class's own if the file is silent; null is a value, which
+    few keys take. `cfg` holds the settings read so far."""
     kind = values["model_type"]
-    key, default = FAMILIES[kind].fields[ours]
+    key, default = FAMILIES[kind].keys[ours], FAMILIES[kind].defaults.get(ours)
     null = key in values and values[key] is None
+    absent = values.get(key) is None
     if key.endswith("softcapping"):  # null: none
-        default = default if key not in values else 0.0
-    elif (
-        values.get(key) is None
-        and key in AS_MANY_AS
-        and (default is None or null and kind in ("qwen2", "qwen3"))
-    ):
+        default = 0.0 if key in values else default
+    elif absent and key in AS_MANY_AS and (default is None or null and kind in rope.QWEN):
         key = AS_MANY_AS[key]
     elif key == "head_dim" and default is None:
-        default = found["embed_dim"] // found["num_heads"]
+        default = cfg["embed_dim"] // cfg["num_heads"]
     elif null and default is not None:
         raise UserError(
-            f"{where}: {key}=None; expected a value, or no such key, which means {default!r}"
+            f"{place}: {key}=None; expected a value, or no such key, which means {default!r}"
         )
-    value = setting(values, key, type_, where, default)
-    least = "above 0" if key == "query_pre_attn_scalar" else "from 0"
-    if type_ is float and not (0 <= value < float("inf") and (value or least == "from 0")):
-        raise UserError(f"{where}: {key}={value!r}; expected a number {least}")
+    value = setting(values, key, type_, place, default)
+    zero = key != "query_pre_attn_scalar"  # whether 0 is allowed
+    if type_ is float and not (0 <= value < float("inf") and (value or zero)):
+        least = "from 0" if zero else "above 0"
+        raise UserError(f"{place}: {key}={value!r}; expected a number {least}")
     return value
 
 
-def passed_over(values: dict, where: str = "config.json") -> list[str]:
-    """Keys of a config.json that neither this reader nor transformers knows: nothing that they say
-    has an effect."""
-    inner = text_config(values, where)
+def passed_over(values: dict, place: str = "config.json") -> list[str]:
+    """Keys of a config.json that neither this reader nor transformers knows, so that they have no
+    effect."""
+    inner = text_config(values, place)
     kind = inner["model_type"]
     keys = unsupported.passed_over(inner, keys_read(kind))
-    if FAMILIES[kind].fields is not _T5:
+    if not _is_t5(kind):
         keys += rope.passed_over(inner, kind)
     return keys + (unsupported.passed_over(values, OUTSIDE) if is_nested(values) else [])
 
 
-def _activation(name: str, where: str) -> str:
+def _activation(name: str, place: str) -> str:
     if name not in ACTIVATIONS:
-        raise UserError(f"{where}: unknown activation {name!r}" + did_you_mean(name, ACTIVATIONS))
+        raise UserError(f"{place}: unknown activation {name!r}" + did_you_mean(name, ACTIVATIONS))
     return ACTIVATIONS[name]
 
 
-def _t5_settings(values: dict, where: str) -> dict:
-    for alias, key in T5_ALIASES.items():  # another name of the same setting there, which would win
+def _t5_settings(values: dict, place: str) -> dict[str, Any]:
+    for (
+        alias,
+        key,
+    ) in T5_ALIASES.items():  # transformers' other name of the setting, which would win
         if values.get(alias) not in (None, values.get(key)):
             raise UserError(
-                f"{where}: {alias}={values[alias]!r} and {key}={values.get(key)!r}, which name one setting"
+                f"{place}: {alias}={values[alias]!r} and {key}={values.get(key)!r}, which name one "
+                "setting"
             )
-    silent = "feed_forward_proj" not in values
-    said = setting(
-        values,
-        "feed_forward_proj",
-        str,
-        where,
-        T5_FEED_FORWARD[values["model_type"]] if silent else None,
-    )
-    gated, _, name = said.rpartition("-")
+    kind, key = values["model_type"], "feed_forward_proj"
+    default = None if key in values else T5_FEED_FORWARD[kind]
+    feed_forward = setting(values, key, str, place, default)
+    gated, _, name = feed_forward.rpartition("-")
     # transformers reads "gated-gelu" as the tanh form, and so were those models trained
     name = "gelu_new" if gated and name == "gelu" else name
     for key, right in (("dense_act_fn", name), ("is_gated_act", bool(gated))):
         if values.get(key) not in (None, right):
             raise UserError(
-                f"{where}: {key}={values[key]!r} beside feed_forward_proj={said!r}, which means {right!r}"
+                f"{place}: {key}={values[key]!r} beside feed_forward_proj={feed_forward!r}, which "
+                f"means {right!r}"
             )
     tied = values.get("tie_word_embeddings") is not False
-    scaled = values.get("scale_decoder_outputs", tied) and values["model_type"] == "t5"
     return {
-        "architecture": "encoder_decoder", "position": "t5_relative", "scale_attention": False,
-        "mlp_gated": bool(gated), "mlp_activation": _activation(name, where), "tie_embeddings": tied,
-        "scale_logits": scaled, "encoder_layers": values["num_layers"],
-    }  # fmt: skip
+        "architecture": "encoder_decoder",
+        "position": "t5_relative",
+        "scale_attention": False,
+        "mlp_gated": bool(gated),
+        "mlp_activation": _activation(name, place),
+        "tie_embeddings": tied,
+        "scale_logits": values.get("scale_decoder_outputs", tied) and kind == "t5",
+        "encoder_layers": values["num_layers"],
+    }
 
 
-def write(cfg: ModelConfig, kind: str) -> dict:
+def write(cfg: ModelConfig, kind: str) -> dict[str, Any]:
     """The config.json of a model as one of this family; whether it says all that `cfg` says,
     `family_of` checks."""
     family = FAMILIES[kind]
     out: dict[str, Any] = {"architectures": [family.classname], "model_type": kind}
-    out |= {key: getattr(cfg, ours) for ours, (key, _) in family.fields.items()}
-    back = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
-    if family.fields is _T5:
-        name = back[cfg.mlp_activation]
-        out |= {
-            "num_layers": cfg.encoder_layers or cfg.num_layers, "is_encoder_decoder": True,
-            "feed_forward_proj": ("gated-" + name.removesuffix("_pytorch_tanh")) if cfg.mlp_gated else name,
-            "tie_word_embeddings": cfg.tie_embeddings, "scale_decoder_outputs": cfg.scale_logits,
-        }  # fmt: skip
-        return out
-    key = family.fields["mlp_activation"][0]
-    out[key] = back[cfg.mlp_activation]
+    out |= {key: getattr(cfg, ours) for ours, key in family.keys.items()}
+    activation = next(theirs for theirs, ours in ACTIVATIONS.items() if ours == cfg.mlp_activation)
+    if _is_t5(kind):
+        gated = "gated-" + activation.removesuffix("_pytorch_tanh")
+        return out | {
+            "num_layers": cfg.encoder_layers or cfg.num_layers,
+            "is_encoder_decoder": True,
+            "feed_forward_proj": gated if cfg.mlp_gated else activation,
+            "tie_word_embeddings": cfg.tie_embeddings,
+            "scale_decoder_outputs": cfg.scale_logits,
+        }
+    out[family.keys["mlp_activation"]] = activation
     out |= {key: out[key] or None for key in out if key.endswith("softcapping")}
-    if "query_pre_attn_scalar" in out:  # there a whole number
+    if "query_pre_attn_scalar" in out:  # a whole number in transformers
         scalar = cfg.query_scalar or float(cfg.head_dim)
         out["query_pre_attn_scalar"] = int(scalar) if scalar.is_integer() else scalar
-    scaling = {"none": None, "linear": {"rope_type": "linear", "factor": cfg.rope_factor}, "llama3": {
-        "rope_type": "llama3", "factor": cfg.rope_factor, "low_freq_factor": cfg.rope_low_factor,
-        "high_freq_factor": cfg.rope_high_factor, "original_max_position_embeddings": cfg.rope_original_length,
-    }}  # fmt: skip
-    out |= {"rope_theta": cfg.rope_theta, "rope_scaling": scaling[cfg.rope_scaling]}
+    out |= rope.write(cfg)
+    gemma, qwen = kind.startswith("gemma"), kind in rope.QWEN
     if kind == "gemma3_text":
         out["rope_local_base_freq"] = cfg.rope_theta_local or cfg.rope_theta
     if kind != "llama":
         # Gemma's class makes a mask of its window even where no layer slides
-        out["sliding_window"] = cfg.sliding_window or (
-            rope.WINDOW if kind.startswith("gemma") else None
-        )
-    if kind in ("qwen2", "qwen3"):
+        out["sliding_window"] = cfg.sliding_window or (rope.WINDOW if gemma else None)
+    if qwen:
         out["use_sliding_window"] = bool(cfg.sliding_window)
-    if kind in ("gemma2", "gemma3_text", "qwen2", "qwen3"):
-        out["layer_types"] = [
-            "full_attention" if full else "sliding_attention" for full in global_layers(cfg)
-        ]
+    if gemma or qwen:
+        out["layer_types"] = [rope.FULL if full else rope.SLIDING for full in global_layers(cfg)]
     return out
 
 
 def global_layers(cfg: ModelConfig) -> tuple[bool, ...]:
-    """Of each layer whether it sees all that stands before it."""
+    """For each layer, whether it has no window."""
     every = cfg.global_every if cfg.sliding_window else 1
     return tuple(bool(every) and (i + 1) % every == 0 for i in range(cfg.num_layers))
 
 
-def _same(cfg: ModelConfig) -> dict:
-    """What `family_of` compares: the fields of the model, those without effect put at rest."""
-    out = {k: v for k, v in dataclasses.asdict(cfg).items() if k not in OF_THE_RUN}
-    out["encoder_layers"] = out["encoder_layers"] or out["num_layers"]
-    out["global_every"] = global_layers(cfg)
+def _same(cfg: ModelConfig) -> dict[str, Any]:
+    """The fields of the model, those without effect set alike, for `family_of` to compare."""
+    fields = {k: v for k, v in dataclasses.asdict(cfg).items() if k not in OF_THE_RUN}
+    fields["encoder_layers"] = cfg.encoder_layers or cfg.num_layers
+    fields["global_every"] = global_layers(cfg)
     if cfg.architecture == "decoder":
-        out |= {"relative_buckets": 0, "relative_max_distance": 0, "encoder_layers": 0}
-        out["query_scalar"] = out["query_scalar"] or float(cfg.head_dim)
-        out["rope_theta_local"] = (
-            cfg.rope_theta_local or cfg.rope_theta if cfg.sliding_window else 0.0
-        )
+        local = cfg.rope_theta_local or cfg.rope_theta
+        fields |= {"relative_buckets": 0, "relative_max_distance": 0, "encoder_layers": 0}
+        fields["query_scalar"] = cfg.query_scalar or float(cfg.head_dim)
+        fields["rope_theta_local"] = local if cfg.sliding_window else 0.0
     else:
-        out |= {k: 0 for k in out if k.startswith("rope_")}
+        fields |= {k: 0 for k in fields if k.startswith("rope_")}
     if cfg.rope_scaling != "llama3":
-        out |= {"rope_low_factor": 0, "rope_high_factor": 0, "rope_original_length": 0}
-    return out
+        fields |= {"rope_low_factor": 0, "rope_high_factor": 0, "rope_original_length": 0}
+    return fields
 
 
-def family_of(cfg: ModelConfig, wanted: str | None = None) -> str:
-    """The model_type under which Hugging Face computes what `cfg` does: `wanted`, or the first that
-    reads back the same.
+def family_of(cfg: ModelConfig, preferred: str | None = None) -> str:
+    """The model_type under which Hugging Face computes what `cfg` does: `preferred`, or the first
+    that reads back the same.
 
     UserError that names what no family has.
     """
     if cfg.prefix_lm:
         raise UserError(
-            "model.prefix_lm: Hugging Face's decoders read a prompt from left to right, so it cannot be exported"
+            "model.prefix_lm: Hugging Face's decoders read a prompt from left to right, so it "
+            "cannot be exported"
         )
     cfg = dataclasses.replace(cfg, vocab_size=cfg.vocab_size or 1)  # 0: the vocabulary's size
     nearest = None
-    for kind in [wanted] if wanted in FAMILIES else FAMILIES:
+    for kind in [preferred] if preferred in FAMILIES else FAMILIES:
         try:
             theirs = _same(read(write(cfg, kind), kind))
         except (UserError, KeyError):
@@ -451,10 +398,3 @@ def family_of(cfg: ModelConfig, wanted: str | None = None) -> str:
     raise UserError(
         f"no Hugging Face model computes this one; the nearest, {kind!r}, differs in {wrong}"
     )
-
-
-def tensor_names(cfg: ModelConfig) -> dict[str, str]:
-    """Our path -> the name there, `{}` standing for the layer."""
-    if cfg.architecture == "encoder_decoder":
-        return T5 if cfg.mlp_gated else T5_PLAIN
-    return GEMMA if cfg.post_norms else DECODER

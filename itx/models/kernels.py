@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attention by a platform's own kernel: Splash on TPU, cuDNN on GPU. `choose` says which, and where
+"""Attention by a platform's own kernel: Splash on TPU, cuDNN on GPU. `choose` says which, or that
 none can do it.
 
 Both compute what itx/models/attention.py computes in plain XLA, for rows as training has them:
@@ -8,8 +8,6 @@ back" may be read off the places in a row. What they cannot express stays with X
 prompt that sees all of itself, branches, a cache.
 """
 
-from typing import Any
-
 import jax
 from jaxtyping import Array, Float, Int
 
@@ -17,50 +15,60 @@ from itx import mesh as meshes
 from itx.config import ModelConfig
 
 LANES = 128  # Splash takes rows in blocks of a multiple of this
-BLOCK = 512  # most of a block; larger ones do not fit a TPU core's memory beside 256 wide heads
+MAX_BLOCK = 512  # larger ones do not fit a TPU core's memory beside 256 wide heads
+INTERPRET = False  # run Splash without a TPU (tests)
 
 
 def choose(cfg: ModelConfig, length: int, plain: bool) -> str:
     """ "splash", "cudnn" or "xla" for self attention over rows of a length.
 
-    plain: nobody sees anything but what stands before it in its segment.
+    plain: attention is causal within a segment: no prefix, no branches, no virtual tokens.
     """
-    wanted = cfg.attention
-    if wanted == "auto":
-        wanted = {"tpu": "splash", "gpu": "cudnn"}.get(jax.default_backend(), "xla")
+    kernel = cfg.attention
+    if kernel == "auto":
+        kernel = {"tpu": "splash", "gpu": "cudnn"}.get(jax.default_backend(), "xla")
     if not plain or cfg.position != "rope" or cfg.architecture != "decoder":
         return "xla"
-    if wanted == "splash" and length % LANES == 0:
-        return "splash"
     small = cfg.dtype == "bfloat16" and cfg.head_dim % 8 == 0 and cfg.head_dim <= 128
-    return (
-        "cudnn"
-        if wanted == "cudnn" and small and not cfg.attention_cap and length % 2 == 0
-        else "xla"
-    )
+    able = {
+        "splash": length % LANES == 0,
+        "cudnn": small and not cfg.attention_cap and length % 2 == 0,
+    }
+    return kernel if able.get(kernel) else "xla"
 
 
 def attend(
-    kernel: str, q: Float[Array, "b n l d"], k: Float[Array, "b g l d"], v: Float[Array, "b g l d"],
-    segments: Int[Array, "b l"], scale: float, cap: float = 0.0, window: int = 0,
-) -> Float[Array, "b n l d"]:  # fmt: skip
+    kernel: str,
+    q: Float[Array, "b n l d"],
+    k: Float[Array, "b g l d"],
+    v: Float[Array, "b g l d"],
+    segments: Int[Array, "b l"],
+    scale: float,
+    cap: float = 0.0,
+    window: int = 0,
+) -> Float[Array, "b n l d"]:
     """Causal attention inside segments, each device computing its own rows and heads."""
 
-    def here(q: Array, k: Array, v: Array, segments: Array) -> Array:
+    def own(q, k, v, segments):
         return {"splash": splash, "cudnn": cudnn}[kernel](q, k, v, segments, scale, cap, window)
 
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
-        return here(q, k, v, segments)
-    kv = meshes.spec(("batch", "kv_heads", None, None), k.shape, mesh, meshes.ACTIVATIONS)
-    heads = "heads" if kv[1] else None  # query heads go where their key heads are
-    rows = meshes.spec(("batch", heads, None, None), q.shape, mesh, meshes.ACTIVATIONS)
-    of_segments = meshes.spec(("batch", None), segments.shape, mesh, meshes.ACTIVATIONS)
+        return own(q, k, v, segments)
+
+    def spec(x, *names: str | None):
+        return meshes.spec(names, x.shape, mesh, meshes.ACTIVATIONS)
+
+    kv = spec(k, "batch", "kv_heads", None, None)
+    queries = spec(q, "batch", "heads" if kv[1] else None, None, None)  # where their key heads are
     # a kernel's output says nothing of how it varies over the mesh
-    split = jax.shard_map(
-        here, mesh=mesh, in_specs=(rows, kv, kv, of_segments), out_specs=rows, check_vma=False
-    )
-    return split(q, k, v, segments)
+    return jax.shard_map(
+        own,
+        mesh=mesh,
+        in_specs=(queries, kv, kv, spec(segments, "batch", None)),
+        out_specs=queries,
+        check_vma=False,
+    )(q, k, v, segments)
 
 
 def splash(
@@ -81,20 +89,18 @@ def splash(
     length = q.shape[2]
     shape = (length, length)
     mask = masks.LocalMask(shape, (window - 1, 0), 0) if window else masks.CausalMask(shape)
-    block = next(b for b in range(min(BLOCK, length), 0, -LANES) if length % b == 0)
-    sizes = dict.fromkeys(
-        ("block_q", "block_kv", "block_q_dkv", "block_kv_dkv", "block_q_dq", "block_kv_dq"), block
-    )
+    block = next(b for b in range(min(MAX_BLOCK, length), 0, -LANES) if length % b == 0)
+    forward = ("block_q", "block_kv")
+    backward = ("block_q_dkv", "block_kv_dkv", "block_q_dq", "block_kv_dq")
     kernel = kernels.make_splash_mha_single_device(
-        masks.MultiHeadMask([mask] * q.shape[1]), block_sizes=kernels.BlockSizes(**sizes),
-        attn_logits_soft_cap=cap or None, interpret=interpret or INTERPRET,
-    )  # fmt: skip
+        masks.MultiHeadMask([mask] * q.shape[1]),
+        block_sizes=kernels.BlockSizes(**dict.fromkeys((*forward, *backward), block)),
+        attn_logits_soft_cap=cap or None,
+        interpret=interpret or INTERPRET,
+    )
     return jax.vmap(lambda q, k, v, s: kernel(q, k, v, segment_ids=kernels.SegmentIds(s, s)))(
         (q * scale).astype(q.dtype), k, v, segments
     )
-
-
-INTERPRET = False  # run Splash without a TPU (tests)
 
 
 def cudnn(
@@ -105,14 +111,18 @@ def cudnn(
     scale: float,
     cap: float,
     window: int,
-    implementation: Any = "cudnn",
+    implementation: str = "cudnn",
 ) -> Array:
-    """cuDNN's fused attention; it takes the segments as a bias of the row's length squared, in the
+    """cuDNN's fused attention. It takes the segments as a bias of the row's length squared, in the
     activations' type, and leaves out the blocks that lie behind a query or before its window."""
     mask = segments[:, None, :, None] == segments[:, None, None, :]
-    q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
+    window_size = (window - 1, 0) if window else None
     out = jax.nn.dot_product_attention(
-        q, k, v, mask=mask, scale=scale, is_causal=True, local_window_size=(window - 1, 0) if window else None,
+        *(x.swapaxes(1, 2) for x in (q, k, v)),
+        mask=mask,
+        scale=scale,
+        is_causal=True,
+        local_window_size=window_size,
         implementation=implementation,
-    )  # fmt: skip
+    )
     return out.swapaxes(1, 2)

@@ -11,43 +11,59 @@ something that this model does not compute, the key is named.
 
 from typing import Any
 
+from itx.config import ModelConfig
 from itx.config_check import setting
 from itx.errors import UserError
 
 FULL, SLIDING = "full_attention", "sliding_attention"
-# of the classes of transformers, where a file is silent
+# Defaults of the classes of transformers, where a file is silent: bases of the frequencies,
+# sliding-window size in tokens, first layer of a Qwen that slides
 THETA, GEMMA3_THETA, GEMMA3_LOCAL_THETA = 1e4, 1e6, 1e4
-WINDOW, FIRST_SLIDING = 4096, 28  # likewise
-# What each type reads besides its base; a key that it does not read changes nothing there, and is
-# named as unknown
+WINDOW, FIRST_SLIDING = 4096, 28
+# RoPE's type -> the keys that it reads besides its base; other keys change nothing in transformers,
+# and are named as unknown
 READS = {
     "default": (),
     "linear": ("factor",),
     "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
 }
-TYPES_WITH_A_LENGTH = ("llama3", "yarn", "longrope")
+NO_SCALING = {"rope_type": "default"}
+QWEN = ("qwen2", "qwen3")  # families whose window a file switches on
 
 
-def read(values: dict, kind: str, where: str) -> dict[str, Any]:
+def read(values: dict, kind: str, place: str) -> dict[str, Any]:
     """The settings of RoPE of a ModelConfig."""
-    if values.get("partial_rotary_factor") not in (None, 1):
-        raise UserError(_part(where, values["partial_rotary_factor"]))
+    _check_whole(values, place)
     for name in ("rope_scaling", "rope_parameters"):
-        setting(values, name, dict, where, {})
+        setting(values, name, dict, place, {})
     if kind == "gemma3_text":
-        return _by_layer(values, where)
+        return _by_layer(values, place)
     name, entry = flat(values)
-    if any(layer in entry for layer in (FULL, SLIDING)):
+    if FULL in entry or SLIDING in entry:
         raise UserError(
-            f"{where}: {name} differs by the type of layer, which of all models here only gemma3_text's does"
+            f"{place}: {name} differs by the type of layer, which of all models here only "
+            "gemma3_text's does"
         )
-    found = _entry(entry, values, f"{where}, {name}", THETA)
+    settings = _entry(entry, values, f"{place}, {name}", THETA)
     # A length outside the scaling is read before the one inside
-    if found["rope_scaling"] == "llama3" and "original_max_position_embeddings" in values:
-        found["rope_original_length"] = setting(
-            values, "original_max_position_embeddings", int, where
-        )
-    return found | {"rope_theta_local": 0.0}
+    key = "original_max_position_embeddings"
+    if settings["rope_scaling"] == "llama3" and key in values:
+        settings["rope_original_length"] = setting(values, key, int, place)
+    return settings | {"rope_theta_local": 0.0}
+
+
+def write(cfg: ModelConfig) -> dict[str, Any]:
+    """{"rope_theta", "rope_scaling"} of a config.json."""
+    scaling = None
+    if cfg.rope_scaling != "none":
+        scaling = {"rope_type": cfg.rope_scaling, "factor": cfg.rope_factor}
+    if cfg.rope_scaling == "llama3":
+        scaling |= {
+            "low_freq_factor": cfg.rope_low_factor,
+            "high_freq_factor": cfg.rope_high_factor,
+            "original_max_position_embeddings": cfg.rope_original_length,
+        }
+    return {"rope_theta": cfg.rope_theta, "rope_scaling": scaling}
 
 
 def flat(values: dict) -> tuple[str, dict]:
@@ -56,179 +72,180 @@ def flat(values: dict) -> tuple[str, dict]:
     return name, values.get(name) or {}
 
 
-def _by_layer(values: dict, where: str) -> dict[str, Any]:
-    """Of a Gemma 3, whose sliding layers have a base of their own; the older scaling is of the
-    others alone."""
-    new, old = values.get("rope_parameters"), values.get("rope_scaling")
-    inside = f"{where}, rope_parameters"
-    other = sorted(set(new or {}) - {FULL, SLIDING})
-    if other:
+def _by_layer(values: dict, place: str) -> dict[str, Any]:
+    """The settings of a Gemma 3, whose sliding layers have a base of their own. The older key,
+    rope_scaling, is about the other layers alone."""
+    given, scaling = values.get("rope_parameters"), values.get("rope_scaling")
+    new, old = given or {}, scaling or {}
+    inside = f"{place}, rope_parameters"
+    if other := sorted(set(new) - {FULL, SLIDING}):
         raise UserError(
             f"{inside}: {other[0]!r}; a gemma3_text's is an object for {FULL} and one for {SLIDING}"
         )
-    if old is not None and new is not None and not isinstance(new.get(FULL), dict):
+    if scaling is not None and given is not None and not isinstance(new.get(FULL), dict):
         raise UserError(
             f"{inside}: {FULL}={new.get(FULL)!r} beside a rope_scaling; expected an object"
         )
-    entry = dict(setting(new or {}, FULL, dict, inside, {"rope_type": "default"})) | (old or {})
-    if (
-        "rope_type" in entry
-        and "rope_type" not in (old or {})
-        and (old or {}).get("type", "default") != entry["rope_type"]
-    ):
-        if "type" in (old or {}):
-            raise UserError(
-                f"{where}: rope_scaling's type={old['type']!r} is what transformers 4 read; 5 reads "
-                f"rope_type={entry['rope_type']!r}: write rope_type"
-            )
-    found = _entry(entry, values, inside if new else f"{where}, rope_scaling", GEMMA3_THETA)
-    entry = setting(new or {}, SLIDING, dict, inside, {"rope_type": "default"})
-    key, name = "rope_local_base_freq", f"{inside}, {SLIDING}"
-    local = _entry(
-        entry, {"rope_theta": values[key]} if key in values else {}, name, GEMMA3_LOCAL_THETA
-    )
-    if local["rope_scaling"] != "none" and (local["rope_scaling"], local["rope_factor"]) != (
-        "linear",
-        1,
-    ):
+    entry = setting(new, FULL, dict, inside, NO_SCALING) | old
+    type_ = entry.get("rope_type", old.get("type"))
+    if "type" in old and "rope_type" not in old and old["type"] != type_:
         raise UserError(
-            f"{name}: RoPE of type {local['rope_scaling']!r}; sliding layers are not scaled here"
+            f"{place}: rope_scaling's type={old['type']!r} is what transformers 4 read; 5 reads "
+            f"rope_type={type_!r}: write rope_type"
         )
-    return found | {"rope_theta_local": local["rope_theta"]}
+    full = _entry(entry, values, inside if new else f"{place}, rope_scaling", GEMMA3_THETA)
+    key, name = "rope_local_base_freq", f"{inside}, {SLIDING}"
+    entry = setting(new, SLIDING, dict, inside, NO_SCALING)
+    base = {"rope_theta": values[key]} if key in values else {}
+    local = _entry(entry, base, name, GEMMA3_LOCAL_THETA)
+    scaled = local["rope_scaling"]
+    if scaled != "none" and (scaled, local["rope_factor"]) != ("linear", 1):
+        raise UserError(f"{name}: RoPE of type {scaled!r}; sliding layers are not scaled here")
+    return full | {"rope_theta_local": local["rope_theta"]}
 
 
 def passed_over(values: dict, kind: str) -> list[str]:
-    """Keys of the objects that RoPE's type does not read, there or here."""
+    """Keys of RoPE's objects that its type reads neither in transformers nor here."""
+    keys, objects = [], [flat(values)]
+    new, old = values.get("rope_parameters"), values.get("rope_scaling")
     if kind == "gemma3_text":
-        objects = [
-            (f"rope_parameters.{t}", (values.get("rope_parameters") or {}).get(t))
-            for t in (FULL, SLIDING)
-        ]
-        objects.append(("rope_scaling", values.get("rope_scaling")))
-    else:
-        objects = [flat(values)]
-    known = {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
-    out = []
-    if kind != "gemma3_text" and values.get("rope_scaling") and values.get("rope_parameters"):
-        out.append("rope_parameters (rope_scaling stands for all of it)")
+        objects = [(f"rope_parameters.{t}", (new or {}).get(t)) for t in (FULL, SLIDING)]
+        objects.append(("rope_scaling", old))
+    elif old and new:
+        keys = ["rope_parameters (rope_scaling stands for all of it)"]
     for name, entry in objects:
-        reads = READS.get((entry or {}).get("rope_type", (entry or {}).get("type", "default")), ())
-        out += [
-            f"{name}.{key}"
-            for key in sorted((entry or {}).keys() - known - set(reads))
-            if entry[key] is not None
-        ]
-    return out
+        entry = entry or {}
+        known = {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
+        known |= set(READS.get(_type(entry), ()))
+        keys += [f"{name}.{k}" for k in sorted(entry.keys() - known) if entry[k] is not None]
+    return keys
 
 
-def _entry(entry: dict, values: dict, where: str, theta: float) -> dict[str, Any]:
-    """Of one object; `values` has what stands outside it, `theta` is the base where nothing says
-    one."""
-    name = entry.get("rope_type", entry.get("type", "default"))
+def _type(entry: dict) -> Any:
+    return entry.get("rope_type", entry.get("type", "default"))
+
+
+def _entry(entry: dict, outside: dict, place: str, theta: float) -> dict[str, Any]:
+    """The settings of one object. `outside` has the keys that stand beside it, `theta` is the base
+    if neither says one."""
+    name = _type(entry)
     if not isinstance(name, str) or name not in READS:
         raise UserError(
-            f"{where}: RoPE of type {name!r}; known are 'default', 'linear' and 'llama3'"
+            f"{place}: RoPE of type {name!r}; known are 'default', 'linear' and 'llama3'"
         )
-    if entry.get("partial_rotary_factor") not in (None, 1):
-        raise UserError(_part(where, entry["partial_rotary_factor"]))
-    base = next((place["rope_theta"] for place in (entry, values) if "rope_theta" in place), theta)
-    out = {
-        "rope_theta": _above_zero({"rope_theta": base}, "rope_theta", where),
-        "rope_scaling": "none",
-    }
+    _check_whole(entry, place)
+    base = {"rope_theta": entry.get("rope_theta", outside.get("rope_theta", theta))}
+    settings = {"rope_theta": _above_zero(base, "rope_theta", place), "rope_scaling": "none"}
     if name == "default":
-        return out
-    out |= {"rope_scaling": name, "rope_factor": _above_zero(entry, "factor", where)}
+        return settings
+    settings |= {"rope_scaling": name, "rope_factor": _above_zero(entry, "factor", place)}
     if name == "linear":
-        return out
-    low, high = (_above_zero(entry, f"{end}_freq_factor", where) for end in ("low", "high"))
+        return settings
+    low, high = (_above_zero(entry, f"{end}_freq_factor", place) for end in ("low", "high"))
     if low >= high:
-        raise UserError(f"{where}: low_freq_factor={low} is not below high_freq_factor={high}")
+        raise UserError(f"{place}: low_freq_factor={low} is not below high_freq_factor={high}")
     key = "original_max_position_embeddings"
-    length = setting(
-        entry, key, int, where, None if key in entry else values.get("max_position_embeddings")
-    )
-    return out | {"rope_low_factor": low, "rope_high_factor": high, "rope_original_length": length}
+    length = None if key in entry else outside.get("max_position_embeddings")
+    length = setting(entry, key, int, place, length)
+    return settings | {
+        "rope_low_factor": low,
+        "rope_high_factor": high,
+        "rope_original_length": length,
+    }
 
 
-def _above_zero(values: dict, key: str, where: str) -> float:
-    found = float(setting(values, key, float, where))
-    if not 0 < found < float("inf"):
-        raise UserError(f"{where}: {key}={values[key]!r}; expected a number above 0")
-    return found
+def _above_zero(values: dict, key: str, place: str) -> float:
+    number = float(setting(values, key, float, place))
+    if not 0 < number < float("inf"):
+        raise UserError(f"{place}: {key}={values[key]!r}; expected a number above 0")
+    return number
 
 
-def _part(where: str, share: Any) -> str:
-    return f"{where}: partial_rotary_factor={share!r} would need rotary positions of a part of a head; expected 1.0"
+def _check_whole(values: dict, place: str) -> None:
+    """UserError if only a part of each head has positions."""
+    share = values.get("partial_rotary_factor")
+    if share not in (None, 1):
+        raise UserError(
+            f"{place}: partial_rotary_factor={share!r} would need rotary positions of a part of a "
+            "head; expected 1.0"
+        )
 
 
-def windows(values: dict, kind: str, layers: int, where: str) -> dict[str, int]:
+def windows(values: dict, kind: str, layers: int, place: str) -> dict[str, int]:
     """{"sliding_window", "global_every"}: which layers slide is the class's choice, and the file's
     where it reads it."""
-    window, types = _window(values, kind, where), _layer_types(values, layers, where)
-    if kind == "gemma3_text":
-        key = "sliding_window_pattern"
-        every = setting(values, key, int, where, None if types is None and key in values else 6)
-    else:
-        every = {"gemma2": 2, "mistral": 0}.get(kind, 1)  # every so many-th sees all; 0: none does
-        if values.get("sliding_window_pattern") not in (None, every):
-            raise UserError(
-                f"{where}: sliding_window_pattern={values['sliding_window_pattern']!r} is no setting of a {kind}"
-            )
-    own = [FULL if every and (i + 1) % every == 0 else SLIDING for i in range(layers)]
-    if kind in ("qwen2", "qwen3") and window:
-        key = "max_window_layers"
-        first = (
-            0
-            if values.get(key) == 0
-            else setting(values, key, int, where, None if key in values else FIRST_SLIDING)
-        )
-        own = [SLIDING if i >= first else FULL for i in range(layers)]
-    if kind == "mistral" and not window:
-        own = [FULL] * layers
+    window, types = _window(values, kind, place), _layer_types(values, layers, place)
+    own = _own_types(values, kind, layers, window, types is None, place)
     if kind in ("llama", "mistral") and types not in (None, own):
         raise UserError(
-            f"{where}: layer_types={sorted(set(types))}, which a {kind} does not read; its own are {sorted(set(own))}"
+            f"{place}: layer_types={sorted(set(types))}, which a {kind} does not read; its own are "
+            f"{sorted(set(own))}"
         )
     types = types or own
     if SLIDING not in types:
         return {"sliding_window": 0, "global_every": 0}
     if not window:
-        off = "use_sliding_window" if kind in ("qwen2", "qwen3") else "sliding_window"
+        off = "use_sliding_window" if kind in QWEN else "sliding_window"
         raise UserError(
-            f"{where}: layers slide ({SLIDING!r}), but {off}={values.get(off)!r} says that there is no window"
+            f"{place}: layers slide ({SLIDING!r}), but {off}={values.get(off)!r} says that there "
+            "is no window"
         )
     every = types.index(FULL) + 1 if FULL in types else 0
-    if any((t == FULL) != bool(every and (i + 1) % every == 0) for i, t in enumerate(types)):
+    if types != _pattern(every, layers):
         raise UserError(
-            f"{where}: layers slide in no regular pattern (layer_types); expected every n-th to be full"
+            f"{place}: layers slide in no regular pattern (layer_types); expected every n-th to be "
+            "full"
         )
     return {"sliding_window": window, "global_every": every}
 
 
-def _window(values: dict, kind: str, where: str) -> int:
-    """Tokens that a sliding layer sees; 0: there is none."""
-    if kind in ("qwen2", "qwen3") and not setting(values, "use_sliding_window", bool, where, False):
-        return 0
-    if "sliding_window" in values and values["sliding_window"] is None:
-        return 0
-    found = setting(values, "sliding_window", int, where, WINDOW)
-    return 0 if kind == "llama" else found  # it reads none
+def _pattern(every: int, layers: int) -> list[str]:
+    """The types of layers of which every so many-th is full; 0: none is."""
+    return [FULL if every and (i + 1) % every == 0 else SLIDING for i in range(layers)]
 
 
-def _layer_types(values: dict, layers: int, where: str) -> list[str] | None:
+def _own_types(
+    values: dict, kind: str, layers: int, window: int, silent: bool, place: str
+) -> list[str]:
+    """The types of layers that a family's class chooses; `silent`: the file has no layer_types."""
+    key = "sliding_window_pattern"
+    if kind == "gemma3_text":
+        every = setting(values, key, int, place, None if silent and key in values else 6)
+    else:
+        every = {"gemma2": 2, "mistral": 0}.get(kind, 1)
+        if values.get(key) not in (None, every):
+            raise UserError(f"{place}: {key}={values[key]!r} is no setting of a {kind}")
+    if kind in QWEN and window:
+        key = "max_window_layers"
+        first = 0  # which `setting` would refuse
+        if values.get(key) != 0:
+            first = setting(values, key, int, place, None if key in values else FIRST_SLIDING)
+        return [SLIDING if i >= first else FULL for i in range(layers)]
+    if kind == "mistral" and not window:
+        return [FULL] * layers
+    return _pattern(every, layers)
+
+
+def _window(values: dict, kind: str, place: str) -> int:
+    """Sliding-window size in tokens; 0: no window."""
+    key = "sliding_window"
+    if kind in QWEN and not setting(values, f"use_{key}", bool, place, False):
+        return 0
+    if key in values and values[key] is None:
+        return 0
+    window = setting(values, key, int, place, WINDOW)
+    return 0 if kind == "llama" else window  # it reads none
+
+
+def _layer_types(values: dict, layers: int, place: str) -> list[str] | None:
     types = values.get("layer_types")
-    if types is not None and (
-        not isinstance(types, list)
-        or len(types) != layers
-        or set(map(str, types)) - {FULL, SLIDING}
-    ):
-        found = (
-            f"{sorted(set(map(str, types)))} of {len(types)}"
-            if isinstance(types, list)
-            else repr(types)
-        )
+    if types is None:
+        return None
+    listed = isinstance(types, list)
+    names = set(map(str, types)) if listed else set()
+    if not listed or len(types) != layers or names - {FULL, SLIDING}:
+        found = f"{sorted(names)} of {len(types)}" if listed else repr(types)
         raise UserError(
-            f"{where}: layer_types={found}; expected {layers} times {SLIDING!r} or {FULL!r}"
+            f"{place}: layer_types={found}; expected {layers} times {SLIDING!r} or {FULL!r}"
         )
     return types

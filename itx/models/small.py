@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A small model of a published one's family, drawn at random and written as a Hugging Face folder.
 
-The quick variants of the recipes begin from one, so that on a CPU they take the way of the real
-run: config.json, safetensors in bfloat16, a tokenizer with the family's special tokens and a chat
-template. The tokenizer is a byte-level BPE that has learned no merges: it reads any text, and needs
-none to be made from.
+The quick variants of the recipes begin from one, so that on a CPU they do all that the real run
+does: config.json, safetensors in bfloat16, a tokenizer with the family's special tokens and a chat
+template. The tokenizer is a byte-level BPE without merges: it reads any text, and no text is needed
+to make it.
 """
 
 import dataclasses
@@ -30,10 +30,7 @@ class Special(NamedTuple):
     bos: str  # in front of every prompt
     eos: str
     pad: str
-    turn: tuple[str, str] = (
-        "",
-        "",
-    )  # a conversation's turn begins with {role} behind the first, and ends with the second
+    turn: tuple[str, str] = ("", "")  # a turn is: first {role} \n content second
 
 
 SPECIAL = {
@@ -49,17 +46,22 @@ SPECIAL = {
 def config(name: str) -> ModelConfig:
     """A published model's settings with a small model's sizes; about 0.2 M parameters."""
     cfg = presets.published(name)
-    grouped = cfg.num_kv_heads < cfg.num_heads
-    sizes = {
-        "vocab_size": 384, "embed_dim": 64, "num_layers": cfg.global_every or 2, "num_heads": 4,
-        "num_kv_heads": 2 if grouped else 4, "head_dim": 16, "mlp_dim": 128,
-        "sliding_window": 32 if cfg.sliding_window else 0, "query_scalar": 16.0 if cfg.query_scalar else 0.0,
-    }  # fmt: skip
-    return dataclasses.replace(cfg, **sizes)
+    return dataclasses.replace(
+        cfg,
+        vocab_size=384,
+        embed_dim=64,
+        num_layers=cfg.global_every or 2,
+        num_heads=4,
+        num_kv_heads=2 if cfg.num_kv_heads < cfg.num_heads else 4,
+        head_dim=16,
+        mlp_dim=128,
+        sliding_window=32 if cfg.sliding_window else 0,
+        query_scalar=16.0 if cfg.query_scalar else 0.0,
+    )
 
 
 def folder(name: str, cache_dir: str = "cache") -> str:
-    """Where the small model of a published one's family lies; it is made where it is not there.
+    """The folder of the small model of a published one's family; it is written if absent.
 
     >>> folder("qwen3_4b")  # doctest: +SKIP
     'cache/small/qwen3_4b-1f0c…'
@@ -78,36 +80,31 @@ def _tokenizer(name: str, cfg: ModelConfig) -> dict[str, bytes]:
     import tokenizers
     from tokenizers import models, pre_tokenizers, processors
 
-    special = next(s for family, s in SPECIAL.items() if name.startswith(family))
-    first = [t for t in dict.fromkeys((special.pad, special.eos, special.bos, *special.turn)) if t]
+    bos, eos, pad, (begin, end) = next(s for f, s in SPECIAL.items() if name.startswith(f))
+    special = [t for t in dict.fromkeys((pad, eos, bos, begin, end)) if t]
     count = SENTINELS if cfg.architecture == "encoder_decoder" else 0
     sentinels = [f"<extra_id_{i}>" for i in reversed(range(count))]  # T5's, behind all else
-    pieces = [*first, *sorted(pre_tokenizers.ByteLevel.alphabet()), *sentinels]
-    made = tokenizers.Tokenizer(models.BPE({piece: i for i, piece in enumerate(pieces)}, []))
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = tokenizers.decoders.ByteLevel()
-    made.add_special_tokens([*first, *sentinels])
-    around = f"{special.bos} $A" if special.bos else "$A " + special.eos if sentinels else "$A"
-    made.post_processor = processors.TemplateProcessing(
-        single=around,
-        special_tokens=[
-            (t, pieces.index(t)) for t in (special.bos, special.eos) if t in around.split()
-        ],
-    )
+    pieces = [*special, *sorted(pre_tokenizers.ByteLevel.alphabet()), *sentinels]
+    tokenizer = tokenizers.Tokenizer(models.BPE({piece: i for i, piece in enumerate(pieces)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    tokenizer.add_special_tokens([*special, *sentinels])
+    frame = f"{bos} $A" if bos else f"$A {eos}" if sentinels else "$A"
+    ids = [(t, pieces.index(t)) for t in (bos, eos) if t in frame.split()]
+    tokenizer.post_processor = processors.TemplateProcessing(single=frame, special_tokens=ids)
     about = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "pad_token": special.pad,
-        "eos_token": special.eos,
+        "pad_token": pad,
+        "eos_token": eos,
+        **({"bos_token": bos} if bos else {}),
     }
-    about |= {"bos_token": special.bos} if special.bos else {}
-    begin, end = special.turn
     if begin:
         about["chat_template"] = (
-            f"{{% for m in messages %}}{begin}{{{{ m.role }}}}\n{{{{ m.content }}}}{end}\n{{% endfor %}}"
-            f"{{% if add_generation_prompt %}}{begin}assistant\n{{% endif %}}"
+            f"{{% for m in messages %}}{begin}{{{{ m.role }}}}\n{{{{ m.content }}}}{end}\n"
+            f"{{% endfor %}}{{% if add_generation_prompt %}}{begin}assistant\n{{% endif %}}"
         )
     return {
-        "tokenizer.json": made.to_str().encode(),
+        "tokenizer.json": tokenizer.to_str().encode(),
         "tokenizer_config.json": json.dumps(about, indent=1).encode(),
     }
 
@@ -116,17 +113,24 @@ def quick(name: str, **data) -> RunConfig:
     """The quick variant of a published model's recipe: its small model, on the embedded suite or on
     what `data` says.
 
-    Examples are long, for a byte is a token; what does not fit a row is dropped and counted.
-    Retention is measured where `data.root` has the text.
+    Examples are long, for a byte is a token; those that do not fit a row are dropped and counted.
+    Retention is measured if `data.root` has the text.
     """
-    objective = "lm" if config(name).architecture == "decoder" else "span_corruption"
+    decoder = config(name).architecture == "decoder"
+    defaults = {
+        "mixture": "toy_few",
+        "sequence_length": 1024,
+        "target_length": 512,
+        "too_long": "drop",
+        "global_batch": 8,
+        "window_examples": 1024,
+        "eval_examples": 20,
+        "replay_task": "c4_demo.lm" if decoder else "c4_demo.span_corruption",
+    }
     return RunConfig(
         model=ModelConfig(pretrained=folder(name)),
-        data=DataConfig(**{
-            "mixture": "toy_few", "sequence_length": 1024, "target_length": 512, "too_long": "drop",
-            "global_batch": 8, "window_examples": 1024, "eval_examples": 20, "replay_task": f"c4_demo.{objective}", **data,
-        }),
+        data=DataConfig(**{**defaults, **data}),
         optim=OptimConfig(name="adamw", learning_rate=3e-3, warmup_steps=5, schedule="linear"),
         train=TrainConfig(steps=20, checkpoint_every=10, log_every=5),
         eval=EvalConfig(max_examples=1, max_new_tokens=16, batch_size=32, before=False),
-    )  # fmt: skip
+    )

@@ -148,7 +148,7 @@ def train_itx(
     )
     left = np.stack([np.concatenate([np.arange(n)[::-1] / n for n in row]) for row in segments])
     mesh = meshes.make_mesh(config.mesh)
-    state, frozen, made = synthetic.init_state(
+    state, frozen, setup = synthetic.init_state(
         config, {"vocabulary": {"size": model.vocab_size}, "tasks": [{"name": "t"}]}, mesh
     )
     head = model.vocab_size * model.embed_dim
@@ -172,7 +172,7 @@ def train_itx(
         with jax.set_mesh(mesh):
             on_device = meshes.put(batch, mesh)
             began = time.perf_counter()
-            step = made.step.lower(state, frozen, on_device).compile()
+            step = setup.step.lower(state, frozen, on_device).compile()
             compiled, held = time.perf_counter() - began, step.memory_analysis()
             for _ in range(WARM_UP + STEPS):
                 began = time.perf_counter()

@@ -82,13 +82,13 @@ def one(name: str, steps: int) -> dict:
                   "encoder_positions": np.tile(np.arange(length, dtype=np.int32), (rows, 1))}  # fmt: skip
     mesh = meshes.make_mesh(config.mesh)
     lock = {"vocabulary": {"size": model.vocab_size}, "tasks": [{"name": "t"}]}
-    state, frozen, made = synthetic.init_state(config, lock, mesh)
+    state, frozen, setup = synthetic.init_state(config, lock, mesh)
     used, took = [], []
     with jax.set_mesh(mesh):
         on_device = meshes.put(batch, mesh)
         for _ in range(WARM_UP + steps):
             c, w = cpu(), time.perf_counter()
-            state, metrics = made.step(state, frozen, on_device)
+            state, metrics = setup.step(state, frozen, on_device)
             jax.block_until_ready((state, metrics))
             used.append(cpu() - c)
             took.append(time.perf_counter() - w)
@@ -180,7 +180,7 @@ def lines(facts: dict) -> list[str]:
         f"{facts['rounds']} rounds in turn; CPU seconds a step, and the speed relative to itx with logits everywhere. M1: T5 1.1, 8 + 8 "
         "layers of 512/1024, 8 rows of 256 + 64 tokens, Adafactor. M2: Llama-like, 8 layers of 512, 4 rows of 512 tokens, AdamW; "
         "40 %: so many of the tokens are targets. Peers compute the logits of all tokens. itx keeps the memory that a step frees "
-        "(itx/mesh.py), in fragments up to four times what a step needs.", "",
+        "(itx/malloc.py), in fragments up to four times what a step needs.", "",
         "| | CPU s a step | speed, itx with all logits = 1 | peak memory, MB |", "|---|---|---|---|",
     ]  # fmt: skip
     for name, runs in facts["found"].items():

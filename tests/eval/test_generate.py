@@ -23,14 +23,13 @@ from itx.eval import sampling, texts
 from itx.eval.loaded import LoadedModel
 from itx.eval.runner import Runner
 from itx.eval.sampling import Sampling
-from itx.models import presets
 from itx.models.transformer import Transformer
-from itx.params import merge, parameters, shapes_of
-from tests import synthetic
+from itx.params import module_of, parameters, shapes_of
+from tests import synthetic, tiny
 from tests.models import test_hf as golden
 from tests.synthetic import changed
 
-MODELS = {**synthetic.models(), "prefix": presets.tiny_decoder(prefix_lm=True)}
+MODELS = {**synthetic.models(), "prefix": tiny.decoder(prefix_lm=True)}
 
 
 def runner(name: str, tmp_path, devices: int = 1) -> Runner:
@@ -63,7 +62,7 @@ def score(runner: Runner, prompt: list[int], answer: list[int]) -> np.ndarray:
 
 @partial(jax.jit, static_argnames="graphdef")
 def forward(params: dict, batch: dict, *, graphdef) -> jax.Array:
-    return merge(graphdef, params)(batch)
+    return module_of(graphdef, params)(batch)
 
 
 @pytest.mark.parametrize("name", list(MODELS))
@@ -101,7 +100,7 @@ def test_what_is_cast_and_taken_apart_before_the_loop_computes_the_same(name, ad
     abstract = shapes_of(
         lambda: Transformer(r.loaded.model, len(r.loaded.params["embedding"]), nnx.Rngs(0))
     )
-    model = peft.add(merge(nnx.graphdef(abstract), r.loaded.params), ADAPTERS[adapter], 0)
+    model = peft.add(module_of(nnx.graphdef(abstract), r.loaded.params), ADAPTERS[adapter], 0)
     graphdef, params = nnx.graphdef(model), parameters(model)
     params = {p: v if v.any() else v + 0.1 for p, v in params.items()}  # LoRA's b
     ready = gen._ready(params, graphdef=graphdef)

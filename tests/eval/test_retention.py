@@ -27,21 +27,21 @@ from itx.eval.loaded import LoadedModel
 from itx.eval.retention import bits_per_byte
 from itx.eval.runner import Runner
 from itx.leaks import contamination
-from itx.models import presets, small
+from itx.models import small
 from itx.models.transformer import Transformer
-from itx.params import merge, parameters
+from itx.params import module_of, parameters
 from itx.prepare import members, objectives, types
 from itx.prepare.evaluation import default_text, texts
 from itx.prepare.types import Room
 from itx.tasks import registry
 from itx.tasks.spec import jsonl
-from tests import samples
+from tests import samples, tiny
 
 RUSSIAN = "Привет, мир! Как дела? Всё хорошо — 你好 🙂."
 MODELS = {
-    "decoder": presets.tiny_decoder(),
-    "prefix_lm": presets.tiny_decoder(prefix_lm=True),
-    "t5": presets.tiny_t5(),
+    "decoder": tiny.decoder(),
+    "prefix_lm": tiny.decoder(prefix_lm=True),
+    "t5": tiny.t5(),
 }
 
 
@@ -87,7 +87,7 @@ def by_hand(run: Runner, prompt: list[int], target: list[int]) -> float:
         batch["decoder_causal_attention"] = (jnp.arange(len(tokens) - 1) < len(before))[
             None
         ].astype(jnp.int32)
-    logits = jax.jit(lambda p, b: merge(run.loaded.graphdef, p)(b))(run.loaded.params, batch)
+    logits = jax.jit(lambda p, b: module_of(run.loaded.graphdef, p)(b))(run.loaded.params, batch)
     logp = np.asarray(jax.nn.log_softmax(logits[0].astype(jnp.float32)), np.float64)
     scored = range(max(len(before), 1), len(tokens))
     return -sum(logp[i - 1, tokens[i]] for i in scored) / math.log(2)
@@ -248,7 +248,7 @@ def test_a_text_that_could_be_replayed_is_measured_without_a_replay(tmp_path, mo
             task
         )
     t5 = dataclasses.replace(
-        config("text_kept"), model=dataclasses.replace(presets.tiny_t5(), pretrained="somewhere")
+        config("text_kept"), model=dataclasses.replace(tiny.t5(), pretrained="somewhere")
     )
     assert (
         found(t5) == [] and "objective 'lm' is for decoder-only models" in default_text(t5, [])[1]

@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 from itx import config as configs
-from itx import peft, restore, storage
+from itx import peft, peft_files, restore, storage
 from itx.commands import evaluate as command
 from itx.config import PeftConfig
 from itx.data import cache
@@ -157,7 +157,7 @@ def adapters(run, tmp_path, monkeypatch):
         method = PeftConfig(method="lora", rank=rank, targets=(r".*/wq",))
         model = peft.add(Transformer(config.model, rows, nnx.Rngs(0)), method, 0)
         folder = str(tmp_path / f"lora_{rank}")
-        peft.save(folder, config.model, method, parameters(model), "", "base")
+        peft_files.save(folder, config.model, method, parameters(model), "", "base")
         made[folder] = Parrot(parrot.vocab)
     monkeypatch.setattr(restore, "with_adapter", lambda base, folder: made[folder])
     return made

@@ -21,7 +21,8 @@ from itx.config import MeshConfig
 from itx.errors import UserError
 from itx.models import families, hf, presets
 from itx.models.transformer import Transformer
-from itx.params import merge, placed_targets
+from itx.params import model_specs, module_of
+from tests import tiny
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "hf"
 FAMILIES = sorted(p.name for p in GOLDEN.iterdir())
@@ -30,11 +31,11 @@ FAMILIES = sorted(p.name for p in GOLDEN.iterdir())
 def placed(cfg, **sizes) -> dict:
     devices = int(np.prod(list(sizes.values()), dtype=int))
     mesh = meshes.make_mesh(MeshConfig(**{"data": 1, **sizes}), jax.devices()[:devices])
-    return placed_targets(cfg, cfg.vocab_size, mesh)
+    return model_specs(cfg, cfg.vocab_size, mesh)
 
 
 def model_of(cfg, params: dict) -> Transformer:
-    return merge(
+    return module_of(
         nnx.graphdef(nnx.eval_shape(lambda: Transformer(cfg, cfg.vocab_size, nnx.Rngs(0)))), params
     )
 
@@ -95,8 +96,15 @@ def test_logits_are_those_of_transformers(name):
     assert np.abs(np.asarray(forward(one))[0][: mask.sum()] - want[mask > 0]).max() > 1e-2 * scale
 
 
-@pytest.mark.parametrize("name", [n for n in FAMILIES if "grad/shared.weight" in (f := np.load(GOLDEN / n / "golden.npz"))
-                                  or "grad/model.embed_tokens.weight" in f])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        n
+        for n in FAMILIES
+        if "grad/shared.weight" in (f := np.load(GOLDEN / n / "golden.npz"))
+        or "grad/model.embed_tokens.weight" in f
+    ],
+)
 def test_gradients_are_those_of_transformers(name):
     cfg, params, g = golden(name)
     inputs, mask = batch(g, side)
@@ -186,66 +194,163 @@ def str_index(shard):
 
 
 def test_every_published_model_can_be_written_and_read_as_its_family():
-    kinds = {"t5_v1_1": "t5", "flan_t5": "t5", "t5": "t5", "mt5": "t5", "llama3": "llama", "qwen2_5": "qwen2", "qwen3": "qwen3",
-             "gemma2": "gemma2", "gemma3": "gemma3_text", "mistral": "mistral"}  # fmt: skip
+    kinds = {
+        "t5_v1_1": "t5",
+        "flan_t5": "t5",
+        "t5": "t5",
+        "mt5": "t5",
+        "llama3": "llama",
+        "qwen2_5": "qwen2",
+        "qwen3": "qwen3",
+        "gemma2": "gemma2",
+        "gemma3": "gemma3_text",
+        "mistral": "mistral",
+    }
     for name, cfg in presets.PUBLISHED.items():
         kind = families.family_of(cfg)
         assert kind == kinds[max((k for k in kinds if name.startswith(k)), key=len)], name
         back = families.read(json.loads(json.dumps(families.write(cfg, kind))), name)
-        assert families.family_of(back) == kind and presets.dataclasses.replace(
-            back, encoder_layers=0, query_scalar=cfg.query_scalar, rope_theta_local=cfg.rope_theta_local,
-            relative_buckets=32, relative_max_distance=128) == cfg, name  # fmt: skip
+        assert (
+            families.family_of(back) == kind
+            and presets.dataclasses.replace(
+                back,
+                encoder_layers=0,
+                query_scalar=cfg.query_scalar,
+                rope_theta_local=cfg.rope_theta_local,
+                relative_buckets=32,
+                relative_max_distance=128,
+            )
+            == cfg
+        ), name
 
 
 # What the hub's files say, as transformers 4 wrote them, and which published model that is
 OLD_CONFIGS = {
     "llama3_2_1b": {
-        "model_type": "llama", "attention_bias": False, "head_dim": 64, "hidden_act": "silu", "hidden_size": 2048,
-        "intermediate_size": 8192, "mlp_bias": False, "num_attention_heads": 32, "num_hidden_layers": 16,
-        "num_key_value_heads": 8, "rms_norm_eps": 1e-05, "rope_scaling": {
-            "factor": 32.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0, "original_max_position_embeddings": 8192,
-            "rope_type": "llama3"},
-        "rope_theta": 500000.0, "tie_word_embeddings": True, "torch_dtype": "bfloat16", "vocab_size": 128256,
+        "model_type": "llama",
+        "attention_bias": False,
+        "head_dim": 64,
+        "hidden_act": "silu",
+        "hidden_size": 2048,
+        "intermediate_size": 8192,
+        "mlp_bias": False,
+        "num_attention_heads": 32,
+        "num_hidden_layers": 16,
+        "num_key_value_heads": 8,
+        "rms_norm_eps": 1e-05,
+        "rope_scaling": {
+            "factor": 32.0,
+            "high_freq_factor": 4.0,
+            "low_freq_factor": 1.0,
+            "original_max_position_embeddings": 8192,
+            "rope_type": "llama3",
+        },
+        "rope_theta": 500000.0,
+        "tie_word_embeddings": True,
+        "torch_dtype": "bfloat16",
+        "vocab_size": 128256,
     },
     "qwen2_5_0_5b": {
-        "model_type": "qwen2", "hidden_act": "silu", "hidden_size": 896, "intermediate_size": 4864,
-        "max_window_layers": 21, "num_attention_heads": 14, "num_hidden_layers": 24, "num_key_value_heads": 2,
-        "rms_norm_eps": 1e-06, "rope_theta": 1000000.0, "sliding_window": 32768, "tie_word_embeddings": True,
-        "use_sliding_window": False, "vocab_size": 151936,
+        "model_type": "qwen2",
+        "hidden_act": "silu",
+        "hidden_size": 896,
+        "intermediate_size": 4864,
+        "max_window_layers": 21,
+        "num_attention_heads": 14,
+        "num_hidden_layers": 24,
+        "num_key_value_heads": 2,
+        "rms_norm_eps": 1e-06,
+        "rope_theta": 1000000.0,
+        "sliding_window": 32768,
+        "tie_word_embeddings": True,
+        "use_sliding_window": False,
+        "vocab_size": 151936,
     },
     "mistral_7b": {
-        "model_type": "mistral", "hidden_act": "silu", "hidden_size": 4096, "intermediate_size": 14336,
-        "num_attention_heads": 32, "num_hidden_layers": 32, "num_key_value_heads": 8, "rms_norm_eps": 1e-05,
-        "rope_theta": 10000.0, "sliding_window": 4096, "tie_word_embeddings": False, "vocab_size": 32000,
+        "model_type": "mistral",
+        "hidden_act": "silu",
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_attention_heads": 32,
+        "num_hidden_layers": 32,
+        "num_key_value_heads": 8,
+        "rms_norm_eps": 1e-05,
+        "rope_theta": 10000.0,
+        "sliding_window": 4096,
+        "tie_word_embeddings": False,
+        "vocab_size": 32000,
     },
     "gemma2_2b": {
-        "model_type": "gemma2", "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0, "head_dim": 256,
-        "hidden_act": "gelu_pytorch_tanh", "hidden_activation": "gelu_pytorch_tanh", "hidden_size": 2304,
-        "intermediate_size": 9216, "num_attention_heads": 8, "num_hidden_layers": 26, "num_key_value_heads": 4,
-        "query_pre_attn_scalar": 256, "rms_norm_eps": 1e-06, "rope_theta": 10000.0, "sliding_window": 4096,
+        "model_type": "gemma2",
+        "attn_logit_softcapping": 50.0,
+        "final_logit_softcapping": 30.0,
+        "head_dim": 256,
+        "hidden_act": "gelu_pytorch_tanh",
+        "hidden_activation": "gelu_pytorch_tanh",
+        "hidden_size": 2304,
+        "intermediate_size": 9216,
+        "num_attention_heads": 8,
+        "num_hidden_layers": 26,
+        "num_key_value_heads": 4,
+        "query_pre_attn_scalar": 256,
+        "rms_norm_eps": 1e-06,
+        "rope_theta": 10000.0,
+        "sliding_window": 4096,
         "vocab_size": 256000,
     },
     "gemma3_4b": {
-        "model_type": "gemma3", "vision_config": {"hidden_size": 1152}, "text_config": {
-            "hidden_size": 2560, "intermediate_size": 10240, "model_type": "gemma3_text", "num_hidden_layers": 34,
-            "rope_scaling": {"factor": 8.0, "rope_type": "linear"}, "sliding_window": 1024},
+        "model_type": "gemma3",
+        "vision_config": {"hidden_size": 1152},
+        "text_config": {
+            "hidden_size": 2560,
+            "intermediate_size": 10240,
+            "model_type": "gemma3_text",
+            "num_hidden_layers": 34,
+            "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
+            "sliding_window": 1024,
+        },
     },
     "gemma3_1b": {
-        "model_type": "gemma3_text", "hidden_size": 1152, "intermediate_size": 6912, "num_attention_heads": 4,
-        "num_hidden_layers": 26, "num_key_value_heads": 1, "head_dim": 256, "rope_local_base_freq": 10000,
-        "rope_theta": 1000000, "rope_scaling": None, "sliding_window": 512, "sliding_window_pattern": 6,
-        "query_pre_attn_scalar": 256, "vocab_size": 262144,
+        "model_type": "gemma3_text",
+        "hidden_size": 1152,
+        "intermediate_size": 6912,
+        "num_attention_heads": 4,
+        "num_hidden_layers": 26,
+        "num_key_value_heads": 1,
+        "head_dim": 256,
+        "rope_local_base_freq": 10000,
+        "rope_theta": 1000000,
+        "rope_scaling": None,
+        "sliding_window": 512,
+        "sliding_window_pattern": 6,
+        "query_pre_attn_scalar": 256,
+        "vocab_size": 262144,
     },
     "t5_small": {
-        "model_type": "t5", "d_ff": 2048, "d_kv": 64, "d_model": 512, "num_heads": 8, "num_layers": 6,
-        "vocab_size": 32128, "relative_attention_num_buckets": 32, "layer_norm_epsilon": 1e-06,
+        "model_type": "t5",
+        "d_ff": 2048,
+        "d_kv": 64,
+        "d_model": 512,
+        "num_heads": 8,
+        "num_layers": 6,
+        "vocab_size": 32128,
+        "relative_attention_num_buckets": 32,
+        "layer_norm_epsilon": 1e-06,
     },
     "flan_t5_base": {
-        "model_type": "t5", "d_ff": 2048, "d_kv": 64, "d_model": 768, "num_heads": 12, "num_layers": 12,
-        "num_decoder_layers": 12, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False,
-        "vocab_size": 32128, "relative_attention_max_distance": 128,
+        "model_type": "t5",
+        "d_ff": 2048,
+        "d_kv": 64,
+        "d_model": 768,
+        "num_heads": 12,
+        "num_layers": 12,
+        "num_decoder_layers": 12,
+        "feed_forward_proj": "gated-gelu",
+        "tie_word_embeddings": False,
+        "vocab_size": 32128,
+        "relative_attention_max_distance": 128,
     },
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", OLD_CONFIGS)
@@ -304,21 +409,34 @@ def test_the_text_model_inside_one_that_sees_images(tmp_path):
 # Keys that change what a model computes, a value that says so, values that say that there is
 # nothing of it
 CHANGES_THE_MATHS = {
-    "no_rope_layers": ([1, 1, 0], [None, [], [1, 1, 1]], "NoPE"), "no_rope_layer_interval": (4, [None, 0], "NoPE"),
-    "embedding_multiplier": (12.0, [None, 1.0, 1], "multipliers"), "attention_multiplier": (0.0078125, [None], "multipliers"),
-    "residual_multiplier": (0.22, [None, 1.0], "multipliers"), "logits_scaling": (8.0, [None, 1.0], "multipliers"),
-    "num_local_experts": (8, [None, 0], "MoE"), "num_experts": (60, [None, 0], "MoE"),
-    "n_routed_experts": (64, [None, 0], "MoE"), "moe_intermediate_size": (768, [None, 0], "MoE"),
+    "no_rope_layers": ([1, 1, 0], [None, [], [1, 1, 1]], "NoPE"),
+    "no_rope_layer_interval": (4, [None, 0], "NoPE"),
+    "embedding_multiplier": (12.0, [None, 1.0, 1], "multipliers"),
+    "attention_multiplier": (0.0078125, [None], "multipliers"),
+    "residual_multiplier": (0.22, [None, 1.0], "multipliers"),
+    "logits_scaling": (8.0, [None, 1.0], "multipliers"),
+    "num_local_experts": (8, [None, 0], "MoE"),
+    "num_experts": (60, [None, 0], "MoE"),
+    "n_routed_experts": (64, [None, 0], "MoE"),
+    "moe_intermediate_size": (768, [None, 0], "MoE"),
     "quantization_config": ({"quant_method": "gptq", "bits": 4}, [None, {}], "quantised"),
-    "partial_rotary_factor": (0.5, [None, 1.0], "part of a head"), "rotary_pct": (0.25, [None, 1.0], "part of a head"),
-    "use_bidirectional_attention": (True, [None, False], "what comes later"), "is_causal": (False, [True], "what comes later"),
-    "mlp_bias": (True, [None, False], "biases in the MLP"), "rope_interleaved": (True, [None, False], "neighbouring"),
-    "use_qk_norm": (True, [None, False], "norm of queries"), "kv_lora_rank": (512, [None, 0], "latent"),
-    "clip_qkv": (8.0, [None], "caps"), "logit_softcapping": (30.0, [None, 0.0], "caps"), "scale_emb": (12, [None, 1], "multipliers"),
+    "partial_rotary_factor": (0.5, [None, 1.0], "part of a head"),
+    "rotary_pct": (0.25, [None, 1.0], "part of a head"),
+    "use_bidirectional_attention": (True, [None, False], "what comes later"),
+    "is_causal": (False, [True], "what comes later"),
+    "mlp_bias": (True, [None, False], "biases in the MLP"),
+    "rope_interleaved": (True, [None, False], "neighbouring"),
+    "use_qk_norm": (True, [None, False], "norm of queries"),
+    "kv_lora_rank": (512, [None, 0], "latent"),
+    "clip_qkv": (8.0, [None], "caps"),
+    "logit_softcapping": (30.0, [None, 0.0], "caps"),
+    "scale_emb": (12, [None, 1], "multipliers"),
     "per_layer_config": ([{}, {"sliding_window": 5}], [None, [], {}], "layers that differ"),
-    "use_mrope": (True, [None, False], "several axes"), "mlp_layer_types": (["dense", "sparse", "dense"], [None, ["dense"] * 3], "kinds"),
-    "add_cross_attention": (True, [None, False], "cross attention"), "is_encoder_decoder": (True, [None, False], "cross attention"),
-}  # fmt: skip
+    "use_mrope": (True, [None, False], "several axes"),
+    "mlp_layer_types": (["dense", "sparse", "dense"], [None, ["dense"] * 3], "kinds"),
+    "add_cross_attention": (True, [None, False], "cross attention"),
+    "is_encoder_decoder": (True, [None, False], "cross attention"),
+}
 
 
 @pytest.mark.parametrize("key", CHANGES_THE_MATHS)
@@ -337,17 +455,36 @@ def test_a_key_that_changes_the_maths_is_refused_by_name_and_its_off_values_are_
     assert found.startswith(f"config.json: {key}={on!r}") and needs in found
 
 
-@pytest.mark.parametrize(("name", "change", "words"), [
-    ("gemma3", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping=50.0 would need caps"),
-    ("qwen3", {"attention_bias": True}, "attention_bias=True would need biases"),
-    ("gemma2", {"hidden_act": "silu"}, "hidden_act='silu', but a gemma2 reads hidden_activation='gelu_pytorch_tanh'"),
-    ("llama", {"hidden_activation": "relu"}, "hidden_activation='relu', but a llama reads hidden_act='silu'"),
-    ("llama", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping=50.0 would need caps"),
-    ("t5_v1_1", {"dense_act_fn": "relu"}, "dense_act_fn='relu' beside feed_forward_proj='gated-gelu'"),
-    ("t5", {"is_gated_act": True}, "is_gated_act=True beside feed_forward_proj='relu'"),
-    ("t5", {"num_hidden_layers": 1}, "num_hidden_layers=1 and num_layers=2"),
-    ("t5", {"tie_encoder_decoder": True}, "tie_encoder_decoder=True would need an encoder that is the decoder"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        ("gemma3", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping=50.0 would need caps"),
+        ("qwen3", {"attention_bias": True}, "attention_bias=True would need biases"),
+        (
+            "gemma2",
+            {"hidden_act": "silu"},
+            "hidden_act='silu', but a gemma2 reads hidden_activation='gelu_pytorch_tanh'",
+        ),
+        (
+            "llama",
+            {"hidden_activation": "relu"},
+            "hidden_activation='relu', but a llama reads hidden_act='silu'",
+        ),
+        ("llama", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping=50.0 would need caps"),
+        (
+            "t5_v1_1",
+            {"dense_act_fn": "relu"},
+            "dense_act_fn='relu' beside feed_forward_proj='gated-gelu'",
+        ),
+        ("t5", {"is_gated_act": True}, "is_gated_act=True beside feed_forward_proj='relu'"),
+        ("t5", {"num_hidden_layers": 1}, "num_hidden_layers=1 and num_layers=2"),
+        (
+            "t5",
+            {"tie_encoder_decoder": True},
+            "tie_encoder_decoder=True would need an encoder that is the decoder",
+        ),
+    ],
+)
 def test_a_key_that_another_family_reads_is_refused(name, change, words):
     source = hf.read_config(GOLDEN / name)
     families.read({**source, **dict.fromkeys(change)}, "config.json")
@@ -389,13 +526,16 @@ def test_an_unknown_family_is_not_taken_for_another(kind):
     assert "num_local_experts would need a mixture of experts" in str(e.value)
 
 
-@pytest.mark.parametrize(("name", "extra", "settings"), [
-    ("llama", {"original_max_position_embeddings": 16}, {"rope_original_length": 8}),
-    ("mistral", {"layer_types": ["sliding_attention"] * 3}, {"sliding_window": 0}),
-    ("gemma2", {"hidden_act": "gelu_pytorch_tanh"}, {"mlp_activation": "silu"}),
-    ("gemma2", {}, {"sliding_window": 0, "global_every": 0}),
-    ("gemma3", {}, {"sliding_window": 0, "global_every": 0, "rope_theta_local": 0.0}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "extra", "settings"),
+    [
+        ("llama", {"original_max_position_embeddings": 16}, {"rope_original_length": 8}),
+        ("mistral", {"layer_types": ["sliding_attention"] * 3}, {"sliding_window": 0}),
+        ("gemma2", {"hidden_act": "gelu_pytorch_tanh"}, {"mlp_activation": "silu"}),
+        ("gemma2", {}, {"sliding_window": 0, "global_every": 0}),
+        ("gemma3", {}, {"sliding_window": 0, "global_every": 0, "rope_theta_local": 0.0}),
+    ],
+)
 def test_a_setting_that_was_changed_is_exported_whatever_the_source_says_elsewhere(
     name, extra, settings
 ):
@@ -486,15 +626,33 @@ def broken(tmp_path, change) -> Path:
 NORM = "model.layers.1.post_attention_layernorm.weight"
 CHANGES = {
     "missing": (lambda t: t.pop(NORM), ["1 of 38 tensors are missing", NORM]),
-    "renamed": (lambda t: t.update({"model.layers.1.post_norm.weight": t.pop(NORM)}),
-                ["missing", NORM, "did you mean 'model.layers.1.post_norm.weight'"]),
-    "extra": (lambda t: t.update({"model.layers.3.mlp.up_proj.weight": t[NORM]}),
-              ["'model.layers.3.mlp.up_proj.weight'", "did you mean 'model.layers.2.mlp.up_proj.weight'"]),
-    "wrong shape": (lambda t: t.update({NORM: t[NORM][:5]}), [NORM, "shape (5,)", "expected (24,)"]),
-    "transposed": (lambda t: t.update({"model.layers.0.mlp.down_proj.weight": np.ascontiguousarray(
-        t["model.layers.0.mlp.down_proj.weight"].T)}), ["shape (40, 24)", "expected (24, 40)"]),
-    "wrong dtype": (lambda t: t.update({NORM: np.ones(24, np.int8)}), [NORM, "is I8", "expected one of F32, BF16, F16"]),
-}  # fmt: skip
+    "renamed": (
+        lambda t: t.update({"model.layers.1.post_norm.weight": t.pop(NORM)}),
+        ["missing", NORM, "did you mean 'model.layers.1.post_norm.weight'"],
+    ),
+    "extra": (
+        lambda t: t.update({"model.layers.3.mlp.up_proj.weight": t[NORM]}),
+        ["'model.layers.3.mlp.up_proj.weight'", "did you mean 'model.layers.2.mlp.up_proj.weight'"],
+    ),
+    "wrong shape": (
+        lambda t: t.update({NORM: t[NORM][:5]}),
+        [NORM, "shape (5,)", "expected (24,)"],
+    ),
+    "transposed": (
+        lambda t: t.update(
+            {
+                "model.layers.0.mlp.down_proj.weight": np.ascontiguousarray(
+                    t["model.layers.0.mlp.down_proj.weight"].T
+                )
+            }
+        ),
+        ["shape (40, 24)", "expected (24, 40)"],
+    ),
+    "wrong dtype": (
+        lambda t: t.update({NORM: np.ones(24, np.int8)}),
+        [NORM, "is I8", "expected one of F32, BF16, F16"],
+    ),
+}
 
 
 @pytest.mark.parametrize("case", CHANGES)
@@ -687,4 +845,4 @@ def test_a_window_that_is_not_said_is_that_of_the_class_and_null_is_none():
 )
 def test_what_transformers_cannot_compute_is_not_exported(settings, words):
     with pytest.raises(UserError, match=words):
-        families.family_of(presets.tiny_decoder(**settings))
+        families.family_of(tiny.decoder(**settings))

@@ -16,9 +16,9 @@ from jax import export
 
 from itx import mesh as meshes
 from itx.config import MeshConfig
-from itx.models import attention, kernels, presets
+from itx.models import attention, kernels
 from itx.models.transformer import Transformer
-from tests import synthetic
+from tests import synthetic, tiny
 from tests.conftest import REPO, one_device
 
 L = 256
@@ -77,7 +77,7 @@ def test_kernels_and_their_gradients_are_those_of_plain_attention(kernel, cap, w
 def test_a_model_with_splash_computes_what_it_computes_without(monkeypatch):
     """Layers of two kinds in a scan, where a layer's kind is a traced number; on a mesh of 8."""
     monkeypatch.setattr(kernels, "INTERPRET", True)
-    model = presets.tiny_gemma(sliding_window=30, attention="splash", num_layers=2)
+    model = tiny.gemma(sliding_window=30, attention="splash", num_layers=2)
     _, segments, positions = inputs(rows=4)
     tokens = jax.random.randint(jax.random.key(3), segments.shape, 2, synthetic.VOCAB)
     batch = {
@@ -121,13 +121,13 @@ def test_splash_compiles_for_a_tpu():
 
 
 def test_who_computes_what():
-    cfg = presets.tiny_decoder(attention="splash")
+    cfg = tiny.decoder(attention="splash")
     assert kernels.choose(cfg, 256, True) == "splash"
     assert kernels.choose(cfg, 250, True) == kernels.choose(cfg, 256, False) == "xla"
     # on this CPU
     assert kernels.choose(dataclasses.replace(cfg, attention="auto"), 256, True) == "xla"
-    assert kernels.choose(presets.tiny_t5(attention="splash"), 256, True) == "xla"
-    gpu = presets.tiny_decoder(attention="cudnn", dtype="bfloat16")
+    assert kernels.choose(tiny.t5(attention="splash"), 256, True) == "xla"
+    gpu = tiny.decoder(attention="cudnn", dtype="bfloat16")
     assert kernels.choose(gpu, 256, True) == "cudnn"
     for other in ({"dtype": "float32"}, {"attention_cap": 5.0}, {"head_dim": 256}):
         assert kernels.choose(dataclasses.replace(gpu, **other), 256, True) == "xla"
@@ -138,19 +138,21 @@ import jax, jax.numpy as jnp
 from flax import nnx
 from jax.experimental import mesh_utils, topologies
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from itx import mesh as meshes, train
-from itx.models import presets
+from itx import mesh as meshes
 from itx.models.transformer import Transformer
+from itx.params import model_specs, module_of
+from tests import tiny
 
 topology = topologies.get_topology_desc("v5e:2x2", "tpu")
 devices = mesh_utils.create_device_mesh((1, 1, 2, 2), devices=topology.devices)
 mesh = Mesh(devices, meshes.AXES, axis_types=(AxisType.Auto,) * 4)
-cfg = presets.tiny_gemma(sliding_window=100, head_dim=64, dtype="bfloat16", attention="splash")
+cfg = tiny.gemma(sliding_window=100, head_dim=64, dtype="bfloat16", attention="splash")
 model = nnx.graphdef(nnx.eval_shape(lambda: Transformer(cfg, 128, nnx.Rngs(0))))
-rows = jax.ShapeDtypeStruct((4, 256), jnp.int32, sharding=NamedSharding(mesh, PartitionSpec(meshes.BATCH_AXES)))
+split = NamedSharding(mesh, PartitionSpec(meshes.BATCH_AXES))
+rows = jax.ShapeDtypeStruct((4, 256), jnp.int32, sharding=split)
 batch = {f"decoder_{k}": rows for k in ("input_tokens", "segment_ids", "positions")}
-loss = lambda p, b: jnp.sum(params.merge(model, p)(b, None, False) ** 2)
-params = params.placed_targets(cfg, 128, mesh)
+loss = lambda p, b: jnp.sum(module_of(model, p)(b, None, False) ** 2)
+params = model_specs(cfg, 128, mesh)
 with jax.set_mesh(mesh):
     made = jax.jit(jax.grad(loss)).lower(params, batch).compile()
 print(made.as_text().count('custom_call_target="tpu_custom_call"'))

@@ -19,21 +19,47 @@ GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "rope.json").read_te
 CASES = {c["name"]: c for c in GOLDEN["cases"]}
 # What is plain enough that nobody's file may be turned away for it, of every family
 MUST_BE_READ = {
-    "nothing", "theta", "theta 500", "scaling null", "parameters null", "the whole", "the whole, linear",
-    "scaling: default", "scaling: linear", "scaling: linear, theta", "scaling: llama3", "scaling beside theta: linear",
+    "nothing",
+    "theta",
+    "theta 500",
+    "scaling null",
+    "parameters null",
+    "the whole",
+    "the whole, linear",
+    "scaling: default",
+    "scaling: linear",
+    "scaling: linear, theta",
+    "scaling: llama3",
+    "scaling beside theta: linear",
     "scaling beside theta: llama3",
-}  # fmt: skip
+}
 # ... of those that have one object for all layers
 MUST_BE_READ_FLAT = {
-    "parameters: default", "parameters: default, theta", "parameters: linear", "parameters: linear, theta",
-    "parameters: llama3, theta", "parameters: linear as type", "scaling: linear as type", "scaling: llama3 as type",
-    "parameters: no type", "both, linear in the old: default in the new", "both, linear in the new: linear in the old",
-    "llama3, length 8 outside", "both, default in the old: theta outside",
-}  # fmt: skip
+    "parameters: default",
+    "parameters: default, theta",
+    "parameters: linear",
+    "parameters: linear, theta",
+    "parameters: llama3, theta",
+    "parameters: linear as type",
+    "scaling: linear as type",
+    "scaling: llama3 as type",
+    "parameters: no type",
+    "both, linear in the old: default in the new",
+    "both, linear in the new: linear in the old",
+    "llama3, length 8 outside",
+    "both, default in the old: theta outside",
+}
 MUST_BE_READ_BY_LAYER = {
-    "by layer: default", "by layer: linear", "by layer: full alone", "by layer: llama3", "by layer: linear as type",
-    "by layer beside theta: linear", "by layer beside linear: linear", "by layer: sliding alone", "a local base",
-}  # fmt: skip
+    "by layer: default",
+    "by layer: linear",
+    "by layer: full alone",
+    "by layer: llama3",
+    "by layer: linear as type",
+    "by layer beside theta: linear",
+    "by layer beside linear: linear",
+    "by layer: sliding alone",
+    "a local base",
+}
 # No layer slides, so it does not matter that there is no window; transformers makes a mask of it
 # all the same, and fails
 NO_WINDOW_NEEDED = "types full"
@@ -115,23 +141,58 @@ def test_the_golden_file_tells_the_spellings_apart():
     assert sliding != CASES["by layer: linear"]["seen"]["gemma3_text"]
 
 
-@pytest.mark.parametrize(("kind", "name", "words"), [
-    ("llama", "scaling: yarn", "rope_scaling: RoPE of type 'yarn'"),
-    ("qwen3", "parameters: dynamic as type", "rope_parameters: RoPE of type 'dynamic'"),
-    ("llama", "scaling: a part", "partial_rotary_factor=0.5 would need rotary positions of a part"),
-    ("mistral", "a part", "partial_rotary_factor=0.5 would need rotary positions of a part"),
-    ("llama", "by layer: linear", "by the type of layer"),
-    ("gemma3_text", "by layer: sliding scaled", "sliding_attention: RoPE of type 'linear'; sliding layers are not scaled"),
-    ("gemma3", "by layer: sliding scaled as type", "sliding_attention: RoPE of type 'linear'; sliding layers"),
-    ("gemma3_text", "scaling: linear as type", "type='linear' is what transformers 4 read; 5 reads rope_type='default'"),
-    ("gemma3_text", "parameters: linear", "an object for full_attention and one for sliding_attention"),
-    ("qwen2", "theta null", "no 'rope_theta'"),
-    ("llama", "scaling: factor -2.0", "factor=-2.0; expected a number above 0"),
-    ("llama", "scaling: llama3, low is high", "low_freq_factor=4.0 is not below high_freq_factor=4.0"),
-    ("qwen3", "window 5, use False, types turns", "layers slide .'sliding_attention'., but use_sliding_window=False"),
-    ("gemma2", "window None, use absent, types turns", "layers slide .'sliding_attention'., but sliding_window=None"),
-    ("mistral", "window 5, use absent, types full", "which a mistral does not read"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kind", "name", "words"),
+    [
+        ("llama", "scaling: yarn", "rope_scaling: RoPE of type 'yarn'"),
+        ("qwen3", "parameters: dynamic as type", "rope_parameters: RoPE of type 'dynamic'"),
+        (
+            "llama",
+            "scaling: a part",
+            "partial_rotary_factor=0.5 would need rotary positions of a part",
+        ),
+        ("mistral", "a part", "partial_rotary_factor=0.5 would need rotary positions of a part"),
+        ("llama", "by layer: linear", "by the type of layer"),
+        (
+            "gemma3_text",
+            "by layer: sliding scaled",
+            "sliding_attention: RoPE of type 'linear'; sliding layers are not scaled",
+        ),
+        (
+            "gemma3",
+            "by layer: sliding scaled as type",
+            "sliding_attention: RoPE of type 'linear'; sliding layers",
+        ),
+        (
+            "gemma3_text",
+            "scaling: linear as type",
+            "type='linear' is what transformers 4 read; 5 reads rope_type='default'",
+        ),
+        (
+            "gemma3_text",
+            "parameters: linear",
+            "an object for full_attention and one for sliding_attention",
+        ),
+        ("qwen2", "theta null", "no 'rope_theta'"),
+        ("llama", "scaling: factor -2.0", "factor=-2.0; expected a number above 0"),
+        (
+            "llama",
+            "scaling: llama3, low is high",
+            "low_freq_factor=4.0 is not below high_freq_factor=4.0",
+        ),
+        (
+            "qwen3",
+            "window 5, use False, types turns",
+            "layers slide .'sliding_attention'., but use_sliding_window=False",
+        ),
+        (
+            "gemma2",
+            "window None, use absent, types turns",
+            "layers slide .'sliding_attention'., but sliding_window=None",
+        ),
+        ("mistral", "window 5, use absent, types full", "which a mistral does not read"),
+    ],
+)
 def test_what_is_refused_is_named(kind, name, words):
     with pytest.raises(UserError, match=words):
         families.read(config(kind, CASES[name]["change"]), "config.json")

@@ -12,7 +12,7 @@ from flax import nnx
 from itx.errors import UserError
 from itx.models import presets
 from itx.models.transformer import Transformer
-from tests import synthetic
+from tests import synthetic, tiny
 
 
 def make(model, seed: int = 0) -> Transformer:
@@ -75,7 +75,7 @@ def test_no_later_token_and_no_other_segment_has_influence(name):
 
 
 def test_prefix_sees_itself_both_ways_and_targets_stay_causal():
-    model = presets.tiny_decoder(prefix_lm=True)
+    model = tiny.decoder(prefix_lm=True)
     cfg = synthetic.config(model)
     batch = arrays(synthetic.batch([synthetic.examples(2, 3)], cfg))
     prefix = np.asarray(batch["decoder_causal_attention"][0]) > 0
@@ -146,7 +146,7 @@ def test_remat_changes_the_program_and_not_the_gradient():
 
 def test_a_sliding_layer_sees_its_window_and_one_that_is_not_sees_all():
     """One layer at a time: which of a segment's tokens reach the last one."""
-    one = presets.tiny_gemma(num_layers=1)
+    one = tiny.gemma(num_layers=1)
     cfg = synthetic.config(one)
     batch = arrays(synthetic.batch([[([2] * 7 + [3], [4, 5, 6, 7], 0), ([8] * 4, [9], 0)]], cfg))
     at = int(np.flatnonzero(np.asarray(batch["decoder_segment_ids"])[0] == 1)[-1])
@@ -161,7 +161,7 @@ def test_a_sliding_layer_sees_its_window_and_one_that_is_not_sees_all():
 
 
 def test_bf16_activations_over_float32_parameters():
-    cfg = synthetic.config(presets.tiny_gemma(dtype="bfloat16"))
+    cfg = synthetic.config(tiny.gemma(dtype="bfloat16"))
     batch = arrays(synthetic.batch([synthetic.examples(3, 4)], cfg))
     model = make(cfg.model)
     assert {v.get_value().dtype for _, v in nnx.to_flat_state(nnx.state(model))} == {
@@ -174,8 +174,8 @@ def test_bf16_activations_over_float32_parameters():
 
 
 def test_the_encoder_may_have_another_depth():
-    deeper = presets.tiny_t5(encoder_layers=3)
-    assert count(deeper, 64) - count(presets.tiny_t5(), 64) == 4 * 32 * 32 + 3 * 32 * 48 + 2 * 32
+    deeper = tiny.t5(encoder_layers=3)
+    assert count(deeper, 64) - count(tiny.t5(), 64) == 4 * 32 * 32 + 3 * 32 * 48 + 2 * 32
 
 
 def count(model, rows: int = 0) -> int:
@@ -193,18 +193,44 @@ def test_parameters_of_the_quickstart():
 
 # Parameters of the checkpoints on Hugging Face's hub (of gemma-3-4b those of the language model)
 PARAMETERS = {
-    "t5_small": 60_506_624, "t5_base": 222_903_552, "t5_large": 737_668_096, "t5_3b": 2_851_598_336,
-    "t5_11b": 11_307_321_344, "t5_v1_1_small": 76_961_152, "t5_v1_1_base": 247_577_856,
-    "t5_v1_1_large": 783_150_080, "t5_v1_1_xl": 2_849_757_184, "t5_v1_1_xxl": 11_135_332_352,
-    "flan_t5_small": 76_961_152, "flan_t5_base": 247_577_856, "flan_t5_large": 783_150_080,
-    "flan_t5_xl": 2_849_757_184, "flan_t5_xxl": 11_135_332_352, "mt5_small": 300_176_768,
-    "mt5_base": 582_401_280, "mt5_large": 1_229_581_312, "mt5_xl": 3_742_619_648, "mt5_xxl": 12_921_057_280,
-    "llama3_1_8b": 8_030_261_248, "llama3_2_1b": 1_235_814_400, "llama3_2_3b": 3_212_749_824,
-    "qwen2_5_0_5b": 494_032_768, "qwen2_5_1_5b": 1_543_714_304, "qwen2_5_3b": 3_085_938_688,
-    "qwen2_5_7b": 7_615_616_512, "qwen3_0_6b": 596_049_920, "qwen3_1_7b": 1_720_574_976,
-    "qwen3_4b": 4_022_468_096, "qwen3_8b": 8_190_735_360, "gemma2_2b": 2_614_341_888, "gemma2_9b": 9_241_705_984,
-    "gemma3_270m": 268_098_176, "gemma3_1b": 999_885_952, "gemma3_4b": 3_880_263_168, "mistral_7b": 7_241_732_096,
-}  # fmt: skip
+    "t5_small": 60_506_624,
+    "t5_base": 222_903_552,
+    "t5_large": 737_668_096,
+    "t5_3b": 2_851_598_336,
+    "t5_11b": 11_307_321_344,
+    "t5_v1_1_small": 76_961_152,
+    "t5_v1_1_base": 247_577_856,
+    "t5_v1_1_large": 783_150_080,
+    "t5_v1_1_xl": 2_849_757_184,
+    "t5_v1_1_xxl": 11_135_332_352,
+    "flan_t5_small": 76_961_152,
+    "flan_t5_base": 247_577_856,
+    "flan_t5_large": 783_150_080,
+    "flan_t5_xl": 2_849_757_184,
+    "flan_t5_xxl": 11_135_332_352,
+    "mt5_small": 300_176_768,
+    "mt5_base": 582_401_280,
+    "mt5_large": 1_229_581_312,
+    "mt5_xl": 3_742_619_648,
+    "mt5_xxl": 12_921_057_280,
+    "llama3_1_8b": 8_030_261_248,
+    "llama3_2_1b": 1_235_814_400,
+    "llama3_2_3b": 3_212_749_824,
+    "qwen2_5_0_5b": 494_032_768,
+    "qwen2_5_1_5b": 1_543_714_304,
+    "qwen2_5_3b": 3_085_938_688,
+    "qwen2_5_7b": 7_615_616_512,
+    "qwen3_0_6b": 596_049_920,
+    "qwen3_1_7b": 1_720_574_976,
+    "qwen3_4b": 4_022_468_096,
+    "qwen3_8b": 8_190_735_360,
+    "gemma2_2b": 2_614_341_888,
+    "gemma2_9b": 9_241_705_984,
+    "gemma3_270m": 268_098_176,
+    "gemma3_1b": 999_885_952,
+    "gemma3_4b": 3_880_263_168,
+    "mistral_7b": 7_241_732_096,
+}
 
 
 def test_parameters_of_published_models():

@@ -97,8 +97,15 @@ def test_transformers_computes_the_same(name, tmp_path, caplog):
     ids = torch.tensor([[*prompt, 1] if both else [0, *prompt]])
     # transformers sizes the cache of a T5 by its encoder, which here has another depth
     more = {"decoder_start_token_id": 0, "use_cache": False} if both else {}
-    text = theirs.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=9, do_sample=False, eos_token_id=1,
-                           pad_token_id=0, **more)[0].tolist()  # fmt: skip
+    text = theirs.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=9,
+        do_sample=False,
+        eos_token_id=1,
+        pad_token_id=0,
+        **more,
+    )[0].tolist()
     text = text[1:] if both else text[len(ids[0]) :]
     answer = runner.generate([prompt], 9)[0]
     assert answer["tokens"] == (text[: text.index(1)] if 1 in text else text)
@@ -130,8 +137,15 @@ def test_a_tuned_run_is_served_by_transformers(name, tmp_path, caplog):
     ids = torch.tensor([[*prompt, 1] if both else prompt])
     # transformers sizes the cache of a T5 by its encoder, which here has another depth
     more = {"decoder_start_token_id": 0, "use_cache": False} if both else {}
-    found = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=9, do_sample=False, eos_token_id=1,
-                           pad_token_id=0, **more)[0].tolist()  # fmt: skip
+    found = model.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=9,
+        do_sample=False,
+        eos_token_id=1,
+        pad_token_id=0,
+        **more,
+    )[0].tolist()
     found = found[1:] if both else found[len(ids[0]) :]
     assert runner.generate([prompt], 9)[0]["tokens"] == (
         found[: found.index(1)] if 1 in found else found

@@ -17,10 +17,10 @@ import pytest
 from itx.config import DataConfig, EvalConfig, RunConfig, TrainConfig
 from itx.data import cache
 from itx.data import lock as locks
-from itx.models import presets
 from itx.prepare import build
 from itx.tasks import registry
 from tests import leak_kinds as kinds
+from tests import tiny
 
 MODULE = """
 import json
@@ -192,7 +192,7 @@ def built(tmp_path_factory):
     owners = fill(corpus)
     alarms(corpus)
     config = RunConfig(
-        model=presets.tiny_decoder(),
+        model=tiny.decoder(),
         data=DataConfig(
             mixture="leak_mix", modules=("leak_module",), root=str(root), cache_dir=str(root / "cache"), vocab="bytes",
             sequence_length=2048, target_length=1024, eval_examples=100, window_examples=256, workers=2,
