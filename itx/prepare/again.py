@@ -53,8 +53,8 @@ def check(cached: Iterable[Job], settings: Settings, vocabulary: Vocabulary) -> 
     for (task, split), several in groups.items():
         firsts = {j: _first(jobs.path(j, settings, vocabulary.hash)) for j in several}
         spec = settings.task(task)
-        wanted = {r for first in firsts.values() for i, _ in first for r in _record_ids(i)}
-        records = _read(spec, split, wanted, settings)
+        record_ids = {r for first in firsts.values() for i, _ in first for r in _record_ids(i)}
+        records = _read(spec, split, record_ids, settings)
         for job, first in firsts.items():
             if first and not records:
                 told = "its source gives none of the examples that its cache holds"
@@ -83,7 +83,7 @@ def _record_ids(example_id: str) -> set[str]:
     return {i for name in (example_id, whole) for i in (name, name.rpartition(".")[0]) if i}
 
 
-def _read(spec: TaskSpec, split: str, wanted: set[str], settings: Settings) -> dict[str, dict]:
+def _read(spec: TaskSpec, split: str, record_ids: set[str], settings: Settings) -> dict[str, dict]:
     """{id: record} of the records wanted among a source's first rows; further rows until there is
     a sample of them."""
     d, records = settings.data, {}
@@ -92,9 +92,9 @@ def _read(spec: TaskSpec, split: str, wanted: set[str], settings: Settings) -> d
             spec.source, source_split, d.root, d.suite_seed, Counter(), d.skip_bad
         )
         for row, (record_id, record) in enumerate(rows):
-            if row >= FIRST_ROWS and len(records) >= min(SAMPLED_RECORDS, len(wanted)):
+            if row >= FIRST_ROWS and len(records) >= min(SAMPLED_RECORDS, len(record_ids)):
                 break
-            if record_id in wanted:
+            if record_id in record_ids:
                 records[record_id] = record
     return records
 

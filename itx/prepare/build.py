@@ -133,13 +133,13 @@ def vocabulary_file(config: RunConfig, members: list[str], mend: hits.Mend = hit
     """
     d = config.data
     if d.vocab:
-        kept = vocab.keep_given(d.vocab, d.root, d.cache_dir, config.model.vocab_size, mend)
+        file = vocab.keep_given(d.vocab, d.root, d.cache_dir, config.model.vocab_size, mend)
     else:
-        kept = vocab.train(members, d.vocab_size, d.root, d.suite_seed, d.cache_dir, mend)
+        file = vocab.train(members, d.vocab_size, d.root, d.suite_seed, d.cache_dir, mend)
     objectives = {registry.task(m, d.root).objective for m in members}
-    if kept.suffix == ".model" and "span_corruption" in objectives:
-        kept = vocab.keep_with_sentinels(kept, d.cache_dir, mend)
-    return str(kept)
+    if file.suffix == ".model" and "span_corruption" in objectives:
+        file = vocab.keep_with_sentinels(file, d.cache_dir, mend)
+    return str(file)
 
 
 def estimate(config: RunConfig, progress: Progress = no_progress) -> dict[str, Any]:

@@ -230,11 +230,11 @@ def _inversion(spec: TaskSpec, template: Template, items: list[Item]) -> list[st
     if not asked:
         problems.append("its target names no field")
     for slot in sorted(asked - plain):
-        found = 0
+        holding = 0
         for values in (item.values for item in items):
             part = str(values.get(slot, ""))
-            found += any(text.contains(str(v), part) for k, v in values.items() if k in plain)
-        if found < MIN_TELLING_SHARE * len(items):
+            holding += any(text.contains(str(v), part) for k, v in values.items() if k in plain)
+        if holding < MIN_TELLING_SHARE * len(items):
             told = f"its target asks for {{{slot}}}, which stands in no plain template"
             problems.append(told + did_you_mean(slot, plain))
     where = f"inverted template {templates.template_id(template)}"

@@ -32,8 +32,8 @@ IMITATES = (
 
 def checked(values: dict[str, Any]) -> dict[str, Any] | Skip:
     """A conversation as templates are given it, whoever made it."""
-    found = conversation(values["messages"], values.get("tools"))
-    return found if isinstance(found, Skip) else {**values, **found}
+    valid = conversation(values["messages"], values.get("tools"))
+    return valid if isinstance(valid, Skip) else {**values, **valid}
 
 
 def content(spec: TaskSpec, values: dict[str, Any]) -> str:
@@ -133,8 +133,8 @@ def turns_of(messages: Sequence[dict]) -> dict[str, list[str]]:
     where there are none all but the last. Tools and system text are instructions, which many
     conversations share: they are not asked."""
     turns = [spoken(m) for m in messages]
-    asked = [spoken(m) for m in messages if m["role"] == "user"]
-    return {"turns": turns, "asked": asked or turns[:-1]}
+    users = [spoken(m) for m in messages if m["role"] == "user"]
+    return {"turns": turns, "asked": users or turns[:-1]}
 
 
 def _for_each_answer(

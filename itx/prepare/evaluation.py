@@ -47,26 +47,26 @@ def rows(config: RunConfig, members: list[str]) -> list[Row]:
     """Every evaluation row of a run, in a fixed order."""
     root, split = config.data.root, config.eval.split
     trained = specs_of(members, root)
-    found = []
+    planned = []
     for m in members:
         spec, variant = registry.task(m, root), names.parse(m)
         if variant.inverted or not spec.scored or not _has(spec, split):
             continue
-        found.append(Row(m, "instances", "same task", Job(m, split), spec))
+        planned.append(Row(m, "instances", "same task", Job(m, split), spec))
         if render.choices(spec, variant, "heldout"):
             job = Job(m, split, "heldout")
-            found.append(Row(f"{m}@heldout", "templates", "same task", job, spec))
-    found += _held_out_rows(config, trained)
+            planned.append(Row(f"{m}@heldout", "templates", "same task", job, spec))
+    planned += _held_out_rows(config, trained)
     for pattern in config.eval.tasks:
         for name in registry.expand(pattern, root):
             if not registry.task(name, root).scored:
                 raise UserError(f"eval.tasks: {name!r} is plain text, which has no answer to score")
-            found.append(_further("eval.tasks", name, "eval", "extra", config, trained))
+            planned.append(_further("eval.tasks", name, "eval", "extra", config, trained))
     for name in _retained(config):
         if registry.task(name, root).scored:
             row = _further("eval.retention", name, "retention", "retention", config, trained)
-            found.append(row)
-    return found + (list(_ablations(trained, split)) if config.eval.instructions else [])
+            planned.append(row)
+    return planned + (list(_ablations(trained, split)) if config.eval.instructions else [])
 
 
 def _further(

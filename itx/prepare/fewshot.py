@@ -37,12 +37,15 @@ class Pool:
 
 def pool(spec: TaskSpec, items: Iterable[Item]) -> Pool:
     """The pool of a task from the items of its training split."""
-    found: dict[str, list[Item]] = {}
+    by_label: dict[str, list[Item]] = {}
     for item in items:
         label = render.answers(spec, item.values, f"task {spec.name!r}, example {item.id}")[0][0]
-        found.setdefault(label if spec.balanced_shots else "", []).append(item)
-    kept = {label: sorted(found[label], key=lambda i: i.hash)[:POOL] for label in sorted(found)}
-    return Pool({label: tuple(items) for label, items in kept.items()})
+        by_label.setdefault(label if spec.balanced_shots else "", []).append(item)
+    classes = {
+        label: tuple(sorted(by_label[label], key=lambda i: i.hash)[:POOL])
+        for label in sorted(by_label)
+    }
+    return Pool(classes)
 
 
 def choose(pool: Pool, item: Item, count: int, *seed) -> list[Item]:

@@ -259,11 +259,11 @@ def _examples(
         if not target:
             counts["empty target"] += 1
             continue
-        asked = _text(example, "inputs", prompt, vocabulary)
+        question = _text(example, "inputs", prompt, vocabulary)
         answer = _text(example, "targets", target, vocabulary)
-        content = text.normalise(asked if prompt else answer)
+        content = text.normalise(question if prompt else answer)
         item = Item(str(i), {}, content, hashing.draw("content", content))
-        line = jobs.line_of(item, Rendered("", asked, answer, (answer,)))
+        line = jobs.line_of(item, Rendered("", question, answer, (answer,)))
         if split != "train" and task._postprocess_fn:
             arrays = _arrays(example).items()
             line["example"] = {k: [v.dtype.name, _plain(v.tolist())] for k, v in arrays}

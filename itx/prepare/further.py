@@ -35,20 +35,20 @@ def rows(
 ) -> tuple[list[Row], list[dict[str, str]]]:
     """(rows with so many exemplars, those that cannot be: [{"row", "reason"}]); shots=None: as many
     as they have."""
-    root, asked = config.data.root, set(request["tasks"])
-    wanted = [  # (variant, group, relation, what follows the variant in the row's name)
+    root, named = config.data.root, set(request["tasks"])
+    variants = [  # (variant, group, relation, what follows the variant in the row's name)
         (r["variant"], r["group"], r["relation"], "".join(r["name"].partition("@")[1:]))
         for r in request["evaluation"]
-        if not r["ablation"] and (not asked or asked & {r["name"], r["task"]})
+        if not r["ablation"] and (not named or named & {r["name"], r["task"]})
     ]
     trained = [registry.task(n, root) for n in request["trained"]]
-    for name in sorted(asked - _known(request)):
+    for name in sorted(named - _known(request)):
         for member in _registered(name, request, root):
             relation = evaluation.relation(registry.task(member, root), trained)
-            wanted.append((member, "extra", relation, "@eval"))
-    found: dict[str, Row] = {}
+            variants.append((member, "extra", relation, "@eval"))
+    by_name: dict[str, Row] = {}
     skipped: dict[str, str] = {}
-    for variant_name, group, relation, suffix in wanted:
+    for variant_name, group, relation, suffix in variants:
         spec = registry.task(variant_name, root)
         variant = names.parse(variant_name)
         variant = dataclasses.replace(variant, shots=variant.shots if shots is None else shots)
@@ -61,9 +61,9 @@ def rows(
             templates = WORDINGS.get(group, "train")
             job = Job(str(variant), request["split"], templates, rendering=draw)
             # Variants that differ in exemplars alone are one row.
-            found.setdefault(name, Row(name, group, relation, job, spec))
+            by_name.setdefault(name, Row(name, group, relation, job, spec))
     reasons = [{"row": n, "reason": why} for n, why in skipped.items() if "#" not in n]
-    return list(found.values()), reasons
+    return list(by_name.values()), reasons
 
 
 def _known(request: dict[str, Any]) -> set[str]:

@@ -186,14 +186,14 @@ def estimate(job: Job, settings: Settings) -> Estimate:
     n = round(len(records) * share)
     lines = lines_of(work, owners, rendered)
     text_bytes = [len(json.dumps(line, ensure_ascii=False).encode()) for line in lines]
-    kept = n if job.crossed else min(n, SAMPLE)
+    lines_kept = n if job.crossed else min(n, SAMPLE)
     tokens = sum(len(ids) for r in records for ids, _ in r)
     token_bytes = tokens * cache.token_type(work.vocabulary.size).itemsize
     column_bytes = sum(5 * len(r) + 18 for r in records) + sum(
         8 * len(r.exemplars) for r in rendered
     )
     size = (token_bytes + column_bytes) * share
-    size += kept * sum(text_bytes) / max(1, len(text_bytes)) / GZIP
+    size += lines_kept * sum(text_bytes) / max(1, len(text_bytes)) / GZIP
     seconds = reading + (time.monotonic() - began - reading) * share
     return Estimate(n, round(size), seconds, exists)
 

@@ -150,7 +150,7 @@ def _scored(plan: Plan, made: dict[Job, Made], trained: list[str]) -> dict[str, 
     scored = [r for r in plan.rows if made[r.job][1]["examples"]]
     rows = [r for r in scored if r.spec.scored]
     texts = [r for r in scored if not r.spec.scored]
-    found = {
+    entries = {
         "unscored": [*plan.unscored, *(r.name for r in plan.rows if r not in scored)],
         "evaluation": evaluation.lock_rows(rows, made, plan.settings),
         "retention": evaluation.lock_texts(texts, made, plan.settings),
@@ -159,8 +159,8 @@ def _scored(plan: Plan, made: dict[Job, Made], trained: list[str]) -> dict[str, 
         why = ""
         if all(r.spec.scored for r in plan.rows):  # no text was named
             why = evaluation.default_text(plan.config, trained)[1]
-        found["unretained"] = why or "the text that is to be kept has no example"
-    return found
+        entries["unretained"] = why or "the text that is to be kept has no example"
+    return entries
 
 
 def _first_rendering(lock: Lock, data: DataConfig) -> tuple[Order, locks.LockedData]:

@@ -252,10 +252,10 @@ def record(
     render_seed: int,
     vocab_size: int,
     room: Room,
-    of: str = "tokens",
+    field: str = "tokens",
 ) -> Record:
     """The two pieces of a chunk (of `chunks`): what is read, and what is trained."""
-    ids = item.values[of]
+    ids = item.values[field]
     h = draw(render_seed, spec.name, item.id)
     if spec.objective == "span_corruption":
         seed = (draw(h, "spans", rendering, 0), draw(h, "spans", rendering, 1))
@@ -273,7 +273,7 @@ def record(
 def target_bytes(spec: TaskSpec, item: Item, render_seed: int, room: Room) -> list[int]:
     """UTF-8 bytes of the text behind each target token of a chunk's first record; a sentinel stands
     for none."""
-    target, _ = record(spec, item, 0, render_seed, 0, room, of="bytes")[1]
+    target, _ = record(spec, item, 0, render_seed, 0, room, field="bytes")[1]
     return [max(n, 0) for n in target]
 
 

@@ -34,8 +34,8 @@ def _damaged(path: Path, e: Exception, after: str = "") -> UserError:
     return UserError(f"{path.name}: cut off or damaged gzip{after} ({e})")
 
 
-def _bad_utf8(e: UnicodeDecodeError, of: str) -> Bad:
-    return Bad("bad utf-8", f"byte 0x{e.object[e.start]:02x} at byte {e.start + 1} of {of}")
+def _bad_utf8(e: UnicodeDecodeError, place: str) -> Bad:
+    return Bad("bad utf-8", f"byte 0x{e.object[e.start]:02x} at byte {e.start + 1} of {place}")
 
 
 def _lines(path: Path, blank: bool = False) -> Iterator[tuple[int, bytes]]:
@@ -321,9 +321,9 @@ def read_tfrecord(path: Path, options: Mapping[str, Any]) -> Rows:
         yield str(row), _features(given, features)
 
 
-def _features(given: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict | Bad:
+def _features(given: Mapping[str, Any], kinds: Mapping[str, Any]) -> dict | Bad:
     features = {}
-    for name, kind in wanted.items():
+    for name, kind in kinds.items():
         if name not in given:
             return Bad("missing feature", f"no {name!r}{did_you_mean(name, given)}")
         many = isinstance(kind, list)

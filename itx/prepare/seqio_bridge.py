@@ -75,8 +75,8 @@ class SpecSource(seqio.DataSource):
         return [split]
 
     def items(self, split: str) -> Iterator[Item]:
-        found = examples.items(self.spec, split, self.root, self.suite_seed, Counter())
-        yield from self.several(found)
+        items = examples.items(self.spec, split, self.root, self.suite_seed, Counter())
+        yield from self.several(items)
 
     def get_dataset(self, split="train", shuffle=True, seed=None, shard_info=None, **kwargs):
         del kwargs

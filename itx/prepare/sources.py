@@ -190,15 +190,15 @@ def _tfds_parts(source: Source, instruction: str) -> list[Part]:
         base = instruction.partition("[")[0]
         near = did_you_mean(base, info.splits) if base not in info.splits else f" ({e})"
         raise UserError(f"{name}: no split {instruction!r}{near}") from e
-    found = []
+    files = []
     for shard in shards:
         path = Path(shard.filename)
         if not path.is_file():
             raise UserError(f"{name}: {path} is missing; its dataset_info.json names it")
         rows = {"skip": shard.skip, "take": shard.take, "rows": shard.examples_in_shard}
         where, beside = (shard.skip, shard.take), (folder / "features.json",)
-        found.append(Part(path.name, path, {**source.options, **rows}, "__", where, beside))
-    return found
+        files.append(Part(path.name, path, {**source.options, **rows}, "__", where, beside))
+    return files
 
 
 def tfds_top() -> Path:

@@ -72,8 +72,8 @@ def keep_given(
 def keep_bytes(extra_ids: int, cache_dir: str, mend: hits.Mend = hits.refuse) -> Path:
     """The vocabulary of bytes, as a file in the cache."""
     data = (json.dumps({"extra_ids": extra_ids}, indent=1) + "\n").encode()
-    kept = Path(cache_dir) / "vocab" / f"{BYTES}{extra_ids}"
-    return _written(kept, {"bytes.json": data}, mend) / "bytes.json"
+    folder = Path(cache_dir) / "vocab" / f"{BYTES}{extra_ids}"
+    return _written(folder, {"bytes.json": data}, mend) / "bytes.json"
 
 
 def keep_vocabulary(

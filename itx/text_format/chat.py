@@ -213,7 +213,7 @@ def answers(
             stand between marks (`guard`).
     """
     values = guarded(_with_arguments(template, values, where), control, where)
-    found = []
+    replies = []
     for i, message in enumerate(values["messages"]):
         if message["role"] != "assistant":
             continue
@@ -232,11 +232,11 @@ def answers(
         if not body:
             told = f"writes nothing for the assistant's turn {i + 1}"
             raise UserError(f"{where}: data.chat_template {told}")
-        found.append(Answer(prompt, body, target[len(body) :], i, trained(message)))
-    return found
+        replies.append(Answer(prompt, body, target[len(body) :], i, trained(message)))
+    return replies
 
 
-def joined(found: Sequence[Answer], ends: bool = True) -> Pieces | None:
+def joined(replies: Sequence[Answer], ends: bool = True) -> Pieces | None:
     """(text, trained?) in turn, whose joined texts are the whole conversation's but for the `end`s;
     None where the template wrote a turn otherwise once others followed.
 
@@ -246,7 +246,7 @@ def joined(found: Sequence[Answer], ends: bool = True) -> Pieces | None:
     """
     pieces: list[tuple[str, bool]] = []
     done = ""
-    for prompt, text, end, _, learned in found:
+    for prompt, text, end, _, learned in replies:
         if not prompt.startswith(done):
             return None
         written = text if learned or not ends else text + END
@@ -255,12 +255,12 @@ def joined(found: Sequence[Answer], ends: bool = True) -> Pieces | None:
     return tuple(pieces)
 
 
-def last(found: Sequence[Answer], ends: bool = True) -> Pieces:
+def last(replies: Sequence[Answer], ends: bool = True) -> Pieces:
     """What `joined` gives, or the pieces of the last answer alone where they cannot be joined."""
-    return joined(found, ends) or ((found[-1].prompt, False), (found[-1].text, True))
+    return joined(replies, ends) or ((replies[-1].prompt, False), (replies[-1].text, True))
 
 
-def unwritten(template: str, values: dict, found: Sequence[Answer], where: str) -> list[str]:
+def unwritten(template: str, values: dict, replies: Sequence[Answer], where: str) -> list[str]:
     """What the conversation says and the template writes nowhere, each kind once: "'tools'", "the
     content of tool turns".
 
@@ -270,7 +270,7 @@ def unwritten(template: str, values: dict, found: Sequence[Answer], where: str) 
     values = _with_arguments(template, values, where)
     messages = values["messages"]
     whole = _bare(written(template, values, len(messages), False, where))
-    own = {a.turn: _bare(a.text) for a in found}
+    own = {a.turn: _bare(a.text) for a in replies}
     lost: dict[str, None] = {}
 
     def look(said: Sequence[str], changed: dict, upto: int, read: str, what: str) -> None:

@@ -13,12 +13,12 @@ END = "\uffff"
 
 def encoded(pieces: Sequence[tuple[str, bool]], vocabulary: Vocabulary) -> Record:
     """Each piece behind the one before it; for each END in it the id of EOS."""
-    out: Record = []
+    record: Record = []
     before = ""
     for piece, trained in pieces:
         ids: list[int] = []
         for n, part in enumerate(piece.split(END)):
             ids += [vocabulary.eos_id] * (n > 0) + vocabulary.behind(before, part)
             before = part or before
-        out.append((ids, trained))
-    return out
+        record.append((ids, trained))
+    return record

@@ -122,9 +122,9 @@ class _Environment(ImmutableSandboxedEnvironment):
             _spend(4 * CALL + self.static + sum(map(_length, args)))
         else:
             _spend(CALL + _length(owner))
-        out = super().call(context, obj, *args, **named)
-        _spend(_length(out))
-        return out
+        result = super().call(context, obj, *args, **named)
+        _spend(_length(result))
+        return result
 
 
 def cost(name: str, value: Any, more: tuple) -> int:
@@ -135,8 +135,8 @@ def cost(name: str, value: Any, more: tuple) -> int:
     size += texts
     match name:
         case "replace" if more:
-            found = str(value).count(str(more[0])) if str(more[0]) else _length(value) + 1
-            return size + found * measured(more[1:2])
+            occurrences = str(value).count(str(more[0])) if str(more[0]) else _length(value) + 1
+            return size + occurrences * measured(more[1:2])
         case "join":  # a method of what joins, or a filter of what is joined
             joins, joined = more[:1], value
             if isinstance(value, str) and more:
@@ -274,10 +274,10 @@ def _metered(program: nodes.Template, environment: _Environment) -> None:
     """Put the filters that count before a program's loops and operands."""
 
     def through(name: str, node: nodes.Expr, *args: Any) -> nodes.Filter:
-        made = nodes.Filter(node, name, [nodes.Const(a) for a in args], [], None, None)
-        made.set_lineno(node.lineno)
-        made.set_environment(environment)
-        return made
+        filtered = nodes.Filter(node, name, [nodes.Const(a) for a in args], [], None, None)
+        filtered.set_lineno(node.lineno)
+        filtered.set_environment(environment)
+        return filtered
 
     seen = functools.partial(through, SEEN)
     environment.static = _static(program)
