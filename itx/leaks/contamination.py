@@ -2,40 +2,42 @@
 """Which training records hold what evaluation asks: one search, for the build, the audit and `itx
 eval`.
 
-    every field of a training record: prompts, targets, turns, plain text ──► loose letters
-    (itx/leaks/loose.py)
-    inputs of evaluation                                                  ──► the same
-        equal input                the strict content, or all letters of a field; of brief inputs a
-                                   content field
-        most of its words          MOST of a long input's own letters, in whatever pieces
-                                   (itx/leaks/overlap.py)
+    every field of a training record: prompts, targets, turns, plain text, and the inputs of
+    evaluation, become loose letters (itx/leaks/loose.py). An input is found in a record as
+
+        equal input                the strict content, or all letters of a field; a brief input
+                                   only as a content field
+        most of its words          most of a long input's own letters (MIN_COPIED_SHARE), in
+                                   whatever pieces (itx/leaks/overlap.py)
         shared run of words        13 words of it in a row, where that is no boilerplate
-        short input                4 to 12 words as whole words
-                                   (itx/leaks/phrases.py)
+        short input                4 to 12 words as whole words (itx/leaks/phrases.py)
         input in two parts         the same, a part here and a part there
         input beside its answer    shorter ones
-    exemplars, which are training examples of the same task: by their content hashes
+
+    exemplars, which are training examples of the same task, are found by their content hashes.
 
 Found by construction in these forms; a paraphrase is not. What the search finds is kept in the
 cache by what it depends on, so that the audit and a second evaluation do not search again.
 """
 
-import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from itx import storage
+from itx import hashing, storage
 from itx.data import cache
+from itx.data.types import Lock
 from itx.errors import UserError
 from itx.leaks import loose
-from itx.leaks.finder import SHORT_WORDS, Asked, Finder
+from itx.leaks.finder import MIN_SHORT_WORDS, Asked, Finder
 
 SEARCH_VERSION = 2  # raise it when a change in this search alters what is found
-TESTED = ("copies verbatim or in another case, spacing, punctuation or look-alike letters, wrapped, split in two, in "
-          "prompts, exemplars, targets, turns and plain text")  # fmt: skip
+TESTED = (
+    "copies verbatim or in another case, spacing, punctuation or look-alike letters, wrapped, "
+    "split in two, in prompts, exemplars, targets, turns and plain text"
+)
 
 Match = tuple[int, int, str]  # record, content of the evaluation input, how
 Hits = dict[int, tuple[str, str]]  # record -> (evaluation task, how)
@@ -66,30 +68,25 @@ def spellings(
 ) -> list[Asked]:
     """An input in its loose form and, where that has other letters, in that of a copy without marks
     (`3.50`, `350`)."""
-    forms = tuple(f for f in map(loose.loose, fields) if f)
     known = tuple(map(loose.loose, answers))
-    out = [Asked(task, content, forms, known)]
-    if loose.size(" ".join(forms))[0] >= SHORT_WORDS and any(map(loose.without_marks, fields)):
-        out.append(
-            Asked(
-                task,
-                content,
-                tuple(f for f in (loose.without_marks(x) or loose.loose(x) for x in fields) if f),
-                known,
-            )
-        )
+
+    def asked(forms: Iterable[str]) -> Asked:
+        return Asked(task, content, tuple(filter(None, forms)), known)
+
+    out = [asked(map(loose.loose, fields))]
+    unmarked = list(map(loose.without_marks, fields))
+    if any(unmarked) and loose.size(" ".join(out[0].fields))[0] >= MIN_SHORT_WORDS:
+        out.append(asked(u or loose.loose(f) for u, f in zip(unmarked, fields, strict=True)))
     return out
 
 
-def scored_rows(lock: dict) -> list[dict]:
+def scored_rows(lock: Lock) -> list[dict]:
     """What a lock's evaluation asks: its rows, and the texts that retention is measured on."""
-    return [
-        *lock["evaluation"],
-        *({"task": t["name"], "folder": t["folder"]} for t in lock.get("retention", ())),
-    ]
+    texts = lock.get("retention", ())
+    return [*lock["evaluation"], *({"task": t["name"], "folder": t["folder"]} for t in texts)]
 
 
-def found(lock: dict, cache_dir: str | Path, rows: Sequence[dict] | None = None) -> Found:
+def found(lock: Lock, cache_dir: str | Path, rows: Sequence[dict] | None = None) -> Found:
     """The records of each trained variant that `rows` (default: all that the lock scores) ask,
     exemplars included.
 
@@ -112,23 +109,23 @@ def found(lock: dict, cache_dir: str | Path, rows: Sequence[dict] | None = None)
     return out
 
 
-def _searched(lock: dict, where: Path, rows: Sequence[dict]) -> Found:
+def _searched(lock: Lock, where: Path, rows: Sequence[dict]) -> Found:
     """What is in the records themselves, from the cache where this very search was done before."""
     trained = [[t["name"], cache.manifest_hash(where / t["folders"][0])] for t in lock["tasks"]]
     scored = sorted({(r["task"], cache.manifest_hash(where / r["folder"])) for r in rows})
-    digest = hashlib.sha256(json.dumps([SEARCH_VERSION, trained, scored]).encode()).hexdigest()[:16]
-    kept = where / "leaks" / f"{digest}.json"
-    if not kept.is_file():
-        hits = search(
-            [(t["name"], where / t["folders"][0]) for t in lock["tasks"]], asked_of(rows, where)
-        )
-        storage.write_json(
-            kept, {name: [[i, *how] for i, how in sorted(of.items())] for name, of in hits.items()}
-        )
-    return {
-        name: {i: (task, how) for i, task, how in of}
-        for name, of in storage.read_json(kept).items()
-    }
+    key = hashing.digest(json.dumps([SEARCH_VERSION, trained, scored]))
+    file = where / "leaks" / f"{key}.json"
+    if not file.is_file():
+        found = search(first_folders(lock, where), asked_of(rows, where))
+        lines = {name: [[i, *hit] for i, hit in sorted(h.items())] for name, h in found.items()}
+        storage.write_json(file, lines)
+    lines = storage.read_json(file)
+    return {name: {i: (task, how) for i, task, how in hits} for name, hits in lines.items()}
+
+
+def first_folders(lock: Lock, cache_dir: Path) -> list[tuple[str, Path]]:
+    """(variant, the folder of its first rendering) of each trained task."""
+    return [(t["name"], cache_dir / t["folders"][0]) for t in lock["tasks"]]
 
 
 def search(trained: Sequence[tuple[str, Path]], asked: Sequence[Asked]) -> Found:
@@ -145,7 +142,7 @@ def search(trained: Sequence[tuple[str, Path]], asked: Sequence[Asked]) -> Found
 def matches(
     trained: Sequence[tuple[str, Path]], finder: Finder, asked: Sequence[Asked]
 ) -> dict[str, list[Match]]:
-    """Of each variant (record, content of an evaluation input, how), equal inputs first; variants
+    """{variant: (record, content of an evaluation input, how), …}, equal inputs first; variants
     whose texts are the same are read once."""
     alike: dict[str, list[tuple[str, Path]]] = {}
     for name, folder in trained:
@@ -167,16 +164,16 @@ def matches(
 
 
 def trained_on(
-    lock: dict, cache_dir: str | Path, rows: Sequence[dict], most: int = 0
+    lock: Lock, cache_dir: str | Path, rows: Sequence[dict], most: int = 0
 ) -> dict[str, float]:
-    """Of each evaluation row the share of its first `most` contents (0: of all) that a record holds
-    which the lock trains on, exemplars included; rows may be such as the lock does not know.
-    `Untestable` where the cache cannot tell."""
+    """{row: the share of its first `most` contents (0: of all) that a record holds which the lock
+    trains on, exemplars included}; the lock need not know the rows. `Untestable` where the cache
+    cannot tell."""
     where = Path(cache_dir)
     asked = asked_of(rows, where)
     finder = Finder(asked)
     seen: set[int] = set()
-    every = matches([(t["name"], where / t["folders"][0]) for t in lock["tasks"]], finder, asked)
+    every = matches(first_folders(lock, where), finder, asked)
     for task in lock["tasks"]:
         content = cache.Records(where / task["folders"][0]).content
         shown = [np.zeros(0, np.uint64)]
@@ -188,10 +185,8 @@ def trained_on(
         seen |= {c for i, c, _ in every[task["name"]] if i not in gone or int(content[i]) in shown}
     out = {}
     for row in rows:
-        contents = list(dict.fromkeys(cache.Records(where / row["folder"]).content.tolist()))[
-            : most or None
-        ]
-        out[row["name"]] = sum(c in seen or finder.same.get(c) in seen for c in contents) / max(
-            1, len(contents)
-        )
+        content = cache.Records(where / row["folder"]).content.tolist()
+        contents = list(dict.fromkeys(content))[: most or None]
+        trained = sum(c in seen or finder.same.get(c) in seen for c in contents)
+        out[row["name"]] = trained / max(1, len(contents))
     return out

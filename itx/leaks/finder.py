@@ -2,11 +2,9 @@
 """Evaluation inputs by the way in which each can be found, and the texts of training folders gone
 through for them.
 
-brief   under 4 words       a whole content field, or beside its answer
-        (itx/leaks/phrases.py)
+brief   under 4 words       a whole content field, or beside its answer (itx/leaks/phrases.py)
 short   4 to 12 words       as whole words anywhere, or in two parts
-long                        most of its own words, or 13 of them in a row
-                            (itx/leaks/overlap.py)
+long                        most of its own words, or 13 of them in a row (itx/leaks/overlap.py)
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,18 +16,24 @@ import numpy as np
 from itx.data import cache
 from itx.leaks import loose
 from itx.leaks.grams import FIELD, Letters, Sought
-from itx.leaks.overlap import COMMON, MOST, SOME, Windows, boilerplate
+from itx.leaks.overlap import (
+    MAX_RUN_RECORDS,
+    MIN_COPIED_SHARE,
+    MIN_PARTIAL_SHARE,
+    Windows,
+    boilerplate,
+)
 from itx.leaks.phrases import ANCHOR, Short, beside_answers, segments
 
-LONG_WORDS, SHORT_WORDS = 13, 4
-LEAST_LETTERS = 30  # of 13 words; where letters stand alone they are a short input
-LONG_LETTERS = 26  # where scripts have no spaces
-CERTAIN_WORDS = 8  # shorter inputs may be a phrase that several origins use
-PHRASE_ORIGINS = 3
+MIN_LONG_WORDS, MIN_SHORT_WORDS = 13, 4
+MIN_LONG_LETTERS = 30  # of 13 words; where letters stand alone they are a short input
+MIN_UNSPACED_LETTERS = 26  # of a long input in scripts without spaces
+MIN_CERTAIN_WORDS = 8  # a shorter input may be a phrase that several origins use
+MIN_PHRASE_ORIGINS = 3
 CHUNK_LETTERS = 2_000_000  # of training text at once
-TYPED = 3  # an input may be there in so many spellings
-LABEL_SHARE = 0.1  # an answer to more of a task's examples is a label, which stands anywhere
-READABLE = 400  # letters of a record in which a brief input and its answer are looked for apart
+MAX_SPELLINGS = 3  # contents that are the same letters; more are told apart by their marks alone
+MAX_ANSWER_SHARE = 0.1  # an answer to more of a task's examples is a label, which stands anywhere
+MAX_READ_LETTERS = 400  # of a record in which a brief input and its answer are looked for apart
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ class Finder:
         told = {
             letters: of
             for letters, of in alike.items()
-            if letters and len({a.content for a in of}) <= TYPED
+            if letters and len({a.content for a in of}) <= MAX_SPELLINGS
         }
         self.asked = [of[0] for of in told.values()]
         # the content that stands for it
@@ -75,10 +79,9 @@ class Finder:
             np.array([s[i] for s in sizes], t) for i, t in ((0, np.int64), (1, np.int64), (2, bool))
         )
         least = np.where(unspaced, ANCHOR[True], ANCHOR[False])
-        long = np.where(
-            unspaced, letters >= LONG_LETTERS, (words >= LONG_WORDS) & (letters >= LEAST_LETTERS)
-        )
-        brief = (letters < least) | (~unspaced & (words < SHORT_WORDS))
+        long_words = (words >= MIN_LONG_WORDS) & (letters >= MIN_LONG_LETTERS)
+        long = np.where(unspaced, letters >= MIN_UNSPACED_LETTERS, long_words)
+        brief = (letters < least) | (~unspaced & (words < MIN_SHORT_WORDS))
         self.words, self.is_brief = words, brief
         text = Letters.of(["\n".join(a.fields) for a in self.asked])
         tasks = {t: i for i, t in enumerate(dict.fromkeys(a.task for a in self.asked))}
@@ -115,10 +118,15 @@ class Finder:
             of_task[a.task] = of_task.get(a.task, 0) + 1
             for answer in set(a.answers):
                 times[a.task, answer] = times.get((a.task, answer), 0) + 1
-        rows = [
-            (int(i), answer) for i in brief for answer in dict.fromkeys(self.asked[i].answers)
-            if answer and _letters_of([answer]) != _letters_of(["".join(self.asked[i].fields)]) and times[self.asked[i].task, answer] <= max(1, LABEL_SHARE * of_task[self.asked[i].task])
-        ]  # fmt: skip
+        rows = []
+        for i in brief.tolist():
+            asked = self.asked[i]
+            letters = _letters_of(["".join(asked.fields)])
+            most = max(1, MAX_ANSWER_SHARE * of_task[asked.task])
+            for answer in dict.fromkeys(asked.answers):
+                is_another = answer and _letters_of([answer]) != letters
+                if is_another and times[asked.task, answer] <= most:
+                    rows.append((i, answer))
         answers = Letters.of([answer for _, answer in rows])
         starts = np.flatnonzero(np.diff(answers.field, prepend=-1))
         self.brief = np.array([i for i, _ in rows], np.int64)
@@ -130,7 +138,6 @@ class Finder:
         self.brief_answers, self.answers = Sought(self.brief_answer), [answer for _, answer in rows]
 
     # ---- the training side
-    # -------------------------------------------------------------------------
 
     def matches(self, folders: Sequence[Path]) -> list[list[tuple[int, int, str]]]:
         """Of each folder's texts (record, content of an input, how)."""
@@ -193,25 +200,25 @@ class Finder:
             sure += _listed(record[text.field[at]], self.brief[which], "input beside its answer")
             place, number = self.brief_answers.find(whole)
             # labels of the training data
-            often = np.bincount(number, minlength=len(self.brief_answers)) > COMMON
+            often = np.bincount(number, minlength=len(self.brief_answers)) > MAX_RUN_RECORDS
             use = ~content[place] & ~often[number]
             sure += self._answered(fields, record, content, record[place[use]], number[use])
         return sure, phrases
 
-    def _most(self, long: Windows, parts: list[tuple], window: np.ndarray, records: int) -> list:
+    def _most(self, long: Windows, parts: list[tuple], every: np.ndarray, records: int) -> list:
         """[(record, input, how)] of a folder's records that hold most of a long input's own
-        letters."""
-        own, size = long.apart(window, records)
-        found = []
-        for fields, record, of, matched in parts:
-            first, source, share = long.coverage(of, matched, own, size)
-            found += _listed(of[first[share >= MOST]], source[share >= MOST], "most of its words")
-            for k in np.flatnonzero((share >= SOME) & (share < MOST)):
-                stop = first[k + 1] if k + 1 < len(first) else len(of)
-                if self._in_pieces(
-                    long, own, matched[first[k] : stop], fields, record, int(of[first[k]])
-                ):
-                    found.append((int(of[first[k]]), int(source[k]), "most of its words"))
+        letters. parts: (fields, the record of each, record and window of each match)."""
+        own, size = long.apart(every, records)
+        found, how = [], "most of its words"
+        for fields, record, matched, window in parts:
+            first, source, share = long.coverage(matched, window, own, size)
+            copied = share >= MIN_COPIED_SHARE
+            found += _listed(matched[first[copied]], source[copied], how)
+            last = np.append(first[1:], len(matched))
+            for k in np.flatnonzero((share >= MIN_PARTIAL_SHARE) & ~copied):
+                i = int(matched[first[k]])
+                if self._in_pieces(long, own, window[first[k] : last[k]], fields, record, i):
+                    found.append((i, int(source[k]), how))
         return found
 
     def _in_pieces(
@@ -223,8 +230,8 @@ class Finder:
         record: np.ndarray,
         i: int,
     ) -> bool:
-        """Whether what no window covers stands in the record in shorter pieces, so that MOST is
-        there."""
+        """Whether what no window covers of an input stands in record i in shorter pieces, so that
+        MIN_COPIED_SHARE of its own letters is there."""
         source = int(self.text.field[long.at[window[0]]])
         begin, end = np.searchsorted(self.text.field, [source, source + 1])
         mine = np.diff(own)[begin:end] > 0
@@ -232,15 +239,13 @@ class Finder:
         for at in long.at[window] - begin:
             covered[at : at + long.length] = True
         codes = self.text.codes[begin:end]
-        said = _letters_of(
-            fields[np.searchsorted(record, i, "left") : np.searchsorted(record, i, "right")]
-        )
-        edges = np.flatnonzero(np.diff(np.concatenate([[1], covered.astype(int), [1]])))
+        said = _letters_of(fields[slice(*_span(record, i))])
+        gaps = np.flatnonzero(np.diff(np.concatenate([[1], covered.astype(int), [1]])))
         least = long.length // 3
-        for a, b in zip(edges[::2], edges[1::2], strict=True):
+        for a, b in zip(gaps[::2], gaps[1::2], strict=True):
             if b - a >= least and codes[a:b].tobytes().decode("utf-32-le") in said:
                 covered[a:b] = True
-        return bool(covered[mine].sum() >= MOST * mine.sum())
+        return bool(covered[mine].sum() >= MIN_COPIED_SHARE * mine.sum())
 
     def _answered(
         self,
@@ -257,23 +262,17 @@ class Finder:
             rows.setdefault(h, []).append(k)
         out = []
         for i, n in {(int(i), int(n)) for i, n in zip(of, number, strict=True)}:
-            first, last = np.searchsorted(record, i, "left"), np.searchsorted(record, i, "right")
-            said = f" {' '.join(fields[j] for j in range(first, last) if content[j])} ".replace(
-                "\n", " "
-            )
-            if len(said) > READABLE:
+            said = f" {_words(*(fields[j] for j in range(*_span(record, i)) if content[j]))} "
+            if len(said) > MAX_READ_LETTERS:
                 continue
             for k in rows[int(self.brief_answers.hashes[n])]:
                 source = int(self.brief[k])
-                if (
-                    f" {_words(*self.asked[source].fields)} " in said
-                    and f" {_words(self.answers[k])} " not in said
-                ):
+                question = f" {_words(*self.asked[source].fields)} "
+                if question in said and f" {_words(self.answers[k])} " not in said:
                     out.append((i, source, "input beside its answer"))
         return out
 
     # ---- what needs all training data
-    # --------------------------------------------------------------
 
     def _rare(self, windows: list[list[tuple]], origin: np.ndarray, records: np.ndarray) -> list:
         """Runs of 13 words that are no boilerplate."""
@@ -289,11 +288,8 @@ class Finder:
             common = boilerplate(both[:, 0], both[:, 1], task, origin, records)
             left = ~np.isin(long.number[window], common)
             record, source, letters = long.longest_run(everywhere[left], window[left])
-            for r, s in zip(
-                record[letters >= long.run].tolist(),
-                source[letters >= long.run].tolist(),
-                strict=True,
-            ):
+            runs = letters >= long.run
+            for r, s in zip(record[runs].tolist(), source[runs].tolist(), strict=True):
                 n = int(task[r])
                 out.append((n, r - int(offset[n]), s, "shared run of words"))
         return out
@@ -303,16 +299,22 @@ class Finder:
         seen: dict[int, set[int]] = {}
         for n, _, source in phrases:
             seen.setdefault(source, set()).add(int(origin[n]))
-        return [
-            (n, i, source, "short input") for n, i, source in phrases
-            if self.words[source] >= CERTAIN_WORDS or len(seen[source]) < PHRASE_ORIGINS
-        ]  # fmt: skip
+        own = {
+            source
+            for source, origins in seen.items()
+            if self.words[source] >= MIN_CERTAIN_WORDS or len(origins) < MIN_PHRASE_ORIGINS
+        }
+        return [(n, i, source, "short input") for n, i, source in phrases if source in own]
+
+
+def _span(record: np.ndarray, i: int) -> tuple[int, int]:
+    """The first field of record i, and the one behind its last."""
+    return int(np.searchsorted(record, i, "left")), int(np.searchsorted(record, i, "right"))
 
 
 def _listed(record: np.ndarray, source: np.ndarray, how: str) -> list[tuple[int, int, str]]:
-    return [
-        (r, s, how) for r, s in dict.fromkeys(zip(record.tolist(), source.tolist(), strict=True))
-    ]
+    pairs = zip(record.tolist(), source.tolist(), strict=True)
+    return [(*pair, how) for pair in dict.fromkeys(pairs)]
 
 
 def _words(*fields: str) -> str:

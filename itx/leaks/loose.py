@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one form in which the leak test compares texts: what a copy keeps however it was typed, cleaned or disguised.
+"""The one form in which the leak test compares texts: what a copy keeps however it was typed,
+cleaned or disguised.
 
-    loose("«What’s 3−5?»  (Сat)")  ->  "whats 3- 5\\ncat"        "-" stands for the operator's sign here
+    loose("«What’s 3−5?»  (Сat)")  ->  "whats 3- 5\\ncat"     "-" is the operator's sign here
 
-Letters and digits count, and signs between numbers; everything else is a gap. Gaps are no part of what is compared: "line
-break", "line-break" and "linebreak" are the same letters. They only say where words begin (a space) and where a
-sentence, a label or a quotation may (a line break).
+Letters and digits count, and signs between numbers; everything else is a gap. Gaps are no part of
+what is compared: "line break", "line-break" and "linebreak" are the same letters. They only say
+where words begin (a space) and where a sentence, a label or a quotation may (a line break).
 """
 
 import html
@@ -20,23 +21,24 @@ LOOSE_VERSION = 2  # raise it when a change here alters a form: it is part of ev
 # Russian. After casefold: a small letter is mapped as its capital looks too ("н" as H), for the
 # case of a copy may be another.
 _ALIKE = {
-    **dict(zip("авеікмнорстухѕјһԁԛԝѵґгпьѡ", "abeikmhopctyxsjhdqwvrrnbw", strict=True)),
-    **dict(zip("αβεζηικμνορτυχωγϲϳ", "abezhikmvoptuxwycj", strict=True)),
-    **dict(zip("ոսօհցոԁɡɑıɩʏɴɪʀʙʜʟᴀᴄᴅᴇᴊᴋᴍᴏᴘᴛᴜᴠᴡᴢꜱꜰ", "nuohgndgaiiynirbhlacdejkmoptuvwzsf", strict=True)),
-}  # fmt: skip
-# The simplified radicals that Unicode does not fold itself (of Kangxi's it does)
-_ALIKE |= dict(
-    zip(
-        "⻅⻆⻈⻉⻋⻓⻔⻗⻘⻙⻚⻛⻜⻝⻢⻣⻤⻥⻦⻧⻨⻩⻬⻮⻰⺟⺠⺩⺫⺬⺻⺼⻄",
-        "见角讠贝车长门雨青韦页风飞食马骨鬼鱼鸟卤麦黄齐齿龙母民王目示聿月西",
-        strict=True,
+    letter: latin
+    for letters, latins in (
+        ("авеікмнорстухѕјһԁԛԝѵґгпьѡ", "abeikmhopctyxsjhdqwvrrnbw"),
+        ("αβεζηικμνορτυχωγϲϳ", "abezhikmvoptuxwycj"),
+        ("ոսօհցոԁɡɑıɩʏɴɪʀʙʜʟᴀᴄᴅᴇᴊᴋᴍᴏᴘᴛᴜᴠᴡᴢꜱꜰ", "nuohgndgaiiynirbhlacdejkmoptuvwzsf"),
+        # the simplified radicals that Unicode does not fold itself (it does Kangxi's)
+        (
+            "⻅⻆⻈⻉⻋⻓⻔⻗⻘⻙⻚⻛⻜⻝⻢⻣⻤⻥⻦⻧⻨⻩⻬⻮⻰⺟⺠⺩⺫⺬⺻⺼⻄",
+            "见角讠贝车长门雨青韦页风飞食马骨鬼鱼鸟卤麦黄齐齿龙母民王目示聿月西",
+        ),
     )
-)
+    for letter, latin in zip(letters, latins, strict=True)
+}
 # Greek capitals that do not look as their small letters do
 _CAPITALS = {"\u039d": "n", "\u03a5": "y"}
 _DASHES = "-\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63\uff0d"
-_SIGNS = {"-": "\ue001", "+": "\ue002", "*": "\ue003", "/": "\ue004", "=": "\ue005", "<": "\ue006", ">": "\ue007",
-          "^": "\ue008"}  # fmt: skip
+_SIGNS = dict(zip("-+*/=<>^", "\ue001\ue002\ue003\ue004\ue005\ue006\ue007\ue008", strict=True))
+_OPERATORS = {"\u00d7": "*", "\u00f7": "/", "\u2044": "/"}
 _BETWEEN_NUMBERS = "\ue000"  # "2 210" is not "22 10"
 _IGNORED = re.compile(
     "[\u00ad\u034f\u061c\u0640\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164"
@@ -83,19 +85,13 @@ def _folded(char: str) -> str:
         elif kind == "Zs":
             out.append(" ")
         elif kind != "Cf":
-            out.append(
-                {"\u00d7": "*", "\u00f7": "/", "\u2044": "/"}.get(
-                    c, c if c in "+*/=<>^,'.-_" else "\n"
-                )
-            )
+            out.append(_OPERATORS.get(c, c if c in "+*/=<>^,'.-_" else "\n"))
     return "".join(out)
 
 
 _FOLD = _Fold()
-_ASCII = {
-    i: chr(i) if chr(i).isalnum() else " " if chr(i) in " -_" else "\n" for i in range(128)
-}  # what is left of a folded text
-_REST: dict[int, str] = {i: c for i, c in _ASCII.items() if not chr(i).isalnum()}
+# what becomes of the ASCII characters of a folded text that are neither letters nor digits
+_REST = {i: " " if chr(i) in " -_" else "\n" for i in range(128) if not chr(i).isalnum()}
 
 
 def loose(text: str) -> str:
@@ -109,18 +105,14 @@ def loose(text: str) -> str:
     if "%" in text:
         text = _PERCENT.sub(lambda m: unquote(m[0], errors="replace"), text)
     if "\\" in text:
-        text = (
-            _ESCAPED.sub(lambda m: chr(int(m[1], 16)), text)
-            .replace("\\n", "\n")
-            .replace("\\t", "\n")
-        )
+        text = _ESCAPED.sub(lambda m: chr(int(m[1], 16)), text)
+        text = text.replace("\\n", "\n").replace("\\t", "\n")
     text = text.lower() if text.isascii() else text.replace("\u2019", "'").translate(_FOLD)
     if "'" in text:
         text = _IN_WORD.sub("", text)
     if any(map(text.__contains__, "0123456789")):
         text = _SIGN.sub(lambda m: _SIGNS[m[1] or m[2]] + " ", _THOUSANDS.sub("", text))
-        text = text.translate(_REST)
-        text = _PAIR_OF_NUMBERS.sub(_BETWEEN_NUMBERS, text)
+        text = _PAIR_OF_NUMBERS.sub(_BETWEEN_NUMBERS, text.translate(_REST))
     else:
         text = text.translate(_REST)
     return _SPACES.sub(" ", _LINES.sub("\n", text)).strip(" \n")

@@ -16,19 +16,22 @@ import numpy as np
 
 from itx.leaks.grams import Letters, Sought, pairs
 
-WINDOW = {False: 24, True: 12}  # letters, of spaced scripts (about 5 words) and of others
-# Windows in so many of an evaluation task's inputs, and this share, are its instruction.
-FIXED_INPUTS, FIXED_SHARE = 3, 0.1
-OWN = 10  # letters of its own that an input needs for this test
-MOST = 0.8  # share of an input's own letters that makes a record a copy
-SOME = 0.35  # from here on it is looked whether the rest stands in shorter pieces
-RUN = {False: 56, True: 26}  # letters in a row that are a copy where they are rare: 13 words
-COMMON = 10  # a run in more training records than this is a phrase
-FEW_RECORDS = 3
-SHARED = 0.02  # in this share of a task's records, and FEW_RECORDS: a run alone proves nothing
-# of an input's own letters that must be left beside such an instruction: a passage is none
-LEFT = 0.1
-USUAL, USUAL_RECORDS = 0.08, 5  # in this share, and so many: the task's own instruction
+# Letters, in scripts with spaces (about 5 words) and in others: [whether it has none]
+WINDOW = {False: 24, True: 12}
+# A window in so many of an evaluation task's inputs, and in this share of them, is its instruction.
+MIN_FIXED_INPUTS, MIN_FIXED_SHARE = 3, 0.1
+MIN_OWN_LETTERS = 10  # letters of its own that an input needs for this test
+MIN_COPIED_SHARE = 0.8  # of an input's own letters, in a record that is a copy of it
+MIN_PARTIAL_SHARE = 0.35  # from here on the rest is looked for in shorter pieces
+# Letters in a row that are a copy where they are rare, 13 words: [whether the script has no spaces]
+MIN_RUN = {False: 56, True: 26}
+MAX_RUN_RECORDS = 10  # a run in more training records than this is a phrase
+# In so many of a training task's records, and in this share of them, a run alone proves nothing.
+MIN_SHARED_RECORDS, MIN_SHARED_SHARE = 3, 0.02
+# In so many of a training task's records, and in this share, a window is that task's instruction …
+MIN_USUAL_RECORDS, MIN_USUAL_SHARE = 5, 0.08
+# … if this share of an input's own letters is left beside it: a passage is no instruction.
+MIN_LEFT_SHARE = 0.1
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ class Windows:
         inputs = np.unique(np.stack([number, task[source], owner[source]], 1), axis=0)
         keys, count = np.unique(inputs[:, :2], axis=0, return_counts=True)
         of_task = np.bincount(task[np.unique(owner)], minlength=task.max(initial=0) + 1)
-        least = np.maximum(FIXED_INPUTS, FIXED_SHARE * of_task)
+        least = np.maximum(MIN_FIXED_INPUTS, MIN_FIXED_SHARE * of_task)
         fixed_keys = keys[count >= least[keys[:, 1]]]
         span = len(of_task)
         fixed = np.isin(number * span + task[source], fixed_keys[:, 0] * span + fixed_keys[:, 1])
@@ -80,11 +83,11 @@ class Windows:
         own = np.concatenate([[0], np.cumsum(free)])
         size = np.bincount(letters.field[free], minlength=len(wanted))
         ordinal = np.cumsum(letters.word)[at]
-        use = ~fixed & (size[source] >= OWN)
+        use = ~fixed & (size[source] >= MIN_OWN_LETTERS)
         order = np.argsort(number[use], kind="stable")
         return cls(
             length,
-            RUN[unspaced],
+            MIN_RUN[unspaced],
             letters,
             sought,
             *(x[use][order] for x in (number, at, ordinal)),
@@ -113,7 +116,7 @@ class Windows:
         which next to nothing would be left keep theirs. window: every match in the task, once per
         record."""
         number, count = np.unique(self.number[window], return_counts=True)
-        usual = number[(count >= USUAL_RECORDS) & (count >= USUAL * records)]
+        usual = number[(count >= MIN_USUAL_RECORDS) & (count >= MIN_USUAL_SHARE * records)]
         if not len(usual):
             return self.own, self.size
         at = self.at[np.isin(self.number, usual)]
@@ -123,7 +126,7 @@ class Windows:
         free = np.diff(self.own) > 0
         left = free & (np.cumsum(edges[:-1]) == 0)
         size = np.bincount(self.letters.field[left], minlength=len(self.size))
-        nothing = (size < OWN) | (size < LEFT * self.size)
+        nothing = (size < MIN_OWN_LETTERS) | (size < MIN_LEFT_SHARE * self.size)
         left = np.where(nothing[self.letters.field], free, left)
         return np.concatenate([[0], np.cumsum(left)]), np.where(nothing, self.size, size)
 
@@ -165,10 +168,15 @@ class Windows:
         return record[first], source[first], at[last] + self.length - at[first]
 
 
-def boilerplate(number: np.ndarray, record: np.ndarray, task: np.ndarray, origin: np.ndarray,
-                records: np.ndarray) -> np.ndarray:  # fmt: skip
-    """The numbers of windows that prove nothing by themselves: in more than COMMON records, in data
-    of two origins, or in several records of a task.
+def boilerplate(
+    number: np.ndarray,
+    record: np.ndarray,
+    task: np.ndarray,
+    origin: np.ndarray,
+    records: np.ndarray,
+) -> np.ndarray:
+    """The numbers of windows that prove nothing by themselves: they stand in more than
+    MAX_RUN_RECORDS records, in data of two origins, or in several records of a task.
 
     number, record: each pair once; task, origin: of each record's task; records: [tasks], how many
     there are.
@@ -177,10 +185,12 @@ def boilerplate(number: np.ndarray, record: np.ndarray, task: np.ndarray, origin
         return number
     of = task[record]
     windows, count = np.unique(number, return_counts=True)
-    out = [windows[count > COMMON]]
+    out = [windows[count > MAX_RUN_RECORDS]]
     both = np.unique(np.stack([number, origin[of]], 1), axis=0)
     windows, count = np.unique(both[:, 0], return_counts=True)
     out.append(windows[count > 1])
     both, count = np.unique(np.stack([number, of], 1), axis=0, return_counts=True)
-    out.append(both[(count >= FEW_RECORDS) & (count >= SHARED * records[both[:, 1]]), 0])
+    out.append(
+        both[(count >= MIN_SHARED_RECORDS) & (count >= MIN_SHARED_SHARE * records[both[:, 1]]), 0]
+    )
     return np.unique(np.concatenate(out))

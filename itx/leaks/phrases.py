@@ -2,8 +2,8 @@
 """Short inputs in training texts: as whole words, in two parts, and shorter ones with their answer.
 
 short   4 to 12 words (5 to 25 characters in scripts without spaces): wherever its words stand as
-        whole words; and in
-        two parts, each a segment of its own (a field, a line, what stands between marks)
+        whole words; and in two parts, each a segment of its own (a field, a line, what stands
+        between marks)
 brief   shorter still: only as a whole field, or together with its answer
 """
 
@@ -13,11 +13,12 @@ import numpy as np
 
 from itx.leaks.grams import Letters, Sought, pairs
 
-# letters at its beginning by which a short input is found; the least that it has
+# Letters at its beginning by which a short input is found, so many it has at least: [whether the
+# script has no spaces]
 ANCHOR = {False: 10, True: 5}
-SEGMENTS = 3  # a part is at most so many segments long
-APART = 60  # letters between two parts in one field, at most
-NEAR = 4  # segments from a brief input to its answer, at most
+MAX_PART_SEGMENTS = 3  # of a part
+MAX_GAP_LETTERS = 60  # between two parts in one field
+MAX_ANSWER_SEGMENTS = 4  # from a brief input to its answer
 
 
 @dataclass(frozen=True)
@@ -59,9 +60,18 @@ class Short:
         by = np.argsort(cut_number, kind="stable")
         sides = np.repeat([0, 1], len(at))
         return cls(
-            length, sought, number[order], wanted[order], (ends - starts)[order], whole[order],
-            cuts, cut_number[by], np.tile(wanted[i], 2)[by], np.tile(at, 2)[by], sides[by],
-        )  # fmt: skip
+            length=length,
+            sought=sought,
+            number=number[order],
+            source=wanted[order],
+            size=(ends - starts)[order],
+            whole=whole[order],
+            cuts=cuts,
+            cut_number=cut_number[by],
+            cut_source=np.tile(wanted[i], 2)[by],
+            cut_at=np.tile(at, 2)[by],
+            cut_side=sides[by],
+        )
 
     def whole_words(self, text: Letters, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(place, input) of every short input that stands in the text as whole words."""
@@ -95,17 +105,19 @@ class Short:
         s1, e1, s2, e2 = start[place[a]], end[place[a]], start[place[b]], end[place[b]]
         apart = np.maximum(s2 - e1, s1 - e2)
         other_field = text.field[s1] != text.field[s2]
-        good = (apart >= 0) & (other_field | (apart <= APART))
+        good = (apart >= 0) & (other_field | (apart <= MAX_GAP_LETTERS))
         return s1[good], self.cut_source[j[a[good]]]
 
 
 def segments(text: Letters, record: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(beginnings, ends, records) of every run of up to SEGMENTS segments within a field. record:
-    of each field."""
+    """(beginnings, ends, records) of every run of up to MAX_PART_SEGMENTS segments within a field.
+
+    record: int [fields], the record of each.
+    """
     first = np.flatnonzero(text.segment)
     ends = np.append(first[1:], len(text))
     starts, stops = [], []
-    for n in range(SEGMENTS):
+    for n in range(MAX_PART_SEGMENTS):
         inside = np.arange(len(first) - n) if len(first) > n else np.arange(0)
         inside = inside[text.field[first[inside]] == text.field[first[inside + n]]]
         starts.append(first[inside])
@@ -117,8 +129,8 @@ def segments(text: Letters, record: np.ndarray) -> tuple[np.ndarray, np.ndarray,
 def beside_answers(
     text: Letters, record: np.ndarray, inputs: np.ndarray, answers: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(place, which) of every brief input that is a segment and whose answer is one of the NEAR
-    segments behind it.
+    """(place, which) of every brief input that is a segment and whose answer is one of the
+    MAX_ANSWER_SEGMENTS segments behind it.
 
     inputs, answers: their hashes, row by row.
     """
@@ -130,7 +142,7 @@ def beside_answers(
     i, j = pairs(hashes[place], inputs[order])
     place, which = place[i], order[j]
     good = np.zeros(len(place), bool)
-    for n in range(1, NEAR + 1):
+    for n in range(1, MAX_ANSWER_SEGMENTS + 1):
         near = np.minimum(place + n, len(first) - 1)
         same = (near > place) & (
             record[text.field[first[near]]] == record[text.field[first[place]]]
