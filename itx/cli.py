@@ -22,19 +22,13 @@ from itx.errors import UserError, did_you_mean
 
 # Only the file of the command that was typed is imported: JAX takes a second, TensorFlow three.
 COMMANDS = {
-    "train": (
-        "itx.commands.train",
-        "build, audit, tune, evaluate, report; the same command again resumes",
-    ),
-    "data": ("itx.commands.data", "build, audit and print training data"),
-    "tasks": ("itx.commands.tasks", "list, show and check registered tasks"),
-    "eval": ("itx.commands.evaluate", "score a run's checkpoint"),
-    "runs": ("itx.commands.runs", "look after run folders"),
-    "generate": (
-        "itx.commands.generate",
-        "answer prompts; without any, a conversation in the terminal",
-    ),
-    "convert": ("itx.commands.convert", "Hugging Face folders in and out"),
+    "train": ("train", "build, audit, tune, evaluate, report; the same command again resumes"),
+    "data": ("data", "build, audit and print training data"),
+    "tasks": ("tasks", "list, show and check registered tasks"),
+    "eval": ("evaluate", "score a run's checkpoint"),
+    "runs": ("runs", "look after run folders"),
+    "generate": ("generate", "answer prompts; without any, a conversation in the terminal"),
+    "convert": ("convert", "Hugging Face folders in and out"),
 }
 
 
@@ -47,7 +41,7 @@ def _parser(typed: str | None) -> argparse.ArgumentParser:
     for name, (module, help) in COMMANDS.items():
         command = commands.add_parser(name, help=help, description=help, allow_abbrev=False)
         if name == typed:
-            importlib.import_module(module).add_arguments(command)
+            importlib.import_module(f"itx.commands.{module}").add_arguments(command)
     return parser
 
 
@@ -64,11 +58,9 @@ def main(argv: list[str] | None = None) -> int:
 def _run(words: list[str]) -> int:
     args, rest = _parser(words[0] if words else None).parse_known_args(words)
     takes_overrides = hasattr(args, "quick")
-    args.overrides = (
-        [a for a in rest if a.startswith("--") and "." in a.split("=")[0]]
-        if takes_overrides
-        else []
-    )
+    args.overrides = [
+        a for a in rest if takes_overrides and a.startswith("--") and "." in a.split("=")[0]
+    ]
     unknown = [a for a in rest if a not in args.overrides]
     if unknown:
         raise UserError(_unknown(unknown[0], takes_overrides))
@@ -79,28 +71,13 @@ def _run(words: list[str]) -> int:
     return code
 
 
-PATH_ARGUMENTS = (
-    "config",
-    "run",
-    "run_dir",
-    "lock",
-    "cache_dir",
-    "json",
-    "root",
-    "hf_dir",
-    "out",
-    "out_dir",
-)
+PATH_ARGUMENTS = "config run run_dir lock cache_dir json root hf_dir out out_dir".split()
 
 
 def _refuse_remote_paths(args: argparse.Namespace) -> None:
-    """UserError for a path such as gs://bucket/run, of which a folder named `gs:` would be made
-    here."""
-    overrides = [
-        tuple(text.removeprefix("--").split("=", 1)) for text in args.overrides if "=" in text
-    ]
+    """UserError for a path such as gs://bucket/run: locally a folder named `gs:` would be made."""
     given = [(f"--{name}", getattr(args, name, None)) for name in PATH_ARGUMENTS]
-    given += [(f"--{name}", value) for name, value in overrides]
+    given += [text.partition("=")[::2] for text in args.overrides]
     for name, value in given:
         if isinstance(value, str) and storage.is_remote(value):
             raise UserError(f"{name} {value}: remote storage is not built yet; give a local path")

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one error a person's mistake raises, and the words that suggest the nearest valid name."""
+"""The error that a person's mistake raises, with the nearest valid name, and what the machine
+refuses in one line."""
 
 import concurrent.futures
 import difflib
@@ -27,16 +28,14 @@ def nearest(name: str, valid: Iterable[str], most: int = 3) -> list[str]:
 def did_you_mean(name: str, valid: Iterable[str]) -> str:
     """`; did you mean 'a' or 'b'?`, or the first valid names where none is near."""
     valid = list(valid)
-    near = nearest(name, valid)
-    if near:
-        return "; did you mean " + " or ".join(repr(n) for n in near) + "?"
+    if near := nearest(name, valid):
+        return f"; did you mean {' or '.join(map(repr, near))}?"
     if not valid:
         return "; none is registered"
     return "; valid: " + ", ".join(sorted(valid)[:8]) + (", …" if len(valid) > 8 else "")
 
 
 # ---- what the machine refuses
-# -----------------------------------------------------------------------
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -57,7 +56,8 @@ def of_the_machine(error: BaseException) -> tuple[str, int] | None:
     for e in _chain(error):
         if isinstance(e, concurrent.futures.BrokenExecutor):
             return (
-                "a build process was ended from outside, mostly for want of memory: give fewer, --data.workers=1",
+                "a build process was ended from outside, mostly for want of memory: give fewer, "
+                "--data.workers=1",
                 1,
             )
         if isinstance(e, MemoryError):
@@ -97,24 +97,23 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 def _memory(error: BaseException) -> str:
     said = " ".join(str(error).split())[:120]
     return (
-        f"out of memory{f' ({said})' if said else ''}: raise --train.microbatches, lower --data.sequence_length or "
-        "--eval.batch_size, set --model.remat=full, or end other programs; the same command goes on"
+        f"out of memory{f' ({said})' if said else ''}: raise --train.microbatches, lower "
+        "--data.sequence_length or --eval.batch_size, set --model.remat=full, or end other "
+        "programs; the same command goes on"
     )
 
 
 def _file(number: int, path: str | bytes | int | None) -> tuple[str, int]:
-    where = (
+    named = (
         os.fsdecode(path) if isinstance(path, str | bytes) else "standard output or an open file"
     )
-    why = os.strerror(number)
+    line = f"{named}: {os.strerror(number)}"
     if number in FULL:
-        return (
-            f"{where}: {why}; nothing more could be written: make room, and the same command goes on",
-            1,
-        )
+        line += "; nothing more could be written: make room, and the same command goes on"
+        return line, 1
     if number in REFUSED:
-        return f"{where}: {why}; give a path that this user may read and write", 2
-    return f"{where}: {why}", 2
+        line += "; give a path that this user may read and write"
+    return line, 2
 
 
 def did_you_mean_file(path: Path) -> str:

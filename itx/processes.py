@@ -23,16 +23,10 @@ from itx.text import visible
 # the process id of the starter: a process ends when the one that set this is killed
 WATCH = "ITX_END_WITH_PARENT"
 
-# A new start changes nothing after success, after a user's mistake, or when a signal told the run
-# to stop.
-NO_RESTART_CODES = (
-    0,
-    2,
-    128 + signal.SIGINT,
-    128 + signal.SIGTERM,
-    -signal.SIGINT,
-    -signal.SIGTERM,
-)
+# Exit codes after which a restart is pointless: success, a user's mistake, and the signals that
+# tell a run to stop.
+STOPS = (signal.SIGTERM, signal.SIGINT)
+NO_RESTART_CODES = (0, 2, *(128 + n for n in STOPS), *(-n for n in STOPS))
 MAX_PAUSE_SECONDS = 60.0
 POLL_SECONDS = 0.1
 
@@ -55,9 +49,8 @@ def die_with_starter() -> None:
         die_with(int(starter))
 
 
-# ---------------------------------------------------------------- signals
+# ---- signals
 
-STOPS = (signal.SIGTERM, signal.SIGINT)
 GRACE_SECONDS = 4.0  # to clean up after a signal, where nothing is to be saved
 # A signal to a group of processes arrives twice where the parent hands it on: closer than this, two
 # are one.
@@ -155,8 +148,8 @@ def ends_at_signal() -> Iterator[None]:
 
 
 class Interrupts:
-    """SIGTERM or SIGINT are noted: who trains finishes the step, saves, and leaves. After the block
-    it is ended."""
+    """Inside, SIGTERM and SIGINT are only noted: training finishes the step, saves, and leaves. A
+    signal that nobody looked at ends the process after the block."""
 
     def __init__(self) -> None:
         self.seen = 0
@@ -180,8 +173,8 @@ class Interrupts:
 
 
 def as_command(work: Callable[[], int], conversation: bool = False) -> int:
-    """The exit code of `work`, which signals may end; what is a person's or the machine's to mend
-    is said in one line.
+    """The exit code of `work`, which signals may end; an error that a person or the machine can
+    mend is one line on stderr.
 
     conversation: Ctrl-C cuts an answer short, as often as one likes, and is left to `work`.
     """
@@ -207,7 +200,7 @@ def as_command(work: Callable[[], int], conversation: bool = False) -> int:
     return code
 
 
-# ---------------------------------------------------------------- child processes
+# ---- child processes
 
 
 @contextlib.contextmanager
@@ -247,9 +240,8 @@ def run_child(command: list[str], what: str) -> None:
         raise SystemExit(128 - code)
     if code < 0:
         why = " (mostly for want of memory)" if -code == signal.SIGKILL else ""
-        raise RunFailed(
-            f"{what} was ended by {signal.Signals(-code).name}{why}; the same command goes on from there"
-        )
+        name = signal.Signals(-code).name
+        raise RunFailed(f"{what} was ended by {name}{why}; the same command goes on from there")
     if code:
         raise SystemExit(code)
 
@@ -296,7 +288,7 @@ class Supervisor:
 
     def run(self) -> int:
         """The exit code of the last start, or 128 + the signal that stopped the run."""
-        handlers = {n: signal.signal(n, self._note) for n in (signal.SIGTERM, signal.SIGINT)}
+        handlers = {n: signal.signal(n, self._note) for n in STOPS}
         try:
             return self._run()
         finally:
@@ -325,20 +317,15 @@ class Supervisor:
             if newest_checkpoint(self.checkpoints) > before:
                 fruitless, how = 0, "steps were gained, so this one is not counted"
             elif fruitless == self.times:
-                print(
-                    f"itx: exit {code}; {fruitless + 1} starts in a row gained no step",
-                    file=sys.stderr,
-                )
+                line = f"itx: exit {code}; {fruitless + 1} starts in a row gained no step"
+                print(line, file=sys.stderr)
                 return code
             else:
                 fruitless += 1
                 how = f"{fruitless} of {self.times} without a step gained"
             pause = min(2.0 ** max(fruitless - 1, 0), MAX_PAUSE_SECONDS)
-            print(
-                f"itx: exit {code}; a new start in {pause:.0f} s ({how})",
-                file=sys.stderr,
-                flush=True,
-            )
+            line = f"itx: exit {code}; a new start in {pause:.0f} s ({how})"
+            print(line, file=sys.stderr, flush=True)
             if stopped := self._pause(pause):
                 print("itx: stopped before a new start; the same command resumes", file=sys.stderr)
                 return 128 + stopped

@@ -4,6 +4,7 @@ each value."""
 
 import contextlib
 import dataclasses
+import glob
 import importlib.util
 import io
 import json
@@ -26,14 +27,8 @@ def load(
     Returns (config, origin), origin: dotted name -> "default" | the file | "command line".
     """
     if not os.path.isfile(file):
-        folder = os.path.dirname(file) or "."
-        names = (
-            [os.path.join(folder, n) for n in os.listdir(folder)] if os.path.isdir(folder) else []
-        )
-        raise UserError(
-            f"config file {file!r} is not there"
-            + did_you_mean(file, [n for n in names if n.endswith(".py")])
-        )
+        recipes = glob.glob(os.path.join(os.path.dirname(file) or ".", "*.py"))
+        raise UserError(f"config file {file!r} is not there" + did_you_mean(file, recipes))
     spec = importlib.util.spec_from_file_location(f"itx_config_{os.path.basename(file)[:-3]}", file)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
@@ -58,10 +53,8 @@ def load(
         raise UserError(f"{where}: {type(e).__name__}: {e}") from e
     if not isinstance(config, RunConfig):
         raise UserError(f"{file}: get_config() returned {type(config).__name__}, not RunConfig")
-    default = flatten(to_dict(RunConfig()))
-    origin = {
-        k: "default" if v == default[k] else file for k, v in flatten(to_dict(config)).items()
-    }
+    default, values = flatten(to_dict(RunConfig())), flatten(to_dict(config))
+    origin = {name: "default" if v == default[name] else file for name, v in values.items()}
     for text in overrides:
         config, name = override(config, text)
         origin[name] = "command line"

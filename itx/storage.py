@@ -62,17 +62,17 @@ def whole_file(path: Path | str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def whole_folder(path: Path | str) -> Iterator[Path]:
-    """As `whole_file`, for a folder: complete under its name, or not there."""
+    """`whole_file` for a folder: it is complete under its name, or not there."""
     path = Path(path)
     with named(path), _workplace(path) as place:
         part = place / path.name
         part.mkdir()
         file_mode = part.stat().st_mode & 0o666
         yield part
-        for found in part.rglob("*"):
-            if found.is_file():
-                found.chmod(file_mode)  # safetensors makes private files
-            _sync(found)
+        for inner in part.rglob("*"):
+            if inner.is_file():
+                inner.chmod(file_mode)  # safetensors makes private files
+            _sync(inner)
         _sync(part)  # a power cut after the rename must not find the name without the content
         if path.exists():  # another process made the same content first
             os.replace(path, place / "replaced")
@@ -99,8 +99,7 @@ def _sync(path: Path) -> None:
         os.close(number)
 
 
-# ---------------------------------------------------------------- parts: what is being written, and
-# what was left
+# ---- parts: what is being written, and what killed writers left
 #
 # A writer works in `.<name>.<random>.part/` beside the final name and holds a lock on the file
 # `lock` in it. The kernel releases the lock when the writer dies, whatever its process number and
@@ -165,12 +164,13 @@ def machine() -> str:
 
 
 def clean_parts(folder: Path | str) -> int:
-    """Remove what killed writers left below `folder`; returns how many. Living ones keep theirs."""
+    """Remove the parts that killed writers left below `folder`; returns how many. A living writer's
+    part stays."""
     parts = []
     for top, folders, files in os.walk(folder):
-        found = [n for n in (*folders, *files) if n.startswith(".") and n.endswith(".part")]
-        parts += [Path(top) / n for n in found]
-        folders[:] = [n for n in folders if n not in found]
+        names = [n for n in (*folders, *files) if n.startswith(".") and n.endswith(".part")]
+        parts += [Path(top) / n for n in names]
+        folders[:] = [n for n in folders if n not in names]
     return sum(map(_clean_part, parts))
 
 
@@ -204,9 +204,9 @@ def _clean_part(part: Path) -> bool:
 def _idle_seconds(part: Path) -> float:
     """How long ago anything in a part was written."""
     times = []
-    for found in (part, *part.rglob("*")):
+    for file in (part, *part.rglob("*")):
         with contextlib.suppress(FileNotFoundError):
-            times.append(found.stat().st_mtime)
+            times.append(file.stat().st_mtime)
     return time.time() - max(times, default=0.0)
 
 
@@ -227,18 +227,21 @@ def read_json(path: Path | str) -> Any:
 def read_object(path: Path | str, *keys: str) -> dict:
     """An object of a file that one of our commands wrote, without its seal; UserError if it does
     not read as one, is not what was sealed, or lacks a key."""
+    why = ""
     try:
         held = read_json(path)
-        why = "it holds no object" if not isinstance(held, dict) else ""
-        absent = [k for k in keys if not why and k not in held]
-        why = why or (f"{absent[0]!r} is absent" if absent else "")
-        why = why or ("" if is_intact(held) else "it is not what was written")
+        if not isinstance(held, dict):
+            why = "it holds no object"
+        elif absent := [k for k in keys if k not in held]:
+            why = f"{absent[0]!r} is absent"
+        elif not is_intact(held):
+            why = "it is not what was written"
     except ValueError as e:
         why = " ".join(str(e).split())
     if why:
         raise UserError(
-            f"{path} is damaged ({why}): put a sound copy in its place, or remove it, and the command that wrote it "
-            "writes it anew"
+            f"{path} is damaged ({why}): put a sound copy in its place, or remove it, and the "
+            "command that wrote it writes it anew"
         )
     return {k: v for k, v in held.items() if k != SEAL}
 
@@ -267,7 +270,3 @@ def write_jsonl_gz(path: Path, rows: Iterable[Any]) -> None:
 def iterate_jsonl_gz(path: Path) -> Iterator[dict]:
     with gzip.open(path, "rt", encoding="utf-8") as f:
         yield from map(json.loads, f)
-
-
-def read_jsonl_gz(path: Path) -> list[dict]:
-    return list(iterate_jsonl_gz(path))

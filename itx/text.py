@@ -44,8 +44,8 @@ _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"
 
 
 def visible(text: str) -> str:
-    """A text for the terminal: control characters are spelled out, so that data cannot move the cursor, set the window's
-    title or turn the direction of what is read.
+    """A text for the terminal: control characters are spelled out, so that data cannot move the
+    cursor, set the window's title or turn the direction of what is read.
 
     >>> visible("a" + chr(27) + "[2J")
     'a\\\\x1b[2J'
@@ -94,9 +94,8 @@ def _bare(text: str) -> str:
 @cache
 def _word_pattern() -> re.Pattern:
     """Marks belong to the letter before; Python's \\w leaves most of them out."""
-    marks = "".join(
-        c for planes in MARKS for c in map(chr, planes) if unicodedata.category(c)[0] == "M"
-    )
+    characters = (chr(i) for plane in MARKS for i in plane)
+    marks = "".join(c for c in characters if unicodedata.category(c)[0] == "M")
     marks = "[" + marks + "\u200c\u200d]*"
     return re.compile(f"[{UNSPACED}]{marks}|(?:[^\\W_{UNSPACED}]{marks})+")
 
@@ -138,9 +137,7 @@ def contains(text: str, part: str) -> bool:
     wanted, present = tokens_of(normalise(part)), tokens_of(normalise(text))
     if not wanted:
         return normalise(part) in normalise(text)
-    return any(
-        present[i : i + len(wanted)] == wanted for i in range(len(present) - len(wanted) + 1)
-    )
+    return tuple(wanted) in ngrams(present, len(wanted))
 
 
 _NUMBER = re.compile(
@@ -149,7 +146,8 @@ _NUMBER = re.compile(
     (?P<sign>(?<![\d)])[-\u2212][$€£¥₽]?)?
     (?:
       (?P<grouped>
-          [1-9]\d{0,2} (?: (?:,\d{3})+ | (?:[\u00a0\u2009\u202f]\d{3})+ | (?:'\d{3})+ | (?:\.\d{3}){2,} )
+          [1-9]\d{0,2}
+          (?: (?:,\d{3})+ | (?:[\u00a0\u2009\u202f]\d{3})+ | (?:'\d{3})+ | (?:\.\d{3}){2,} )
         | (?<!\d[ ]) [1-9]\d{0,2} (?:[ \u00a0\u2009\u202f]\d{3})+    # 1 234; "10 20 300" is a list
       ) (?P<rest>[.,]\d+)? (?!\d)
     | (?P<dots>[1-9]\d{0,2}(?:\.\d{3})+) , (?P<comma>\d+)          # 1.234,5
@@ -163,6 +161,7 @@ _NUMBER = re.compile(
 
 
 DASHES = "\u2010\u2011\u2012\u2013\u2212\ufe63\uff0d"  # each is written as a minus sign by someone
+_SEPARATORS = {"\u066b": ".", "\u066c": ",", "\u2044": "/", "\uff0e": "."}
 _MINUS_WORD = re.compile(
     r"(?<!\w)(?:minus|минус)[ \u00a0]+(?=[0-9])|[负負](?=[0-9])", re.IGNORECASE
 )
@@ -174,7 +173,7 @@ def _plain_digits(text: str) -> str:
     digits. Superscripts stay as they are."""
     out = []
     for c in text:
-        if "0" <= c <= "9" or c.isascii():
+        if c.isascii():
             out.append(c)
         elif (digit := unicodedata.decimal(c, None)) is not None:
             out.append(str(digit))
@@ -182,11 +181,7 @@ def _plain_digits(text: str) -> str:
             fraction = unicodedata.normalize("NFKC", c).replace("\u2044", "/")
             out.append(f" {fraction}" if out and out[-1].isdigit() else fraction)
         else:
-            out.append(
-                "-"
-                if c in DASHES
-                else {"\u066b": ".", "\u066c": ",", "\u2044": "/", "\uff0e": "."}.get(c, c)
-            )
+            out.append("-" if c in DASHES else _SEPARATORS.get(c, c))
     plain = re.sub(r"(?<=[0-9])[\u2019_](?=[0-9]{3}(?![0-9]))", "'", "".join(out))
     return _MINUS_WORD.sub("-", plain)
 
@@ -216,11 +211,8 @@ def numbers(text: str) -> list[int | float]:
     for m in _NUMBER.finditer(_plain_digits(text)):
         values: list[int | float] = []
         if m["grouped"]:
-            values = [
-                _whole_or_decimal(
-                    re.sub(r"\D", "", m["grouped"]) + (m["rest"] or "").replace(",", ".")
-                )
-            ]
+            whole, rest = re.sub(r"\D", "", m["grouped"]), (m["rest"] or "").replace(",", ".")
+            values = [_whole_or_decimal(whole + rest)]
         elif m["dots"]:
             values = [float(m["dots"].replace(".", "") + "." + m["comma"])]
         elif m["over"]:
@@ -243,11 +235,9 @@ def texts_of(value: Any) -> Iterator[str]:
     """The texts in a value of JSON, keys included."""
     if isinstance(value, str):
         yield value
-    for part in (
-        value.items()
-        if isinstance(value, dict)
-        else value
-        if isinstance(value, (list, tuple))
-        else ()
-    ):
+    if isinstance(value, dict):
+        value = value.items()
+    elif not isinstance(value, list | tuple):
+        return
+    for part in value:
         yield from texts_of(part)

@@ -11,21 +11,12 @@ from itx import processes, storage
 
 def build_in_subprocess(args: Namespace) -> Path:
     """Build (or find) the cache of a recipe; returns the lock's file."""
-    words = [
-        sys.executable,
-        "-m",
-        "itx.cli",
-        "data",
-        "build",
-        "--keep-damaged",
-        args.config,
-        *args.overrides,
-    ]
-    words += ["--quick"] if args.quick else []
+    words = [sys.executable, "-m", "itx.cli", *"data build --keep-damaged".split()]
+    words += [args.config, *args.overrides, *(["--quick"] if args.quick else [])]
     with processes.temporary_home() as folder:
-        out = folder / "build.json"
-        processes.run_child([*words, "--json", str(out)], "the build")
-        return Path(storage.read_json(out)["lock"])
+        facts = folder / "build.json"
+        processes.run_child([*words, "--json", str(facts)], "the build")
+        return Path(storage.read_json(facts)["lock"])
 
 
 def further_in_subprocess(request: dict) -> dict:

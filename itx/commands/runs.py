@@ -25,7 +25,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def runs_check(args: Namespace) -> tuple[dict, int]:
-
     run = open_run(args.run)
     rows = run_check.check(run)
     table = Table(title=f"what {visible(args.run)} holds")
@@ -35,8 +34,6 @@ def runs_check(args: Namespace) -> tuple[dict, int]:
         table.add_row(*(escape(visible(row[key])) for key in ("file", "state", "what")))
     console().print(table)
     damaged = [row["file"] for row in rows if row["state"] == run_check.DAMAGED]
-    print(
-        f"{len(damaged)} of {len(rows)} damaged"
-        + (f": {visible(', '.join(damaged))}" if damaged else "")
-    )
+    names = f": {visible(', '.join(damaged))}" if damaged else ""
+    print(f"{len(damaged)} of {len(rows)} damaged{names}")
     return {"run": args.run, "damaged": len(damaged), "files": rows}, 1 if damaged else 0

@@ -62,9 +62,8 @@ def train(args: Namespace) -> tuple[Any, int]:
     metrics.trust(config.data.modules)
     run = _run_folder(args)
     if config.train.deterministic:  # read by XLA when JAX starts
-        os.environ["XLA_FLAGS"] = (
-            os.environ.get("XLA_FLAGS", "") + " --xla_gpu_deterministic_ops=true"
-        )
+        flags = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true"
     begin.check_same_run(run, config)
     TrainerLock(run.path).check()  # a second trainer is told before it builds
     if config.model.pretrained:
@@ -77,29 +76,35 @@ def train(args: Namespace) -> tuple[Any, int]:
     if facts["errors"]:
         raise UserError(f"the audit fails: {facts['errors'][0]}")
     # a mistake in the settings shows before anything is written
-    setup = training.make_setup(
-        config, lock["vocabulary"]["size"], len(lock["tasks"]), mesh.make_mesh(config.mesh)
-    )
+    devices = mesh.make_mesh(config.mesh)
+    setup = training.make_setup(config, lock["vocabulary"]["size"], len(lock["tasks"]), devices)
     batches = Batches(lock, config.data.cache_dir)
     begin.check(run, config, lock, setup)
     with TrainerLock(run.path) if jax.process_index() == 0 else contextlib.nullcontext():
         notes = begin.check(run, config, lock, setup)  # another trainer may have ended in between
         about = begin.write(run, config, origin, lock, args, notes)
         storage.write_json(run.audit_json, storage.sealed(facts))
-        return _train_in(run, config, lock, facts, batches, setup, about), 0
+        return _train_in(run, config, facts, batches, setup, about), 0
 
 
 def _train_in(
     run: RunFolder,
     config: RunConfig,
-    lock: dict,
     facts: dict,
     batches: Batches,
     setup: Setup,
     about: dict,
 ) -> dict:
-    """The stages that write into a run folder, which begins or goes on and which this process
-    holds. Returns the report's facts."""
+    """The stages that write into a run folder, which this process holds.
+
+    Args:
+        facts: the audit's.
+        about: what config.json holds.
+
+    Returns:
+        The report's facts.
+    """
+    lock, order, steps = batches.lock, batches.order, config.train.steps
 
     def score(step: int, when: str) -> None:
         load = functools.cache(lambda: restore.load_model(run, config, lock, step))
@@ -114,18 +119,13 @@ def _train_in(
         retention.retention(load, lock, config.data.cache_dir, run, 0, "before")
         if kept := [r for r in lock["evaluation"] if r["group"] == "retention"]:
             evaluate.evaluate(load, {**lock, "evaluation": kept}, config, run, 0)
-    training.train(
-        config, lock, batches, run, setup, about, entropy=facts["mixture"]["unigram_entropy"]
-    )
-    taken = batches.order.counts(config.train.steps * lock["global_batch"])
-    skipped = {step - 1 for step in checkpoint.skips(run.checkpoints)["skipped"]}
-    trained = (
-        batches.order.distinct([t for t in range(config.train.steps) if t not in skipped])
-        if skipped
-        else None
-    )
+    entropy = facts["mixture"]["unigram_entropy"]
+    training.train(config, lock, batches, run, setup, about, entropy=entropy)
+    taken, trained = order.counts(steps * lock["global_batch"]), None
+    if skipped := {step - 1 for step in checkpoint.skips(run.checkpoints)["skipped"]}:
+        trained = order.distinct([t for t in range(steps) if t not in skipped])
     storage.write_json(run.audit_json, storage.sealed(auditing.with_uses(facts, taken, trained)))
-    score(config.train.steps, "after")
+    score(steps, "after")
     report.report(run)
     print(f"report: {run.report_html}")
     return storage.read_json(run.report_json)
@@ -153,8 +153,8 @@ def _restarting(args: Namespace) -> int:
     words = sys.argv[1:]
     at = next(i for i, w in enumerate(words) if w.startswith("--restarts"))
     words = words[:at] + words[at + (1 if "=" in words[at] else 2) :]
-    arguments = [sys.executable, "-m", "itx.cli", *words]
-    return processes.Supervisor(arguments, args.restarts, _run_folder(args).checkpoints).run()
+    command = [sys.executable, "-m", "itx.cli", *words]
+    return processes.Supervisor(command, args.restarts, _run_folder(args).checkpoints).run()
 
 
 def _run_folder(args: Namespace) -> RunFolder:
