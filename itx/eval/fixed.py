@@ -11,17 +11,18 @@ from pathlib import Path
 
 from itx import movement, storage
 from itx.data import cache
+from itx.data.types import Lock
 from itx.eval.runner import Runner
 from itx.runs import RunFolder
 
-EXAMPLES = 16
+EXAMPLES = 16  # of each task
 
 Pair = tuple[list[int], list[int]]  # prompt ids, target ids
 
 
 def fixed_losses(
     load: Callable[[], Runner],
-    lock: dict,
+    lock: Lock,
     cache_dir: str | Path,
     run: RunFolder,
     step: int,
@@ -29,42 +30,41 @@ def fixed_losses(
 ) -> dict:
     """Adds {when: {row name: loss}} to the run's fixed-example file; `when` is "before" or
     "after"."""
-    found = (
-        storage.read_object(run.fixed_json, "steps") if run.fixed_json.is_file() else {"steps": {}}
-    )
-    if found["steps"].get(when) == step:
-        return found
+    held = {"steps": {}}
+    if run.fixed_json.is_file():
+        held = storage.read_object(run.fixed_json, "steps")
+    if held["steps"].get(when) == step:
+        return held
     rows = [r for r in lock["evaluation"] if r["group"] == "instances"]
-    asked = {r["name"]: fixed_examples(Path(cache_dir) / r["folder"], lock) for r in rows}
+    pairs = {r["name"]: fixed_examples(Path(cache_dir) / r["folder"], lock) for r in rows}
     with movement.shown(f"fixed examples {when} tuning"):
-        found[when], found["steps"][when] = target_losses(load(), asked), step
-    storage.write_json(run.fixed_json, storage.sealed(found))
-    return found
+        held[when], held["steps"][when] = target_losses(load(), pairs), step
+    storage.write_json(run.fixed_json, storage.sealed(held))
+    return held
 
 
-def target_losses(runner: Runner, asked: dict[str, list[Pair]]) -> dict[str, float]:
+def target_losses(runner: Runner, pairs_of: dict[str, list[Pair]]) -> dict[str, float]:
     """{name: nats per target token, EOS included}, all asked together."""
-    flat = [pair for pairs in asked.values() for pair in pairs]
+    flat = [pair for pairs in pairs_of.values() for pair in pairs]
     answers = iter(runner.rank([p for p, _ in flat], [[t] for _, t in flat]))
     losses = {}
-    for name, pairs in asked.items():
+    for name, pairs in pairs_of.items():
         scores = [next(answers)[0] for _ in pairs]
         tokens = sum(len(t) + 1 for _, t in pairs)
         losses[name] = -sum(s["logprob"] for s in scores) / tokens
     return losses
 
 
-def fixed_examples(folder: Path, lock: dict, most: int | None = EXAMPLES) -> list[Pair]:
-    """Of the first examples (None: of all) of an evaluation folder, each in the next template."""
+def fixed_examples(folder: Path, lock: Lock, most: int | None = EXAMPLES) -> list[Pair]:
+    """The first `most` examples (None: all) of an evaluation folder, each in the next template."""
     records, of_example = cache.Records(folder), {}
     for n, line in enumerate(cache.iterate_examples(folder)):
         if line["id"] not in of_example and len(of_example) == most:
             break
         of_example.setdefault(line["id"], []).append(n)
-    out = []
-    for i, mine in enumerate(of_example.values()):
-        *before, (target, _) = records[mine[i % len(mine)]]
-        out.append(
-            (cache.prompt_ids(before, lock["eos_id"], lock["architecture"]), target.tolist())
-        )
-    return out
+    pairs = []
+    for i, places in enumerate(of_example.values()):
+        *before, (target, _) = records[places[i % len(places)]]
+        prompt = cache.prompt_ids(before, lock["eos_id"], lock["architecture"])
+        pairs.append((prompt, target.tolist()))
+    return pairs

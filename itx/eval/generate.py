@@ -25,15 +25,13 @@ from itx.models import decoding
 from itx.models.transformer import before
 from itx.params import module_of
 
-# Prompts and answers are padded up to a multiple of these; tokens that a compilation is worth:
-# measured on 2 cores, one shape of a 1 M-parameter model takes as long as reading that many.
-PROMPT_STEP, ANSWER_STEP = 16, 16
-COMPILATION = 80_000
-# of attention scores that a device holds at once: longer prompts go in smaller batches
-SCORES_BYTES = 2**30
+PROMPT_STEP, ANSWER_STEP = 16, 16  # prompts and answers are padded up to a multiple of these
+# Measured on 2 cores: a 1 M-parameter model reads so many tokens in the time that a shape compiles.
+COMPILATION_TOKENS = 80_000
+MAX_SCORES_BYTES = 2**30  # of attention scores that a device holds at once: long prompts, few rows
 LOOK_EVERY = 8  # tokens between two looks for stop strings: each costs a round trip to the device
 
-# (prompt, its tokens so far) -> is it to stop?
+# (number of the prompt, its tokens so far) -> whether it is to stop
 Watch = Callable[[int, list[int]], bool]
 
 
@@ -47,10 +45,13 @@ def generate(
 ) -> list[dict[str, Any]]:
     """Continue each prompt until an id that ends answers (EOS), or its limit.
 
-    Prompts are token ids without BOS and EOS, as in training data. `finished` says that EOS came
-    within the limit, or that `watch` stopped it; the EOS itself is left out of `tokens`. `watch`
-    sees the tokens of each prompt that goes on after every so many, and once where it ends, and may
-    stop it; beams it cannot watch.
+    Args:
+        prompts: token ids without BOS and EOS, as in training data.
+        max_new_tokens: of every prompt, or of each.
+        watch: called for each unfinished prompt after every `every` tokens, and once at its end;
+            where it returns true the prompt is stopped. Beams cannot be watched.
+
+    Returns {"tokens": ids without EOS, "finished": whether EOS came within the limit} of each.
     """
     if isinstance(max_new_tokens, int):
         limits = np.full(len(prompts), max_new_tokens, np.int32)
@@ -83,8 +84,8 @@ def generate(
 
 
 def check_prompts(loaded: LoadedModel, prompts: list[list[int]], limits: np.ndarray) -> None:
-    """UserError for a prompt from which nothing can begin, or which with its answer is longer than
-    the context."""
+    """UserError for an empty prompt without a BOS to begin from, and for one that is longer than
+    the context with its answer."""
     both = loaded.model.architecture == "encoder_decoder"
     for i, prompt in enumerate(prompts):
         if not prompt and not both and not loaded.head:
@@ -106,42 +107,37 @@ def plan(
 ) -> list[tuple[np.ndarray, tuple[int, int, int]]]:
     """Batches of prompts of like size: (indices, (rows, prompt slots, answer slots)).
 
-    A prompt alone takes a power of two: a conversation grows with every turn and is compiled for
-    few lengths.
+    A lone prompt is padded to a power of two: a conversation grows with every turn and is compiled
+    for few lengths.
     """
-    out = []
+    batches = []
     size = np.asarray(lengths, np.int64) + 1  # BOS, or EOS at the end of an encoder's prompt
     widths = _up(size, PROMPT_STEP) if len(size) > 1 else np.maximum(PROMPT_STEP, _power(size))
     answers = _up(limits, ANSWER_STEP)
-    groups = buckets(answers, 16 * COMPILATION)  # few: also a shape for each prompt length
-    for slots, members in groups:
-        for width, inner in buckets(widths[members], COMPILATION):
+    # few groups of answers, for each takes shapes of its own for the prompts' lengths
+    for slots, members in buckets(answers, 16 * COMPILATION_TOKENS):
+        for width, inner in buckets(widths[members], COMPILATION_TOKENS):
             rows = members[inner]
             rows = rows[np.lexsort((rows, size[rows], limits[rows]))]
             count = batch_rows(len(rows), int(width), loaded)
-            out += [
-                (rows[i : i + count], (count, int(width), int(slots)))
-                for i in range(0, len(rows), count)
-            ]
-    return out
+            shape = (count, int(width), int(slots))
+            batches += [(rows[i : i + count], shape) for i in range(0, len(rows), count)]
+    return batches
 
 
 def batch_rows(n: int, width: int, loaded: LoadedModel) -> int:
-    """Rows of a batch: the configured size or what memory has room for, or a power of two for few
-    prompts, 8 from two
-    on: each other number is a compilation."""
-    rows = min(
-        loaded.batch_size,
-        attention_rows(width, loaded),
-        max(8, int(_power(np.int64(n)))) if n > 1 else 1,
-    )
+    """Rows of a batch of n prompts: the configured size or what memory has room for; for few
+    prompts a power of two, at least 8 from two prompts on, because each number of rows is a
+    compilation."""
+    few = max(8, int(_power(np.int64(n)))) if n > 1 else 1
+    rows = min(loaded.batch_size, attention_rows(width, loaded), few)
     return int(_up(np.int64(rows), meshes.batch_parts(loaded.mesh)))
 
 
 def attention_rows(width: int, loaded: LoadedModel) -> int:
-    """The most rows of a width whose attention scores, in float32, are within SCORES_BYTES on each
+    """The most rows of a width whose attention scores, in float32, fit MAX_SCORES_BYTES on each
     device."""
-    return max(1, loaded.mesh.size * SCORES_BYTES // (4 * loaded.model.num_heads * width**2))
+    return max(1, loaded.mesh.size * MAX_SCORES_BYTES // (4 * loaded.model.num_heads * width**2))
 
 
 def _power(x: np.ndarray) -> np.ndarray:
@@ -156,7 +152,7 @@ def _up(x: np.ndarray, multiple: int) -> np.ndarray:
 def buckets(sizes: np.ndarray, price: int) -> list[tuple[int, np.ndarray]]:
     """Group sizes under few widths: [(width, indices)], ascending.
 
-    Least cost of all groupings, where a width costs `price` and each member its width.
+    The grouping of least cost, where each width costs `price` and each member its width.
     """
     widths, counts = np.unique(sizes, return_counts=True)
     best: list[tuple[int, tuple[int, ...]]] = [(0, ())]  # cost, ends of groups, for the first j
@@ -167,12 +163,12 @@ def buckets(sizes: np.ndarray, price: int) -> list[tuple[int, np.ndarray]]:
                 for i in range(j)
             )
         )
-    out, begin = [], 0
+    groups, begin = [], 0
     for end in best[-1][1]:
         low, high = widths[begin], widths[end - 1]
-        out.append((int(high), np.flatnonzero((sizes >= low) & (sizes <= high))))
+        groups.append((int(high), np.flatnonzero((sizes >= low) & (sizes <= high))))
         begin = end
-    return out
+    return groups
 
 
 def _ask(
@@ -184,8 +180,9 @@ def _ask(
     shape: tuple[int, int, int],
     how: Sampling,
 ) -> tuple[dict, Callable]:
-    """Read one batch of prompts: what is carried from token to token, and (carry, tokens, stopped)
-    -> carry, which goes on up to so many tokens; both may not be there yet."""
+    """Read one batch of prompts: (loop carry, advance). advance(carry, until, stopped) -> carry
+    goes on until each row has `until` tokens, without the rows that are stopped. Neither waits for
+    the device."""
     rows, width, slots = shape
     both = loaded.model.architecture == "encoder_decoder"
     tokens = np.full((rows, width), loaded.pad_id, np.int32)
@@ -205,11 +202,11 @@ def _ask(
     def advance(carry: dict, until: int, stopped: np.ndarray) -> dict:
         with jax.set_mesh(loaded.mesh):
             return _advance(
-                loaded.params, ready, fixed, carry, numbers, np.int32(until), stopped, **more
+                loaded.params, ready, constants, carry, numbers, np.int32(until), stopped, **more
             )
 
     with jax.set_mesh(loaded.mesh):
-        fixed, carry = _begin(
+        constants, carry = _begin(
             loaded.params, ready, put, numbers, slots=slots, bos=loaded.bos_id, **more
         )
     return carry, advance
@@ -224,7 +221,8 @@ def _watched(
     every: int,
     ends: tuple[int, ...],
 ) -> dict:
-    """A batch that is looked at after every so many tokens; rows that are to stop are done."""
+    """The loop carry at the end of a batch; `watch` looks at each row after every `every` tokens,
+    and the rows that it stops are done."""
     going = np.arange(len(indices))
     stopped = np.zeros(len(carry["state"]["done"]), bool)
     n = 1
@@ -242,7 +240,7 @@ def _watched(
 
 
 def _collect(waiting: tuple | None, out: list[dict], ends: tuple[int, ...]) -> int:
-    """Put a batch's answers where they belong; returns how many these are."""
+    """Put a batch's answers into `out`, by the numbers of their prompts; returns how many."""
     if waiting is None:
         return 0
     indices, limits, state = waiting
@@ -286,8 +284,8 @@ def _begin(
     bos: int,
     ends: tuple[int, ...],
 ) -> tuple[dict, dict]:
-    """Prompts [b, l], padded on the left up to `starts`, and the first token behind each: (what
-    stays as it is, what is carried from token to token)."""
+    """Read prompts [b, l], padded on the left up to `starts`, and choose the first token behind
+    each: (loop constants, loop carry)."""
     model = module_of(graphdef, {**params, **ready["params"]})
     tokens, starts = put["tokens"], put["starts"]
     b, width = tokens.shape
@@ -316,27 +314,18 @@ def _begin(
     state, token, _ = sampling.select(
         how, numbers, keys, state, logits, jnp.int32(0), put["room"], ends
     )
-    fixed = {
-        "width": jnp.int32(width),
-        "keys": keys,
-        "room": put["room"],
-        "starts": starts,
-        "segments": segments,
-    }
-    return fixed, {
-        "n": jnp.int32(1),
-        "token": token,
-        "previous": previous,
-        "state": state,
-        "cache": cache,
-    }
+    constants = dict(
+        width=jnp.int32(width), keys=keys, room=put["room"], starts=starts, segments=segments
+    )
+    carry = dict(n=jnp.int32(1), token=token, previous=previous, state=state, cache=cache)
+    return constants, carry
 
 
 @partial(jax.jit, static_argnames=("graphdef", "how", "ends"), donate_argnames="carry")
 def _advance(
     params: dict,
     ready: dict,
-    fixed: dict,
+    constants: dict,
     carry: dict,
     numbers: dict,
     until: jax.Array,
@@ -346,7 +335,7 @@ def _advance(
     how: Sampling,
     ends: tuple[int, ...],
 ) -> dict:
-    """Choose tokens until there are so many, or all rows are done."""
+    """Choose tokens until each row has `until`, or all rows are done; returns the loop carry."""
     model = module_of(graphdef, {**params, **ready["params"]})
 
     def more(carry: dict) -> jax.Array:
@@ -358,14 +347,14 @@ def _advance(
             model,
             token,
             previous,
-            fixed["width"] + n - 1,
-            fixed["starts"],
+            constants["width"] + n - 1,
+            constants["starts"],
             ready["layers"],
             carry["cache"],
-            fixed["segments"],
+            constants["segments"],
         )
         state, new, rows = sampling.select(
-            how, numbers, fixed["keys"], carry["state"], logits, n, fixed["room"], ends
+            how, numbers, constants["keys"], carry["state"], logits, n, constants["room"], ends
         )
         previous = jnp.concatenate([token[:, None], previous], 1)[:, : model.cfg.smear]
         if rows is not None:  # beams of a prompt share what the encoder left

@@ -22,10 +22,11 @@ from itx.eval.loaded import LoadedModel
 from itx.params import module_of
 from itx.peft import prompted_encoder, with_prompts
 
-ROW, SCORES = 256, 128  # tokens and scored positions of a row, where the longest prompt fits
-MULTIPLE = 64  # longer rows are a multiple of this
-ROWS = 4  # the rows of a batch are a multiple of this, so that batches have few shapes
-LOGITS_BYTES = 2**30  # that a device holds at once
+ROW_TOKENS, ROW_SCORES = 256, 128  # of a row, where the longest prompt fits
+TOKEN_STEP = 64  # longer rows are a multiple of this
+ROW_STEP = 4  # the rows of a batch are a multiple of this, so that batches have few shapes
+MAX_LOGITS_BYTES = 2**30  # that a device holds at once
+MAX_OPEN_ROWS = 32  # that are searched for room: older ones are nearly full
 
 
 def rank(
@@ -50,10 +51,8 @@ def rank(
         np.int64,
     ).reshape(-1, 3)  # encoder tokens, decoder tokens, scored positions
     longest = sizes.max(axis=0, initial=1)
-    room = [
-        max(r, -(-n // MULTIPLE) * MULTIPLE)
-        for r, n in zip((ROW, ROW, SCORES), longest, strict=True)
-    ]
+    least = (ROW_TOKENS, ROW_TOKENS, ROW_SCORES)
+    room = [max(r, -(-n // TOKEN_STEP) * TOKEN_STEP) for r, n in zip(least, longest, strict=True)]
     if not both:
         room[0] = 1 << 60
     rows = first_fit(sizes, room)
@@ -61,36 +60,29 @@ def rank(
     out: list[list[dict]] = [[{} for _ in group] for group in options]
     with movement.track("ranked", len(prompts), "prompts") as advance:
         for i in range(0, len(rows), count):
-            batch, wanted, where = _batch(
-                loaded, rows[i : i + count], prompts, heads, targets, count, room
-            )
+            part = rows[i : i + count]
+            batch, scored, spans = _batch(loaded, part, prompts, heads, targets, count, room)
             if prompted_encoder(loaded.model, loaded.peft):
                 batch = with_prompts(batch)
-            placed = meshes.put({**batch, "wanted": wanted}, loaded.mesh)
+            placed = meshes.put({**batch, "scored": scored}, loaded.mesh)
             with jax.set_mesh(loaded.mesh):
                 scores = _scores(loaded.params, placed, graphdef=loaded.graphdef)
             scores = np.asarray(scores, np.float64)
-            for prompt, option, row, begin, end in where:
+            for prompt, option, row, begin, end in spans:
                 total = float(scores[row, begin:end].sum())
                 out[prompt][option] = {"logprob": total, "tokens": end - begin}
-            advance(sum(map(len, rows[i : i + count])))
+            advance(sum(map(len, part)))
     return out
 
 
 def batch_rows(rows: int, width: int, scored: int, loaded: LoadedModel) -> int:
     """Rows of a batch: all batches alike, and few of their rows empty."""
-    logits = 4 * scored * len(loaded.params["embedding"])  # bytes of a row
-    most = max(
-        1,
-        min(
-            loaded.batch_size // 8,
-            attention_rows(width, loaded),
-            loaded.mesh.size * LOGITS_BYTES // logits,
-        ),
-    )
+    row_bytes = 4 * scored * len(loaded.params["embedding"])  # logits in float32
+    fit = loaded.mesh.size * MAX_LOGITS_BYTES // row_bytes
+    most = max(1, min(loaded.batch_size // 8, attention_rows(width, loaded), fit))
     even = -(-rows // max(1, -(-rows // most)))
     parts = meshes.batch_parts(loaded.mesh)
-    multiple = parts * -(-min(ROWS, most) // parts)
+    multiple = parts * -(-min(ROW_STEP, most) // parts)
     return max(1, -(-even // multiple)) * multiple
 
 
@@ -107,92 +99,109 @@ def first_fit(sizes: np.ndarray, room: list[int]) -> list[list[int]]:
             r = len(rows)
             rows.append([])
             left.append(np.asarray(room, np.int64))
-            open_from = max(0, r - 32)  # a bounded search: older rows are nearly full
+            open_from = max(0, r - MAX_OPEN_ROWS)
         rows[r].append(int(i))
         left[r] = left[r] - sizes[i]
     return rows
 
 
+Span = tuple[int, int, int, int, int]  # prompt, option, row, first scored place, place behind
+
+
 def _batch(
     loaded: LoadedModel,
     rows: list[list[int]],
-    prompts: list,
-    heads: list,
-    targets: list,
+    prompts: list[list[int]],
+    heads: list[list[int]],
+    targets: list[list[list[int]]],
     count: int,
     room: list[int],
-) -> tuple[dict[str, np.ndarray], np.ndarray, list[tuple]]:
-    """Model inputs, wanted ids [b, t] and where each option's scores lie."""
+) -> tuple[dict[str, np.ndarray], np.ndarray, list[Span]]:
+    """Model inputs, the ids that are scored [b, t], and where each option's scores lie."""
     both = loaded.model.architecture == "encoder_decoder"
-
-    def zeros(n: int) -> np.ndarray:
-        return np.zeros((count, n), np.int32)
-
-    d = {
-        f"decoder_{k}": zeros(room[1])
-        for k in ("input_tokens", "segment_ids", "positions", "branches")
-    }
-    back = loaded.model.smear
-    d["decoder_previous_tokens"] = np.full((count, room[1], back), -1, np.int32)
+    batch = empty({"encoder": room[0], "decoder": room[1]} if both else {"decoder": room[1]}, count)
+    shape = (count, room[1])
+    batch["decoder_branches"] = np.zeros(shape, np.int32)
+    batch["decoder_previous_tokens"] = np.full((*shape, loaded.model.smear), -1, np.int32)
+    causal = np.zeros(shape, np.int32)  # 1: attends to the whole prompt
     if loaded.model.prefix_lm and not both:
-        d["decoder_causal_attention"] = zeros(room[1])
-    e = (
-        {f"encoder_{k}": zeros(room[0]) for k in ("input_tokens", "segment_ids", "positions")}
-        if both
-        else {}
-    )
-    at, wanted = np.full((count, room[2]), -1, np.int32), zeros(room[2])
-    where = []
+        batch["decoder_causal_attention"] = causal
+    positions = batch["loss_positions"] = np.full((count, room[2]), -1, np.int32)
+    scored = np.zeros((count, room[2]), np.int32)
+    spans: list[Span] = []
     for r, members in enumerate(rows):
-        p = q = s = 0  # next free decoder place, encoder place, scored place
+        decoder = encoder = s = 0  # next free place of decoder, encoder and scores
         for segment, i in enumerate(members, 1):
-
-            def place(
-                ids: list[int],
-                head: list[int],
-                position: int,
-                branch: int,
-                begin: int,
-                r=r,
-                segment=segment,
-            ):
-                end = begin + len(ids)
-                d["decoder_input_tokens"][r, begin:end] = ids
-                behind = [-1] * back + head + ids
-                for s in range(back):
-                    first = back + len(head) - s - 1
-                    d["decoder_previous_tokens"][r, begin:end, s] = behind[first : first + len(ids)]
-                d["decoder_segment_ids"][r, begin:end] = segment
-                d["decoder_positions"][r, begin:end] = np.arange(position, position + len(ids))
-                d["decoder_branches"][r, begin:end] = branch
-                return end
-
             if both:
                 ids = [*prompts[i], loaded.eos_id]
-                e["encoder_input_tokens"][r, q : q + len(ids)] = ids
-                e["encoder_segment_ids"][r, q : q + len(ids)] = segment
-                e["encoder_positions"][r, q : q + len(ids)] = np.arange(len(ids))
-                q += len(ids)
-            begin, p = p, place(heads[i], [], 0, 0, p)
-            if "decoder_causal_attention" in d:
-                d["decoder_causal_attention"][r, begin:p] = 1
-            head_end = p - 1
-            for o, target in enumerate(targets[i]):
-                n, begin = len(target), p
-                p = place(target[:-1], heads[i], len(heads[i]), o + 1, p)
+                encoder = put_ids(batch, "encoder", r, encoder, ids, segment)
+            head, begin = heads[i], decoder
+            decoder = _put_branch(batch, r, decoder, [], head, segment, 0)
+            causal[r, begin:decoder] = 1
+            head_end = decoder - 1
+            for option, target in enumerate(targets[i]):
+                n, begin = len(target), decoder
+                decoder = _put_branch(batch, r, begin, head, target[:-1], segment, option + 1)
                 # the first token is predicted behind the prompt, the others inside the branch
-                at[r, s : s + n] = [head_end, *range(begin, p)][:n]
-                wanted[r, s : s + n] = target
-                where.append((i, o, r, s, s + n))
+                positions[r, s : s + n] = [head_end, *range(begin, decoder)][:n]
+                scored[r, s : s + n] = target
+                spans.append((i, option, r, s, s + n))
                 s += n
-    return {**d, **e, "loss_positions": at}, wanted, where
+    return batch, scored, spans
+
+
+def empty(widths: dict[str, int], count: int) -> dict[str, np.ndarray]:
+    """Model inputs [count, width] of each side without a token: segment 0 is padding."""
+    return {
+        f"{side}_{key}": np.zeros((count, width), np.int32)
+        for side, width in widths.items()
+        for key in ("input_tokens", "segment_ids", "positions")
+    }
+
+
+def put_ids(
+    batch: dict[str, np.ndarray],
+    side: str,
+    row: int,
+    begin: int,
+    ids: list[int],
+    segment: int = 1,
+    position: int = 0,
+) -> int:
+    """Write token ids of one segment from place `begin` on; returns the place behind them."""
+    end = begin + len(ids)
+    batch[f"{side}_input_tokens"][row, begin:end] = ids
+    batch[f"{side}_segment_ids"][row, begin:end] = segment
+    batch[f"{side}_positions"][row, begin:end] = np.arange(position, position + len(ids))
+    return end
+
+
+def _put_branch(
+    batch: dict[str, np.ndarray],
+    row: int,
+    begin: int,
+    head: list[int],
+    ids: list[int],
+    segment: int,
+    branch: int,
+) -> int:
+    """Write a prompt (branch 0, without a head) or an option that goes on behind the head."""
+    end = put_ids(batch, "decoder", row, begin, ids, segment, len(head))
+    batch["decoder_branches"][row, begin:end] = branch
+    previous = batch["decoder_previous_tokens"]
+    back = previous.shape[-1]
+    behind = [-1] * back + head + ids
+    for s in range(back):
+        first = back + len(head) - s - 1
+        previous[row, begin:end, s] = behind[first : first + len(ids)]
+    return end
 
 
 @partial(jax.jit, static_argnames=("graphdef",))
 def _scores(params: dict, batch: dict, *, graphdef: nnx.GraphDef) -> jax.Array:
-    """log p of the wanted id at each loss position [b, t]."""
+    """log p of the scored id at each loss position, float [b, t]."""
     batch = dict(batch)
-    wanted = batch.pop("wanted")
+    scored = batch.pop("scored")
     logits = module_of(graphdef, params)(batch)
-    gold = jnp.take_along_axis(logits, wanted[..., None], axis=-1)[..., 0]
+    gold = jnp.take_along_axis(logits, scored[..., None], axis=-1)[..., 0]
     return gold - jax.nn.logsumexp(logits, axis=-1)

@@ -24,23 +24,26 @@ from flax import nnx
 from itx import mesh as meshes
 from itx import movement, storage
 from itx.data import cache
+from itx.data.types import Lock
 from itx.errors import UserError
 from itx.eval.loaded import LoadedModel
+from itx.eval.rank import empty, put_ids
 from itx.eval.runner import Runner
 from itx.loss import batch_sums
 from itx.params import module_of
 from itx.peft import prompted_encoder, with_prompts
 from itx.runs import RunFolder
 
-TOKENS = 16_384  # of a call, for each part of the mesh that takes rows of its own
-MULTIPLE = 128  # rows are as long as the longest chunk, up to a multiple of this
+CALL_TOKENS = 16_384  # for each part of the mesh that takes rows of its own
+TOKEN_STEP = 128  # rows are as long as the longest chunk, up to a multiple of this
 
 Chunk = tuple[list[int], list[int], list[int]]  # prompt, target, bytes of each of its tokens
+Row = tuple[list[int], list[int], int]  # encoder's ids, decoder's ids, scored ones at their end
 
 
 def retention(
     load: Callable[[], Runner],
-    lock: dict,
+    lock: Lock,
     cache_dir: str | Path,
     run: RunFolder,
     step: int,
@@ -48,35 +51,31 @@ def retention(
 ) -> dict:
     """Adds {when: {text: facts of `bits_per_byte`}} to the run's file; `when` is "before" or
     "after"."""
-    found = (
-        storage.read_object(run.retention_json, "steps")
-        if run.retention_json.is_file()
-        else {"steps": {}}
-    )
+    file, held = run.retention_json, {"steps": {}}
+    if file.is_file():
+        held = storage.read_object(file, "steps")
     texts = lock.get("retention", [])
     key = [step, *(t["sha256"] for t in texts)]
-    if not texts or found["steps"].get(when) == key:
-        return found
-    found[when] = {}
+    if not texts or held["steps"].get(when) == key:
+        return held
+    held[when] = {}
     for t in texts:
         chunks = chunks_of(Path(cache_dir) / t["folder"], lock)
         with movement.shown(f"retention on {t['name']}"):
-            found[when][t["name"]] = {
-                "objective": t["objective"],
-                **bits_per_byte(load().loaded, chunks),
-            }
-    found["steps"][when] = key
-    storage.write_json(run.retention_json, storage.sealed(found))
-    return found
+            measured = bits_per_byte(load().loaded, chunks)
+        held[when][t["name"]] = {"objective": t["objective"], **measured}
+    held["steps"][when] = key
+    storage.write_json(file, storage.sealed(held))
+    return held
 
 
-def chunks_of(folder: Path, lock: dict) -> list[Chunk]:
-    records, out = cache.Records(folder), []
+def chunks_of(folder: Path, lock: Lock) -> list[Chunk]:
+    records, chunks = cache.Records(folder), []
     for i, line in enumerate(cache.iterate_examples(folder)):
         *before, (target, _) = records[i]
         prompt = cache.prompt_ids(before, lock["eos_id"], lock["architecture"])
-        out.append((prompt, target.tolist(), line["bytes"]))
-    return out
+        chunks.append((prompt, target.tolist(), line["bytes"]))
+    return chunks
 
 
 def bits_per_byte(loaded: LoadedModel, chunks: list[Chunk]) -> dict[str, float]:
@@ -95,64 +94,54 @@ def bits_per_byte(loaded: LoadedModel, chunks: list[Chunk]) -> dict[str, float]:
         raise UserError(
             "retention: the text has no token that something stands before; name a longer one"
         )
-    widths = [
-        -(-max(map(len, side)) // MULTIPLE) * MULTIPLE for side in list(zip(*rows, strict=True))[:2]
-    ]
+    encoded, decoded, _ = zip(*rows, strict=True)
+    widths = tuple(
+        -(-max(map(len, side)) // TOKEN_STEP) * TOKEN_STEP for side in (encoded, decoded)
+    )
     parts = meshes.batch_parts(loaded.mesh)
-    count = parts * max(1, TOKENS // max(widths))
+    count = parts * max(1, CALL_TOKENS // max(widths))
     count = min(count, -(-len(rows) // parts) * parts)
     nats = 0.0
     with movement.track("read", len(rows), "chunks") as advance:
         for i in range(0, len(rows), count):
-            batch = _batch(loaded, rows[i : i + count], widths, count)
+            part = rows[i : i + count]
+            batch = _batch(loaded, part, widths, count)
             if prompted_encoder(loaded.model, loaded.peft):
                 batch = with_prompts(batch)
+            placed = meshes.put(batch, loaded.mesh)
             with jax.set_mesh(loaded.mesh):
-                nats += float(
-                    _nll(loaded.params, meshes.put(batch, loaded.mesh), graphdef=loaded.graphdef)
-                )
-            advance(len(rows[i : i + count]))
+                nats += float(_nll(loaded.params, placed, graphdef=loaded.graphdef))
+            advance(len(part))
     bits, tokens = nats / math.log(2), sum(n for *_, n in rows)
     return {"bits_per_byte": bits / size, "bits": bits, "bytes": size, "tokens": tokens}
 
 
-def _batch(loaded: LoadedModel, rows: list, widths: list[int], count: int) -> dict[str, np.ndarray]:
+def _batch(
+    loaded: LoadedModel, rows: list[Row], widths: tuple[int, int], count: int
+) -> dict[str, np.ndarray]:
     """One chunk a row, as the loader lays a segment out (itx/data/loader.py); loss on its scored
     tokens."""
-
-    def zeros(width: int) -> np.ndarray:
-        return np.zeros((count, width), np.int32)
-
-    sides = ("encoder", "decoder") if widths[0] else ("decoder",)
-    out = {
-        f"{s}_{k}": zeros(widths[s == "decoder"])
-        for s in sides
-        for k in ("input_tokens", "segment_ids", "positions")
+    shape = (count, widths[1])
+    sides = {"encoder": widths[0], "decoder": widths[1]}
+    batch = empty({side: width for side, width in sides.items() if width}, count)
+    batch |= {
+        "decoder_target_tokens": np.zeros(shape, np.int32),
+        "task_ids": np.zeros(shape, np.int32),
+        "decoder_loss_weights": np.zeros(shape, np.float32),
+        "loss_positions": np.full(shape, -1, np.int32),
     }
-    width = widths[1]
-    out |= {k: zeros(width) for k in ("decoder_target_tokens", "task_ids")}
-    out["decoder_loss_weights"] = np.zeros((count, width), np.float32)
-    out["loss_positions"] = np.full((count, width), -1, np.int32)
     if loaded.model.prefix_lm:
-        out["decoder_causal_attention"] = zeros(width)
-
-    def put(side: str, row: int, ids: list[int]) -> None:
-        n = len(ids)
-        out[f"{side}_input_tokens"][row, :n] = ids
-        out[f"{side}_segment_ids"][row, :n] = 1
-        out[f"{side}_positions"][row, :n] = np.arange(n)
-
+        batch["decoder_causal_attention"] = np.zeros(shape, np.int32)
     for r, (encoded, tokens, scored) in enumerate(rows):
-        n = len(tokens) - 1
         if encoded:
-            put("encoder", r, encoded)
-        put("decoder", r, tokens[:-1])
-        out["decoder_target_tokens"][r, :n] = tokens[1:]
-        out["decoder_loss_weights"][r, n - scored : n] = 1.0
-        out["loss_positions"][r, :scored] = np.arange(n - scored, n)
+            put_ids(batch, "encoder", r, 0, encoded)
+        n = put_ids(batch, "decoder", r, 0, tokens[:-1])
+        batch["decoder_target_tokens"][r, :n] = tokens[1:]
+        batch["decoder_loss_weights"][r, n - scored : n] = 1.0
+        batch["loss_positions"][r, :scored] = np.arange(n - scored, n)
         if loaded.model.prefix_lm:
-            out["decoder_causal_attention"][r, : n - scored + 1] = 1
-    return out
+            batch["decoder_causal_attention"][r, : n - scored + 1] = 1
+    return batch
 
 
 @partial(jax.jit, static_argnames=("graphdef",))

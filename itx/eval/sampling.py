@@ -106,9 +106,8 @@ def penalised(
 def filtered(
     logits: Float[Array, "b v"], how: Sampling, temperature: Array, top_p: Array
 ) -> tuple[Float[Array, "b k"], Int[Array, "b k"] | None]:
-    """What is drawn from: scores, and the ids they stand for (None: all, in order). Only what `how`
-    filters by is
-    computed: a sort of the vocabulary is dear."""
+    """What is drawn from: scores, and the ids that they stand for (None: all, in order). Only what
+    `how` filters by is computed, for a sort of the vocabulary is slow."""
     scores, ids = logits / temperature, None
     if how.top_k or how.top_p < 1:
         scores, ids = jax.lax.top_k(scores, min(how.top_k or scores.shape[-1], scores.shape[-1]))
@@ -119,8 +118,8 @@ def filtered(
 
 
 def best(logits: Float[Array, "b v"]) -> Int[Array, "b"]:
-    """The first of the highest. As argmax, which XLA's loop over pairs makes four times as slow on
-    a CPU."""
+    """The first of the highest: what argmax gives, which is four times as slow on a CPU, where XLA
+    makes a loop over pairs of it."""
     place = jnp.arange(logits.shape[-1], dtype=jnp.int32)
     highest = logits == logits.max(axis=-1, keepdims=True)
     return jnp.min(jnp.where(highest, place, logits.shape[-1] - 1), axis=-1)
@@ -133,11 +132,12 @@ def begin(
     slots: int,
     ends: tuple[int, ...],
 ) -> State:
-    """Before the first token. `answers` [b, slots] are filled up with EOS, `seen` is kept where
-    tokens are penalised.
+    """The state before the first token: `answers` [b, slots] hold EOS alone, rows that are `done`
+    need no more tokens, and `seen` is there only if tokens are penalised.
 
-    ends: the ids that end an answer; EOS is the first of them.
-    room: the most tokens of each row; `done` rows need no more.
+    Args:
+        room: the most tokens of each row.
+        ends: the ids that end an answer; EOS is the first of them.
     """
     b, k = len(room), how.beams
     state = {"done": room <= 0, "answers": jnp.full((b, slots), ends[0], jnp.int32)}
@@ -165,8 +165,8 @@ def select(
     room: Int[Array, "b"],
     ends: tuple[int, ...],
 ) -> tuple[State, Int[Array, "bk"], Int[Array, "bk"] | None]:
-    """Token n of each row (of each beam): the state with it, the tokens, and the row that each
-    continues (None: its own)."""
+    """Choose token n of each row (of each beam): (the state with it, the tokens, the row that each
+    token continues; None: its own)."""
     if how.beams > 1:
         return _beam_search(how, numbers, state, logits, n, room, ends)
     if "seen" in state:

@@ -35,42 +35,34 @@ def texts(
     told: dict[int, str] = {}
 
     def watch(i: int, ids: list[int]) -> bool:
-        text, found = cut(vocabulary.answer(ids), stop)
+        text, stopped_by = cut(vocabulary.answer(ids), stop)
         sure = settled(text, stop)
-        # not where part of a character spoils those before it
+        # part of a character may spoil those before it: then nothing new is told
         if stream and sure.startswith(told.get(i, "")):
             told[i] = sure
             stream(i, sure)
-        return found is not None
+        return stopped_by is not None
 
-    seen = watch if (stop or stream) and how.beams == 1 else None
-    out = []
-    for answer in runner.generate(prompts, max_new_tokens, how, seen, 1 if stream else LOOK_EVERY):
+    watched = watch if (stop or stream) and how.beams == 1 else None
+    every = 1 if stream else LOOK_EVERY
+    answers = []
+    for answer in runner.generate(prompts, max_new_tokens, how, watched, every):
         ids = answer["tokens"]
-        text, found = cut(vocabulary.answer(ids), stop)
-        if found is not None:  # looks are several tokens apart
-            ids = next(
-                ids[:n] for n in range(1, len(ids) + 1) if found in vocabulary.answer(ids[:n])
-            )
-        out.append(
-            {
-                "text": text,
-                "tokens": ids,
-                "finished": answer["finished"] or found is not None,
-                "stop": found,
-            }
-        )
-    return out
+        text, stopped_by = cut(vocabulary.answer(ids), stop)
+        if stopped_by is not None:  # looks are several tokens apart
+            shorter = (ids[:n] for n in range(1, len(ids) + 1))
+            ids = next(some for some in shorter if stopped_by in vocabulary.answer(some))
+        finished = answer["finished"] or stopped_by is not None
+        answers.append({"text": text, "tokens": ids, "finished": finished, "stop": stopped_by})
+    return answers
 
 
 def cut(text: str, stop: Sequence[str]) -> tuple[str, str | None]:
-    """The text before the stop string that is complete first, and which that is: the same however
-    often one looks."""
-    _, at, found = min(
-        ((text.find(s) + len(s), text.find(s), s) for s in stop if s in text),
-        default=(0, len(text), None),
-    )
-    return text[:at], found
+    """The text before the stop string that is complete first, and that stop string (None: there is
+    none): the same however often one looks."""
+    ends = ((text.find(s) + len(s), text.find(s), s) for s in stop if s in text)
+    _, begin, stopped_by = min(ends, default=(0, len(text), None))
+    return text[:begin], stopped_by
 
 
 def settled(text: str, stop: Sequence[str]) -> str:

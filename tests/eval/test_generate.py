@@ -564,7 +564,7 @@ def test_long_prompts_go_in_smaller_batches(tmp_path, monkeypatch):
     """As many rows as memory has room for; the answers are the same."""
     r = runner("t5", tmp_path)
     # of three rows of 64
-    monkeypatch.setattr(gen, "SCORES_BYTES", 4 * r.loaded.model.num_heads * 64**2 * 3)
+    monkeypatch.setattr(gen, "MAX_SCORES_BYTES", 4 * r.loaded.model.num_heads * 64**2 * 3)
     prompts = [[2 + (7 * i + j) % 59 for j in range(63 if i % 2 else 15)] for i in range(12)]
     shapes = [shape for _, shape in gen.plan([len(p) for p in prompts], np.full(12, 4), r.loaded)]
     assert {(rows, width) for rows, width, _ in shapes} == {(3, 64)}  # few enough for one width
