@@ -16,7 +16,7 @@ from itx.audit.sentences import accounts
 from itx.checkpoint import skips
 from itx.config import RunConfig, flatten, to_dict
 from itx.errors import UserError
-from itx.eval import predictions, summary, tables
+from itx.eval import averages, predictions, tables
 from itx.log import TIMING, read_lines, read_metrics
 from itx.runs import read_config, read_lock, run_config
 
@@ -169,7 +169,7 @@ def _groups(scores: dict[str, dict]) -> list[dict]:
 
 def _rows(scores: dict[str, dict]) -> list[dict]:
     before = scores.get("before", {"rows": {}})["rows"]
-    order = {g: i for i, g in enumerate(summary.GROUPS)}
+    order = {g: i for i, g in enumerate(averages.GROUPS)}
     rows = sorted(
         scores["after"]["rows"].items(), key=lambda x: (order[x[1]["group"]], x[1]["cluster"], x[0])
     )

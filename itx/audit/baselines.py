@@ -17,7 +17,8 @@ import numpy as np
 from itx import storage, text
 from itx.data import cache
 from itx.data.types import EvalRow, Lock
-from itx.eval import metrics, stats, summary
+from itx.eval import metrics, stats
+from itx.eval.chance import commonest
 from itx.tasks import fingerprint
 
 VERSION = 2  # raise it when what this file computes changes: results are kept in the cache
@@ -72,7 +73,7 @@ def of_task(
     test = [*test, *train][:most]
     judge, references = metrics.of_row(row), [e["references"] for e in test]
     chance = float(np.mean([1 / len(e["options"]) if e["options"] else 0.0 for e in test]))
-    constant = summary.commonest([e["references"][0] for e in train])
+    constant = commonest([e["references"][0] for e in train])
     near = nearest(
         tuple(e["input_content"] for e in train),
         tuple(e["input_content"] for e in test),

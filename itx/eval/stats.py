@@ -2,24 +2,38 @@
 """How sure a score is: which interval belongs to which number.
 
 one task     Wilson, n = examples (an example in several templates counts once); a bootstrap over
-             examples where the
-             score is that of the whole set (BLEU, chrF)
+             examples where the score is that of the whole set (BLEU, chrF)
 an average   hierarchical bootstrap over cluster, task, example; t over clusters below 8 of them
 two models   paired differences on the same examples
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import TypeVar
 
 import numpy as np
 
 Interval = tuple[float, float]
+Key, Value = TypeVar("Key", bound=Hashable), TypeVar("Value")
 LEVEL_95 = 1.959963984540054  # the normal distribution's 97.5 % point
 TAIL_95 = 0.025  # on either side of a 95 % interval
-# below this many clusters a percentile bootstrap covers too little (75 % at 3, 85 % at 5, 92 % at
-# 10)
+# With fewer clusters a percentile bootstrap covers too little: 75 % at 3, 85 % at 5, 92 % at 10.
 MIN_CLUSTERS = 8
 RESAMPLES = 2000
-POOL = 1000  # resampled means kept per task
+POOL = 1000  # resampled means of each task
+
+
+def grouped(pairs: Iterable[tuple[Key, Value]]) -> dict[Key, list[Value]]:
+    """{key: its values}, in the order in which they come."""
+    groups: dict[Key, list[Value]] = {}
+    for key, value in pairs:
+        groups.setdefault(key, []).append(value)
+    return groups
+
+
+def mean(values: Iterable[float]) -> float:
+    """0 of none."""
+    listed = [float(v) for v in values]
+    return sum(listed) / len(listed) if listed else 0.0
 
 
 def wilson(mean: float, n: int, z: float = LEVEL_95) -> Interval:
@@ -29,8 +43,7 @@ def wilson(mean: float, n: int, z: float = LEVEL_95) -> Interval:
         return 0.0, 1.0
     middle = (mean + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * np.sqrt(mean * (1 - mean) / n + z * z / (4 * n * n))
-    # at the ends the formula gives the end itself, but for rounding: 0 of n must not read as "above
-    # 0"
+    # At the ends the formula gives the end itself but for rounding; 0 of n must not read "above 0".
     low = 0.0 if mean <= 0.0 else float(middle - half)
     return low, 1.0 if mean >= 1.0 else float(middle + half)
 
@@ -93,10 +106,8 @@ def t_interval(values: Sequence[float], level: float = 0.95) -> Interval | None:
 
 def cluster_means(tasks: dict[str, tuple[str, float]]) -> dict[str, float]:
     """{task: (cluster, score)} -> {cluster: mean over its tasks}, clusters in order of name."""
-    found: dict[str, list[float]] = {}
-    for cluster, score in tasks.values():
-        found.setdefault(cluster, []).append(score)
-    return {c: float(np.mean(found[c])) for c in sorted(found)}
+    scores = grouped(tasks.values())
+    return {cluster: float(np.mean(scores[cluster])) for cluster in sorted(scores)}
 
 
 def bootstrap(
@@ -118,10 +129,10 @@ def bootstrap(
     drawn = rng.integers(len(clusters), size=(samples, len(clusters)))
     values = np.empty(drawn.shape)
     for c, pool in enumerate(pools):
-        here = drawn == c
-        shape = (int(here.sum()), len(pool))
+        chosen = drawn == c
+        shape = (int(chosen.sum()), len(pool))
         means = np.stack(pool)[rng.integers(len(pool), size=shape), rng.integers(POOL, size=shape)]
-        values[here] = means.mean(1)
+        values[chosen] = means.mean(1)
     tail = (1 - level) / 2
     low, high = np.quantile(values.mean(1), [tail, 1 - tail])
     return float(low), float(high)

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable
 
 import numpy as np
 
-from itx.eval import metrics
+from itx.eval import metrics, stats
 
 
 def label(group: str, kind: str) -> str:
@@ -75,10 +75,9 @@ def shown(value: float | None, interval: list[float] | None = None) -> str:
 
 def cut_lines(rows: Iterable[dict]) -> list[str]:
     """How many answers the limits cut, a line for each setting that makes them longer."""
-    cut: dict[str, list[int]] = {}
-    for r in rows:
-        if r["hit_limit"]:
-            cut.setdefault(r.get("limit_from", "eval.max_new_tokens"), []).append(r["hit_limit"])
+    cut = stats.grouped(
+        (r.get("limit_from", "eval.max_new_tokens"), r["hit_limit"]) for r in rows if r["hit_limit"]
+    )
     return [
         f"{sum(counts)} answers of {len(counts)} rows were cut at their row's limit; "
         f"--{setting} makes it longer"

@@ -14,7 +14,7 @@ from itx.analysis import words
 from itx.analysis.report import facts, report
 from itx.audit.audit import audit
 from itx.config import to_dict
-from itx.eval import summary
+from itx.eval import averages
 from itx.eval.evaluate import evaluate
 from tests import scored
 
@@ -251,12 +251,12 @@ def test_no_right_answer_at_all_is_below_chance_whatever_the_clusters_chances_ar
         }
         for n, c in (("a", 0.5), ("b", 0.75))
     }
-    (group,) = summary.averages(rows, {"a": [0.0] * 30, "b": [0.0] * 30})
+    (group,) = averages.averages(rows, {"a": [0.0] * 30, "b": [0.0] * 30})
     assert group["interval"][1] > 0 and group["mean"] == -2.0
     assert group["lift_interval"][1] < -0.5 and words.says(group) == "below chance"
-    (group,) = summary.averages(rows, {"a": [1.0] * 30, "b": [1.0] * 30})
+    (group,) = averages.averages(rows, {"a": [1.0] * 30, "b": [1.0] * 30})
     assert group["lift"] == group["mean"] == 1.0 and words.says(group) == "above chance"
-    (group,) = summary.averages(rows, {"a": [1.0] * 30, "b": [0.0] * 30})
+    (group,) = averages.averages(rows, {"a": [1.0] * 30, "b": [0.0] * 30})
     assert words.says(group) == "not resolved from chance"
 
 
@@ -276,12 +276,12 @@ def test_few_examples_of_which_none_or_all_are_right_do_not_make_one_sure(score)
         }
         for n in "ab"
     }
-    (few,) = summary.averages(rows, {n: [score] for n in rows})
+    (few,) = averages.averages(rows, {n: [score] for n in rows})
     assert (
         words.says(few) == "not resolved from chance"
         and few["score_interval"][1] - few["score_interval"][0] > 0.5
     )
-    (many,) = summary.averages(rows, {n: [score] * 100 for n in rows})
+    (many,) = averages.averages(rows, {n: [score] * 100 for n in rows})
     assert words.says(many) == ("above chance" if score else "below chance")
     assert many["score_interval"][1] - many["score_interval"][0] < 0.05
 

@@ -11,7 +11,7 @@ from itx import config_check, storage
 from itx.audit import baselines
 from itx.data import cache
 from itx.errors import UserError
-from itx.eval import predictions, summary, tables
+from itx.eval import chance, predictions, summary, tables
 from itx.eval.evaluate import evaluate, examples_of, limit, option_targets
 from tests import scored
 
@@ -112,10 +112,8 @@ def test_chance(small):
     assert rows["parity"]["chance"] == 0.5 and rows["parity"]["chance_from"] == "options"
     # always "red" (commonest in training, first of equals by name …) measured on all ten contents
     run, config, lock, *_ = small
-    folder = summary.training_folder(
-        lock["evaluation"][0], lock, summary.Path(config.data.cache_dir)
-    )
-    constant = summary.commonest([e["references"][0] for e in cache.read_examples(folder)])
+    folder = chance.training_folder(lock["evaluation"][0], lock, Path(config.data.cache_dir))
+    constant = chance.commonest([e["references"][0] for e in cache.read_examples(folder)])
     share = sum(a == constant for _, a in scored.pairs(1, 10)) / 10
     assert (
         rows["first"]["chance"] == share
@@ -125,8 +123,8 @@ def test_chance(small):
     most = max(held.count(h) for h in held)
     assert rows["second"]["chance"] == (most - 1) / 9 > 0
     assert rows["second"]["chance_from"] == "commonest answer of the row"
-    assert summary.commonest(["B", "a.", "A", "b", "A"]) == "a."
-    assert summary.leave_one_out([{"references": [str(i)]} for i in range(5)]) == 0.0
+    assert chance.commonest(["B", "a.", "A", "b", "A"]) == "a."
+    assert chance.leave_one_out([{"references": [str(i)]} for i in range(5)]) == 0.0
 
 
 def test_groups_are_never_pooled_and_easy_tasks_are_left_out(small):

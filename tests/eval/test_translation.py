@@ -13,7 +13,7 @@ import pytest
 
 from itx.audit import baselines
 from itx.errors import UserError
-from itx.eval import metrics, predictions, stats, summary
+from itx.eval import chance, metrics, predictions, stats, summary
 from itx.eval.evaluate import evaluate
 from itx.runs import RunFolder
 from tests import scored
@@ -141,7 +141,7 @@ def test_chance_is_what_one_answer_scores_on_the_whole_set(tmp_path):
     wanted, said = set_of_answers(references=1)
     asked = [{"references": r} for r in wanted]
     constant = metrics.bleu(wanted, [wanted[0][0]] * len(wanted))["bleu"]
-    assert summary.commonest_score(wanted[0][0], row, asked) == constant > 0
+    assert chance.commonest_score(wanted[0][0], row, asked) == constant > 0
     records = [
         {"references": r, "options": None, "input_content": f"number {i}"}
         for i, r in enumerate(wanted)
