@@ -16,7 +16,7 @@ from flax import nnx
 
 from itx import mesh as meshes
 from itx import peft
-from itx.analysis.report import retention_lines
+from itx.analysis.printed import retention_lines
 from itx.config import MeshConfig, PeftConfig
 from itx.config_check import check
 from itx.data import lock as locks
