@@ -7,19 +7,22 @@ summary    what was learned, what was not, what to do next
 claims     what such a run can show, and what it cannot
 """
 
+from collections.abc import Iterator
+
+from itx.audit.sentences import first_of
 from itx.eval.tables import percent, shown
 
 ROUNDING = 1e-9  # Wilson's lower end of 0 right answers is 0 but for rounding
-MANY = 0.1  # from this share of answers on a fault of their form is worth a step of its own
-FORGOTTEN = 0.05  # bits per byte that rose by this share are worth one too
-# the loss fell by this share from the tenth before the last of its lines to the last
-STILL_FALLING = 0.02
-NAMED = 5  # of several tasks a sentence names so many
+MIN_FAULT_SHARE = 0.1  # of the answers, from which a fault of their form is named as a step to take
+MIN_FORGOTTEN_SHARE = 0.05  # by which bits per byte rose, from which that is named
+MIN_FALL = 0.02  # share by which the loss fell from the last but one tenth of its lines to the last
+MAX_NAMED = 5  # tasks in one sentence
+MAX_STEPS = 3  # that are proposed
 ADAPTERS = {"lora": "a LoRA", "prefix": "a prefix", "prompt": "a soft prompt"}
 
 
-def main_groups(found: dict) -> list[dict]:
-    return [g for g in found["groups"] if g["group"] != "instruction"]
+def main_groups(facts: dict) -> list[dict]:
+    return [g for g in facts["groups"] if g["group"] != "instruction"]
 
 
 def says(after: dict) -> str:
@@ -37,10 +40,10 @@ def says(after: dict) -> str:
 
 def splits(evaluation: dict) -> str:
     """Which splits the rows are of: a task that has but one is scored on that one."""
-    found = evaluation["splits"]
-    if len(found) == 1:
-        return f"the {next(iter(found))} split"
-    return "the splits " + " and ".join(f"{split} ({rows} rows)" for split, rows in found.items())
+    facts = evaluation["splits"]
+    if len(facts) == 1:
+        return f"the {next(iter(facts))} split"
+    return "the splits " + " and ".join(f"{split} ({rows} rows)" for split, rows in facts.items())
 
 
 def examples_per_row(evaluation: dict) -> str:
@@ -48,36 +51,28 @@ def examples_per_row(evaluation: dict) -> str:
     return ", ".join("all" if n == 0 else str(n) for n in evaluation["max_examples"])
 
 
-def easy(found: dict) -> str:
+def easy(facts: dict) -> str:
     """Which easy tasks stand in an average, and how many in none."""
-    if not found["audit"]:
+    if not facts["audit"]:
         return "which tasks are easy is not known, for the run has no audit.json"
-    whole = [g["label"] for g in found["groups"] if g["after"]["all_easy"]]
-    kept = {n for g in found["groups"] if g["after"]["all_easy"] for n in g["after"]["rows"]}
-    left_out = {r["task"] for r in found["rows"] if r["easy"] and r["row"] not in kept}
-    said = f"{len(left_out)} easy tasks left out"
-    return said + (
-        f"; only easy tasks are left of: {', '.join(whole)}; they are shown all the same"
-        if whole
-        else ""
-    )
-
-
-# ---- learned, not learned, next
-# --------------------------------------------------------------------
+    whole = [g["label"] for g in facts["groups"] if g["after"]["all_easy"]]
+    kept = {n for g in facts["groups"] if g["after"]["all_easy"] for n in g["after"]["rows"]}
+    left_out = {r["task"] for r in facts["rows"] if r["easy"] and r["row"] not in kept}
+    shown_easy = f"; only easy tasks are left of: {', '.join(whole)}; they are shown all the same"
+    return f"{len(left_out)} easy tasks left out" + (shown_easy if whole else "")
 
 
 def scope(evaluation: dict) -> list[str]:
-    """What of the evaluation splits the scores stand for, a sentence each: examples that a limit
+    """Which part of the evaluation splits the scores stand for, in sentences: examples that a limit
     left out, tasks that are not scored, splits that are halved."""
-    limits, out = evaluation["limits"], []
+    limits, sentences = evaluation["limits"], []
     cut = [
         f"{k} left out {limits[k]:,}"
         for k in ("data.eval_examples", "eval.max_examples")
         if limits[k]
     ]
     if cut:
-        out.append(
+        sentences.append(
             f"Of {limits['examples']:,} examples of {limits['tasks']} evaluation tasks "
             f"{limits['asked']:,} were asked: {', '.join(cut)}."
         )
@@ -86,17 +81,19 @@ def scope(evaluation: dict) -> list[str]:
         (evaluation["halved"], "are scored on half of a validation split, as they ask"),
     ):
         if names:
-            shown = ", ".join(names[:NAMED]) + (", …" if len(names) > NAMED else "")
-            out.append(f"{len(names)} tasks or rows {what}: {shown}.")
-    return out
+            sentences.append(f"{len(names)} tasks or rows {what}: {first_of(names, MAX_NAMED)}.")
+    return sentences
 
 
-def summary(found: dict) -> dict[str, list[str]]:
+# ---- learned, not learned, next
+
+
+def summary(facts: dict) -> dict[str, list[str]]:
     """{"learned", "not learned", "next": sentences}."""
-    if not found["steps"]["after"]:
+    if not facts["steps"]["after"]:
         begun = (
             "its training has not been scored"
-            if found["loss"]["total"]
+            if facts["loss"]["total"]
             else "no step of training is recorded"
         )
         return {
@@ -104,11 +101,11 @@ def summary(found: dict) -> dict[str, list[str]]:
             "not learned": [],
             "next": ["Train it, or let its training go on: the same command resumes."],
         }
-    groups = main_groups(found)
+    groups = main_groups(facts)
     return {
-        "learned": _learned(groups) + _instruction(found),
+        "learned": _learned(groups) + _instruction(facts),
         "not learned": _not_learned(groups),
-        "next": _next(found, groups),
+        "next": _next(facts, groups),
     }
 
 
@@ -122,13 +119,9 @@ def change(g: dict) -> str:
     before, interval = g.get("before"), g["after"]["score_interval"]
     if not before or before["score"] is None or not interval:
         return ""
-    return (
-        "rose"
-        if before["score"] < interval[0]
-        else "fell"
-        if before["score"] > interval[1]
-        else "stayed"
-    )
+    if before["score"] < interval[0]:
+        return "rose"
+    return "fell" if before["score"] > interval[1] else "stayed"
 
 
 def above(g: dict) -> bool:
@@ -137,53 +130,48 @@ def above(g: dict) -> bool:
 
 def _named(groups: list[dict]) -> str:
     """`unseen templates (0.10 to 0.71, chance 0.25)`"""
-    out = []
+    named = []
     for g in groups:
         before, after = g.get("before"), g["after"]
         begin = f"{shown(before['score'])} to " if before and before["score"] is not None else ""
-        out.append(
-            f"{g['label']} ({begin}{shown(after['score'])}, chance {shown(after['chance'])})"
-        )
-    return "; ".join(out)
+        scores = f"{begin}{shown(after['score'])}, chance {shown(after['chance'])}"
+        named.append(f"{g['label']} ({scores})")
+    return "; ".join(named)
+
+
+def _sentences(kinds: dict[str, list[dict]]) -> list[str]:
+    return [f"{kind}: {_named(groups)}." for kind, groups in kinds.items() if groups]
 
 
 def _learned(groups: list[dict]) -> list[str]:
-    rose = [g for g in groups if above(g) and change(g) == "rose"]
-    there = [g for g in groups if above(g) and not change(g)]
-    out = []
-    if rose:
-        out.append(f"Better than before and than chance: {_named(rose)}.")
-    if there:
-        out.append(
-            f"Better than chance, with no score before tuning to compare with: {_named(there)}."
-        )
-    return out or ["Nothing that these scores show."]
+    good = list(filter(above, groups))
+    kinds = {
+        "Better than before and than chance": [g for g in good if change(g) == "rose"],
+        "Better than chance, with no score before tuning to compare with": [
+            g for g in good if not change(g)
+        ],
+    }
+    return _sentences(kinds) or ["Nothing that these scores show."]
 
 
 def _not_learned(groups: list[dict]) -> list[str]:
+    judged = [g for g in groups if g["after"]["lift_interval"]]
+    not_above = [g for g in judged if not above(g)]
     kinds = {
         "Worse than before tuning": [g for g in groups if change(g) == "fell"],
         "As good before tuning": [g for g in groups if above(g) and change(g) == "stayed"],
-        "Better than before, but not above chance": [
-            g
-            for g in groups
-            if not above(g) and change(g) == "rose" and g["after"]["lift_interval"]
-        ],
-        "Not above chance": [
-            g
-            for g in groups
-            if not above(g) and change(g) in ("", "stayed") and g["after"]["lift_interval"]
-        ],
+        "Better than before, but not above chance": [g for g in not_above if change(g) == "rose"],
+        "Not above chance": [g for g in not_above if change(g) in ("", "stayed")],
         "Not judged, for a single cluster has no interval": [
-            g for g in groups if g["after"]["mean"] is not None and not g["after"]["lift_interval"]
+            g for g in groups if g["after"]["mean"] is not None and g not in judged
         ],
     }
-    return [f"{kind}: {_named(of)}." for kind, of in kinds.items() if of]
+    return _sentences(kinds)
 
 
-def _instruction(found: dict) -> list[str]:
+def _instruction(facts: dict) -> list[str]:
     """Whether it matters which instruction stands before the same inputs."""
-    kinds = {g["kind"]: g["after"] for g in found["groups"] if g["group"] == "instruction"}
+    kinds = {g["kind"]: g["after"] for g in facts["groups"] if g["group"] == "instruction"}
     kept, swapped = kinds.get("none"), kinds.get("swapped")
     if not kept or not swapped or not kept["score_interval"] or swapped["score"] is None:
         return []
@@ -195,59 +183,60 @@ def _instruction(found: dict) -> list[str]:
     return [f"No sign that it reads the instruction: {numbers}."]
 
 
-def _next(found: dict, groups: list[dict]) -> list[str]:
-    """What the facts make worth trying, the most telling first; at most three steps."""
-    by_group = {g["group"]: g for g in groups}
-    trained, unseen = (
-        by_group.get("instances"),
-        [g for g in groups if g["group"] in ("tasks", "clusters")],
-    )
-    loss, out = found["loss"], []
-    if loss["skipped_steps"] > MANY * max(1, found["steps"]["after"]):
-        out.append(
+def _next(facts: dict, groups: list[dict]) -> list[str]:
+    """At most MAX_STEPS things worth trying, the most telling first."""
+    steps = list(_steps(facts, groups))
+    return steps[:MAX_STEPS] or [
+        "Repeat it with two other seeds before it is compared with another recipe."
+    ]
+
+
+def _steps(facts: dict, groups: list[dict]) -> Iterator[str]:
+    trained = next((g for g in groups if g["group"] == "instances"), None)
+    unseen = [g for g in groups if g["group"] in ("tasks", "clusters")]
+    loss = facts["loss"]
+    if loss["skipped_steps"] > MIN_FAULT_SHARE * max(1, facts["steps"]["after"]):
+        yield (
             f"{loss['skipped_steps']} steps had no finite loss: lower optim.learning_rate first."
         )
-    wrong_form = [g for g in groups if (g["after"]["none_of_options"] or 0) > MANY]
+    wrong_form = [g for g in groups if (g["after"]["none_of_options"] or 0) > MIN_FAULT_SHARE]
     if wrong_form:
         worst = max(wrong_form, key=lambda g: g["after"]["none_of_options"])
-        out.append(
+        yield (
             f"{percent(worst['after']['none_of_options'])} of the answers of {worst['label']} are "
             "none of the options: read the outputs before anything is concluded from its score."
         )
-    cut = [r for r in found["rows"] if r["hit_limit"] > MANY * max(1, r["prompts"])]
+    cut = [r for r in facts["rows"] if r["hit_limit"] > MIN_FAULT_SHARE * max(1, r["prompts"])]
     if cut:
         settings = sorted({f"--{r.get('limit_from', 'eval.max_new_tokens')}" for r in cut})
-        out.append(
-            f"In {len(cut)} rows more than {percent(MANY)} of the answers are cut at their limit; "
-            f"where they should be longer, raise {' and '.join(settings)}."
+        yield (
+            f"In {len(cut)} rows more than {percent(MIN_FAULT_SHARE)} of the answers are cut at "
+            f"their limit; where they should be longer, raise {' and '.join(settings)}."
         )
     if _falling(loss["total"]):
-        out.append("The loss was still falling at the end: train longer (train.steps).")
+        yield "The loss was still falling at the end: train longer (train.steps)."
     elif trained and trained["says"].startswith(("not resolved", "below")):
-        out.append(
+        yield (
             "The tasks that it trained on are not learned: more steps, a higher learning rate or "
             "a larger model."
         )
-    if retained := _forgotten(found["retention"]):
-        out.append(retained)
+    if retained := _forgotten(facts["retention"]):
+        yield retained
     unresolved = [g for g in groups if g["says"].startswith("not resolved")]
-    most = [m for m in found["evaluation"]["max_examples"] if m]
+    most = [m for m in facts["evaluation"]["max_examples"] if m]
     if unresolved and most:
-        out.append(
+        yield (
             f"Not resolved with eval.max_examples={max(most)}: score more examples (itx eval RUN)."
         )
-    if not unseen and found["holdout"]:
-        out.append("Score the tasks that were held out of training too (itx eval RUN).")
+    if not unseen and facts["holdout"]:
+        yield "Score the tasks that were held out of training too (itx eval RUN)."
     elif not unseen:
-        out.append(
+        yield (
             "Hold tasks or clusters out of training, to see whether it follows instructions that "
             "are new."
         )
-    elif not any(map(above, unseen)) and not found["run"]["pretrained"]:
-        out.append("For unseen tasks begin from a pretrained model (model.pretrained).")
-    if not out:
-        out.append("Repeat it with two other seeds before it is compared with another recipe.")
-    return out[:3]
+    elif not any(map(above, unseen)) and not facts["run"]["pretrained"]:
+        yield "For unseen tasks begin from a pretrained model (model.pretrained)."
 
 
 def _falling(total: list[float]) -> bool:
@@ -255,95 +244,88 @@ def _falling(total: list[float]) -> bool:
     if not n:
         return False
     last, before = sum(total[-n:]) / n, sum(total[-2 * n : -n]) / n
-    return last < (1 - STILL_FALLING) * before
+    return last < (1 - MIN_FALL) * before
 
 
 def _forgotten(kept: dict | None) -> str:
     before, after = (kept or {}).get("before", {}), (kept or {}).get("after", {})
     for name, t in after.items():
         bits = before.get(name, {}).get("bits_per_byte")
-        if bits and t["bits_per_byte"] > (1 + FORGOTTEN) * bits:
+        if bits and t["bits_per_byte"] > (1 + MIN_FORGOTTEN_SHARE) * bits:
             return (
                 f"It forgets: bits per byte on {name} rose from {bits:.3f} to "
-                f"{t['bits_per_byte']:.3f}; mix plain text in "
-                "(data.replay), train less, or train an adapter."
+                f"{t['bits_per_byte']:.3f}; mix plain text in (data.replay), train less, or train "
+                "an adapter."
             )
     return ""
 
 
 # ---- what such a run can show
-# ----------------------------------------------------------------------
 
 
-def claims(found: dict) -> list[str]:
+def claims(facts: dict) -> list[str]:
     """Paragraphs on what the comparison means, for this kind of run."""
-    groups = main_groups(found)
+    groups = main_groups(facts)
+    tuned = facts["steps"]["after"] > 0
+    paragraphs = [_origin(facts, any(g.get("before") for g in groups))]
     kinds = {g["group"] for g in groups}
-    random, tuned = not found["run"]["pretrained"], found["steps"]["after"] > 0
-    out = [_origin(found, any(g.get("before") for g in groups))]
-    practised = [
-        said
-        for kind, said in (
-            ("instances", "New examples of practised tasks show what was learned."),
-            (
-                "templates",
-                "Unseen templates show whether it depends on the wording it was drilled on.",
-            ),
-        )
-        if kind in kinds
-    ]
-    if practised and tuned:
-        out.append(" ".join(practised))
-    if kinds & {"tasks", "clusters"}:
-        out.append(
-            "Unseen tasks and unseen clusters are what instruction tuning is for."
-            + (
-                " A small model that knows nothing but its training tasks is expected to gain "
-                "little on the former and to stay near chance on the latter; the rows stand here "
-                "because a report that left them out would flatter."
-                if random
-                else ""
-            )
-        )
-        if random:
-            out.append(
-                "Published gains on unseen tasks rest on pretraining and on size, so nothing here "
-                "speaks for or against them. To test that claim, tune a pretrained model."
-            )
-    else:
-        out.append(
+    practised = {
+        "instances": "New examples of practised tasks show what was learned.",
+        "templates": "Unseen templates show whether it depends on the wording it was drilled on.",
+    }
+    if tuned and kinds & practised.keys():
+        paragraphs.append(" ".join(said for kind, said in practised.items() if kind in kinds))
+    paragraphs += _unseen(kinds, facts["run"]["pretrained"])
+    if tuned:
+        paragraphs.append(_certainty(groups))
+    return paragraphs
+
+
+def _unseen(kinds: set[str], pretrained: str) -> list[str]:
+    """What tasks that were held out of training show, by where the weights came from."""
+    if not kinds & {"tasks", "clusters"}:
+        return [
             "No task and no cluster that was held out of training is scored: nothing here says "
             "whether it follows instructions that are new to it."
-        )
+        ]
+    purpose = "Unseen tasks and unseen clusters are what instruction tuning is for."
+    if pretrained:
+        return [purpose]
+    return [
+        f"{purpose} A small model that knows nothing but its training tasks is expected to gain "
+        "little on the former and to stay near chance on the latter; the rows stand here because a "
+        "report that left them out would flatter.",
+        "Published gains on unseen tasks rest on pretraining and on size, so nothing here speaks "
+        "for or against them. To test that claim, tune a pretrained model.",
+    ]
+
+
+def _certainty(groups: list[dict]) -> str:
+    """What the intervals cover."""
     methods = {g["after"]["method"] for g in groups}
-    over = (
-        "clusters, tasks and examples"
-        if "hierarchical bootstrap" in methods
-        else ("clusters" if "t over clusters" in methods else "examples")
+    over = "clusters" if "t over clusters" in methods else "examples"
+    if "hierarchical bootstrap" in methods:
+        over = "clusters, tasks and examples"
+    sentence = (
+        f"One training run: the intervals cover the choice of {over}, not the training seed. "
+        "A claim that one recipe beats another needs at least three seeds of each."
     )
-    unresolved = any(g["says"].startswith("not resolved") for g in groups)
-    if tuned:
-        out.append(
-            f"One training run: the intervals cover the choice of {over}, not the training seed. "
-            "A claim that one recipe beats another needs at least three seeds of each."
-            + (
-                " “Not resolved” means that these data cannot tell, not that there is no effect."
-                if unresolved
-                else ""
-            )
+    if any(g["says"].startswith("not resolved") for g in groups):
+        sentence += (
+            " “Not resolved” means that these data cannot tell, not that there is no effect."
         )
-    return out
+    return sentence
 
 
-def _origin(found: dict, before: bool) -> str:
+def _origin(facts: dict, before: bool) -> str:
     """Where the weights came from, and what “before” is."""
-    run = found["run"]
+    run = facts["run"]
     base = f"It began from {run['pretrained']}" if run["pretrained"] else "Its weights began random"
     adapter = ADAPTERS.get(run["method"])
     trained = (
         f" Only {adapter} was trained; the weights under it stayed as they were." if adapter else ""
     )
-    if not found["steps"]["after"]:
+    if not facts["steps"]["after"]:
         return base + " and are not tuned in what is scored here."
     if not before:
         return (

@@ -2,11 +2,11 @@
 """Scores of tasks that were registered straight in SeqIO: their metric_fns and postprocess_fn,
 called as seqio.Evaluator calls them, where SeqIO and TensorFlow are not installed.
 
-row     "metrics": names of the metric functions; "seqio": {"postprocess": name or "", "scale": see
-        `tried`}
-line    "references": [target text], "prediction"; "logprob" of the target for metrics of (targets,
-        scores);
-        "example": {feature: [dtype, value]} where there is a postprocess_fn
+row     "metrics": names of the metric functions
+        "seqio": {"postprocess": name or "", "scale": see `tried`}
+line    "references": [target text], "prediction"
+        "logprob" of the target, for metrics of (targets, scores)
+        "example": {feature: [dtype, value]}, where there is a postprocess_fn
 """
 
 import inspect
@@ -19,8 +19,10 @@ from typing import Any
 import numpy as np
 
 from itx.data import cache
+from itx.data.types import EvalRow
 from itx.errors import UserError
 from itx.eval import metrics
+from itx.eval.predictions import PredictionLine
 
 ABSENT = ("tensorflow", "tensorflow_datasets", "tensorflow_text", "seqio", "t5")
 
@@ -31,60 +33,54 @@ def takes_scores(name: str) -> bool:
     return "scores" in inspect.signature(metrics.resolve(name)).parameters
 
 
-def values(row: dict, lines: list[dict]) -> dict[str, float]:
+def values(row: EvalRow, lines: list[PredictionLine]) -> dict[str, float]:
     """{SeqIO's name of the value: value} of all of a row's metrics over the lines."""
-    at, found = row["seqio"]["postprocess"], {}
+    called, scores = row["seqio"]["postprocess"], {}
     try:
-        targets, predictions = _postprocessed(at, lines)
-        for at in row["metrics"]:
-            scores = takes_scores(at)
-            given = (
-                {"scores": np.array([x["logprob"] for x in lines])}
-                if scores
-                else {"predictions": predictions}
-            )
-            for key, value in metrics.resolve(at)(targets=targets, **given).items():
-                if key in found:
+        targets, predictions = _postprocessed(called, lines)
+        for called in row["metrics"]:
+            judged = {"predictions": predictions}
+            if takes_scores(called):
+                judged = {"scores": np.array([x["logprob"] for x in lines])}
+            for key, value in metrics.resolve(called)(targets=targets, **judged).items():
+                if key in scores:
                     raise ValueError(f"a second value {key!r}")
-                found[key] = float(getattr(value, "value", value))
-    except Exception as e:  # of the user's functions: whatever it is, they are told whose
+                scores[key] = float(getattr(value, "value", value))
+    except Exception as e:  # whatever the user's functions raise, they are told which it was
         raise UserError(
-            f"task {row['task']!r}: {at.split(' ')[0]} fails: {type(e).__name__}: {e}"
+            f"task {row['task']!r}: {called.split(' ')[0]} fails: {type(e).__name__}: {e}"
         ) from e
-    return found
+    return scores
 
 
-def _postprocessed(name: str, lines: list[dict]) -> tuple[list, list]:
+def _postprocessed(name: str, lines: list[PredictionLine]) -> tuple[list, list]:
     """(targets, predictions) as the metric functions get them."""
     targets, predictions = [x["references"][0] for x in lines], [x["prediction"] for x in lines]
     if not name:
         return targets, predictions
     function, examples = metrics.resolve(name), [_example(x["example"]) for x in lines]
-    return (
-        [function(t, example=e, is_target=True) for t, e in zip(targets, examples, strict=True)],
-        [
-            function(p, example=e, is_target=False)
-            for p, e in zip(predictions, examples, strict=True)
-        ],
-    )
+
+    def processed(texts: list[str], is_target: bool) -> list:
+        pairs = zip(texts, examples, strict=True)
+        return [function(text, example=e, is_target=is_target) for text, e in pairs]
+
+    return processed(targets, True), processed(predictions, False)
 
 
 def _example(features: dict[str, list]) -> dict[str, Any]:
     """Features as a tf.data iterator gives them: NumPy arrays and scalars, texts as bytes."""
-    out = {}
+    arrays = {}
     for name, (dtype, value) in features.items():
-        if dtype == "object":
-            out[name] = _bytes(value) if isinstance(value, str) else np.array(_bytes(value), object)
-        else:
-            out[name] = np.array(value, dtype)[()]
-    return out
+        texts = _bytes(value) if dtype == "object" else value
+        arrays[name] = texts if isinstance(texts, bytes) else np.array(texts, dtype)[()]
+    return arrays
 
 
 def _bytes(value: Any) -> Any:
     return [_bytes(v) for v in value] if isinstance(value, list) else value.encode("latin-1")
 
 
-def score(row: dict, line: dict) -> float:
+def score(row: EvalRow, line: PredictionLine) -> float:
     """One example's score, 0 to 1: the first metric's first value on it alone, over what a right
     answer gets; for a metric that says nothing of one example (correlations, corpus scores) whether
     target and prediction are the same."""
@@ -96,7 +92,7 @@ def score(row: dict, line: dict) -> float:
     return min(1.0, max(0.0, next(iter(values(first, [line]).values())) / scale))
 
 
-def tried(row: dict, folder: str) -> float | None:
+def tried(row: EvalRow, folder: str) -> float | None:
     """Call a row's functions on right answers, before a run relies on them.
 
     Returns the value of a right answer (1, or 100 for percent), None where it differs between one

@@ -17,9 +17,8 @@ from collections.abc import Callable, Sequence
 from itx import text
 from itx.errors import UserError, did_you_mean
 
-SHORT = 3  # words of at most so many characters are not stemmed, as in rouge_score
-# is stemmed by Porter's rules, as rouge_score does; other languages by their Snowball rules
-ENGLISH = "english"
+MAX_UNSTEMMED = 3  # characters of words that are not stemmed, as in rouge_score
+ENGLISH = "english"  # stemmed by Porter's rules, as in rouge_score; others by their Snowball rules
 
 
 def n_grams(n: int, reference: str, prediction: str, stem: str = "") -> float:
@@ -38,25 +37,25 @@ def longest_by_line(reference: str, prediction: str, stem: str = "") -> float:
     """F1 of the union of longest common subsequences: each reference line with every line of the
     answer."""
     a, b = ([words(line, stem) for line in x.split("\n")] for x in (reference, prediction))
-    wanted, said = (Counter(w for line in lines for w in line) for lines in (a, b))
-    found: Counter = Counter()
+    in_a, in_b = (Counter(w for line in lines for w in line) for lines in (a, b))
+    common: Counter = Counter()
     for line in a:
-        found.update(line[i] for i in set().union(*(_common_places(line, other) for other in b)))
+        common.update(line[i] for i in set().union(*(_common_places(line, other) for other in b)))
     # a word counts at most as often as it stands on either side
-    return _f1((found & wanted & said).total(), wanted.total(), said.total())
+    return _f1((common & in_a & in_b).total(), in_a.total(), in_b.total())
 
 
 def _f1(common: int, a: int, b: int) -> float:
     return 2.0 * common / (a + b) if common else 0.0
 
 
-def words(of: str, stem: str = "") -> list[str]:
+def words(answer: str, stem: str = "") -> list[str]:
     """The words of a text, cut to their stems by the rules of a language where one is named."""
-    found = text.words(of)
+    whole = text.words(answer)
     if not stem:
-        return found
+        return whole
     stemmed = _stemmer(stem)
-    return [stemmed(w) if len(w) > SHORT else w for w in found]
+    return [stemmed(w) if len(w) > MAX_UNSTEMMED else w for w in whole]
 
 
 @functools.cache
@@ -96,11 +95,11 @@ def _rows(a: Sequence[str], b: Sequence[str]) -> list[int]:
     for i, item in enumerate(a):
         places[item] = places.get(item, 0) | 1 << i
     full = (1 << len(a)) - 1
-    out = [full]
+    rows = [full]
     for item in b:
-        hit = out[-1] & places.get(item, 0)
-        out.append(((out[-1] + hit) | (out[-1] - hit)) & full)
-    return out
+        hit = rows[-1] & places.get(item, 0)
+        rows.append(((rows[-1] + hit) | (rows[-1] - hit)) & full)
+    return rows
 
 
 def _common_places(a: Sequence[str], b: Sequence[str]) -> list[int]:
@@ -111,13 +110,13 @@ def _common_places(a: Sequence[str], b: Sequence[str]) -> list[int]:
     def length(i: int, j: int) -> int:
         return i - (table[j] & ((1 << i) - 1)).bit_count()
 
-    i, j, out = len(a), len(b), []
+    i, j, common = len(a), len(b), []
     while i and j:
         if a[i - 1] == b[j - 1]:
             i, j = i - 1, j - 1
-            out.append(i)
+            common.append(i)
         elif length(i, j - 1) > length(i - 1, j):
             j -= 1
         else:
             i -= 1
-    return out
+    return common

@@ -260,11 +260,8 @@ def converse(run: Run, system: str = "", read: TextIO | None = None) -> list[dic
             break
         try:
             if word == "/help":
-                print(
-                    HELP
-                    if run.template
-                    else "\n".join(x for x in HELP.splitlines() if "/" not in x[:3])
-                )
+                lines = HELP.splitlines()
+                print("\n".join(x for x in lines if run.template or "/" not in x[:3]))
             elif word in ("/new", "/system") and run.template:
                 if word == "/new" and rest:
                     raise UserError(
@@ -275,32 +272,34 @@ def converse(run: Run, system: str = "", read: TextIO | None = None) -> list[dic
                 messages = list(head)
                 print("(a new conversation)")
             elif re.fullmatch("/[a-z]+", word):
-                there = [c for c in COMMANDS if run.template or c not in ("/new", "/system")]
+                known = [c for c in COMMANDS if run.template or c not in ("/new", "/system")]
                 raise UserError(
-                    f"no command {word}{did_you_mean(word, there)}; --prompt asks a text that "
+                    f"no command {word}{did_you_mean(word, known)}; --prompt asks a text that "
                     "begins so"
                 )
             else:
-                user = message(unescaped(line), "the line")
-                warn(run, [user])
-                kept, left_out = run.room([*(messages if run.template else ()), user])
-                if left_out:
-                    print(
-                        f"(the {left_out} oldest turns are left out: the context has no room for "
-                        "them)"
-                    )
-                answer = _streamed(run, kept, terminal)
-                out.append(facts(kept, answer))
-                # a template has no place for an empty turn
-                said = (
-                    [{"role": "assistant", "content": answer["text"]}]
-                    if answer["text"].strip()
-                    else []
-                )
-                messages = [*kept, *said] if said else kept[:-1]
+                before = messages if run.template else []
+                messages, answered = _asked(run, before, unescaped(line), terminal)
+                out.append(answered)
         except UserError as e:  # too long, say: the next may do, behind what was said so far
             print(f"itx: {e}", file=sys.stderr)
     return out
+
+
+def _asked(
+    run: Run, before: Messages, text: str, terminal: bool
+) -> tuple[Messages, dict[str, Any]]:
+    """Ask a text behind the messages before it: (the conversation so far, facts of the answer)."""
+    user = message(text, "the line")
+    warn(run, [user])
+    asked, left_out = run.room([*before, user])
+    if left_out:
+        print(f"(the {left_out} oldest turns are left out: the context has no room for them)")
+    answer = _streamed(run, asked, terminal)
+    # a template has no place for an empty turn: the question is forgotten with it
+    turn = {"role": "assistant", "content": answer["text"]}
+    conversation = [*asked, turn] if answer["text"].strip() else asked[:-1]
+    return conversation, facts(asked, answer)
 
 
 def _head(run: Run, system: str, where: str) -> Messages:
