@@ -25,7 +25,7 @@ from itx.tasks.spec import TaskSpec
 
 # So that a check stays cheap, a sample comes from the beginning of a source, which is read no
 # further than that.
-FIRST_ROWS = 400  # of a source
+FIRST_ROWS = 400
 # Texts of a folder; those of an evaluation split stand in the order of their hashes.
 FIRST_RECORDS = 512
 SAMPLED_RECORDS = 12

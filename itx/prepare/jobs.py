@@ -169,7 +169,7 @@ class Estimate(NamedTuple):
 
     records: int
     bytes: int
-    seconds: float  # of one process
+    seconds: float  # that one process would take
     exists: bool
 
 
@@ -210,7 +210,8 @@ def run(job: Job, settings: Settings) -> Made:
     if cache.is_there(place):
         return name, cache.read_manifest(place) | labels
     items, counts, faults = _chosen(work)
-    noted = None if job.crossed else notes.Notes(vocabulary, spec, items)  # of what is trained on
+    # Only what is trained on is looked at.
+    noted = None if job.crossed else notes.Notes(vocabulary, spec, items)
     items = expanded(work, items, counts, noted and noted.said)
     columns, sample, templates = _rendered(work, items, noted)
     split = counts.pop(conversations.SPLIT, 0)
@@ -249,7 +250,7 @@ def _rendered(
 ) -> tuple[cache.Columns, list[dict[str, Any]], list[str]]:
     """(the records of all items, what is said of the first SAMPLE or all of them, the ids of the
     templates)."""
-    ids: dict[str, int] = {}  # of templates, by first use
+    ids: dict[str, int] = {}  # {template: its number, by first use}
     parts, sample = [], []
     for first in range(0, max(1, len(items)), CHUNK):
         rendered, records, owners = records_of(work, items[first : first + CHUNK])

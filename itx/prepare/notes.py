@@ -83,7 +83,7 @@ class Notes:
         for r, record, item in zip(rendered, records, owners, strict=True):
             if self.spec.templated:
                 self.texts((r.prompt, r.target))
-            # Of plain text the documents are decoded: its targets are cut in ids.
+            # A plain text is decoded as a document, for its targets are cut in ids.
             if item.hash < self.below and self.spec.kind != "text":
                 texts = [t for t, trained in r.pieces if trained] or [r.target]
                 texts = [unguarded(t).replace(END, "") for t in texts]

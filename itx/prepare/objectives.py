@@ -230,7 +230,7 @@ def chunks(
         spans = cut(len(ids), size, least)
         counts["read"] += len(spans) - 1
         starts = vocabulary.starts(document) if len(spans) > 1 or sized else [0]
-        edges = [0, *starts[1:], len(document)]  # of each token in the text
+        edges = [0, *starts[1:], len(document)]  # where each token begins in the text
         for n, (first, end) in enumerate(spans):
             content, key, shown = item.content, item.hash, document
             if len(spans) > 1:

@@ -25,7 +25,7 @@ from itx.tasks.spec import TaskSpec
 # halves what is missed.
 OTHER_PROCESSES = 3
 Digests = list[tuple[str, str]]  # (field, digest of its value), in the order of the fields
-# of each record that is read: its own fields, and what `fields` gives
+# For each record that is read: its own fields, and what `fields` gives.
 Seen = list[tuple[Digests, Digests]]
 
 

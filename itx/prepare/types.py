@@ -37,7 +37,7 @@ class Rendered:
     answer_index: int | None = None
     extractor: str | None = None
     exemplars: tuple[int, ...] = ()  # hashes of the inputs of the examples shown before it
-    pieces: Pieces = ()  # of a conversation
+    pieces: Pieces = ()  # only a conversation has them
 
 
 Records = tuple[list[Rendered], list[Record], list[Item]]  # the item of each of the others
@@ -101,7 +101,7 @@ class Work:
 
     job: Job
     settings: Settings
-    vocabulary: Vocabulary
+    vocabulary: Vocabulary | None  # None: examples are read, and not encoded
 
     @cached_property
     def spec(self) -> TaskSpec:
@@ -139,7 +139,7 @@ class Plan:
     members: list[str]  # variants that are trained on
     rows: list[Row]
     unscored: list[str]  # tasks that lack the split to be scored on, each with the reason
-    # Of a mixture that only SeqIO knows: its tasks and those of eval.tasks, and the mixture's rates
+    # For a mixture that only SeqIO knows: its tasks and those of eval.tasks, and its rates
     seqio: Mapping[str, Any] = field(default_factory=dict)
     rates: Mapping[str, float] = field(default_factory=dict)
 

@@ -324,7 +324,7 @@ class Walk:
             return {}
         try:
             imported = importlib.import_module(full)
-        except ImportError:  # as the function would be told
+        except ImportError:  # the function would be told the same
             return {}
         named = {f"{full}.{p}": getattr(imported, p) for p in parts if hasattr(imported, p)}
         return {full: imported, **named}

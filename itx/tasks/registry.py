@@ -188,7 +188,7 @@ def _family(name: str, root: str) -> dict[str, TaskSpec]:
             specs = FAMILIES[name](root)
         except UserError:
             raise
-        except Exception as e:  # of the user's function: whatever it is, they are told where
+        except Exception as e:  # the user's function may raise anything: they are told where
             why = f"cannot list its tasks under {root!r}: {_failure(e)}"
             raise UserError(f"family {name!r} {why}") from e
         by_name = {s.name: s for s in specs}
@@ -205,7 +205,7 @@ def load_modules(modules: Sequence[str]) -> None:
             importlib.import_module(module)
         except UserError:
             raise
-        except Exception as e:  # of the user's module: whatever it is, they are told where
+        except Exception as e:  # the user's module may raise anything: they are told where
             absent = e.name if isinstance(e, ModuleNotFoundError) else None
             if absent and (module + ".").startswith(absent + "."):
                 raise UserError(

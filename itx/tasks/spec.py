@@ -20,7 +20,8 @@ from typing import Any
 from itx.errors import UserError
 
 SPLITS = ("train", "validation", "test")
-OBJECTIVES = ("lm", "prefix_lm", "span_corruption")  # of plain text: itx/prepare/objectives.py
+# What of a plain text is trained: itx/prepare/objectives.py
+OBJECTIVES = ("lm", "prefix_lm", "span_corruption")
 Template = tuple[str, str]
 
 
@@ -89,7 +90,8 @@ class TaskSpec:
     # `fields` gives messages (chat.py); the run's chat template writes them, and assistant turns
     # are trained
     chat: bool = False
-    objective: str = ""  # of plain text, {"text": …}: one of OBJECTIVES; "": not plain text
+    # one of OBJECTIVES for plain text, {"text": …}; "": it is not plain text
+    objective: str = ""
     shot_separator: str = "\n\n"  # between the exemplars of `:fsK`
     # exemplars take the labels in turn (for tasks with few different answers)
     balanced_shots: bool = False

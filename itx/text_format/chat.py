@@ -81,7 +81,7 @@ def _compiled(template: str) -> Any:
         return sandbox.compiled(template, strict=template == PLAIN)
     except jinja2.TemplateSyntaxError as e:
         raise UserError(f"data.chat_template, line {e.lineno}: {e.message}") from e
-    except Exception as e:  # of Jinja's and Python's compilers, which have bounds of their own
+    except Exception as e:  # Jinja's and Python's compilers have bounds of their own
         raise UserError(f"data.chat_template is no program: {type(e).__name__}: {e}") from e
 
 

@@ -29,7 +29,7 @@ BUDGET = 5_000_000  # characters of a rendering: about a second of work
 PER_CHARACTER = 200  # and for each that the conversation has: templates of today take about 20
 # Characters that a turn of a loop counts as, and a call or a filter: each takes about as long.
 STEP, CALL = 10, 50
-MAX_BITS = 4096  # of a whole number
+MAX_BITS = 4096  # that a whole number may have
 NUMBER = re.compile(r"\d+")
 # Filters that look at a value's own length alone; others may write it out whole.
 SHALLOW = frozenset(
