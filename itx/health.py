@@ -16,7 +16,7 @@ from itx.errors import RunFailed
 
 # Fewer skipped steps than this are never too large a share, however short the run.
 MIN_SKIPPED_STEPS = 10
-MAX_RANGES_SHOWN = 8  # of batches, in one line
+MAX_RANGES_SHOWN = 8  # ranges of batches in one line
 
 
 class TooManySkipped(Exception):

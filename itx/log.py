@@ -59,7 +59,7 @@ class MetricsLog:
 
     @property
     def digest(self) -> str:
-        """Of all lines that are in the file."""
+        """SHA-256 of all lines that are in the file."""
         return self.written.hexdigest()
 
     def __enter__(self) -> "MetricsLog":

@@ -33,7 +33,7 @@ def load(
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     beside = os.path.dirname(os.path.abspath(file))
-    if beside not in sys.path:  # as when a script is run: a recipe may build on its neighbour
+    if beside not in sys.path:  # a recipe may build on its neighbour, as a script may
         sys.path.append(beside)
     try:
         spec.loader.exec_module(module)
@@ -45,7 +45,7 @@ def load(
         valid = {part for k in fields_by_name() for part in k.split(".")}
         near = did_you_mean(name, valid) if "unexpected" in str(e) else ""
         raise UserError(f"{file}: {e}{near}") from e
-    except Exception as e:  # of the recipe's own code
+    except Exception as e:  # an error in the recipe's own code
         lines = [f.lineno for f in traceback.extract_tb(e.__traceback__) if f.filename == file]
         if isinstance(e, SyntaxError):
             lines.append(e.lineno)

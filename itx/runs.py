@@ -25,7 +25,7 @@ def _below(name: str) -> property:
 @dataclass(frozen=True)
 class RunFolder:
     path: Path
-    setting: str = ""  # of an evaluation other than the run's own, e.g. "test-5shots"
+    setting: str = ""  # an evaluation other than the run's own, e.g. "test-5shots"
 
     # {"file", "overrides", "config", "origin", "versions", "command", "seal", …}
     config_json = _below("config.json")

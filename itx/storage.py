@@ -51,7 +51,7 @@ def whole_file(path: Path | str) -> Iterator[Path]:
     with named(path), _workplace(path) as place:
         part = place / path.name
         part.touch()
-        # as the umask has it; a library may put a private file in its place
+        # the umask's mode, kept because a library may put a private file in its place
         mode = part.stat().st_mode
         yield part
         part.chmod(mode)

@@ -26,7 +26,7 @@ NAME = "trainer.lock"
 BEAT_SECONDS = 5.0
 # Six beats: what delays a beat on a busy machine or a network file system is shorter.
 PATIENCE_SECONDS = 30.0
-MAX_BYTES = 4096  # of the file; more is not what a trainer writes
+MAX_BYTES = 4096  # read of the file; a trainer writes less
 
 
 class TrainerLock:
@@ -130,7 +130,7 @@ class TrainerLock:
         os.fsync(self.number)
 
     def _owner(self) -> str | None:
-        """Whoever wrote the file; None where it cannot be read right now."""
+        """The owner that the file names; None where it cannot be read right now."""
         return _parsed(self._read()).get("owner")
 
     def _beat(self) -> None:

@@ -148,7 +148,7 @@ class Batches:
         self.data = LockedData(lock, cache_dir)
         self.order = Order(lock, self.data.usable, self.data.sizes)
         self.index = Index(self.data.records, lock["architecture"] == "encoder_decoder")
-        # of a target token under `task` weighting: one over the task's mean target, so that a
+        # a target token's weight under `task` weighting: one over the task's mean target, so that a
         # task's share of the loss is its rate in the mixture, however long its targets are
         self.weights = np.array(list(map(self._mean_weight, self.data.usable, self.data.sizes)))
 

@@ -143,7 +143,7 @@ class Lock(TypedDict):
     """data.lock.json: everything that shapes a batch, and what is scored (itx/data/lock.py)."""
 
     version: int
-    order_version: int  # of the rules in itx/data/order.py and packing.py
+    order_version: int  # version of the rules in itx/data/order.py and packing.py
     architecture: str
     prefix_lm: bool
     pad_id: int
@@ -173,7 +173,7 @@ class Lock(TypedDict):
     retention: NotRequired[list[TextEntry]]
     unretained: NotRequired[str]  # why no text is measured
     leaks: NotRequired[list[Leaks]]
-    contamination: NotRequired[dict[str, str]]  # of rows that the lock lacks; never on disk
+    contamination: NotRequired[dict[str, str]]  # what `itx eval --shots` tested; never on disk
 
 
 def check(value: Any, kind: Any, file: Path | str) -> None:

@@ -10,7 +10,7 @@ others it must be given (byte-level BPE, bytes).
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -49,9 +49,9 @@ class Model(Protocol):
     # texts that a chat template may write as control tokens, and content may not
     control: tuple[str, ...]
 
-    # of content, in which nothing is a control token
+    # ids of contents, in which nothing is a control token
     def encode_batch(self, texts: list[str]) -> list[list[int]]: ...
-    def encode_template(self, text: str) -> list[int]: ...  # of what a chat template itself wrote
+    def encode_template(self, text: str) -> list[int]: ...  # ids of what a template wrote
     def starts(self, text: str) -> list[int]: ...  # where in the content each id begins
     def decode(self, ids: list[int]) -> str: ...
     def piece(self, id: int) -> str: ...
@@ -257,15 +257,15 @@ class Vocabulary:
         """Where in the text each id of `encode` begins."""
         return self.model.starts(text)
 
-    def decode(self, ids: Any) -> str:
+    def decode(self, ids: Iterable[int]) -> str:
         """Text of ids; ids outside the model (padding rows of the embedding) read as unknown."""
         return self.model.decode([int(i) if 0 <= int(i) < self.size else self.unk_id for i in ids])
 
-    def answer(self, ids: Any) -> str:
+    def answer(self, ids: Iterable[int]) -> str:
         """Text of ids that follow a prompt: without the space that joins them."""
         return self.decode(ids).removeprefix("" if self.spaced else " ")
 
-    def pieces(self, ids: Any) -> list[str]:
+    def pieces(self, ids: Iterable[int]) -> list[str]:
         return [self.model.piece(int(i)) if 0 <= int(i) < self.size else "<?>" for i in ids]
 
 

@@ -110,7 +110,7 @@ def found(lock: Lock, cache_dir: str | Path, rows: Sequence[dict] | None = None)
 
 
 def _searched(lock: Lock, where: Path, rows: Sequence[dict]) -> Found:
-    """What is in the records themselves, from the cache where this very search was done before."""
+    """The hits in the records themselves; the cache keeps them for the next such search."""
     trained = [[t["name"], cache.manifest_hash(where / t["folders"][0])] for t in lock["tasks"]]
     scored = sorted({(r["task"], cache.manifest_hash(where / r["folder"])) for r in rows})
     key = hashing.digest(json.dumps([SEARCH_VERSION, trained, scored]))

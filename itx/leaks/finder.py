@@ -140,7 +140,7 @@ class Finder:
     # ---- the training side
 
     def matches(self, folders: Sequence[Path]) -> list[list[tuple[int, int, str]]]:
-        """Of each folder's texts (record, content of an input, how)."""
+        """For each folder, (record, content of an input, how) of all that its texts hold."""
         sure: list[tuple[int, int, int, str]] = []  # folder, record, input, how
         phrases: list[tuple[int, int, int]] = []
         windows: list[list[tuple[np.ndarray, ...]]] = [[] for _ in self.long]

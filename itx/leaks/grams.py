@@ -28,7 +28,7 @@ _TABLE_BITS = 22  # a table of 4 MB says of most runs at once that they are not 
 
 @functools.lru_cache(maxsize=2)
 def _powers(n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Of the base and of its inverse, n each."""
+    """uint64 [n] twice: the powers of the base and of its inverse."""
     out = []
     for base in (_BASE, _INVERSE):
         steps = np.full(n, base, np.uint64)
@@ -53,7 +53,7 @@ class Letters:
 
     @classmethod
     def of(cls, fields: Sequence[str]) -> "Letters":
-        """Of loose forms."""
+        """The letters of loose forms, a field each."""
         raw = np.frombuffer(FIELD.join(fields).encode("utf-32-le"), np.uint32)
         gap = (raw == 32) | (raw == 10) | (raw == 1)
         hard = (raw == 10) | (raw == 1)

@@ -68,7 +68,7 @@ class Windows:
         sought = Sought(hashes)
         number = np.searchsorted(sought.hashes, hashes)
         source = letters.field[at]
-        # of each window and task the number of different inputs
+        # how many different inputs of a task have each window
         inputs = np.unique(np.stack([number, task[source], owner[source]], 1), axis=0)
         keys, count = np.unique(inputs[:, :2], axis=0, return_counts=True)
         of_task = np.bincount(task[np.unique(owner)], minlength=task.max(initial=0) + 1)
@@ -133,7 +133,7 @@ class Windows:
     def coverage(
         self, record: np.ndarray, window: np.ndarray, own: np.ndarray, size: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Of each pair (record, input) in `matches`: (its first match, the input, the share of its
+        """For each pair (record, input) in `matches`: (its first match, the input, the share of its
         own letters found)."""
         at = self.at[window]
         source = self.letters.field[at]
