@@ -3,6 +3,7 @@
 metrics.jsonl."""
 
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,8 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402  (the backend is chosen first)
+
+from itx.eval import stats  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ THEMES = {
     "dark": Colours("#5b636e", "#7fb2ea", "#f0a35e", "#8a93a0", "#e4e7eb", "#343a42", "#16191d"),
 }
 LINES = ("#2563a8", "#d1701f", "#3a8f5c", "#a33b5b", "#7a5ca8", "#8a6d3b", "#2a97a5", "#6b7280")
-MOST_PANELS = 24  # clusters drawn apart; with more, all tasks stand in one panel
+MAX_PANELS = 24  # clusters drawn apart; with more, all tasks stand in one panel
 STYLE = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -54,11 +57,11 @@ STYLE = {
 
 
 def _png(figure: Any) -> bytes:
-    out = io.BytesIO()
+    png = io.BytesIO()
     # no Software or date in the file: the same numbers give the same bytes
-    figure.savefig(out, format="png", dpi=130, metadata={"Software": None})
+    figure.savefig(png, format="png", dpi=130, metadata={"Software": None})
     plt.close(figure)
-    return out.getvalue()
+    return png.getvalue()
 
 
 def _bars(axes: Any, groups: list[dict], c: Colours) -> None:
@@ -69,17 +72,17 @@ def _bars(axes: Any, groups: list[dict], c: Colours) -> None:
             (height / 2, "before", c.before),
             (-height / 2, "after", c.after),
         ):
-            found = g.get(key)
-            if found is None or found["score"] is None:
+            average = g.get(key)
+            if average is None or average["score"] is None:
                 continue
-            y, score = len(groups) - 1 - i + shift, found["score"]
+            y, score = len(groups) - 1 - i + shift, average["score"]
             axes.barh(y, score, height * 0.92, color=colour)
-            if found["score_interval"]:
-                low, high = found["score_interval"]
+            if average["score_interval"]:
+                low, high = average["score_interval"]
                 axes.plot([low, high], [y, y], color=c.ink, linewidth=0.9)
                 end = max(high, score)
             else:
-                points = list(found["score_clusters"].values())
+                points = list(average["score_clusters"].values())
                 axes.plot(points, [y] * len(points), ".", color=c.ink, markersize=3)
                 end = max([*points, score])
             axes.text(end + 0.02, y, f"{score:.2f}", va="center", fontsize=7.5, color=c.ink)
@@ -132,31 +135,36 @@ def _loss(axes: Any, loss: dict, c: Colours) -> None:
 
 def picture(groups: list[dict], loss: dict) -> dict[str, bytes]:
     """The one picture of a run, {theme: PNG}: bars before and after per group, and the loss."""
-    out = {}
-    for theme, colours in THEMES.items():
-        with plt.rc_context(colours.style()):
-            height = max(3.2, 0.42 * len(groups) + 1.0)
-            figure, (left, right) = plt.subplots(
-                1, 2, figsize=(11, height), width_ratios=(3, 2), layout="constrained"
-            )
-            _bars(left, groups, colours)
-            _loss(right, loss, colours)
-            out[theme] = _png(figure)
-    return out
+
+    def draw(colours: Colours) -> Any:
+        size = (11, max(3.2, 0.42 * len(groups) + 1.0))
+        figure, (left, right) = plt.subplots(
+            1, 2, figsize=size, width_ratios=(3, 2), layout="constrained"
+        )
+        _bars(left, groups, colours)
+        _loss(right, loss, colours)
+        return figure
+
+    return _themed(draw)
 
 
 def task_losses(loss: dict) -> dict[str, bytes]:
     """Loss per task, a panel per cluster, all on the same scales: {theme: PNG}."""
-    by_cluster: dict[str, list[str]] = {}
-    for name in sorted(loss["tasks"]):
-        by_cluster.setdefault(loss["clusters"].get(name, ""), []).append(name)
-    if len(by_cluster) > MOST_PANELS:
+    by_cluster = stats.grouped(
+        (loss["clusters"].get(name, ""), name) for name in sorted(loss["tasks"])
+    )
+    if len(by_cluster) > MAX_PANELS:
         by_cluster = {"all tasks": sorted(loss["tasks"])}
-    out = {}
+    return _themed(lambda _: _panels(by_cluster, loss["tasks"]))
+
+
+def _themed(draw: Callable[[Colours], Any]) -> dict[str, bytes]:
+    """{theme: PNG} of a figure that is drawn by day and by night."""
+    pngs = {}
     for theme, colours in THEMES.items():
         with plt.rc_context(colours.style()):
-            out[theme] = _png(_panels(by_cluster, loss["tasks"]))
-    return out
+            pngs[theme] = _png(draw(colours))
+    return pngs
 
 
 def _panels(by_cluster: dict[str, list[str]], tasks: dict[str, tuple[list, list]]) -> Any:

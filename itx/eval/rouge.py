@@ -79,7 +79,6 @@ def _stemmer(language: str) -> Callable[[str], str]:
 
 
 # ---- longest common subsequence
-# --------------------------------------------------------------------
 
 
 def lcs_length(a: Sequence[str], b: Sequence[str]) -> int:
