@@ -134,6 +134,11 @@ def default_run(config_file: str, quick: bool) -> Path:
 def open_run(path: str) -> RunFolder:
     """An existing run folder; UserError where the path is none."""
     run = RunFolder(Path(path))
+    if run.config_json.is_file() and not run.steps() and _is_hugging_face(run.config_json):
+        raise UserError(
+            f"{path} is a Hugging Face folder, not a run folder: `itx convert import {path} RUN` "
+            "makes one of it"
+        )
     if not run.is_begun():
         parent = run.path.parent if run.path.parent.is_dir() else Path("runs")
         others = [str(f.parent) for f in parent.glob("*/config.json") if f.is_file()]
@@ -141,6 +146,15 @@ def open_run(path: str) -> RunFolder:
             f"{path} is not a run folder (no config.json there)" + did_you_mean(str(path), others)
         )
     return run
+
+
+def _is_hugging_face(config_json: Path) -> bool:
+    """Whether a config.json is a model's, as `save_pretrained` writes it, rather than a run's."""
+    try:
+        held = storage.read_json(config_json)
+    except (OSError, ValueError):
+        return False
+    return isinstance(held, dict) and "config" not in held and "model_type" in held
 
 
 def chosen_step(run: RunFolder, given: int | None) -> int:

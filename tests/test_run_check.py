@@ -86,3 +86,8 @@ def test_a_damaged_shard_of_the_cache_is_named(run, adapter_run, tmp_path):
 def test_what_is_no_run_folder_is_a_line(tmp_path, capfd):
     assert cli.main(["runs", "check", str(tmp_path)]) == 2
     assert "is not a run folder" in capfd.readouterr().err
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    for words in (["runs", "check"], ["generate"], ["eval"]):
+        assert cli.main([*words, str(tmp_path)]) == 2
+        said = capfd.readouterr().err
+        assert "is a Hugging Face folder, not a run folder: `itx convert import" in said

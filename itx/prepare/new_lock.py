@@ -29,17 +29,6 @@ from itx.tasks.spec import MixtureSpec
 
 # Settings that shape no lock, as those whose names begin with max_ do not.
 _SHAPELESS = ("cache_dir", "workers", "root", "tfds_data_dir")
-_AS_IN_CONFIG = (
-    "mixture",
-    "sequence_length",
-    "target_length",
-    "global_batch",
-    "window_examples",
-    "seed",
-    "renderings",
-    "weighting",
-    "too_long",
-)
 SPARE_EPOCHS = 0.05  # windows vary by about so much
 
 
@@ -136,7 +125,15 @@ def _shape(plan: Plan) -> Lock:
             "size": vocabulary.size,
             "files": {p.name: hashing.file_sha256(p) for p in sorted(file.parent.iterdir())},
         },
-        **{key: getattr(d, key) for key in _AS_IN_CONFIG},
+        "mixture": d.mixture,
+        "sequence_length": d.sequence_length,
+        "target_length": d.target_length,
+        "global_batch": d.global_batch,
+        "window_examples": d.window_examples,
+        "seed": d.seed,
+        "renderings": d.renderings,
+        "weighting": d.weighting,
+        "too_long": d.too_long,
         "loss_positions": [d.target_length],
         "tasks": [],
         "evaluation": [],

@@ -112,11 +112,15 @@ def _object(text: str, decode: Callable[[str], Any], bad: list[Bad]) -> dict | B
         return _named(value, bad[-1])
     if not isinstance(value, dict):
         return Bad("not a JSON object", f"{type(value).__name__}")
-    if "\\u" in text:  # "\ud800" is valid JSON and no valid text: it could not be written anywhere
-        try:
-            json.dumps(value, ensure_ascii=False).encode()
-        except UnicodeEncodeError as e:
-            return Bad("bad utf-8", f"lone surrogate \\u{ord(e.object[e.start]):04x}")
+    return _as_text(value) if "\\u" in text else value
+
+
+def _as_text(value: Any) -> Any | Bad:
+    """The value of some JSON, or that a text in it is none: "\\ud800" is valid JSON and cannot be written as UTF-8."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as e:
+        return Bad("bad utf-8", f"lone surrogate \\u{ord(e.object[e.start]):04x}")
     return value
 
 
@@ -128,13 +132,14 @@ def read_jsonl(path: Path, options: Mapping[str, Any]) -> Rows:
         yield str(row), text if isinstance(text, Bad) else _object(text, decode, bad)
 
 
-def _document(path: Path, numbers: bool) -> tuple[Any, list[Bad]]:
-    """A whole JSON file, plain or .gz, and what `_decoder` found in it; a damaged file is an error
-    that names the line."""
+def _document(path: Path, numbers: bool) -> tuple[Any, list[Bad], bool]:
+    """A whole JSON file, plain or .gz, what `_decoder` found in it, and whether it spells characters
+    by their number, as lone surrogates are; a damaged file is an error that names the line."""
     decode, bad = _decoder(numbers)
     try:
         with _opened(path) as f:
-            return decode(f.read().removeprefix(_UTF8_BOM).decode("utf-8")), bad
+            text = f.read().removeprefix(_UTF8_BOM).decode("utf-8")
+            return decode(text), bad, "\\u" in text
     except UnicodeDecodeError as e:
         row = e.object[: e.start].count(b"\n") + 1
         raise UserError(f"{path.name}:{row}: bad utf-8 (byte 0x{e.object[e.start]:02x})") from e
@@ -149,9 +154,9 @@ def _document(path: Path, numbers: bool) -> tuple[Any, list[Bad]]:
 def read_document(path: Path) -> Any:
     """A whole JSON file, plain or .gz, each key of whose objects is there once; else an error. NaN
     may stand in it: one of Natural Instructions' tasks has it for a URL, which nobody reads."""
-    value, bad = _document(path, False)
-    if bad:
-        first = _named(value, bad[-1])
+    value, bad, escaped = _document(path, False)
+    first = _named(value, bad[-1]) if bad else _as_text(value) if escaped else value
+    if isinstance(first, Bad):
         raise UserError(f"{path.name}: {first.reason} ({first.detail})")
     return value
 
@@ -159,7 +164,7 @@ def read_document(path: Path) -> Any:
 def read_json(path: Path, options: Mapping[str, Any]) -> Rows:
     """One JSON document; `options["rows"]` names the list or the dict (key = row label) of examples
     in it."""
-    rows, bad = _document(path, True)
+    rows, bad, escaped = _document(path, True)
     key = options.get("rows")
     if key is not None and not isinstance(rows, Bad):
         known = rows if isinstance(rows, dict) else ()
@@ -177,6 +182,8 @@ def read_json(path: Path, options: Mapping[str, Any]) -> Rows:
             value = _named(value, inside)
         elif not isinstance(value, dict):
             value = Bad("not a JSON object", type(value).__name__)
+        elif escaped:
+            value = _as_text(value)
         yield str(row), value
 
 

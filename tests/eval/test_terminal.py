@@ -420,7 +420,7 @@ def test_in_a_terminal(talked):
         spawn, cwd=REPO, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as child:
 
-        def until(end: bytes, seconds: float = 60) -> str:
+        def until(end: bytes, seconds: float = 240) -> str:
             got, last = b"", time.monotonic() + seconds
             while not got.endswith(end):
                 assert time.monotonic() < last, got.decode(errors="replace")

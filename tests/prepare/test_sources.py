@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from itx.errors import UserError
-from itx.prepare import sources
+from itx.prepare import readers, sources
 from itx.tasks.spec import Source, function, jsonl
 
 
@@ -84,6 +84,16 @@ def test_a_bad_row_1234_is_named_or_counted(tmp_path, reason):
     rows, counts = read(source, tmp_path, skip_bad=True)
     assert rows == good[:1233] + good[1234:]
     assert counts == {"read": 1300, reason: 1}
+
+
+def test_a_lone_surrogate_in_a_document_is_bad_utf8(tmp_path):
+    file = tmp_path / "a.json"
+    file.write_text('[{"x": "fine \\u00e9"}, {"x": "\\ud800"}, {"x": "\\ud83d\\ude00"}]')
+    rows = [value for _, value in readers.read_json(file, {})]
+    assert rows[0] == {"x": "fine é"} and rows[2] == {"x": "😀"}
+    assert rows[1] == readers.Bad("bad utf-8", "lone surrogate \\ud800")
+    with pytest.raises(UserError, match=r"a.json: bad utf-8 \(lone surrogate"):
+        readers.read_document(file)
 
 
 def test_a_lone_surrogate_is_bad_utf8(tmp_path):
