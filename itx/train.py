@@ -240,7 +240,7 @@ def steps(loop: Loop, changes: dict) -> State:
     )
     with ExitStack() as stack:
         begin, meta, arrays, lines = restore.resume(loop.checkpoints, setup, loop.lock)
-        board = loop.run.tensorboard if config.tensorboard else None
+        board = loop.run.tensorboard if loop.config.train.tensorboard else None
         log = stack.enter_context(MetricsLog(loop.run.metrics_jsonl, begin, board))
         watch = health.LossWatch(loop.config, loop.entropy)
         health.events(watch, log.kept)

@@ -47,13 +47,12 @@ def _amounts(task: TaskFacts, data: DataConfig) -> Findings:
         yield "errors", f"{unknown}; data.max_unknown is {data.max_unknown:g}"
     elif task["unknown_share"] > MAX_UNKNOWN_SHARE:
         yield "warnings", unknown
-    for key, setting, what in (
-        ("cut_share", "max_cut", "of its examples are cut to fit a row"),
-        ("duplicate_share", "max_duplicates", "of its records repeat an input"),
-    ):
-        most = getattr(data, setting)
-        if task[key] > most:
-            yield "errors", f"{task[key]:.1%} {what}; data.{setting} is {most:g}"
+    if task["cut_share"] > data.max_cut:
+        cut = f"{task['cut_share']:.1%} of its examples are cut to fit a row"
+        yield "errors", f"{cut}; data.max_cut is {data.max_cut:g}"
+    if task["duplicate_share"] > data.max_duplicates:
+        repeated = f"{task['duplicate_share']:.1%} of its records repeat an input"
+        yield "errors", f"{repeated}; data.max_duplicates is {data.max_duplicates:g}"
 
 
 def _targets(task: TaskFacts) -> Findings:
