@@ -116,7 +116,7 @@ def _object(text: str, decode: Callable[[str], Any], bad: list[Bad]) -> dict | B
 
 
 def _as_text(value: Any) -> Any | Bad:
-    """The value of some JSON, or that a text in it is none: "\\ud800" is valid JSON and cannot be written as UTF-8."""
+    """The value, or a Bad for a text in it that no file can hold: "\\ud800" is valid JSON."""
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as e:
@@ -133,8 +133,8 @@ def read_jsonl(path: Path, options: Mapping[str, Any]) -> Rows:
 
 
 def _document(path: Path, numbers: bool) -> tuple[Any, list[Bad], bool]:
-    """A whole JSON file, plain or .gz, what `_decoder` found in it, and whether it spells characters
-    by their number, as lone surrogates are; a damaged file is an error that names the line."""
+    """A whole JSON file, plain or .gz, what `_decoder` found in it, and whether it spells
+    characters by number, as lone surrogates are; a damaged file is an error with its line."""
     decode, bad = _decoder(numbers)
     try:
         with _opened(path) as f:
