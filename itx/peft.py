@@ -19,7 +19,6 @@ decoder see each other alone, so a row needs them once however many segments are
 peft_files.py holds the folders that PEFT writes and reads.
 """
 
-import hashlib
 import math
 from collections.abc import Callable
 from typing import Any
@@ -30,6 +29,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
+from itx import hashing
 from itx.config import ModelConfig, PeftConfig
 from itx.errors import UserError
 from itx.models.hf import MATRICES
@@ -280,4 +280,4 @@ def fingerprint(params: dict[str, Array]) -> str:
     """A hash of parameters rounded to bfloat16, the same on every mesh: for each parameter the sum
     of its bits, weighted by place, modulo 2^32."""
     sums = {p: int(s) for p, s in sorted(jax.device_get(_sums(params)).items())}
-    return hashlib.sha256(repr(sums).encode()).hexdigest()[:16]
+    return hashing.digest(repr(sums))

@@ -224,16 +224,19 @@ def read_json(path: Path | str) -> Any:
     return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
-def read_object(path: Path | str, *keys: str) -> dict:
+def read_object(path: Path | str, *keys: str, absent: dict | None = None) -> dict:
     """An object of a file that one of our commands wrote, without its seal; UserError if it does
-    not read as one, is not what was sealed, or lacks a key."""
+    not read as one, is not what was sealed, or lacks a key. absent: what is read where there is no
+    file; None: FileNotFoundError."""
+    if absent is not None and not Path(path).is_file():
+        return absent
     why = ""
     try:
         held = read_json(path)
         if not isinstance(held, dict):
             why = "it holds no object"
-        elif absent := [k for k in keys if k not in held]:
-            why = f"{absent[0]!r} is absent"
+        elif missing := [k for k in keys if k not in held]:
+            why = f"{missing[0]!r} is absent"
         elif not is_intact(held):
             why = "it is not what was written"
     except ValueError as e:

@@ -7,6 +7,8 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+from itx import hashing
+
 LIBRARIES = (
     *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorstore"),
     *("grain", "numpy", "ml_dtypes", "sentencepiece"),
@@ -46,7 +48,5 @@ def code_version() -> str:
 def _sources(package: Path) -> str:
     """A hash of a package's Python files."""
     files = sorted(package.rglob("*.py"), key=str)
-    held = "".join(
-        f"{f.relative_to(package)}\n{hashlib.sha256(f.read_bytes()).hexdigest()}\n" for f in files
-    )
+    held = "".join(f"{f.relative_to(package)}\n{hashing.file_sha256(f)}\n" for f in files)
     return hashlib.sha256(held.encode()).hexdigest()[:8]

@@ -5,14 +5,10 @@ metrics.jsonl."""
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402  (the backend is chosen first)
-
-from itx.eval import stats  # noqa: E402
+from itx.eval import stats
 
 
 @dataclass(frozen=True)
@@ -56,11 +52,22 @@ STYLE = {
 }
 
 
+def _pyplot() -> ModuleType:
+    """Matplotlib, imported where a picture is drawn: at the head of the file each start of
+    `itx train` would wait half a second for it."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot
+
+    return matplotlib.pyplot
+
+
 def _png(figure: Any) -> bytes:
     png = io.BytesIO()
     # no Software or date in the file: the same numbers give the same bytes
     figure.savefig(png, format="png", dpi=130, metadata={"Software": None})
-    plt.close(figure)
+    _pyplot().close(figure)
     return png.getvalue()
 
 
@@ -99,8 +106,8 @@ def _bars(axes: Any, groups: list[dict], c: Colours) -> None:
         for k, colour, n in (("before", c.before, "before"), ("after", c.after, "after tuning"))
         if any(g.get(k) for g in groups)
     ]
-    handles = [plt.Rectangle((0, 0), 1, 1, color=colour) for colour, _ in shown] + [
-        plt.Line2D([], [], color=c.chance, linewidth=1.6)
+    handles = [_pyplot().Rectangle((0, 0), 1, 1, color=colour) for colour, _ in shown] + [
+        _pyplot().Line2D([], [], color=c.chance, linewidth=1.6)
     ]
     axes.legend(
         handles,
@@ -138,7 +145,7 @@ def picture(groups: list[dict], loss: dict) -> dict[str, bytes]:
 
     def draw(colours: Colours) -> Any:
         size = (11, max(3.2, 0.42 * len(groups) + 1.0))
-        figure, (left, right) = plt.subplots(
+        figure, (left, right) = _pyplot().subplots(
             1, 2, figsize=size, width_ratios=(3, 2), layout="constrained"
         )
         _bars(left, groups, colours)
@@ -162,7 +169,7 @@ def _themed(draw: Callable[[Colours], Any]) -> dict[str, bytes]:
     """{theme: PNG} of a figure that is drawn by day and by night."""
     pngs = {}
     for theme, colours in THEMES.items():
-        with plt.rc_context(colours.style()):
+        with _pyplot().rc_context(colours.style()):
             pngs[theme] = _png(draw(colours))
     return pngs
 
@@ -170,7 +177,7 @@ def _themed(draw: Callable[[Colours], Any]) -> dict[str, bytes]:
 def _panels(by_cluster: dict[str, list[str]], tasks: dict[str, tuple[list, list]]) -> Any:
     columns = min(4, max(1, len(by_cluster)))
     rows = -(-max(1, len(by_cluster)) // columns)
-    figure, axes = plt.subplots(
+    figure, axes = _pyplot().subplots(
         rows,
         columns,
         figsize=(11, 2.3 * rows + 0.3),

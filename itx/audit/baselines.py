@@ -6,7 +6,6 @@ A task where either scores above MIN_EASY_SCORE (corrected for the number of opt
 model that does well on it has not shown that it follows the instruction.
 """
 
-import hashlib
 import json
 from functools import lru_cache
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import TypedDict
 
 import numpy as np
 
-from itx import storage, text
+from itx import hashing, storage, text
 from itx.data import cache
 from itx.data.types import EvalRow, Lock
 from itx.eval import metrics, stats
@@ -51,7 +50,7 @@ def of_lock(lock: Lock, cache_dir: Path) -> dict[str, Baseline]:
         judge = fingerprint.of_function(metrics.per_example(metric))
         parts = [VERSION, trained, row["folder"], row["primary"], metric, judge]
         parts += [MIN_EASY_SCORE, MAX_EXAMPLES]
-        key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+        key = hashing.digest(json.dumps(parts))
         file = cache_dir / "baselines" / f"{key}.json"
         if not file.is_file():
             test = {e["id"]: e for e in cache.read_examples(cache_dir / row["folder"])}

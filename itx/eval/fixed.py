@@ -30,9 +30,7 @@ def fixed_losses(
 ) -> dict:
     """Adds {when: {row name: loss}} to the run's fixed-example file; `when` is "before" or
     "after"."""
-    held = {"steps": {}}
-    if run.fixed_json.is_file():
-        held = storage.read_object(run.fixed_json, "steps")
+    held = storage.read_object(run.fixed_json, "steps", absent={"steps": {}})
     if held["steps"].get(when) == step:
         return held
     rows = [r for r in lock["evaluation"] if r["group"] == "instances"]

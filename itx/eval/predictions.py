@@ -2,7 +2,6 @@
 """The files of a row's predictions: predictions/<row>.jsonl, a line for each prompt, and beside it
 a key that declares the lines whole."""
 
-import hashlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, NotRequired, TypedDict
@@ -100,4 +99,4 @@ def row_key(step: int, row: ScoredRow) -> str:
     keys = ("sha256", "limit", "max_examples", "metrics", "primary")
     parts = [EVAL_VERSION, step, *(row[k] for k in keys)]
     parts += [row["seqio"]] if row.get("seqio") else []
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+    return hashing.digest(json.dumps(parts))

@@ -51,9 +51,7 @@ def retention(
 ) -> dict:
     """Adds {when: {text: facts of `bits_per_byte`}} to the run's file; `when` is "before" or
     "after"."""
-    file, held = run.retention_json, {"steps": {}}
-    if file.is_file():
-        held = storage.read_object(file, "steps")
+    held = storage.read_object(run.retention_json, "steps", absent={"steps": {}})
     texts = lock.get("retention", [])
     key = [step, *(t["sha256"] for t in texts)]
     if not texts or held["steps"].get(when) == key:
@@ -65,7 +63,7 @@ def retention(
             measured = bits_per_byte(load().loaded, chunks)
         held[when][t["name"]] = {"objective": t["objective"], **measured}
     held["steps"][when] = key
-    storage.write_json(file, storage.sealed(held))
+    storage.write_json(run.retention_json, storage.sealed(held))
     return held
 
 

@@ -34,8 +34,8 @@ def write_scores(
 ) -> dict:
     """Summarise rows whose predictions are on disk; rows scored before and not now are kept."""
     file = run.scores_json(step)
-    old = storage.read_object(file, "rows")["rows"] if file.is_file() else {}
-    easy = storage.read_object(run.audit_json).get("easy", {}) if run.audit_json.is_file() else {}
+    old = storage.read_object(file, "rows", absent={"rows": {}})["rows"]
+    easy = storage.read_object(run.audit_json, absent={}).get("easy", {})
     scored = {n: r for n, r in old.items() if predictions_file(run, step, n).is_file()}
     for row in rows:
         lines = read_predictions(run, step, row["name"])
