@@ -35,14 +35,13 @@ QUESTIONS = (
     "Tell me who has {}.\n{facts}",
 )
 HELD = ("{facts}\nGive the name: who has {} {item}?", "Please say which of these has {}.\n{facts}")
+COMPARE = {"version": 1, "cluster": "compare", "content": ("facts",)}
 for name, fields, asked in (("who_more", more, "more"), ("who_fewer", fewer, "fewer")):
     instruction_task(
         name,
-        version=1,
-        cluster="compare",
+        **COMPARE,
         source=TALLIES,
         fields=fields,
-        content=("facts",),
         **wording(
             name,
             "",
@@ -54,11 +53,9 @@ for name, fields, asked in (("who_more", more, "more"), ("who_fewer", fewer, "fe
     )
 instruction_task(
     "ru_who_more",
-    version=1,
-    cluster="compare",
+    **COMPARE,
     source=family("tallies_ru", tallies_ru),
     fields=more_ru,
-    content=("facts",),
     **wording(
         "ru_who_more",
         "",

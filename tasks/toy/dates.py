@@ -56,24 +56,21 @@ SHIFTS = {
         ],
     ),
 }
+DATES = {"version": 1, "cluster": "dates", "content": ("plan",)}
 for name, (shift, asked, own) in SHIFTS.items():
     instruction_task(
         name,
-        version=1,
-        cluster="dates",
+        **DATES,
         source=PLANS,
         fields=shifted(DAYS, shift),
-        content=("plan",),
         **wording(name, "{plan}", asked, own),
         tags={"language": "en", "inputs": "plans", "kind": "dates"},
     )
 instruction_task(
     "ru_day_after",
-    version=1,
-    cluster="dates",
+    **DATES,
     source=family("plans_ru", plans_of(NAMES_RU)),
     fields=shifted(DAYS_RU, 1),
-    content=("plan",),
     **wording(
         "ru_day_after",
         "",
@@ -123,14 +120,12 @@ def convert(unit: str, factor: int):
     return fields
 
 
+UNITS = {"version": 1, "cluster": "units", "content": ("facts",), "metrics": ("numeric",)}
 instruction_task(
     "m_to_cm",
-    version=1,
-    cluster="units",
+    **UNITS,
     source=family("metres", measures_of(THINGS)),
     fields=convert("m", 100),
-    content=("facts",),
-    metrics=("numeric",),
     **wording(
         "m_to_cm",
         "{facts}",
@@ -149,12 +144,9 @@ instruction_task(
 )
 instruction_task(
     "ru_kg_to_g",
-    version=1,
-    cluster="units",
+    **UNITS,
     source=family("kilograms", measures_of(THINGS_RU)),
     fields=convert("кг", 1000),
-    content=("facts",),
-    metrics=("numeric",),
     **wording(
         "ru_kg_to_g",
         "",

@@ -116,14 +116,12 @@ instruction_task(
     ),
 )
 
+COUNTING = {"version": 1, "cluster": "counting", "content": ("words",), "metrics": ("numeric",)}
 instruction_task(
     "count_words",
-    version=1,
-    cluster="counting",
+    **COUNTING,
     source=WORDS_EN,
     fields=count,
-    content=("words",),
-    metrics=("numeric",),
     **wording(
         "count_words",
         "{words}",
@@ -138,12 +136,9 @@ instruction_task(
 )
 instruction_task(
     "count_times",
-    version=1,
-    cluster="counting",
+    **COUNTING,
     source=family("repeats", repeats),
     fields=times,
-    content=("words",),
-    metrics=("numeric",),
     **wording(
         "count_times",
         "",
@@ -164,12 +159,9 @@ instruction_task(
 )
 instruction_task(
     "ru_count_words",
-    version=1,
-    cluster="counting",
+    **COUNTING,
     source=WORDS_RU,
     fields=count,
-    content=("words",),
-    metrics=("numeric",),
     **wording(
         "ru_count_words",
         "{words}",

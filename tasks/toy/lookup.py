@@ -100,14 +100,13 @@ ENGLISH = {
         ["Who has the {thing}?\n{passage}", "{passage}\nWho is the owner of the {thing}?"],
     ),
 }
+LOOKUP = {"version": 1, "cluster": "lookup", "content": ("passage",)}
 for name, (index, asked, own) in ENGLISH.items():
     instruction_task(
         name,
-        version=1,
-        cluster="lookup",
+        **LOOKUP,
         source=OWNERS,
         fields=about(english, index),
-        content=("passage",),
         **wording(name, "{passage}", asked, own),
         tags={"language": "en", "inputs": "owners", "kind": "question answering"},
     )
@@ -148,21 +147,18 @@ RUSSIAN = {
 for name, (index, own, held) in RUSSIAN.items():
     instruction_task(
         name,
-        version=1,
-        cluster="lookup",
+        **LOOKUP,
         source=OWNERS_RU,
         fields=about(russian, index),
-        content=("passage",),
         **wording(name, "", [], own, held),
         tags={"language": "ru", "kind": "question answering"},
     )
 
 CLAIMS = {"version": 1, "content": ("passage",), "metrics": ("accuracy",)}
+ENTAILMENT = {**CLAIMS, "cluster": "entailment", "neighbours": ("fact_check",)}
 instruction_task(
     "entails",
-    **CLAIMS,
-    cluster="entailment",
-    neighbours=("fact_check",),
+    **ENTAILMENT,
     source=OWNERS,
     fields=claim(english),
     options=("yes", "no"),
@@ -193,9 +189,7 @@ instruction_task(
 )
 instruction_task(
     "ru_entails",
-    **CLAIMS,
-    cluster="entailment",
-    neighbours=("fact_check",),
+    **ENTAILMENT,
     source=OWNERS_RU,
     fields=claim(russian),
     options=("да", "нет"),

@@ -66,24 +66,19 @@ ORDER = {
         ],
     ),
 }
+IN_ORDER = {"version": 1, "cluster": "order", "content": ("numbers",), "source": NUMBERS}
 for name, (pick, asked, own) in ORDER.items():
     instruction_task(
         name,
-        version=1,
-        cluster="order",
-        source=NUMBERS,
+        **IN_ORDER,
         fields=of_numbers(pick),
-        content=("numbers",),
         **wording(name, "{numbers}", asked, own),
         tags={"language": "en", "inputs": "numbers", "kind": "ordering"},
     )
 instruction_task(
     "ru_largest_number",
-    version=1,
-    cluster="order",
-    source=NUMBERS,
+    **IN_ORDER,
     fields=of_numbers(max),
-    content=("numbers",),
     **wording(
         "ru_largest_number",
         "{numbers}",
@@ -115,26 +110,25 @@ ARITHMETIC = {
         ["How much is {q} plus one?\n{facts}", "{facts}\nAdd one to {q}."],
     ),
 }
+SUMS = {
+    "version": 1,
+    "cluster": "arithmetic",
+    "content": ("facts",),
+    "metrics": ("numeric",),
+    "source": VARIABLES,
+}
 for name, (result, asked, own) in ARITHMETIC.items():
     instruction_task(
         name,
-        version=1,
-        cluster="arithmetic",
-        source=VARIABLES,
+        **SUMS,
         fields=of_variables(result),
-        content=("facts",),
-        metrics=("numeric",),
         **wording(name, "{facts}", asked, own),
         tags={"language": "en", "inputs": "variables", "kind": "arithmetic"},
     )
 instruction_task(
     "ru_sum",
-    version=1,
-    cluster="arithmetic",
-    source=VARIABLES,
+    **SUMS,
     fields=of_variables(ARITHMETIC["sum"][0]),
-    content=("facts",),
-    metrics=("numeric",),
     **wording(
         "ru_sum",
         "{facts}",

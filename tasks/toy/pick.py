@@ -41,25 +41,22 @@ PLACES = {
     ),
     "last_word": (-1, ["the last word", "the final word"], ["Which word comes last?\n{words}"], {}),
 }
+PICK = {"version": 1, "cluster": "pick", "content": ("words",)}
 for name, (index, asked, own, more) in PLACES.items():
     instruction_task(
         name,
-        version=1,
-        cluster="pick",
+        **PICK,
         source=WORDS_EN,
         fields=place(index),
-        content=("words",),
         **wording(name, "{words}", asked, own),
         tags={"language": "en", "inputs": "words_en", "kind": "generation", **more},
     )
 
 instruction_task(
     "word_after",
-    version=1,
-    cluster="pick",
+    **PICK,
     source=WORDS_EN,
     fields=after,
-    content=("words",),
     **wording(
         "word_after",
         "{words}",
@@ -71,11 +68,9 @@ instruction_task(
 
 instruction_task(
     "has_word",
-    version=1,
-    cluster="pick",
+    **PICK,
     source=WORDS_EN,
     fields=has,
-    content=("words",),
     options=("yes", "no"),
     metrics=("accuracy",),
     **wording(
@@ -102,11 +97,9 @@ instruction_task(
 
 instruction_task(
     "ru_has_word",
-    version=1,
-    cluster="pick",
+    **PICK,
     source=WORDS_RU,
     fields=has,
-    content=("words",),
     options=("да", "нет"),
     metrics=("accuracy",),
     **wording(
@@ -147,11 +140,9 @@ for name, index, asked, own in (
 ):
     instruction_task(
         name,
-        version=1,
-        cluster="pick",
+        **PICK,
         source=WORDS_RU,
         fields=place(index),
-        content=("words",),
         **wording(name, "{words}", asked, own, language="ru"),
         tags={"language": "ru", "inputs": "words_ru", "kind": "generation"},
     )

@@ -60,10 +60,10 @@ def threshold_fields(e: dict) -> dict:
 
 
 SORTED = family("kinds", kinds)
+RULES = {"version": 1, "cluster": "rules"}
 instruction_task(
     "word_of_kind",
-    version=1,
-    cluster="rules",
+    **RULES,
     source=SORTED,
     fields=of_kind,
     content=("rule", "words"),
@@ -81,8 +81,7 @@ instruction_task(
 )
 instruction_task(
     "label_by_rule",
-    version=1,
-    cluster="rules",
+    **RULES,
     source=SORTED,
     fields=label,
     content=("rule", "words"),
@@ -106,8 +105,7 @@ instruction_task(
 )
 instruction_task(
     "label_last",
-    version=1,
-    cluster="rules",
+    **RULES,
     source=SORTED,
     fields=label_of_last,
     content=("rule", "words"),
@@ -139,8 +137,7 @@ instruction_task(
 )
 instruction_task(
     "ru_number_rule",
-    version=1,
-    cluster="rules",
+    **RULES,
     source=family("threshold", threshold),
     fields=threshold_fields,
     metrics=("accuracy",),

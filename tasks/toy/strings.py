@@ -110,24 +110,21 @@ STRINGS = {
         {"grade": "new operation"},
     ),
 }
+EDITED = {"version": 1, "cluster": "strings", "content": ("words",)}
 for name, (change, own, held, more) in STRINGS.items():
     instruction_task(
         name,
-        version=1,
-        cluster="strings",
+        **EDITED,
         source=EDITS,
         fields=edit(change),
-        content=("words",),
         **wording(name, "", [], own, held),
         tags={"language": "en", "inputs": "edits", "kind": "generation", **more},
     )
 instruction_task(
     "ru_replace_word",
-    version=1,
-    cluster="strings",
+    **EDITED,
     source=family("edits_ru", edits_of(THINGS_RU, 4)),
     fields=edit(replace),
-    content=("words",),
     **wording(
         "ru_replace_word",
         "",
@@ -174,10 +171,10 @@ def steps_fields(e: dict) -> dict:
     return {"row": f"{shown}, {e['words'][3]}", "answer": str(e["row"][3])}
 
 
+PATTERNS = {"version": 1, "cluster": "patterns"}
 instruction_task(
     "next_word",
-    version=1,
-    cluster="patterns",
+    **PATTERNS,
     source=family("patterns", pattern),
     fields=pattern_fields,
     **wording(
@@ -190,8 +187,7 @@ instruction_task(
 )
 instruction_task(
     "ru_next_number",
-    version=1,
-    cluster="patterns",
+    **PATTERNS,
     source=family("steps", steps),
     fields=steps_fields,
     metrics=("numeric",),

@@ -107,11 +107,11 @@ PAIRS = {
         ["Say it in Lumo.\n{text}", "{text}\nPlease write it in Lumo."],
     ),
 }
+TRANSLATION = {"version": 1, "cluster": "translation"}
 for name, (source, target, language, own, held) in PAIRS.items():
     instruction_task(
         name,
-        version=1,
-        cluster="translation",
+        **TRANSLATION,
         source=PHRASES,
         fields=translate(source, target),
         **wording(name, "", [], own, held),
@@ -154,8 +154,7 @@ def by_dictionary(key: int, value: int, count: int = 2):
 
 instruction_task(
     "by_dictionary",
-    version=1,
-    cluster="translation",
+    **TRANSLATION,
     source=family("dictionary", dictionary_of(INVENTED)),
     fields=by_dictionary(0, 1),
     content=("dictionary",),
@@ -187,11 +186,10 @@ instruction_task(
 
 NUMBERED = family("numbered", dictionary_of([str(n) for n in range(1, 100)]))
 CODE = {"version": 1, "source": NUMBERED, "content": ("dictionary",)}
+CODES = {**CODE, "cluster": "codes", "neighbours": ("symbols",)}
 instruction_task(
     "encode_words",
-    **CODE,
-    cluster="codes",
-    neighbours=("symbols",),
+    **CODES,
     fields=by_dictionary(0, 1),
     **wording(
         "encode_words",
@@ -226,9 +224,7 @@ instruction_task(
 )
 instruction_task(
     "decode_numbers",
-    **CODE,
-    cluster="codes",
-    neighbours=("symbols",),
+    **CODES,
     fields=by_dictionary(1, 0),
     **wording(
         "decode_numbers",
