@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from itx.errors import UserError, did_you_mean
-from itx.prepare import readers, records, sources
+from itx.prepare import json_rows, records, sources
 from itx.tasks.registry import family, make_task
 from itx.tasks.spec import Skip, Source, TaskSpec
 from tasks.from_tfds import origins
@@ -167,7 +167,7 @@ def ni_members(root: str) -> list[TaskSpec]:
         return [_of_file(folder, file, official) for file in sorted(path.glob("tasks/*.json"))]
     index = sources.find_file(f"{NI_FOLDER}/index.jsonl", root)
     found = []
-    for row, entry in readers.read_jsonl(index, {}):
+    for row, entry in json_rows.read_jsonl(index, {}):
         if isinstance(entry, records.Bad):  # a task would be missing and nobody would know
             raise UserError(f"{NI_FOLDER}/index.jsonl:{row}: {entry.reason} ({entry.detail})")
         for key in ("task", "category", "source"):
@@ -175,14 +175,14 @@ def ni_members(root: str) -> list[TaskSpec]:
                 raise UserError(
                     f"{NI_FOLDER}/index.jsonl:{row}: no {key!r}" + did_you_mean(key, entry)
                 )
-        document = readers.read_document(sources.find_file(ni_file(entry), root))
+        document = json_rows.read_document(sources.find_file(ni_file(entry), root))
         found.append(ni_task(entry, document, official(entry["task"])))
     return found
 
 
 def _of_file(folder: str, file: Path, official: Callable[[str], bool]) -> TaskSpec:
     """The task of an upstream file, which says itself what our index says of others."""
-    document = readers.read_document(file)
+    document = json_rows.read_document(file)
     said = document if isinstance(document, dict) else {}
     for key in ("Categories", "Source"):
         if said and key not in said and file.stem not in V1:

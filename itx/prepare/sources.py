@@ -20,7 +20,7 @@ from typing import Any
 
 from itx import hashing
 from itx.errors import UserError, did_you_mean, did_you_mean_file
-from itx.prepare import readers
+from itx.prepare import json_rows, readers
 from itx.prepare.readers import READERS
 from itx.prepare.records import Bad
 from itx.tasks import fingerprint
@@ -238,7 +238,7 @@ def _hf_parts(source: Source, folder: str, root: str) -> list[Part]:
     """The Arrow files of a folder that `Dataset.save_to_disk` wrote, or of one split of a
     `DatasetDict`'s."""
     state_file = find_file(f"{folder}/state.json", root)
-    state = readers.read_document(state_file)
+    state = json_rows.read_document(state_file)
     if any(state.get(f"_indices_{what}") for what in ("files", "mapping", "data_files")):
         hint = "save dataset.flatten_indices() instead"
         raise UserError(f"{folder}: the dataset was filtered or shuffled; {hint}")

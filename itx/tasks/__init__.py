@@ -18,6 +18,7 @@ from itx.tasks.spec import (
     halved,
     hf_dataset,
     holdout,
+    json,
     jsonl,
     parquet,
     tfds,
@@ -25,30 +26,6 @@ from itx.tasks.spec import (
     tsv,
 )
 from itx.tasks.templates import paraphrases
-
-__all__ = [
-    "CoT",
-    "Skip",
-    "chat_task",
-    "csv",
-    "first_user_turn",
-    "function",
-    "get",
-    "halved",
-    "hf_dataset",
-    "holdout",
-    "instruction_task",
-    "jsonl",
-    "mixture",
-    "openai_messages",
-    "paraphrases",
-    "parquet",
-    "sharegpt_messages",
-    "text_task",
-    "tfds",
-    "tfrecord",
-    "tsv",
-]
 
 
 def get(name: str, vocabulary: Any, **how: Any) -> Any:

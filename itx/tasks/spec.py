@@ -23,6 +23,8 @@ SPLITS = ("train", "validation", "test")
 # What of a plain text is trained: itx/prepare/objectives.py
 OBJECTIVES = ("lm", "prefix_lm", "span_corruption")
 Template = tuple[str, str]
+Files = str | Mapping[str, str]  # one file, or one for each split
+Shares = Mapping[str, float] | None  # split -> share of the rows; None: the files are the splits
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,7 @@ class Source:
     kind: str
     # split -> file(s), relative to `data.root`; "" is the file whose rows are split by hash
     files: Mapping[str, Any] = field(default_factory=dict)
-    # split -> share; None: the files are the splits
-    split_by_hash: Mapping[str, float] | None = None
+    split_by_hash: Shares = None
     # kind "function": (split, root, seed) -> iterable of example dicts (split "" where
     # split_by_hash is set)
     make: Callable[[str, str, int], Iterable[dict]] | None = None
@@ -161,18 +162,18 @@ def halved(source: Source) -> Source:
     return replace(source, halve=True)
 
 
-def _source(
-    kind: str, files: str | Mapping[str, str], shares: Mapping[str, float] | None, **more: Any
-) -> Source:
+def _source(kind: str, files: Files, shares: Shares, **more: Any) -> Source:
     """A source of one file, whose rows are split by hash (as `shares` says, else 5 % each held
-    out), or of one file per split."""
+    out), or of one file per split. Settings that are not given are none of its reader's options."""
     files = {"" if shares else "train": files} if isinstance(files, str) else dict(files)
-    return Source(kind, files, shares, **more)
+    split_key = more.pop("split_key", None)
+    options = {k: v for k, v in more.items() if v}
+    return Source(kind, files, shares, options=options, split_key=split_key)
 
 
 def jsonl(
-    files: str | Mapping[str, str],
-    split_by_hash: Mapping[str, float] | None = None,
+    files: Files,
+    split_by_hash: Shares = None,
     split_key: Callable[[dict], str] | None = None,
 ) -> Source:
     """JSON lines, plain or .gz: one file (5 % each for validation and test, or `split_by_hash`) or
@@ -180,52 +181,38 @@ def jsonl(
     return _source("jsonl", files, split_by_hash, split_key=split_key)
 
 
-def csv(
-    files: str | Mapping[str, str],
-    split_by_hash: Mapping[str, float] | None = None,
-    columns: Sequence[str] = (),
-) -> Source:
+def json(files: Files, split_by_hash: Shares = None, rows: str = "") -> Source:
+    """A JSON array of objects, plain or .gz; with `rows` the list or the object of objects under
+    that key of the document."""
+    return _source("json", files, split_by_hash, rows=rows)
+
+
+def csv(files: Files, split_by_hash: Shares = None, columns: Sequence[str] = ()) -> Source:
     """Comma-separated rows, plain or .gz; the header names the fields unless `columns` does."""
-    return _source("csv", files, split_by_hash, options=_columns(columns))
+    return _source("csv", files, split_by_hash, columns=tuple(columns))
 
 
-def tsv(
-    files: str | Mapping[str, str],
-    split_by_hash: Mapping[str, float] | None = None,
-    columns: Sequence[str] = (),
-) -> Source:
+def tsv(files: Files, split_by_hash: Shares = None, columns: Sequence[str] = ()) -> Source:
     """Tab-separated rows without quoting, plain or .gz; the header names the fields unless
     `columns` does."""
-    return _source("tsv", files, split_by_hash, options=_columns(columns))
+    return _source("tsv", files, split_by_hash, columns=tuple(columns))
 
 
-def _columns(columns: Sequence[str]) -> dict[str, Any]:
-    return {"columns": tuple(columns)} if columns else {}
-
-
-def parquet(
-    files: str | Mapping[str, str], split_by_hash: Mapping[str, float] | None = None
-) -> Source:
+def parquet(files: Files, split_by_hash: Shares = None) -> Source:
     """Apache Parquet files."""
     return _source("parquet", files, split_by_hash)
 
 
-def hf_dataset(
-    folders: str | Mapping[str, str], split_by_hash: Mapping[str, float] | None = None
-) -> Source:
+def hf_dataset(folders: Files, split_by_hash: Shares = None) -> Source:
     """Folders that Hugging Face's `Dataset.save_to_disk` wrote; for a `DatasetDict`: {"train":
     "folder/train", …}."""
     return _source("hf_dataset", folders, split_by_hash)
 
 
-def tfrecord(
-    files: str | Mapping[str, str],
-    features: Mapping[str, Any],
-    split_by_hash: Mapping[str, float] | None = None,
-) -> Source:
+def tfrecord(files: Files, features: Mapping[str, Any], split_by_hash: Shares = None) -> Source:
     """tf.train.Examples; features: {"text": str, "label": int, "tokens": [int]} (str, bytes, int,
     float)."""
-    return _source("tfrecord", files, split_by_hash, options={"features": dict(features)})
+    return _source("tfrecord", files, split_by_hash, features=dict(features))
 
 
 def tfds(name: str, splits: Mapping[str, str] | Sequence[str]) -> Source:
@@ -240,7 +227,7 @@ def tfds(name: str, splits: Mapping[str, str] | Sequence[str]) -> Source:
 
 def function(
     make: Callable[[str, str, int], Iterable[dict]],
-    split_by_hash: Mapping[str, float] | None = None,
+    split_by_hash: Shares = None,
     splits: Sequence[str] = ("train",),
 ) -> Source:
     """Examples from `make(split, root, seed)`: root is `data.root`, seed is `data.suite_seed`.

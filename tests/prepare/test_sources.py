@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from itx.errors import UserError
-from itx.prepare import readers, sources
+from itx.prepare import json_rows, readers, sources
+from itx.tasks import spec
 from itx.tasks.spec import Source, function, jsonl
 
 
@@ -93,7 +94,7 @@ def test_a_lone_surrogate_in_a_document_is_bad_utf8(tmp_path):
     assert rows[0] == {"x": "fine é"} and rows[2] == {"x": "😀"}
     assert rows[1] == readers.Bad("bad utf-8", "lone surrogate \\ud800")
     with pytest.raises(UserError, match=r"a.json: bad utf-8 \(lone surrogate"):
-        readers.read_document(file)
+        json_rows.read_document(file)
 
 
 def test_a_lone_surrogate_is_bad_utf8(tmp_path):
@@ -160,6 +161,21 @@ def test_json_rows_from_a_list_and_from_a_dict(tmp_path):
     assert [e["t"] for _, e in found] == [1, 2, 3] and counts == {"read": 3}
     found, _ = read(Source("json", {"train": "dict.json"}, options={"rows": "rows"}), tmp_path)
     assert found == [("dict.json:7", {"t": 1}), ("dict.json:9", {"t": 2})]
+
+
+def test_a_json_array_and_the_hint_of_jsonl(tmp_path):
+    for name, indent in (("flat.json", None), ("lined.json", 1)):
+        (tmp_path / name).write_text(json.dumps([{"t": 1}, {"t": 2}], indent=indent))
+        rows, counts = read(spec.json({"train": name}), tmp_path)
+        assert rows == [(f"{name}:1", {"t": 1}), (f"{name}:2", {"t": 2})] and counts == {"read": 2}
+        hint = "this is one JSON document, and not a line for each row: use itx.tasks.json(…)"
+        assert hint in refused(jsonl({"train": name}), tmp_path)
+    (tmp_path / "keyed.json").write_text(json.dumps({"rows": [{"t": 1}]}))
+    assert read(spec.json({"train": "keyed.json"}, rows="rows"), tmp_path)[0][0][1] == {"t": 1}
+    # a row that is a list, in a file of lines, is told without the hint
+    (tmp_path / "a.jsonl").write_text('{"t": 1}\n[1, 2]\n')
+    assert "JSON document" not in refused(jsonl({"train": "a.jsonl"}), tmp_path)
+    assert spec.json("a.json").split_by_hash is None and spec.json("a.json").options == {}
 
 
 def test_broken_json_documents(tmp_path):
