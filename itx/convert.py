@@ -81,8 +81,8 @@ def export_adapter(name: str, out: str) -> dict[str, Any]:
         params = checkpoints.params(step, meshes.specs(saved, dict.fromkeys(saved, device)))
         meta = checkpoints.meta(step)
     base = config.model.pretrained or str(begin.run.path)
-    nested = _is_nested(base, begin.run)
-    peft_files.save(out, config.model, config.peft, params, meta["base"], base, nested)
+    family = _base_family(base, begin.run)
+    peft_files.save(out, config.model, config.peft, params, meta["base"], base, family)
     return {
         "method": config.peft.method,
         "base": base,
@@ -93,15 +93,14 @@ def export_adapter(name: str, out: str) -> dict[str, Any]:
     }
 
 
-def _is_nested(base: str, run: RunFolder) -> bool:
-    """Whether the base of an adapter's run is, for `transformers`, part of a model that also sees
-    images."""
+def _base_family(base: str, run: RunFolder) -> str:
+    """The model_type as which `transformers` loads the base of an adapter's run; "" if it came with
+    none."""
     if RunFolder(Path(base)).steps():  # a run of ours, which is exported as the text model alone
-        return False
+        return hf.family(run.pretrained)
     # without the folder, as it was when the run began
     folder = base if hf.is_folder(base) else run.pretrained
-    known = (Path(folder) / hf.CONFIG).is_file()
-    return known and families.is_nested(hf.read_config(folder))
+    return hf.family(folder) and hf.read_config(folder)["model_type"]
 
 
 def _ending(values: dict, eos: int) -> dict:

@@ -10,6 +10,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +25,7 @@ from itx import hashing, storage
 from itx.config import ModelConfig, PeftConfig
 from itx.config_check import setting
 from itx.errors import UserError, did_you_mean
-from itx.models import names
+from itx.models import families, names
 from itx.models.hf import MATRICES
 from itx.models.transformer import Transformer
 from itx.peft import Prefix, add, trained
@@ -49,15 +50,13 @@ class Adapter(NamedTuple):
     left_out: dict[str, int] = {}
 
 
-def _modules(cfg: ModelConfig, nested: bool = False) -> dict[str, str]:
-    """{path of a matrix: the name of its module in transformers, `{}` standing for the layer}.
-    nested: the model is part of one that also sees images."""
-    modules = {
+def _modules(cfg: ModelConfig, family: str) -> dict[str, str]:
+    """{path of a matrix: the name of its module in transformers, `{}` standing for the layer}."""
+    return {
         path: name.removesuffix(".weight")
-        for path, name in names.tensor_names(cfg).items()
+        for path, name in families.tensor_names(cfg, family).items()
         if path.split("/")[-1] in MATRICES and not (path == "head" and cfg.tie_embeddings)
     }
-    return {p: names.inside(m) for p, m in modules.items()} if nested else modules
 
 
 def _layers(cfg: ModelConfig, path: str) -> list[int | None]:
@@ -69,12 +68,12 @@ def _layers(cfg: ModelConfig, path: str) -> list[int | None]:
 
 
 def _lora_tensors(
-    cfg: ModelConfig, path: str, nested: bool = False
+    cfg: ModelConfig, path: str, family: str
 ) -> Iterator[tuple[str, str, int | None]]:
     """(path of a LoRA's parameter, its name in PEFT behind INNER, layer) of a weight."""
     kinds = {"a": "lora_A.weight", "b": "lora_B.weight", "magnitude": "lora_magnitude_vector"}
     for layer in _layers(cfg, path):
-        module = _modules(cfg, nested)[path].format(layer)
+        module = _modules(cfg, family)[path].format(layer)
         for kind, name in kinds.items():
             yield f"{path}_lora/{kind}", f"{module}.{name}", layer
 
@@ -86,7 +85,7 @@ def save(
     params: dict,
     base: str,
     base_name: str,
-    nested: bool = False,
+    family: str = "",
 ) -> None:
     """Write an adapter's parameters as Hugging Face's PEFT does.
 
@@ -94,7 +93,7 @@ def save(
         params: {path: array} of the model, or of the adapter alone.
         base: fingerprint of the base.
         base_name: the base's folder, or its name on the hub, for PEFT to find it.
-        nested: for PEFT the base is part of a model that also sees images.
+        family: model_type of the base, if it came with one (families.tensor_names).
     """
     params = {
         path: np.asarray(jax.device_get(value), np.float32)
@@ -102,7 +101,7 @@ def save(
         if "_lora/" in path or path.split("/")[1:2] in (["prefix"], ["prompt"])
     }
     if peft.method == "lora":
-        settings, tensors = _write_lora(cfg, peft, params, nested)
+        settings, tensors = _write_lora(cfg, peft, params, family)
     else:
         write = {"prefix": _write_prefix, "prompt": _write_prompt}[peft.method]
         settings, embeddings = write(cfg, peft, params)
@@ -118,15 +117,15 @@ def save(
 
 
 def _write_lora(
-    cfg: ModelConfig, peft: PeftConfig, params: Tensors, nested: bool
+    cfg: ModelConfig, peft: PeftConfig, params: Tensors, family: str
 ) -> tuple[dict, Tensors]:
     """(settings, tensors) of a LoRA. PEFT's matrices are [out, in]: A is [rank, in], B [out,
     rank]."""
     shapes = {"a": (-1, peft.rank), "b": (peft.rank, -1), "magnitude": (-1,)}
-    weights = [p for p in _modules(cfg) if f"{p}_lora/a" in params]
+    weights = [p for p in _modules(cfg, family) if f"{p}_lora/a" in params]
     tensors = {}
     for path in weights:
-        for ours, name, layer in _lora_tensors(cfg, path, nested):
+        for ours, name, layer in _lora_tensors(cfg, path, family):
             if ours in params:
                 x = params[ours] if layer is None else params[ours][layer]
                 tensors[INNER + name] = x.reshape(shapes[ours.split("/")[-1]]).T
@@ -138,17 +137,17 @@ def _write_lora(
         "bias": "none",
         "use_rslora": peft.rslora,
         "use_dora": peft.dora,
-        "target_modules": _target_modules(cfg, weights, nested),
+        "target_modules": _target_modules(cfg, weights, family),
     }, tensors
 
 
-def _target_modules(cfg: ModelConfig, weights: list[str], nested: bool = False) -> list[str] | str:
+def _target_modules(cfg: ModelConfig, weights: list[str], family: str) -> list[str] | str:
     """The last parts of the modules' names; a regex of whole names where modules that are not
     adapted end alike (a T5's encoder and decoder, or a part that sees images)."""
-    modules = _modules(cfg, nested)
+    modules = _modules(cfg, family)
     last = {modules[p].split(".")[-1] for p in weights}
     alike = sorted(p for p, m in modules.items() if m.split(".")[-1] in last)
-    if not nested and alike == sorted(weights):
+    if not families.is_nested(family) and alike == sorted(weights):
         return sorted(last)
     return "|".join(re.escape(modules[p]).replace(r"\{\}", r"\d+") for p in weights)
 
@@ -211,11 +210,12 @@ def key(folder: Path | str) -> str:
     return hashlib.sha256(both.encode()).hexdigest()[:8]
 
 
-def read(folder: Path | str, cfg: ModelConfig, rows: int = 0) -> Adapter:
+def read(folder: Path | str, cfg: ModelConfig, rows: int = 0, family: str = "") -> Adapter:
     """An adapter that PEFT or `save` wrote, for a model of this config; UserError where it is for
     another.
 
-    rows: of the embedding, where the config does not say it.
+    rows: of the embedding, where the config does not say it; family: the model_type that the model
+    came with, if any.
     """
     folder = Path(folder)
     try:
@@ -228,7 +228,11 @@ def read(folder: Path | str, cfg: ModelConfig, rows: int = 0) -> Adapter:
     base = _fingerprint(folder / BASE)
     tensors = {n: np.asarray(x, np.float32) for n, x in tensors.items()}
     kind = settings.get("peft_type")
-    readers = {"LORA": _read_lora, "PREFIX_TUNING": _read_prefix, "PROMPT_TUNING": _read_prompt}
+    readers = {
+        "LORA": partial(_read_lora, family=family),
+        "PREFIX_TUNING": _read_prefix,
+        "PROMPT_TUNING": _read_prompt,
+    }
     if not isinstance(kind, str) or kind not in readers:
         raise UserError(f"{folder}: an adapter of type {kind!r}" + did_you_mean(str(kind), readers))
     left_out = Counter()
@@ -291,7 +295,9 @@ UNSUPPORTED = (
 OVER_THE_BASE = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
 
 
-def _read_lora(settings: dict, tensors: Tensors, cfg: ModelConfig, folder: Path) -> Read:
+def _read_lora(
+    settings: dict, tensors: Tensors, cfg: ModelConfig, folder: Path, family: str
+) -> Read:
     for name in UNSUPPORTED:
         if settings.get(name):
             raise UserError(f"{folder}: {name}={settings[name]!r} is not supported")
@@ -305,7 +311,7 @@ def _read_lora(settings: dict, tensors: Tensors, cfg: ModelConfig, folder: Path)
         raise UserError(f"{folder}: LoRA with biases is not supported")
     file = str(folder / CONFIG)  # a setting that is absent there has the default of PEFT's class
     rank = setting(settings, "r", int, file, 8)
-    params = _lora_params(tensors, cfg, rank, folder)
+    params = _lora_params(tensors, cfg, rank, folder, family)
     alpha = float(setting(settings, "lora_alpha", float, file, 8))
     dropout = float(setting(settings, "lora_dropout", float, file, 0.0))
     if not math.isfinite(alpha) or alpha == 0:
@@ -326,7 +332,9 @@ def _read_lora(settings: dict, tensors: Tensors, cfg: ModelConfig, folder: Path)
     return peft, params
 
 
-def _lora_params(tensors: Tensors, cfg: ModelConfig, rank: int, folder: Path) -> Tensors:
+def _lora_params(
+    tensors: Tensors, cfg: ModelConfig, rank: int, folder: Path, family: str
+) -> Tensors:
     """{path: parameter} of a LoRA, its layers stacked; UserError for a tensor that the model has no
     place for."""
     # where the head is adapted, PEFT writes the base's own weight too
@@ -334,12 +342,12 @@ def _lora_params(tensors: Tensors, cfg: ModelConfig, rank: int, folder: Path) ->
     d, heads, kv_heads = cfg.head_dim, cfg.num_heads, cfg.num_kv_heads
     outputs = {"wq": (heads, d), "wk": (kv_heads, d), "wv": (kv_heads, d)}
     params: Tensors = {}
-    for path in _modules(cfg):
+    for path in _modules(cfg, family):
         name, layers = path.split("/")[-1], {}
         output = outputs.get(name, (-1,))
         inputs = (heads, d) if name == "wo" else (-1,)
         shapes = {"a": (*inputs, rank), "b": (rank, *output), "magnitude": output}
-        for ours, theirs, _ in _lora_tensors(cfg, path):
+        for ours, theirs, _ in _lora_tensors(cfg, path, family):
             if theirs in left:
                 layers.setdefault(ours, []).append(left.pop(theirs).T)
         for ours, found in layers.items():

@@ -305,6 +305,7 @@ def load_model(
             batch_size=config.eval.batch_size,
             step=step,
             more_ends=hf.ends(run.pretrained),
+            family=hf.family(run.pretrained),
         )
     )
 
@@ -312,7 +313,7 @@ def load_model(
 def with_adapter(runner: Runner, folder: str) -> Runner:
     """The Runner of an adapter in PEFT's layout over a base, whose arrays both share."""
     base = runner.loaded
-    adapter = peft_files.read(folder, base.model, len(base.params["embedding"]))
+    adapter = peft_files.read(folder, base.model, len(base.params["embedding"]), base.family)
     if adapter.base and adapter.base != adapters.fingerprint(base.params):
         raise UserError(
             f"{folder} was trained over another base: the parameters differ, though their shapes "

@@ -19,6 +19,7 @@ from itx.data.types import EvalRow, Lock
 from itx.errors import UserError, did_you_mean
 from itx.eval import evaluate, metrics, tables
 from itx.leaks import contamination
+from itx.models import hf
 from itx.params import embedding_rows
 from itx.runs import RunFolder, chosen_step, open_run, read_lock, run_config
 from itx.text import visible
@@ -107,10 +108,10 @@ def _evaluated(
     if not args.adapter:
         return [("", step, base)]
     rows = embedding_rows(config, lock["vocabulary"]["size"])
-    evaluated = []
+    family, evaluated = hf.family(run.pretrained), []
     for folder in dict.fromkeys(args.adapter):
         # a mistake shows before anything is built or asked
-        for name, n in peft_files.read(folder, config.model, rows).left_out.items():
+        for name, n in peft_files.read(folder, config.model, rows, family).left_out.items():
             print(
                 f"itx: {visible(str(folder))}: left out, for text passes through no part that sees "
                 f"images: {n} × {name}",

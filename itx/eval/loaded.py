@@ -29,6 +29,7 @@ class LoadedModel:
     peft: PeftConfig = PeftConfig()
     # ids besides eos_id that end an answer: a pretrained model may have several
     more_ends: tuple[int, ...] = ()
+    family: str = ""  # model_type of the text model that it began from; "": from random weights
     # most tokens of a prompt and its answer (in an encoder: of a prompt); 0: as many as it takes
     context: int = 0
 

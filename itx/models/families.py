@@ -1,20 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """Hugging Face's families as data: config.json <-> ModelConfig.
 
-A family is an entry of FAMILIES. Its configuration is fields that only have another name (`keys`),
-settings that all its members share (`fixed`), and the few things that several keys say together:
-windows and rotary positions (rope.py). Files of transformers 4 and 5 are both read; what is written
-both read, in the older form. names.py has the tensors' names.
+A family is an entry of FAMILIES, which holds all that is said of it by name (family.py). Its
+configuration is fields that only have another name (`keys`), settings that all its members share
+(`fixed`), and the few things that several keys say together: windows and rotary positions
+(rope.py). Files of transformers 4 and 5 are both read; what is written both read, in the older
+form.
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any
 
 from itx.config import ModelConfig
 from itx.config_check import setting
 from itx.errors import UserError, did_you_mean
-from itx.models import rope, unsupported
-from itx.models.names import table
+from itx.models import names, rope, t5, unsupported
+from itx.models.family import Family
+from itx.models.names import table, words
 
 # Fields of a ModelConfig that say how a run computes, not which model it is
 OF_THE_RUN = ("pretrained", "prefix_lm", "dropout", "dtype", "remat", "attention")
@@ -57,13 +59,6 @@ _T5_KEYS = table("""
     relative_buckets       relative_attention_num_buckets
     relative_max_distance  relative_attention_max_distance
 """)
-T5_ALIASES = table("""
-    hidden_size          d_model
-    num_attention_heads  num_heads
-    num_hidden_layers    num_layers
-    head_dim             d_kv
-""")
-T5_FEED_FORWARD = {"t5": "relu", "mt5": "gated-gelu"}  # where a file is silent
 
 # our field -> its value where a file is silent, as in the classes of transformers
 _LLAMA = {"norm_eps": 1e-6, "tie_embeddings": False, "mlp_activation": "silu"}
@@ -79,6 +74,11 @@ _GEMMA = {  # a file may be silent: the text part of the hub's gemma-3-4b is
     "logit_cap": 0.0,
 }
 _T5 = {"norm_eps": 1e-6, "relative_buckets": 32, "relative_max_distance": 128}
+_ALL_T5 = {
+    "architecture": "encoder_decoder",
+    "position": "t5_relative",
+    "scale_attention": False,
+}
 _ALL_GEMMA = {
     "qk_norm": False,
     "norm_plus_one": True,
@@ -87,59 +87,69 @@ _ALL_GEMMA = {
     "scale_attention": True,
 }
 
-# Keys that are read besides those of fields
-_ROPE_READS = (
-    "rope_scaling rope_parameters rope_theta partial_rotary_factor original_max_position_embeddings"
-    " layer_types hidden_act hidden_activation "
+# Keys that are read besides those of fields. Of a decoder DECODER_READS are read always, if only to
+# see that they agree with what its class computes.
+DECODER_READS = words("""
+    rope_scaling rope_parameters rope_theta partial_rotary_factor original_max_position_embeddings
+    layer_types hidden_act hidden_activation
+""")
+_QWEN_READS = words("use_sliding_window sliding_window max_window_layers layer_types")
+_GEMMA_READS = words("sliding_window layer_types")
+_QK_NORM_READS = words("qk_norm use_qk_norm")
+_T5_FAMILY = Family(
+    "T5ForConditionalGeneration",
+    _T5_KEYS,
+    _T5,
+    _ALL_T5,
+    names.T5,
+    t5.READS,
+    ungated=names.T5_UNGATED,
+    feed_forward="relu",
 )
-_QWEN_READS = _ROPE_READS + "use_sliding_window sliding_window max_window_layers "
-_T5_READS = (
-    "feed_forward_proj dense_act_fn is_gated_act tie_word_embeddings scale_decoder_outputs"
-    " is_encoder_decoder hidden_size num_attention_heads num_hidden_layers head_dim"
-)
-
-
-class Family(NamedTuple):
-    """What a model_type of config.json means."""
-
-    classname: str  # in transformers
-    keys: dict[str, str]  # our field -> key
-    defaults: dict[str, Any]  # our field -> its value where a file is silent; others are required
-    fixed: dict[str, Any]  # our field -> its value in all members
-    reads: str  # further keys that `read` reads
-
 
 FAMILIES = {
-    "t5": Family("T5ForConditionalGeneration", _T5_KEYS, _T5, {}, _T5_READS),
-    "mt5": Family("MT5ForConditionalGeneration", _T5_KEYS, _T5, {}, _T5_READS),
-    "llama": Family("LlamaForCausalLM", _KEYS, _LLAMA, {}, _ROPE_READS),
+    "t5": _T5_FAMILY,
+    "mt5": _T5_FAMILY._replace(
+        classname="MT5ForConditionalGeneration",
+        fixed=_ALL_T5 | {"scale_logits": False},
+        feed_forward="gated-gelu",
+    ),
+    "llama": Family("LlamaForCausalLM", _KEYS, _LLAMA, {}, names.LLAMA),
     "mistral": Family(
         "MistralForCausalLM",
         _KEYS,
         _LLAMA | {"num_kv_heads": 8},
         {},
-        _ROPE_READS + "sliding_window",
+        names.LLAMA,
+        words("sliding_window"),
+        full_every=0,
     ),
     "qwen2": Family(  # its queries, keys and values always have biases
         "Qwen2ForCausalLM",
         _KEYS,
         _QWEN,
         {"qkv_bias": True},
-        _QWEN_READS + "attention_bias qkv_bias",
+        names.LLAMA,
+        _QWEN_READS | words("attention_bias qkv_bias"),
+        null_kv_heads=True,
     ),
     "qwen3": Family(
         "Qwen3ForCausalLM",
         _KEYS,
         _QWEN | {"head_dim": 128},
         {"qk_norm": True},
-        _QWEN_READS + "qk_norm use_qk_norm",
+        names.LLAMA,
+        _QWEN_READS | _QK_NORM_READS,
+        null_kv_heads=True,
     ),
     "gemma2": Family(
         "Gemma2ForCausalLM",
         _GEMMA_KEYS | {"attention_cap": "attn_logit_softcapping"},
         _GEMMA | {"attention_cap": 50.0, "logit_cap": 30.0},
         _ALL_GEMMA,
-        _ROPE_READS + "sliding_window",
+        names.GEMMA,
+        _GEMMA_READS,
+        full_every=2,
     ),
     # The class of Gemma 3 has attn_logit_softcapping and computes nothing of it.
     "gemma3_text": Family(
@@ -147,8 +157,12 @@ FAMILIES = {
         _GEMMA_KEYS,
         _GEMMA | {"vocab_size": 262_208},
         _ALL_GEMMA | {"qk_norm": True},
-        _ROPE_READS
-        + "sliding_window sliding_window_pattern rope_local_base_freq qk_norm use_qk_norm",
+        names.GEMMA,
+        _GEMMA_READS | _QK_NORM_READS | {"sliding_window_pattern", "rope_local_base_freq"},
+        full_every=6,
+        theta=1e6,
+        local_theta=1e4,
+        part_of="gemma3",
     ),
 }
 # key -> the key that counts where it is absent
@@ -159,32 +173,52 @@ MAX_LAYERS = 10_000
 OUTSIDE = "dtype torch_dtype bos_token_id eos_token_id pad_token_id tie_word_embeddings".split()
 
 
-def is_nested(values: dict) -> bool:
-    """Whether a config.json is that of a model which also sees images and has the text model as a
+def _nested() -> dict[str, str]:
+    """{model_type of a model that also sees images: that of its text model}."""
+    return {f.part_of: kind for kind, f in FAMILIES.items() if f.part_of}
+
+
+def is_nested(kind: Any) -> bool:
+    """Whether a model_type is that of a model which also sees images and has the text model as a
     part."""
-    return values.get("model_type") == "gemma3"
+    return kind in [*_nested()]
 
 
 def text_config(values: dict, place: str = "config.json") -> dict:
     """The settings of the text model: of a model that also sees images its part about text, with
     the keys that stand outside it for both."""
-    if not is_nested(values):
+    if not is_nested(values.get("model_type")):
         return values
     inner = values.get("text_config")
     if not isinstance(inner, dict):
         raise UserError(f"{place}: text_config={inner!r}; expected the settings of the text model")
     outside = {k: values[k] for k in OUTSIDE if values.get(k) is not None}
-    return {"model_type": "gemma3_text", **inner, **outside}
+    return {"model_type": _nested()[values["model_type"]], **inner, **outside}
 
 
-def _is_t5(kind: str) -> bool:
-    return FAMILIES[kind].keys is _T5_KEYS
-
-
-def keys_read(kind: str) -> set[str]:
+def keys_read(family: Family) -> set[str]:
     """The keys of a family's config.json that `read` reads."""
-    family = FAMILIES[kind]
-    return {*family.keys.values(), *family.reads.split()}
+    always = () if family.is_encoder_decoder else DECODER_READS
+    return {*family.keys.values(), *family.reads, *always}
+
+
+def tensor_names(cfg: ModelConfig, kind: str) -> dict[str, str]:
+    """{our path: the name of the tensor, `{}` standing for the layer} of a model; of one that also
+    sees images, as the class that it is loaded as has them.
+
+    kind: the model_type that it came with; "": it was begun from random weights, and has the names
+    of the first family of its structure.
+    """
+    if is_nested(kind):
+        text = tensor_names(cfg, _nested()[kind])
+        return {path: names.inside(name) for path, name in text.items()}
+    family = FAMILIES.get(kind) or next(
+        f
+        for f in FAMILIES.values()
+        if f.is_encoder_decoder == (cfg.architecture == "encoder_decoder")
+        and f.fixed.get("post_norms", False) == cfg.post_norms
+    )
+    return family.tensors | ({} if cfg.mlp_gated else family.ungated)
 
 
 def read(values: dict, place: str) -> ModelConfig:
@@ -199,11 +233,11 @@ def read(values: dict, place: str) -> ModelConfig:
         needs = "".join(f"; its {key} would need {need}" for key, need in unsupported.found(values))
         raise UserError(
             f"{place}: unknown architecture, model_type {kind!r}; those known are "
-            f"{', '.join(FAMILIES)} and gemma3{needs}"
+            f"{', '.join(FAMILIES)} and {', '.join(_nested())}{needs}"
         )
     family = FAMILIES[kind]
-    unsupported.check(values, keys_read(kind), place)
-    if is_nested(outer):
+    unsupported.check(values, keys_read(family), place)
+    if outer is not values:
         unsupported.check(outer, OUTSIDE, place)
         if values.get("final_logit_softcapping"):  # only the class of the text model alone reads it
             raise UserError(
@@ -213,14 +247,14 @@ def read(values: dict, place: str) -> ModelConfig:
     types = {f.name: f.type for f in dataclasses.fields(ModelConfig)} | {"mlp_activation": str}
     cfg: dict[str, Any] = {}
     for ours in family.keys:
-        cfg[ours] = _field(values, ours, types[ours], cfg, place)
+        cfg[ours] = _field(values, family, ours, types[ours], cfg, place)
     layers, heads, kv_heads = cfg["num_layers"], cfg["num_heads"], cfg["num_kv_heads"]
     if max(layers, cfg.get("encoder_layers", 0)) > MAX_LAYERS:
         raise UserError(f"{place}: more than {MAX_LAYERS:,} layers ({family.keys['num_layers']})")
     if heads % kv_heads:
         raise UserError(f"{place}: {kv_heads} key/value heads do not divide {heads} heads")
-    if _is_t5(kind):
-        cfg |= _t5_settings(values, place)
+    if family.is_encoder_decoder:
+        cfg |= t5.read(values, family, place)
     else:
         own, activation = family.keys["mlp_activation"], cfg["mlp_activation"]
         (other,) = {"hidden_act", "hidden_activation"} - {own}
@@ -228,23 +262,23 @@ def read(values: dict, place: str) -> ModelConfig:
             raise UserError(
                 f"{place}: {other}={values[other]!r}, but a {kind} reads {own}={activation!r}"
             )
-        cfg["mlp_activation"] = _activation(activation, place)
-        cfg |= {"architecture": "decoder", "mlp_gated": True, "position": "rope"}
-        cfg |= rope.windows(values, kind, layers, place) | rope.read(values, kind, place)
+        cfg |= rope.windows(values, family, layers, place) | rope.read(values, family, place)
+    cfg["mlp_activation"] = _activation(cfg["mlp_activation"], place)
     cfg |= {name: float(value) for name, value in cfg.items() if types[name] is float}
     return ModelConfig(**cfg | family.fixed)
 
 
-def _field(values: dict, ours: str, type_: type, cfg: dict[str, Any], place: str) -> Any:
+def _field(
+    values: dict, family: Family, ours: str, type_: type, cfg: dict[str, Any], place: str
+) -> Any:
     """One setting of the model, or the class's own if the file is silent; null is a value, which
     few keys take. `cfg` holds the settings read so far."""
-    kind = values["model_type"]
-    key, default = FAMILIES[kind].keys[ours], FAMILIES[kind].defaults.get(ours)
+    key, default = family.keys[ours], family.defaults.get(ours)
     null = key in values and values[key] is None
     absent = values.get(key) is None
     if key.endswith("softcapping"):  # null: none
         default = 0.0 if key in values else default
-    elif absent and key in AS_MANY_AS and (default is None or null and kind in rope.QWEN):
+    elif absent and key in AS_MANY_AS and (default is None or null and family.null_kv_heads):
         key = AS_MANY_AS[key]
     elif key == "head_dim" and default is None:
         default = cfg["embed_dim"] // cfg["num_heads"]
@@ -264,52 +298,17 @@ def passed_over(values: dict, place: str = "config.json") -> list[str]:
     """Keys of a config.json that neither this reader nor transformers knows, so that they have no
     effect."""
     inner = text_config(values, place)
-    kind = inner["model_type"]
-    keys = unsupported.passed_over(inner, keys_read(kind))
-    if not _is_t5(kind):
-        keys += rope.passed_over(inner, kind)
-    return keys + (unsupported.passed_over(values, OUTSIDE) if is_nested(values) else [])
+    family = FAMILIES[inner["model_type"]]
+    keys = unsupported.passed_over(inner, keys_read(family))
+    if not family.is_encoder_decoder:
+        keys += rope.passed_over(inner, family)
+    return keys + (unsupported.passed_over(values, OUTSIDE) if inner is not values else [])
 
 
 def _activation(name: str, place: str) -> str:
     if name not in ACTIVATIONS:
         raise UserError(f"{place}: unknown activation {name!r}" + did_you_mean(name, ACTIVATIONS))
     return ACTIVATIONS[name]
-
-
-def _t5_settings(values: dict, place: str) -> dict[str, Any]:
-    for (
-        alias,
-        key,
-    ) in T5_ALIASES.items():  # transformers' other name of the setting, which would win
-        if values.get(alias) not in (None, values.get(key)):
-            raise UserError(
-                f"{place}: {alias}={values[alias]!r} and {key}={values.get(key)!r}, which name one "
-                "setting"
-            )
-    kind, key = values["model_type"], "feed_forward_proj"
-    default = None if key in values else T5_FEED_FORWARD[kind]
-    feed_forward = setting(values, key, str, place, default)
-    gated, _, name = feed_forward.rpartition("-")
-    # transformers reads "gated-gelu" as the tanh form, and so were those models trained
-    name = "gelu_new" if gated and name == "gelu" else name
-    for key, right in (("dense_act_fn", name), ("is_gated_act", bool(gated))):
-        if values.get(key) not in (None, right):
-            raise UserError(
-                f"{place}: {key}={values[key]!r} beside feed_forward_proj={feed_forward!r}, which "
-                f"means {right!r}"
-            )
-    tied = values.get("tie_word_embeddings") is not False
-    return {
-        "architecture": "encoder_decoder",
-        "position": "t5_relative",
-        "scale_attention": False,
-        "mlp_gated": bool(gated),
-        "mlp_activation": _activation(name, place),
-        "tie_embeddings": tied,
-        "scale_logits": values.get("scale_decoder_outputs", tied) and kind == "t5",
-        "encoder_layers": values["num_layers"],
-    }
 
 
 def write(cfg: ModelConfig, kind: str) -> dict[str, Any]:
@@ -319,32 +318,23 @@ def write(cfg: ModelConfig, kind: str) -> dict[str, Any]:
     out: dict[str, Any] = {"architectures": [family.classname], "model_type": kind}
     out |= {key: getattr(cfg, ours) for ours, key in family.keys.items()}
     activation = next(theirs for theirs, ours in ACTIVATIONS.items() if ours == cfg.mlp_activation)
-    if _is_t5(kind):
-        gated = "gated-" + activation.removesuffix("_pytorch_tanh")
-        return out | {
-            "num_layers": cfg.encoder_layers or cfg.num_layers,
-            "is_encoder_decoder": True,
-            "feed_forward_proj": gated if cfg.mlp_gated else activation,
-            "tie_word_embeddings": cfg.tie_embeddings,
-            "scale_decoder_outputs": cfg.scale_logits,
-        }
+    if family.is_encoder_decoder:
+        return out | t5.write(cfg, activation)
     out[family.keys["mlp_activation"]] = activation
     out |= {key: out[key] or None for key in out if key.endswith("softcapping")}
     if "query_pre_attn_scalar" in out:  # a whole number in transformers
         scalar = cfg.query_scalar or float(cfg.head_dim)
         out["query_pre_attn_scalar"] = int(scalar) if scalar.is_integer() else scalar
     out |= rope.write(cfg)
-    gemma, qwen = kind.startswith("gemma"), kind in rope.QWEN
-    if kind == "gemma3_text":
-        out["rope_local_base_freq"] = cfg.rope_theta_local or cfg.rope_theta
-    if kind != "llama":
-        # Gemma's class makes a mask of its window even where no layer slides
-        out["sliding_window"] = cfg.sliding_window or (rope.WINDOW if gemma else None)
-    if qwen:
-        out["use_sliding_window"] = bool(cfg.sliding_window)
-    if gemma or qwen:
-        out["layer_types"] = [rope.FULL if full else rope.SLIDING for full in global_layers(cfg)]
-    return out
+    # A class with layers of both kinds makes a mask of its window even where no layer slides
+    window = cfg.sliding_window or (rope.WINDOW if family.full_every > 1 else None)
+    written = {
+        "rope_local_base_freq": cfg.rope_theta_local or cfg.rope_theta,
+        "sliding_window": window,
+        "use_sliding_window": bool(cfg.sliding_window),
+        "layer_types": [rope.FULL if full else rope.SLIDING for full in global_layers(cfg)],
+    }
+    return out | {key: value for key, value in written.items() if key in family.reads}
 
 
 def global_layers(cfg: ModelConfig) -> tuple[bool, ...]:

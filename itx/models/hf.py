@@ -28,7 +28,8 @@ from itx import storage
 from itx.config import ModelConfig
 from itx.errors import UserError, did_you_mean
 from itx.mesh import Specs
-from itx.models import families, names
+from itx.models import families
+from itx.models.names import COPIES, outside
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
@@ -88,7 +89,7 @@ class Tensors:
         for file in self._files():
             opened = _open(file)
             for name in opened.keys():  # noqa: SIM118 (not a dict)
-                self.found[names.outside(name)] = opened, name
+                self.found[outside(name)] = opened, name
 
     def _files(self) -> list[Path]:
         single, index = self.folder / SINGLE, self.folder / INDEX
@@ -164,9 +165,10 @@ def tensor_shape(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     return (math.prod(shape),) if path.endswith(BIASES) else shape
 
 
-def tensors_of(cfg: ModelConfig, shapes: Specs) -> dict[str, tuple[str, int | None]]:
-    """{tensor's name: (our path, layer)}; UserError for a parameter that no family has."""
-    table, tensors = names.tensor_names(cfg), {}
+def tensors_of(table: dict[str, str], shapes: Specs) -> dict[str, tuple[str, int | None]]:
+    """{tensor's name: (our path, layer)}; UserError for a parameter that the family has not.
+    `table`: families.tensor_names."""
+    tensors = {}
     for path, leaf in shapes.items():
         if path not in table:
             raise UserError(
@@ -180,6 +182,14 @@ def tensors_of(cfg: ModelConfig, shapes: Specs) -> dict[str, tuple[str, int | No
 # ---- reading -------------------------------------------------------------------------------------
 
 
+def family(folder: Path | str) -> str:
+    """The model_type of a folder's text model; "" without a config.json, which the model of a run
+    that began from random weights has not."""
+    if not (Path(folder) / CONFIG).is_file():
+        return ""
+    return families.text_config(read_config(folder)).get("model_type", "")
+
+
 def model_config(folder: Path | str) -> ModelConfig:
     """The ModelConfig of a folder; whether the head is tied, its tensors say, unless the file
     denies it."""
@@ -187,8 +197,8 @@ def model_config(folder: Path | str) -> ModelConfig:
     # transformers 5 writes `tie_word_embeddings: true` for every encoder-decoder, and ties no head
     # that differs
     if cfg.architecture == "encoder_decoder" or cfg.tie_embeddings:
-        table = names.tensor_names(cfg)["embedding"]
-        tied = _tied(Tensors(folder), cfg.tie_embeddings, table)
+        table = families.tensor_names(cfg, family(folder))
+        tied = _tied(Tensors(folder), cfg.tie_embeddings, table["head"], table["embedding"])
         cfg = dataclasses.replace(cfg, tie_embeddings=tied)
     return cfg
 
@@ -198,10 +208,9 @@ def passed_over(folder: Path | str) -> list[str]:
     return families.passed_over(read_config(folder), str(Path(folder) / CONFIG))
 
 
-def _tied(tensors: Tensors, said: bool, table: str) -> bool:
-    """Whether the head is the tensor `table`, the embedding: there is no head, or it is a copy.
+def _tied(tensors: Tensors, said: bool, head: str, table: str) -> bool:
+    """Whether the tensor `head` is `table`, the embedding: there is no head, or it is a copy.
     `said`: what config.json says."""
-    head = "lm_head.weight"
     if head not in tensors.found:
         return True
     shape = tensors.shape(head)
@@ -218,7 +227,8 @@ def check(
     """UserError for a tensor that is missing, superfluous, or of the wrong shape or type; returns
     the counts of those that are left out."""
     tensors = tensors or Tensors(folder)
-    expected, left_out = tensors_of(cfg, shapes), Counter()
+    table = families.tensor_names(cfg, family(folder))
+    expected, left_out = tensors_of(table, shapes), Counter()
     if missing := [n for n in expected if n not in tensors.found]:
         others = [n for n in tensors.found if n not in expected] or tensors.found
         raise UserError(
@@ -226,8 +236,8 @@ def check(
             f"{missing[0]!r}{did_you_mean(missing[0], others)}"
         )
     for name in (n for n in tensors.found if n not in expected):
-        copy = name == "lm_head.weight" and cfg.tie_embeddings
-        if not copy and not any(re.fullmatch(p, name) for p in names.COPIES):
+        copy = name == table["head"] and cfg.tie_embeddings
+        if not copy and not any(re.fullmatch(p, name) for p in COPIES):
             raise UserError(
                 f"{folder}: holds {name!r}, which a model of this configuration does not have"
                 + did_you_mean(name, expected)
@@ -247,7 +257,7 @@ def load(folder: Path | str, cfg: ModelConfig, specs: Specs) -> dict[str, jax.Ar
     """The parameters `specs`, each device reading its own part."""
     tensors = Tensors(folder)
     check(folder, cfg, specs, tensors)
-    table = names.tensor_names(cfg)
+    table = families.tensor_names(cfg, family(folder))
 
     def one(path, spec):
         def read(index):
@@ -345,7 +355,8 @@ def save(
         raise UserError(f"--dtype {dtype!r}" + did_you_mean(dtype, NAMES))
     config = write_config(cfg, source or {}, dtype)
     config["vocab_size"] = params["embedding"].shape[0]
-    kind, expected = DTYPES[NAMES[dtype]], tensors_of(cfg, params)
+    kind = DTYPES[NAMES[dtype]]
+    expected = tensors_of(families.tensor_names(cfg, config["model_type"]), params)
     sizes = {
         name: math.prod(tensor_shape(path, params[path].shape)) * kind.itemsize
         for name, (path, _) in expected.items()

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What each of our parameters is called in Hugging Face's models: tables of our path and the name
-of the tensor, `{}` standing for the layer."""
-
-from itx.config import ModelConfig
+of the tensor, `{}` standing for the layer. families.py says which family has which."""
 
 
 def table(text: str) -> dict[str, str]:
@@ -10,7 +8,11 @@ def table(text: str) -> dict[str, str]:
     return dict(line.split() for line in text.strip().splitlines())
 
 
-DECODER = table("""
+def words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+LLAMA = table("""
     embedding                              model.embed_tokens.weight
     head                                   lm_head.weight
     decoder/final_norm/scale               model.norm.weight
@@ -29,7 +31,7 @@ DECODER = table("""
     decoder/blocks/mlp/w_in                model.layers.{}.mlp.up_proj.weight
     decoder/blocks/mlp/w_out               model.layers.{}.mlp.down_proj.weight
 """)
-GEMMA = DECODER | table("""
+GEMMA = LLAMA | table("""
     decoder/blocks/attention_post_norm/scale  model.layers.{}.post_attention_layernorm.weight
     decoder/blocks/mlp_norm/scale             model.layers.{}.pre_feedforward_layernorm.weight
     decoder/blocks/mlp_post_norm/scale        model.layers.{}.post_feedforward_layernorm.weight
@@ -67,18 +69,10 @@ T5 |= table("""
     decoder/blocks/cross/wv          decoder.block.{}.layer.1.EncDecAttention.v.weight
     decoder/blocks/cross/wo          decoder.block.{}.layer.1.EncDecAttention.o.weight
 """)
-T5_PLAIN = T5 | table("""
+T5_UNGATED = table("""
     encoder/blocks/mlp/w_in  encoder.block.{}.layer.1.DenseReluDense.wi.weight
     decoder/blocks/mlp/w_in  decoder.block.{}.layer.2.DenseReluDense.wi.weight
-""")  # without a gate
-
-
-def tensor_names(cfg: ModelConfig) -> dict[str, str]:
-    """{our path: the name of the tensor} of a model."""
-    if cfg.architecture == "encoder_decoder":
-        return T5 if cfg.mlp_gated else T5_PLAIN
-    return GEMMA if cfg.post_norms else DECODER
-
+""")
 
 # Parts that see images, which no text passes through
 IMAGES = r"(model\.)?(vision_tower|multi_modal_projector)\..*"

@@ -14,11 +14,11 @@ from typing import Any
 from itx.config import ModelConfig
 from itx.config_check import setting
 from itx.errors import UserError
+from itx.models.family import Family
 
 FULL, SLIDING = "full_attention", "sliding_attention"
-# Defaults of the classes of transformers, where a file is silent: bases of the frequencies,
-# sliding-window size in tokens, first layer of a Qwen that slides
-THETA, GEMMA3_THETA, GEMMA3_LOCAL_THETA = 1e4, 1e6, 1e4
+# Defaults of the classes of transformers, where a file is silent: sliding-window size in tokens,
+# max_window_layers
 WINDOW, FIRST_SLIDING = 4096, 28
 # RoPE's type -> the keys that it reads besides its base; other keys change nothing in transformers,
 # and are named as unknown
@@ -28,23 +28,23 @@ READS = {
     "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
 }
 NO_SCALING = {"rope_type": "default"}
-QWEN = ("qwen2", "qwen3")  # families whose window a file switches on
+SWITCH = "use_sliding_window"  # the key by which a file of some families switches its window on
 
 
-def read(values: dict, kind: str, place: str) -> dict[str, Any]:
+def read(values: dict, family: Family, place: str) -> dict[str, Any]:
     """The settings of RoPE of a ModelConfig."""
     _check_whole(values, place)
     for name in ("rope_scaling", "rope_parameters"):
         setting(values, name, dict, place, {})
-    if kind == "gemma3_text":
-        return _by_layer(values, place)
+    if family.local_theta is not None:
+        return _by_layer(values, family, place)
     name, entry = flat(values)
     if FULL in entry or SLIDING in entry:
         raise UserError(
-            f"{place}: {name} differs by the type of layer, which of all models here only "
-            "gemma3_text's does"
+            f"{place}: {name} differs by the type of layer; a {values['model_type']}'s is one "
+            "object for all layers"
         )
-    settings = _entry(entry, values, f"{place}, {name}", THETA)
+    settings = _entry(entry, values, f"{place}, {name}", family.theta)
     # A length outside the scaling is read before the one inside
     key = "original_max_position_embeddings"
     if settings["rope_scaling"] == "llama3" and key in values:
@@ -72,15 +72,16 @@ def flat(values: dict) -> tuple[str, dict]:
     return name, values.get(name) or {}
 
 
-def _by_layer(values: dict, place: str) -> dict[str, Any]:
-    """The settings of a Gemma 3, whose sliding layers have a base of their own. The older key,
+def _by_layer(values: dict, family: Family, place: str) -> dict[str, Any]:
+    """The settings of a family whose sliding layers have a base of their own. The older key,
     rope_scaling, is about the other layers alone."""
     given, scaling = values.get("rope_parameters"), values.get("rope_scaling")
     new, old = given or {}, scaling or {}
     inside = f"{place}, rope_parameters"
     if other := sorted(set(new) - {FULL, SLIDING}):
         raise UserError(
-            f"{inside}: {other[0]!r}; a gemma3_text's is an object for {FULL} and one for {SLIDING}"
+            f"{inside}: {other[0]!r}; a {values['model_type']}'s is an object for {FULL} and one "
+            f"for {SLIDING}"
         )
     if scaling is not None and given is not None and not isinstance(new.get(FULL), dict):
         raise UserError(
@@ -93,22 +94,22 @@ def _by_layer(values: dict, place: str) -> dict[str, Any]:
             f"{place}: rope_scaling's type={old['type']!r} is what transformers 4 read; 5 reads "
             f"rope_type={type_!r}: write rope_type"
         )
-    full = _entry(entry, values, inside if new else f"{place}, rope_scaling", GEMMA3_THETA)
+    full = _entry(entry, values, inside if new else f"{place}, rope_scaling", family.theta)
     key, name = "rope_local_base_freq", f"{inside}, {SLIDING}"
     entry = setting(new, SLIDING, dict, inside, NO_SCALING)
     base = {"rope_theta": values[key]} if key in values else {}
-    local = _entry(entry, base, name, GEMMA3_LOCAL_THETA)
+    local = _entry(entry, base, name, family.local_theta)
     scaled = local["rope_scaling"]
     if scaled != "none" and (scaled, local["rope_factor"]) != ("linear", 1):
         raise UserError(f"{name}: RoPE of type {scaled!r}; sliding layers are not scaled here")
     return full | {"rope_theta_local": local["rope_theta"]}
 
 
-def passed_over(values: dict, kind: str) -> list[str]:
+def passed_over(values: dict, family: Family) -> list[str]:
     """Keys of RoPE's objects that its type reads neither in transformers nor here."""
     keys, objects = [], [flat(values)]
     new, old = values.get("rope_parameters"), values.get("rope_scaling")
-    if kind == "gemma3_text":
+    if family.local_theta is not None:
         objects = [(f"rope_parameters.{t}", (new or {}).get(t)) for t in (FULL, SLIDING)]
         objects.append(("rope_scaling", old))
     elif old and new:
@@ -171,21 +172,21 @@ def _check_whole(values: dict, place: str) -> None:
         )
 
 
-def windows(values: dict, kind: str, layers: int, place: str) -> dict[str, int]:
+def windows(values: dict, family: Family, layers: int, place: str) -> dict[str, int]:
     """{"sliding_window", "global_every"}: which layers slide is the class's choice, and the file's
     where it reads it."""
-    window, types = _window(values, kind, place), _layer_types(values, layers, place)
-    own = _own_types(values, kind, layers, window, types is None, place)
-    if kind in ("llama", "mistral") and types not in (None, own):
+    window, types = _window(values, family, place), _layer_types(values, layers, place)
+    own = _own_types(values, family, layers, window, types is None, place)
+    if "layer_types" not in family.reads and types not in (None, own):
         raise UserError(
-            f"{place}: layer_types={sorted(set(types))}, which a {kind} does not read; its own are "
-            f"{sorted(set(own))}"
+            f"{place}: layer_types={sorted(set(types))}, which a {values['model_type']} does not "
+            f"read; its own are {sorted(set(own))}"
         )
     types = types or own
     if SLIDING not in types:
         return {"sliding_window": 0, "global_every": 0}
     if not window:
-        off = "use_sliding_window" if kind in QWEN else "sliding_window"
+        off = SWITCH if SWITCH in family.reads else "sliding_window"
         raise UserError(
             f"{place}: layers slide ({SLIDING!r}), but {off}={values.get(off)!r} says that there "
             "is no window"
@@ -205,36 +206,34 @@ def _pattern(every: int, layers: int) -> list[str]:
 
 
 def _own_types(
-    values: dict, kind: str, layers: int, window: int, silent: bool, place: str
+    values: dict, family: Family, layers: int, window: int, silent: bool, place: str
 ) -> list[str]:
     """The types of layers that a family's class chooses; `silent`: the file has no layer_types."""
-    key = "sliding_window_pattern"
-    if kind == "gemma3_text":
-        every = setting(values, key, int, place, None if silent and key in values else 6)
-    else:
-        every = {"gemma2": 2, "mistral": 0}.get(kind, 1)
-        if values.get(key) not in (None, every):
-            raise UserError(f"{place}: {key}={values[key]!r} is no setting of a {kind}")
-    if kind in QWEN and window:
+    key, every = "sliding_window_pattern", family.full_every
+    if key in family.reads:
+        every = setting(values, key, int, place, None if silent and key in values else every)
+    elif values.get(key) not in (None, every):
+        raise UserError(f"{place}: {key}={values[key]!r} is no setting of a {values['model_type']}")
+    if SWITCH in family.reads and window:
         key = "max_window_layers"
         first = 0  # which `setting` would refuse
         if values.get(key) != 0:
             first = setting(values, key, int, place, None if key in values else FIRST_SLIDING)
         return [SLIDING if i >= first else FULL for i in range(layers)]
-    if kind == "mistral" and not window:
+    if not every and not window:
         return [FULL] * layers
     return _pattern(every, layers)
 
 
-def _window(values: dict, kind: str, place: str) -> int:
+def _window(values: dict, family: Family, place: str) -> int:
     """Sliding-window size in tokens; 0: no window."""
     key = "sliding_window"
-    if kind in QWEN and not setting(values, f"use_{key}", bool, place, False):
+    if SWITCH in family.reads and not setting(values, SWITCH, bool, place, False):
         return 0
     if key in values and values[key] is None:
         return 0
     window = setting(values, key, int, place, WINDOW)
-    return 0 if kind == "llama" else window  # it reads none
+    return window if key in family.reads else 0
 
 
 def _layer_types(values: dict, layers: int, place: str) -> list[str] | None:

@@ -118,7 +118,7 @@ def test_gradients_are_those_of_transformers(name):
 
     gradient = jax.jit(jax.grad(loss))(params)
     wanted = {k.removeprefix("grad/"): v for k, v in g.items() if k.startswith("grad/")}
-    places = hf.tensors_of(cfg, gradient)
+    places = hf.tensors_of(families.tensor_names(cfg, hf.family(GOLDEN / name)), gradient)
     assert wanted.keys() == places.keys() and len(wanted) > 30
     top = max(np.abs(v).max() for v in wanted.values())
     for tensor, (path, layer) in places.items():
@@ -381,7 +381,8 @@ def test_what_stands_outside_the_text_part_is_exported(tmp_path):
     assert {k: written[k] for k in outside} == outside and written["model_type"] == "gemma3_text"
     # null there says nothing
     assert written.get("bos_token_id") == source["text_config"].get("bos_token_id")
-    assert set(map(hf.Tensors(tmp_path / "out").dtype, hf.tensors_of(cfg, params))) == {"BF16"}
+    expected = hf.tensors_of(families.tensor_names(cfg, hf.family(tmp_path / "out")), params)
+    assert set(map(hf.Tensors(tmp_path / "out").dtype, expected)) == {"BF16"}
 
 
 def test_the_text_model_inside_one_that_sees_images(tmp_path):
