@@ -245,35 +245,27 @@ def _silence_orbax() -> None:
     reader only reads."""
     for name in ("absl", "asyncio"):
         logging.getLogger(name).addFilter(_is_news)  # once, however often it is added
-    if sys.excepthook is not _late_callback:
-        _hooks.append(sys.excepthook)
-        sys.excepthook = _late_callback
-    if sys.unraisablehook is not _late_unraisable:  # the thread decides which of the two is called
-        _unraisable_hooks.append(sys.unraisablehook)
-        sys.unraisablehook = _late_unraisable
-
-
-_hooks: list[Callable] = []
-_unraisable_hooks: list[Callable] = []
+    # the thread decides which of the two is called
+    _leave_out_late_callbacks("excepthook", lambda kind, error, trace: error)
+    _leave_out_late_callbacks("unraisablehook", lambda unraisable: unraisable.exc_value)
 
 
 def _is_news(record: logging.LogRecord) -> bool:
     return not record.exc_info and re.search("read[ _]only", str(record.msg)) is None
 
 
-def _late_callback(kind: type[BaseException], error: BaseException, trace: Any) -> None:
-    """The store calls back when the event loop of a read or write that failed is gone."""
-    if not _is_late(error):
-        _hooks[-1](kind, error, trace)
+def _leave_out_late_callbacks(name: str, error_of: Callable) -> None:
+    """Let a hook of `sys` pass over what the store raises where it calls back and the event loop of
+    a read or write that failed is gone."""
+    before = getattr(sys, name)
 
+    def hook(*args: Any) -> None:
+        error = error_of(*args)
+        if type(error) is not RuntimeError or str(error) != "Event loop is closed":
+            before(*args)
 
-def _late_unraisable(unraisable: Any) -> None:
-    if not _is_late(unraisable.exc_value):
-        _unraisable_hooks[-1](unraisable)
-
-
-def _is_late(error: BaseException | None) -> bool:
-    return type(error) is RuntimeError and str(error) == "Event loop is closed"
+    if before.__qualname__ != hook.__qualname__:
+        setattr(sys, name, hook)
 
 
 def skips(folder: Path) -> dict:

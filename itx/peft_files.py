@@ -68,14 +68,13 @@ def _layers(cfg: ModelConfig, path: str) -> list[int | None]:
 
 
 def _lora_tensors(
-    cfg: ModelConfig, path: str, family: str
+    cfg: ModelConfig, path: str, module: str
 ) -> Iterator[tuple[str, str, int | None]]:
     """(path of a LoRA's parameter, its name in PEFT behind INNER, layer) of a weight."""
     kinds = {"a": "lora_A.weight", "b": "lora_B.weight", "magnitude": "lora_magnitude_vector"}
     for layer in _layers(cfg, path):
-        module = _modules(cfg, family)[path].format(layer)
         for kind, name in kinds.items():
-            yield f"{path}_lora/{kind}", f"{module}.{name}", layer
+            yield f"{path}_lora/{kind}", f"{module.format(layer)}.{name}", layer
 
 
 def save(
@@ -122,10 +121,10 @@ def _write_lora(
     """(settings, tensors) of a LoRA. PEFT's matrices are [out, in]: A is [rank, in], B [out,
     rank]."""
     shapes = {"a": (-1, peft.rank), "b": (peft.rank, -1), "magnitude": (-1,)}
-    weights = [p for p in _modules(cfg, family) if f"{p}_lora/a" in params]
-    tensors = {}
-    for path in weights:
-        for ours, name, layer in _lora_tensors(cfg, path, family):
+    modules, tensors = _modules(cfg, family), {}
+    weights = {path: m for path, m in modules.items() if f"{path}_lora/a" in params}
+    for path, module in weights.items():
+        for ours, name, layer in _lora_tensors(cfg, path, module):
             if ours in params:
                 x = params[ours] if layer is None else params[ours][layer]
                 tensors[INNER + name] = x.reshape(shapes[ours.split("/")[-1]]).T
@@ -137,19 +136,20 @@ def _write_lora(
         "bias": "none",
         "use_rslora": peft.rslora,
         "use_dora": peft.dora,
-        "target_modules": _target_modules(cfg, weights, family),
+        "target_modules": _target_modules(weights, modules, families.is_nested(family)),
     }, tensors
 
 
-def _target_modules(cfg: ModelConfig, weights: list[str], family: str) -> list[str] | str:
+def _target_modules(
+    weights: dict[str, str], modules: dict[str, str], nested: bool = False
+) -> list[str] | str:
     """The last parts of the modules' names; a regex of whole names where modules that are not
     adapted end alike (a T5's encoder and decoder, or a part that sees images)."""
-    modules = _modules(cfg, family)
-    last = {modules[p].split(".")[-1] for p in weights}
-    alike = sorted(p for p, m in modules.items() if m.split(".")[-1] in last)
-    if not families.is_nested(family) and alike == sorted(weights):
+    last = {module.split(".")[-1] for module in weights.values()}
+    others = [m for path, m in modules.items() if path not in weights]
+    if not nested and not any(module.split(".")[-1] in last for module in others):
         return sorted(last)
-    return "|".join(re.escape(modules[p]).replace(r"\{\}", r"\d+") for p in weights)
+    return "|".join(re.escape(module).replace(r"\{\}", r"\d+") for module in weights.values())
 
 
 def _write_prefix(cfg: ModelConfig, peft: PeftConfig, params: Tensors) -> tuple[dict, np.ndarray]:
@@ -342,12 +342,12 @@ def _lora_params(
     d, heads, kv_heads = cfg.head_dim, cfg.num_heads, cfg.num_kv_heads
     outputs = {"wq": (heads, d), "wk": (kv_heads, d), "wv": (kv_heads, d)}
     params: Tensors = {}
-    for path in _modules(cfg, family):
+    for path, module in _modules(cfg, family).items():
         name, layers = path.split("/")[-1], {}
         output = outputs.get(name, (-1,))
         inputs = (heads, d) if name == "wo" else (-1,)
         shapes = {"a": (*inputs, rank), "b": (rank, *output), "magnitude": output}
-        for ours, theirs, _ in _lora_tensors(cfg, path, family):
+        for ours, theirs, _ in _lora_tensors(cfg, path, module):
             if theirs in left:
                 layers.setdefault(ours, []).append(left.pop(theirs).T)
         for ours, found in layers.items():

@@ -464,7 +464,9 @@ def test_the_key_of_an_adapter_is_of_settings_and_weights(tmp_path):
 
 def test_target_modules_name_exactly_what_is_adapted():
     cfg = hf.model_config(GOLDEN / "hf" / "t5_v1_1")
-    every = [p for p in peft_files._modules(cfg, "t5") if p.endswith("/wq")]
-    assert peft_files._target_modules(cfg, every, "t5") == ["q"]
-    only = peft_files._target_modules(cfg, ["decoder/blocks/cross/wq"], "t5")
+    modules = peft_files._modules(cfg, "t5")
+    every = {p: m for p, m in modules.items() if p.endswith("/wq")}
+    assert peft_files._target_modules(every, modules) == ["q"]
+    one = {p: every[p] for p in ["decoder/blocks/cross/wq"]}
+    only = peft_files._target_modules(one, modules)
     assert only == r"decoder\.block\.\d+\.layer\.1\.EncDecAttention\.q"

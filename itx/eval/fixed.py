@@ -9,15 +9,17 @@ on), in one template each; the loss is nats per target token, EOS included, as i
 from collections.abc import Callable
 from pathlib import Path
 
-from itx import movement, storage
+from itx import movement
 from itx.data import cache
 from itx.data.types import Lock
+from itx.eval import before_after
+from itx.eval.loaded import Ids
 from itx.eval.runner import Runner
 from itx.runs import RunFolder
 
 EXAMPLES = 16  # of each task
 
-Pair = tuple[list[int], list[int]]  # prompt ids, target ids
+Pair = tuple[Ids, Ids]  # prompt ids, target ids
 
 
 def fixed_losses(
@@ -30,15 +32,14 @@ def fixed_losses(
 ) -> dict:
     """Adds {when: {row name: loss}} to the run's fixed-example file; `when` is "before" or
     "after"."""
-    held = storage.read_object(run.fixed_json, "steps", absent={"steps": {}})
-    if held["steps"].get(when) == step:
-        return held
-    rows = [r for r in lock["evaluation"] if r["group"] == "instances"]
-    pairs = {r["name"]: fixed_examples(Path(cache_dir) / r["folder"], lock) for r in rows}
-    with movement.shown(f"fixed examples {when} tuning"):
-        held[when], held["steps"][when] = target_losses(load(), pairs), step
-    storage.write_json(run.fixed_json, storage.sealed(held))
-    return held
+
+    def measure() -> dict:
+        rows = [r for r in lock["evaluation"] if r["group"] == "instances"]
+        pairs = {r["name"]: fixed_examples(Path(cache_dir) / r["folder"], lock) for r in rows}
+        with movement.shown(f"fixed examples {when} tuning"):
+            return target_losses(load(), pairs)
+
+    return before_after.once(run.fixed_json, when, step, measure)
 
 
 def target_losses(runner: Runner, pairs_of: dict[str, list[Pair]]) -> dict[str, float]:

@@ -8,7 +8,7 @@ same slot. A batch stops as soon as all its rows have ended.
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ from itx import mesh as meshes
 from itx import movement
 from itx.errors import UserError
 from itx.eval import sampling
-from itx.eval.loaded import LoadedModel
+from itx.eval.loaded import Ids, LoadedModel
 from itx.eval.sampling import GREEDY, Sampling
 from itx.models import decoding
 from itx.models.transformer import before
@@ -31,18 +31,24 @@ COMPILATION_TOKENS = 80_000
 MAX_SCORES_BYTES = 2**30  # of attention scores that a device holds at once: long prompts, few rows
 LOOK_EVERY = 8  # tokens between two looks for stop strings: each costs a round trip to the device
 
+
+class Answer(TypedDict):
+    tokens: Ids  # without what ended it
+    finished: bool  # by an id that ends answers, within the limit
+
+
 # (number of the prompt, its tokens so far) -> whether it is to stop
-Watch = Callable[[int, list[int]], bool]
+Watch = Callable[[int, Ids], bool]
 
 
 def generate(
     loaded: LoadedModel,
-    prompts: list[list[int]],
+    prompts: list[Ids],
     max_new_tokens: int | Sequence[int],
     how: Sampling = GREEDY,
     watch: Watch | None = None,
     every: int = LOOK_EVERY,
-) -> list[dict[str, Any]]:
+) -> list[Answer]:
     """Continue each prompt until an id that ends answers (EOS), or its limit.
 
     Args:
@@ -50,8 +56,6 @@ def generate(
         max_new_tokens: of every prompt, or of each.
         watch: called for each unfinished prompt after every `every` tokens, and once at its end;
             where it returns true the prompt is stopped. Beams cannot be watched.
-
-    Returns {"tokens": ids without EOS, "finished": whether EOS came within the limit} of each.
     """
     if isinstance(max_new_tokens, int):
         limits = np.full(len(prompts), max_new_tokens, np.int32)
@@ -64,7 +68,7 @@ def generate(
     if watch and how.beams > 1:
         raise UserError("generate: beams are known at the end alone; they cannot be streamed")
     check_prompts(loaded, prompts, limits)
-    out: list[dict[str, Any]] = [{}] * len(prompts)
+    out: list[Answer] = [{}] * len(prompts)
     waiting = None  # a batch is fetched while the next one runs
     with jax.set_mesh(loaded.mesh):
         ready = _ready(loaded.params, graphdef=loaded.graphdef)
@@ -83,7 +87,7 @@ def generate(
     return out
 
 
-def check_prompts(loaded: LoadedModel, prompts: list[list[int]], limits: np.ndarray) -> None:
+def check_prompts(loaded: LoadedModel, prompts: list[Ids], limits: np.ndarray) -> None:
     """UserError for an empty prompt without a BOS to begin from, and for one that is longer than
     the context with its answer."""
     both = loaded.model.architecture == "encoder_decoder"
@@ -174,7 +178,7 @@ def buckets(sizes: np.ndarray, price: int) -> list[tuple[int, np.ndarray]]:
 def _ask(
     loaded: LoadedModel,
     ready: dict,
-    prompts: list[list[int]],
+    prompts: list[Ids],
     indices: np.ndarray,
     limits: np.ndarray,
     shape: tuple[int, int, int],
@@ -239,7 +243,7 @@ def _watched(
     return carry
 
 
-def _collect(waiting: tuple | None, out: list[dict], ends: tuple[int, ...]) -> int:
+def _collect(waiting: tuple | None, out: list[Answer], ends: tuple[int, ...]) -> int:
     """Put a batch's answers into `out`, by the numbers of their prompts; returns how many."""
     if waiting is None:
         return 0

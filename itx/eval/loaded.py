@@ -9,6 +9,8 @@ from jax.sharding import Mesh
 
 from itx.config import ModelConfig, PeftConfig
 
+Ids = list[int]  # of tokens
+
 
 @dataclass(frozen=True)
 class LoadedModel:

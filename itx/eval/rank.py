@@ -7,7 +7,7 @@ there is one shape to compile, little padding, and a prompt is read once.
 """
 
 from functools import partial
-from typing import Any
+from typing import TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ from itx import mesh as meshes
 from itx import movement
 from itx.errors import UserError
 from itx.eval.generate import attention_rows
-from itx.eval.loaded import LoadedModel
+from itx.eval.loaded import Ids, LoadedModel
 from itx.params import module_of
 from itx.peft import prompted_encoder, with_prompts
 
@@ -29,10 +29,15 @@ MAX_LOGITS_BYTES = 2**30  # that a device holds at once
 MAX_OPEN_ROWS = 32  # that are searched for room: older ones are nearly full
 
 
+class Scored(TypedDict):
+    logprob: float  # the sum over an option's tokens
+    tokens: int  # how many these are
+
+
 def rank(
-    loaded: LoadedModel, prompts: list[list[int]], options: list[list[list[int]]], eos: bool = True
-) -> list[list[dict[str, Any]]]:
-    """For each prompt, for each of its options {"logprob": sum, "tokens": number of them}.
+    loaded: LoadedModel, prompts: list[Ids], options: list[list[Ids]], eos: bool = True
+) -> list[list[Scored]]:
+    """For each prompt the scores of each of its options.
 
     Prompts and options are token ids without BOS and EOS; `eos` scores the EOS behind an option.
     """
@@ -57,7 +62,7 @@ def rank(
         room[0] = 1 << 60
     rows = first_fit(sizes, room)
     count = batch_rows(len(rows), max(room[0] if both else 0, room[1]), room[2], loaded)
-    out: list[list[dict]] = [[{} for _ in group] for group in options]
+    out: list[list[Scored]] = [[{} for _ in group] for group in options]
     with movement.track("ranked", len(prompts), "prompts") as advance:
         for i in range(0, len(rows), count):
             part = rows[i : i + count]
@@ -111,9 +116,9 @@ Span = tuple[int, int, int, int, int]  # prompt, option, row, first scored place
 def _batch(
     loaded: LoadedModel,
     rows: list[list[int]],
-    prompts: list[list[int]],
-    heads: list[list[int]],
-    targets: list[list[list[int]]],
+    prompts: list[Ids],
+    heads: list[Ids],
+    targets: list[list[Ids]],
     count: int,
     room: list[int],
 ) -> tuple[dict[str, np.ndarray], np.ndarray, list[Span]]:
@@ -164,7 +169,7 @@ def put_ids(
     side: str,
     row: int,
     begin: int,
-    ids: list[int],
+    ids: Ids,
     segment: int = 1,
     position: int = 0,
 ) -> int:
@@ -180,8 +185,8 @@ def _put_branch(
     batch: dict[str, np.ndarray],
     row: int,
     begin: int,
-    head: list[int],
-    ids: list[int],
+    head: Ids,
+    ids: Ids,
     segment: int,
     branch: int,
 ) -> int:

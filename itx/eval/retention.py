@@ -22,11 +22,12 @@ import numpy as np
 from flax import nnx
 
 from itx import mesh as meshes
-from itx import movement, storage
+from itx import movement
 from itx.data import cache
 from itx.data.types import Lock
 from itx.errors import UserError
-from itx.eval.loaded import LoadedModel
+from itx.eval import before_after
+from itx.eval.loaded import Ids, LoadedModel
 from itx.eval.rank import empty, put_ids
 from itx.eval.runner import Runner
 from itx.loss import batch_sums
@@ -37,8 +38,8 @@ from itx.runs import RunFolder
 CALL_TOKENS = 16_384  # for each part of the mesh that takes rows of its own
 TOKEN_STEP = 128  # rows are as long as the longest chunk, up to a multiple of this
 
-Chunk = tuple[list[int], list[int], list[int]]  # prompt, target, bytes of each of its tokens
-Row = tuple[list[int], list[int], int]  # encoder's ids, decoder's ids, scored ones at their end
+Chunk = tuple[Ids, Ids, list[int]]  # prompt, target, bytes of each of its tokens
+Row = tuple[Ids, Ids, int]  # encoder's ids, decoder's ids, scored ones at their end
 
 
 def retention(
@@ -51,20 +52,19 @@ def retention(
 ) -> dict:
     """Adds {when: {text: facts of `bits_per_byte`}} to the run's file; `when` is "before" or
     "after"."""
-    held = storage.read_object(run.retention_json, "steps", absent={"steps": {}})
     texts = lock.get("retention", [])
+
+    def measure() -> dict:
+        facts = {}
+        for t in texts:
+            chunks = chunks_of(Path(cache_dir) / t["folder"], lock)
+            with movement.shown(f"retention on {t['name']}"):
+                measured = bits_per_byte(load().loaded, chunks)
+            facts[t["name"]] = {"objective": t["objective"], **measured}
+        return facts
+
     key = [step, *(t["sha256"] for t in texts)]
-    if not texts or held["steps"].get(when) == key:
-        return held
-    held[when] = {}
-    for t in texts:
-        chunks = chunks_of(Path(cache_dir) / t["folder"], lock)
-        with movement.shown(f"retention on {t['name']}"):
-            measured = bits_per_byte(load().loaded, chunks)
-        held[when][t["name"]] = {"objective": t["objective"], **measured}
-    held["steps"][when] = key
-    storage.write_json(run.retention_json, storage.sealed(held))
-    return held
+    return before_after.once(run.retention_json, when, key, measure) if texts else {}
 
 
 def chunks_of(folder: Path, lock: Lock) -> list[Chunk]:

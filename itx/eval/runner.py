@@ -4,11 +4,11 @@ in one object."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from itx.eval import generate, rank
-from itx.eval.generate import LOOK_EVERY, Watch
-from itx.eval.loaded import LoadedModel
+from itx.eval.generate import LOOK_EVERY, Answer, Watch
+from itx.eval.loaded import Ids, LoadedModel
+from itx.eval.rank import Scored
 from itx.eval.sampling import GREEDY, Sampling
 
 
@@ -20,17 +20,17 @@ class Runner:
 
     def generate(
         self,
-        prompts: list[list[int]],
+        prompts: list[Ids],
         max_new_tokens: int | Sequence[int],
         how: Sampling = GREEDY,
         watch: Watch | None = None,
         every: int = LOOK_EVERY,
-    ) -> list[dict[str, Any]]:
-        """[{"tokens": [...], "finished": bool}]: see itx/eval/generate.py."""
+    ) -> list[Answer]:
+        """Continue prompts: see itx/eval/generate.py."""
         return generate.generate(self.loaded, prompts, max_new_tokens, how, watch, every)
 
     def rank(
-        self, prompts: list[list[int]], options: list[list[list[int]]], eos: bool = True
-    ) -> list[list[dict[str, Any]]]:
+        self, prompts: list[Ids], options: list[list[Ids]], eos: bool = True
+    ) -> list[list[Scored]]:
         """Log-probabilities of options: see itx/eval/rank.py."""
         return rank.rank(self.loaded, prompts, options, eos)

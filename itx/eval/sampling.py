@@ -84,14 +84,9 @@ class Sampling:
             length_penalty=0.0 if self.beams > 1 else 1.0,
             seed=0,
         )
-        numbers = {
-            k: jnp.float32(getattr(self, k)) for k in ("temperature", "top_p", "repetition_penalty")
-        }
-        return compiled, {
-            **numbers,
-            "length_penalty": jnp.float32(self.length_penalty),
-            "seed": jnp.uint32(self.seed),
-        }
+        names = ("temperature", "top_p", "repetition_penalty", "length_penalty")
+        numbers = {name: jnp.float32(getattr(self, name)) for name in names}
+        return compiled, numbers | {"seed": jnp.uint32(self.seed)}
 
 
 GREEDY = Sampling()

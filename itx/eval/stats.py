@@ -4,7 +4,6 @@
 one task     Wilson, n = examples (an example in several templates counts once); a bootstrap over
              examples where the score is that of the whole set (BLEU, chrF)
 an average   hierarchical bootstrap over cluster, task, example; t over clusters below 8 of them
-two models   paired differences on the same examples
 """
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
@@ -36,11 +35,12 @@ def mean(values: Iterable[float]) -> float:
     return sum(listed) / len(listed) if listed else 0.0
 
 
-def wilson(mean: float, n: int, z: float = LEVEL_95) -> Interval:
+def wilson(mean: float, n: int) -> Interval:
     """Wilson's score interval of a share (Wilson, 1927); also used for mean scores between 0 and
     1."""
     if n == 0:
         return 0.0, 1.0
+    z = LEVEL_95
     middle = (mean + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * np.sqrt(mean * (1 - mean) / n + z * z / (4 * n * n))
     # At the ends the formula gives the end itself but for rounding; 0 of n must not read "above 0".
@@ -48,12 +48,7 @@ def wilson(mean: float, n: int, z: float = LEVEL_95) -> Interval:
     return low, 1.0 if mean >= 1.0 else float(middle + half)
 
 
-def of_counts(
-    counts: np.ndarray,
-    score: Callable[[np.ndarray], float],
-    samples: int = RESAMPLES,
-    seed: int = 0,
-) -> tuple[float, Interval]:
+def of_counts(counts: np.ndarray, score: Callable[[np.ndarray], float]) -> tuple[float, Interval]:
     """The score of a set whose examples' counts [n, k] add up, and its percentile interval over
     resampled examples.
 
@@ -62,10 +57,15 @@ def of_counts(
     value, n = score(counts.sum(0)), len(counts)
     if n < 2:
         return value, (0.0, 1.0)
-    rng = np.random.default_rng(seed)
-    values = [score(counts[rng.integers(n, size=n)].sum(0)) for _ in range(samples)]
-    low, high = np.quantile(values, [TAIL_95, 1 - TAIL_95])
-    return value, (float(low), float(high))
+    rng = np.random.default_rng(0)
+    return value, _percentiles(
+        [score(counts[rng.integers(n, size=n)].sum(0)) for _ in range(RESAMPLES)]
+    )
+
+
+def _percentiles(resampled: Sequence[float]) -> Interval:
+    low, high = np.quantile(resampled, [TAIL_95, 1 - TAIL_95])
+    return float(low), float(high)
 
 
 def influences(counts: np.ndarray, score: Callable[[np.ndarray], float]) -> list[float]:
@@ -93,14 +93,14 @@ def lift(scores: Sequence[float], chance: float, mean: float) -> np.ndarray:
     return (np.asarray(scores, float) - chance) / most if most else np.zeros(len(scores))
 
 
-def t_interval(values: Sequence[float], level: float = 0.95) -> Interval | None:
+def t_interval(values: Sequence[float]) -> Interval | None:
     """Student's interval of a mean; None for fewer than two values."""
     if len(values) < 2:
         return None
     from scipy.special import stdtrit
 
     x = np.asarray(values, float)
-    half = stdtrit(len(x) - 1, 0.5 + level / 2) * x.std(ddof=1) / np.sqrt(len(x))
+    half = stdtrit(len(x) - 1, 1 - TAIL_95) * x.std(ddof=1) / np.sqrt(len(x))
     return float(x.mean() - half), float(x.mean() + half)
 
 
@@ -110,12 +110,7 @@ def cluster_means(tasks: dict[str, tuple[str, float]]) -> dict[str, float]:
     return {cluster: float(np.mean(scores[cluster])) for cluster in sorted(scores)}
 
 
-def bootstrap(
-    clusters: Sequence[Sequence[np.ndarray]],
-    level: float = 0.95,
-    samples: int = RESAMPLES,
-    seed: int = 0,
-) -> Interval:
+def bootstrap(clusters: Sequence[Sequence[np.ndarray]], samples: int = RESAMPLES) -> Interval:
     """Percentile interval of the mean over clusters of the mean over tasks of the mean over
     examples.
 
@@ -124,7 +119,7 @@ def bootstrap(
     Args:
         clusters: for each cluster its tasks' scores per example (corrected for chance already).
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     pools = [[_resampled_means(np.asarray(t, float), rng) for t in tasks] for tasks in clusters]
     drawn = rng.integers(len(clusters), size=(samples, len(clusters)))
     values = np.empty(drawn.shape)
@@ -133,16 +128,14 @@ def bootstrap(
         shape = (int(chosen.sum()), len(pool))
         means = np.stack(pool)[rng.integers(len(pool), size=shape), rng.integers(POOL, size=shape)]
         values[chosen] = means.mean(1)
-    tail = (1 - level) / 2
-    low, high = np.quantile(values.mean(1), [tail, 1 - tail])
-    return float(low), float(high)
+    return _percentiles(values.mean(1))
 
 
 def _resampled_means(scores: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return scores[rng.integers(len(scores), size=(POOL, len(scores)))].mean(1)
 
 
-def average(tasks: dict[str, tuple[str, np.ndarray]], seed: int = 0) -> dict:
+def average(tasks: dict[str, tuple[str, np.ndarray]]) -> dict:
     """{task: (cluster, corrected scores per example)} -> the average over tasks, then clusters.
 
     Returns {"mean", "interval" | None, "method", "tasks", "clusters": {name: mean}}.
@@ -155,33 +148,10 @@ def average(tasks: dict[str, tuple[str, np.ndarray]], seed: int = 0) -> dict:
         grouped = [[s for _, (c, s) in sorted(tasks.items()) if c == name] for name in means]
         return {
             **out,
-            "interval": list(bootstrap(grouped, seed=seed)),
+            "interval": list(bootstrap(grouped)),
             "method": "hierarchical bootstrap",
         }
     interval = t_interval(list(means.values()))
     interval = interval and (interval[0], min(1.0, interval[1]))  # no score is above 1
     method = "t over clusters" if interval else "a single cluster: no interval"
     return {**out, "interval": list(interval) if interval else None, "method": method}
-
-
-def paired(a: Sequence[float], b: Sequence[float], samples: int = 10_000, seed: int = 0) -> dict:
-    """Does b score above a on the same examples? Sign-flip test of the mean difference.
-
-    `smallest_detectable` is the difference found with 80 % power at 5 %: 2.8 standard errors
-    (1.96 + 0.84). "Not resolved" (p > 0.05) is a result.
-    """
-    d = np.asarray(b, float) - np.asarray(a, float)
-    if len(d) == 0:
-        return {"difference": 0.0, "p": 1.0, "interval": None, "smallest_detectable": None, "n": 0}
-    rng = np.random.default_rng(seed)
-    moved = d[d != 0]
-    signs = rng.integers(2, size=(samples, len(moved)), dtype=np.int8) * 2 - 1
-    beyond = (np.abs(signs @ moved) >= abs(moved.sum()) - 1e-9).sum() if len(moved) else samples
-    error = float(d.std(ddof=1) / np.sqrt(len(d))) if len(d) > 1 else None
-    return {
-        "difference": float(d.mean()),
-        "p": float((beyond + 1) / (samples + 1)),
-        "interval": t_interval(d),
-        "smallest_detectable": None if error is None else 2.8 * error,
-        "n": len(d),
-    }

@@ -19,7 +19,7 @@ from itx.data.vocabulary import Vocabulary
 from itx.errors import UserError, did_you_mean
 from itx.eval.runner import Runner
 from itx.eval.sampling import Sampling
-from itx.eval.texts import texts
+from itx.eval.texts import TextAnswer, texts
 from itx.tasks.chat import ROLES
 from itx.text import visible
 from itx.text_format import chat
@@ -80,8 +80,7 @@ class Run:
 
     def answers(
         self, asked: Sequence[Messages], stream: Callable | None = None
-    ) -> list[dict[str, Any]]:
-        """[{"text", "tokens", "finished", "stop"}] of itx/eval/generate.py."""
+    ) -> list[TextAnswer]:
         if not asked:
             return []
         ids = [self.ids(messages) for messages in asked]
@@ -185,7 +184,7 @@ def _messages(held: Any, where: str) -> Messages:
     ]
 
 
-def facts(messages: Messages, answer: dict[str, Any]) -> dict[str, Any]:
+def facts(messages: Messages, answer: TextAnswer) -> dict[str, Any]:
     """A line of `itx generate --json`."""
     said = {"prompt": messages[-1]["content"]} if len(messages) == 1 else {"messages": messages}
     return {
@@ -196,7 +195,7 @@ def facts(messages: Messages, answer: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def shown(answer: dict[str, Any]) -> str:
+def shown(answer: TextAnswer) -> str:
     """An answer for the terminal: its control characters are spelled out, and ` …` says that it was
     cut."""
     return (visible(answer["text"]) or "(an empty answer)") + ("" if answer["finished"] else " …")
@@ -330,7 +329,7 @@ def _line(terminal: bool, read: TextIO) -> str | None:
     return line.removesuffix("\n")
 
 
-def _streamed(run: Run, messages: Messages, terminal: bool) -> dict[str, Any]:
+def _streamed(run: Run, messages: Messages, terminal: bool) -> TextAnswer:
     """The answer, written as it comes where a person looks on; Ctrl-C cuts it short."""
     if not terminal:
         answer = run.answers([messages])[0]

@@ -2,30 +2,36 @@
 """Generation as a person wants it: text, stop strings, streaming."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TypedDict
 
 from itx.data.vocabulary import Vocabulary
 from itx.errors import UserError
 from itx.eval.generate import LOOK_EVERY
+from itx.eval.loaded import Ids
 from itx.eval.runner import Runner
 from itx.eval.sampling import GREEDY, Sampling
+
+
+class TextAnswer(TypedDict):
+    text: str  # cut before the first of the stop strings in it
+    tokens: Ids
+    finished: bool  # by EOS or a stop string
+    stop: str | None  # the stop string that ended it; None: another end
 
 
 def texts(
     runner: Runner,
     vocabulary: Vocabulary,
-    prompts: list[list[int]],
+    prompts: list[Ids],
     max_new_tokens: int,
     how: Sampling = GREEDY,
     stop: Sequence[str] = (),
     stream: Callable[[int, str], None] | None = None,
-) -> list[dict[str, Any]]:
-    """[{"text", "tokens", "finished", "stop"}]: answers as text, cut before the first of the `stop`
-    strings in them.
+) -> list[TextAnswer]:
+    """Answers as text, cut before the first of the `stop` strings in them.
 
     A stop string is looked for in the text, so it may begin or end within a token; `tokens` are
-    then those up to the one that completes it, and `stop` says which it was (None: another end).
-    `finished`: by EOS or a stop string. Beams are cut when the search is over. `stream` gets
+    then those up to the one that completes it. Beams are cut when the search is over. `stream` gets
     (prompt, text so far) after each token: what a later token may still change or a stop string
     take back is held back, so that each text begins with the one before.
     """
@@ -34,7 +40,7 @@ def texts(
 
     told: dict[int, str] = {}
 
-    def watch(i: int, ids: list[int]) -> bool:
+    def watch(i: int, ids: Ids) -> bool:
         text, stopped_by = cut(vocabulary.answer(ids), stop)
         sure = settled(text, stop)
         # part of a character may spoil those before it: then nothing new is told

@@ -77,8 +77,9 @@ def llama3_2(*sizes: int, **settings) -> ModelConfig:
 
 def qwen(*sizes: int, tied: bool = True, rows: int = 151_936, **settings) -> ModelConfig:
     """What Qwen 2.5 and 3 share; rows: of the embedding."""
-    shared = {"norm_eps": 1e-6, "rope_theta": 1e6, "vocab_size": rows, "tie_embeddings": tied}
-    return llama(*sizes, **shared, **settings)
+    return llama(
+        *sizes, norm_eps=1e-6, rope_theta=1e6, vocab_size=rows, tie_embeddings=tied, **settings
+    )
 
 
 def qwen2_5(*sizes: int, **settings) -> ModelConfig:
@@ -93,24 +94,47 @@ def qwen3(*sizes: int, **settings) -> ModelConfig:
 
 def gemma(*sizes: int, **settings) -> ModelConfig:
     """What Gemma 2 and 3 share (arXiv 2408.00118, 2503.19786)."""
-    norms = {"norm_eps": 1e-6, "norm_plus_one": True, "post_norms": True}
-    embeddings = {"scale_embeddings": True, "tie_embeddings": True}
-    more = {"head_dim": 256, "query_scalar": 256.0, "mlp_activation": "gelu"}
-    return llama(*sizes, **norms, **embeddings, **more, **settings)
+    return llama(
+        *sizes,
+        norm_eps=1e-6,
+        norm_plus_one=True,
+        post_norms=True,
+        scale_embeddings=True,
+        tie_embeddings=True,
+        head_dim=256,
+        query_scalar=256.0,
+        mlp_activation="gelu",
+        **settings,
+    )
 
 
 def gemma2(*sizes: int, **settings) -> ModelConfig:
     """Gemma 2: soft caps, every other layer slides."""
-    windows = {"sliding_window": 4096, "global_every": 2, "rope_theta": 1e4}
-    caps = {"attention_cap": 50.0, "logit_cap": 30.0}
-    return gemma(*sizes, **windows, **caps, vocab_size=256_000, **settings)
+    return gemma(
+        *sizes,
+        sliding_window=4096,
+        global_every=2,
+        rope_theta=1e4,
+        attention_cap=50.0,
+        logit_cap=30.0,
+        vocab_size=256_000,
+        **settings,
+    )
 
 
 def gemma3(*sizes: int, window: int, rows: int = 262_144, **settings) -> ModelConfig:
     """Gemma 3, its text model: normalised queries and keys, five of six layers slide and have a
     RoPE base of their own."""
-    windows = {"sliding_window": window, "global_every": 6, "rope_theta_local": 1e4}
-    return gemma(*sizes, **windows, rope_theta=1e6, qk_norm=True, vocab_size=rows, **settings)
+    return gemma(
+        *sizes,
+        sliding_window=window,
+        global_every=6,
+        rope_theta=1e6,
+        rope_theta_local=1e4,
+        qk_norm=True,
+        vocab_size=rows,
+        **settings,
+    )
 
 
 # Published models, by the names they have there. Rows of T5's embedding are what its checkpoints
