@@ -15,7 +15,7 @@ from itx.config import RunConfig
 from itx.data import lock as locks
 from itx.data import verify
 from itx.data.types import Lock
-from itx.errors import UserError, did_you_mean
+from itx.errors import UserError, check_known
 from itx.restore import Setup
 from itx.runs import RunFolder, read_config, read_lock, run_config
 from itx.versions import code_version, versions
@@ -45,8 +45,7 @@ def check_same_run(run: RunFolder, config: RunConfig) -> list[str]:
     new = configs.flatten(configs.to_dict(config))
     kinds = {name: f.metadata["kind"] for name, f in configs.fields_by_name().items()}
     for name in config.resume.allow:
-        if name not in kinds:
-            raise UserError(f"resume.allow: unknown field {name!r}" + did_you_mean(name, kinds))
+        check_known(name, kinds, f"resume.allow: unknown field {name!r}")
     notes = []
     for name, value in new.items():
         if name not in old or old[name] == value:

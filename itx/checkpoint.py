@@ -250,6 +250,9 @@ def _silence_orbax() -> None:
     _leave_out_late_callbacks("unraisablehook", lambda unraisable: unraisable.exc_value)
 
 
+_hooks: list[Callable] = []  # those that are in place
+
+
 def _is_news(record: logging.LogRecord) -> bool:
     return not record.exc_info and re.search("read[ _]only", str(record.msg)) is None
 
@@ -264,7 +267,8 @@ def _leave_out_late_callbacks(name: str, error_of: Callable) -> None:
         if type(error) is not RuntimeError or str(error) != "Event loop is closed":
             before(*args)
 
-    if before.__qualname__ != hook.__qualname__:
+    if before not in _hooks:
+        _hooks.append(hook)
         setattr(sys, name, hook)
 
 

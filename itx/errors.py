@@ -35,6 +35,12 @@ def did_you_mean(name: str, valid: Iterable[str]) -> str:
     return "; valid: " + ", ".join(sorted(valid)[:8]) + (", …" if len(valid) > 8 else "")
 
 
+def check_known(name: str, valid: Iterable[str], what: str) -> None:
+    """UserError that begins with `what` for a name that is none of the valid ones."""
+    if name not in valid:
+        raise UserError(what + did_you_mean(name, valid))
+
+
 # ---- what the machine refuses
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

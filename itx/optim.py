@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import optax
 
 from itx.config import OptimConfig
-from itx.errors import UserError, did_you_mean
+from itx.errors import UserError, check_known, did_you_mean
 
 Names = dict[str, tuple[str, ...]]  # path -> logical axis names
 
@@ -127,15 +127,11 @@ def make(
 ) -> optax.GradientTransformation:
     """Gradient -> direction for trainable parameters with these names; patterns may also match
     `frozen` ones. UserError for an unknown name, argument or pattern."""
-    if config.name not in OPTIMIZERS:
-        raise UserError(f"optim.name={config.name!r}" + did_you_mean(config.name, OPTIMIZERS))
+    check_known(config.name, OPTIMIZERS, f"optim.name={config.name!r}")
     build, kwargs = OPTIMIZERS[config.name], dict(config.kwargs or {})
     known = list(inspect.signature(build).parameters)[1:]
     for key in kwargs:
-        if key not in known:
-            raise UserError(
-                f"optim.kwargs: {config.name} has no {key!r}" + did_you_mean(key, known)
-            )
+        check_known(key, known, f"optim.kwargs: {config.name} has no {key!r}")
     paths = [*names, *frozen]
     chain = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
     chain.append(build(names, **kwargs))
@@ -164,10 +160,7 @@ def schedule(config: OptimConfig, steps: int) -> Callable[[jax.Array], jax.Array
         "linear": lambda: optax.linear_schedule(peak, end, decay),
         "rsqrt": lambda: lambda t: peak * (max(warmup, 1) / (t + max(warmup, 1))) ** 0.5,
     }
-    if config.schedule not in after:
-        raise UserError(
-            f"optim.schedule={config.schedule!r}" + did_you_mean(config.schedule, after)
-        )
+    check_known(config.schedule, after, f"optim.schedule={config.schedule!r}")
     rest = after[config.schedule]()
     if not warmup:
         return rest

@@ -24,7 +24,7 @@ from safetensors.numpy import load_file, save_file
 from itx import hashing, storage
 from itx.config import ModelConfig, PeftConfig
 from itx.config_check import setting
-from itx.errors import UserError, did_you_mean
+from itx.errors import UserError, check_known
 from itx.models import families, names
 from itx.models.hf import MATRICES
 from itx.models.transformer import Transformer
@@ -233,8 +233,7 @@ def read(folder: Path | str, cfg: ModelConfig, rows: int = 0, family: str = "") 
         "PREFIX_TUNING": _read_prefix,
         "PROMPT_TUNING": _read_prompt,
     }
-    if not isinstance(kind, str) or kind not in readers:
-        raise UserError(f"{folder}: an adapter of type {kind!r}" + did_you_mean(str(kind), readers))
+    check_known(str(kind), readers, f"{folder}: an adapter of type {kind!r}")
     left_out = Counter()
     if kind == "LORA":
         tensors, left_out = _of_text(tensors, folder)

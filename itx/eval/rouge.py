@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from itx import text
-from itx.errors import UserError, did_you_mean
+from itx.errors import UserError, check_known
 
 MAX_UNSTEMMED = 3  # characters of words that are not stemmed, as in rouge_score
 ENGLISH = "english"  # stemmed by Porter's rules, as in rouge_score; others by their Snowball rules
@@ -68,11 +68,7 @@ def _stemmer(language: str) -> Callable[[str], str]:
             f"stem={language!r} needs nltk, which is not installed: pip install 'itx[stem]'"
         ) from e
     languages = [x for x in SnowballStemmer.languages if x != "porter"]
-    if language not in languages:
-        raise UserError(
-            f"stem={language!r} is no language with rules for stems"
-            + did_you_mean(language, languages)
-        )
+    check_known(language, languages, f"stem={language!r} is no language with rules for stems")
     return functools.cache(
         PorterStemmer().stem if language == ENGLISH else SnowballStemmer(language).stem
     )

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from itx import text
-from itx.errors import UserError, did_you_mean
+from itx.errors import UserError, check_known
 
 if TYPE_CHECKING:  # naming a metric, as every task does, takes no NumPy
     import numpy as np
@@ -96,8 +96,7 @@ def chrf_of_one(references: list[str], prediction: str, word_order: int = 0) -> 
 def _bleu(tokenize: str, of_one: bool) -> Any:
     from sacrebleu.metrics.bleu import BLEU
 
-    if tokenize not in TOKENIZERS:
-        raise UserError(f"bleu: unknown tokenize={tokenize!r}" + did_you_mean(tokenize, TOKENIZERS))
+    check_known(tokenize, TOKENIZERS, f"bleu: unknown tokenize={tokenize!r}")
     try:
         return BLEU(tokenize=tokenize, effective_order=of_one)
     except (ImportError, RuntimeError) as e:

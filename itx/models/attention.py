@@ -15,7 +15,6 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from itx.config import ModelConfig
-from itx.models import kernels
 from itx.models.layers import Rope, linear, logical, norm, normal, residual_std, rotate, soft_cap
 
 # Added to forbidden scores. Finite, so that a query that may see no key gets numbers, not NaN.
@@ -155,18 +154,6 @@ class Attention(nnx.Module):
     ) -> Array:
         y = linear(self, name, x, dropout_keys)
         return (y if b is None else y + b[...].astype(y.dtype)).swapaxes(1, 2)
-
-    def attend(
-        self, q: Array, k: Array, v: Array, bias: Array, ordered: bool = False, window: int = 0
-    ) -> Float[Array, "b n q d"]:
-        """In plain XLA (the function `attend`)."""
-        return attend(q, k, v, bias, self.scale, ordered, self.cap, window)
-
-    def attend_by_kernel(
-        self, kernel: str, q: Array, k: Array, v: Array, segments: Array, window: int
-    ) -> Float[Array, "b n q d"]:
-        """By a platform's kernel (itx/models/kernels.py)."""
-        return kernels.attend(kernel, q, k, v, segments, self.scale, self.cap, window)
 
     def combine(
         self, heads: Float[Array, "b n q d"], dropout_keys: Array | None

@@ -11,7 +11,8 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from itx.config import ModelConfig
-from itx.models.attention import Attention
+from itx.models import kernels
+from itx.models.attention import Attention, attend
 from itx.models.layers import MLP, Rope, dropout, fold, in_front, norm, pick, pick_queries
 
 # Salts of an adapter's dropout begin here, far behind those of the layers.
@@ -105,7 +106,8 @@ class Block(nnx.Module):
             else:
                 ck, cv = cache["cross_k"], cache["cross_v"]
             q = self.cross.queries(self.cross_norm(x), None, keys)
-            out = self.cross.combine(self.cross.attend(q, ck, cv, ctx.memory_bias), keys)
+            heads = attend(q, ck, cv, ctx.memory_bias, self.cross.scale, cap=self.cross.cap)
+            out = self.cross.combine(heads, keys)
             x = x + self._drop(out, ctx, layer, 1)
             new |= {"cross_k": ck, "cross_v": cv}
         out = self.mlp(self.mlp_norm(x), adapter_keys)
@@ -116,15 +118,13 @@ class Block(nnx.Module):
         self, q: Array, new: dict, bias: Array, ctx: Context, sliding: Array | bool, whole: bool
     ) -> Float[Array, "b n q d"]:
         """Self attention by the context's kernel; in plain XLA unless the queries are `whole`."""
+        k, v, scale, cap = new["k"], new["v"], self.attention.scale, self.attention.cap
         if ctx.kernel == "xla" or not whole:
             window = ctx.window if sliding is True else 0  # a traced layer may be of either kind
-            ordered = ctx.ordered and whole
-            return self.attention.attend(q, new["k"], new["v"], bias, ordered, window)
+            return attend(q, k, v, bias, scale, ctx.ordered and whole, cap, window)
 
         def by_kernel(window):
-            return self.attention.attend_by_kernel(
-                ctx.kernel, q, new["k"], new["v"], ctx.segments, window
-            )
+            return kernels.attend(ctx.kernel, q, k, v, ctx.segments, scale, cap, window)
 
         both = partial(by_kernel, ctx.window), partial(by_kernel, 0)
         return both[not sliding]() if isinstance(sliding, bool) else jax.lax.cond(sliding, *both)

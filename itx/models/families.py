@@ -13,7 +13,7 @@ from typing import Any
 
 from itx.config import ModelConfig
 from itx.config_check import setting
-from itx.errors import UserError, did_you_mean
+from itx.errors import UserError, check_known
 from itx.models import names, rope, t5, unsupported
 from itx.models.family import Family
 from itx.models.names import table, words
@@ -106,6 +106,7 @@ _T5_FAMILY = Family(
     ungated=names.T5_UNGATED,
     feed_forward="relu",
 )
+_LLAMA_FAMILY = Family("LlamaForCausalLM", _KEYS, _LLAMA, {}, names.LLAMA)
 
 FAMILIES = {
     "t5": _T5_FAMILY,
@@ -114,32 +115,25 @@ FAMILIES = {
         fixed=_ALL_T5 | {"scale_logits": False},
         feed_forward="gated-gelu",
     ),
-    "llama": Family("LlamaForCausalLM", _KEYS, _LLAMA, {}, names.LLAMA),
-    "mistral": Family(
-        "MistralForCausalLM",
-        _KEYS,
-        _LLAMA | {"num_kv_heads": 8},
-        {},
-        names.LLAMA,
-        words("sliding_window"),
+    "llama": _LLAMA_FAMILY,
+    "mistral": _LLAMA_FAMILY._replace(
+        classname="MistralForCausalLM",
+        defaults=_LLAMA | {"num_kv_heads": 8},
+        reads=words("sliding_window"),
         full_every=0,
     ),
-    "qwen2": Family(  # its queries, keys and values always have biases
-        "Qwen2ForCausalLM",
-        _KEYS,
-        _QWEN,
-        {"qkv_bias": True},
-        names.LLAMA,
-        _QWEN_READS | words("attention_bias qkv_bias"),
+    "qwen2": _LLAMA_FAMILY._replace(  # its queries, keys and values always have biases
+        classname="Qwen2ForCausalLM",
+        defaults=_QWEN,
+        fixed={"qkv_bias": True},
+        reads=_QWEN_READS | words("attention_bias qkv_bias"),
         null_kv_heads=True,
     ),
-    "qwen3": Family(
-        "Qwen3ForCausalLM",
-        _KEYS,
-        _QWEN | {"head_dim": 128},
-        {"qk_norm": True},
-        names.LLAMA,
-        _QWEN_READS | _QK_NORM_READS,
+    "qwen3": _LLAMA_FAMILY._replace(
+        classname="Qwen3ForCausalLM",
+        defaults=_QWEN | {"head_dim": 128},
+        fixed={"qk_norm": True},
+        reads=_QWEN_READS | _QK_NORM_READS,
         null_kv_heads=True,
     ),
     "gemma2": Family(
@@ -306,8 +300,7 @@ def passed_over(values: dict, place: str = "config.json") -> list[str]:
 
 
 def _activation(name: str, place: str) -> str:
-    if name not in ACTIVATIONS:
-        raise UserError(f"{place}: unknown activation {name!r}" + did_you_mean(name, ACTIVATIONS))
+    check_known(name, ACTIVATIONS, f"{place}: unknown activation {name!r}")
     return ACTIVATIONS[name]
 
 

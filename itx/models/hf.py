@@ -26,7 +26,7 @@ from safetensors.numpy import save_file
 
 from itx import storage
 from itx.config import ModelConfig
-from itx.errors import UserError, did_you_mean
+from itx.errors import UserError, check_known, did_you_mean
 from itx.mesh import Specs
 from itx.models import families
 from itx.models.names import COPIES, outside
@@ -170,10 +170,7 @@ def tensors_of(table: dict[str, str], shapes: Specs) -> dict[str, tuple[str, int
     `table`: families.tensor_names."""
     tensors = {}
     for path, leaf in shapes.items():
-        if path not in table:
-            raise UserError(
-                f"parameter {path} has no place in a Hugging Face model" + did_you_mean(path, table)
-            )
+        check_known(path, table, f"parameter {path} has no place in a Hugging Face model")
         layers = range(leaf.shape[0]) if "/blocks/" in path else [None]
         tensors |= {table[path].format(i): (path, i) for i in layers}
     return tensors
@@ -351,8 +348,7 @@ def save(
         dtype: of the weights; default: the source's.
     """
     dtype = dtype or dtype_of(source or {})
-    if dtype not in NAMES:
-        raise UserError(f"--dtype {dtype!r}" + did_you_mean(dtype, NAMES))
+    check_known(dtype, NAMES, f"--dtype {dtype!r}")
     config = write_config(cfg, source or {}, dtype)
     config["vocab_size"] = params["embedding"].shape[0]
     kind = DTYPES[NAMES[dtype]]

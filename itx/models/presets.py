@@ -5,7 +5,7 @@ one entry in the table."""
 import dataclasses
 
 from itx.config import ModelConfig
-from itx.errors import UserError, did_you_mean
+from itx.errors import check_known
 
 
 def quickstart_decoder() -> ModelConfig:
@@ -183,6 +183,5 @@ PUBLISHED: dict[str, ModelConfig] = {
 def published(name: str, **settings) -> ModelConfig:
     """A published model's configuration, e.g. published("qwen3_4b", remat="dots"), with other
     settings on top."""
-    if name not in PUBLISHED:
-        raise UserError(f"no published model {name!r}" + did_you_mean(name, PUBLISHED))
+    check_known(name, PUBLISHED, f"no published model {name!r}")
     return dataclasses.replace(PUBLISHED[name], **settings)
