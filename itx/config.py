@@ -160,6 +160,16 @@ class DataConfig:
     chat_template: str = _data(
         "", "chat template: a .jinja file or a tokenizer_config.json; default: a plain one"
     )
+    prompt_format: Literal["auto", "plain", "chat"] = _data(
+        "auto",
+        "an instruction task's prompt and answer: text behind text (plain), or a user's and an "
+        "assistant's turn (chat); auto: chat where the pretrained model has a chat template",
+    )
+    system: str = _data("", "what the system says before each prompt, with prompt_format=chat")
+    exemplars_as: Literal["turns", "text"] = _data(
+        "turns",
+        "with prompt_format=chat: few-shot exemplars are earlier turns, or text in the user's turn",
+    )
     fewshot_tokens: int = _data(
         0, "a few-shot example's tokens, beyond which exemplars fall away; 0: a row's", at_least=0
     )

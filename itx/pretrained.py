@@ -87,6 +87,8 @@ def settle(config: RunConfig, origin: dict[str, str]) -> tuple[RunConfig, dict[s
         data["vocab"] = str(file)
     if not config.data.chat_template and (template := _chat_template(tokenizer)):
         data["chat_template"] = str(template)
+        if config.data.prompt_format == "auto":
+            data |= _asked_as(begin)
     names = [*(f"model.{n}" for n in model), *(f"data.{n}" for n in data)]
     config = dataclasses.replace(
         config,
@@ -102,6 +104,14 @@ def _chat_template(folder: Path) -> Path | None:
         return folder / "chat_template.jinja"
     files = (folder / "chat_template.json", folder / "tokenizer_config.json")
     return next((f for f in files if tokenizer_json(f).get("chat_template")), None)
+
+
+def _asked_as(begin: Begin) -> dict[str, str]:
+    """How a model with a chat template is asked: in turns, or as the run that made it was."""
+    if begin.run is None or not begin.run.lock_json.is_file():
+        return {"prompt_format": "chat"}
+    theirs = run_config(begin.run).data
+    return {"prompt_format": "chat" if theirs.prompt_format == "chat" else "plain"}
 
 
 def keep(name: str, to: Path) -> None:

@@ -30,7 +30,7 @@ class RunFolder:
     # {"file", "overrides", "config", "origin", "versions", "command", "seal", …}
     config_json = _below("config.json")
     lock_json = _below("data.lock.json")  # itx/data/types.py, Lock
-    # the chat template of trained conversations, where a Hugging Face tokenizer reads it
+    # the chat template of what is trained on, where a Hugging Face tokenizer reads it
     chat_template = _below("vocab/chat_template.jinja")
     # config.json and generation_config.json of the Hugging Face folder that the run began from
     pretrained = _below("pretrained")

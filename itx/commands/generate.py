@@ -22,7 +22,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     option(
         "--prompts", metavar="FILE", help="one per line; in a .jsonl file {prompt} or {messages}"
     )
-    option("--system", default="", metavar="TEXT", help="what a conversation stands under")
+    option(
+        "--system",
+        default="",
+        metavar="TEXT",
+        help="what a conversation stands under; default: the run's data.system",
+    )
     option("--raw", action="store_true", help="the run's chat template is not put around prompts")
     option("--max_new_tokens", type=int, default=64, metavar="N")
     option(
@@ -63,6 +68,7 @@ def generate(args: Namespace) -> tuple[list[dict], int]:
     how = Sampling(**{f.name: getattr(args, f.name) for f in dataclasses.fields(Sampling)})
     lock = read_lock(run)
     template = "" if args.raw else lock.get("chat", "")
+    told = args.system or (lock.get("system", "") if template else "")
     if args.system and not template:
         why = "with --raw" if args.raw else "this run was not trained on conversations, and"
         raise UserError(f"--system: {why} a prompt is asked as it is")
@@ -71,7 +77,7 @@ def generate(args: Namespace) -> tuple[list[dict], int]:
     else:
         prompts = map(terminal.unescaped, args.prompt or ())
         conversations = [[terminal.message(p, "--prompt")] for p in prompts]
-    system = [terminal.message(args.system, "--system", "system")] if args.system else []
+    system = [terminal.message(told, "--system", "system")] if told else []
     runner = restore.load_model(run, config, lock, chosen_step(run, args.step))
     context = args.context or config.data.sequence_length
     runner = Runner(dataclasses.replace(runner.loaded, context=context))
@@ -79,7 +85,7 @@ def generate(args: Namespace) -> tuple[list[dict], int]:
     stop = tuple(map(terminal.unescaped, args.stop or ()))
     ready = terminal.Run(runner, vocabulary, template, args.max_new_tokens, how, stop)
     if not conversations:
-        return terminal.converse(ready, args.system), 0
+        return terminal.converse(ready, told), 0
     for messages in conversations:
         if messages[0]["role"] != "system":
             messages[:0] = system

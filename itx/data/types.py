@@ -163,7 +163,10 @@ class Lock(TypedDict):
     tasks: list[TaskEntry]
     evaluation: list[EvalRow]
     holdout: list[dict[str, str]]  # {"task", "reason"}
-    chat: NotRequired[str]  # the chat template of trained conversations
+    chat: NotRequired[str]  # the chat template of what is trained on
+    prompt_format: NotRequired[str]  # "chat"; absent: plain, as the next two then are
+    system: NotRequired[str]  # what the system says before each prompt
+    exemplars_as: NotRequired[str]
     replay: NotRequired[float]
     replay_task: NotRequired[str]
     phases: NotRequired[list[Phase]]

@@ -23,6 +23,8 @@ from itx.data.vocabulary import Vocabulary
 from itx.errors import UserError
 from itx.eval import foreign, metrics, summary
 from itx.eval.predictions import PredictionLine, ScoredRow, is_complete, write_predictions
+from itx.text_format import prompts
+from itx.text_format.prompts import PromptFormat
 
 if TYPE_CHECKING:  # both import JAX, which the build and the audit do without
     from itx.eval.runner import Runner
@@ -61,12 +63,12 @@ def evaluate(
         _log_look(run, step, missing)
         for part in _calls(missing, config):
             lines = {row["name"]: examples_of(row, config, vocabulary.eos_id) for row in part}
-            prompts = sum(map(len, lines.values()))
-            say(f"evaluate step {step}: {len(part)} rows, {prompts} prompts")
+            count = sum(map(len, lines.values()))
+            say(f"evaluate step {step}: {len(part)} rows, {count} prompts")
             with movement.shown(f"evaluate step {step}"):
                 _likelihoods(runner, part, lines)
-                _generate(runner, vocabulary, part, lines)
-                _rank(runner, vocabulary, part, lines)
+                _generate(runner, vocabulary, part, lines, lock)
+                _rank(runner, vocabulary, part, lines, lock)
             for row in part:
                 for line in lines[row["name"]]:
                     score(line, row)
@@ -121,10 +123,12 @@ def _calls(rows: list[ScoredRow], config: RunConfig) -> Iterator[list[ScoredRow]
 
 
 def _generate(
-    runner: "Runner", vocabulary: Vocabulary, rows: list[ScoredRow], lines: Lines
+    runner: "Runner", vocabulary: Vocabulary, rows: list[ScoredRow], lines: Lines, lock: Lock
 ) -> None:
     """Adds "prediction" and "finished" to the lines; a prompt that several rows share is asked
     once."""
+    how = format_of(lock)
+    around = how.template and prompts.around(how.template, how.system, vocabulary.eos_text)
     every = [(line, row["limit"], row.get("stop")) for row in rows for line in lines[row["name"]]]
     distinct = list(dict.fromkeys((line["prompt_ids"], most) for line, most, _ in every))
     answers = runner.generate([list(ids) for ids, _ in distinct], [most for _, most in distinct])
@@ -134,7 +138,9 @@ def _generate(
     for line, most, stop in every:
         answer = answer_of[line["prompt_ids"], most]
         line["prediction"] = vocabulary.answer(answer["tokens"])
-        if stop:  # a model that never learned our EOS goes on with a next exemplar
+        if "messages" in line:
+            line["prediction"] = prompts.answer(line["prediction"], *around)
+        elif stop:  # a model that never learned our EOS goes on with a next exemplar
             line["prediction"] = line["prediction"].lstrip().split(stop)[0]
         line["finished"] = bool(answer["finished"])
         line["prompt_tokens"] = len(line.pop("prompt_ids"))
@@ -164,7 +170,9 @@ def option_targets(line: PredictionLine) -> list[str]:
     return [line["target"].replace(options[gold], option) for option in options]
 
 
-def _rank(runner: "Runner", vocabulary: Vocabulary, rows: list[ScoredRow], lines: Lines) -> None:
+def _rank(
+    runner: "Runner", vocabulary: Vocabulary, rows: list[ScoredRow], lines: Lines, lock: Lock
+) -> None:
     """Adds "rank" to lines with options: the choice under each normalisation, and the sums.
 
     sum: log p(option + EOS | prompt); token, byte: per token or byte of the option; calibrated:
@@ -178,17 +186,15 @@ def _rank(runner: "Runner", vocabulary: Vocabulary, rows: list[ScoredRow], lines
         for line in lines[row["name"]]
         if line["options"] and line["answer_index"] is not None
     ]
-    pairs = [(prompt, targets) for line, targets in every for prompt in (line["prompt"], NEUTRAL)]
+    pairs = [(p, targets) for line, targets in every for p in (_asked(line), _neutral(line, lock))]
     distinct = list(dict.fromkeys(pairs))
     if not distinct:
         return
-    texts = list(dict.fromkeys(text for _, targets in distinct for text in targets))
-    ids = dict(zip(texts, vocabulary.following(texts), strict=True))
-    prompts = vocabulary.encode_batch([prompt for prompt, _ in distinct])
-    answers = runner.rank(prompts, [[ids[t] for t in targets] for _, targets in distinct])
+    answers = runner.rank(*_ranked_ids(distinct, vocabulary, lock))
     scores_of = dict(zip(distinct, answers, strict=True))
     for line, targets in every:
-        scores, neutral = scores_of[line["prompt"], targets], scores_of[NEUTRAL, targets]
+        scores = scores_of[_asked(line), targets]
+        neutral = scores_of[_neutral(line, lock), targets]
         sums = [s["logprob"] for s in scores]
         sizes = [max(1, len(t.encode())) for t in targets]
         columns = {
@@ -199,6 +205,49 @@ def _rank(runner: "Runner", vocabulary: Vocabulary, rows: list[ScoredRow], lines
         }
         choice = {name: max(range(len(v)), key=v.__getitem__) for name, v in columns.items()}
         line["rank"] = {"choice": choice, "logprob": sums}
+
+
+def format_of(lock: Lock) -> PromptFormat:
+    """How the prompts of a run's instruction tasks are put to its model."""
+    if lock.get("prompt_format") != "chat":
+        return prompts.PLAIN
+    return PromptFormat(lock["chat"], lock["system"], lock["exemplars_as"])
+
+
+# What stands before an answer: plain text, or the (role, content) of each message
+Asked = str | tuple[tuple[str, str], ...]
+
+
+def _asked(line: PredictionLine) -> Asked:
+    if "messages" not in line:
+        return line["prompt"]
+    return tuple((m["role"], m["content"]) for m in line["messages"])
+
+
+def _neutral(line: PredictionLine, lock: Lock) -> Asked:
+    """NEUTRAL in the form of a line's own prompt."""
+    if "messages" not in line:
+        return NEUTRAL
+    return tuple((m["role"], m["content"]) for m in format_of(lock).messages(NEUTRAL))
+
+
+def _ranked_ids(
+    asked: list[tuple[Asked, tuple[str, ...]]], vocabulary: Vocabulary, lock: Lock
+) -> tuple[list[list[int]], list[list[list[int]]]]:
+    """The ids of each prompt, and of each target behind it."""
+    plain = [prompt for prompt, _ in asked if isinstance(prompt, str)]
+    texts = list(dict.fromkeys(t for p, targets in asked if isinstance(p, str) for t in targets))
+    behind = dict(zip(texts, vocabulary.following(texts), strict=True))
+    plain_ids = iter(vocabulary.encode_batch(plain))
+
+    def ids(prompt: Asked, targets: tuple[str, ...]) -> tuple[list[int], list[list[int]]]:
+        if isinstance(prompt, str):
+            return next(plain_ids), [behind[t] for t in targets]
+        messages = [{"role": role, "content": content} for role, content in prompt]
+        return prompts.ids(lock["chat"], messages, targets, vocabulary)
+
+    before, targets_of = zip(*(ids(*pair) for pair in asked), strict=True)
+    return list(before), list(targets_of)
 
 
 def score(line: PredictionLine, row: ScoredRow) -> PredictionLine:

@@ -29,6 +29,7 @@ class PredictionLine(TypedDict):
     content: str
     template: str
     prompt: str
+    messages: NotRequired[list[dict[str, str]]]  # what the chat template was given of it
     references: list[str]
     prediction: str
     finished: bool  # by EOS or a stop string, within the limit

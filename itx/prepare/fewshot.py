@@ -24,6 +24,7 @@ from itx.prepare import render
 from itx.prepare.types import Item, Rendered
 from itx.tasks.names import Variant
 from itx.tasks.spec import TaskSpec, Template
+from itx.text_format.prompts import PLAIN, PromptFormat
 
 POOL = 512
 
@@ -74,6 +75,7 @@ def render_all(
     vocabulary: Vocabulary,
     pool: Pool | None = None,
     max_tokens: int = 0,
+    prompt_format: PromptFormat = PLAIN,
 ) -> tuple[list[Rendered], list[Record]]:
     """Renderings and records of (item, templates to draw from).
 
@@ -90,7 +92,10 @@ def render_all(
 
     def one(i: int) -> Rendered:
         among = pairs[i][1]
-        return render.render(spec, variant, items[i], rendering, render_seed, among, exemplars[i])
+        how = (rendering, render_seed, among, exemplars[i])
+        rendered = render.render(spec, variant, items[i], *how)
+        where = f"task {spec.name!r}, example {items[i].id}"
+        return render.put_to(rendered, prompt_format, where, vocabulary)
 
     rendered = [one(i) for i in range(len(pairs))]
     records = render.encode(rendered, vocabulary)

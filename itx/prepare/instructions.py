@@ -13,6 +13,7 @@ from itx.prepare.types import Item, Job, Records, Rendered, Settings, Work
 from itx.tasks import names, resolve, templates
 from itx.tasks.names import Variant
 from itx.tasks.spec import TaskSpec, Template
+from itx.text_format import chat
 
 VOCABULARY_VARIANTS = ("", ":cot", ":inv")  # that a vocabulary is trained on, where a task has them
 
@@ -37,12 +38,13 @@ def leak_texts(spec: TaskSpec, item: Item) -> Texts:
 
 def key(job: Job, spec: TaskSpec, settings: Settings) -> list[Any]:
     """Few-shot renderings depend on their budget, and on the training split that exemplars come
-    from."""
+    from; turns on what writes them."""
+    d, how = settings.data, settings.prompt_format
+    written = [chat.CHAT_VERSION, *how] if how.template else []
     if not names.parse(job.variant).shots:
-        return []
-    d = settings.data
+        return written
     train = sources.hashes(spec.source, "train", d.root, d.suite_seed)
-    return [fewshot.POOL, settings.fewshot_tokens, *train]
+    return [*written, fewshot.POOL, settings.fewshot_tokens, *train]
 
 
 def wordings(job: Job, spec: TaskSpec) -> list[Template]:
@@ -88,7 +90,7 @@ def template_sets(work: Work, item: Item) -> list[list[Template]]:
 def records(work: Work, items: list[Item], pool: Pool | None) -> Records:
     pairs = [(item, among) for item in items for among in template_sets(work, item)]
     seed, most = work.settings.data.render_seed, work.settings.fewshot_tokens
-    how = (work.job.rendering, seed, work.vocabulary, pool, most)
+    how = (work.job.rendering, seed, work.vocabulary, pool, most, work.settings.prompt_format)
     rendered, encoded = fewshot.render_all(work.spec, work.variant, pairs, *how)
     return rendered, encoded, [item for item, _ in pairs]
 

@@ -32,7 +32,7 @@ from itx.prepare import (
 )
 from itx.prepare.types import Item, Job, Records, Rendered, Settings, Work
 from itx.tasks import fingerprint, registry
-from itx.text_format import chat
+from itx.text_format import chat, prompts
 
 SAMPLE = 2000  # texts kept beside a training split, for the audit and the neighbour baseline
 ESTIMATED = 200  # examples that `itx data build --dry-run` renders and encodes per task and split
@@ -44,6 +44,10 @@ Made = tuple[str, Manifest]  # (folder in the cache, its manifest)
 def settings_of(config: RunConfig, vocab_file: str) -> Settings:
     d = config.data
     template = chat.template_text(d.chat_template, d.root)
+    if d.prompt_format == "chat":
+        prompts.check(template, d.system)
+    elif d.system:
+        raise UserError("data.system: plain prompts have no system; data.prompt_format=chat has")
     return Settings(d, vocab_file, template, config.model.architecture)
 
 
@@ -155,6 +159,7 @@ def line_of(item: Item, r: Rendered) -> dict[str, Any]:
         "options": None if r.options is None else list(r.options),
         "answer_index": r.answer_index,
         "extractor": r.extractor,
+        **({"messages": list(r.messages)} if r.messages else {}),
     }
 
 

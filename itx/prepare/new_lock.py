@@ -58,7 +58,7 @@ def file_of(plan: Plan) -> Path:
         [fingerprint.of_scoring(specs[name]) for name in sorted(specs)],
         [jobs.folder(j, settings, plan.vocabulary.hash) for j in plan.jobs],
     ]
-    if any(spec.chat for spec in specs.values()):
+    if config.data.prompt_format == "chat" or any(spec.chat for spec in specs.values()):
         parts.append(settings.chat_template)  # the lock holds it
     # The lock says why no text is measured, which depends on the files that are there.
     if config.model.pretrained:
@@ -79,8 +79,11 @@ def make(plan: Plan, shares: list[Rates], made: dict[Job, Made]) -> Lock:
             lock["tasks"].append(task_entry(name, rate, folders, lock, d))
     trained = {t["task"] for t in lock["tasks"]}
     # `itx generate` is to ask as the run was trained.
-    if any(spec.chat for name, spec in registry.TASKS.items() if name in trained):
+    as_chat = d.prompt_format == "chat"
+    if as_chat or any(spec.chat for name, spec in registry.TASKS.items() if name in trained):
         lock["chat"] = plan.settings.chat_template
+    if as_chat:
+        lock |= {k: getattr(d, k) for k in ("prompt_format", "system", "exemplars_as")}
     if d.replay:
         lock |= {"replay": d.replay, "replay_task": d.replay_task}
     if d.phases:

@@ -8,6 +8,7 @@ Rendering r of an example uses template (h + r) mod T, h = hash(render_seed, tas
 epoch 0 already mixes all T templates, and T epochs show an example in each of them once.
 """
 
+import dataclasses
 import datetime
 import json
 import numbers
@@ -25,7 +26,9 @@ from itx.prepare.records import Bad
 from itx.prepare.types import Item, Rendered
 from itx.tasks import names, templates
 from itx.tasks.spec import TaskSpec, Template
+from itx.text_format import prompts
 from itx.text_format.pieces import encoded
+from itx.text_format.prompts import PromptFormat
 
 # Raise it when a change here alters a rendering, or one of the cache's format: it is part of every
 # cache key.
@@ -140,15 +143,15 @@ def render(
     styles = spec.option_styles
     style = templates.OPTION_STYLES[styles[draw(h, "style", rendering) % len(styles)]]
     prompt, target, references, shown, index = _filled(spec, item, template, style, h)
-    if exemplars:
-        before = [_filled(spec, e, template, style, draw(h, e.id))[:2] for e in exemplars]
-        prompt = spec.shot_separator.join([*map(" ".join, before), prompt])
+    before = [_filled(spec, e, template, style, draw(h, e.id))[:2] for e in exemplars]
+    turns = (*(text for shot in before for text in shot), prompt)
+    prompt = spec.shot_separator.join([*map(" ".join, before), prompt])
     pattern = templates.answer_pattern(template[1])
     if variant.inverted:
         references, shown, index, pattern = (target,), None, None, None
     shots = tuple(e.hash for e in exemplars)
     name = templates.template_id(template)
-    return Rendered(name, prompt, target, references, shown, index, pattern, shots)
+    return Rendered(name, prompt, target, references, shown, index, pattern, shots, turns)
 
 
 def _filled(spec: TaskSpec, item: Item, template: Template, style: Callable, h: int) -> tuple:
@@ -176,11 +179,19 @@ def _filled(spec: TaskSpec, item: Item, template: Template, style: Callable, h: 
     return prompt, target, references, options, index
 
 
+def put_to(r: Rendered, how: PromptFormat, where: str, vocabulary: Vocabulary) -> Rendered:
+    """A rendering with what the run's chat template makes of it; itself where prompts are plain."""
+    if not (messages := how.messages(r.prompt, r.turns)):
+        return r
+    pieces = prompts.pieces(how.template, messages, r.target, where, vocabulary)
+    return dataclasses.replace(r, messages=messages, pieces=pieces)
+
+
 def encode(rendered: Sequence[Rendered], vocabulary: Vocabulary) -> list[Record]:
     """Records of two pieces: the prompt, encoded alone, and the trained target behind it and a
-    space. A conversation has its own pieces."""
+    space. What a chat template wrote has its own pieces."""
     plain = [r for r in rendered if not r.pieces]
-    prompts = vocabulary.encode_batch([r.prompt for r in plain])
+    before = vocabulary.encode_batch([r.prompt for r in plain])
     targets = vocabulary.following([r.target for r in plain])
-    pairs = iter([[(p, False), (t, True)] for p, t in zip(prompts, targets, strict=True)])
+    pairs = iter([[(p, False), (t, True)] for p, t in zip(before, targets, strict=True)])
     return [encoded(r.pieces, vocabulary) if r.pieces else next(pairs) for r in rendered]

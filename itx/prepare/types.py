@@ -13,6 +13,7 @@ from itx.tasks import names, registry
 from itx.tasks.names import Variant
 from itx.tasks.spec import TaskSpec
 from itx.text_format.pieces import Pieces
+from itx.text_format.prompts import Message, PromptFormat
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,10 @@ class Rendered:
     answer_index: int | None = None
     extractor: str | None = None
     exemplars: tuple[int, ...] = ()  # hashes of the inputs of the examples shown before it
-    pieces: Pieces = ()  # only a conversation has them
+    # prompts and answers of the exemplars in turn, then its own prompt: what `prompt` joins
+    turns: tuple[str, ...] = ()
+    messages: tuple[Message, ...] = ()  # what a chat template is given; plain text has none
+    pieces: Pieces = ()  # only what a chat template wrote has them
 
 
 Records = tuple[list[Rendered], list[Record], list[Item]]  # the item of each of the others
@@ -80,6 +84,12 @@ class Settings:
     chat_template: str = ""  # the text of what data.chat_template names
     # It matters for conversations: an encoder-decoder trains on one turn at a time.
     architecture: str = "decoder"
+
+    @property
+    def prompt_format(self) -> PromptFormat:
+        chat = self.data.prompt_format == "chat"
+        template = self.chat_template if chat else ""
+        return PromptFormat(template, self.data.system, self.data.exemplars_as)
 
     @property
     def room(self) -> Room:

@@ -213,27 +213,37 @@ def answers(
             stand between marks (`guard`).
     """
     values = guarded(_with_arguments(template, values, where), control, where)
-    replies = []
-    for i, message in enumerate(values["messages"]):
-        if message["role"] != "assistant":
-            continue
-        # The whole first: there a template says why it refuses a turn.
-        whole = _marked(written(template, values, i + 1, False, where), where)
-        prompt = _marked(written(template, values, i, True, where), where)
-        if not whole.startswith(prompt):
-            raise UserError(
-                f"{where}: data.chat_template writes what stands before turn {i + 1} otherwise "
-                "than it asks for that turn, so that it cannot be told what the assistant is to "
-                "write"
-            )
-        # White space behind a turn belongs to the next prompt.
-        target = whole[len(prompt) :].rstrip()
-        body = target.removesuffix(END).removesuffix(eos)
-        if not body:
-            told = f"writes nothing for the assistant's turn {i + 1}"
-            raise UserError(f"{where}: data.chat_template {told}")
-        replies.append(Answer(prompt, body, target[len(body) :], i, trained(message)))
-    return replies
+    turns = [i for i, m in enumerate(values["messages"]) if m["role"] == "assistant"]
+    return [_answer(template, values, i, where, eos) for i in turns]
+
+
+def last_answer(
+    template: str, values: dict, where: str, eos: str = "", control: Sequence[str] = ()
+) -> Answer:
+    """The last of `answers`, for a conversation without tools that ends in it; the earlier ones are
+    not asked for."""
+    values = guarded(values, control, where)
+    return _answer(template, values, len(values["messages"]) - 1, where, eos)
+
+
+def _answer(template: str, values: dict, i: int, where: str, eos: str) -> Answer:
+    """The assistant's turn i of a conversation whose contents are marked."""
+    # The whole first: there a template says why it refuses a turn.
+    whole = _marked(written(template, values, i + 1, False, where), where)
+    prompt = _marked(written(template, values, i, True, where), where)
+    if not whole.startswith(prompt):
+        raise UserError(
+            f"{where}: data.chat_template writes what stands before turn {i + 1} otherwise "
+            "than it asks for that turn, so that it cannot be told what the assistant is to "
+            "write"
+        )
+    # White space behind a turn belongs to the next prompt.
+    target = whole[len(prompt) :].rstrip()
+    body = target.removesuffix(END).removesuffix(eos)
+    if not body:
+        told = f"writes nothing for the assistant's turn {i + 1}"
+        raise UserError(f"{where}: data.chat_template {told}")
+    return Answer(prompt, body, target[len(body) :], i, trained(values["messages"][i]))
 
 
 def joined(replies: Sequence[Answer], ends: bool = True) -> Pieces | None:
