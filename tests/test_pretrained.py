@@ -67,6 +67,9 @@ def test_a_model_of_transformers_is_tuned_and_comes_back(name, tmp_path, monkeyp
     assert json.loads((out / "generation_config.json").read_text()) == generation | {
         "eos_token_id": 1
     }
+    lock = json.loads((run / "data.lock.json").read_text())
+    template = (GOLDEN / name / "chat_template.jinja").read_text()
+    assert (lock["prompt_format"], lock["chat"]) == ("chat", template)
     # the exported folder begins a run as the first one did, and so do the run and its checkpoint
     for begin in (out, run, run / "checkpoints" / "4"):
         again, origin = pretrained.load_recipe(
@@ -236,6 +239,20 @@ def test_what_is_taken_from_the_model_and_what_stays_the_recipes(tmp_path):
     assert template_text(named, "") == "{{ messages }}"
     given, origin = pretrained.load_recipe(str(file), [*words, "--data.vocab=bytes"])
     assert given.data.vocab == "bytes" and origin["data.vocab"] == "command line"
+
+
+def test_a_model_with_a_chat_template_is_asked_in_turns(tmp_path):
+    """In its own form, unless the recipe says plain, or it has no template."""
+    file, words = recipe(tmp_path, "qwen3"), [f"--model.pretrained={GOLDEN / 'qwen3'}"]
+    config, origin = pretrained.load_recipe(str(file), words)
+    assert config.data.prompt_format == "chat"
+    assert origin["data.prompt_format"] == str(GOLDEN / "qwen3")
+    plain, _ = pretrained.load_recipe(str(file), [*words, "--data.prompt_format=plain"])
+    assert plain.data.prompt_format == "plain"
+    folder = shutil.copytree(GOLDEN / "qwen3", tmp_path / "model")
+    (folder / "chat_template.jinja").unlink()
+    bare, _ = pretrained.load_recipe(str(file), [f"--model.pretrained={folder}"])
+    assert bare.data.prompt_format == "auto"  # plain, for nothing says otherwise
 
 
 @pytest.mark.parametrize(
