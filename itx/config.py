@@ -165,6 +165,11 @@ class DataConfig:
         "an instruction task's prompt and answer: text behind text (plain), or a user's and an "
         "assistant's turn (chat); auto: chat where the pretrained model has a chat template",
     )
+    targets: Literal["own", "shuffled"] = _data(
+        "own",
+        "shuffled: a control run, whose instruction examples are trained on the target of another "
+        "example of their task and wording, so that only form, brevity and label shares are left",
+    )
     system: str = _data("", "what the system says before each prompt, with prompt_format=chat")
     exemplars_as: Literal["turns", "text"] = _data(
         "turns",

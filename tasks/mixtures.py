@@ -3,6 +3,8 @@
 
 toy_train                    what the quickstart trains on: the toy suite but for what
                              toy/heldout.py names
+toy_english                  its English tasks, without exemplars or chains of thought: short
+                             answers, which tune a small pretrained model within minutes
 toy_few                      one task each of six of its clusters, for quick variants
 flan_mini                    six FLAN tasks of six clusters
 flan_zs flan_fs              all FLAN tasks: without exemplars, half with four; …_no_nli: but for a
@@ -39,6 +41,16 @@ mixture(
     "toy_train",
     holdout(clusters=heldout.CLUSTERS, tasks=heldout.TASKS, among=TOY),
     variants={"zs": 0.6, "cot": 0.3, "inv": 0.1},
+)
+
+mixture(
+    "toy_english",
+    holdout(
+        clusters=heldout.CLUSTERS,
+        tasks=heldout.TASKS,
+        among=[name for name in TOY if TASKS[name].tags["language"] == "en"],
+    ),
+    variants={"zs": 1.0},
 )
 
 mixture(

@@ -132,7 +132,7 @@ class LockedData:
 def check_config(lock: Lock, config: RunConfig, path: Path | str) -> None:
     """UserError where a lock was not made for this config (a lock may be given: `itx train
     --lock`)."""
-    made = {"replay": 0.0, "prompt_format": "plain", "system": "", **lock}
+    made = {"replay": 0.0, "prompt_format": "plain", "targets": "own", "system": "", **lock}
     values = {f"model.{key}": getattr(config.model, key) for key in ("architecture", "prefix_lm")}
     values |= {f"data.{key}": value for key, value in dataclasses.asdict(config.data).items()}
     if values["data.prompt_format"] == "auto":

@@ -165,6 +165,7 @@ class Lock(TypedDict):
     holdout: list[dict[str, str]]  # {"task", "reason"}
     chat: NotRequired[str]  # the chat template of what is trained on
     prompt_format: NotRequired[str]  # "chat"; absent: plain, as the next two then are
+    targets: NotRequired[str]  # "shuffled": a control run; absent: each example's own
     system: NotRequired[str]  # what the system says before each prompt
     exemplars_as: NotRequired[str]
     replay: NotRequired[float]

@@ -95,7 +95,7 @@ def render_all(
         how = (rendering, render_seed, among, exemplars[i])
         rendered = render.render(spec, variant, items[i], *how)
         where = f"task {spec.name!r}, example {items[i].id}"
-        return render.put_to(rendered, prompt_format, where, vocabulary)
+        return render.put_to(prompt_format, rendered, where, vocabulary)
 
     rendered = [one(i) for i in range(len(pairs))]
     records = render.encode(rendered, vocabulary)

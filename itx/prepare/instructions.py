@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Instruction tasks, whose examples templates write: their row in the table of kinds (kinds.py)."""
 
+import dataclasses
+import itertools
 from typing import Any
 
 from itx import hashing, text
@@ -40,7 +42,8 @@ def key(job: Job, spec: TaskSpec, settings: Settings) -> list[Any]:
     """Few-shot renderings depend on their budget, and on the training split that exemplars come
     from; turns on what writes them."""
     d, how = settings.data, settings.prompt_format
-    written = [chat.CHAT_VERSION, *how] if how.template else []
+    written: list[Any] = [chat.CHAT_VERSION, *how] if how.template else []
+    written += [d.targets] if d.targets != "own" and not job.crossed else []
     if not names.parse(job.variant).shots:
         return written
     train = sources.hashes(spec.source, "train", d.root, d.suite_seed)
@@ -92,7 +95,29 @@ def records(work: Work, items: list[Item], pool: Pool | None) -> Records:
     seed, most = work.settings.data.render_seed, work.settings.fewshot_tokens
     how = (work.job.rendering, seed, work.vocabulary, pool, most, work.settings.prompt_format)
     rendered, encoded = fewshot.render_all(work.spec, work.variant, pairs, *how)
-    return rendered, encoded, [item for item, _ in pairs]
+    owners = [item for item, _ in pairs]
+    if work.settings.data.targets == "shuffled" and not work.job.crossed:
+        rendered = exchanged(rendered, owners, seed)
+        how = work.settings.prompt_format
+        pairs_of = zip(rendered, owners, strict=True)
+        rendered = [render.put_to(how, r, work.where(i), work.vocabulary) for r, i in pairs_of]
+        encoded = render.encode(rendered, work.vocabulary)
+    return rendered, encoded, owners
+
+
+def exchanged(rendered: list[Rendered], owners: list[Item], seed: int) -> list[Rendered]:
+    """The renderings with their targets passed round among those in one template, in an order drawn
+    from the seed: none keeps its own unless it is alone."""
+    order = sorted(
+        range(len(rendered)),
+        key=lambda i: (rendered[i].template, hashing.draw(seed, "targets", owners[i].id)),
+    )
+    out = list(rendered)
+    for _, group in itertools.groupby(order, key=lambda i: rendered[i].template):
+        places = list(group)
+        for i, other in zip(places, [*places[1:], places[0]], strict=True):
+            out[i] = dataclasses.replace(rendered[i], target=rendered[other].target)
+    return out
 
 
 def shown(

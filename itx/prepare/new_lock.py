@@ -84,6 +84,8 @@ def make(plan: Plan, shares: list[Rates], made: dict[Job, Made]) -> Lock:
         lock["chat"] = plan.settings.chat_template
     if as_chat:
         lock |= {k: getattr(d, k) for k in ("prompt_format", "system", "exemplars_as")}
+    if d.targets != "own":
+        lock["targets"] = d.targets
     if d.replay:
         lock |= {"replay": d.replay, "replay_task": d.replay_task}
     if d.phases:

@@ -179,7 +179,7 @@ def _filled(spec: TaskSpec, item: Item, template: Template, style: Callable, h: 
     return prompt, target, references, options, index
 
 
-def put_to(r: Rendered, how: PromptFormat, where: str, vocabulary: Vocabulary) -> Rendered:
+def put_to(how: PromptFormat, r: Rendered, where: str, vocabulary: Vocabulary) -> Rendered:
     """A rendering with what the run's chat template makes of it; itself where prompts are plain."""
     if not (messages := how.messages(r.prompt, r.turns)):
         return r

@@ -2,7 +2,9 @@
 """data.prompt_format=chat: an instruction task's examples are the very text and ids that a chat
 template writes, in training, generation and ranking alike."""
 
+import dataclasses
 import json
+from collections import Counter
 
 import jinja2
 import pytest
@@ -245,3 +247,34 @@ def test_a_lock_of_another_form_is_refused():
         locks.check_config(made, RunConfig(), "lock")
     with pytest.raises(UserError, match="data.prompt_format='plain'.*'chat'"):
         locks.check_config({}, chatty, "lock")
+
+
+@pytest.mark.parametrize("prompt_format", ["plain", "chat"])
+def test_shuffled_targets_are_another_examples(tmp_path, task, prompt_format):
+    """The control keeps prompts and the shares of answers, and trains no example on its own."""
+    data = {"prompt_format": prompt_format}
+    own, lines, vocabulary = built(tmp_path, "chatml", **data)
+    other, told, _ = built(tmp_path, "chatml", targets="shuffled", **data)
+    assert [line["prompt"] for line in lines] == [line["prompt"] for line in told]
+    assert [r[0][0].tolist() for r in own] == [r[0][0].tolist() for r in other]
+    assert [line["target"] for line in lines] != [line["target"] for line in told]
+    assert Counter(x["target"] for x in lines) == Counter(x["target"] for x in told)
+    for record, line in zip(other, told, strict=True):
+        assert vocabulary.answer(record[-1][0]).strip() == line["target"]
+
+
+def test_evaluation_keeps_its_targets(tmp_path, task):
+    job = types.Job("yes_or_no", "test")
+    file = tokenizer(tmp_path / "t", "chatml")
+    keys = {
+        split: {
+            jobs.key(
+                dataclasses.replace(job, split=split),
+                job_settings(file, "", root=str(tmp_path), targets=t),
+                "h",
+            )
+            for t in ("own", "shuffled")
+        }
+        for split in ("train", "test")
+    }
+    assert (len(keys["train"]), len(keys["test"])) == (2, 1)
