@@ -85,10 +85,11 @@ def settle(config: RunConfig, origin: dict[str, str]) -> tuple[RunConfig, dict[s
                 f"{tokenizer} has no {', '.join(FILES)}; name the vocabulary: data.vocab=…"
             )
         data["vocab"] = str(file)
-    if not config.data.chat_template and (template := _chat_template(tokenizer)):
-        data["chat_template"] = str(template)
+    if template := _chat_template(tokenizer):
+        if not config.data.chat_template:
+            data["chat_template"] = str(template)
         if config.data.prompt_format == "auto":
-            data |= _asked_as(begin)
+            data["prompt_format"] = _prompt_format(begin)
     names = [*(f"model.{n}" for n in model), *(f"data.{n}" for n in data)]
     config = dataclasses.replace(
         config,
@@ -106,12 +107,11 @@ def _chat_template(folder: Path) -> Path | None:
     return next((f for f in files if tokenizer_json(f).get("chat_template")), None)
 
 
-def _asked_as(begin: Begin) -> dict[str, str]:
+def _prompt_format(begin: Begin) -> str:
     """How a model with a chat template is asked: in turns, or as the run that made it was."""
     if begin.run is None or not begin.run.lock_json.is_file():
-        return {"prompt_format": "chat"}
-    theirs = run_config(begin.run).data
-    return {"prompt_format": "chat" if theirs.prompt_format == "chat" else "plain"}
+        return "chat"
+    return "chat" if run_config(begin.run).data.prompt_format == "chat" else "plain"
 
 
 def keep(name: str, to: Path) -> None:

@@ -68,7 +68,7 @@ def generate(args: Namespace) -> tuple[list[dict], int]:
     how = Sampling(**{f.name: getattr(args, f.name) for f in dataclasses.fields(Sampling)})
     lock = read_lock(run)
     template = "" if args.raw else lock.get("chat", "")
-    told = args.system or (lock.get("system", "") if template else "")
+    system_text = args.system or (lock.get("system", "") if template else "")
     if args.system and not template:
         why = "with --raw" if args.raw else "this run was not trained on conversations, and"
         raise UserError(f"--system: {why} a prompt is asked as it is")
@@ -77,7 +77,7 @@ def generate(args: Namespace) -> tuple[list[dict], int]:
     else:
         prompts = map(terminal.unescaped, args.prompt or ())
         conversations = [[terminal.message(p, "--prompt")] for p in prompts]
-    system = [terminal.message(told, "--system", "system")] if told else []
+    system = [terminal.message(system_text, "--system", "system")] if system_text else []
     runner = restore.load_model(run, config, lock, chosen_step(run, args.step))
     context = args.context or config.data.sequence_length
     runner = Runner(dataclasses.replace(runner.loaded, context=context))
@@ -85,7 +85,7 @@ def generate(args: Namespace) -> tuple[list[dict], int]:
     stop = tuple(map(terminal.unescaped, args.stop or ()))
     ready = terminal.Run(runner, vocabulary, template, args.max_new_tokens, how, stop)
     if not conversations:
-        return terminal.converse(ready, told), 0
+        return terminal.converse(ready, system_text), 0
     for messages in conversations:
         if messages[0]["role"] != "system":
             messages[:0] = system

@@ -22,8 +22,8 @@ from itx.eval.sampling import Sampling
 from itx.eval.texts import TextAnswer, texts
 from itx.tasks.chat import ROLES
 from itx.text import visible
-from itx.text_format import chat
-from itx.text_format.pieces import END, Pieces, encoded
+from itx.text_format import chat, prompts
+from itx.text_format.pieces import Pieces, encoded
 
 Messages = list[dict[str, str]]  # [{"role", "content"}]
 HELP = """  a line                asks it; \\n in it begins a new line
@@ -69,13 +69,11 @@ class Run:
             return []
         return chat.unwritten(self.template, *self._answers(messages), "the conversation")
 
-    def stops(self, messages: Messages) -> tuple[str, ...]:
+    def stops(self) -> tuple[str, ...]:
         """The stop strings, and what the template writes behind an answer."""
-        behind = (
-            self._pieces(messages)[-1][0].partition(".")[2].replace(END, "")
-            if self.template
-            else ""
-        )
+        if not self.template:
+            return self.stop
+        _, behind = prompts.around(self.template, "", self.vocabulary.eos_text)
         return (*self.stop, behind) if behind else self.stop
 
     def answers(
@@ -84,8 +82,8 @@ class Run:
         if not asked:
             return []
         ids = [self.ids(messages) for messages in asked]
-        stop = self.stops(asked[0])
-        return texts(self.runner, self.vocabulary, ids, self.max_new_tokens, self.how, stop, stream)
+        how = (self.max_new_tokens, self.how, self.stops(), stream)
+        return texts(self.runner, self.vocabulary, ids, *how)
 
     def room(self, messages: Messages) -> tuple[Messages, int]:
         """The messages without the oldest turns that the context has no room for, and how many

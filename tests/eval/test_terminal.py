@@ -143,9 +143,9 @@ def test_the_run_keeps_the_template_it_was_trained_with(talked, run):
 
 
 def test_what_a_template_writes_behind_an_answer_ends_it(run):
-    assert run.stops(messages(TALKS[0], 1)) == ()
+    assert run.stops() == ()
     ends = dataclasses.replace(run, template=CHATML, stop=("\n\n",))
-    assert ends.stops(messages(TALKS[0], 1)) == ("\n\n", "<|im_end|>")
+    assert ends.stops() == ("\n\n", "<|im_end|>")
 
 
 def test_the_oldest_turns_make_room(run):
@@ -247,7 +247,7 @@ def test_a_template_that_writes_earlier_turns_otherwise_is_asked_as_it_trained(r
     want = chat.written(thinks.template, {"messages": talk}, 3, True, "")
     assert "<think>" not in want and thinks.ids(talk) == run.vocabulary.encode(want)
     found = terminal.converse(thinks, "", io.StringIO("Hi\nBob?\n你好\n"))
-    assert len(found) == 3 and thinks.stops(talk) == ("<|im_end|>",)
+    assert len(found) == 3 and thinks.stops() == ("<|im_end|>",)
 
 
 def test_several_prompts_are_answered_together(run, capsys):
