@@ -26,17 +26,27 @@ REPO = Path(__file__).resolve().parent.parent
 SHARED = REPO.parent / "shared" / "data"
 
 
+# Groups of tests that take a minute or more. They begin first: what the two processes do last is
+# short, and neither works alone for long. (pytest-xdist itself would sort by the number of tests.)
+COSTLY_FIXTURES = ("quickstart", "desk", "sample_cache", "adapter_run")
+LONG_FILES = (
+    "generate peft train foreign kill processes commands pretrained recipes terminal meshes written "
+    "retention flan checkpoints hf"
+)
+LONG = (*COSTLY_FIXTURES, *(f"test_{name}.py" for name in LONG_FILES.split()))
+
+
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items) -> None:
     """Which tests one of the two processes (pytest-xdist) takes together: those that share a costly
-    fixture, else those of a file."""
+    fixture, else those of a file. The long ones stand first."""
+
+    def group(item) -> str:
+        return next((f for f in COSTLY_FIXTURES if f in item.fixturenames), item.path.name)
+
+    items.sort(key=lambda item: LONG.index(g) if (g := group(item)) in LONG else len(LONG))
     for item in items:
-        costly = [
-            f
-            for f in ("quickstart", "desk", "sample_cache", "adapter_run")
-            if f in item.fixturenames
-        ]
-        item.add_marker(pytest.mark.xdist_group(costly[0] if costly else item.path.name))
+        item.add_marker(pytest.mark.xdist_group(group(item)))
 
 
 @pytest.fixture(scope="module", autouse=True)

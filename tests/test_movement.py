@@ -75,7 +75,7 @@ def test_what_is_tracked_says_how_far_it_is(monkeypatch, capsys):
     assert capsys.readouterr().err == ""  # it is over
 
 
-def test_evaluation_and_ranking_are_tracked(monkeypatch, tmp_path):
+def test_evaluation_and_ranking_are_tracked(monkeypatch):
     assert importlib.util.find_spec("itx.movement")
     import contextlib
 
@@ -91,7 +91,7 @@ def test_evaluation_and_ranking_are_tracked(monkeypatch, tmp_path):
 
     monkeypatch.setattr(movement, "track", track)
     some = synthetic.examples(7, seed=9)
-    made = runner("decoder", tmp_path)
+    made = runner("decoder")
     made.generate([p for p, _, _ in some], 4)
     made.rank([p for p, _, _ in some], [[t] for _, t, _ in some])
     assert counts == {"generated": (7, 7), "ranked": (7, 7)}

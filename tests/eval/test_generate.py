@@ -7,6 +7,7 @@ import json
 import math
 import types
 from functools import partial
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -32,10 +33,12 @@ from tests.synthetic import changed
 MODELS = {**synthetic.models(), "prefix": tiny.decoder(prefix_lm=True)}
 
 
-def runner(name: str, tmp_path, devices: int = 1) -> Runner:
+@functools.cache  # a program that initialises is compiled anew each time
+def runner(name: str, devices: int = 1, folder: Path = Path("no-run")) -> Runner:
+    """The model of a run folder that has no checkpoint; its `pretrained` is read if it is there."""
     cfg = synthetic.config(MODELS[name], eval={"batch_size": 16})
     mesh = meshes.make_mesh(MeshConfig(), jax.devices()[:devices])
-    made = restore.load_model(synthetic.Folder(tmp_path), cfg, synthetic.lock(), 0, mesh)
+    made = restore.load_model(synthetic.Folder(folder), cfg, synthetic.lock(), 0, mesh)
     # what starts at zero or one would hide
     hidden = {
         n: p
@@ -66,8 +69,8 @@ def forward(params: dict, batch: dict, *, graphdef) -> jax.Array:
 
 
 @pytest.mark.parametrize("name", list(MODELS))
-def test_greedy_tokens_are_the_best_of_a_full_pass(name, tmp_path):
-    r = runner(name, tmp_path)
+def test_greedy_tokens_are_the_best_of_a_full_pass(name):
+    r = runner(name)
     prompts = [p for p, _, _ in synthetic.examples(5, seed=7)]
     prompts[0] = prompts[0] * 3  # lengths differ, so rows are padded
     limits = [6, 3, 6, 1, 5]
@@ -94,8 +97,8 @@ ADAPTERS = {
 @pytest.mark.parametrize(
     "name, adapter", [*((n, "") for n in MODELS), *(("decoder", a) for a in ADAPTERS if a)]
 )
-def test_what_is_cast_and_taken_apart_before_the_loop_computes_the_same(name, adapter, tmp_path):
-    r = runner(name, tmp_path)
+def test_what_is_cast_and_taken_apart_before_the_loop_computes_the_same(name, adapter):
+    r = runner(name)
     r = changed(r, model=dataclasses.replace(r.loaded.model, dtype="bfloat16"))
     abstract = shapes_of(
         lambda: Transformer(r.loaded.model, len(r.loaded.params["embedding"]), nnx.Rngs(0))
@@ -118,10 +121,10 @@ def test_what_is_cast_and_taken_apart_before_the_loop_computes_the_same(name, ad
     assert np.array_equal(a, b) and a.std() > 0.1
 
 
-def test_the_loop_over_tokens_casts_no_weight(tmp_path, monkeypatch):
+def test_the_loop_over_tokens_casts_no_weight(monkeypatch):
     """XLA may take it out of the loop or not; where it does not, each token would read all weights
     in float32."""
-    made = runner("decoder", tmp_path)
+    made = runner("decoder")
     abstract = shapes_of(
         lambda: Transformer(
             dataclasses.replace(made.loaded.model, dtype="bfloat16"),
@@ -161,9 +164,9 @@ def equations(jaxpr):
             yield from equations(inner)
 
 
-def test_generation_stops_at_eos(tmp_path):
+def test_generation_stops_at_eos():
     """With the id that greedy decoding takes as EOS, each answer ends where it first stands."""
-    r = runner("decoder", tmp_path)
+    r = runner("decoder")
     prompts = [p for p, _, _ in synthetic.examples(6, seed=8)]
     free = [a["tokens"] for a in r.generate(prompts, 8)]
     eos = free[0][2]
@@ -179,12 +182,12 @@ def test_every_id_that_ends_the_pretrained_models_answers_ends_one(tmp_path, how
     """generation_config.json names a list of ids where a chat model has an end of turn beside its
     end of text."""
     prompts = [p for p, _, _ in synthetic.examples(6, seed=8)]
-    free = [a["tokens"] for a in runner("decoder", tmp_path).generate(prompts, 8)]
+    free = [a["tokens"] for a in runner("decoder").generate(prompts, 8)]
     first, second = free[0][2], next(i for i in free[1] if i != free[0][2])
     config = tmp_path / "pretrained" / "generation_config.json"
-    config.parent.mkdir(exist_ok=True)
+    config.parent.mkdir()
     config.write_text(json.dumps({"eos_token_id": [first, second]}))
-    ended = runner("decoder", tmp_path).generate(prompts, 8, how)
+    ended = runner("decoder", folder=tmp_path).generate(prompts, 8, how)
     assert not any({first, second} & set(a["tokens"]) for a in ended)
     if how == Sampling():
         for a, b in zip(free, ended, strict=True):
@@ -192,12 +195,12 @@ def test_every_id_that_ends_the_pretrained_models_answers_ends_one(tmp_path, how
             assert (b["tokens"], b["finished"]) == (a[:at], at is not None)
     config.write_text(json.dumps({"eos_token_id": "</s>"}))
     with pytest.raises(UserError, match="generation_config.json: eos_token_id is '</s>'"):
-        runner("decoder", tmp_path)
+        runner.__wrapped__("decoder", folder=tmp_path)
 
 
 @pytest.mark.parametrize("name", list(MODELS))
-def test_rank_is_the_sum_of_log_softmax(name, tmp_path):
-    r = runner(name, tmp_path)
+def test_rank_is_the_sum_of_log_softmax(name):
+    r = runner(name)
     some = synthetic.examples(7, seed=9)
     prompts = [p for p, _, _ in some]
     options = [[t, [9, *t], [*t, 5, 6]] for _, t, _ in some]
@@ -212,8 +215,8 @@ def test_rank_is_the_sum_of_log_softmax(name, tmp_path):
             )
 
 
-def test_many_devices_give_the_same_answers(tmp_path):
-    one, eight = runner("decoder", tmp_path), runner("decoder", tmp_path, devices=8)
+def test_many_devices_give_the_same_answers():
+    one, eight = runner("decoder"), runner("decoder", devices=8)
     assert one.loaded.mesh.devices.size == 1 and eight.loaded.mesh.devices.size == 8
     prompts = [p for p, _, _ in synthetic.examples(11, seed=10)]
     assert one.generate(prompts, 4) == eight.generate(prompts, 4)
@@ -305,11 +308,19 @@ MODES = {
 }
 
 
-def uncached(r: Runner, prompt: list[int], how: Sampling, index: int, limit: int) -> list[int]:
-    """The answer to one prompt by a full pass of prompt and answer for every token; EOS ends it."""
+select = jax.jit(sampling.select, static_argnums=0)
+
+
+def uncached(
+    r: Runner, prompt: list[int], how: Sampling, index: int, limit: int, longest: int
+) -> list[int]:
+    """The answer to one prompt by a full pass of prompt and answer for every token; EOS ends it.
+
+    longest: tokens of the longest prompt; the passes of all prompts are of one shape.
+    """
     both, k = r.loaded.model.architecture == "encoder_decoder", how.beams
     head = [r.loaded.bos_id] if both else prompt
-    room = len(head) + limit
+    room = longest + limit
 
     def sides(ids: list[list[int]], name: str, width: int) -> dict:
         tokens = np.array([row + [0] * (width - len(row)) for row in ids])
@@ -326,9 +337,9 @@ def uncached(r: Runner, prompt: list[int], how: Sampling, index: int, limit: int
     for n in range(limit):
         batch = sides([[*head, *row] for row in rows], "decoder", room)
         if both:
-            batch |= sides([[*prompt, r.loaded.eos_id]] * k, "encoder", len(prompt) + 1)
+            batch |= sides([[*prompt, r.loaded.eos_id]] * k, "encoder", longest + 1)
         logits = forward(r.loaded.params, batch, graphdef=r.loaded.graphdef)[:, len(head) + n - 1]
-        state, tokens, of = sampling.select(
+        state, tokens, of = select(
             compiled, numbers, keys, state, logits, np.int32(n), np.array([limit]), r.loaded.ends
         )
         rows = [[*rows[i if of is None else int(of[i])], int(t)] for i, t in enumerate(tokens)]
@@ -355,7 +366,8 @@ def test_every_mode_of_every_family_is_that_without_a_cache(name):
     answers = {}
     for mode, how in MODES.items():
         got = [a["tokens"] for a in r.generate(prompts, 6, how)]
-        assert got == [uncached(r, p, how, i, 6) for i, p in enumerate(prompts)], mode
+        longest = max(map(len, prompts))
+        assert got == [uncached(r, p, how, i, 6, longest) for i, p in enumerate(prompts)], mode
         answers[mode] = got
         if mode in ("all", "beams"):
             alone = changed(r, batch_size=1)
@@ -366,8 +378,8 @@ def test_every_mode_of_every_family_is_that_without_a_cache(name):
 
 
 @pytest.mark.parametrize("name", list(MODELS))
-def test_drawn_answers_depend_on_prompt_and_seed_alone(name, tmp_path):
-    r = runner(name, tmp_path)
+def test_drawn_answers_depend_on_prompt_and_seed_alone(name):
+    r = runner(name)
     prompts = [p for p, _, _ in synthetic.examples(5, seed=7)]
     prompts[3] = prompts[0]
     how = Sampling(temperature=1.5, seed=4)
@@ -377,8 +389,8 @@ def test_drawn_answers_depend_on_prompt_and_seed_alone(name, tmp_path):
     assert got != r.generate(prompts, 8, dataclasses.replace(how, seed=5))
 
 
-def test_another_temperature_or_seed_is_the_same_program(tmp_path):
-    r = runner("decoder", tmp_path)
+def test_another_temperature_or_seed_is_the_same_program():
+    r = runner("decoder")
     r.generate([[5, 6]], 4, Sampling(temperature=1.0, top_p=0.9))
     before = gen._advance._cache_size(), gen._begin._cache_size()
     r.generate([[5, 6, 7]], 3, Sampling(temperature=0.3, top_p=0.2, seed=9))
@@ -390,8 +402,8 @@ def test_another_temperature_or_seed_is_the_same_program(tmp_path):
 # ---- looking on
 
 
-def test_a_watched_answer_is_the_same_and_may_be_stopped(tmp_path):
-    r = runner("decoder", tmp_path)
+def test_a_watched_answer_is_the_same_and_may_be_stopped():
+    r = runner("decoder")
     prompts = [p for p, _, _ in synthetic.examples(4, seed=10)]
     free = r.generate(prompts, 9)
     looks: dict[int, list] = {i: [] for i in range(4)}
@@ -407,9 +419,9 @@ def test_a_watched_answer_is_the_same_and_may_be_stopped(tmp_path):
         assert got[i]["tokens"] == (want[:3] if i == 1 else want)
 
 
-def test_stop_strings_cut_the_text_wherever_they_stand(tmp_path):
+def test_stop_strings_cut_the_text_wherever_they_stand():
     """A vocabulary of letters, two to a token: a stop string may split one."""
-    r = runner("decoder", tmp_path)
+    r = runner("decoder")
     words = [chr(ord("а") + i % 32) + chr(ord("a") + i % 26) for i in range(synthetic.VOCAB)]
     vocabulary = types.SimpleNamespace(answer=lambda ids: "".join(words[i % 61] for i in ids))
     prompts = [p for p, _, _ in synthetic.examples(3, seed=8)]
@@ -433,8 +445,8 @@ def test_stop_strings_cut_the_text_wherever_they_stand(tmp_path):
         texts.texts(r, vocabulary, prompts, 20, stop=("a", ""))
 
 
-def test_a_stream_never_takes_back_what_it_wrote(tmp_path):
-    r = runner("decoder", tmp_path)
+def test_a_stream_never_takes_back_what_it_wrote():
+    r = runner("decoder")
     letters = [f"{i:02}" for i in range(synthetic.VOCAB)]
     half = types.SimpleNamespace(  # an odd token's second letter is not whole before the next token
         answer=lambda ids: (
@@ -453,10 +465,10 @@ def test_a_stream_never_takes_back_what_it_wrote(tmp_path):
     assert all(b.startswith(a) for a, b in zip(seen, [*seen[1:], got["text"]], strict=True))
 
 
-def test_a_stream_over_bytes_of_characters_begins_with_what_it_wrote(tmp_path):
+def test_a_stream_over_bytes_of_characters_begins_with_what_it_wrote():
     """Where a tokenizer falls back to bytes, the bytes of a run are one text or, until the last is
     there, none at all."""
-    r = runner("decoder", tmp_path)
+    r = runner("decoder")
     text = "你好，мир 🙂 naïve".encode()
 
     def answer(ids: list[int]) -> str:
@@ -510,22 +522,22 @@ def test_settings_that_make_no_sense_are_named(settings, match):
         Sampling(**settings)
 
 
-def test_a_ranking_of_an_empty_prompt_needs_bos(tmp_path):
-    r = runner("decoder", tmp_path)
+def test_a_ranking_of_an_empty_prompt_needs_bos():
+    r = runner("decoder")
     assert r.rank([[5], []], [[[3]], [[4]]])[1][0]["tokens"] == 2
     with pytest.raises(UserError, match="rank: prompt 1 is empty"):
         changed(r, bos_id=-1).rank([[5], []], [[[3]], [[4]]])
 
 
-def test_a_prompt_that_is_too_long_or_empty_is_named(tmp_path):
-    r = changed(runner("decoder", tmp_path), context=12)
+def test_a_prompt_that_is_too_long_or_empty_is_named():
+    r = changed(runner("decoder"), context=12)
     assert len(r.generate([[5] * 7], 4)) == 1  # with BOS just as long
     with pytest.raises(
         UserError, match="prompt 1 has 8 tokens, with 4 new ones more than the context of 12"
     ):
         r.generate([[5] * 7, [5] * 8], 4)
     with pytest.raises(UserError, match="prompt 0 has 12 tokens, with its EOS"):
-        changed(runner("t5", tmp_path), context=12).generate([[5] * 12], 40)
+        changed(runner("t5"), context=12).generate([[5] * 12], 40)
     with pytest.raises(UserError, match="prompt 1 is empty"):
         changed(r, bos_id=-1).generate([[5], []], 4)
     with pytest.raises(UserError, match="beams are known at the end alone"):
@@ -540,9 +552,9 @@ def test_buckets_weigh_compilation_against_padding():
     assert gen.buckets(np.array([], np.int64), 10) == []
 
 
-def test_a_conversation_is_compiled_for_few_lengths(tmp_path):
+def test_a_conversation_is_compiled_for_few_lengths():
     """Each turn asks a longer prompt, alone: a row, whose slots are powers of two."""
-    r = runner("decoder", tmp_path)
+    r = runner("decoder")
     prompts = [[2 + j % 59 for j in range(9 * turn)] for turn in range(1, 13)]
     before = gen._begin._cache_size(), gen._advance._cache_size()
     alone = [r.generate([p], 5)[0] for p in prompts]
@@ -560,9 +572,9 @@ def test_a_conversation_is_compiled_for_few_lengths(tmp_path):
     assert alone == r.generate(prompts, 5)
 
 
-def test_long_prompts_go_in_smaller_batches(tmp_path, monkeypatch):
+def test_long_prompts_go_in_smaller_batches(monkeypatch):
     """As many rows as memory has room for; the answers are the same."""
-    r = runner("t5", tmp_path)
+    r = runner("t5")
     # of three rows of 64
     monkeypatch.setattr(gen, "MAX_SCORES_BYTES", 4 * r.loaded.model.num_heads * 64**2 * 3)
     prompts = [[2 + (7 * i + j) % 59 for j in range(63 if i % 2 else 15)] for i in range(12)]
@@ -576,8 +588,8 @@ def test_long_prompts_go_in_smaller_batches(tmp_path, monkeypatch):
     assert small == r.generate(prompts, 4)
 
 
-def test_rows_of_a_ranking_leave_few_empty(tmp_path):
-    r = changed(runner("decoder", tmp_path), batch_size=256)
+def test_rows_of_a_ranking_leave_few_empty():
+    r = changed(runner("decoder"), batch_size=256)
     assert [ranking.batch_rows(n, 256, 128, r.loaded) for n in (1, 5, 19, 33, 100)] == [
         4,
         8,
@@ -590,12 +602,12 @@ def test_rows_of_a_ranking_leave_few_empty(tmp_path):
         < 4
         < ranking.batch_rows(100, 256, 2**15, r.loaded)
     )
-    eight = runner("decoder", tmp_path, devices=8)
+    eight = runner("decoder", devices=8)
     assert [ranking.batch_rows(n, 256, 128, eight.loaded) for n in (0, 1, 19)] == [8, 8, 8]
 
 
-def test_bad_limits_are_named(tmp_path):
-    r = runner("decoder", tmp_path)
+def test_bad_limits_are_named():
+    r = runner("decoder")
     with pytest.raises(UserError, match="2 prompts but 1 limits"):
         r.generate([[3], [4]], [5])
     with pytest.raises(UserError, match="at least 1"):
