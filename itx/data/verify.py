@@ -176,8 +176,10 @@ def _contradiction(records: cache.Records, n: int, vocab_size: int | None) -> st
         return f"{path / 'piece_lengths.npy'} does not add up to the {records.num_tokens} tokens"
     for i, shard in enumerate(records.shards):
         if vocab_size is not None and (largest := shard.max(initial=0)) >= vocab_size:
-            said = f"holds the token {largest}, and the vocabulary ends at {vocab_size - 1}"
-            return f"{path / f'tokens-{i:05d}.npy'} {said}"
+            return (
+                f"{path / f'tokens-{i:05d}.npy'} holds the token {largest}, and the vocabulary "
+                f"ends at {vocab_size - 1}"
+            )
     return ""
 
 

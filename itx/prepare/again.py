@@ -57,8 +57,10 @@ def check(cached: Iterable[Job], settings: Settings, vocabulary: Vocabulary) -> 
         records = _read(spec, split, record_ids, settings)
         for job, first in firsts.items():
             if first and not records:
-                told = "its source gives none of the examples that its cache holds"
-                raise UserError(f"task {task!r}: {told}; {REMEDY}")
+                raise UserError(
+                    f"task {task!r}: its source gives none of the examples that its cache "
+                    f"holds; {REMEDY}"
+                )
             readable = {k: v for k, v in first.items() if records.keys() & _record_ids(k[0])}
             sample = _drawn(job, readable)
             items = _items(spec, sample, records, settings)

@@ -148,8 +148,9 @@ def estimate(config: RunConfig, progress: Progress = no_progress) -> dict[str, A
     are not in it: `data.renderings` at most."""
     members = members_of(config)
     if not members:
-        foreign = f"{config.data.mixture!r}, which SeqIO resolves"
-        raise UserError(f"--dry-run knows itx's own tasks, not {foreign}")
+        raise UserError(
+            f"--dry-run knows itx's own tasks, not {config.data.mixture!r}, which SeqIO resolves"
+        )
     plan = plan_of(config, members)
     count = config.data.workers or os.cpu_count()
     with workers.pool(count) as pool:

@@ -138,8 +138,9 @@ def _check_one(spec: TaskSpec, r: Rendered, item: Item) -> list[str]:
         equal = metrics.SCORES["exact_string" if "exact_string" in spec.metrics else "exact_match"]
         meant = [o for o in r.options if equal([o], answer)]
         if meant != [r.options[r.answer_index]]:
-            told = f"stands for the options {meant}, not for one of {r.options}"
-            problems.append(f"the answer {answer!r} {told}")
+            problems.append(
+                f"the answer {answer!r} stands for the options {meant}, not for one of {r.options}"
+            )
     if r.prompt != r.prompt.rstrip():
         problems.append("the prompt ends in white space")
     if spec.templated and templates.template_id((r.prompt, r.target)) == r.template:
@@ -237,8 +238,9 @@ def _inversion(spec: TaskSpec, template: Template, items: list[Item]) -> list[st
         if holding < MIN_TELLING_SHARE * len(items):
             told = f"its target asks for {{{slot}}}, which stands in no plain template"
             problems.append(told + did_you_mean(slot, plain))
-    where = f"inverted template {templates.template_id(template)}"
-    return [f"{where}: {problem}" for problem in problems]
+    return [
+        f"inverted template {templates.template_id(template)}: {problem}" for problem in problems
+    ]
 
 
 def _answers_given_back(spec: TaskSpec, root: str) -> list[str]:

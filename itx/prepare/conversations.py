@@ -101,8 +101,9 @@ def prepared(
             replies = answers(template, item.values, where, eos, control)
         except UserError as e:
             if not skip_bad:
-                hint = "--data.skip_bad=True counts and skips such conversations"
-                raise UserError(f"{e}; {hint}") from e
+                raise UserError(
+                    f"{e}; --data.skip_bad=True counts and skips such conversations"
+                ) from e
             counts["refused by data.chat_template"] += 1
             continue
         if said is not None:

@@ -167,13 +167,17 @@ def _columns(names: list[str], where: str, delimiter: str) -> list[str]:
         raise UserError(f"{where}bad utf-8 in the header (byte {byte})")
     for i, column in enumerate(names):
         if column in names[:i]:
-            both = f"columns {names.index(column) + 1} and {i + 1}"
-            raise UserError(f"{where}{both} are both called {column!r}; a field has one column")
+            raise UserError(
+                f"{where}columns {names.index(column) + 1} and {i + 1} are both called "
+                f"{column!r}; a field has one column"
+            )
     if len(names) == 1:
         for other in DELIMITERS:
             if other != delimiter and other in names[0]:
-                told = f"it looks separated by {other!r}, not by {delimiter!r}"
-                raise UserError(f"{where}the header has one column, {names[0]!r}: {told}")
+                raise UserError(
+                    f"{where}the header has one column, {names[0]!r}: it looks separated by "
+                    f"{other!r}, not by {delimiter!r}"
+                )
     return names
 
 
@@ -195,5 +199,7 @@ def _opened(lines: Sequence[str], at: int, columns: Sequence[str], delimiter: st
                 state = "bare"
     n, column = opened
     called = repr(columns[column]) if column < len(columns) else str(column + 1)
-    place = f"in line {at + n}, column {called}"
-    return f"; the quote that opens {place}, does not close where its cell ends"
+    return (
+        f"; the quote that opens in line {at + n}, column {called}, does not close where its "
+        "cell ends"
+    )

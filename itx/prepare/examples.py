@@ -74,8 +74,10 @@ def items(
                     counts[REPEATED] += 1
                 else:
                     counts[CONFLICT] += 1
-                    told = f"has {_shown(answer)} where {earlier} has {_shown(given)}"
-                    faults.setdefault(CONFLICT, f"{item.id} {told}")
+                    faults.setdefault(
+                        CONFLICT,
+                        f"{item.id} has {_shown(answer)} where {earlier} has {_shown(given)}",
+                    )
 
 
 def identity_of(spec: TaskSpec, values: dict[str, Any]) -> int:

@@ -38,5 +38,6 @@ def exclude(lock: Lock, found: Found) -> None:
         task["examples"] -= len(new)
         audit["kept"] -= len(new)
         if not task["examples"]:
-            told = f"no training example is left; skipped: {audit['skipped']}"
-            raise UserError(f"task {task['name']}: {told}")
+            raise UserError(
+                f"task {task['name']}: no training example is left; skipped: {audit['skipped']}"
+            )

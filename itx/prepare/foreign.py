@@ -79,8 +79,10 @@ def vocabulary_of(tasks: Mapping[str, seqio.Task], cache_dir: str, mend: hits.Me
     (first_name, _), first = next(iter(vocabularies.items()))
     for (name, feature), vocabulary in vocabularies.items():
         if vocabulary != first:
-            both = f"tasks {first_name!r} and {name!r}"
-            raise UserError(f"{both} have different vocabularies ({feature} of {name!r})")
+            raise UserError(
+                f"tasks {first_name!r} and {name!r} have different vocabularies ({feature} of "
+                f"{name!r})"
+            )
     file = seqio_bridge.kept(first, cache_dir, mend)
     if file is None:
         raise UserError(
@@ -115,11 +117,13 @@ def _scoring(task: seqio.Task) -> tuple[tuple[str, ...], str]:
     """(names of a Task's metric functions, name of its postprocess_fn or "")."""
     where = f"task {task.name!r}"
     if len(task.metric_objs) > len(task.metric_fns):
-        why = "metric_objs need SeqIO, which scoring does without; give metric_fns"
-        raise UserError(f"{where}: {why}")
+        raise UserError(
+            f"{where}: metric_objs need SeqIO, which scoring does without; give metric_fns"
+        )
     if task.predict_with_aux_metric_fns:
-        why = "a metric of (targets, predictions, aux_values); there are no aux_values"
-        raise UserError(f"{where}: {why}")
+        raise UserError(
+            f"{where}: a metric of (targets, predictions, aux_values); there are no aux_values"
+        )
     postprocess = task._postprocess_fn  # SeqIO has no public way to it
     try:
         scores = tuple(metrics.name_of(m) for m in task.metric_fns)
@@ -277,8 +281,9 @@ def _dataset(task: seqio.Task, split: str, seed: int) -> Iterator[dict[str, Any]
         yield from task.get_dataset(None, split, shuffle=False, seed=seed).as_numpy_iterator()
     # The user's source and preprocessors may raise anything: they are told whose it was.
     except Exception as e:
-        why = f"its {split} split cannot be read: {type(e).__name__}: {e}"
-        raise UserError(f"task {task.name!r}: {why}") from e
+        raise UserError(
+            f"task {task.name!r}: its {split} split cannot be read: {type(e).__name__}: {e}"
+        ) from e
 
 
 def _text(example: dict, feature: str, ids: list[int], vocabulary: Vocabulary) -> str:

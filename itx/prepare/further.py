@@ -77,8 +77,10 @@ def _registered(name: str, request: dict[str, Any], root: str) -> list[str]:
         return [n for n in registry.expand(name, root) if registry.task(n, root)]
     except UserError as e:
         near = did_you_mean(name, {*_known(request), *registry.TASKS})
-        told = "is neither an evaluation row of this run nor a registered task"
-        raise UserError(f"--tasks: {name!r} {told}{near}") from e
+        raise UserError(
+            f"--tasks: {name!r} is neither an evaluation row of this run nor a registered "
+            f"task{near}"
+        ) from e
 
 
 def _impossible(spec: TaskSpec, variant: names.Variant, split: str) -> str:

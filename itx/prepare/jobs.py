@@ -71,8 +71,9 @@ def key(job: Job, settings: Settings, vocab_hash: str) -> str:
 def folder(job: Job, settings: Settings, vocab_hash: str) -> str:
     """Relative to the cache."""
     row = "-".join(p for p in (job.split, job.templates if job.crossed else "", job.ablation) if p)
-    name = f"r{job.rendering}-{key(job, settings, vocab_hash)}"
-    return f"{cache.folder_name(job.variant)}/{row}/{name}"
+    return (
+        f"{cache.folder_name(job.variant)}/{row}/r{job.rendering}-{key(job, settings, vocab_hash)}"
+    )
 
 
 def path(job: Job, settings: Settings, vocab_hash: str) -> Path:

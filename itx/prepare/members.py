@@ -34,12 +34,14 @@ def members_of(config: RunConfig) -> list[str]:
         later = _variants(name, d.root)
         if not later or not members:
             foreign = name if members else d.mixture
-            why = "is SeqIO's own; phases take itx's mixtures and tasks"
-            raise UserError(f"data.phases: {foreign!r} {why}")
+            raise UserError(
+                f"data.phases: {foreign!r} is SeqIO's own; phases take itx's mixtures and tasks"
+            )
         for member in later:
             if names.parse(member).task in held_out:
-                why = f"trains on {member!r}, which {d.mixture!r} holds out"
-                raise UserError(f"data.phases: {name!r} {why}")
+                raise UserError(
+                    f"data.phases: {name!r} trains on {member!r}, which {d.mixture!r} holds out"
+                )
         members = list(dict.fromkeys([*members, *later]))
     return [*members, _replayed(d, members)] if d.replay else members
 
@@ -47,16 +49,19 @@ def members_of(config: RunConfig) -> list[str]:
 def _replayed(data: DataConfig, members: list[str]) -> str:
     """data.replay_task, which must be a text task that is not in the mixture."""
     if not members:
-        why = "is SeqIO's own; replay goes with itx's mixtures and tasks"
-        raise UserError(f"data.replay: {data.mixture!r} {why}")
+        raise UserError(
+            f"data.replay: {data.mixture!r} is SeqIO's own; replay goes with itx's mixtures and "
+            "tasks"
+        )
     name = str(names.parse(data.replay_task))
     if registry.task(name, data.root).kind != "text":
         texts = [t.name for t in registry.TASKS.values() if t.kind == "text"]
         near = did_you_mean(name, texts)
         raise UserError(f"data.replay_task: {name!r} is no text task{near}")
     if name in members:
-        why = f"is in {data.mixture!r} already, with a share of its own"
-        raise UserError(f"data.replay_task: {name!r} {why}")
+        raise UserError(
+            f"data.replay_task: {name!r} is in {data.mixture!r} already, with a share of its own"
+        )
     return name
 
 

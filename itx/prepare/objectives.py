@@ -161,8 +161,9 @@ def check(spec: TaskSpec, room: Room, known: int = SENTINELS) -> int:
     size = chunk_size(objective, room, known)
     # With less a chunk could be left that cannot be split.
     if size < max(2 * MIN_TOKENS[objective] - 1, 2):
-        told = f"no text fits rows of {room.length} tokens, {room.targets} of targets"
-        raise UserError(f"{where}: {told}")
+        raise UserError(
+            f"{where}: no text fits rows of {room.length} tokens, {room.targets} of targets"
+        )
     return size
 
 
@@ -218,8 +219,10 @@ def chunks(
     for item in items:
         document = item.values["text"]
         if not isinstance(document, str):
-            told = f"'text' is {type(document).__name__}, no text"
-            raise UserError(f"text task {spec.name!r}, example {item.id}: {told}")
+            raise UserError(
+                f"text task {spec.name!r}, example {item.id}: 'text' is "
+                f"{type(document).__name__}, no text"
+            )
         ids = vocabulary.encode(document)
         if len(ids) < least:
             counts["too short to split" if ids else "no text"] += 1

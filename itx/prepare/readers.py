@@ -105,8 +105,9 @@ def _check_names(fields: Any, where: str) -> None:
     names = Counter(f.name for f in fields)
     for field in fields:
         if (n := names[field.name]) > 1:
-            told = f"{n} columns are called {field.name!r}; a field has one column"
-            raise UserError(f"{where}: {told}")
+            raise UserError(
+                f"{where}: {n} columns are called {field.name!r}; a field has one column"
+            )
         kind = field.type
         while hasattr(kind, "value_type"):  # a list's or a dictionary's
             kind = kind.value_type
@@ -219,8 +220,9 @@ def read_tfds(path: Path, options: Options) -> Rows:
         if row >= skip:
             yield str(row), _plain_or_bad(features.deserialize_example_np(data))
     if row + 1 < min(most, options["rows"]):
-        told = f"holds {row + 1} records; dataset_info.json says {options['rows']}"
-        raise UserError(f"{path.name}: {told}")
+        raise UserError(
+            f"{path.name}: holds {row + 1} records; dataset_info.json says {options['rows']}"
+        )
 
 
 def _array_records(path: Path) -> Iterator[bytes]:

@@ -38,8 +38,9 @@ def twice(spec: TaskSpec, seen: Seen, problems: list[str]) -> Callable[[dict], A
         given, again = spec.fields(first), spec.fields(second)
         before, after = digests(example), digests(given)
         if (changed := difference(before, digests(first))) and not problems:
-            told = f"changes the record that it is given ({changed})"
-            problems.append(f"record {len(seen)}: fields() {told}")
+            problems.append(
+                f"record {len(seen)}: fields() changes the record that it is given ({changed})"
+            )
         elif (changed := difference(after, digests(again))) and not problems:
             problems.append(
                 f"record {len(seen)}: fields() gives another result when it is called again on an "
@@ -146,8 +147,9 @@ def compare(spec: TaskSpec, seen: Seen, pipes: list[Connection]) -> list[str]:
         pairs = enumerate(zip(seen, elsewhere, strict=False))
         for n, ((record, given), (other_record, other_given)) in pairs:
             if changed := difference(record, other_record):
-                told = "its source gives another record in another process"
-                return [f"record {n}: {told} ({changed})"]
+                return [
+                    f"record {n}: its source gives another record in another process ({changed})"
+                ]
             if changed := difference(given, other_given):
                 return [
                     f"record {n}: fields() gives another result in another process ({changed}): it "
@@ -156,6 +158,8 @@ def compare(spec: TaskSpec, seen: Seen, pipes: list[Connection]) -> list[str]:
         if len(seen) != len(elsewhere):
             return [f"{len(seen)} records are read here, {len(elsewhere)} in another process"]
         if key != fingerprint.of_task(spec):
-            told = "its options, templates or constants differ in another process"
-            return [f"{told}; a set must be sorted"]
+            return [
+                "its options, templates or constants differ in another process; a set must be "
+                "sorted"
+            ]
     return []

@@ -214,8 +214,9 @@ def tfds_folder(name: str) -> Path:
     hint = f"`uv run tfds build {base} --data_dir={tfds_top()}` makes it where there is a network"
     if not folder.is_dir():
         near = did_you_mean_file(folder)
-        place = f"data.tfds_data_dir={str(tfds_top())!r}"
-        raise UserError(f"{where} no folder {base!r} in {place}{near}; {hint}")
+        raise UserError(
+            f"{where} no folder {base!r} in data.tfds_data_dir={str(tfds_top())!r}{near}; {hint}"
+        )
     inside = list(folder.iterdir())
     versions = [p.name for p in inside if (p / "dataset_info.json").is_file()]
     if version and version not in versions:
@@ -240,8 +241,10 @@ def _hf_parts(source: Source, folder: str, root: str) -> list[Part]:
     state_file = find_file(f"{folder}/state.json", root)
     state = json_rows.read_document(state_file)
     if any(state.get(f"_indices_{what}") for what in ("files", "mapping", "data_files")):
-        hint = "save dataset.flatten_indices() instead"
-        raise UserError(f"{folder}: the dataset was filtered or shuffled; {hint}")
+        raise UserError(
+            f"{folder}: the dataset was filtered or shuffled; save dataset.flatten_indices() "
+            "instead"
+        )
     files = [f["filename"] for f in state.get("_data_files", ())]
     return [Part(f"{folder}/{f}", find_file(f"{folder}/{f}", root), source.options) for f in files]
 
@@ -253,8 +256,9 @@ def find_file(file: str, root: str) -> Path:
     told, inside = f"source file {file!r}", f"data.root={root!r}"
     if not path.is_absolute():
         if not root:
-            hint = "which is not set: set --data.root=FOLDER"
-            raise UserError(f"{told} stands under data.root, {hint}")
+            raise UserError(
+                f"{told} stands under data.root, which is not set: set --data.root=FOLDER"
+            )
         if not Path(root).is_dir():
             raise UserError(f"data.root: no folder {root!r}" + did_you_mean_file(Path(root)))
         path = Path(root) / file

@@ -61,8 +61,11 @@ def answers(spec: TaskSpec, values: Mapping[str, Any]) -> Answers | Bad:
     answer = values["answer"]
     if isinstance(answer, numbers.Integral) and not isinstance(answer, bool):
         if options is None:
-            told = f"answer {answer} is the index of an option, but there are none"
-            return Bad("an index without options", f"{told}; a text is {str(answer)!r}")
+            return Bad(
+                "an index without options",
+                f"answer {answer} is the index of an option, but there are none; a text is "
+                f"{str(answer)!r}",
+            )
         if 0 <= answer < len(options):
             return Answers((options[answer],), options, int(answer))
         return Bad(_OUTSIDE, f"label {answer} is outside the options {options}")

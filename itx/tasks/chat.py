@@ -51,8 +51,9 @@ def openai_messages(example: Mapping[str, Any]) -> Any:
     """{"messages": [{"role", "content", "tool_calls"?, …}], "tools"?}, OpenAI's chat format."""
     turns = _turns(example, "messages")
     if example.get("system"):
-        told = "a 'system' beside its 'messages': make it their first turn"
-        raise ValueError(f"the record has {told}")
+        raise ValueError(
+            "the record has a 'system' beside its 'messages': make it their first turn"
+        )
     return conversation(turns, example.get("tools"))
 
 
@@ -117,8 +118,10 @@ def first_user_turn(values: Mapping[str, Any]) -> str:
 def _turns(example: Mapping[str, Any], key: str) -> Sequence[Mapping[str, Any]]:
     for other in NOT_READ:
         if example.get(other):
-            told = "which chat templates are not given here; tools are 'tools'"
-            raise ValueError(f"the record has {other!r}, {told}")
+            raise ValueError(
+                f"the record has {other!r}, which chat templates are not given here; tools are "
+                "'tools'"
+            )
     if not isinstance(example[key], (list, tuple)):
         raise ValueError(f"{key!r} is {_kind(example[key])}, not a list of turns")
     return example[key]
@@ -161,8 +164,9 @@ def _learned(given: Mapping[str, Any], role: str, where: str) -> dict[str, bool]
     flags = {k: given[k] for k in ("train", "weight") if k in given}
     for key, value in flags.items():
         if value not in (0, 1):  # False and True among them
-            told = "a turn is trained (1, true) or not (0, false)"
-            raise ValueError(f"{where} has {key!r} {value!r}; {told}")
+            raise ValueError(
+                f"{where} has {key!r} {value!r}; a turn is trained (1, true) or not (0, false)"
+            )
     if len(set(map(bool, flags.values()))) > 1:
         raise ValueError(f"{where} has 'train' and 'weight', which differ")
     learned = all(flags.values())
@@ -222,8 +226,10 @@ def _parsed(text: Any, where: str) -> Any:
 def _known(given: Mapping[str, Any], known: Sequence[str], where: str) -> None:
     for key in given:
         if key not in known:
-            told = f"known: {', '.join(known)}{did_you_mean(str(key), known)}"
-            raise ValueError(f"{where} has the key {key!r}; {told}")
+            raise ValueError(
+                f"{where} has the key {key!r}; known: "
+                f"{', '.join(known)}{did_you_mean(str(key), known)}"
+            )
 
 
 def _string(value: Any, where: str) -> str:

@@ -45,8 +45,10 @@ class Variant:
 def parse(name: str) -> Variant:
     m = _VARIANT.fullmatch(name)
     if m is None:
-        grammar = "task[:zs|:fsK][:cot][:inv][:opt|:noopt][:tID][#r]"
-        raise UserError(f"name {name!r} is not {grammar} (in this order, ASCII)")
+        raise UserError(
+            f"name {name!r} is not task[:zs|:fsK][:cot][:inv][:opt|:noopt][:tID][#r] (in this "
+            "order, ASCII)"
+        )
     options, template = (m["options"] or "").removeprefix(":"), m["template"] or ""
     shots, rendering = int(m["shots"] or 0), int(m["rendering"] or 0)
     return Variant(m["task"], shots, bool(m["cot"]), bool(m["inv"]), options, template, rendering)
@@ -55,6 +57,7 @@ def parse(name: str) -> Variant:
 def check_name(name: str, what: str) -> str:
     """A task's or mixture's own name: ASCII letters, digits, `_` and `.`."""
     if not re.fullmatch(r"[A-Za-z0-9_.]+", name):
-        allowed = "only ASCII letters, digits, '_' and '.' are allowed"
-        raise UserError(f"{what} name {name!r}: {allowed}")
+        raise UserError(
+            f"{what} name {name!r}: only ASCII letters, digits, '_' and '.' are allowed"
+        )
     return name

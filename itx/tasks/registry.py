@@ -79,8 +79,9 @@ def _registered(spec: TaskSpec) -> TaskSpec:
         first = TASKS[name].module
         raise UserError(f"task {name!r} of {spec.module} is already registered by {first}")
     if name in MIXTURES:
-        why = "a mixture has this name (SeqIO would silently prefer the mixture)"
-        raise UserError(f"task {name!r}: {why}")
+        raise UserError(
+            f"task {name!r}: a mixture has this name (SeqIO would silently prefer the mixture)"
+        )
     TASKS[name] = spec
     return spec
 
@@ -140,8 +141,10 @@ def _check_template(where: str, key: str, template: tuple) -> None:
     for text in template:
         templates.slots(text)
     if template[0].endswith((" ", "\t")):
-        why = "a prompt must not end in a space (a token would straddle it)"
-        raise UserError(f"{where}: {why}: {template[0]!r}")
+        raise UserError(
+            f"{where}: a prompt must not end in a space (a token would straddle it): "
+            f"{template[0]!r}"
+        )
 
 
 def mixture(name: str, members: Any, **settings: Any) -> MixtureSpec:
@@ -189,8 +192,9 @@ def _family(name: str, root: str) -> dict[str, TaskSpec]:
         except UserError:
             raise
         except Exception as e:  # the user's function may raise anything: they are told where
-            why = f"cannot list its tasks under {root!r}: {_failure(e)}"
-            raise UserError(f"family {name!r} {why}") from e
+            raise UserError(
+                f"family {name!r} cannot list its tasks under {root!r}: {_failure(e)}"
+            ) from e
         by_name = {s.name: s for s in specs}
         if len(by_name) < len(specs):
             raise UserError(f"family {name!r}: two members share a name")
@@ -212,8 +216,7 @@ def load_modules(modules: Sequence[str]) -> None:
                     f"data.modules: no module named {module!r} on the path or in this folder"
                     + did_you_mean(module, _modules_here())
                 ) from e
-            why = f"{module!r} fails at import, {_failure(e)}"
-            raise UserError(f"data.modules: {why}") from e
+            raise UserError(f"data.modules: {module!r} fails at import, {_failure(e)}") from e
 
 
 def _modules_here() -> list[str]:

@@ -138,8 +138,7 @@ def members(spec: MixtureSpec, root: str = "") -> dict[str, float | None]:
             continue
         t = task(name, root)
         if t.evaluation_only:
-            why = "is for evaluation only and must not be trained on"
-            raise UserError(f"{where}: {name!r} {why}")
+            raise UserError(f"{where}: {name!r} is for evaluation only and must not be trained on")
         if name != t.name:  # a variant named outright
             variant = names.parse(name)
             if not supports(t, variant):
@@ -148,8 +147,9 @@ def members(spec: MixtureSpec, root: str = "") -> dict[str, float | None]:
             continue
         usable = _usable(spec, t)
         if not usable and not spec.partial:  # `left_out` tells of a partial mixture's
-            why = f"has none of the variants {list(spec.variants)}"
-            raise UserError(f"{where}: task {name!r} {why}")
+            raise UserError(
+                f"{where}: task {name!r} has none of the variants {list(spec.variants)}"
+            )
         for v, share in usable.items():
             put(str(names.parse(f"{name}:{v}")), weight * share / sum(usable.values()))
     return parts

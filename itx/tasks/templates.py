@@ -21,8 +21,9 @@ def _lettered(mark: str) -> Callable[[Sequence[str]], tuple[str, tuple[str, ...]
     def style(options: Sequence[str]) -> tuple[str, tuple[str, ...]]:
         n, letters = len(options), string.ascii_uppercase
         if n > len(letters):
-            hint = "leave the style out of option_styles"
-            raise UserError(f"{n} options are more than there are letters; {hint}")
+            raise UserError(
+                f"{n} options are more than there are letters; leave the style out of option_styles"
+            )
         labels = tuple(mark.format(c) for c in letters[:n])
         return "\n".join(map(" ".join, zip(labels, options, strict=True))), labels
 
@@ -55,8 +56,9 @@ def slots(text: str) -> tuple[str, ...]:
         raise UserError(f"template {text!r}: {e}") from e
     for _, name, spec, conversion in parts:
         if name is not None and (not re.fullmatch(r"[^\W\d]\w*", name) or spec or conversion):
-            told = f"a slot is {{name}}, without format or index; found {name!r}"
-            raise UserError(f"template {text!r}: {told}")
+            raise UserError(
+                f"template {text!r}: a slot is {{name}}, without format or index; found {name!r}"
+            )
     return tuple(name for _, name, _, _ in parts if name is not None)
 
 
@@ -99,8 +101,9 @@ def paraphrases(wordings: Sequence[str], body: str, target: str = "{answer}") ->
     [('Say it in French.\n{text}', '{answer}'), ('Dis-le en français.\n{text}', '{answer}')]
     """
     if "instruction" not in slots(body):
-        told = f"{body!r} has no {{instruction}} for the wordings to stand in"
-        raise UserError(f"paraphrases: {told}")
+        raise UserError(
+            f"paraphrases: {body!r} has no {{instruction}} for the wordings to stand in"
+        )
     if len(set(wordings)) < len(wordings):
         twice = max(wordings, key=list(wordings).count)
         raise UserError(f"paraphrases: a wording is there twice: {twice!r}")

@@ -62,8 +62,9 @@ def template_text(name: str, root: str) -> str:
     file = next((p for p in (Path(name), Path(root) / name) if p.is_file()), None)
     if file is None:
         near = did_you_mean_file(Path(name))
-        told = f"no file {name!r} here or under data.root={root!r}{near}"
-        raise UserError(f"data.chat_template: {told}")
+        raise UserError(
+            f"data.chat_template: no file {name!r} here or under data.root={root!r}{near}"
+        )
     text = file.read_text(encoding="utf-8")
     if file.suffix != ".json":
         return text
@@ -173,8 +174,9 @@ def guarded(values: dict, control: Sequence[str], where: str) -> dict:
     def mark(value: Any) -> Any:
         if isinstance(value, str):
             if any(c in value for c in (END, CONTENT_BEGIN, CONTENT_END)):
-                told = "a turn holds U+FFFF, U+FDD0 or U+FDD1, which are no characters"
-                raise UserError(f"{where}: {told}")
+                raise UserError(
+                    f"{where}: a turn holds U+FFFF, U+FDD0 or U+FDD1, which are no characters"
+                )
             return guard(value, control)
         if isinstance(value, dict):
             return {mark(k): mark(v) for k, v in value.items()}
@@ -241,8 +243,9 @@ def _answer(template: str, values: dict, i: int, where: str, eos: str) -> Answer
     target = whole[len(prompt) :].rstrip()
     body = target.removesuffix(END).removesuffix(eos)
     if not body:
-        told = f"writes nothing for the assistant's turn {i + 1}"
-        raise UserError(f"{where}: data.chat_template {told}")
+        raise UserError(
+            f"{where}: data.chat_template writes nothing for the assistant's turn {i + 1}"
+        )
     return Answer(prompt, body, target[len(body) :], i, trained(values["messages"][i]))
 
 
