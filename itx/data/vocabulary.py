@@ -306,7 +306,7 @@ def fitted(data: bytes, embedding_rows: int) -> bytes:
 def with_sentinels(model: bytes, count: int = SENTINELS) -> bytes:
     """A SentencePiece model with T5's sentinels as SeqIO appends them, <extra_id_0> last; one that
     has some is kept."""
-    proto = _proto(model)
+    proto = model_proto(model)
     if _sentinel(proto.pieces[-1], 0):
         return model
     for i in reversed(range(count)):
@@ -317,7 +317,7 @@ def with_sentinels(model: bytes, count: int = SENTINELS) -> bytes:
 def without_sentinels(model: bytes) -> bytes:
     """The model that `with_sentinels` was given: Hugging Face's T5 tokenizer appends them
     itself."""
-    proto, count = _proto(model), 0
+    proto, count = model_proto(model), 0
     while count < len(proto.pieces) and _sentinel(proto.pieces[-1 - count], count):
         count += 1
     if not count:
@@ -326,7 +326,7 @@ def without_sentinels(model: bytes) -> bytes:
     return proto.SerializeToString()
 
 
-def _proto(model: bytes) -> Any:
+def model_proto(model: bytes) -> Any:
     from sentencepiece import sentencepiece_model_pb2
 
     return sentencepiece_model_pb2.ModelProto.FromString(model)

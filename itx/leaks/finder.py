@@ -7,6 +7,7 @@ short   4 to 12 words       as whole words anywhere, or in two parts
 long                        most of its own words, or 13 of them in a row (itx/leaks/overlap.py)
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,9 +76,8 @@ class Finder:
         # the content that stands for it
         self.same = {a.content: of[0].content for of in told.values() for a in of}
         sizes = [loose.size("\n".join(a.fields)) for a in self.asked]
-        words, letters, unspaced = (
-            np.array([s[i] for s in sizes], t) for i, t in ((0, np.int64), (1, np.int64), (2, bool))
-        )
+        words, letters, unspaced = np.array(sizes, np.int64).reshape(-1, 3).T
+        unspaced = unspaced > 0
         least = np.where(unspaced, ANCHOR[True], ANCHOR[False])
         long_words = (words >= MIN_LONG_WORDS) & (letters >= MIN_LONG_LETTERS)
         long = np.where(unspaced, letters >= MIN_UNSPACED_LETTERS, long_words)
@@ -90,34 +90,23 @@ class Finder:
         owner = np.array(
             [firsts.setdefault(a.content, i) for i, a in enumerate(self.asked)], np.int64
         )
-        groups = [u for u in (False, True) if (unspaced == u).any()]
-        self.long = [
-            Windows.of(text, long & (unspaced == u), task, owner, u)
-            for u in groups
-            if (long & (unspaced == u)).any()
-        ]
-        short = ~long & ~brief
-        self.short = [
-            Short.of(text, np.flatnonzero(short & (unspaced == u)), u)
-            for u in groups
-            if (short & (unspaced == u)).any()
-        ]
-        starts = np.flatnonzero(np.diff(text.field, prepend=-1))
-        ends = np.append(starts[1:], len(text))
-        whole = text.hashes(starts, ends - starts) if len(starts) else np.zeros(0, np.uint64)
-        order = np.argsort(whole)
-        self.whole, self.whole_input = Sought(whole), order
+        self.long: list[Windows] = []
+        self.short: list[Short] = []
+        for without_spaces in (False, True):
+            alike_script = unspaced == without_spaces
+            if (wanted := long & alike_script).any():
+                self.long.append(Windows.of(text, wanted, task, owner, without_spaces))
+            if (wanted := ~long & ~brief & alike_script).any():
+                self.short.append(Short.of(text, np.flatnonzero(wanted), without_spaces))
+        whole = text.whole_fields()
+        self.whole, self.whole_input = Sought(whole), np.argsort(whole)
         self.text = text
         self._brief(np.flatnonzero(brief), whole)
 
     def _brief(self, brief: np.ndarray, whole: np.ndarray) -> None:
         """Brief inputs with each answer that is no label."""
-        times: dict[tuple[str, str], int] = {}
-        of_task: dict[str, int] = {}
-        for a in self.asked:
-            of_task[a.task] = of_task.get(a.task, 0) + 1
-            for answer in set(a.answers):
-                times[a.task, answer] = times.get((a.task, answer), 0) + 1
+        times = Counter((a.task, answer) for a in self.asked for answer in set(a.answers))
+        of_task = Counter(a.task for a in self.asked)
         rows = []
         for i in brief.tolist():
             asked = self.asked[i]
@@ -127,15 +116,11 @@ class Finder:
                 is_another = answer and _letters_of([answer]) != letters
                 if is_another and times[asked.task, answer] <= most:
                     rows.append((i, answer))
-        answers = Letters.of([answer for _, answer in rows])
-        starts = np.flatnonzero(np.diff(answers.field, prepend=-1))
+        self.answers = [answer for _, answer in rows]
         self.brief = np.array([i for i, _ in rows], np.int64)
-        self.brief_input = whole[self.brief] if len(rows) else np.zeros(0, np.uint64)
-        ends = np.append(starts[1:], len(answers))
-        self.brief_answer = (
-            answers.hashes(starts, ends - starts) if len(rows) else np.zeros(0, np.uint64)
-        )
-        self.brief_answers, self.answers = Sought(self.brief_answer), [answer for _, answer in rows]
+        self.brief_input = whole[self.brief]
+        self.brief_answer = Letters.of(self.answers).whole_fields()
+        self.brief_answers = Sought(self.brief_answer)
 
     # ---- the training side
 
@@ -178,12 +163,7 @@ class Finder:
         inputs apart."""
         starts = np.flatnonzero(text.word)
         sure = []
-        begins = np.flatnonzero(np.diff(text.field, prepend=-1))
-        whole = (
-            text.hashes(begins, np.append(begins[1:], len(text)) - begins)
-            if len(begins)
-            else begins
-        )
+        whole = text.whole_fields()
         place, number = self.whole.find(whole)
         source = self.whole_input[number]
         counts = content[place] | ~self.is_brief[source]  # a brief answer or label is everywhere

@@ -86,8 +86,8 @@ class Letters:
     @cached_property
     def field_ends(self) -> np.ndarray:
         """Where the field of each letter ends; int64 [n]."""
-        ends = np.append(np.flatnonzero(self._new_field)[1:], len(self))
-        return np.repeat(ends, np.diff(ends, prepend=0))
+        starts, ends = self.spans(self._new_field)
+        return np.repeat(ends, ends - starts)
 
     @cached_property
     def word_ends(self) -> np.ndarray:
@@ -96,11 +96,17 @@ class Letters:
 
     @cached_property
     def _new_field(self) -> np.ndarray:
-        return (
-            np.concatenate([[True], self.field[1:] != self.field[:-1]])
-            if len(self)
-            else np.zeros(0, bool)
-        )
+        return np.diff(self.field, prepend=-1) > 0
+
+    def spans(self, begins: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(starts, ends) of what begins at some letters, bool [n], and ends where the next does."""
+        starts = np.flatnonzero(begins)
+        return starts, np.append(starts[1:], len(self))[: len(starts)]
+
+    def whole_fields(self) -> np.ndarray:
+        """The hash of every field that is not empty."""
+        starts, ends = self.spans(self._new_field)
+        return self.hashes(starts, ends - starts)
 
     def hashes(self, starts: np.ndarray, lengths: np.ndarray | int) -> np.ndarray:
         """uint64, of the runs of `lengths` letters at `starts`; they must end within the texts."""

@@ -76,10 +76,7 @@ class Windows:
         fixed_keys = keys[count >= least[keys[:, 1]]]
         span = len(of_task)
         fixed = np.isin(number * span + task[source], fixed_keys[:, 0] * span + fixed_keys[:, 1])
-        edges = np.zeros(len(letters) + 1, np.int64)
-        np.add.at(edges, at[fixed], 1)
-        np.add.at(edges, at[fixed] + length, -1)
-        free = np.cumsum(edges[:-1]) == 0
+        free = _uncovered(len(letters), at[fixed], length)
         own = np.concatenate([[0], np.cumsum(free)])
         size = np.bincount(letters.field[free], minlength=len(wanted))
         ordinal = np.cumsum(letters.word)[at]
@@ -120,11 +117,8 @@ class Windows:
         if not len(usual):
             return self.own, self.size
         at = self.at[np.isin(self.number, usual)]
-        edges = np.zeros(len(self.own), np.int64)
-        np.add.at(edges, at, 1)
-        np.add.at(edges, at + self.length, -1)
         free = np.diff(self.own) > 0
-        left = free & (np.cumsum(edges[:-1]) == 0)
+        left = free & _uncovered(len(free), at, self.length)
         size = np.bincount(self.letters.field[left], minlength=len(self.size))
         nothing = (size < MIN_OWN_LETTERS) | (size < MIN_LEFT_SHARE * self.size)
         left = np.where(nothing[self.letters.field], free, left)
@@ -137,12 +131,7 @@ class Windows:
         own letters found)."""
         at = self.at[window]
         source = self.letters.field[at]
-        first = np.flatnonzero(
-            np.concatenate([[True], (record[1:] != record[:-1]) | (source[1:] != source[:-1])])
-        )
-        if not len(record):
-            return first[:0], source[:0], np.zeros(0)
-        last = np.concatenate([first[1:], [len(record)]]) - 1
+        first, last = _runs(record, source)
         end = at + self.length
         until = np.minimum(end, np.concatenate([at[1:], [0]]))
         until[last] = end[last]
@@ -156,16 +145,22 @@ class Windows:
         left."""
         at, ordinal = self.at[window], self.ordinal[window]
         source = self.letters.field[at]
-        if not len(record):
-            return record, source, at
-        new = (
-            (record[1:] != record[:-1])
-            | (source[1:] != source[:-1])
-            | (ordinal[1:] != ordinal[:-1] + 1)
-        )
-        first = np.flatnonzero(np.concatenate([[True], new]))
-        last = np.concatenate([first[1:], [len(record)]]) - 1
+        first, last = _runs(record, source, ordinal - np.arange(len(ordinal)))
         return record[first], source[first], at[last] + self.length - at[first]
+
+
+def _uncovered(letters: int, at: np.ndarray, length: int) -> np.ndarray:
+    """bool [letters]: those that stand in no window of `length` letters at these places."""
+    edges = np.zeros(letters + 1, np.int64)
+    np.add.at(edges, at, 1)
+    np.add.at(edges, at + length, -1)
+    return np.cumsum(edges[:-1]) == 0
+
+
+def _runs(*columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(first, last) row of each run of rows that are equal in all columns; no record is below 0."""
+    first = np.flatnonzero(np.any([np.diff(c, prepend=-1) != 0 for c in columns], 0))
+    return first, np.append(first[1:], len(columns[0]))[: len(first)] - 1
 
 
 def boilerplate(

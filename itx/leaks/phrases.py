@@ -114,8 +114,7 @@ def segments(text: Letters, record: np.ndarray) -> tuple[np.ndarray, np.ndarray,
 
     record: int [fields], the record of each.
     """
-    first = np.flatnonzero(text.segment)
-    ends = np.append(first[1:], len(text))
+    first, ends = text.spans(text.segment)
     starts, stops = [], []
     for n in range(MAX_PART_SEGMENTS):
         inside = np.arange(len(first) - n) if len(first) > n else np.arange(0)
@@ -134,8 +133,7 @@ def beside_answers(
 
     inputs, answers: their hashes, row by row.
     """
-    first = np.flatnonzero(text.segment)
-    ends = np.append(first[1:], len(text))
+    first, ends = text.spans(text.segment)
     hashes = text.hashes(first, ends - first)
     order = np.argsort(inputs, kind="stable")
     place, _ = Sought(inputs).find(hashes)

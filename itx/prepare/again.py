@@ -18,8 +18,9 @@ from itx import hashing
 from itx.data import cache
 from itx.data.vocabulary import Vocabulary
 from itx.errors import UserError
-from itx.prepare import examples, jobs, sources, values
+from itx.prepare import examples, jobs, sources
 from itx.prepare.types import Item, Job, Settings, Work
+from itx.prepare.values import every_slot, shown
 from itx.tasks import names
 from itx.tasks.spec import TaskSpec
 
@@ -105,7 +106,7 @@ def _items(
     spec: TaskSpec, sample: Sample, records: dict[str, dict], settings: Settings
 ) -> dict[str, Item]:
     """{id: item} of what the records of a sample give now."""
-    slots = values.every_slot(spec)
+    slots = every_slot(spec)
     items: dict[str, Item] = {}
     for record_id in sorted({r for i, _ in sample for r in _record_ids(i) if r in records}):
         where = f"task {spec.name!r}, example {record_id}"
@@ -146,10 +147,5 @@ def _difference(was: Line, now: Line | None, few_shot: bool) -> str:
         if few_shot and name == "prompt" and before.endswith(after):
             continue
         if before != after:
-            return f"{name} was {_shown(before)}, is {_shown(after)}"
+            return f"{name} was {shown(before, MAX_SHOWN)}, is {shown(after, MAX_SHOWN)}"
     return ""
-
-
-def _shown(value: Any) -> str:
-    told = repr(value)
-    return told if len(told) < MAX_SHOWN else told[:MAX_SHOWN] + "…"

@@ -23,6 +23,8 @@ SHOTS = 2  # of the few-shot variants that are checked
 # A field that holds the target in this share of the examples, and in so many of them, tells it.
 MIN_TELLING_SHARE, MIN_TELLING = 0.9, 5
 MAX_PROBLEMS = 10
+# What `itx tasks show` says of a task, beside its metrics and splits
+FACTS = "name version cluster options origin neighbours tags module".split()
 
 
 def _items(spec: TaskSpec, root: str, most: int) -> list[Item]:
@@ -70,16 +72,8 @@ def show(spec: TaskSpec, name: str, root: str) -> dict[str, Any]:
     if not renderings:
         near = did_you_mean(str(asked), {n for n, _ in known})
         raise UserError(f"task {spec.name!r} has no variant {name!r}{near}")
-    facts = {
-        "name": spec.name,
-        "version": spec.version,
-        "cluster": spec.cluster,
+    facts = {key: getattr(spec, key) for key in FACTS} | {
         "metrics": [metrics.shown(metrics.name_of(m)) for m in spec.metrics],
-        "options": spec.options,
-        "origin": spec.origin,
-        "neighbours": spec.neighbours,
-        "tags": dict(spec.tags),
-        "module": spec.module,
         "splits": sources.splits(spec.source),
     }
     return {"task": facts, "renderings": renderings}

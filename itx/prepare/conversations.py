@@ -16,7 +16,7 @@ from itx.prepare import exclude
 from itx.prepare.render import encode, identity
 from itx.prepare.types import Item, Job, Records, Rendered, Settings, Work
 from itx.tasks.chat import conversation, spoken
-from itx.tasks.spec import Skip, TaskSpec
+from itx.tasks.spec import Skip, TaskSpec, Values
 from itx.text import normalise
 from itx.text_format import chat
 from itx.text_format.chat import Answer, answers, joined, last
@@ -30,24 +30,24 @@ IMITATES = (
 )
 
 
-def checked(values: dict[str, Any]) -> dict[str, Any] | Skip:
+def checked(values: Values) -> Values | Skip:
     """A conversation as templates are given it, whoever made it."""
     valid = conversation(values["messages"], values.get("tools"))
     return valid if isinstance(valid, Skip) else {**values, **valid}
 
 
-def content(spec: TaskSpec, values: dict[str, Any]) -> str:
+def content(spec: TaskSpec, values: Values) -> str:
     """The canonical input: all but what is to be written last, a line for each turn and tool."""
     turns = [f"{m['role']}: {spoken(m)}" for m in values["messages"][:-1]]
     tools = [json.dumps(t, ensure_ascii=False) for t in values.get("tools") or ()]
     return "\n".join(map(normalise, [*turns, *tools]))
 
 
-def shared(spec: TaskSpec, values: dict[str, Any]) -> dict[str, Any]:
+def shared(spec: TaskSpec, values: Values) -> Values:
     return {"messages": values["messages"][:-1], "tools": values.get("tools") or []}
 
 
-def answer(spec: TaskSpec, values: dict[str, Any], where: str) -> str:
+def answer(spec: TaskSpec, values: Values, where: str) -> str:
     return spoken(values["messages"][-1]).strip()
 
 

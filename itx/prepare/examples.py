@@ -16,7 +16,7 @@ from itx.prepare import kinds, render, sources
 from itx.prepare import values as checks
 from itx.prepare.records import Bad
 from itx.prepare.types import Item
-from itx.tasks.spec import Skip, TaskSpec
+from itx.tasks.spec import Skip, TaskSpec, Values
 
 SKIP_BAD = "; --data.skip_bad=True counts and skips such examples"
 MAX_SHOWN = 200  # characters of a record that an error shows
@@ -80,13 +80,13 @@ def items(
                     )
 
 
-def identity_of(spec: TaskSpec, values: dict[str, Any]) -> int:
+def identity_of(spec: TaskSpec, values: Values) -> int:
     """64 bits that two examples share that are one."""
     return render.identity(kinds.of(spec).shared(spec, values))
 
 
 def item_of(
-    spec: TaskSpec, record_id: str, n: int, values: dict[str, Any] | Skip, slots: Sequence[str]
+    spec: TaskSpec, record_id: str, n: int, values: Values | Skip, slots: Sequence[str]
 ) -> Item | Skip | Bad:
     """The n-th example that a record gives, or why there is none.
 
@@ -118,11 +118,11 @@ def _shown(answer: Any) -> str:
 
 def fields_of(
     spec: TaskSpec,
-    record: dict[str, Any],
+    record: dict,
     where: str,
     skip_bad: bool,
     faults: dict[str, str] | None = None,
-) -> list[dict[str, Any] | Skip]:
+) -> list[Values | Skip]:
     """What `spec.fields` gives, as a list that is not empty. A record that it cannot use is an
     error, or with skip_bad a Skip; the first such is told in `faults`."""
     try:
@@ -140,8 +140,7 @@ def fields_of(
         if isinstance(key, str) and key not in record:
             told = f"needs the field {key!r}" + did_you_mean(key, record)
         else:
-            shown = repr(record)
-            shown = shown if len(shown) <= MAX_SHOWN else shown[:MAX_SHOWN] + "…"
+            shown = checks.shown(record, MAX_SHOWN)
             told = f"{type(e).__name__}: {e}; the example is {shown}"
         told = f"{where}: fields() {told}"
         if not skip_bad:

@@ -13,7 +13,6 @@ A pool that cannot give K gives fewer: the manifest counts it ("fewer", "none").
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -27,13 +26,8 @@ from itx.tasks.spec import TaskSpec, Template
 from itx.text_format.prompts import PLAIN, PromptFormat
 
 POOL = 512
-
-
-@dataclass(frozen=True)
-class Pool:
-    """Examples by class: one class for all ("") where exemplars need not be balanced."""
-
-    classes: dict[str, tuple[Item, ...]]
+# Examples by class: one class for all ("") where exemplars need not be balanced.
+Pool = dict[str, tuple[Item, ...]]
 
 
 def pool(spec: TaskSpec, items: Iterable[Item]) -> Pool:
@@ -42,11 +36,10 @@ def pool(spec: TaskSpec, items: Iterable[Item]) -> Pool:
     for item in items:
         label = render.answers(spec, item.values, f"task {spec.name!r}, example {item.id}")[0][0]
         by_label.setdefault(label if spec.balanced_shots else "", []).append(item)
-    classes = {
+    return {
         label: tuple(sorted(by_label[label], key=lambda i: i.hash)[:POOL])
         for label in sorted(by_label)
     }
-    return Pool(classes)
 
 
 def choose(pool: Pool, item: Item, count: int, *seed) -> list[Item]:
@@ -56,7 +49,7 @@ def choose(pool: Pool, item: Item, count: int, *seed) -> list[Item]:
     here, so that the exemplars cannot tell it.
     """
     turns = []
-    for label, items in pool.classes.items():
+    for label, items in pool.items():
         others = [i for i in range(len(items)) if items[i].hash != item.hash]
         for k in range(min(count, len(others))):  # the first steps of a Fisher-Yates shuffle
             j = k + hashing.draw(*seed, item.id, "shot", label, k) % (len(others) - k)

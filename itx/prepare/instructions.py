@@ -14,17 +14,17 @@ from itx.prepare.records import Bad
 from itx.prepare.types import Item, Job, Records, Rendered, Settings, Work
 from itx.tasks import names, resolve, templates
 from itx.tasks.names import Variant
-from itx.tasks.spec import TaskSpec, Template
+from itx.tasks.spec import TaskSpec, Template, Values
 from itx.text_format import chat
 
 VOCABULARY_VARIANTS = ("", ":cot", ":inv")  # that a vocabulary is trained on, where a task has them
 
 
-def answer(spec: TaskSpec, given: dict[str, Any], where: str) -> list[str]:
+def answer(spec: TaskSpec, given: Values, where: str) -> list[str]:
     return render.trimmed(sorted(render.answers(spec, given, where).references))
 
 
-def unusable(spec: TaskSpec, given: dict[str, Any], slots: list[str]) -> Bad | None:
+def unusable(spec: TaskSpec, given: Values, slots: list[str]) -> Bad | None:
     """What is wrong with an example whatever wording it stands in; slots: `values.every_slot` of
     the task."""
     if bad := values.unusable(given, slots):

@@ -29,6 +29,11 @@ from itx.tasks.spec import MixtureSpec
 
 # Settings that shape no lock, as those whose names begin with max_ do not.
 _SHAPELESS = ("cache_dir", "workers", "root", "tfds_data_dir")
+# Settings that a lock holds as they are.
+_FROM_CONFIG = (
+    "mixture sequence_length target_length global_batch window_examples seed renderings weighting "
+    "too_long".split()
+)
 SPARE_EPOCHS = 0.05  # windows vary by about so much
 
 
@@ -130,15 +135,7 @@ def _shape(plan: Plan) -> Lock:
             "size": vocabulary.size,
             "files": {p.name: hashing.file_sha256(p) for p in sorted(file.parent.iterdir())},
         },
-        "mixture": d.mixture,
-        "sequence_length": d.sequence_length,
-        "target_length": d.target_length,
-        "global_batch": d.global_batch,
-        "window_examples": d.window_examples,
-        "seed": d.seed,
-        "renderings": d.renderings,
-        "weighting": d.weighting,
-        "too_long": d.too_long,
+        **{key: getattr(d, key) for key in _FROM_CONFIG},
         "loss_positions": [d.target_length],
         "tasks": [],
         "evaluation": [],

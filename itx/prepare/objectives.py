@@ -35,7 +35,7 @@ from itx.hashing import draw
 from itx.prepare import exclude, values
 from itx.prepare.records import Bad
 from itx.prepare.types import Item, Job, Records, Rendered, Room, Settings, Work
-from itx.tasks.spec import TaskSpec
+from itx.tasks.spec import TaskSpec, Values
 
 # Raise it when a change here alters a record: it is part of the cache keys of plain text.
 OBJECTIVES_VERSION = 1
@@ -305,7 +305,7 @@ def in_words(spec: TaskSpec, item: Item) -> Rendered | None:
 # ---- the row in the table of kinds (kinds.py)
 
 
-def unusable(spec: TaskSpec, given: dict[str, Any], slots: list[str]) -> Bad | None:
+def unusable(spec: TaskSpec, given: Values, slots: list[str]) -> Bad | None:
     told = values.shown(given.get("text"))
     if isinstance(given.get("text"), str):
         return None

@@ -25,7 +25,7 @@ from itx.prepare import values as checks
 from itx.prepare.records import Bad
 from itx.prepare.types import Item, Rendered
 from itx.tasks import names, templates
-from itx.tasks.spec import TaskSpec, Template
+from itx.tasks.spec import TaskSpec, Template, Values
 from itx.text_format import prompts
 from itx.text_format.pieces import encoded
 from itx.text_format.prompts import PromptFormat
@@ -37,13 +37,13 @@ WHOLE: Template = ("", "")  # stands for the run's chat template, or for plain t
 NOT_CONTENT = ("answer", "options", "rationale")
 
 
-def content_of(spec: TaskSpec, values: dict[str, Any]) -> str:
+def content_of(spec: TaskSpec, values: Values) -> str:
     """The canonical input: the content fields' normalised texts, a line each."""
     given = [values[k] for k in content_fields(spec, values)]
     return "\n".join(text.normalise(v if isinstance(v, str) else as_json(v)) for v in given)
 
 
-def content_fields(spec: TaskSpec, values: dict[str, Any]) -> Sequence[str]:
+def content_fields(spec: TaskSpec, values: Values) -> Sequence[str]:
     """The names of the fields whose content decides split and identity."""
     keys = spec.content or [k for k in values if k not in NOT_CONTENT]
     for k in keys:
@@ -55,7 +55,7 @@ def content_fields(spec: TaskSpec, values: dict[str, Any]) -> Sequence[str]:
     return keys
 
 
-def shared_fields(spec: TaskSpec, values: dict[str, Any]) -> dict[str, Any]:
+def shared_fields(spec: TaskSpec, values: Values) -> Values:
     """What examples share that are one: the content fields and the options."""
     options = {"options": values["options"]} if "options" in values else {}
     return {k: values[k] for k in content_fields(spec, values)} | options
@@ -93,7 +93,7 @@ def trimmed(value: Any) -> Any:
     return [trimmed(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
-def answers(spec: TaskSpec, values: dict[str, Any], where: str) -> checks.Answers:
+def answers(spec: TaskSpec, values: Values, where: str) -> checks.Answers:
     """(references, options, index of the right option) of an example; a label outside the options
     is an error."""
     given = checks.answers(spec, values)

@@ -333,5 +333,5 @@ def kept(
     if isinstance(vocabulary, seqio.ByteVocabulary):
         return keep_bytes(vocabulary.extra_ids, cache_dir, mend)
     if isinstance(vocabulary, seqio.SentencePieceVocabulary):
-        return keep_vocabulary(vocabulary.sp_model, cache_dir, mend=mend)
+        return keep_vocabulary(vocabulary.sp_model, cache_dir, mend)
     return None

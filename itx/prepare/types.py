@@ -11,7 +11,7 @@ from itx.data.cache import Record
 from itx.data.vocabulary import Vocabulary
 from itx.tasks import names, registry
 from itx.tasks.names import Variant
-from itx.tasks.spec import TaskSpec
+from itx.tasks.spec import TaskSpec, Values
 from itx.text_format.pieces import Pieces
 from itx.text_format.prompts import Message, PromptFormat
 
@@ -21,7 +21,7 @@ class Item:
     """One example of a task's split: its values, and the identity that its content gives it."""
 
     id: str
-    values: dict[str, Any]
+    values: Values
     content: str  # the canonical input text
     hash: int  # of the content, 64 bits
 

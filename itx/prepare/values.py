@@ -8,14 +8,14 @@ Python writes it, which no task means: `fields` is where it becomes a text.
 
 import datetime
 import numbers
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from itx import text
 from itx.errors import did_you_mean
 from itx.prepare.records import Bad
 from itx.tasks import templates
-from itx.tasks.spec import TaskSpec, Template
+from itx.tasks.spec import TaskSpec, Template, Values
 
 _OUTSIDE = "label outside the options"
 SHOWN = 60  # characters of a value that a message shows
@@ -28,10 +28,10 @@ class Answers(NamedTuple):
     index: int | None  # of the right option
 
 
-def shown(value: Any) -> str:
-    """A value for a message."""
+def shown(value: Any, most: int = SHOWN) -> str:
+    """A value for a message, in so many characters."""
     told = repr(value)
-    return told if len(told) <= SHOWN else told[:SHOWN] + "…"
+    return told if len(told) <= most else told[:most] + "…"
 
 
 def _not_shown(value: Any) -> str:
@@ -44,7 +44,7 @@ def _not_shown(value: Any) -> str:
     return "" if finite else f"is {value}, which is no number"
 
 
-def answers(spec: TaskSpec, values: Mapping[str, Any]) -> Answers | Bad:
+def answers(spec: TaskSpec, values: Values) -> Answers | Bad:
     """The references, the options and the right one of an example."""
     options = values.get("options", spec.options)
     if options is not None:
@@ -97,7 +97,7 @@ def every_slot(spec: TaskSpec) -> list[str]:
     return [s for s in every if s not in ("answer", "options")]
 
 
-def unusable(values: Mapping[str, Any], fields: Sequence[str]) -> Bad | None:
+def unusable(values: Values, fields: Sequence[str]) -> Bad | None:
     """The first field that can stand in no prompt; fields: `every_slot` of the task."""
     for name in fields:
         if name in values and (why := _not_shown(values[name])):
@@ -105,7 +105,7 @@ def unusable(values: Mapping[str, Any], fields: Sequence[str]) -> Bad | None:
     return None
 
 
-def incomplete(values: Mapping[str, Any], fields: Sequence[str], options: Any) -> Bad | None:
+def incomplete(values: Values, fields: Sequence[str], options: Any) -> Bad | None:
     """What some wordings ask of an example that it does not have; fields: the `slots` of these
     wordings."""
     for name in fields:

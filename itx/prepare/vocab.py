@@ -26,6 +26,7 @@ from itx.data.vocabulary import (
     TokenizerJson,
     Vocabulary,
     fitted,
+    model_proto,
     with_sentinels,
 )
 from itx.errors import UserError
@@ -66,7 +67,7 @@ def keep_given(
     data = file.read_bytes()
     if isinstance(known.model, TokenizerJson):
         main, data = FILES[0], fitted(data, rows) if rows else data
-    return _keep(main, data, known.hash, _beside(file), cache_dir, mend)
+    return keep_vocabulary(data, cache_dir, mend, _beside(file), main, known.hash)
 
 
 def keep_bytes(extra_ids: int, cache_dir: str, mend: hits.Mend = hits.refuse) -> Path:
@@ -77,22 +78,18 @@ def keep_bytes(extra_ids: int, cache_dir: str, mend: hits.Mend = hits.refuse) ->
 
 
 def keep_vocabulary(
-    model: bytes,
+    data: bytes,
     cache_dir: str,
+    mend: hits.Mend,
     beside: dict[str, bytes] | None = None,
-    mend: hits.Mend = hits.refuse,
+    name: str = SENTENCEPIECE,
+    known: str = "",
 ) -> Path:
-    """A SentencePiece model's copy in the cache, with what else its tokenizer consists of."""
-    return _keep(SENTENCEPIECE, model, hashing.digest(model), beside or {}, cache_dir, mend)
-
-
-def _keep(
-    name: str, data: bytes, known: str, beside: dict[str, bytes], cache_dir: str, mend: hits.Mend
-) -> Path:
-    """A vocabulary's copy in the cache, under its hash, or that of all its files where there are
-    several."""
+    """A vocabulary's copy in the cache, with what else its tokenizer consists of, under its hash
+    (`known`: as `Vocabulary` has it), or that of all its files where there are several."""
+    known = known or hashing.digest(data)
     key = hashing.digest(known, data, *beside.values()) if beside else known
-    return _written(Path(cache_dir) / "vocab" / key, {name: data, **beside}, mend) / name
+    return _written(Path(cache_dir) / "vocab" / key, {name: data, **(beside or {})}, mend) / name
 
 
 def _written(folder: Path, files: dict[str, bytes], mend: hits.Mend) -> Path:
@@ -118,7 +115,7 @@ def _beside(file: Path) -> dict[str, bytes]:
 def keep_with_sentinels(file: Path | str, cache_dir: str, mend: hits.Mend = hits.refuse) -> Path:
     """The vocabulary of a file with sentinels behind its pieces, in the cache."""
     file = Path(file)
-    return keep_vocabulary(with_sentinels(file.read_bytes()), cache_dir, _beside(file), mend)
+    return keep_vocabulary(with_sentinels(file.read_bytes()), cache_dir, mend, _beside(file))
 
 
 def vocab_key(members: list[str], size: int, root: str, suite_seed: int) -> str:
@@ -215,9 +212,7 @@ def _trained(sentences: list[str], size: int) -> bytes:
 def _without_paths(model: bytes) -> bytes:
     """The model without the names of the temporary files its rules came from, or it would never be
     the same twice."""
-    from sentencepiece import sentencepiece_model_pb2
-
-    proto = sentencepiece_model_pb2.ModelProto.FromString(model)
+    proto = model_proto(model)
     for spec in (proto.normalizer_spec, proto.denormalizer_spec):
         spec.ClearField("normalization_rule_tsv")
     return proto.SerializeToString(deterministic=True)

@@ -44,10 +44,12 @@ TURN = ("role", "content", "name", "tool_call_id", "train", "weight", *ASSISTANT
 CALL = ("id", "type", "function")
 FUNCTION = ("name", "arguments")
 # What records of other programs may hold beside their messages, and a template would read
+Record = Mapping[str, Any]  # of a source
+Turn = Mapping[str, Any]  # of a conversation, or a part of one
 NOT_READ = ("documents", "chat_template_kwargs", "functions")
 
 
-def openai_messages(example: Mapping[str, Any]) -> Any:
+def openai_messages(example: Record) -> Any:
     """{"messages": [{"role", "content", "tool_calls"?, …}], "tools"?}, OpenAI's chat format."""
     turns = _turns(example, "messages")
     if example.get("system"):
@@ -57,7 +59,7 @@ def openai_messages(example: Mapping[str, Any]) -> Any:
     return conversation(turns, example.get("tools"))
 
 
-def sharegpt_messages(example: Mapping[str, Any]) -> Any:
+def sharegpt_messages(example: Record) -> Any:
     """{"conversations": [{"from", "value"}], "system"?, "tools"?}, ShareGPT's format with its
     common extensions."""
     turns = [{"role": "system", "content": example["system"]}] if example.get("system") else []
@@ -76,7 +78,7 @@ def sharegpt_messages(example: Mapping[str, Any]) -> Any:
     return conversation(turns, example.get("tools"))
 
 
-def conversation(turns: Sequence[Mapping[str, Any]], tools: Any = None) -> Any:
+def conversation(turns: Sequence[Turn], tools: Any = None) -> Any:
     """Checked {"messages", "tools"?} up to the last assistant's turn that is trained, or Skip. Its
     own result is a conversation too and comes back as it is."""
     messages = [_message(turn, f"turn {i}") for i, turn in enumerate(turns)]
@@ -98,24 +100,24 @@ def conversation(turns: Sequence[Mapping[str, Any]], tools: Any = None) -> Any:
     return {"messages": messages, "tools": tools}
 
 
-def trained(message: Mapping[str, Any]) -> bool:
+def trained(message: Turn) -> bool:
     """Whether the loss is on a checked message."""
     return message["role"] == "assistant" and message.get("train", True)
 
 
-def spoken(message: Mapping[str, Any]) -> str:
+def spoken(message: Turn) -> str:
     """All that a checked message says, as one text: what it is known by among others."""
     calls = [json.dumps(c["function"], ensure_ascii=False) for c in message.get("tool_calls", ())]
     thought = [message[k] for k in REASONING if k in message]
     return "\n".join(x for x in (*thought, message["content"], *calls) if x)
 
 
-def first_user_turn(values: Mapping[str, Any]) -> str:
+def first_user_turn(values: Record) -> str:
     """For `split_key`: conversations that begin alike fall into the same split."""
     return next(m["content"] for m in values["messages"] if m["role"] == "user")
 
 
-def _turns(example: Mapping[str, Any], key: str) -> Sequence[Mapping[str, Any]]:
+def _turns(example: Record, key: str) -> Sequence[Turn]:
     for other in NOT_READ:
         if example.get(other):
             raise ValueError(
@@ -159,7 +161,7 @@ def _message(turn: Any, where: str) -> dict[str, Any]:
     return message | _learned(given, role, where)
 
 
-def _learned(given: Mapping[str, Any], role: str, where: str) -> dict[str, bool]:
+def _learned(given: Turn, role: str, where: str) -> dict[str, bool]:
     """{"train": False} of a turn that is not learned though it is the assistant's, else {}."""
     flags = {k: given[k] for k in ("train", "weight") if k in given}
     for key, value in flags.items():
@@ -223,7 +225,7 @@ def _parsed(text: Any, where: str) -> Any:
         raise ValueError(f"{where}: no JSON ({e})") from e
 
 
-def _known(given: Mapping[str, Any], known: Sequence[str], where: str) -> None:
+def _known(given: Turn, known: Sequence[str], where: str) -> None:
     for key in given:
         if key not in known:
             raise ValueError(

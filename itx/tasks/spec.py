@@ -23,6 +23,7 @@ SPLITS = ("train", "validation", "test")
 # What of a plain text is trained: itx/prepare/objectives.py
 OBJECTIVES = ("lm", "prefix_lm", "span_corruption")
 Template = tuple[str, str]
+Values = dict[str, Any]  # what `fields` gives of an example: a value for each name
 Files = str | Mapping[str, str]  # one file, or one for each split
 Shares = Mapping[str, float] | None  # split -> share of the rows; None: the files are the splits
 

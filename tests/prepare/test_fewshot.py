@@ -70,7 +70,7 @@ def test_the_pool_is_bounded_and_does_not_follow_the_order_of_reading():
     many = [
         types.Item(str(i), {"answer": 0}, str(i), hashing.draw(i)) for i in range(3 * fewshot.POOL)
     ]
-    kept = fewshot.pool(spec, many).classes["even"]
+    kept = fewshot.pool(spec, many)["even"]
     assert len(kept) == fewshot.POOL and max(i.hash for i in kept) < 2**64 * 0.4
 
 
@@ -79,7 +79,7 @@ def test_balanced_exemplars_take_the_labels_in_turn_and_do_not_tell_the_answer()
     assert spec.balanced_shots
     train = items_of("sample_even")
     pool = fewshot.pool(spec, train)
-    assert set(pool.classes) == {"even", "odd"}
+    assert set(pool) == {"even", "odd"}
     first, said = Counter(), lambda i: i.values["answer"]
     for item in train:
         labels = [said(i) for i in fewshot.choose(pool, item, 4, 0)]
