@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,25 @@ def die_with(parent: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def child(
+    work: Callable[..., None], *args: Any
+) -> tuple[multiprocessing.process.BaseProcess, Connection]:
+    """A new process that runs `work(pipe, *args)` and ends with this one, and the pipe to it. It is
+    spawned, so that it starts clean: no TensorFlow, no threads of this process."""
+    context = multiprocessing.get_context("spawn")
+    own_end, other_end = context.Pipe()
+    given = (os.getpid(), work, other_end, *args)
+    process = context.Process(target=_as_child, args=given, daemon=True)
+    process.start()
+    other_end.close()
+    return process, own_end
+
+
+def _as_child(parent: int, work: Callable[..., None], *args: Any) -> None:
+    die_with(parent)
+    work(*args)
 
 
 def die_with_starter() -> None:

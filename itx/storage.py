@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from itx.errors import UserError
+from itx.errors import UserError, did_you_mean_file
 
 SEAL = "seal"  # the key under which an object in JSON holds a hash of the rest
 LOCK = "lock"  # the file in a part's folder that its writer holds
@@ -29,6 +29,15 @@ MAX_IDLE_SECONDS = 24 * 3600
 def is_remote(path: str) -> bool:
     """Whether a path names a store by its scheme, such as gs://bucket/folder."""
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", path) is not None
+
+
+def given_file(name: str, root: str, setting: str) -> Path:
+    """The file that a setting names, here or under data.root."""
+    for path in (Path(name), Path(root) / name):
+        if path.is_file():
+            return path
+    near = did_you_mean_file(Path(name))
+    raise UserError(f"{setting}: no file {name!r} here or under data.root={root!r}{near}")
 
 
 @contextlib.contextmanager

@@ -139,10 +139,7 @@ def _dry_run(args: Namespace) -> tuple[dict, int]:
     if d.vocab == BYTES:
         size = Bytes(BYTE_EXTRA_IDS).size
     elif d.vocab and not config.model.vocab_size:
-        file = next((p for p in (Path(d.vocab), Path(d.root) / d.vocab) if p.is_file()), None)
-        if file is None:
-            raise UserError(f"data.vocab: no file {d.vocab!r} here or under data.root={d.root!r}")
-        size = Vocabulary(file).size
+        size = Vocabulary(storage.given_file(d.vocab, d.root, "data.vocab")).size
     size = min(size, config.model.vocab_size or size)
     shapes = restore.plan_model(config, size).shapes
     print(training.about_size(*shapes))

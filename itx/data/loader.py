@@ -154,8 +154,7 @@ class Batches:
 
     def _mean_weight(self, usable: list[np.ndarray], sizes: list[np.ndarray]) -> float:
         """One over the mean target, in tokens, of a task's usable records."""
-        renderings = self.lock["renderings"]
-        usable = usable[:renderings]
+        usable = usable[: self.lock["renderings"]]
         tokens = sum(size[u, 1].sum() for size, u in zip(sizes, usable, strict=False))
         return sum(map(len, usable)) / float(tokens)
 
@@ -273,12 +272,6 @@ class Batches:
         numbers = range(step * size, (step + 1) * size)
         chosen = [numbers[int(r)] for r in (range(size) if rows is None else rows)]
         return self.rows(chosen, self.order.cap(numbers))
-
-    def __len__(self) -> int:
-        return 1 << 40  # no last step
-
-    def __getitem__(self, step: int) -> Batch:
-        return self.batch(step)
 
     def iterate(self, start: int, stop: int, rows: Sequence[int] | None = None) -> Iterator[Batch]:
         """Batches of steps start … stop - 1, read ahead in one thread."""

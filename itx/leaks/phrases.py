@@ -58,7 +58,6 @@ class Short:
         cuts = Sought(parts)
         cut_number = np.searchsorted(cuts.hashes, parts)
         by = np.argsort(cut_number, kind="stable")
-        sides = np.repeat([0, 1], len(at))
         return cls(
             length=length,
             sought=sought,
@@ -70,7 +69,7 @@ class Short:
             cut_number=cut_number[by],
             cut_source=np.tile(wanted[i], 2)[by],
             cut_at=np.tile(at, 2)[by],
-            cut_side=sides[by],
+            cut_side=np.repeat([0, 1], len(at))[by],
         )
 
     def whole_words(self, text: Letters, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

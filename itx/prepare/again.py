@@ -21,7 +21,6 @@ from itx.errors import UserError
 from itx.prepare import examples, jobs, sources
 from itx.prepare.types import Item, Job, Settings, Work
 from itx.prepare.values import every_slot, shown
-from itx.tasks import names
 from itx.tasks.spec import TaskSpec
 
 # So that a check stays cheap, a sample comes from the beginning of a source, which is read no
@@ -48,10 +47,7 @@ Sample = dict[tuple[str, str], Line]  # {(id, template): the line that the cache
 def check(cached: Iterable[Job], settings: Settings, vocabulary: Vocabulary) -> None:
     """UserError where a record of a job's folder is rendered otherwise now. A source is read once
     for all jobs of a task and split."""
-    groups: dict[tuple[str, str], list[Job]] = {}
-    for job in sorted(cached, key=str):
-        groups.setdefault((names.parse(job.variant).task, job.split), []).append(job)
-    for (task, split), several in groups.items():
+    for (task, split), several in jobs.by_split(sorted(cached, key=str)).items():
         firsts = {j: _first(jobs.path(j, settings, vocabulary.hash)) for j in several}
         spec = settings.task(task)
         record_ids = {r for first in firsts.values() for i, _ in first for r in _record_ids(i)}

@@ -62,9 +62,19 @@ def key(job: Job, spec: TaskSpec, settings: Settings) -> list[Any]:
 def expanded(work: Work, items: list[Item], counts: Counter, said: Counter | None) -> list[Item]:
     settings, vocabulary = work.settings, work.vocabulary
     each = settings.architecture == "encoder_decoder"
-    reads = (settings.chat_template, vocabulary.eos_text)
-    how = (settings.data.skip_bad, vocabulary.control, said)
-    return list(prepared(items, *reads, each, work.job.crossed, work.spec, counts, *how))
+    made = prepared(
+        items,
+        settings.chat_template,
+        vocabulary.eos_text,
+        each,
+        work.job.crossed,
+        work.spec,
+        counts,
+        settings.data.skip_bad,
+        vocabulary.control,
+        said,
+    )
+    return list(made)
 
 
 def prepared(
@@ -93,7 +103,7 @@ def prepared(
         skip_bad: count a conversation that the template refuses, rather than raise.
         said: gets what happened to conversations that are kept, and to how many.
     """
-    chat.check(template)  # its own mistakes are no conversation's
+    chat.program(template)  # its own mistakes are no conversation's
     seen: set[int] = set()
     for item in items:
         where = f"task {spec.name!r}, example {item.id}"

@@ -57,12 +57,11 @@ def rows(config: RunConfig, members: list[str]) -> list[Row]:
             job = Job(m, split, "heldout")
             planned.append(Row(f"{m}@heldout", "templates", "same task", job, spec))
     planned += _held_out_rows(config, trained)
-    for pattern in config.eval.tasks:
-        for name in registry.expand(pattern, root):
-            if not registry.task(name, root).scored:
-                raise UserError(f"eval.tasks: {name!r} is plain text, which has no answer to score")
-            planned.append(_further("eval.tasks", name, "eval", "extra", config, trained))
-    for name in _retained(config):
+    for name in _named(config.eval.tasks, config):
+        if not registry.task(name, root).scored:
+            raise UserError(f"eval.tasks: {name!r} is plain text, which has no answer to score")
+        planned.append(_further("eval.tasks", name, "eval", "extra", config, trained))
+    for name in _named(config.eval.retention, config):
         if registry.task(name, root).scored:
             row = _further("eval.retention", name, "retention", "retention", config, trained)
             planned.append(row)
@@ -79,10 +78,9 @@ def _further(
     return Row(f"{name}@{suffix}", group, relation(spec, trained), Job(name, split), spec)
 
 
-def _retained(config: RunConfig) -> list[str]:
-    """What eval.retention names."""
-    root = config.data.root
-    return [name for pattern in config.eval.retention for name in registry.expand(pattern, root)]
+def _named(patterns: Iterable[str], config: RunConfig) -> list[str]:
+    """The tasks that a setting names, families opened."""
+    return [name for pattern in patterns for name in registry.expand(pattern, config.data.root)]
 
 
 def default_text(config: RunConfig, members: list[str]) -> tuple[list[str], str]:
@@ -126,7 +124,8 @@ def texts(config: RunConfig, members: list[str]) -> list[Row]:
     """The plain texts of eval.retention. For a run from a pretrained model that names none, the
     `default_text`."""
     root = config.data.root
-    specs = [s for name in _retained(config) if not (s := registry.task(name, root)).scored]
+    named = [registry.task(name, root) for name in _named(config.eval.retention, config)]
+    specs = [spec for spec in named if not spec.scored]
     if not specs and config.model.pretrained:
         specs = [registry.task(name, root) for name in default_text(config, members)[0]]
     return [
@@ -149,9 +148,9 @@ def lock_texts(rows: list[Row], made: dict[Job, Made], settings: Settings) -> li
 
 
 def _place(made: Made, settings: Settings) -> dict[str, str]:
-    folder = made[0]
-    sha256 = cache.manifest_hash(Path(settings.data.cache_dir) / folder)
-    return {"folder": folder, "sha256": sha256}
+    folder, _ = made
+    path = Path(settings.data.cache_dir) / folder
+    return {"folder": folder, "sha256": cache.manifest_hash(path)}
 
 
 def no_split(split: str, declared: Iterable[str]) -> str:

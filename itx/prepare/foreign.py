@@ -48,7 +48,7 @@ def plan_of(config: RunConfig, mend: hits.Mend) -> Plan:
     further: dict[str, seqio.Task] = {}
     ours = []
     for name in config.eval.tasks:
-        if seqio_bridge.known(name):
+        if name in seqio_bridge.known():
             further |= {t.name: t for t in seqio_bridge.tasks_of(seqio_bridge.find(name))}
         else:
             ours.append(name)

@@ -44,7 +44,7 @@ def key(job: Job, spec: TaskSpec, settings: Settings) -> list[Any]:
     d, how = settings.data, settings.prompt_format
     written: list[Any] = [chat.CHAT_VERSION, *how] if how.template else []
     written += [d.targets] if d.targets != "own" and not job.crossed else []
-    if not names.parse(job.variant).shots:
+    if not job.parsed.shots:
         return written
     train = sources.hashes(spec.source, "train", d.root, d.suite_seed)
     return [*written, fewshot.POOL, settings.fewshot_tokens, *train]
@@ -53,7 +53,7 @@ def key(job: Job, spec: TaskSpec, settings: Settings) -> list[Any]:
 def wordings(job: Job, spec: TaskSpec) -> list[Template]:
     """The templates that a job draws from, or goes through."""
     which = ("train", "heldout") if job.templates == "all" else (job.templates,)
-    return [t for w in which for t in render.choices(spec, names.parse(job.variant), w)]
+    return [t for w in which for t in render.choices(spec, job.parsed, w)]
 
 
 def ablated(template: Template, ablation: str, others: list[Template], h: int) -> Template:

@@ -7,7 +7,7 @@ import itertools
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -74,6 +74,14 @@ def folder(job: Job, settings: Settings, vocab_hash: str) -> str:
     return (
         f"{cache.folder_name(job.variant)}/{row}/r{job.rendering}-{key(job, settings, vocab_hash)}"
     )
+
+
+def by_split(several: Iterable[Job]) -> dict[tuple[str, str], list[Job]]:
+    """{(task, split): its jobs}, each job once."""
+    groups: dict[tuple[str, str], list[Job]] = {}
+    for job in dict.fromkeys(several):
+        groups.setdefault((job.parsed.task, job.split), []).append(job)
+    return groups
 
 
 def path(job: Job, settings: Settings, vocab_hash: str) -> Path:

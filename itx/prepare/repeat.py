@@ -10,14 +10,13 @@ process draws anew) all break that.
 import contextlib
 import copy
 import hashlib
-import multiprocessing
 import os
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from typing import Any
 
 from itx.errors import UserError
-from itx.processes import die_with
+from itx.processes import child
 from itx.tasks import fingerprint, registry
 from itx.tasks.spec import TaskSpec
 
@@ -84,20 +83,15 @@ def other_processes(
     Args:
         read: (task, root, seen, problems), a function of a module; it calls `twice`.
     """
-    context = multiprocessing.get_context("spawn")
     own = os.environ.get("PYTHONHASHSEED")
     seeds = [str(s) for s in range(1, OTHER_PROCESSES + 2) if str(s) != own][:OTHER_PROCESSES]
     processes, pipes = [], []
     try:
         for seed in seeds:
-            own_end, other_end = context.Pipe()
-            args = (os.getpid(), other_end, modules, root, read)
-            process = context.Process(target=_serve, args=args, daemon=True)
             os.environ["PYTHONHASHSEED"] = seed
-            process.start()
-            other_end.close()
+            process, pipe = child(_serve, modules, root, read)
             processes.append(process)
-            pipes.append(own_end)
+            pipes.append(pipe)
         _restore("PYTHONHASHSEED", own)
         yield pipes
     finally:
@@ -113,11 +107,8 @@ def _restore(name: str, value: str | None) -> None:
         os.environ[name] = value
 
 
-def _serve(
-    parent: int, pipe: Connection, modules: tuple[str, ...], root: str, read: Callable
-) -> None:
+def _serve(pipe: Connection, modules: tuple[str, ...], root: str, read: Callable) -> None:
     """What such a process does, until the check ends."""
-    die_with(parent)
     with contextlib.suppress(EOFError):
         while True:
             name = pipe.recv()

@@ -125,8 +125,7 @@ def get(
         sequence_length=sequence_length,
         target_length=target_length,
     )
-    settings = Settings(data_config, str(vocabulary), chat_template, architecture)
-    return registered(name, settings)
+    return registered(name, Settings(data_config, str(vocabulary), chat_template, architecture))
 
 
 @functools.cache
@@ -269,31 +268,25 @@ def register_mixture(spec: MixtureSpec, settings: Settings) -> seqio.Mixture:
 
 
 def _proportional(spec: MixtureSpec, share: float) -> Callable[[seqio.Task], float]:
+    """SeqIO's own rate of a task, whose examples are at most the spec's."""
+    caps = [spec.maximum, spec.max_examples and spec.max_examples * spec.scale]
     rate = functools.partial(
         seqio.mixing_rate_num_examples,
-        maximum=spec.maximum,
+        maximum=min(filter(None, caps), default=None),
         temperature=spec.temperature,
         scale=spec.scale,
     )
-
-    def capped(task: seqio.Task) -> float:
-        if spec.max_examples is None:
-            return share * rate(task)
-        n = min(task.num_input_examples("train"), spec.max_examples)
-        return share * min(n * spec.scale, spec.maximum or float("inf")) ** (1.0 / spec.temperature)
-
-    return capped
+    return lambda task: share * rate(task)
 
 
-def known(name: str = "") -> list[str]:
-    """The names in SeqIO's registries, or those of them that are `name`."""
-    names = [*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()]
-    return [n for n in names if not name or n == name]
+def known() -> list[str]:
+    """The names in SeqIO's registries."""
+    return [*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()]
 
 
 def find(name: str) -> seqio.Task | seqio.Mixture:
     """A Task or Mixture by name from SeqIO's registries."""
-    if not known(name):
+    if name not in known():
         near = did_you_mean(name, [*known(), *registry.MIXTURES, *registry.TASKS])
         raise UserError(f"unknown mixture or task {name!r}{near}")
     return seqio.get_mixture_or_task(name)

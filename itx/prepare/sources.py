@@ -173,9 +173,9 @@ def parts(source: Source, split: str, root: str) -> list[Part]:
     files = [str(given)] if isinstance(given, (str, Path)) else [str(f) for f in given]
     if source.kind == "hf_dataset":
         return [part for f in files for part in _hf_parts(source, f, root)]
-    names = [Path(f).name if Path(f).is_absolute() else f for f in files]
     return [
-        Part(name, find_file(f, root), source.options) for name, f in zip(names, files, strict=True)
+        Part(Path(f).name if Path(f).is_absolute() else f, find_file(f, root), source.options)
+        for f in files
     ]
 
 
@@ -238,8 +238,7 @@ def tfds_folder(name: str) -> Path:
 def _hf_parts(source: Source, folder: str, root: str) -> list[Part]:
     """The Arrow files of a folder that `Dataset.save_to_disk` wrote, or of one split of a
     `DatasetDict`'s."""
-    state_file = find_file(f"{folder}/state.json", root)
-    state = json_rows.read_document(state_file)
+    state = json_rows.read_document(find_file(f"{folder}/state.json", root))
     if any(state.get(f"_indices_{what}") for what in ("files", "mapping", "data_files")):
         raise UserError(
             f"{folder}: the dataset was filtered or shuffled; save dataset.flatten_indices() "

@@ -62,6 +62,11 @@ class Job:
     rendering: int = 0
 
     @property
+    def parsed(self) -> Variant:
+        """Its variant's name in parts; names of SeqIO's own tasks have none."""
+        return names.parse(self.variant)
+
+    @property
     def crossed(self) -> bool:
         """Evaluation splits: every example in every template (in one, for an ablation)."""
         return self.split != "train" or self.templates == "text"
@@ -119,7 +124,7 @@ class Work:
 
     @cached_property
     def variant(self) -> Variant:
-        return names.parse(self.job.variant)
+        return self.job.parsed
 
     def where(self, item: Item) -> str:
         """An example, for an error."""

@@ -15,7 +15,7 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from itx import errors, hashing, movement, storage
+from itx import hashing, movement, storage
 from itx.data import verify
 from itx.data.vocabulary import (
     BESIDE,
@@ -57,10 +57,7 @@ def keep_given(
     """
     if name == BYTES:
         return keep_bytes(BYTE_EXTRA_IDS, cache_dir, mend)
-    file = next((p for p in (Path(name), Path(root) / name) if p.is_file()), None)
-    if file is None:
-        near = errors.did_you_mean_file(Path(name))
-        raise UserError(f"data.vocab: no file {name!r} here or under data.root={root!r}{near}")
+    file = storage.given_file(name, root, "data.vocab")
     known, main = Vocabulary(file), SENTENCEPIECE
     if isinstance(known.model, Bytes):
         return keep_bytes(known.size - 259, cache_dir, mend)

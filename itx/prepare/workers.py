@@ -48,11 +48,9 @@ def submit(
     work: Callable[[Job, Settings], Any] = jobs.run,
 ) -> list[concurrent.futures.Future]:
     """Jobs by task and split, so that a worker reads its examples once."""
-    groups: dict[tuple[str, str], list[Job]] = {}
-    for job in dict.fromkeys(todo):
-        groups.setdefault((names.parse(job.variant).task, job.split), []).append(job)
+    groups = jobs.by_split(todo).values()
     with processes.without_sigint(workers=True):
-        return [executor.submit(_in_turn, work, jobs_, settings) for jobs_ in groups.values()]
+        return [executor.submit(_in_turn, work, group, settings) for group in groups]
 
 
 def _in_turn(work: Callable, several: list[Job], settings: Settings) -> list[tuple[Job, Any]]:
@@ -87,7 +85,7 @@ def make_all(
     for job, (folder, _) in made.items():
         if folder != jobs.folder(job, settings, vocabulary.hash):
             raise UserError(
-                f"task {names.parse(job.variant).task!r}: its cache key differs between two "
+                f"task {job.parsed.task!r}: its cache key differs between two "
                 "processes: a value that its functions use changes while they run, or depends on "
                 "the process; keep what is computed in functools.cache, and sort sets"
             )
@@ -123,13 +121,8 @@ def seqio_rates(
     Importing SeqIO takes as long as a small build, hence beside it; and as a process it can be
     ended at once, so that a mistake in the data is told within a second or two.
     """
-    context = multiprocessing.get_context("spawn")
-    own_end, other_end = context.Pipe()
-    args = (os.getpid(), other_end, mixtures, settings)
-    process = context.Process(target=_serve_rates, args=args, daemon=True)
     with processes.without_sigint(workers=True):
-        process.start()
-    other_end.close()
+        process, own_end = processes.child(_serve_rates, mixtures, settings)
 
     def rates(examples: dict[str, int]) -> list[Rates]:
         try:
@@ -150,9 +143,8 @@ def seqio_rates(
         process.join()
 
 
-def _serve_rates(parent: int, pipe: Connection, mixtures: list[str], settings: Settings) -> None:
+def _serve_rates(pipe: Connection, mixtures: list[str], settings: Settings) -> None:
     """What that process does."""
-    processes.die_with(parent)
     from itx.prepare import seqio_bridge
 
     registry.load_modules(settings.data.modules)

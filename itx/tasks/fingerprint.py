@@ -58,15 +58,6 @@ _WRAPPERS = (staticmethod, classmethod, property, cached_property)
 _DYNAMIC = {"globals", "vars", "eval", "exec", "__import__"}
 
 
-def _own(file: str | None) -> bool:
-    """Whether a file is the user's, rather than a library's or ours."""
-    return (
-        bool(file)
-        and not file.startswith((*_LIBRARIES, "<frozen", _ITX))
-        and "site-packages" not in file
-    )
-
-
 def of_function(fn: Callable, packages: Set[str] = frozenset()) -> list[str]:
     """Texts that change when a function does, or anything of the user's that it uses.
 
@@ -102,7 +93,11 @@ class Walk:
         self.within: set[int] = set()
 
     def own(self, file: str | None, module: str | None) -> bool:
-        return _own(file) or (module or "").partition(".")[0] in self.packages
+        """Whether a file is the user's, rather than a library's or ours."""
+        if (module or "").partition(".")[0] in self.packages:
+            return True
+        others = (*_LIBRARIES, "<frozen", _ITX)
+        return bool(file) and not file.startswith(others) and "site-packages" not in file
 
     def own_module(self, name: str) -> bool:
         file = getattr(sys.modules.get(name), "__file__", None)

@@ -15,13 +15,13 @@ import functools
 import json
 import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jinja2
 
+from itx import storage
 from itx.data.vocabulary import CONTENT_BEGIN, CONTENT_END, guard, unguarded
-from itx.errors import UserError, did_you_mean_file
+from itx.errors import UserError
 from itx.tasks.chat import REASONING, trained
 from itx.text import texts_of
 from itx.text_format import sandbox
@@ -59,12 +59,7 @@ def template_text(name: str, root: str) -> str:
     tokenizer_config.json."""
     if not name:
         return PLAIN
-    file = next((p for p in (Path(name), Path(root) / name) if p.is_file()), None)
-    if file is None:
-        near = did_you_mean_file(Path(name))
-        raise UserError(
-            f"data.chat_template: no file {name!r} here or under data.root={root!r}{near}"
-        )
+    file = storage.given_file(name, root, "data.chat_template")
     text = file.read_text(encoding="utf-8")
     if file.suffix != ".json":
         return text
@@ -77,7 +72,8 @@ def template_text(name: str, root: str) -> str:
 
 
 @functools.lru_cache(maxsize=8)
-def _compiled(template: str) -> Any:
+def program(template: str) -> Any:
+    """The program of a template's text; UserError where it is none."""
     try:
         return sandbox.compiled(template, strict=template == PLAIN)
     except jinja2.TemplateSyntaxError as e:
@@ -86,14 +82,9 @@ def _compiled(template: str) -> Any:
         raise UserError(f"data.chat_template is no program: {type(e).__name__}: {e}") from e
 
 
-def check(template: str) -> None:
-    """UserError where a template is no program."""
-    _compiled(template)
-
-
 def written(template: str, values: dict, upto: int, prompt: bool, where: str) -> str:
     """The text of the first `upto` messages; END where the template writes the end of sequence."""
-    program = _compiled(template)
+    compiled = program(template)
     given = {
         "messages": [_as_read(m, template) for m in values["messages"][:upto]],
         "tools": values.get("tools"),
@@ -101,7 +92,7 @@ def written(template: str, values: dict, upto: int, prompt: bool, where: str) ->
     flags = {"add_generation_prompt": prompt, "bos_token": "", "eos_token": END}
     try:
         with sandbox.budget(list(given.values())):
-            return program.render(**given, **flags)
+            return compiled.render(**given, **flags)
     # The template's own code may refuse a conversation, or take it for another type.
     except Exception as e:
         refused = isinstance(e, (jinja2.TemplateError, sandbox.TooMuch))
