@@ -134,5 +134,5 @@ def _why_skipped(spec: TaskSpec, args: Namespace) -> str:
         return ""
     if absent and not args.download:
         return "its TFDS set is not prepared: --download does that"
-    of_files = getattr(spec.source, "kind", "") != "tfds" and getattr(spec.source, "files", None)
+    of_files = spec.source.kind != "tfds" and spec.source.files
     return "its files need --root" if of_files and not args.root else ""

@@ -25,7 +25,7 @@ _UNFINISHED = "incomplete.*"  # TFDS's name of a folder while it is written
 
 def missing(spec: TaskSpec) -> bool:
     """Whether a task reads a TFDS set that is not prepared."""
-    if getattr(spec.source, "kind", "") != "tfds":
+    if spec.source.kind != "tfds":
         return False
     with contextlib.suppress(UserError):
         sources.tfds_folder(spec.source.options["name"])

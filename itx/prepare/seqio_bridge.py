@@ -79,7 +79,7 @@ class SpecSource(seqio.DataSource):
         yield from self.several(items)
 
     def get_dataset(self, split="train", shuffle=True, seed=None, shard_info=None, **kwargs):
-        del kwargs
+        del shard_info, kwargs  # SeqIO shards a source of one shard by itself
 
         def rows():
             for i in self.items(split):
@@ -88,8 +88,6 @@ class SpecSource(seqio.DataSource):
 
         signature = {k: tf.TensorSpec([], tf.string) for k in ("id", "raw")}
         ds = tf.data.Dataset.from_generator(rows, output_signature=signature)
-        if shard_info and shard_info.num_shards > 1:
-            ds = ds.shard(shard_info.num_shards, shard_info.index)
         return ds.shuffle(10_000, seed=seed) if shuffle else ds
 
 

@@ -76,12 +76,6 @@ def splits(source: Source) -> dict[str, str]:
     return made_of
 
 
-def _check_kind(source: Any) -> None:
-    if not isinstance(source, Source):
-        known, kind = sorted([*READERS, "function"]), type(source).__name__
-        raise UserError(f"a source is one of {known}, not {kind}")
-
-
 def open_source(
     source: Source,
     split: str,
@@ -101,7 +95,6 @@ def open_source(
         counts: gets "read" and one entry per reason of a skip.
         faults: gets the first record of each reason, in words.
     """
-    _check_kind(source)
     if source.kind == "function":
         yield from _function(source, split, root, seed, counts)
         return
@@ -127,7 +120,6 @@ def open_source(
 
 def source_hash(source: Source, split: str, root: str, seed: int) -> str:
     """Hash of what the split is read from: file bytes, or the maker's code and the seed."""
-    _check_kind(source)
     read = [source.kind, json.dumps(dict(source.options), sort_keys=True, default=str)]
     if source.kind == "function":
         # The split matters to the maker only where the splits are its own.

@@ -32,7 +32,7 @@ from itx import hashing
 from itx.errors import UserError
 from itx.eval import metrics
 from itx.tasks import source_code
-from itx.tasks.spec import CoT, Source, TaskSpec
+from itx.tasks.spec import CoT, TaskSpec
 
 _LIBRARIES = tuple(
     {sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
@@ -360,14 +360,12 @@ def of_task(spec: TaskSpec) -> str:
     own)."""
     cot = spec.cot or CoT(())
     packages = {package_of(spec.fields), spec.module.partition(".")[0]} - {""}
-    source = []
+    source = [spec.source.kind, repr(spec.source.split_by_hash)]
     try:
         walk = Walk(packages)
         functions = [walk.text(spec.fields, "fields")]
-        if isinstance(spec.source, Source):
-            source = [spec.source.kind, repr(spec.source.split_by_hash)]
-            if spec.source.split_key:
-                functions.append(walk.text(spec.source.split_key, "split_key"))
+        if spec.source.split_key:
+            functions.append(walk.text(spec.source.split_key, "split_key"))
     except UserError as e:
         raise UserError(f"task {spec.name!r}: {e}") from e
     style = [spec.shot_separator, spec.balanced_shots, spec.chat]

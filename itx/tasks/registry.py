@@ -5,6 +5,7 @@ A task module calls `instruction_task`, `chat_task`, `text_task`, `family` and `
 `task(name)` finds a spec. What a mixture trains on is worked out in resolve.py.
 """
 
+import functools
 import importlib
 import sys
 import traceback
@@ -20,7 +21,6 @@ from itx.tasks.spec import OBJECTIVES, SPLITS, Holdout, MixtureSpec, Source, Tas
 TASKS: dict[str, TaskSpec] = {}
 MIXTURES: dict[str, MixtureSpec] = {}
 FAMILIES: dict[str, Callable[[str], Sequence[TaskSpec]]] = {}
-_FAMILY_CACHE: dict[tuple[str, str], dict[str, TaskSpec]] = {}
 # Only templates can write these, which conversations and plain text do without.
 _TEMPLATED = ("templates", "heldout_templates", "inverted", "cot", "options")
 
@@ -104,13 +104,15 @@ def make_task(name: str, **settings: Any) -> TaskSpec:
 
 def _check(spec: TaskSpec) -> None:
     where = f"task {spec.name!r}"
-    if isinstance(spec.source, Source):
-        shares = spec.source.split_by_hash
-        unknown = [s for s in (shares or spec.source.files) if s not in (*SPLITS, "")]
-        if unknown:
-            raise UserError(f"{where}: split {unknown[0]!r}" + did_you_mean(unknown[0], SPLITS))
-        if shares and abs(sum(shares.values()) - 1) > 1e-6:
-            raise UserError(f"{where}: split_by_hash sums to {sum(shares.values())}, not 1")
+    if not isinstance(spec.source, Source):
+        kind = type(spec.source).__name__
+        raise UserError(f"{where}: its source is {kind}; take jsonl(…) or another of itx.tasks")
+    shares = spec.source.split_by_hash
+    unknown = [s for s in (shares or spec.source.files) if s not in (*SPLITS, "")]
+    if unknown:
+        raise UserError(f"{where}: split {unknown[0]!r}" + did_you_mean(unknown[0], SPLITS))
+    if shares and abs(sum(shares.values()) - 1) > 1e-6:
+        raise UserError(f"{where}: split_by_hash sums to {sum(shares.values())}, not 1")
     if spec.templated and not spec.templates and not spec.cot:
         raise UserError(f"{where} has no templates")
     if spec.primary not in ("generate", "rank"):
@@ -184,22 +186,20 @@ def family(name: str, members: Callable[[str], Sequence[TaskSpec]]) -> None:
     FAMILIES[name] = members
 
 
+@functools.cache
 def _family(name: str, root: str) -> dict[str, TaskSpec]:
-    key = (name, root)
-    if key not in _FAMILY_CACHE:
-        try:
-            specs = FAMILIES[name](root)
-        except UserError:
-            raise
-        except Exception as e:  # the user's function may raise anything: they are told where
-            raise UserError(
-                f"family {name!r} cannot list its tasks under {root!r}: {_failure(e)}"
-            ) from e
-        by_name = {s.name: s for s in specs}
-        if len(by_name) < len(specs):
-            raise UserError(f"family {name!r}: two members share a name")
-        _FAMILY_CACHE[key] = by_name
-    return _FAMILY_CACHE[key]
+    try:
+        specs = FAMILIES[name](root)
+    except UserError:
+        raise
+    except Exception as e:  # the user's function may raise anything: they are told where
+        raise UserError(
+            f"family {name!r} cannot list its tasks under {root!r}: {_failure(e)}"
+        ) from e
+    by_name = {s.name: s for s in specs}
+    if len(by_name) < len(specs):
+        raise UserError(f"family {name!r}: two members share a name")
+    return by_name
 
 
 def load_modules(modules: Sequence[str]) -> None:

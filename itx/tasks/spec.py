@@ -71,7 +71,7 @@ class TaskSpec:
     name: str
     version: int
     cluster: str
-    source: Any  # Source, or a zero-argument callable that returns a seqio.DataSource
+    source: Source | None  # None: a Task that was registered straight in SeqIO
     fields: Callable[[dict], Any]
     templates: tuple[Template, ...]
     heldout_templates: tuple[Template, ...] = ()

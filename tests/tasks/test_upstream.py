@@ -17,7 +17,7 @@ from tasks import natural_instructions, p3  # noqa: F401  (they register)
 
 def members(family: str, root: Path) -> list[str]:
     """The names of a family's tasks, or why there are none."""
-    registry._FAMILY_CACHE.clear()
+    registry._family.cache_clear()
     try:
         return registry.expand(f"{family}.*", str(root))
     except UserError as e:
