@@ -171,7 +171,7 @@ class Bytes:
     control = ()
 
     def __init__(self, extra_ids: int):
-        self.size = 3 + 256 + extra_ids
+        self.extra_ids, self.size = extra_ids, 3 + 256 + extra_ids
         self.hash = f"{BYTES}{extra_ids}"
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:

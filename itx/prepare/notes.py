@@ -94,7 +94,7 @@ class Notes:
         """Decode the beginnings of the plain texts that are drawn."""
         for item in items:
             text = item.values["text"]
-            if item.hash < self.below and isinstance(text, str):
+            if item.hash < self.below:
                 self.decode([(text[:READ], self.vocabulary.encode(text[:READ]))])
 
     def decode(self, targets: Sequence[tuple[str, Sequence[int]]]) -> None:

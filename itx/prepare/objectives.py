@@ -306,10 +306,10 @@ def in_words(spec: TaskSpec, item: Item) -> Rendered | None:
 
 
 def unusable(spec: TaskSpec, given: Values, slots: list[str]) -> Bad | None:
-    told = values.shown(given.get("text"))
-    if isinstance(given.get("text"), str):
+    text = given.get("text")
+    if isinstance(text, str):
         return None
-    return Bad("unusable field", f"the field 'text' is {told}, no text")
+    return Bad("unusable field", f"the field 'text' is {values.shown(text)}, no text")
 
 
 def leak_texts(spec: TaskSpec, item: Item) -> Texts:

@@ -24,7 +24,6 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from itx import hashing, storage
 from itx.config import DataConfig
 from itx.data.cache import prompt_ids
 from itx.data.vocabulary import Bytes, TokenizerJson, Vocabulary
@@ -102,18 +101,9 @@ def get(
     room: tuple[str, int, int] = Room(),
 ) -> seqio.Task | seqio.Mixture:
     """itx.tasks.get: the seqio Task or Mixture behind one of our names."""
-    if isinstance(vocabulary, seqio.SentencePieceVocabulary):  # with the sentinels that it adds
-        data = vocabulary.sp_model
-        file = _private_folder() / f"itx-{hashing.digest(data)}.model"
-        if not file.is_file():
-            with storage.whole_file(file) as part:
-                part.write_bytes(data)
+    if isinstance(vocabulary, seqio.Vocabulary) and (file := kept(vocabulary, _private_folder())):
         _GIVEN.setdefault(str(file), vocabulary)
         vocabulary = file
-    elif isinstance(vocabulary, seqio.ByteVocabulary):
-        vocabulary = keep_bytes(vocabulary.extra_ids, str(_private_folder()))
-    elif isinstance(vocabulary, TokenizerVocabulary):
-        vocabulary = vocabulary.vocabulary.file
     architecture, sequence_length, target_length = room
     data_config = DataConfig(
         root=root,
@@ -127,12 +117,12 @@ def get(
 
 
 @functools.cache
-def _private_folder() -> Path:
+def _private_folder() -> str:
     """A folder of this process alone: under a name that others can guess, they could leave a file
     of their own."""
     folder = tempfile.mkdtemp(prefix="itx-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return Path(folder)
+    return folder
 
 
 def registered(name: str, settings: Settings) -> seqio.Task | seqio.Mixture:
@@ -182,7 +172,7 @@ def register(name: str, settings: Settings) -> seqio.Task:
     )
 
 
-_GIVEN: dict[str, seqio.Vocabulary] = {}  # objects that `get` was given, by the file of their model
+_GIVEN: dict[str, seqio.Vocabulary] = {}  # objects that `get` was given, by the file of each
 
 
 class TokenizerVocabulary(seqio.Vocabulary):
@@ -241,7 +231,7 @@ def _vocabulary(file: str) -> seqio.Vocabulary:
         return _GIVEN[file]
     model = Vocabulary(file).model
     if isinstance(model, Bytes):
-        return seqio.ByteVocabulary(model.size - 259)
+        return seqio.ByteVocabulary(model.extra_ids)
     if isinstance(model, TokenizerJson):
         return TokenizerVocabulary(file)
     return seqio.SentencePieceVocabulary(file)

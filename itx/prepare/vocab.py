@@ -60,7 +60,7 @@ def keep_given(
     file = storage.given_file(name, root, "data.vocab")
     known, main = Vocabulary(file), SENTENCEPIECE
     if isinstance(known.model, Bytes):
-        return keep_bytes(known.size - 259, cache_dir, mend)
+        return keep_bytes(known.model.extra_ids, cache_dir, mend)
     data = file.read_bytes()
     if isinstance(known.model, TokenizerJson):
         main, data = FILES[0], fitted(data, rows) if rows else data

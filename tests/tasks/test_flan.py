@@ -22,7 +22,7 @@ from itx.errors import UserError
 from itx.eval import metrics
 from itx.prepare import check, examples, fewshot, render, sources, types
 from itx.tasks import names, registry, resolve, templates
-from itx.tasks.spec import Skip, holdout
+from itx.tasks.spec import Skip, function, holdout
 from tasks import commonsense, dialog, mixtures, sentiment
 from tasks.from_tfds import FLAN_CLUSTERS, NEIGHBOURS, origins
 from tests.conftest import REPO
@@ -221,7 +221,7 @@ def test_every_task_has_wordings_without_options(prepared):
             ]
             assert any(text in r.prompt for text in shown) if shown else "(A) " in r.prompt
     with pytest.raises(UserError, match="has no templates for 'only_options:noopt'"):
-        only = registry.make_task("only_options", version=1, cluster="c", source=None, fields=dict, options=("a", "b"),
+        only = registry.make_task("only_options", version=1, cluster="c", source=function(lambda *_: []), fields=dict, options=("a", "b"),
                                   templates=[("{x} {options}", "{answer}")])  # fmt: skip
         with pytest.MonkeyPatch.context() as patch:
             patch.setitem(registry.TASKS, "only_options", only)

@@ -133,7 +133,7 @@ def test_two_tasks_cannot_share_a_name():
             "sample_first",
             version=1,
             cluster="c",
-            source=None,
+            source=function(lambda *_: []),
             fields=dict,
             templates=[("{a}", "b")],
         )
