@@ -228,7 +228,9 @@ def test_8_no_target_token_is_lost_on_the_way_to_a_batch(lock, batches):
 
 def test_9_no_evaluated_input_is_trained_on(lock, desk):
     held = [r for r in lock["evaluation"] if r["group"] != "instruction"]
-    scored = {e["content"] for r in held for e in cache.read_examples(desk / "cache" / r["folder"])}
+    scored = {
+        e["content"] for r in held for e in cache.iterate_examples(desk / "cache" / r["folder"])
+    }
     trained = set()
     for task in lock["tasks"]:
         for folder, excluded in zip(task["folders"], task["excluded"], strict=True):

@@ -53,8 +53,8 @@ def of_lock(lock: Lock, cache_dir: Path) -> dict[str, Baseline]:
         key = hashing.digest(json.dumps(parts))
         file = cache_dir / "baselines" / f"{key}.json"
         if not file.is_file():
-            test = {e["id"]: e for e in cache.read_examples(cache_dir / row["folder"])}
-            train = cache.read_examples(cache_dir / trained)
+            test = {e["id"]: e for e in cache.iterate_examples(cache_dir / row["folder"])}
+            train = list(cache.iterate_examples(cache_dir / trained))
             measured = of_task(row, train, list(test.values()), MIN_EASY_SCORE, MAX_EXAMPLES)
             storage.write_json(file, measured)
         baselines[task] = storage.read_json(file)

@@ -210,11 +210,6 @@ def iterate_examples(folder: Path | str) -> Iterator[dict]:
     return storage.iterate_jsonl_gz(Path(folder) / EXAMPLES)
 
 
-def read_examples(folder: Path | str) -> list[dict]:
-    """All of `iterate_examples`."""
-    return list(iterate_examples(folder))
-
-
 def iterate_texts(folder: Path | str) -> Iterator[Texts]:
     """The texts of each record of a training folder."""
     return storage.iterate_jsonl_gz(Path(folder) / TEXTS)

@@ -51,7 +51,7 @@ def training_folder(row: EvalRow, lock: Lock, cache_dir: Path) -> Path | None:
 
 @lru_cache(maxsize=1024)
 def _commonest_of(folder: Path) -> str:
-    return commonest([e["references"][0] for e in cache.read_examples(folder)])
+    return commonest([e["references"][0] for e in cache.iterate_examples(folder)])
 
 
 def commonest(answers: list[str]) -> str:

@@ -99,7 +99,8 @@ def tried(row: EvalRow, folder: str) -> float | None:
     and all examples.
     """
     right = [
-        {**x, "prediction": x["references"][0], "logprob": 0.0} for x in cache.read_examples(folder)
+        {**x, "prediction": x["references"][0], "logprob": 0.0}
+        for x in cache.iterate_examples(folder)
     ]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a correlation of equal values, say

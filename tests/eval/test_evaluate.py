@@ -113,7 +113,7 @@ def test_chance(small):
     # always "red" (commonest in training, first of equals by name …) measured on all ten contents
     run, config, lock, *_ = small
     folder = chance.training_folder(lock["evaluation"][0], lock, Path(config.data.cache_dir))
-    constant = chance.commonest([e["references"][0] for e in cache.read_examples(folder)])
+    constant = chance.commonest([e["references"][0] for e in cache.iterate_examples(folder)])
     share = sum(a == constant for _, a in scored.pairs(1, 10)) / 10
     assert (
         rows["first"]["chance"] == share

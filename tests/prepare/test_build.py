@@ -179,7 +179,7 @@ def test_no_evaluated_input_is_trained_on(sample_locks, sample_cache):
         scored = {
             e["content"]
             for r in lock["evaluation"]
-            for e in cache.read_examples(sample_cache / r["folder"])
+            for e in cache.iterate_examples(sample_cache / r["folder"])
         }
         for task in lock["tasks"]:
             records = cache.Records(sample_cache / task["folders"][0])

@@ -208,7 +208,7 @@ def build_values(tmp_path, vocabulary, monkeypatch):
         )
         jobs._read.cache_clear()
         where, manifest = jobs.run(types.Job("odd", "train"), settings)
-        prompts = {e["prompt"] for e in cache.read_examples(tmp_path / "cache" / where)}
+        prompts = {e["prompt"] for e in cache.iterate_examples(tmp_path / "cache" / where)}
         assert prompts == {f"Is it so? letter {n}" for n in range(manifest["records"])}
         return manifest
 

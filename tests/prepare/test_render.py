@@ -140,7 +140,7 @@ def test_the_manifest_names_a_conflict(tmp_path, monkeypatch):
         assert said == {
             "another answer to a repeated input": "a.jsonl:26 has 'odd' where a.jsonl:6 has 'even'"
         }
-    assert len({e["id"] for e in cache.read_examples(tmp_path / "cache" / where)}) == 20
+    assert len({e["id"] for e in cache.iterate_examples(tmp_path / "cache" / where)}) == 20
 
 
 @pytest.mark.parametrize("damage", [None, "[]", "{"])

@@ -45,7 +45,7 @@ def probe(sample_cache, sample_locks):
 
 def records(folder):
     """[[example id, prompt, target + EOS]]."""
-    ids = [e["id"] for e in cache.read_examples(folder)]
+    ids = [e["id"] for e in cache.iterate_examples(folder)]
     found = [[p[0][0].tolist(), [*p[1][0].tolist(), 1]] for p in cache.Records(folder)]
     return [[i, *f] for i, f in zip(ids, found, strict=True)]
 

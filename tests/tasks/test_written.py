@@ -149,7 +149,7 @@ def test_a_tfds_set_is_read_as_its_builder_wrote_it(folder):
     assert task["audit"]["read"] == task["audit"]["kept"] == 90
     (row,) = [r for r in lock["evaluation"] if r["name"] == "rte"]
     assert row["audit"]["read"] == 30
-    shown = cache.read_examples(folder / "cache" / row["folder"])
+    shown = list(cache.iterate_examples(folder / "cache" / row["folder"]))
     assert len(shown) == 2 * row["examples"] == 40
     for e in shown:
         number = int(e["input_content"].split("\n")[0].split()[-1])
