@@ -84,7 +84,9 @@ def build(config: RunConfig, progress: Progress = no_progress, keep_damaged: boo
                 made |= workers.make_all(pool, more, *to_make)
             # The exemplars of these may show further leaks.
             lock = _without_leaks(plan, shares, made)
-    file = file or _named_by_content(lock, d.cache_dir)
+    if file is None:  # what SeqIO's tasks are made from has no key: the lock's content names it
+        name = hashing.digest(json.dumps(lock, sort_keys=True))
+        file = Path(d.cache_dir) / "locks" / f"{name}.json"
     storage.write_json(file, lock)
     own = {j for j in made if j.variant not in plan.seqio}
     return Built(file, sorted(new | {j.variant for j in own - cached}), mended)
@@ -106,11 +108,6 @@ def _without_leaks(plan: Plan, shares: list[Rates], made: dict[Job, Made]) -> Lo
     lock = new_lock.make(plan, shares, made)
     exclude.exclude(lock, contamination.found(lock, plan.config.data.cache_dir))
     return lock
-
-
-def _named_by_content(lock: Lock, cache_dir: str) -> Path:
-    """The file of a lock whose inputs have no key: SeqIO's tasks."""
-    return Path(cache_dir) / "locks" / f"{hashing.digest(json.dumps(lock, sort_keys=True))}.json"
 
 
 def plan_of(config: RunConfig, members: list[str], mend: hits.Mend = hits.refuse) -> Plan:

@@ -63,11 +63,12 @@ class Notes:
         self.below = drawn[DRAWN] if len(drawn) > DRAWN else 2**64  # content hashes that are drawn
         self.decoded = self.lost = 0
         self.losses: Counter = Counter()
-        if spec and not spec.templated:
-            for item in items:
-                self.texts(texts_of(item.values))
-        if spec and spec.kind == "text":
-            self._documents(items)
+        for item in items if spec and not spec.templated else ():
+            self.texts(texts_of(item.values))
+            # A plain text is decoded as a document, for its targets are cut in ids.
+            if spec.kind == "text" and item.hash < self.below:
+                beginning = item.values["text"][:READ]
+                self.decode([(beginning, vocabulary.encode(beginning))])
 
     def texts(self, parts: Iterable[str]) -> None:
         """Look at an example's texts."""
@@ -83,19 +84,11 @@ class Notes:
         for r, record, item in zip(rendered, records, owners, strict=True):
             if self.spec.templated:
                 self.texts((r.prompt, r.target))
-            # A plain text is decoded as a document, for its targets are cut in ids.
             if item.hash < self.below and self.spec.kind != "text":
                 texts = [t for t, trained in r.pieces if trained] or [r.target]
                 texts = [unguarded(t).replace(END, "") for t in texts]
                 ids = [ids for ids, trained in record if trained]
                 self.decode(list(zip(texts, ids, strict=True)))
-
-    def _documents(self, items: Sequence[Item]) -> None:
-        """Decode the beginnings of the plain texts that are drawn."""
-        for item in items:
-            text = item.values["text"]
-            if item.hash < self.below:
-                self.decode([(text[:READ], self.vocabulary.encode(text[:READ]))])
 
     def decode(self, targets: Sequence[tuple[str, Sequence[int]]]) -> None:
         """See whether an example's targets, (text, ids) of each, come back."""

@@ -31,22 +31,12 @@ from itx.prepare.records import (
 )
 
 
-def _table(path: Path, options: Options, delimiter: str, quoted: bool) -> Rows:
+def _read_table(path: Path, options: Options, delimiter: str, quoted: bool) -> Rows:
     """Rows of delimited text; `options["columns"]` names the columns where the file has no
     header."""
     # undecodable bytes become lone surrogates here and are found row by row
     texts = (line.decode("utf-8", "surrogateescape") + "\n" for _, line in lines(path, blank=True))
     return delimited.rows(texts, path.name, options.get("columns", ()), delimiter, quoted)
-
-
-def read_csv(path: Path, options: Options) -> Rows:
-    """Comma-separated, quoted as spreadsheets do, with a header unless `columns` is given."""
-    return _table(path, options, ",", True)
-
-
-def read_tsv(path: Path, options: Options) -> Rows:
-    """Tab-separated without quoting, with a header unless `columns` is given."""
-    return _table(path, options, "\t", False)
 
 
 def _plain(value: Any) -> Any:
@@ -239,8 +229,8 @@ def _array_records(path: Path) -> Iterator[bytes]:
 READERS: dict[str, Reader] = {
     "jsonl": read_jsonl,
     "json": read_json,
-    "csv": read_csv,
-    "tsv": read_tsv,
+    "csv": functools.partial(_read_table, delimiter=",", quoted=True),  # as spreadsheets quote
+    "tsv": functools.partial(_read_table, delimiter="\t", quoted=False),
     "parquet": read_parquet,
     "tfrecord": read_tfrecord,
     "tfds": read_tfds,
