@@ -9,8 +9,8 @@ import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from itx.data import cache, verify
 from itx.data import lock as locks
-from itx.data import verify
 from itx.data.types import Lock
 from itx.errors import UserError
 
@@ -61,5 +61,5 @@ def known_lock(file: Path, cache_dir: str, mend: Mend) -> Lock | None:
         raise
     except (UserError, KeyError, TypeError, ValueError):
         return None  # it is written again, from the folders that are there
-    manifests = [Path(cache_dir) / folder / "manifest.json" for _, folder, _ in entries]
-    return lock if all(manifest.is_file() for manifest in manifests) else None
+    there = all(cache.is_there(Path(cache_dir) / folder) for _, folder, _ in entries)
+    return lock if there else None

@@ -218,6 +218,11 @@ def chunks(
     size, least = check(spec, room, known), MIN_TOKENS[spec.objective]
     for item in items:
         document = item.values["text"]
+        if not isinstance(document, str):
+            raise UserError(
+                f"text task {spec.name!r}, example {item.id}: 'text' is "
+                f"{type(document).__name__}, no text"
+            )
         ids = vocabulary.encode(document)
         if len(ids) < least:
             counts["too short to split" if ids else "no text"] += 1

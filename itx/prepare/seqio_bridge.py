@@ -243,14 +243,10 @@ def register_mixture(spec: MixtureSpec, settings: Settings) -> seqio.Mixture:
         return seqio.MixtureRegistry.get(spec.name)
     parts = []
     for name, share in resolve.members(spec, settings.data.root).items():
-        rate = share
-        if name in registry.MIXTURES:
-            register_mixture(registry.MIXTURES[name], settings)
-            rate = 1.0 if share is None else share
-        else:
-            register(name, settings)
-            if not isinstance(spec.members, dict):
-                rate = _proportional(spec, share)
+        registered(name, settings)
+        rate = 1.0 if share is None else share  # None: of a nested mixture
+        if name not in registry.MIXTURES and not isinstance(spec.members, dict):
+            rate = _proportional(spec, share)
         parts.append((name, rate))
     return seqio.MixtureRegistry.add(spec.name, parts)
 

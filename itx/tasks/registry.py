@@ -106,7 +106,7 @@ def _check(spec: TaskSpec) -> None:
     where = f"task {spec.name!r}"
     if not isinstance(spec.source, Source):
         kind = type(spec.source).__name__
-        raise UserError(f"{where}: its source is {kind}; take jsonl(…) or another of itx.tasks")
+        raise UserError(f"{where}: a source is jsonl(…) or another of itx.tasks, not {kind}")
     shares = spec.source.split_by_hash
     unknown = [s for s in (shares or spec.source.files) if s not in (*SPLITS, "")]
     if unknown:

@@ -13,7 +13,7 @@ import pytest
 
 from itx.errors import UserError
 from itx.prepare import json_rows, readers, sources
-from itx.tasks import spec
+from itx.tasks import registry, spec
 from itx.tasks.spec import Source, function, jsonl
 
 
@@ -147,7 +147,8 @@ def test_unknown_split_kind_and_source(tmp_path):
     write_rows(tmp_path / "a.jsonl")
     assert refused(jsonl({"train": "a.jsonl"}), tmp_path, "tarin").endswith("did you mean 'train'?")
     assert "did you mean 'jsonl'" in refused(Source("jsonll", {"train": "a.jsonl"}), tmp_path)
-    assert "not str" in refused("a.jsonl", tmp_path)
+    with pytest.raises(UserError, match="not str"):
+        registry.make_task("x", version=1, cluster="c", source="a.jsonl", fields=dict, templates=())
 
 
 def test_json_rows_from_a_list_and_from_a_dict(tmp_path):
