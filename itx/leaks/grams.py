@@ -129,7 +129,8 @@ class Sought:
     """A set of hashes, asked for many that are mostly not in it."""
 
     def __init__(self, hashes: np.ndarray):
-        self.hashes = np.unique(hashes.astype(np.uint64))
+        # `numbers`: the place of each that is given among the different ones
+        self.hashes, self.numbers = np.unique(hashes.astype(np.uint64), return_inverse=True)
         self._shift = np.uint64(64 - _TABLE_BITS)
         self._table = np.zeros(1 << _TABLE_BITS, bool)
         self._table[self.hashes >> self._shift] = True

@@ -66,7 +66,7 @@ class Windows:
         length = WINDOW[unspaced]
         at, hashes = letters.runs(np.flatnonzero(letters.word & wanted[letters.field]), length)
         sought = Sought(hashes)
-        number = np.searchsorted(sought.hashes, hashes)
+        number = sought.numbers
         source = letters.field[at]
         # how many different inputs of a task have each window
         inputs = np.unique(np.stack([number, task[source], owner[source]], 1), axis=0)

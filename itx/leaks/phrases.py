@@ -46,27 +46,24 @@ class Short:
         ends = np.searchsorted(letters.field, wanted, "right")
         anchors, whole = letters.hashes(starts, length), letters.hashes(starts, ends - starts)
         sought = Sought(anchors)
-        number = np.searchsorted(sought.hashes, anchors)
-        order = np.argsort(number, kind="stable")
+        order = np.argsort(sought.numbers, kind="stable")
         # cuts: at every beginning of a word but the first
         at = np.flatnonzero(letters.word & np.isin(letters.field, wanted))
         i = np.searchsorted(starts, at, "right") - 1
         inner = at > starts[i]
         at, i = at[inner], i[inner]
         left, right = letters.hashes(starts[i], at - starts[i]), letters.hashes(at, ends[i] - at)
-        parts = np.concatenate([left, right])
-        cuts = Sought(parts)
-        cut_number = np.searchsorted(cuts.hashes, parts)
-        by = np.argsort(cut_number, kind="stable")
+        cuts = Sought(np.concatenate([left, right]))
+        by = np.argsort(cuts.numbers, kind="stable")
         return cls(
             length=length,
             sought=sought,
-            number=number[order],
+            number=sought.numbers[order],
             source=wanted[order],
             size=(ends - starts)[order],
             whole=whole[order],
             cuts=cuts,
-            cut_number=cut_number[by],
+            cut_number=cuts.numbers[by],
             cut_source=np.tile(wanted[i], 2)[by],
             cut_at=np.tile(at, 2)[by],
             cut_side=np.repeat([0, 1], len(at))[by],

@@ -12,17 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from itx.errors import UserError, did_you_mean
-from itx.prepare.records import (
-    DAMAGED_GZIP,
-    UTF8_BOM,
-    Bad,
-    Options,
-    Rows,
-    bad_utf8,
-    damaged,
-    lines,
-    opened,
-)
+from itx.prepare.records import UTF8_BOM, Bad, Options, Rows, bad_utf8, lines, opened
 
 NOT_LINES = "this is one JSON document, and not a line for each row: use itx.tasks.json(…)"
 
@@ -115,8 +105,6 @@ def _document(path: Path, numbers: bool = True) -> tuple[Any, list[Bad], str]:
         raise UserError(f"{path.name}:{e.lineno}: broken JSON ({e.msg} at column {e.colno})") from e
     except (RecursionError, ValueError) as e:
         raise UserError(f"{path.name}: broken JSON ({e})") from e
-    except DAMAGED_GZIP as e:
-        raise damaged(path, e) from e
 
 
 def read_document(path: Path) -> Any:

@@ -18,17 +18,7 @@ from typing import Any
 from itx.errors import UserError, did_you_mean
 from itx.prepare import delimited
 from itx.prepare.json_rows import read_json, read_jsonl
-from itx.prepare.records import (
-    DAMAGED_GZIP,
-    Bad,
-    Options,
-    Reader,
-    Rows,
-    bad_utf8,
-    damaged,
-    lines,
-    opened,
-)
+from itx.prepare.records import Bad, Options, Reader, Rows, bad_utf8, lines, opened
 
 
 def _read_table(path: Path, options: Options, delimiter: str, quoted: bool) -> Rows:
@@ -133,19 +123,16 @@ def tfrecords(path: Path) -> Iterator[bytes]:
         return struct.pack("<I", (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF) == masked
 
     n, damage = 0, f"{path.name}: cut off or damaged TFRecord after record"
-    with opened(path) as f:
-        try:
-            while head := f.read(12):
-                if len(head) < 12 or not good(head[:8], head[8:]):
-                    raise UserError(f"{damage} {n}")
-                (length,) = struct.unpack("<Q", head[:8])
-                data, mark = f.read(length), f.read(4)
-                if len(data) < length or len(mark) < 4 or not good(data, mark):
-                    raise UserError(f"{damage} {n}")
-                n += 1
-                yield data
-        except DAMAGED_GZIP as e:
-            raise damaged(path, e, f" after record {n}") from e
+    with opened(path, lambda: f" after record {n}") as f:
+        while head := f.read(12):
+            if len(head) < 12 or not good(head[:8], head[8:]):
+                raise UserError(f"{damage} {n}")
+            (length,) = struct.unpack("<Q", head[:8])
+            data, mark = f.read(length), f.read(4)
+            if len(data) < length or len(mark) < 4 or not good(data, mark):
+                raise UserError(f"{damage} {n}")
+            n += 1
+            yield data
 
 
 def read_tfrecord(path: Path, options: Options) -> Rows:

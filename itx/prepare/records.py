@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What all readers share: the rows that they yield, and texts, plain or .gz, line by line."""
 
+import contextlib
 import gzip
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -11,7 +12,6 @@ from typing import Any, BinaryIO
 from itx.errors import UserError
 
 UTF8_BOM = b"\xef\xbb\xbf"
-DAMAGED_GZIP = (EOFError, zlib.error, gzip.BadGzipFile)
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,15 @@ Options = Mapping[str, Any]  # of a source: what its reader needs
 Reader = Callable[[Path, Options], Rows]  # (file or folder, options) -> its rows
 
 
-def opened(path: Path) -> BinaryIO:
-    return gzip.open(path) if path.suffix == ".gz" else path.open("rb")
-
-
-def damaged(path: Path, e: Exception, after: str = "") -> UserError:
-    return UserError(f"{path.name}: cut off or damaged gzip{after} ({e})")
+@contextlib.contextmanager
+def opened(path: Path, after: Callable[[], str] = str) -> Iterator[BinaryIO]:
+    """A file, .gz as what it holds; UserError where that is damaged. after: says how far it was
+    read."""
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as f:
+            yield f
+    except (EOFError, zlib.error, gzip.BadGzipFile) as e:
+        raise UserError(f"{path.name}: cut off or damaged gzip{after()} ({e})") from e
 
 
 def bad_utf8(e: UnicodeDecodeError, place: str) -> Bad:
@@ -44,11 +47,8 @@ def lines(path: Path, blank: bool = False) -> Iterator[tuple[int, bytes]]:
     """(row, bytes) of every line (blank ones where wanted), without its line end; .gz is opened as
     such."""
     row = 0
-    try:
-        with opened(path) as f:
-            for row, line in enumerate(f, 1):  # noqa: B007  row is used below
-                line = line.removeprefix(UTF8_BOM) if row == 1 else line
-                if blank or line.strip():
-                    yield row, line.rstrip(b"\r\n")
-    except DAMAGED_GZIP as e:
-        raise damaged(path, e, f" after row {row}") from e
+    with opened(path, lambda: f" after row {row}") as f:
+        for row, line in enumerate(f, 1):
+            line = line.removeprefix(UTF8_BOM) if row == 1 else line
+            if blank or line.strip():
+                yield row, line.rstrip(b"\r\n")
