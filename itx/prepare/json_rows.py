@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from itx.errors import UserError, did_you_mean
+from itx.errors import UserError, check_known
 from itx.prepare.records import UTF8_BOM, Bad, Options, Rows, bad_utf8, lines, opened
 
 NOT_LINES = "this is one JSON document, and not a line for each row: use itx.tasks.json(…)"
@@ -127,8 +127,7 @@ def read_json(path: Path, options: Options) -> Rows:
     key = options.get("rows")
     if key is not None and not isinstance(rows, Bad):
         known = rows if isinstance(rows, dict) else ()
-        if key not in known:
-            raise UserError(f"{path.name}: no {key!r}" + did_you_mean(key, known))
+        check_known(key, known, f"{path.name}: no {key!r}")
         rows = rows[key]
     if isinstance(rows, Bad):
         raise _unusable(path, rows)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from itx import hashing
-from itx.errors import UserError, did_you_mean, did_you_mean_file
+from itx.errors import UserError, check_known, did_you_mean, did_you_mean_file
 from itx.prepare import json_rows, readers
 from itx.prepare.readers import READERS
 from itx.prepare.records import Bad
@@ -154,11 +154,9 @@ class Part:
 
 def parts(source: Source, split: str, root: str) -> list[Part]:
     """The files of a split in order; one that is missing is an error with the nearest names."""
-    if source.kind not in READERS:
-        near = did_you_mean(source.kind, [*READERS, "function"])
-        raise UserError(f"unknown kind of source {source.kind!r}{near}")
-    if split not in source.files:
-        raise UserError(f"the source has no split {split!r}" + did_you_mean(split, source.files))
+    kinds = [*READERS, "function"]
+    check_known(source.kind, kinds, f"unknown kind of source {source.kind!r}")
+    check_known(split, source.files, f"the source has no split {split!r}")
     given = source.files[split]
     if source.kind == "tfds":
         return _tfds_parts(source, given)

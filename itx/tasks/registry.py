@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from itx.errors import UserError, did_you_mean
+from itx.errors import UserError, check_known, did_you_mean
 from itx.eval.metrics import SCORES
 from itx.tasks import names, templates
 from itx.tasks.spec import OBJECTIVES, SPLITS, Holdout, MixtureSpec, Source, TaskSpec
@@ -60,9 +60,7 @@ def text_task(name: str, *, objective: str, **settings: Any) -> TaskSpec:
     _refuse(where, settings, (*_TEMPLATED, "content", "chat"), why)
     why = "plain text is trained on and never scored"
     _refuse(where, settings, ("metrics", "primary", "evaluation_only"), why)
-    if objective not in OBJECTIVES:
-        near = did_you_mean(str(objective), OBJECTIVES)
-        raise UserError(f"{where}: objective={objective!r}{near}")
+    check_known(str(objective), OBJECTIVES, f"{where}: objective={objective!r}")
     settings = {**settings, "objective": objective, "content": ("text",), "metrics": ()}
     return _registered(make_task(name, module=_caller(), **settings))
 
@@ -122,8 +120,7 @@ def _check(spec: TaskSpec) -> None:
             _check_template(where, key, template)
     styles = templates.OPTION_STYLES
     for style in spec.option_styles:
-        if style not in styles:
-            raise UserError(f"{where}: option style {style!r}" + did_you_mean(style, styles))
+        check_known(style, styles, f"{where}: option style {style!r}")
     if not spec.option_styles:
         raise UserError(f"{where}: option_styles is empty; valid: {', '.join(styles)}")
     both = set(spec.templates) & set(spec.heldout_templates)

@@ -5,7 +5,7 @@ The build registers the outcome in SeqIO's own registries and reads names and ra
 (itx/prepare/seqio_bridge.py).
 """
 
-from itx.errors import UserError, did_you_mean
+from itx.errors import UserError, check_known
 from itx.tasks import names, templates
 from itx.tasks.registry import MIXTURES, TASKS, expand, task
 from itx.tasks.spec import Holdout, MixtureSpec, TaskSpec
@@ -35,9 +35,7 @@ def removed(spec: MixtureSpec, root: str = "") -> list[tuple[str, str]]:
         ("held-out task", hold.tasks, pool),
     ):
         for name in names_:
-            if name not in known:
-                near = did_you_mean(name, known)
-                raise UserError(f"mixture {spec.name!r}: unknown {what} {name!r}{near}")
+            check_known(name, known, f"mixture {spec.name!r}: unknown {what} {name!r}")
     reasons: dict[str, str] = {}
     neighbours: dict[str, str] = {}  # {cluster: the held-out cluster that it is a neighbour of}
     for t in pool.values():
