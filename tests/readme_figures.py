@@ -44,20 +44,26 @@ def seeds(seed: int) -> list[str]:
     return [f"--{name}={seed}" for name in ("data.suite_seed", "train.seed", "data.seed")]
 
 
+def page(name: str) -> Path:
+    """The page that holds the part between `<!-- name: command -->` and `<!-- end name -->`."""
+    pages = (REPO / "README.md", REPO / "itx" / "models" / "README.md")
+    return next(p for p in pages if f"<!-- {name}: " in p.read_text(encoding="utf-8"))
+
+
 def part(name: str) -> tuple[str, str, str]:
-    """The README before `<!-- name: command -->`, from there to `<!-- end name -->`, and from that
+    """A page before `<!-- name: command -->`, from there to `<!-- end name -->`, and from that
     on."""
     begin, end = f"<!-- {name}: ", f"<!-- end {name} -->"
-    before, rest = (REPO / "README.md").read_text(encoding="utf-8").split(begin, 1)
+    before, rest = page(name).read_text(encoding="utf-8").split(begin, 1)
     text, after = rest.split(" -->\n", 1)[1].split(end, 1)
     return before, text, end + after
 
 
 def put(name: str, command: str, text: str) -> None:
-    """Replace what stands in the README between the marks of this name."""
+    """Replace what stands in its page between the marks of this name."""
     before, _, after = part(name)
     whole = f"{before}<!-- {name}: {command} -->\n{text}{after}"
-    (REPO / "README.md").write_text(whole, encoding="utf-8")
+    page(name).write_text(whole, encoding="utf-8")
 
 
 def groups(run: Path) -> dict[str, float]:

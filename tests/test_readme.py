@@ -15,11 +15,13 @@ from itx.models import presets
 from tests.conftest import REPO, one_device
 
 README = (REPO / "README.md").read_text(encoding="utf-8")
+PAGES = sorted((REPO / "itx").rglob("README.md"))
 
 
 def commands() -> list[str]:
-    """Every `uv run itx …` line of the README and of the recipes."""
-    texts = [README, *(p.read_text() for p in sorted((REPO / "configs").glob("*.py")))]
+    """Every `uv run itx …` line of the README, of the package's pages and of the recipes."""
+    files = [*PAGES, *sorted((REPO / "configs").glob("*.py"))]
+    texts = [README, *(p.read_text(encoding="utf-8") for p in files)]
     found = [re.sub(r"\s+#.*", "", line.strip()) for text in texts for line in text.splitlines()
              if line.strip().startswith("uv run itx ")]  # fmt: skip
     return list(dict.fromkeys(c for c in found if "mine" not in c))
@@ -39,6 +41,8 @@ def run(words: list[str], cwd) -> subprocess.CompletedProcess:
 ELSEWHERE = (
     "uv run itx train configs/quickstart.py",
     *(c for c in commands() if c.endswith((" --quick", " --dry-run"))),
+    # a model of 98 MB that the package index gives: tests/test_package_index.py
+    *(c for c in commands() if "smollm2" in c or "SmolLM2" in c),
 )
 QUICKSTART = [c for c in commands() if "FOLDER" not in c and c not in ELSEWHERE]
 REAL = [c for c in commands() if "FOLDER" in c]
@@ -115,26 +119,20 @@ def test_the_table_of_families_is_the_scripts():
     assert len(errors) == len(text.splitlines()) - 2 and all(0 < float(e) < 1e-4 for e in errors)
 
 
-def test_the_file_tree_names_what_is_there():
-    tree = re.search(r"## The files\n.*?```\n(.*?)```", README, re.S)[1]
-    top = re.findall(r"^(\S+)/", tree, re.M)
-    for name in top:
-        assert (REPO / name).is_dir(), name
-    inside = [
-        n
-        for line in tree.splitlines()
-        if line.startswith("  ")
-        for n in re.findall(r"[\w/]+\.py", line.split("  ")[1])
-    ]
-    for name in inside:
-        assert (REPO / "itx" / name).is_file(), name
-    listed = set(re.findall(r"(\w+)\.py", tree)) | set(re.findall(r"(\w+)/", tree))
-    missing = [
-        p.stem
-        for p in (REPO / "itx").iterdir()
-        if p.stem not in listed and not p.name.startswith("__") and p.suffix != ".md"
-    ]
-    assert not missing
+def test_the_pages_name_what_is_there():
+    """The README's tree, and the links of every page."""
+    tree = re.search(r"```\n(itx/ .*?)```", README, re.S)[1]
+    top = re.findall(r"^(\S+)/ ", tree, re.M)
+    assert top == ["itx", "tasks", "configs", "tests", "tpu"]
+    assert all((REPO / name).is_dir() for name in top)
+    inside = re.findall(r"(\w+)/ ", tree.splitlines()[0].split("itx/ ", 1)[1])
+    assert len(inside) > 4 and all((REPO / "itx" / name).is_dir() for name in inside)
+    for page in (REPO / "README.md", *PAGES):
+        links = re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8"))
+        for link in (x for x in links if "://" not in x):
+            assert (page.parent / link).exists(), f"{page}: {link}"
+    linked = {(REPO / x) for x in re.findall(r"\]\(([^)]+README.md)\)", README)}
+    assert set(PAGES) <= linked
 
 
 def test_help_imports_nothing_heavy():
