@@ -28,7 +28,8 @@ COMMANDS = {
     "eval": ("evaluate", "score a run's checkpoint"),
     "runs": ("runs", "look after run folders"),
     "generate": ("generate", "answer prompts; without any, a conversation in the terminal"),
-    "convert": ("convert", "Hugging Face folders in and out"),
+    "convert": ("convert", "Hugging Face folders in and out, GGUF files in"),
+    "recipes": ("recipes", "the models that recipes begin from"),
 }
 
 
@@ -71,7 +72,7 @@ def _run(words: list[str]) -> int:
     return code
 
 
-PATH_ARGUMENTS = "config run run_dir lock cache_dir json root hf_dir out out_dir".split()
+PATH_ARGUMENTS = "config run run_dir lock cache_dir json root hf_dir out out_dir to wheel".split()
 
 
 def _refuse_remote_paths(args: argparse.Namespace) -> None:

@@ -112,7 +112,7 @@ class ModelConfig:
     )
     prefix_lm: bool = _data(False, "decoder-only: prompt positions see the whole prompt")
     pretrained: str = _maths(
-        "", "begin from this: a Hugging Face folder, a run or a checkpoint; it says the rest"
+        "", "begin from this: a Hugging Face folder, a GGUF file, a run or a checkpoint"
     )
     dtype: Literal["float32", "bfloat16"] = _maths("float32", "dtype of activations")
     attention: Literal["auto", "xla", "splash", "cudnn"] = _free(

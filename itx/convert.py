@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Models and adapters in and out of Hugging Face's layouts: `itx convert import`, `itx convert
-export`."""
+"""Models and adapters in and out of Hugging Face's layouts, and GGUF files in: `itx convert
+import`, `itx convert export`."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ from itx.config import MeshConfig, ModelConfig, RunConfig
 from itx.data import verify
 from itx.data.vocabulary import BESIDE, FILES, without_sentinels
 from itx.errors import UserError
-from itx.models import families, hf
+from itx.models import families, gguf_folder, hf
 from itx.params import Params, embedding_rows, model_specs
 from itx.pretrained import find, keep, method, model_config
 from itx.restore import merged_checkpoint, plan_model
@@ -36,30 +36,35 @@ def _count(params: Params) -> int:
     return sum(p.size for p in params.values())
 
 
-def import_to(folder: str, out: str) -> dict[str, Any]:
-    """Write a Hugging Face folder as a run folder whose only checkpoint, of step 0, holds its
-    parameters. Each of this machine's devices reads its own part. Returns facts about the model.
+def import_to(name: str, out: str) -> dict[str, Any]:
+    """Write a Hugging Face folder or a GGUF file as a run folder whose only checkpoint, of step 0,
+    holds its parameters. Each of this machine's devices reads its own part. Returns facts about
+    the model.
     """
-    if not hf.is_folder(folder):
-        raise UserError(f"{folder} is no Hugging Face folder (no config.json with a model_type)")
+    if not gguf_folder.is_gguf(Path(name)) and not hf.is_folder(name):
+        raise UserError(
+            f"{name} is no Hugging Face folder (no config.json with a model_type), nor a GGUF file"
+        )
     _check_new(out)
+    folder = find(name).folder
     cfg = hf.model_config(folder)
     specs = model_specs(cfg, cfg.vocab_size, meshes.make_mesh(MeshConfig(data=1, fsdp=-1)))
     left_out = hf.check(folder, cfg, specs)
     source, run = hf.read_config(folder), RunFolder(Path(out))
     params = hf.load(folder, cfg, specs)
-    about = {"from": str(folder), "config": configs.to_dict(RunConfig(model=cfg))}
+    about = {"from": name, "config": configs.to_dict(RunConfig(model=cfg))}
     with Checkpoints(run.checkpoints, keep=None) as checkpoints:
         checkpoints.save(0, params, None, {"step": 0, "about": about})
-    for name in (*FILES, *BESIDE):
-        if (Path(folder) / name).is_file():
-            with storage.whole_file(run.vocab_model.with_name(name)) as part:
-                part.write_bytes((Path(folder) / name).read_bytes())
-    keep(folder, run.pretrained)
+    for file in (*FILES, *BESIDE):
+        if (folder / file).is_file():
+            with storage.whole_file(run.vocab_model.with_name(file)) as part:
+                part.write_bytes((folder / file).read_bytes())
+    keep(name, run.pretrained)
     storage.write_json(run.config_json, storage.sealed(about))
     return {
         "family": families.family_of(cfg, families.text_config(source)["model_type"]),
         "dtype": hf.dtype_of(source),
+        "stored": gguf_folder.kinds(folder),
         "parameters": _count(params),
         "left_out": dict(left_out),
         "folder": str(out),
@@ -133,7 +138,12 @@ def export(
     about it."""
     begin = find(name)
     if begin.run is None:
-        raise UserError(f"{name} is a Hugging Face folder already")
+        what = (
+            "a GGUF file: import it"
+            if gguf_folder.is_gguf(Path(name))
+            else "a Hugging Face folder already"
+        )
+        raise UserError(f"{name} is {what}")
     _check_new(out)
     cfg, run = model_config(begin), begin.run
     source = hf.read_config(run.pretrained) if run.pretrained.is_dir() else {}

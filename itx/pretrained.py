@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run may begin from (`model.pretrained`): a Hugging Face folder, or one of ours.
+"""What a run may begin from (`model.pretrained`): a Hugging Face folder, a GGUF file, or ours.
 
 One of ours is a run folder (its newest checkpoint), one of its checkpoints (RUN/checkpoints/500),
 or what `itx convert import` wrote, which has the same files. It says which model it is, its
@@ -16,13 +16,14 @@ from itx import config_check, recipe, storage
 from itx.config import ModelConfig, RunConfig
 from itx.data.vocabulary import FILES, tokenizer_json
 from itx.errors import UserError, did_you_mean
-from itx.models import families, hf
+from itx.models import families, gguf_folder, hf
 from itx.runs import RunFolder, run_config
 from itx.text import visible
 
 
 class Begin(NamedTuple):
-    """Where a run begins; `run` and `step` are None and 0 for a Hugging Face folder."""
+    """Where a run begins; `run` and `step` are None and 0 for a Hugging Face folder, which may be
+    derived of a GGUF file."""
 
     folder: Path
     run: RunFolder | None = None
@@ -32,10 +33,17 @@ class Begin(NamedTuple):
     def tokenizer_folder(self) -> Path:
         return self.run.vocab_model.parent if self.run else self.folder
 
+    @property
+    def place(self) -> str:
+        """What a message calls it."""
+        return gguf_folder.shown(self.folder)
+
 
 def find(name: str) -> Begin:
     """What a path names; UserError if that is no model."""
     folder = Path(name)
+    if gguf_folder.is_gguf(folder) and folder.is_file():
+        return Begin(gguf_folder.folder(folder))
     run, step = RunFolder(folder), None
     ours = bool(run.steps())  # its config.json may be damaged: its checkpoints hold another
     if not ours and hf.is_folder(folder):
@@ -54,11 +62,33 @@ def find(name: str) -> Begin:
         known = ", ".join(map(str, steps)) or "none"
         of_step = "" if step is None else f" of step {step}"
         raise UserError(f"{name}: {run.path} has no checkpoint{of_step}; there are: {known}")
-    near = [str(p) for p in folder.parent.iterdir() if p.is_dir()] if folder.parent.is_dir() else []
+    beside = list(folder.parent.iterdir()) if folder.parent.is_dir() else []
+    near = [str(p) for p in beside if p.is_dir() or gguf_folder.is_gguf(p)]
+    inside = [str(p) for p in sorted(folder.glob(f"*{gguf_folder.SUFFIX}"))]
     raise UserError(
-        f"{name} holds no model: neither a Hugging Face folder (config.json with a model_type) nor "
-        "a run folder" + did_you_mean(name, near)
+        f"{name} holds no model: neither a Hugging Face folder (config.json with a model_type), "
+        "a GGUF file, nor a run folder"
+        + (f"; in it lies {inside[0]}" if inside else did_you_mean(name, near))
     )
+
+
+def untrained(name: str) -> Begin | None:
+    """A model that no data of ours were built for: a Hugging Face folder, a GGUF file, or what
+    `itx convert import` made of one; None for anything else."""
+    folder, run = Path(name), RunFolder(Path(name))
+    imported = run.steps() == [0] and not run.lock_json.is_file()
+    theirs = gguf_folder.is_gguf(folder) or not run.steps() and hf.is_folder(folder)
+    return find(name) if imported or theirs else None
+
+
+def vocabulary_file(begin: Begin) -> Path:
+    """The file of a model's vocabulary; UserError where it has none."""
+    folder = begin.tokenizer_folder
+    file = next((p for n in FILES if (p := folder / n).is_file()), None)
+    if file is None:
+        what = folder if begin.run else begin.place
+        raise UserError(f"{what} has no {', '.join(FILES)}; name the vocabulary: data.vocab=…")
+    return file
 
 
 def model_config(begin: Begin) -> ModelConfig:
@@ -69,9 +99,9 @@ def settle(config: RunConfig, origin: dict[str, str]) -> tuple[RunConfig, dict[s
     """The config and the origins of its values with what `model.pretrained` says: the model, except
     for what the command line says; vocabulary and chat template if the recipe names none."""
     begin = find(config.model.pretrained)
-    theirs, tokenizer = model_config(begin), begin.tokenizer_folder
+    theirs = model_config(begin)
     if begin.run is None and (keys := hf.passed_over(begin.folder)):
-        file = begin.folder / hf.CONFIG
+        file = gguf_folder.shown(begin.folder, hf.CONFIG)
         told = f"itx: {file}: passed over, as transformers does: {', '.join(keys)}"
         print(visible(told), file=sys.stderr)
     model, data = {}, {}
@@ -79,13 +109,8 @@ def settle(config: RunConfig, origin: dict[str, str]) -> tuple[RunConfig, dict[s
         if f.name not in families.OF_THE_RUN and origin[f"model.{f.name}"] != "command line":
             model[f.name] = getattr(theirs, f.name)
     if not config.data.vocab:
-        file = next((p for n in FILES if (p := tokenizer / n).is_file()), None)
-        if file is None:
-            raise UserError(
-                f"{tokenizer} has no {', '.join(FILES)}; name the vocabulary: data.vocab=…"
-            )
-        data["vocab"] = str(file)
-    if template := _chat_template(tokenizer):
+        data["vocab"] = str(vocabulary_file(begin))
+    if template := chat_template(begin):
         if not config.data.chat_template:
             data["chat_template"] = str(template)
         if config.data.prompt_format == "auto":
@@ -96,11 +121,12 @@ def settle(config: RunConfig, origin: dict[str, str]) -> tuple[RunConfig, dict[s
         model=dataclasses.replace(config.model, **model),
         data=dataclasses.replace(config.data, **data),
     )
-    return config, origin | dict.fromkeys(names, str(begin.folder))
+    return config, origin | dict.fromkeys(names, begin.place)
 
 
-def _chat_template(folder: Path) -> Path | None:
+def chat_template(begin: Begin) -> Path | None:
     """The file that holds the chat template of a model, if it has one."""
+    folder = begin.tokenizer_folder
     if (folder / "chat_template.jinja").is_file():
         return folder / "chat_template.jinja"
     files = (folder / "chat_template.json", folder / "tokenizer_config.json")

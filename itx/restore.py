@@ -39,6 +39,7 @@ from itx.params import (
 from itx.pretrained import Begin
 from itx.processes import newest_checkpoint
 from itx.runs import RunFolder, read_lock, run_config
+from itx.text_format import chat
 
 State = dict[str, Any]
 Metrics = dict[str, jax.Array]
@@ -308,6 +309,26 @@ def load_model(
             family=hf.family(run.pretrained),
         )
     )
+
+
+def load_untrained(begin: Begin) -> tuple[Runner, Vocabulary, str]:
+    """A Runner of a model that no data of ours were built for, its vocabulary, and its chat
+    template, "" where it has none."""
+    cfg = dataclasses.replace(pretrained.model_config(begin), pretrained=begin.place)
+    vocabulary = Vocabulary(pretrained.vocabulary_file(begin), cfg.vocab_size)
+    lock = {
+        "vocabulary": {"size": vocabulary.size},
+        "bos_id": vocabulary.first_id(cfg.architecture),
+        "eos_id": vocabulary.eos_id,
+        "pad_id": vocabulary.pad_id,
+    }
+    folder = begin.run.pretrained if begin.run else begin.folder
+    length = hf.read_config(folder).get("max_position_embeddings")
+    length = length if type(length) is int and length > 0 else 0
+    loaded = load_model(RunFolder(folder), RunConfig(model=cfg), lock, step=0).loaded
+    loaded = dataclasses.replace(loaded, more_ends=hf.ends(folder), context=length)
+    template = pretrained.chat_template(begin)
+    return Runner(loaded), vocabulary, chat.template_text(str(template), "") if template else ""
 
 
 def with_adapter(runner: Runner, folder: str) -> Runner:

@@ -26,6 +26,12 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 MAX_IDLE_SECONDS = 24 * 3600
 
 
+def user_cache() -> Path:
+    """This user's folder for what can be made again: $XDG_CACHE_HOME/itx, or ~/.cache/itx."""
+    home = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(home) if os.path.isabs(home) else Path.home() / ".cache") / "itx"
+
+
 def is_remote(path: str) -> bool:
     """Whether a path names a store by its scheme, such as gs://bucket/folder."""
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", path) is not None

@@ -73,6 +73,20 @@ def test_a_command_on_real_data_runs(command, shared, desk):
     succeeds(command.replace("FOLDER", str(shared)), desk)
 
 
+@pytest.mark.slow
+def test_the_real_model_is_fetched_and_answers(tmp_path):
+    fetch, ask = (
+        next(c for c in commands() if c.startswith(f"uv run itx {words}"))
+        for words in ("recipes fetch smollm2", "generate models/SmolLM2")
+    )
+    fetched = run(shlex.split(fetch.removeprefix("uv run itx ")), tmp_path)
+    if "cannot be fetched" in fetched.stderr:
+        pytest.skip(fetched.stderr)
+    assert fetched.returncode == 0, fetched.stderr
+    told = run(shlex.split(ask.removeprefix("uv run itx ")), tmp_path)
+    assert told.returncode == 0 and "Paris" in told.stdout, told.stderr
+
+
 def test_your_own_data(tmp_path):
     """The section as it stands: its module, its commands, and forty messages."""
     section = README.split("## Your own data")[1].split("\n## ")[0]

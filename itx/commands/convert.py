@@ -16,11 +16,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = group(parser)
     bring = add(
         "import",
-        "a Hugging Face folder as a run folder that model.pretrained can name",
+        "a Hugging Face folder or a GGUF file as a run folder that model.pretrained can name",
         convert_import,
     )
     bring.add_argument(
-        "hf_dir", help="config.json, safetensors and tokenizer, as save_pretrained writes them"
+        "hf_dir",
+        help="config.json, safetensors and tokenizer, as save_pretrained writes them; or FILE.gguf",
     )
     bring.add_argument("out", help="a new folder")
     give = add(
@@ -43,7 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def convert_import(args: Namespace) -> tuple[dict, int]:
     facts = convert.import_to(args.hf_dir, args.out)
-    line = f"{facts['family']}: {facts['parameters']:,} parameters, {facts['dtype']} there, "
+    line = f"{facts['family']}: {facts['parameters']:,} parameters, "
+    line += f"{facts['stored'] or facts['dtype']} there, "
     line += f"to {facts['folder']}"
     if facts["left_out"]:
         parts = (f"{n} × {name}" for name, n in facts["left_out"].items())

@@ -5,9 +5,10 @@ import argparse
 import dataclasses
 from argparse import Namespace
 
-from itx import restore
+from itx import pretrained, restore
 from itx.commands.arguments import command
 from itx.data import verify
+from itx.data.vocabulary import Vocabulary
 from itx.errors import UserError
 from itx.eval import terminal
 from itx.eval.runner import Runner
@@ -17,7 +18,7 @@ from itx.runs import chosen_step, open_run, read_lock, run_config
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     option = command(parser, generate).add_argument
-    option("run", help="a run folder")
+    option("run", help="a run folder; a Hugging Face folder, a GGUF file, or one that was imported")
     option("--prompt", action="append", help="may be given several times; \\n in it is a new line")
     option(
         "--prompts", metavar="FILE", help="one per line; in a .jsonl file {prompt} or {messages}"
@@ -63,30 +64,50 @@ def generate(args: Namespace) -> tuple[list[dict], int]:
     for name in ("max_new_tokens", "context"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise UserError(f"--{name} {getattr(args, name)}: must be at least 1")
-    run = open_run(args.run)
-    config = run_config(run)
     how = Sampling(**{f.name: getattr(args, f.name) for f in dataclasses.fields(Sampling)})
-    lock = read_lock(run)
-    template = "" if args.raw else lock.get("chat", "")
-    system_text = args.system or (lock.get("system", "") if template else "")
-    if args.system and not template:
-        why = "with --raw" if args.raw else "this run was not trained on conversations, and"
-        raise UserError(f"--system: {why} a prompt is asked as it is")
     if args.prompts:
         conversations = terminal.read_prompts(args.prompts)
     else:
         prompts = map(terminal.unescaped, args.prompt or ())
         conversations = [[terminal.message(p, "--prompt")] for p in prompts]
-    system = [terminal.message(system_text, "--system", "system")] if system_text else []
-    runner = restore.load_model(run, config, lock, chosen_step(run, args.step))
-    context = args.context or config.data.sequence_length
-    runner = Runner(dataclasses.replace(runner.loaded, context=context))
-    vocabulary = verify.vocabulary_of_run(run.vocab_model, lock)
+    runner, vocabulary, template, told = _opened(args)
+    system = [terminal.message(told, "--system", "system")] if told else []
     stop = tuple(map(terminal.unescaped, args.stop or ()))
     ready = terminal.Run(runner, vocabulary, template, args.max_new_tokens, how, stop)
     if not conversations:
-        return terminal.converse(ready, system_text), 0
+        return terminal.converse(ready, told), 0
     for messages in conversations:
         if messages[0]["role"] != "system":
             messages[:0] = system
     return terminal.several(ready, conversations), 0
+
+
+def _opened(args: Namespace) -> tuple[Runner, Vocabulary, str, str]:
+    """The model that is named, its vocabulary, the chat template to ask it through, and what its
+    system says."""
+    begin = pretrained.untrained(args.run)
+    told = ""
+    if begin is not None:
+        if args.step:
+            raise UserError(f"--step {args.step}: {args.run} holds one model, and no steps")
+        runner, vocabulary, template = restore.load_untrained(begin)
+        _check_system(args, template, "this model has no chat template, and")
+        context = args.context or runner.loaded.context
+    else:
+        run = open_run(args.run)
+        config, lock = run_config(run), read_lock(run)
+        template = lock.get("chat", "")
+        told = lock.get("system", "")
+        _check_system(args, template, "this run was not trained on conversations, and")
+        runner = restore.load_model(run, config, lock, chosen_step(run, args.step))
+        vocabulary = verify.vocabulary_of_run(run.vocab_model, lock)
+        context = args.context or config.data.sequence_length
+    runner = Runner(dataclasses.replace(runner.loaded, context=context))
+    template = "" if args.raw else template
+    return runner, vocabulary, template, args.system or (told if template else "")
+
+
+def _check_system(args: Namespace, template: str, why: str) -> None:
+    if args.system and (args.raw or not template):
+        why = "with --raw" if args.raw else why
+        raise UserError(f"--system: {why} a prompt is asked as it is")

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from itx import hashing
+from itx import hashing, storage
 from itx.data import cache
 from itx.data.types import Lock
 from itx.data.vocabulary import Vocabulary
@@ -192,11 +192,9 @@ def _identity(path: Path, vocab_size: int | None) -> str:
 
 def _note(path: Path) -> Path:
     """The file that remembers a folder, outside of it: this user's on this machine."""
-    home = os.environ.get("XDG_CACHE_HOME", "")
-    top = Path(home) if os.path.isabs(home) else Path.home() / ".cache"
     place = f"{platform.node()}\x1f{path.resolve()}".encode(errors="surrogateescape")
     name = hashlib.sha256(place).hexdigest()
-    return top / "itx" / "verified" / name
+    return storage.user_cache() / "verified" / name
 
 
 def _remembered(path: Path) -> str | None:

@@ -217,6 +217,10 @@ class Vocabulary:
         one = self.encode("a")
         self.spaced = self.decode([*one, *one]) == "a a"
 
+    def first_id(self, architecture: str) -> int:
+        """The id that a decoder's row begins with; -1: none."""
+        return self.bos_id if self.begins or architecture == "encoder_decoder" else -1
+
     def encode(self, text: str) -> list[int]:
         return self.encode_batch([text])[0]
 

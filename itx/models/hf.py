@@ -2,10 +2,10 @@
 """Hugging Face folders: read a model onto a mesh, write one that `transformers` loads.
 
 A folder holds config.json, model.safetensors (or several files and model.safetensors.index.json)
-and the tokenizer's files. Headers give names, shapes and types, so that `check` finds what is wrong
-before a weight is read. `load` reads each device's part of each parameter from the mapped files: no
-host ever holds more than the parts of its devices. A parameter of ours stacks the layers' tensors;
-a matrix is (out, in) in the files, (in, out) here.
+and the tokenizer's files; of a GGUF file's folder, the weights lie in that file. Headers give
+names, shapes and types, so that `check` finds what is wrong before a weight is read. `load` reads
+each device's part of each parameter from the mapped files: no host holds more than the parts of its
+devices. A parameter of ours stacks the layers' tensors; a matrix is (in, out), in files (out, in).
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ from itx import storage
 from itx.config import ModelConfig
 from itx.errors import UserError, check_known, did_you_mean
 from itx.mesh import Specs
-from itx.models import families
+from itx.models import families, gguf_folder
 from itx.models.names import COPIES, outside
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
@@ -83,9 +83,12 @@ class Tensors:
     asked."""
 
     def __init__(self, folder: Path | str):
-        self.folder = Path(folder)
+        self.folder, self.place, self.types = Path(folder), gguf_folder.shown(folder), tuple(DTYPES)
         # the text model's name -> (open file, the file's name of it)
         self.found: dict[str, tuple[Any, str]] = {}
+        if gguf_folder.source(folder) is not None:
+            self.found, self.types = gguf_folder.tensors(self.folder, read_config(folder))
+            return
         for file in self._files():
             opened = _open(file)
             for name in opened.keys():  # noqa: SIM118 (not a dict)
@@ -190,7 +193,7 @@ def family(folder: Path | str) -> str:
 def model_config(folder: Path | str) -> ModelConfig:
     """The ModelConfig of a folder; whether the head is tied, its tensors say, unless the file
     denies it."""
-    cfg = families.read(read_config(folder), str(Path(folder) / CONFIG))
+    cfg = families.read(read_config(folder), gguf_folder.shown(folder, CONFIG))
     # transformers 5 writes `tie_word_embeddings: true` for every encoder-decoder, and ties no head
     # that differs
     if cfg.architecture == "encoder_decoder" or cfg.tie_embeddings:
@@ -202,7 +205,7 @@ def model_config(folder: Path | str) -> ModelConfig:
 
 def passed_over(folder: Path | str) -> list[str]:
     """Keys of a folder's config.json that neither transformers nor `families.read` reads."""
-    return families.passed_over(read_config(folder), str(Path(folder) / CONFIG))
+    return families.passed_over(read_config(folder), gguf_folder.shown(folder, CONFIG))
 
 
 def _tied(tensors: Tensors, said: bool, head: str, table: str) -> bool:
@@ -224,29 +227,29 @@ def check(
     """UserError for a tensor that is missing, superfluous, or of the wrong shape or type; returns
     the counts of those that are left out."""
     tensors = tensors or Tensors(folder)
-    table = families.tensor_names(cfg, family(folder))
+    table, place = families.tensor_names(cfg, family(folder)), tensors.place
     expected, left_out = tensors_of(table, shapes), Counter()
     if missing := [n for n in expected if n not in tensors.found]:
         others = [n for n in tensors.found if n not in expected] or tensors.found
         raise UserError(
-            f"{folder}: {len(missing)} of {len(expected)} tensors are missing, first "
+            f"{place}: {len(missing)} of {len(expected)} tensors are missing, first "
             f"{missing[0]!r}{did_you_mean(missing[0], others)}"
         )
     for name in (n for n in tensors.found if n not in expected):
         copy = name == table["head"] and cfg.tie_embeddings
         if not copy and not any(re.fullmatch(p, name) for p in COPIES):
             raise UserError(
-                f"{folder}: holds {name!r}, which a model of this configuration does not have"
+                f"{place}: holds {name!r}, which a model of this configuration does not have"
                 + did_you_mean(name, expected)
             )
         left_out[re.sub(r"\d+", "#", name)] += 1
     for name, (path, _) in expected.items():
         shape, right = tensors.shape(name), tensor_shape(path, shapes[path].shape)
         if shape != right:
-            raise UserError(f"{folder}: {name} has shape {shape}; expected {right}")
-        dtype = tensors.dtype(name)
-        if dtype not in DTYPES:
-            raise UserError(f"{folder}: {name} is {dtype}; expected one of {', '.join(DTYPES)}")
+            raise UserError(f"{place}: {name} has shape {shape}; expected {right}")
+        if (dtype := tensors.dtype(name)) not in DTYPES:
+            known = ", ".join(tensors.types)
+            raise UserError(f"{place}: {name} is {dtype}; expected one of {known}")
     return left_out
 
 

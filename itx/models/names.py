@@ -82,6 +82,7 @@ COPIES = (
     r"(en|de)coder\.embed_tokens\.weight",
     r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",
     r".*rotary_emb\.inv_freq",
+    r"rope_freqs\.weight",  # of a GGUF file, which its settings are read from
     IMAGES,
 )
 # Prefixes of the text model's tensors inside a model that also sees images -> the text model's own

@@ -119,7 +119,6 @@ def _shape(plan: Plan) -> Lock:
     """A lock's settings, and no task yet."""
     config, d, vocabulary = plan.config, plan.config.data, plan.vocabulary
     architecture = config.model.architecture
-    begins = vocabulary.begins or architecture == "encoder_decoder"
     file = Path(plan.settings.vocab)
     return {
         "version": locks.LOCK_VERSION,
@@ -127,7 +126,7 @@ def _shape(plan: Plan) -> Lock:
         "architecture": architecture,
         "prefix_lm": config.model.prefix_lm,
         "pad_id": vocabulary.pad_id,
-        "bos_id": vocabulary.bos_id if begins else -1,
+        "bos_id": vocabulary.first_id(architecture),
         "eos_id": vocabulary.eos_id,
         "vocabulary": {
             "file": str(file.relative_to(d.cache_dir)),
