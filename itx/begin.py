@@ -2,7 +2,6 @@
 """How a run begins or goes on: everything is checked first, and only then is anything written into
 its folder."""
 
-import dataclasses
 import shlex
 import sys
 from argparse import Namespace
@@ -85,9 +84,8 @@ def _changes_shapes(run: RunFolder, config: RunConfig, name: str) -> bool:
 
     section, leaf = name.split(".")
     value = getattr(getattr(config, section), leaf)
-    group = dataclasses.replace(getattr(old, section), **{leaf: value})
     try:
-        return shapes(dataclasses.replace(old, **{section: group})) != shapes(old)
+        return shapes(configs.changed(old, section, **{leaf: value})) != shapes(old)
     except UserError:  # it cannot be so alone, but only together with other fields
         return True
 

@@ -65,23 +65,10 @@ def _run(words: list[str]) -> int:
     unknown = [a for a in rest if a not in args.overrides]
     if unknown:
         raise UserError(_unknown(unknown[0], takes_overrides))
-    _refuse_remote_paths(args)
     facts, code = args.work(args)
     if args.json and facts is not None:
         storage.write_json(args.json, facts)
     return code
-
-
-PATH_ARGUMENTS = "config run run_dir lock cache_dir json root hf_dir out out_dir to wheel".split()
-
-
-def _refuse_remote_paths(args: argparse.Namespace) -> None:
-    """UserError for a path such as gs://bucket/run: locally a folder named `gs:` would be made."""
-    given = [(f"--{name}", getattr(args, name, None)) for name in PATH_ARGUMENTS]
-    given += [text.partition("=")[::2] for text in args.overrides]
-    for name, value in given:
-        if isinstance(value, str) and storage.is_remote(value):
-            raise UserError(f"{name} {value}: remote storage is not built yet; give a local path")
 
 
 def _unknown(word: str, takes_overrides: bool) -> str:

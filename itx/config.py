@@ -354,6 +354,12 @@ def flatten(values: dict) -> dict[str, Any]:
     return {f"{s}.{k}": v for s, group in values.items() for k, v in group.items()}
 
 
+def changed(config: RunConfig, section: str, **values) -> RunConfig:
+    """The config with other values in one section."""
+    group = dataclasses.replace(getattr(config, section), **values)
+    return dataclasses.replace(config, **{section: group})
+
+
 def from_dict(values: dict) -> RunConfig:
     """The config that `to_dict` wrote; keys that this version does not know are errors."""
     sections = {}

@@ -2,24 +2,26 @@
 """Whether the values of a RunConfig can be meant: their types, their bounds, and what one asks of
 another. `setting` does the same for a value of a JSON file that others wrote."""
 
+import dataclasses
 import math
 from typing import Any, Literal, get_args, get_origin
 
 from itx import storage
-from itx.config import RunConfig, fields_by_name
+from itx.config import RunConfig, fields_by_name, flatten
 from itx.errors import UserError, did_you_mean
+
+PATHS = (
+    "data.root data.cache_dir data.vocab data.tfds_data_dir data.chat_template model.pretrained"
+).split()
 
 
 def check(config: RunConfig) -> None:
     """UserError for a value that cannot be meant: out of range, or in conflict with another."""
-    for name in ("data.root", "data.cache_dir", "data.vocab", "model.pretrained"):
-        section, leaf = name.split(".")
-        path = str(getattr(getattr(config, section), leaf))
-        if storage.is_remote(path):
-            raise UserError(f"{name}={path}: remote storage is not built yet; give a local path")
+    values = flatten(dataclasses.asdict(config))
+    for name in PATHS:
+        storage.local(str(values[name]), f"{name}=")
     for name, f in fields_by_name().items():
-        section, leaf = name.split(".")
-        value = getattr(getattr(config, section), leaf)
+        value = values[name]
         if not is_a(value, f.type):
             if get_origin(f.type) is Literal:
                 raise UserError(

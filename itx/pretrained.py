@@ -8,17 +8,16 @@ restores its own checkpoint and reads nothing here.
 """
 
 import dataclasses
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
 from itx import config_check, recipe, storage
-from itx.config import ModelConfig, RunConfig
+from itx.config import ModelConfig, RunConfig, changed
 from itx.data.vocabulary import FILES, tokenizer_json
 from itx.errors import UserError, did_you_mean
 from itx.models import families, gguf_folder, hf
 from itx.runs import RunFolder, run_config
-from itx.text import visible
+from itx.text import say
 
 
 class Begin(NamedTuple):
@@ -102,8 +101,7 @@ def settle(config: RunConfig, origin: dict[str, str]) -> tuple[RunConfig, dict[s
     theirs = model_config(begin)
     if begin.run is None and (keys := hf.passed_over(begin.folder)):
         file = gguf_folder.shown(begin.folder, hf.CONFIG)
-        told = f"itx: {file}: passed over, as transformers does: {', '.join(keys)}"
-        print(visible(told), file=sys.stderr)
+        say(f"{file}: passed over, as transformers does: {', '.join(keys)}")
     model, data = {}, {}
     for f in dataclasses.fields(ModelConfig):
         if f.name not in families.OF_THE_RUN and origin[f"model.{f.name}"] != "command line":
@@ -116,11 +114,7 @@ def settle(config: RunConfig, origin: dict[str, str]) -> tuple[RunConfig, dict[s
         if config.data.prompt_format == "auto":
             data["prompt_format"] = _prompt_format(begin)
     names = [*(f"model.{n}" for n in model), *(f"data.{n}" for n in data)]
-    config = dataclasses.replace(
-        config,
-        model=dataclasses.replace(config.model, **model),
-        data=dataclasses.replace(config.data, **data),
-    )
+    config = changed(changed(config, "model", **model), "data", **data)
     return config, origin | dict.fromkeys(names, begin.place)
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from itx import storage
 from itx.errors import RunFailed, UserError, of_the_machine
-from itx.text import visible
+from itx.text import say
 
 # the process id of the starter: a process ends when the one that set this is killed
 WATCH = "ITX_END_WITH_PARENT"
@@ -124,13 +124,19 @@ def _handled(note: Callable[[int, Any], None]) -> Iterator[None]:
     if not _in_main_thread():
         yield
         return
-    with second_signal_ends():
-        old = {number: signal.signal(number, note) for number in STOPS}
-        try:
-            yield
-        finally:
-            for number, handler in old.items():
-                signal.signal(number, handler)
+    with second_signal_ends(), _handlers(note):
+        yield
+
+
+@contextlib.contextmanager
+def _handlers(note: Callable[[int, Any], None]) -> Iterator[None]:
+    """`_handled` in the main thread, where a second signal is one more to note."""
+    old = {number: signal.signal(number, note) for number in STOPS}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
 
 
 def exits_within(seconds: float, code: int) -> threading.Timer:
@@ -216,7 +222,7 @@ def as_command(work: Callable[[], int], conversation: bool = False) -> int:
         if refused is None:
             raise
         said, code = refused
-    print(f"itx: {visible(said)}", file=sys.stderr)
+    say(said)
     return code
 
 
@@ -308,12 +314,8 @@ class Supervisor:
 
     def run(self) -> int:
         """The exit code of the last start, or 128 + the signal that stopped the run."""
-        handlers = {n: signal.signal(n, self._note) for n in STOPS}
-        try:
+        with _handlers(self._note):
             return self._run()
-        finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
 
     def _note(self, number: int, frame: Any) -> None:
         self.told = number
@@ -337,17 +339,15 @@ class Supervisor:
             if newest_checkpoint(self.checkpoints) > before:
                 fruitless, how = 0, "steps were gained, so this one is not counted"
             elif fruitless == self.times:
-                line = f"itx: exit {code}; {fruitless + 1} starts in a row gained no step"
-                print(line, file=sys.stderr)
+                say(f"exit {code}; {fruitless + 1} starts in a row gained no step")
                 return code
             else:
                 fruitless += 1
                 how = f"{fruitless} of {self.times} without a step gained"
             pause = min(2.0 ** max(fruitless - 1, 0), MAX_PAUSE_SECONDS)
-            line = f"itx: exit {code}; a new start in {pause:.0f} s ({how})"
-            print(line, file=sys.stderr, flush=True)
+            say(f"exit {code}; a new start in {pause:.0f} s ({how})")
             if stopped := self._pause(pause):
-                print("itx: stopped before a new start; the same command resumes", file=sys.stderr)
+                say("stopped before a new start; the same command resumes")
                 return 128 + stopped
 
     def _pause(self, seconds: float) -> int:

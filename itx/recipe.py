@@ -3,7 +3,6 @@
 each value."""
 
 import contextlib
-import dataclasses
 import glob
 import importlib.util
 import io
@@ -13,7 +12,7 @@ import sys
 import traceback
 from typing import Any, Literal, get_args, get_origin
 
-from itx.config import RunConfig, as_tuples, fields_by_name, flatten, to_dict
+from itx.config import RunConfig, as_tuples, changed, fields_by_name, flatten, to_dict
 from itx.config_check import check
 from itx.errors import UserError, did_you_mean
 
@@ -88,9 +87,7 @@ def override(config: RunConfig, text: str) -> tuple[RunConfig, str]:
     if not equals:
         raise UserError(f"{key} needs a value: {key}=…")
     section, leaf = name.split(".")
-    parsed = _parse(key, value, known[name].type)
-    group = dataclasses.replace(getattr(config, section), **{leaf: parsed})
-    return dataclasses.replace(config, **{section: group}), name
+    return changed(config, section, **{leaf: _parse(key, value, known[name].type)}), name
 
 
 def _parse(key: str, text: str, kind: Any) -> Any:

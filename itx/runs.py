@@ -3,7 +3,6 @@
 
 import contextlib
 import functools
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from itx.data import lock as locks
 from itx.data.types import Lock
 from itx.data.vocabulary import FILES
 from itx.errors import UserError, did_you_mean
-from itx.text import visible
+from itx.text import say
 
 
 def _below(name: str) -> property:
@@ -117,10 +116,7 @@ def _from_checkpoint(run: RunFolder, key: str, error: UserError) -> dict:
     raise error
 
 
-@functools.cache
-def _say_once(line: str) -> None:
-    """Print a line to stderr, once a process: a command may read a file in several places."""
-    print(f"itx: {visible(line)}", file=sys.stderr)
+_say_once = functools.cache(say)  # a command may read a file in several places
 
 
 def run_config(run: RunFolder) -> configs.RunConfig:

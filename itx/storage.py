@@ -32,9 +32,12 @@ def user_cache() -> Path:
     return (Path(home) if os.path.isabs(home) else Path.home() / ".cache") / "itx"
 
 
-def is_remote(path: str) -> bool:
-    """Whether a path names a store by its scheme, such as gs://bucket/folder."""
-    return re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", path) is not None
+def local(path: str, setting: str = "") -> str:
+    """The path, for an argument's type too; UserError, which names the setting as `name=`, for a
+    store such as gs://bucket/folder: on this machine a folder named `gs:` would be made."""
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", path):
+        raise UserError(f"{setting}{path}: remote storage is not built yet; give a local path")
+    return path
 
 
 def given_file(name: str, root: str, setting: str) -> Path:

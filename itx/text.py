@@ -10,6 +10,7 @@ numbers     the numbers of a text: decimal comma, thousands spaces, dashes, frac
 """
 
 import re
+import sys
 import unicodedata
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -53,6 +54,11 @@ def visible(text: str) -> str:
     return _CONTROLS.sub(
         lambda m: f"\\x{ord(m[0]):02x}" if ord(m[0]) < 256 else f"\\u{ord(m[0]):04x}", text
     )
+
+
+def say(line: str) -> None:
+    """Print a line of ours to stderr, as a terminal may show it."""
+    print(f"itx: {visible(line)}", file=sys.stderr, flush=True)
 
 
 def blank(text: str) -> bool:

@@ -13,14 +13,13 @@ import json
 import os
 import platform
 import secrets
-import sys
 import threading
 import time
 from pathlib import Path
 
 from itx.errors import UserError
 from itx.storage import is_at, machine, try_lock
-from itx.text import visible
+from itx.text import say, visible
 
 NAME = "trainer.lock"
 BEAT_SECONDS = 5.0
@@ -97,7 +96,7 @@ class TrainerLock:
 
     def _outwait(self, held: bytes) -> None:
         """UserError where the file, which no lock of this machine speaks for, still changes."""
-        _say(
+        say(
             f"{self.folder} was held by {_who(held)}; waiting up to {PATIENCE_SECONDS:.0f} s for a "
             "sign of it"
         )
@@ -106,7 +105,7 @@ class TrainerLock:
             time.sleep(min(1.0, PATIENCE_SECONDS / 10))
             if self._read() != held:
                 raise self._refusal()
-        _say("it gives none, so its lock is taken over")
+        say("it gives none, so its lock is taken over")
 
     def _refusal(self) -> UserError:
         return UserError(
@@ -140,13 +139,9 @@ class TrainerLock:
                     # This machine slept for longer than another one waited: two trainers would ruin
                     # the folder.
                     new = _who(self._read())
-                    _say(f"{self.folder} was taken over by {new}; this trainer ends")
+                    say(f"{self.folder} was taken over by {new}; this trainer ends")
                     os._exit(2)
                 self._write()
-
-
-def _say(line: str) -> None:
-    print(f"itx: {line}", file=sys.stderr, flush=True)
 
 
 def _parsed(held: bytes) -> dict:

@@ -182,15 +182,3 @@ def test_a_signal_ends_a_build_with_all_that_it_started(tmp_path, number):
     )
     assert list((tmp_path / "tmp").iterdir()) == []
     assert time.monotonic() - before < 10.0
-
-
-@pytest.mark.parametrize(
-    "option", ["--run_dir=gs://bucket/run", "--data.cache_dir=s3://bucket/cache"]
-)
-def test_remote_paths_are_refused(tmp_path, option):
-    done = samples.itx(
-        "train", samples.write_recipe(tmp_path, tmp_path / "cache"), "--dry-run", option, check=None
-    )
-    assert done.returncode == 2, done.stdout
-    (line,) = done.stderr.splitlines()
-    assert option.split("=")[1] in line and "remote" in line

@@ -49,6 +49,8 @@ def test_a_path_of_a_remote_store_is_refused(words, capsys, desk, monkeypatch):
     assert main(list(words)) == 2
     said = capsys.readouterr().err
     assert "remote storage is not built yet" in said and said.count("\n") == 1
+    assert next(w.split("=")[-1] for w in words if "://" in w) in said
+    assert next(w.split("=")[-1] for w in words if "://" in w) in said
     assert set(os.listdir()) == there
 
 

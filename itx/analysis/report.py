@@ -55,7 +55,7 @@ def facts(run: RunFolder) -> dict:
         for key, s in _before_and_after(steps).items()
     }
     after = scores["after"]
-    audit = storage.read_object(run.audit_json, "mixture") if run.audit_json.is_file() else None
+    audit = storage.read_object(run.audit_json, "mixture", absent={}) or None
     values, default = flatten(about["config"]), flatten(to_dict(RunConfig()))
     gathered = {
         "steps": {k: s["step"] for k, s in scores.items()},
@@ -78,7 +78,7 @@ def facts(run: RunFolder) -> dict:
         "vocabulary": {k: lock["vocabulary"][k] for k in ("hash", "size")},
         "evaluation": {
             "split": after["split"],
-            "looks_at_test": len(read_lines(run.test_log)) if run.test_log.is_file() else 0,
+            "looks_at_test": len(read_lines(run.test_log)),
             **_asked(after["rows"]),
             "max_new_tokens": values["eval.max_new_tokens"],
             "limits": _limits(lock, after["rows"]),
@@ -90,7 +90,7 @@ def facts(run: RunFolder) -> dict:
         "easy": after["easy"],
         "samples": samples(run, after),
         "loss": losses(run, lock, audit),
-        "fixed_examples": storage.read_object(f) if (f := run.fixed_json).is_file() else None,
+        "fixed_examples": storage.read_object(run.fixed_json, absent={}) or None,
         "retention": _retention(run, lock, about["config"]["model"].get("pretrained")),
         "holdout": lock["holdout"],
         "audit": audit,
@@ -231,7 +231,7 @@ def _loss_notes(left: dict, events: list[health.Event]) -> list[str]:
 def _retention(run: RunFolder, lock: Lock, pretrained: str | None) -> dict | None:
     """{"before", "after": {text: {"bits_per_byte", …}}}, or {"unretained": why there is none}; None
     for a run from scratch."""
-    held = storage.read_object(run.retention_json) if run.retention_json.is_file() else lock
+    held = storage.read_object(run.retention_json, absent=lock)
     # locks of earlier versions do not say why
     none = {"unretained": "the run's data name no text"} if pretrained else None
     return {k: held[k] for k in ("before", "after", "unretained") if k in held} or none

@@ -1,9 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What several commands take, and how a group of commands is made."""
+"""What several commands take, and how a group of commands is made.
+
+An argument that is a path says so itself: `type=local`.
+"""
 
 import argparse
 from collections.abc import Callable
 from typing import Any
+
+from itx.storage import local
 
 Work = Callable[[argparse.Namespace], tuple[Any, int]]  # (facts for --json, exit code)
 
@@ -22,7 +27,9 @@ def group(parser: argparse.ArgumentParser) -> Callable[[str, str, Work], argpars
 
 def command(parser: argparse.ArgumentParser, work: Work) -> argparse.ArgumentParser:
     """A parser whose command does `work`."""
-    parser.add_argument("--json", metavar="FILE", help="also write the same facts as JSON")
+    parser.add_argument(
+        "--json", type=local, metavar="FILE", help="also write the same facts as JSON"
+    )
     parser.set_defaults(work=work)
     return parser
 
@@ -30,7 +37,9 @@ def command(parser: argparse.ArgumentParser, work: Work) -> argparse.ArgumentPar
 def with_recipe(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """A command over a recipe, whose values `--a.b=c` overrides (cli.py)."""
     parser.add_argument(
-        "config", help="a recipe, e.g. configs/quickstart.py; override its values with --a.b=c"
+        "config",
+        type=local,
+        help="a recipe, e.g. configs/quickstart.py; override its values with --a.b=c",
     )
     parser.add_argument("--quick", action="store_true", help="the recipe's quick variant")
     return parser

@@ -9,6 +9,7 @@ from itx import convert, peft_files, pretrained
 from itx.commands.arguments import group
 from itx.errors import UserError
 from itx.runs import run_config
+from itx.storage import local
 from itx.text import visible
 
 
@@ -21,16 +22,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     bring.add_argument(
         "hf_dir",
+        type=local,
         help="config.json, safetensors and tokenizer, as save_pretrained writes them; or FILE.gguf",
     )
-    bring.add_argument("out", help="a new folder")
+    bring.add_argument("out", type=local, help="a new folder")
     give = add(
         "export",
         "a run's model as a folder that transformers loads, or its adapter as one of peft's",
         convert_export,
     )
-    give.add_argument("run", help="a run folder (its newest checkpoint) or RUN/checkpoints/STEP")
-    give.add_argument("out_dir", help="a new folder")
+    give.add_argument(
+        "run", type=local, help="a run folder (its newest checkpoint) or RUN/checkpoints/STEP"
+    )
+    give.add_argument("out_dir", type=local, help="a new folder")
     give.add_argument(
         "--merge",
         action="store_true",

@@ -9,8 +9,6 @@ from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
-from rich.markup import escape
-from rich.table import Table
 
 from itx import pretrained, processes
 from itx.audit import audit as auditing
@@ -24,8 +22,7 @@ from itx.data.loader import Batches
 from itx.data.types import Lock
 from itx.data.vocabulary import Vocabulary
 from itx.errors import UserError, did_you_mean
-from itx.eval import metrics
-from itx.eval.tables import console
+from itx.eval import metrics, tables
 from itx.prepare import build
 from itx.text import visible
 
@@ -90,13 +87,13 @@ def data_build(args: Namespace) -> tuple[dict, int]:
 
 def _dry_run(config: RunConfig) -> dict:
     estimate = build.estimate(config, _show_progress)
-    table = Table(title=f"what itx data build would write for {config.data.mixture}")
-    for column in ("task", "training records", "MB", "of that new", "seconds of one process"):
-        table.add_column(column, justify="left" if column == "task" else "right")
+    title = f"what itx data build would write for {config.data.mixture}"
+    head = ("task", "training records", "MB", "of that new", "seconds of one process")
+    rows = []
     for name, t in estimate["tasks"].items():
         sizes = (f"{t[key] / 1e6:,.2f}" for key in ("bytes", "new_bytes"))
-        table.add_row(escape(name), f"{t['records']:,}", *sizes, f"{t['seconds']:,.1f}")
-    console().print(table)
+        rows.append((name, f"{t['records']:,}", *sizes, f"{t['seconds']:,.1f}"))
+    tables.console().print(tables.table(title, head, rows, left=("task",)))
     print(
         f"{estimate['bytes'] / 1e9:,.3f} GB in all, {estimate['new_bytes'] / 1e9:,.3f} GB of them "
         f"new, about {estimate['seconds']:,.0f} s with {estimate['workers']} processes; first "
@@ -113,19 +110,20 @@ def _show_progress(what: str, done: int, of: int) -> None:
         print(line, file=sys.stderr)
 
 
-def _locked(args: Namespace) -> tuple[RunConfig, Lock, Vocabulary]:
-    """(config, lock, vocabulary) of a config's data, built where it is not."""
+def _built(args: Namespace) -> tuple[RunConfig, Batches, Vocabulary]:
+    """(config, batches, vocabulary) of a config's data, built where it is not."""
     config = _load(args)
-    lock = locks.read(build_in_subprocess(args))
-    verify.of_lock(lock, config.data.cache_dir)
-    return config, lock, Vocabulary(Path(config.data.cache_dir) / lock["vocabulary"]["file"])
+    lock, cache_dir = locks.read(build_in_subprocess(args)), config.data.cache_dir
+    verify.of_lock(lock, cache_dir)
+    vocabulary = Vocabulary(Path(cache_dir) / lock["vocabulary"]["file"])
+    return config, Batches(lock, cache_dir), vocabulary
 
 
 def data_audit(args: Namespace) -> tuple[dict, int]:
-    config, lock, _ = _locked(args)
-    order = Batches(lock, config.data.cache_dir).order
-    taken = order.counts(config.train.steps * lock["global_batch"])
-    facts = auditing.with_uses(auditing.audit(lock, config.data.cache_dir, config), taken)
+    config, batches, _ = _built(args)
+    taken = batches.order.counts(config.train.steps * batches.lock["global_batch"])
+    audit = auditing.audit(batches.lock, config.data.cache_dir, config)
+    facts = auditing.with_uses(audit, taken)
     printed.print_audit(facts)
     return facts, 1 if facts.get("errors") else 0
 
@@ -143,9 +141,8 @@ def marked(vocabulary: Vocabulary, tokens: np.ndarray, weights: np.ndarray) -> s
 
 
 def data_show(args: Namespace) -> tuple[list[dict], int]:
-    config, lock, vocabulary = _locked(args)
-    batches = Batches(lock, config.data.cache_dir)
-    names = [t["name"] for t in lock["tasks"]]
+    _, batches, vocabulary = _built(args)
+    names = [t["name"] for t in batches.lock["tasks"]]
     if args.task and args.task not in names:
         raise UserError(
             f"--task {args.task!r} is not in the mixture" + did_you_mean(args.task, names)
@@ -164,9 +161,8 @@ def data_show(args: Namespace) -> tuple[list[dict], int]:
 
 
 def data_batch(args: Namespace) -> tuple[dict, int]:
-    config, lock, vocabulary = _locked(args)
-    batches = Batches(lock, config.data.cache_dir)
-    batch = batches.batch(args.step)
+    _, batches, vocabulary = _built(args)
+    lock, batch = batches.lock, batches.batch(args.step)
     size = lock["global_batch"]
     filled = float((batch["decoder_segment_ids"] > 0).mean())
     loss_tokens = int((batch["decoder_loss_weights"] > 0).sum())

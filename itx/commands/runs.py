@@ -4,13 +4,11 @@
 import argparse
 from argparse import Namespace
 
-from rich.markup import escape
-from rich.table import Table
-
 from itx import run_check
 from itx.commands.arguments import group
-from itx.eval.tables import console
+from itx.eval import tables
 from itx.runs import open_run
+from itx.storage import local
 from itx.text import visible
 
 
@@ -21,18 +19,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "read all of a run folder and say what is damaged; exit 1 where something is",
         runs_check,
     )
-    check.add_argument("run", help="a run folder")
+    check.add_argument("run", type=local, help="a run folder")
 
 
 def runs_check(args: Namespace) -> tuple[dict, int]:
     run = open_run(args.run)
     rows = run_check.check(run)
-    table = Table(title=f"what {visible(args.run)} holds")
-    for column in ("file", "state", ""):
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*(escape(visible(row[key])) for key in ("file", "state", "what")))
-    console().print(table)
+    head = ("file", "state", "")
+    cells = ([visible(row[key]) for key in ("file", "state", "what")] for row in rows)
+    table = tables.table(f"what {visible(args.run)} holds", head, cells, left=head, fold=True)
+    tables.console().print(table)
     damaged = [row["file"] for row in rows if row["state"] == run_check.DAMAGED]
     names = f": {visible(', '.join(damaged))}" if damaged else ""
     print(f"{len(damaged)} of {len(rows)} damaged{names}")

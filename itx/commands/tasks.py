@@ -7,6 +7,7 @@ from argparse import Namespace
 from itx.commands.arguments import group
 from itx.errors import UserError, did_you_mean
 from itx.prepare import check, download, repeat
+from itx.storage import local
 from itx.tasks import registry, resolve
 from itx.tasks.spec import TaskSpec
 from itx.text import visible
@@ -23,7 +24,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             "--modules", default="tasks", help="comma-separated modules that register tasks"
         )
         p.add_argument(
-            "--root", default="", help="folder that relative source files stand under (data.root)"
+            "--root",
+            type=local,
+            default="",
+            help="folder that relative source files stand under (data.root)",
         )
     checking.add_argument(
         "--download", action="store_true", help="let TFDS download the sets that are not prepared"

@@ -36,8 +36,12 @@ from itx.trainer_lock import TrainerLock
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     with_recipe(command(parser, train))
-    parser.add_argument("--run_dir", help="default: runs/<config>[-quick]")
-    parser.add_argument("--lock", help="train from this data lock and its cache; nothing is built")
+    parser.add_argument("--run_dir", type=storage.local, help="default: runs/<config>[-quick]")
+    parser.add_argument(
+        "--lock",
+        type=storage.local,
+        help="train from this data lock and its cache; nothing is built",
+    )
     parser.add_argument(
         "--dry-run", action="store_true", help="print what trains and what it takes, and stop"
     )
