@@ -6,7 +6,8 @@ were committed.
 
 FOLDER takes the caches and the run (it is kept: a second call is quick). --checkout runs another checkout of the
 project, an older commit say; --write puts what it gives into tests/golden/behaviour.json. Else exit code 1 names what
-differs. Batches are compared whole, scores number by number.
+differs. Batches are compared whole, scores number by number. Another CPU rounds losses otherwise in the seventh digit: on
+one, write the facts of the old commit first (--checkout DIR --write), and compare with these.
 """
 
 import argparse
