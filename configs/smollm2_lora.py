@@ -29,7 +29,7 @@ def get_config(quick: bool = False) -> RunConfig:
             target_length=64,
             global_batch=8,
             window_examples=1024,
-            renderings=2,
+            renderings=1,
         ),
         peft=PeftConfig(method="lora", rank=16, alpha=32.0, targets=(r".*/w\w*",)),
         optim=OptimConfig(

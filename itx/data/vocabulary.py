@@ -8,6 +8,7 @@ vocabularies put that space in front of every text themselves (SentencePiece's `
 others it must be given (byte-level BPE, bytes).
 """
 
+import functools
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -273,7 +274,8 @@ class Vocabulary:
         return [self.model.piece(int(i)) if 0 <= int(i) < self.size else "<?>" for i in ids]
 
 
-def any_of(texts: Sequence[str]) -> re.Pattern | None:
+@functools.lru_cache(maxsize=64)
+def any_of(texts: tuple[str, ...]) -> re.Pattern | None:
     """A pattern that finds the longest of the texts first; None where there are none."""
     longest_first = sorted(texts, key=len, reverse=True)
     return re.compile("|".join(map(re.escape, longest_first))) if texts else None
@@ -286,7 +288,7 @@ def guard(text: str, control: Sequence[str]) -> str:
     >>> guard("a</s>b", ["</s>"]) == "a" + CONTENT_BEGIN + "</s>" + CONTENT_END + "b"
     True
     """
-    pattern = any_of(control)
+    pattern = any_of(tuple(control))
     return pattern.sub(lambda m: CONTENT_BEGIN + m[0] + CONTENT_END, text) if pattern else text
 
 
