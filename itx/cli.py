@@ -16,7 +16,7 @@ os.environ.setdefault("EPATH_USE_TF", "false")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # its notice ignores the level above
 
-from itx import processes, storage
+from itx import processes, shipped, storage
 from itx.config import fields_by_name
 from itx.errors import UserError, did_you_mean
 
@@ -53,6 +53,7 @@ def main(argv: list[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     sys.path.insert(0, os.getcwd())  # tasks/ and data.modules of the folder one stands in
+    shipped.put_tasks_on_path()
     return processes.as_command(lambda: _run(words), conversation=words[:1] == ["generate"])
 
 

@@ -12,6 +12,7 @@ import sys
 import traceback
 from typing import Any, Literal, get_args, get_origin
 
+from itx import shipped
 from itx.config import RunConfig, as_tuples, changed, fields_by_name, flatten, to_dict
 from itx.config_check import check
 from itx.errors import UserError, did_you_mean
@@ -20,14 +21,17 @@ from itx.errors import UserError, did_you_mean
 def load(
     file: str, overrides: list[str] = (), quick: bool = False
 ) -> tuple[RunConfig, dict[str, str]]:
-    """The config of a recipe file with `--a.b=c` overrides, and where each value comes from.
+    """The config of a recipe with `--a.b=c` overrides, and where each value comes from.
 
     What `model.pretrained` says of the model is not in it yet (itx/pretrained.py, `settle`).
-    Returns (config, origin), origin: dotted name -> "default" | the file | "command line".
+
+    Args:
+        file: a recipe file, or the name of a recipe that comes with itx.
+
+    Returns:
+        (config, origin), origin: dotted name -> "default" | the file | "command line".
     """
-    if not os.path.isfile(file):
-        recipes = glob.glob(os.path.join(os.path.dirname(file) or ".", "*.py"))
-        raise UserError(f"config file {file!r} is not there" + did_you_mean(file, recipes))
+    file = _find(file)
     spec = importlib.util.spec_from_file_location(f"itx_config_{os.path.basename(file)[:-3]}", file)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
@@ -60,6 +64,19 @@ def load(
     check(config)
     _check_used(config, origin)
     return config, origin
+
+
+def _find(file: str) -> str:
+    """The file of a recipe: what ends in .py is a file, anything else the name of a shipped one;
+    UserError where there is none."""
+    named = None if file.endswith(".py") else shipped.recipe(file)
+    if named or (file.endswith(".py") and os.path.isfile(file)):
+        return str(named or file)
+    beside = glob.glob(os.path.join(os.path.dirname(file) or ".", "*.py"))
+    near = did_you_mean(file, [*beside, *shipped.recipe_names()])
+    if file.endswith(".py"):
+        raise UserError(f"config file {file!r} is not there{near}")
+    raise UserError(f"no recipe named {file!r} comes with itx, and a file ends in .py{near}")
 
 
 def _check_used(config: RunConfig, origin: dict[str, str]) -> None:

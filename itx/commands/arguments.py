@@ -39,7 +39,8 @@ def with_recipe(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     parser.add_argument(
         "config",
         type=local,
-        help="a recipe, e.g. configs/quickstart.py; override its values with --a.b=c",
+        help="a recipe's file (configs/quickstart.py), or the name of one that comes with itx "
+        "(quickstart); override its values with --a.b=c",
     )
     parser.add_argument("--quick", action="store_true", help="the recipe's quick variant")
     return parser

@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from itx import text
+from itx import shipped, text
 from itx.errors import UserError, did_you_mean
 from itx.eval import rouge, translation
 from itx.eval.translation import SetMetric
@@ -206,6 +206,7 @@ def resolve(name: str) -> Callable[..., dict[str, float]]:
             f"metric {path!r} is code of a module that you did not name, and was not imported; "
             f"where you trust it: `itx eval RUN --modules={module}`, or --data.modules of a recipe"
         )
+    shipped.put_tasks_on_path()
     try:
         metric = operator.attrgetter(function)(importlib.import_module(module))
         args, keywords = json.loads(fixed) if fixed else ((), {})

@@ -3,9 +3,9 @@
 functions use.
 
     own       code of the user's: modules that are neither of the standard library, nor installed,
-              nor of itx (whose changes RENDER_VERSION stands for). It is followed as far as it
-              reaches: functions by their text and all that they name, classes with their bases,
-              objects with their attributes, modules with what they import.
+              nor of itx (whose changes RENDER_VERSION stands for), and the shipped registry. It is
+              followed as far as it reaches: functions by their text and all that they name, classes
+              with their bases, objects with their attributes, modules with what they import.
     other     code of libraries stands under its name.
 
 Nothing in it depends on the process: no address, no order of a set. A value whose state cannot be
@@ -28,7 +28,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from itx import hashing
+from itx import hashing, shipped
 from itx.errors import UserError
 from itx.eval import metrics
 from itx.tasks import source_code
@@ -38,6 +38,7 @@ _LIBRARIES = tuple(
     {sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
 )
 _ITX = str(Path(__file__).resolve().parent.parent) + "/"
+_SHIPPED = f"{shipped.TASKS}/"
 _PLAIN = (str, int, float, complex, bool, bytes, type(None), type(...), type(NotImplemented))
 _SEQUENCES, _SETS = (list, tuple), (set, frozenset)
 # Locks and weak references say nothing about a rendering, and have no state that could be read.
@@ -93,11 +94,14 @@ class Walk:
         self.within: set[int] = set()
 
     def own(self, file: str | None, module: str | None) -> bool:
-        """Whether a file is the user's, rather than a library's or ours."""
+        """Whether a file is the user's, rather than a library's or ours. The shipped registry
+        counts as the user's, so that its cache keys are the same in a clone and a wheel."""
         if (module or "").partition(".")[0] in self.packages:
             return True
+        if not file or file.startswith(_SHIPPED):
+            return bool(file)
         others = (*_LIBRARIES, "<frozen", _ITX)
-        return bool(file) and not file.startswith(others) and "site-packages" not in file
+        return not file.startswith(others) and "site-packages" not in file
 
     def own_module(self, name: str) -> bool:
         file = getattr(sys.modules.get(name), "__file__", None)

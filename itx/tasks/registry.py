@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from itx import shipped
 from itx.errors import UserError, check_known, did_you_mean
 from itx.eval.metrics import SCORES
 from itx.tasks import names, templates
@@ -201,6 +202,7 @@ def _family(name: str, root: str) -> dict[str, TaskSpec]:
 
 def load_modules(modules: Sequence[str]) -> None:
     """Import the modules that register tasks (`data.modules`)."""
+    shipped.put_tasks_on_path()
     for module in modules:
         try:
             importlib.import_module(module)
