@@ -288,6 +288,11 @@ class PeftConfig:
     base_dtype: Literal["float32", "bfloat16"] = _maths(
         "float32", "dtype of the frozen base's parameters", methods=_LORA + _VIRTUAL_TOKENS
     )
+    adapter: str = _maths(
+        "",
+        "go on from this adapter over model.pretrained: a folder that PEFT or `itx convert export` "
+        "wrote; it says method, rank, alpha and targets",
+    )
 
 
 @dataclass(frozen=True)

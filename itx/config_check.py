@@ -60,6 +60,10 @@ def check(config: RunConfig) -> None:
 
 def _check_peft(config: RunConfig) -> None:
     peft, data = config.peft, config.data
+    if peft.adapter and not config.model.pretrained:
+        raise UserError(
+            f"peft.adapter={peft.adapter}: an adapter is for one base; name it: model.pretrained=…"
+        )
     if peft.method in ("prefix", "prompt"):
         # a prefix stands before the decoder's row, a prompt before that which holds the instruction
         short = config.model.architecture == "encoder_decoder" and peft.method == "prefix"

@@ -28,6 +28,7 @@ from itx.errors import UserError, check_known
 from itx.models import families, names
 from itx.models.hf import MATRICES
 from itx.models.transformer import Transformer
+from itx.params import shapes_of
 from itx.peft import Prefix, add, trained
 
 # a folder as Hugging Face's PEFT writes it; BASE is ours: the fingerprint of the parameters it was
@@ -239,7 +240,7 @@ def read(folder: Path | str, cfg: ModelConfig, rows: int = 0, family: str = "") 
         tensors, left_out = _of_text(tensors, folder)
     peft, params = readers[kind](settings, tensors, cfg, folder)
     rows = rows or cfg.vocab_size
-    model = nnx.eval_shape(lambda: add(Transformer(cfg, rows, nnx.Rngs(0)), peft, 0))
+    model = shapes_of(lambda: add(Transformer(cfg, rows, nnx.Rngs(0)), peft, 0))
     expected = {path: variable.shape for path, variable in trained(model, peft).items()}
     for path in sorted(expected.keys() | params.keys()):
         shape = params[path].shape if path in params else "absent"

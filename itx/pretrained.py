@@ -11,12 +11,13 @@ import dataclasses
 from pathlib import Path
 from typing import NamedTuple
 
-from itx import config_check, recipe, storage
+from itx import config_check, peft_start, recipe, storage
 from itx.config import ModelConfig, RunConfig, changed
 from itx.data.vocabulary import FILES, tokenizer_json
 from itx.errors import UserError, did_you_mean
 from itx.models import families, gguf_folder, hf
-from itx.runs import RunFolder, run_config
+from itx.params import embedding_rows
+from itx.runs import RunFolder, read_lock, run_config
 from itx.text import say
 
 
@@ -156,7 +157,24 @@ def load_recipe(
     if config.model.pretrained and (Path(config.model.pretrained).exists() or not absent):
         config, origin = settle(config, origin)
         config_check.check(config)
+    if config.peft.adapter:
+        config, origin = _settle_adapter(config, origin)
+        config_check.check(config)
     return config, origin
+
+
+def _settle_adapter(config: RunConfig, origin: dict[str, str]) -> tuple[RunConfig, dict[str, str]]:
+    """The config and the origins of its values with what `peft.adapter` says of what trains."""
+    rows, name = config.model.vocab_size, config.model.pretrained
+    begin = find(name) if Path(name).exists() else None
+    if not rows and begin and begin.run:
+        rows = embedding_rows(config, read_lock(begin.run)["vocabulary"]["size"])
+    return peft_start.settle(config, origin, rows, model_family(begin) if begin else "")
+
+
+def model_family(begin: Begin) -> str:
+    """The model_type of a Hugging Face folder, or of that which a run began from; "" for none."""
+    return hf.family(begin.run.pretrained if begin.run else begin.folder)
 
 
 def method(run: RunFolder) -> str:

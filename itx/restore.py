@@ -36,6 +36,7 @@ from itx.params import (
     shapes_of,
     specs_of,
 )
+from itx.peft_files import Adapter
 from itx.pretrained import Begin
 from itx.processes import newest_checkpoint
 from itx.runs import RunFolder, read_lock, run_config
@@ -53,7 +54,8 @@ class ModelPlan(NamedTuple):
     names: optim.Names  # path -> logical axes, of all parameters
     saved: list[str]  # paths that checkpoints hold: all, or an adapter run's adapter
     tx: optax.GradientTransformation
-    state_of: Callable[[Params], tuple[State, Params]]  # base parameters -> (state, frozen)
+    # (base parameters, a given adapter's or {}) -> (state, frozen)
+    state_of: Callable[[Params, Params], tuple[State, Params]]
     shapes: tuple[State, Params]  # of what `state_of` returns
 
     def saved_of(self, state: State, frozen: Params) -> Params:
@@ -112,14 +114,14 @@ def plan_model(config: RunConfig, vocab_size: int) -> ModelPlan:
     saved = [p for p in names if config.peft.method == "full" or p not in base_shapes]
     tx = optim.make(config.optim, {p: names[p] for p in trainable}, frozen_paths)
 
-    def state_of(base):
+    def state_of(base, given):
         model = adapters.add(module_of(base_graphdef, base), config.peft, config.train.seed)
-        everything = parameters(model)
+        everything = {**parameters(model), **given}
         params = {p: everything[p] for p in trainable}
         state = {"params": params, "opt_state": tx.init(params), "step": jnp.zeros((), jnp.int32)}
         return state, {p: everything[p] for p in frozen_paths}
 
-    shapes = jax.eval_shape(state_of, base_shapes)
+    shapes = jax.eval_shape(state_of, base_shapes, {})
     return ModelPlan(nnx.graphdef(abstract), names, saved, tx, state_of, shapes)
 
 
@@ -145,6 +147,26 @@ def initialiser(config: RunConfig, vocab_size: int, mesh: Mesh) -> Callable[[], 
     return jax.jit(
         lambda: parameters(create()), out_shardings=out_shardings, compiler_options=options
     )
+
+
+def read_adapter(folder: str, cfg: ModelConfig, base: Params, family: str) -> Adapter:
+    """An adapter in PEFT's layout; UserError where it was trained over another base than these
+    parameters, by their shapes or, where the folder tells, by what they are."""
+    adapter = peft_files.read(folder, cfg, len(base["embedding"]), family)
+    if adapter.base and adapter.base != adapters.fingerprint(base):
+        raise UserError(
+            f"{folder} was trained over another base: the parameters differ, though their shapes "
+            "do not"
+        )
+    return adapter
+
+
+def given_adapter(config: RunConfig, base: Params) -> dict[str, np.ndarray]:
+    """The parameters of `peft.adapter`; {} without one."""
+    if not config.peft.adapter:
+        return {}
+    family = pretrained.model_family(pretrained.find(config.model.pretrained))
+    return read_adapter(config.peft.adapter, config.model, base, family).params
 
 
 def shardings(plan: ModelPlan, mesh: Mesh) -> tuple[dict, dict]:
@@ -277,7 +299,8 @@ def load_model(
 ) -> Runner:
     """A Runner with the parameters of a checkpoint: the newest, or `step`.
 
-    Step 0 is the model before tuning, made anew from the seed: the base without an adapter.
+    Step 0 is the model before tuning, made anew from the seed: the base without an adapter, or with
+    the given one (peft.adapter).
     mesh: by default the config's devices, laid out for generation.
     """
     mesh = mesh or meshes.for_generation(meshes.make_mesh(config.mesh), config.model.num_heads)
@@ -295,7 +318,7 @@ def load_model(
             if params:
                 check_base(checkpoints.meta(step), params)
             params = {**params, **checkpoints.params(step, specs)}
-    return Runner(
+    runner = Runner(
         LoadedModel(
             graphdef=nnx.graphdef(abstract),
             params=params,
@@ -309,6 +332,8 @@ def load_model(
             family=hf.family(run.pretrained),
         )
     )
+    given = config.peft.adapter
+    return with_adapter(runner, given) if given and not step else runner
 
 
 def load_untrained(begin: Begin) -> tuple[Runner, Vocabulary, str]:
@@ -334,12 +359,7 @@ def load_untrained(begin: Begin) -> tuple[Runner, Vocabulary, str]:
 def with_adapter(runner: Runner, folder: str) -> Runner:
     """The Runner of an adapter in PEFT's layout over a base, whose arrays both share."""
     base = runner.loaded
-    adapter = peft_files.read(folder, base.model, len(base.params["embedding"]), base.family)
-    if adapter.base and adapter.base != adapters.fingerprint(base.params):
-        raise UserError(
-            f"{folder} was trained over another base: the parameters differ, though their shapes "
-            "do not"
-        )
+    adapter = read_adapter(folder, base.model, base.params, base.family)
     shapes = nnx.eval_shape(lambda params: module_of(base.graphdef, params), base.params)
     model = shapes_of(lambda shapes: adapters.add(shapes, adapter.peft, 0), shapes)
     specs = specs_of(model, base.mesh)

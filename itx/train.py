@@ -115,9 +115,13 @@ def make_setup(config: RunConfig, vocab_size: int, num_tasks: int, mesh: Mesh) -
     plan = restore.plan_model(config, vocab_size)
     draw = restore.initialiser(config, vocab_size, mesh)
     shardings = restore.shardings(plan, mesh)
+    shardings_by_path = {**shardings[0]["params"], **shardings[1]}
 
     def init():
-        return jax.jit(plan.state_of, out_shardings=shardings, donate_argnums=0)(draw())
+        base = draw()
+        given = restore.given_adapter(config, base)
+        given = {p: jax.device_put(v, shardings_by_path[p]) for p, v in given.items()}
+        return jax.jit(plan.state_of, out_shardings=shardings, donate_argnums=0)(base, given)
 
     specs = jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),

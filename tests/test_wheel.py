@@ -191,10 +191,13 @@ def test_a_recipe_is_a_file_or_the_name_of_a_shipped_one(monkeypatch, tmp_path):
 
 
 def python(version: str) -> str:
-    done = subprocess.run(["uv", "python", "find", version], capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"no Python {version} on this machine")
-    return done.stdout.strip()
+    """An interpreter of a minor version, wherever it is installed."""
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    of_pyenv = sorted(map(str, pyenv.glob(f"{version}.*/bin/python")))
+    for found in filter(None, [shutil.which(f"python{version}"), *of_pyenv]):
+        if not subprocess.run([found, "-c", ""], capture_output=True).returncode:
+            return found
+    pytest.skip(f"no Python {version} on this machine")
 
 
 def answers(words: list[str], folder: Path) -> str:

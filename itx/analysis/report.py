@@ -65,6 +65,7 @@ def facts(run: RunFolder) -> dict:
         "run": {
             "pretrained": values.get("model.pretrained", ""),
             "method": values.get("peft.method", "full"),
+            "adapter": values.get("peft.adapter", ""),
             "steps": values["train.steps"],
         },
         "settings": {

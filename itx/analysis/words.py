@@ -321,6 +321,8 @@ def _origin(facts: dict, before: bool) -> str:
     """Where the weights came from, and what “before” is."""
     run = facts["run"]
     base = f"It began from {run['pretrained']}" if run["pretrained"] else "Its weights began random"
+    if run.get("adapter"):
+        base += f" with the adapter {run['adapter']}"
     adapter = ADAPTERS.get(run["method"])
     trained = (
         f" Only {adapter} was trained; the weights under it stayed as they were." if adapter else ""
@@ -334,7 +336,7 @@ def _origin(facts: dict, before: bool) -> str:
         )
     if run["pretrained"]:
         return (
-            f"{base}, and “before” is that model untuned: a difference is what tuning "
+            f"{base}, and “before” is that model as it was: a difference is what tuning "
             f"added on these tasks.{trained}"
         )
     return (

@@ -84,6 +84,8 @@ def train(args: Namespace) -> tuple[Any, int]:
     setup = training.make_setup(config, lock["vocabulary"]["size"], len(lock["tasks"]), devices)
     batches = Batches(lock, config.data.cache_dir)
     begin.check(run, config, lock, setup)
+    if config.peft.adapter and not run.is_begun():
+        setup.init()  # an adapter of another base is refused before anything is written
     with TrainerLock(run.path) if jax.process_index() == 0 else contextlib.nullcontext():
         notes = begin.check(run, config, lock, setup)  # another trainer may have ended in between
         about = begin.write(run, config, origin, lock, args, notes)

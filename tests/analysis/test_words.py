@@ -91,7 +91,7 @@ def test_a_pretrained_run_did_not_begin_random(tmp_path, capsys):
         and "tune a pretrained model" not in page
         and "is noise" not in page
     )
-    assert "It began from models/small-base, and “before” is that model untuned" in page
+    assert "It began from models/small-base, and “before” is that model as it was" in page
 
 
 def test_a_run_from_scratch_did(tmp_path, capsys):
