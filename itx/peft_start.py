@@ -35,13 +35,13 @@ def settle(
     taken = {}
     for name in (f.name for f in dataclasses.fields(PeftConfig) if f.name not in OF_THE_RUN):
         held, asked, where = getattr(theirs, name), getattr(given, name), origin[f"peft.{name}"]
+        if name == "targets" and theirs.method == "lora":
+            # regexes that match the same weights stay as they were written
+            sets = [_targets(peft, config.model, rows) for peft in (given, theirs)]
+            held = asked if sets[0] == sets[1] else held
         if where == "default":
             taken[name] = held
-        elif asked == held or name == "dropout":
-            continue
-        elif name != "targets" or _targets(given, config.model, rows) != _targets(
-            theirs, config.model, rows
-        ):
+        elif asked != held and name != "dropout":
             raise UserError(
                 f"peft.{name}={asked!r} ({where}), but the adapter in {folder} has {held!r}: leave "
                 "it out, or begin a new adapter without peft.adapter"
