@@ -11,7 +11,7 @@ import dataclasses
 from flax import nnx
 
 from itx import peft_files
-from itx.config import ModelConfig, PeftConfig, RunConfig
+from itx.config import ModelConfig, PeftConfig, RunConfig, changed
 from itx.errors import UserError
 from itx.models.transformer import Transformer
 from itx.params import shapes_of
@@ -46,8 +46,7 @@ def settle(
                 f"peft.{name}={asked!r} ({where}), but the adapter in {folder} has {held!r}: leave "
                 "it out, or begin a new adapter without peft.adapter"
             )
-    config = dataclasses.replace(config, peft=dataclasses.replace(given, **taken))
-    return config, origin | {f"peft.{name}": folder for name in taken}
+    return changed(config, "peft", **taken), origin | {f"peft.{name}": folder for name in taken}
 
 
 def _targets(peft: PeftConfig, cfg: ModelConfig, rows: int) -> set[str]:
