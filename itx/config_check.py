@@ -11,7 +11,8 @@ from itx.config import RunConfig, fields_by_name, flatten
 from itx.errors import UserError, did_you_mean
 
 PATHS = (
-    "data.root data.cache_dir data.vocab data.tfds_data_dir data.chat_template model.pretrained"
+    "data.root data.cache_dir data.vocab data.tfds_data_dir data.chat_template model.pretrained "
+    "peft.adapter"
 ).split()
 
 
