@@ -16,14 +16,15 @@ os.environ.setdefault("EPATH_USE_TF", "false")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # its notice ignores the level above
 
-from itx import processes, shipped, storage
-from itx.config import fields_by_name
-from itx.errors import UserError, did_you_mean
+from itx import command_line, processes, shipped, storage, versions
+from itx.errors import UserError
 
 # Only the file of the command that was typed is imported: JAX takes a second, TensorFlow three.
 COMMANDS = {
     "train": ("train", "build, audit, tune, evaluate, report; the same command again resumes"),
     "data": ("data", "build, audit and print training data"),
+    "config": ("config", "every setting: meaning, default, kind and the values it takes"),
+    "recipes": ("recipes", "list the recipes that come with itx, and copy one"),
     "tasks": ("tasks", "list, show and check registered tasks"),
     "eval": ("evaluate", "score a run's checkpoint"),
     "runs": ("runs", "look after run folders"),
@@ -35,9 +36,10 @@ COMMANDS = {
 
 def _parser(typed: str | None) -> argparse.ArgumentParser:
     """The parser of all commands; only the one that was typed knows what it takes."""
-    parser = argparse.ArgumentParser(
+    parser = command_line.Parser(
         prog="itx", description="Instruction tuning in JAX.", allow_abbrev=False
     )
+    parser.add_argument("--version", action="store_true", help="print it, and the code's, and stop")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (module, help) in COMMANDS.items():
         command = commands.add_parser(name, help=help, description=help, allow_abbrev=False)
@@ -58,25 +60,24 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(words: list[str]) -> int:
-    args, rest = _parser(words[0] if words else None).parse_known_args(words)
+    if words[:1] == ["--version"]:
+        print(versions.in_a_line())
+        return 0
+    parser = _parser(words[0] if words else None)
+    args, rest = parser.parse_known_args(command_line.joined(words))
     takes_overrides = hasattr(args, "quick")
     args.overrides = [
         a for a in rest if takes_overrides and a.startswith("--") and "." in a.split("=")[0]
     ]
     unknown = [a for a in rest if a not in args.overrides]
     if unknown:
-        raise UserError(_unknown(unknown[0], takes_overrides))
+        raise UserError(command_line.refusal(unknown[0], args))
     facts, code = args.work(args)
     if args.json and facts is not None:
         storage.write_json(args.json, facts)
     return code
 
 
-def _unknown(word: str, takes_overrides: bool) -> str:
-    if takes_overrides and word.startswith("--"):
-        known = [f"--{n}" for n in fields_by_name()] + ["--quick", "--json", "--run_dir", "--lock"]
-        return f"unknown option {word!r}" + did_you_mean(word.split("=")[0], known)
-    return f"unknown argument {word!r} (itx COMMAND --help lists what there is)"
 
 
 def run() -> NoReturn:

@@ -41,6 +41,29 @@ def check_known(name: str, valid: Iterable[str], what: str) -> None:
         raise UserError(what + did_you_mean(name, valid))
 
 
+# ---- a model of the hub
+
+# the folders that the README puts things in: what stands in one is no name of the hub
+OF_FOLDERS = "runs checkpoints configs cache tasks models".split()
+
+
+def download_hint(name: str) -> str:
+    """How to get a model that was named as the Hugging Face hub names it, in place of a path that
+    is not there: `; …`, or "" for what looks like a path.
+
+    >>> download_hint("Qwen/Qwen3-0.6B").split("`")[1]
+    'hf download Qwen/Qwen3-0.6B --local-dir checkpoints/Qwen3-0.6B'
+    """
+    owner, _, model = name.partition("/")
+    is_name = re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name, re.ASCII)
+    if not is_name or owner in OF_FOLDERS or Path(owner).exists():
+        return ""
+    return (
+        f"; if it is a model of the Hugging Face hub, `hf download {name} --local-dir "
+        f"checkpoints/{model}` gets it: then give checkpoints/{model}"
+    )
+
+
 # ---- what the machine refuses
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

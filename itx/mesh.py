@@ -35,12 +35,21 @@ def make_mesh(config: MeshConfig, devices: list | None = None) -> Mesh:
     sizes = {a: getattr(config, a) for a in AXES}
     free = [a for a, n in sizes.items() if n == -1]
     fixed = math.prod(n for n in sizes.values() if n != -1)
-    if len(free) > 1 or any(n == 0 or n < -1 for n in sizes.values()):
-        raise UserError(f"mesh: sizes {sizes}; each is positive, and at most one of them -1")
+    wrong = next((f"mesh.{a}={n}" for a, n in sizes.items() if n == 0 or n < -1), "")
+    if wrong or len(free) > 1:
+        told = wrong or " and ".join(f"mesh.{a}=-1" for a in free)
+        raise UserError(
+            f"{told}: the size of a mesh axis is at least 1, or of one axis -1, which takes the "
+            "devices that are left"
+        )
     if free and len(devices) % fixed == 0:
         sizes[free[0]] = len(devices) // fixed
     if math.prod(sizes.values()) != len(devices):
-        raise UserError(f"mesh: sizes {sizes} do not make {len(devices)} device(s)")
+        told = ", ".join(f"mesh.{a}={getattr(config, a)}" for a in AXES)
+        raise UserError(
+            f"{told} take {'a multiple of ' if free else ''}{fixed} device(s), and there are "
+            f"{len(devices)}: one axis of -1, as in --mesh.data=-1, takes those that are left"
+        )
     shape = tuple(sizes.values())
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from itx import config_check, peft_start, recipe, storage
 from itx.config import ModelConfig, RunConfig, changed
 from itx.data.vocabulary import FILES, tokenizer_json
-from itx.errors import UserError, did_you_mean
+from itx.errors import UserError, did_you_mean, download_hint
 from itx.models import families, gguf_folder, hf
 from itx.params import embedding_rows
 from itx.runs import RunFolder, read_lock, run_config
@@ -62,6 +62,8 @@ def find(name: str) -> Begin:
         known = ", ".join(map(str, steps)) or "none"
         of_step = "" if step is None else f" of step {step}"
         raise UserError(f"{name}: {run.path} has no checkpoint{of_step}; there are: {known}")
+    if not folder.exists() and (hint := download_hint(name)):
+        raise UserError(f"{name}: no such folder{hint}")
     beside = list(folder.parent.iterdir()) if folder.parent.is_dir() else []
     near = [str(p) for p in beside if p.is_dir() or gguf_folder.is_gguf(p)]
     inside = [str(p) for p in sorted(folder.glob(f"*{gguf_folder.SUFFIX}"))]

@@ -12,7 +12,7 @@ from itx.checkpoint import Checkpoints, Damaged
 from itx.data import lock as locks
 from itx.data.types import Lock
 from itx.data.vocabulary import FILES
-from itx.errors import UserError, did_you_mean
+from itx.errors import UserError, did_you_mean, download_hint
 from itx.text import say
 
 
@@ -136,12 +136,27 @@ def open_run(path: str) -> RunFolder:
             "makes one of it"
         )
     if not run.is_begun():
+        if inside := runs_inside(run.path):
+            raise UserError(f"{path} holds runs and is none; did you mean {_in_words(inside)}?")
+        if not run.path.exists() and (hint := download_hint(path)):
+            raise UserError(f"{path}: no such folder{hint}")
         parent = run.path.parent if run.path.parent.is_dir() else Path("runs")
         others = [str(f.parent) for f in parent.glob("*/config.json") if f.is_file()]
         raise UserError(
             f"{path} is not a run folder (no config.json there)" + did_you_mean(str(path), others)
         )
     return run
+
+
+def runs_inside(folder: Path) -> list[RunFolder]:
+    """The run folders that stand in a folder, by name."""
+    held = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [run for p in held if (run := RunFolder(p)).is_begun()]
+
+
+def _in_words(runs: list[RunFolder], most: int = 8) -> str:
+    more = f" or one of {len(runs) - most} more" if len(runs) > most else ""
+    return " or ".join(repr(str(run.path)) for run in runs[:most]) + more
 
 
 def _is_hugging_face(config_json: Path) -> bool:

@@ -20,6 +20,12 @@ def versions() -> dict[str, str]:
     return {"python": sys.version.split()[0], **{name: _version(name) for name in LIBRARIES}}
 
 
+def in_a_line() -> str:
+    """What `itx --version` prints: of the package, the code, Python and JAX."""
+    of = versions()
+    return f"itx {_version('itx')}, code {code_version()}, Python {of['python']}, JAX {of['jax']}"
+
+
 def _version(name: str) -> str:
     try:
         return metadata.version(name)

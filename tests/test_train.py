@@ -426,5 +426,12 @@ def test_user_errors_name_the_setting():
             *synthetic.sizes_of(LOCK),
             mesh_of(),
         )
-    with pytest.raises(UserError, match="do not make 8 device"):
+    told = "mesh.replica=1, mesh.data=3, mesh.fsdp=1, mesh.tensor=1 take 3 device.* there are 8: "
+    with pytest.raises(UserError, match=told):
         mesh_of(8, data=3)
+    with pytest.raises(UserError, match="take a multiple of 3 device.* there are 8: "):
+        mesh_of(8, data=-1, tensor=3)
+    with pytest.raises(UserError, match="^mesh.data=0: the size of a mesh axis is at least 1"):
+        mesh_of(8, data=0)
+    with pytest.raises(UserError, match="^mesh.data=-1 and mesh.fsdp=-1: "):
+        mesh_of(8, data=-1, fsdp=-1)

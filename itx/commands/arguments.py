@@ -30,7 +30,7 @@ def command(parser: argparse.ArgumentParser, work: Work) -> argparse.ArgumentPar
     parser.add_argument(
         "--json", type=local, metavar="FILE", help="also write the same facts as JSON"
     )
-    parser.set_defaults(work=work)
+    parser.set_defaults(work=work, parser=parser)
     return parser
 
 

@@ -2,7 +2,11 @@
 """`itx tasks ls | show | check`: what is registered, how it renders, whether it holds together."""
 
 import argparse
+import contextlib
+import sys
 from argparse import Namespace
+from types import ModuleType
+from typing import Any
 
 from itx.commands.arguments import group
 from itx.errors import UserError, did_you_mean
@@ -40,10 +44,16 @@ def _load_modules(args: Namespace) -> None:
 
 def tasks_ls(args: Namespace) -> tuple[dict, int]:
     _load_modules(args)
-    rows = [_facts(t) for t in _all_tasks(args.root) if args.name in (None, "", t.name, t.cluster)]
+    seqio, mixtures = _seqio(), []
+    rows = [_facts(t) for t in _all_tasks(args.root)]
+    if seqio:
+        rows += [_seqio_facts(name, t, seqio) for name, t in seqio.own_tasks().items()]
+        mixtures = [{"mixture": n, "members": m} for n, m in seqio.own_mixtures().items()]
+    rows = [r for r in rows if args.name in (None, "", r["task"], r["cluster"])]
     if args.name and not rows:
         raise UserError(
-            f"no task or cluster {args.name!r}" + did_you_mean(args.name, registry.TASKS)
+            f"no task or cluster {args.name!r}"
+            + did_you_mean(args.name, [*registry.TASKS, *(seqio.own_tasks() if seqio else ())])
         )
     for r in sorted(rows, key=lambda r: (r["cluster"], r["task"])):
         templates = f"{r['templates']}+{r['heldout_templates']} templates"
@@ -51,12 +61,11 @@ def tasks_ls(args: Namespace) -> tuple[dict, int]:
         marks = " ".join(k for k in ("cot", "inverted", "evaluation_only") if r[k])
         line = f"{r['cluster']:<20} {r['task']:<28} v{r['version']}  {templates}  {metrics}"
         print(f"{line}  {r['language']} {marks}".rstrip())
-    mixtures = []
     for name, spec in sorted(registry.MIXTURES.items()):
         members = "holdout" if hasattr(spec.members, "clusters") else len(spec.members)
         mixtures.append({"mixture": name, "members": members})
-        if not args.name:
-            print(f"mixture              {name:<28} {members}")
+    for m in [] if args.name else mixtures:
+        print(f"mixture              {m['mixture']:<28} {m['members']}")
     for f in [] if args.root or args.name else sorted(registry.FAMILIES):
         print(f"family               {f}.*  (its members need --root)")
     return {"tasks": rows, "mixtures": mixtures}, 0
@@ -75,6 +84,32 @@ def _facts(task: TaskSpec) -> dict:
         "inverted": bool(task.inverted),
         "evaluation_only": task.evaluation_only,
         "language": task.tags.get("language", ""),
+    }
+
+
+def _seqio() -> ModuleType | None:
+    """What lists and checks tasks that a module registered straight in SeqIO; None where no module
+    imported SeqIO, which takes three seconds."""
+    if "seqio" not in sys.modules:
+        return None
+    from itx.prepare import foreign
+
+    return foreign
+
+
+def _seqio_facts(name: str, task: Any, seqio: ModuleType) -> dict:
+    """`_facts` of a task of SeqIO's own registry, which has one rendering."""
+    return {
+        "task": name,
+        "cluster": "seqio",
+        "version": "-",
+        "templates": 1,
+        "heldout_templates": 0,
+        "metrics": seqio.scores_of(task),
+        "cot": False,
+        "inverted": False,
+        "evaluation_only": "train" not in task.splits,
+        "language": "",
     }
 
 
@@ -116,17 +151,33 @@ def _show_mixture(args: Namespace) -> tuple[dict, int]:
 
 def tasks_check(args: Namespace) -> tuple[list[dict], int]:
     _load_modules(args)
-    specs = [registry.task(args.name, args.root)] if args.name else _all_tasks(args.root)
+    seqio = _seqio()
+    foreign = seqio.own_tasks() if seqio else {}
+    if args.name in foreign:
+        specs, foreign = [], {args.name: foreign[args.name]}
+    elif args.name:
+        specs, foreign = [registry.task(args.name, args.root)], {}
+    else:
+        specs = _all_tasks(args.root)
     rows = []
-    with repeat.other_processes(tuple(args.modules.split(",")), args.root, check.read) as others:
+    modules = tuple(args.modules.split(","))
+    others = repeat.other_processes(modules, args.root, check.read)
+    with others if specs else contextlib.nullcontext() as others:
         for spec in specs:
             skipped = _why_skipped(spec, args)
             problems = [] if skipped else check.check(spec, args.root, others)
             row = {"task": spec.name, "problems": problems}
             rows.append(row | {"skipped": skipped} if skipped else row)
-            word = "skip" if skipped else "FAIL" if problems else "ok  "
-            print(f"{word} {spec.name}" + "".join(f"\n     {p}" for p in problems))
+            _print_checked(rows[-1])
+    for name, task in foreign.items():
+        rows.append({"task": name, "problems": seqio.problems(task)})
+        _print_checked(rows[-1])
     return rows, 1 if any(r["problems"] for r in rows) else 0
+
+
+def _print_checked(row: dict) -> None:
+    word = "skip" if "skipped" in row else "FAIL" if row["problems"] else "ok  "
+    print(f"{word} {row['task']}" + "".join(f"\n     {visible(p)}" for p in row["problems"]))
 
 
 def _why_skipped(spec: TaskSpec, args: Namespace) -> str:

@@ -25,6 +25,10 @@ LOCK_VERSION = 1
 def read(path: Path | str) -> Lock:
     try:
         lock = storage.read_json(path)
+    except FileNotFoundError as e:
+        raise UserError(
+            f"{path}: there is no data lock (`itx data build CONFIG` writes one and prints where)"
+        ) from e
     except (OSError, ValueError) as e:
         raise UserError(f"{path}: no readable data lock ({e})") from e
     return checked(lock, path)

@@ -34,6 +34,7 @@ from itx.prepare import evaluation, exclude, hits, jobs, notes, render, seqio_br
 from itx.prepare.jobs import CHUNK, SAMPLE, Made
 from itx.prepare.types import Item, Job, Plan, Rendered, Row, Settings
 from itx.prepare.workers import Progress
+from itx.tasks import registry
 from itx.tasks.spec import TaskSpec
 
 Example = tuple[int, cache.Record, dict]  # content hash, record, what examples.jsonl.gz says of it
@@ -170,6 +171,55 @@ def part_of(task: seqio.Task, split: str) -> str | None:
     if set(task.splits) in ({"validation"}, {"test"}):
         return next(iter(task.splits)) if split == "test" else None
     return split if split in task.splits else None
+
+
+# ---- `itx tasks ls | check`
+
+CHECKED_EXAMPLES = 20
+
+
+def own_tasks() -> dict[str, seqio.Task]:
+    """The Tasks that a user's modules registered straight in SeqIO, by name."""
+    names = sorted(set(seqio.TaskRegistry.names()) - registry.TASKS.keys())
+    return {name: seqio.TaskRegistry.get(name) for name in names}
+
+
+def own_mixtures() -> dict[str, int]:
+    """{Mixture that a user's modules registered straight in SeqIO: how many tasks it has}."""
+    names = sorted(set(seqio.MixtureRegistry.names()) - registry.MIXTURES.keys())
+    return {n: len(seqio_bridge.tasks_of(seqio.MixtureRegistry.get(n))) for n in names}
+
+
+def scores_of(task: seqio.Task) -> list[str]:
+    """The names of a Task's metric functions as far as they have one."""
+    return [getattr(m, "__name__", type(m).__name__) for m in task.metric_fns]
+
+
+def problems(task: seqio.Task) -> list[str]:
+    """What keeps a Task from being built or scored: of each split the first examples are read."""
+    found = []
+    if "targets" not in task.output_features:
+        known = ", ".join(sorted(task.output_features))
+        return [f"it has no feature 'targets', only {known}"]
+    kind = task.output_features["targets"].vocabulary
+    if not isinstance(kind, seqio_bridge.VOCABULARIES):
+        found.append(f"its vocabulary is {type(kind).__name__}, which is not read here")
+    if "train" not in task.splits:
+        found.append(f"it has no train split, only {', '.join(task.splits)}")
+    try:
+        _scoring(task)
+    except UserError as e:
+        found.append(str(e))
+    for split in task.splits:
+        try:
+            first = list(itertools.islice(_dataset(task, split, 0), CHECKED_EXAMPLES))
+        except UserError as e:  # the user's functions may say several lines
+            found.append(" ".join(str(e).split()))
+            continue
+        targets = [np.asarray(e.get("targets", ())) for e in first]
+        if not any(t.size for t in targets):
+            found.append(f"its {split} split has no target in its first {len(first)} examples")
+    return found
 
 
 # ---- a cache folder

@@ -300,6 +300,10 @@ def rates(mixture_or_task: seqio.Task | seqio.Mixture) -> dict[str, float]:
     return {n: r / total for n, r in sorted(by_name.items())}
 
 
+# the kinds of vocabulary that `kept` makes a file of
+VOCABULARIES = (TokenizerVocabulary, seqio.ByteVocabulary, seqio.SentencePieceVocabulary)
+
+
 def kept(
     vocabulary: seqio.Vocabulary, cache_dir: str, mend: hits.Mend = hits.refuse
 ) -> Path | None:

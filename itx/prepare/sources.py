@@ -245,9 +245,8 @@ def find_file(file: str, root: str) -> Path:
     told, inside = f"source file {file!r}", f"data.root={root!r}"
     if not path.is_absolute():
         if not root:
-            raise UserError(
-                f"{told} stands under data.root, which is not set: set --data.root=FOLDER"
-            )
+            hint = "which is not set: give --data.root=FOLDER (--root FOLDER of `itx tasks`)"
+            raise UserError(f"{told} stands under data.root, {hint}")
         if not Path(root).is_dir():
             raise UserError(f"data.root: no folder {root!r}" + did_you_mean_file(Path(root)))
         path = Path(root) / file
