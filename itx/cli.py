@@ -24,13 +24,12 @@ COMMANDS = {
     "train": ("train", "build, audit, tune, evaluate, report; the same command again resumes"),
     "data": ("data", "build, audit and print training data"),
     "config": ("config", "every setting: meaning, default, kind and the values it takes"),
-    "recipes": ("recipes", "list the recipes that come with itx, and copy one"),
+    "recipes": ("recipes", "the recipes that come with itx, and the models that they begin from"),
     "tasks": ("tasks", "list, show and check registered tasks"),
     "eval": ("evaluate", "score a run's checkpoint"),
     "runs": ("runs", "look after run folders"),
     "generate": ("generate", "answer prompts; without any, a conversation in the terminal"),
     "convert": ("convert", "Hugging Face folders in and out, GGUF files in"),
-    "recipes": ("recipes", "the models that recipes begin from"),
 }
 
 

@@ -42,7 +42,7 @@ def show_settings(args: Namespace) -> tuple[list[dict], int]:
 
 def _named(typed: str) -> list[str]:
     """The settings that a name means: its own, those of its group, or those of that bare name."""
-    fields, name = fields_by_name(), typed.removeprefix("--").replace("-", "_")
+    fields, name = fields_by_name(), typed.replace("-", "_")
     sections = [f.name for f in dataclasses.fields(RunConfig)]
     if name in fields:
         return [name]
@@ -119,7 +119,13 @@ def _print_one(row: dict) -> None:
 
 def _print_section(section: str, rows: list[dict]) -> None:
     cells = [
-        (r["setting"].partition(".")[2], _written(r["default"]), r["kind"], allowed(r), r["meaning"])
+        (
+            r["setting"].partition(".")[2],
+            _written(r["default"]),
+            r["kind"],
+            allowed(r),
+            r["meaning"],
+        )
         for r in rows
     ]
     head = ("setting", "default", "kind", "values", "meaning")

