@@ -27,6 +27,7 @@ COMMANDS = {
     "recipes": ("recipes", "the recipes that come with itx, and the models that they begin from"),
     "tasks": ("tasks", "list, show and check registered tasks"),
     "eval": ("evaluate", "score a run's checkpoint"),
+    "compare": ("compare", "runs side by side: scores, answers, settings and data that differ"),
     "runs": ("runs", "look after run folders"),
     "generate": ("generate", "answer prompts; without any, a conversation in the terminal"),
     "convert": ("convert", "Hugging Face folders in and out, GGUF files in"),

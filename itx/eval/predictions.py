@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 from itx import hashing, storage
 from itx.data.types import EvalRow
+from itx.errors import UserError
 
 if TYPE_CHECKING:  # the run folder imports JAX
     from itx.runs import RunFolder
@@ -61,6 +62,18 @@ def predictions_file(run: "RunFolder", step: int, row: str) -> Path:
 def read_predictions(run: "RunFolder", step: int, row: str) -> list[PredictionLine]:
     with open(predictions_file(run, step, row), encoding="utf-8") as f:
         return [json.loads(line) for line in f]
+
+
+def read_whole(run: "RunFolder", step: int, row: str) -> list[PredictionLine]:
+    """`read_predictions`; UserError where the file is lost or not what was written."""
+    file = predictions_file(run, step, row)
+    try:
+        whole = storage.read_json(_done_file(file))["sha256"] == hashing.file_sha256(file)
+    except (OSError, ValueError, KeyError, TypeError):
+        whole = False
+    if not whole:
+        raise UserError(f"{file} is damaged or lost: `itx eval {run.path}` asks this row again")
+    return read_predictions(run, step, row)
 
 
 def write_predictions(

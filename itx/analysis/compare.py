@@ -1,0 +1,241 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs side by side (`itx compare`), from their folders' files alone: scores by group and by row,
+answers' lengths, and what differs in settings and data.
+
+    {"runs": [{"name", "run", "step", "of", "split", "note"}], "left_out": [{"run", "why"}],
+     "groups": [{"group", "kind", "label", "same_questions", "scores": {run: average}, "answers":
+     {run: {"answers", "characters", "cut"}}}], "rows": [{"row", "group", "metric", "scores": {run:
+     value}}], "retention": {text: {run: bits per byte}}, "settings": {name: {run: value}}, "data":
+     [{"run", "batches", "questions"}]}
+
+Averages are those of scores.json: nothing is averaged or tested anew here.
+"""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from itx import hashing, storage
+from itx.analysis.report import scored_steps
+from itx.config import flatten
+from itx.data import lock as locks
+from itx.data.types import Lock
+from itx.errors import UserError
+from itx.eval import averages, predictions, tables
+from itx.runs import RunFolder, open_run, read_config, read_lock, runs_inside
+
+
+class Scored(NamedTuple):
+    """A run at a step that was scored."""
+
+    name: str  # what it is called in tables
+    run: RunFolder
+    step: int
+    about: dict  # what config.json holds
+    lock: Lock
+    scores: dict
+
+
+class LeftOut(Exception):
+    """Why a run cannot stand beside others."""
+
+
+def facts(paths: list[str]) -> dict[str, Any]:
+    """All that `itx compare` says; UserError where fewer than two runs can be compared, or where a
+    file is damaged."""
+    runs, left_out = [], []
+    for path in _opened(paths):
+        try:
+            runs.append(_scored(path))
+        except LeftOut as e:
+            left_out.append({"run": path, "why": str(e)})
+    if len(runs) < 2:
+        told = "; ".join(f"{x['run']}: {x['why']}" for x in left_out)
+        raise UserError(f"fewer than two runs to compare{f' ({told})' if told else ''}")
+    runs = _named(runs)
+    return {
+        "runs": [_about(r) for r in runs],
+        "left_out": left_out,
+        "groups": _groups(runs),
+        "rows": _rows(runs),
+        "retention": _retention(runs),
+        "settings": _settings(runs),
+        "data": _data(runs),
+    }
+
+
+def _opened(paths: list[str]) -> list[str]:
+    """The paths, each once, a folder of runs opened."""
+    out: list[str] = []
+    for path in paths:
+        folder = RunFolder(Path(path))
+        inside = [] if folder.is_begun() else runs_inside(folder.path)
+        out += [str(r.path) for r in inside] or [path]
+    return list(dict.fromkeys(str(Path(p)) for p in out))
+
+
+def _scored(path: str) -> Scored:
+    """A run (its newest scored step) or RUN/checkpoints/STEP; LeftOut where there is no score."""
+    folder, step = Path(path), None
+    if folder.parent.name == "checkpoints" and folder.name.isdigit():
+        folder, step = folder.parents[1], int(folder.name)
+    try:
+        run = open_run(str(folder))
+        about, lock = read_config(run), read_lock(run)
+    except UserError as e:
+        raise LeftOut(str(e)) from e
+    steps = scored_steps(run)
+    of = about["config"]["train"]["steps"]
+    if step is None and (not steps or steps[-1] == 0 < of):
+        done = max(run.steps(), default=0)
+        scored = "only step 0 is scored" if steps else "nothing is scored yet"
+        raise LeftOut(f"unfinished: {scored}, and step {done} of {of} is done")
+    if step is not None and step not in steps:
+        raise LeftOut(f"step {step} is not scored; scored: {', '.join(map(str, steps)) or 'none'}")
+    step = steps[-1] if step is None else step
+    keys = ("step", "split", "rows", "groups")
+    scores = storage.read_object(run.scores_json(step), *keys)
+    return Scored(path, run, step, about, lock, scores)
+
+
+def _named(runs: list[Scored]) -> list[Scored]:
+    """The runs called by the end of their path that tells them apart."""
+    parts = [Path(r.name).parts for r in runs]
+    size = 1
+    while len({p[-size:] for p in parts}) < len(parts) and size < max(map(len, parts)):
+        size += 1
+    return [r._replace(name="/".join(p[-size:])) for r, p in zip(runs, parts, strict=True)]
+
+
+def _about(run: Scored) -> dict[str, Any]:
+    of = run.about["config"]["train"]["steps"]
+    return {
+        "name": run.name,
+        "run": str(run.run.path),
+        "step": run.step,
+        "of": of,
+        "split": run.scores["split"],
+        "note": "" if run.step == of else f"scored at step {run.step} of {of}",
+    }
+
+
+# ---- scores
+
+
+def _groups(runs: list[Scored]) -> list[dict]:
+    by_key = [{(g["group"], g["kind"]): g for g in r.scores["groups"]} for r in runs]
+    keys = sorted({k for own in by_key for k in own}, key=_place)
+    groups = []
+    for key in keys:
+        have = [(r, own[key]) for r, own in zip(runs, by_key, strict=True) if key in own]
+        asked = {_questions(r, g["rows"]) for r, g in have}
+        groups.append(
+            {
+                "group": key[0],
+                "kind": key[1],
+                "label": tables.label(*key),
+                "same_questions": len(asked) == 1 and len(have) == len(runs),
+                "scores": {r.name: _average(g) for r, g in have},
+                "answers": {r.name: _answers(r, [*g["rows"], *g["easy"]]) for r, g in have},
+            }
+        )
+    return groups
+
+
+def _place(key: tuple[str, str]) -> tuple[int, str]:
+    return averages.GROUPS.index(key[0]), key[1]
+
+
+def _average(group: dict) -> dict:
+    keys = ("score", "score_interval", "mean", "interval", "chance", "tasks")
+    return {k: group.get(k) for k in keys}
+
+
+def _questions(run: Scored, rows: list[str]) -> str:
+    """A digest of what was asked in rows: their examples, how many of them, and the metric."""
+    known = {r["name"]: r["sha256"] for r in run.lock["evaluation"]}
+    asked = []
+    for name in sorted(rows):
+        r = run.scores["rows"][name]
+        asked.append([name, known.get(name, ""), r["examples"], r["metric"], r["split"]])
+    return hashing.digest(str(asked))
+
+
+def _answers(run: Scored, rows: list[str]) -> dict[str, float | int | None]:
+    """{"answers", "characters": of an answer on average, "cut": how many a limit ended}."""
+    texts = []
+    for name in dict.fromkeys(rows):
+        for line in predictions.read_whole(run.run, run.step, name):
+            texts.append(line["prediction"])
+    cut = sum(run.scores["rows"][name]["hit_limit"] for name in dict.fromkeys(rows))
+    characters = sum(map(len, texts)) / len(texts) if texts else None
+    return {"answers": len(texts), "characters": characters, "cut": cut}
+
+
+def _rows(runs: list[Scored]) -> list[dict]:
+    """A line for each row and metric: a row is scored by each of its metrics, and one of them, or
+    the ranking of options, counts."""
+    rows = {}
+    for r in runs:
+        for name, row in r.scores["rows"].items():
+            for metric, value in {row["metric"]: row["score"], **row["metrics"]}.items():
+                key = (averages.GROUPS.index(row["group"]), row["cluster"], name, metric)
+                new = {"row": name, "group": row["group"], "metric": metric, "scores": {}}
+                rows.setdefault(key, new)["scores"][r.name] = value
+    return [rows[key] for key in sorted(rows)]
+
+
+def _retention(runs: list[Scored]) -> dict[str, dict[str, float]]:
+    out: dict[str, dict[str, float]] = {}
+    for r in runs:
+        held = storage.read_object(r.run.retention_json, absent={})
+        for text, measured in held.get("after", {}).items():
+            out.setdefault(text, {})[r.name] = measured["bits_per_byte"]
+    return out
+
+
+# ---- what differs
+
+
+def _settings(runs: list[Scored]) -> dict[str, dict[str, Any]]:
+    """{setting, or "code" or a library: {run: value}} of those that are not the same in all."""
+    values = {
+        r.name: {
+            **flatten(r.about["config"]),
+            "code": r.about.get("code"),
+            **r.about.get("versions", {}),
+        }
+        for r in runs
+    }
+    names = dict.fromkeys(name for own in values.values() for name in own)
+    by_name = {name: {run: own.get(name) for run, own in values.items()} for name in names}
+    return {n: own for n, own in by_name.items() if len({repr(v) for v in own.values()}) > 1}
+
+
+def _data(runs: list[Scored]) -> list[dict[str, str]]:
+    """What each run's data have otherwise than the first's: the batches, and the questions."""
+    first, found = runs[0], []
+    for r in runs[1:]:
+        batches = ""
+        if locks.shape_hash(first.lock) != locks.shape_hash(r.lock):
+            batches = locks.difference(first.lock, r.lock)
+        old, new = (
+            {x["name"]: x["sha256"] for x in lock["evaluation"]} for lock in (first.lock, r.lock)
+        )
+        other = sorted(n for n in old.keys() & new.keys() if old[n] != new[n])
+        parts = [
+            _rows_in_words(names, what)
+            for names, what in (
+                (sorted(old.keys() - new.keys()), f"of {first.name} alone"),
+                (sorted(new.keys() - old.keys()), f"of {r.name} alone"),
+                (other, "with other examples"),
+            )
+            if names
+        ]
+        if batches or parts:
+            found.append({"run": r.name, "batches": batches, "questions": "; ".join(parts)})
+    return found
+
+
+def _rows_in_words(names: list[str], what: str) -> str:
+    shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+    return f"{len(names)} row{'s' * (len(names) > 1)} {what} ({shown})"
