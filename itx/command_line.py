@@ -54,6 +54,7 @@ PEERS = {
     "train.steps": "epochs num_epochs num_train_epochs max_steps max_iters num_steps train_steps "
     "total_steps iters",
     "train.tensorboard": "use_tensorboard",
+    "train.writers": "report_to wandb trackio use_wandb log_with logger wandb_project",
 }
 # Names that mean several settings at once, one of them first
 SEVERAL = {"seed": ("train.seed", "data.seed", "data.suite_seed")}
@@ -66,6 +67,8 @@ NOTES = {
     "lora": "--peft.method=lora",
     "use_lora": "--peft.method=lora",
     "gradient_checkpointing": "--model.remat=full",
+    "wandb": "--train.writers=wandb",
+    "trackio": "--train.writers=trackio",
     "warmup_ratio": "it counts steps",
     "seed": "train.seed draws weights and dropout, data.seed the order of examples, "
     "data.suite_seed procedural tasks",

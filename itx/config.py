@@ -242,6 +242,9 @@ class TrainConfig:
     )
     deterministic: bool = _maths(False, "GPU: only kernels that repeat bit for bit")
     tensorboard: bool = _free(False, "also write tensorboard/")
+    writers: tuple[str, ...] = _free(
+        (), "services that metrics are also sent to: wandb, trackio (extras of that name)"
+    )
     max_skipped_in_a_row: int = _maths(
         50,
         "steps in a row without finite loss or gradient: training returns once, then it ends",

@@ -14,6 +14,7 @@ PATHS = (
     "data.root data.cache_dir data.vocab data.tfds_data_dir data.chat_template model.pretrained "
     "peft.adapter"
 ).split()
+WRITERS = ("wandb", "trackio")  # what train.writers may name (itx/writers.py)
 
 
 def check(config: RunConfig) -> None:
@@ -38,6 +39,9 @@ def check(config: RunConfig) -> None:
             raise UserError(f"{name}={value}: must be at least {least}")
         if f.metadata["share"] and not 0 <= value < 1:
             raise UserError(f"{name}={value}: a share, at least 0 and below 1")
+    for name in config.train.writers:
+        if name not in WRITERS:
+            raise UserError(f"train.writers={name}: no such service" + did_you_mean(name, WRITERS))
     m = config.model
     if m.num_heads % m.num_kv_heads:
         raise UserError(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run says while it trains: metrics.jsonl, TensorBoard, a progress line.
+"""What a run says while it trains: metrics.jsonl, writers that copy it, a progress line.
 
 metrics.jsonl has one object per logged step, {"step": n, "train/loss": …}. On resume it is cut back
 to the restored step, whose checkpoint holds the digest of what must then be left. Values under
@@ -12,6 +12,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,23 +24,20 @@ from itx.config import RunConfig
 from itx.data.types import Lock
 from itx.errors import UserError
 from itx.movement import EVERY_SECONDS, Pace, terminal_bar
+from itx.writers import Writer
 
 TIMING = ("train/tokens_per_second", "train/seconds")
 
 
 class MetricsLog:
-    """Append-only JSON lines that are on disk before a checkpoint commits; optional TensorBoard."""
+    """Append-only JSON lines that are on disk before a checkpoint commits; `writers` get a copy."""
 
-    def __init__(self, file: Path, step: int, tensorboard: Path | None = None):
+    def __init__(self, file: Path, step: int, writers: Sequence[Writer] = ()):
         self.kept = cut_back(file, step)  # its lines, as they were written
         self.file = file
         self.written = hashlib.sha256(file.read_bytes())
         self.out = open(file, "a", encoding="utf-8")  # noqa: SIM115 (closed on exit)
-        self.board = None
-        if tensorboard is not None:
-            from tensorboardX import SummaryWriter
-
-            self.board = SummaryWriter(str(tensorboard), purge_step=step + 1)
+        self.writers = writers
 
     def write(self, step: int, values: dict[str, float]) -> None:
         line = json.dumps({"step": step, **values}) + "\n"
@@ -47,9 +45,8 @@ class MetricsLog:
             self.out.write(line)
             self.out.flush()
         self.written.update(line.encode())
-        if self.board is not None:
-            for name, value in values.items():
-                self.board.add_scalar(name, value, step)
+        for writer in self.writers:
+            writer.write(step, values)
 
     def sync(self) -> None:
         """Until this returns, lines may be lost in a power cut; after it they are on disk."""
@@ -68,8 +65,8 @@ class MetricsLog:
     def __exit__(self, *error: object) -> None:
         self.sync()
         self.out.close()
-        if self.board is not None:
-            self.board.close()
+        for writer in self.writers:
+            writer.close()
 
 
 def cut_back(file: Path, step: int) -> list[dict]:

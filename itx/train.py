@@ -17,7 +17,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
-from itx import checkpoint, health, loss, optim, restore
+from itx import checkpoint, health, loss, optim, restore, writers
 from itx import mesh as meshes
 from itx import peft as adapters
 from itx.checkpoint import Checkpoints
@@ -244,8 +244,9 @@ def steps(loop: Loop, changes: dict) -> State:
     )
     with ExitStack() as stack:
         begin, meta, arrays, lines = restore.resume(loop.checkpoints, setup, loop.lock)
-        board = loop.run.tensorboard if loop.config.train.tensorboard else None
-        log = stack.enter_context(MetricsLog(loop.run.metrics_jsonl, begin, board))
+        places = (loop.run.path, loop.run.tensorboard)
+        copies = writers.opened(loop.config, *places, begin, progress.say)
+        log = stack.enter_context(MetricsLog(loop.run.metrics_jsonl, begin, copies))
         watch = health.LossWatch(loop.config, loop.entropy)
         health.events(watch, log.kept)
         book = Book(loop.config, loop.lock, {**meta, **changes}, watch)

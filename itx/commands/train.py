@@ -16,7 +16,7 @@ from typing import Any
 
 import jax
 
-from itx import begin, checkpoint, mesh, pretrained, processes, restore, storage
+from itx import begin, checkpoint, mesh, pretrained, processes, restore, storage, writers
 from itx import train as training
 from itx.analysis import report
 from itx.audit import audit as auditing
@@ -69,6 +69,7 @@ def train(args: Namespace) -> tuple[Any, int]:
         flags = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true"
     begin.check_same_run(run, config)
+    writers.check_installed(config)
     TrainerLock(run.path).check()  # a second trainer is told before it builds
     if config.model.pretrained:
         restore.check_ready(config)
