@@ -11,10 +11,11 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from itx import storage
@@ -245,13 +246,28 @@ def temporary_home() -> Iterator[Path]:
                 os.environ["TMPDIR"] = before[0]
 
 
-def run_child(command: list[str], what: str) -> None:
+def run_child(
+    command: list[str],
+    what: str,
+    said: Path | None = None,
+    environment: Mapping[str, str] = MappingProxyType({}),
+) -> None:
     """Run a command that ends with this process; end as it does, unless that is well.
 
     Where this process is ended, the child is told so and has time to end its own workers.
+
+    Args:
+        said: a file that all that it prints is added to, in place of the terminal.
+        environment: what is set for it besides.
     """
-    with without_sigint(workers=False):
-        child = subprocess.Popen(command, env=os.environ | {WATCH: str(os.getpid())})
+    with without_sigint(workers=False), contextlib.ExitStack() as stack:
+        out = stack.enter_context(open(said, "ab")) if said else None
+        child = subprocess.Popen(
+            command,
+            env={**os.environ, **environment, WATCH: str(os.getpid())},
+            stdout=out,
+            stderr=subprocess.STDOUT if out else None,
+        )
     try:
         code = child.wait()
     except BaseException:

@@ -3,6 +3,7 @@
 metrics.jsonl."""
 
 import io
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
@@ -201,3 +202,36 @@ def _panels(by_cluster: dict[str, list[str]], tasks: dict[str, tuple[list, list]
     figure.supxlabel("step", fontsize=9)
     figure.supylabel("loss, nats per target token", fontsize=9)
     return figure
+
+
+def lines_with_points(
+    lines: dict[str, list[tuple[float, list[float]]]],
+    labels: tuple[str, str],
+    ticks: list[str] | None = None,
+    log: bool = False,
+) -> bytes:
+    """Lines through the means of several values at each place, and the values themselves.
+
+    Args:
+        lines: {label: [(place, values there)]}.
+        labels: of the two axes.
+        ticks: names of the places 0, 1, …, where they are no numbers.
+    """
+    plt, c = _pyplot(), THEMES["light"]
+    with plt.rc_context(c.style()):
+        figure, axes = plt.subplots(figsize=(5.2, 3.4), layout="constrained")
+        for (label, places), colour in zip(lines.items(), itertools.cycle(LINES), strict=False):
+            known = [(x, values) for x, values in places if values]
+            means = [sum(values) / len(values) for _, values in known]
+            axes.plot([x for x, _ in known], means, color=colour, marker="o", label=label)
+            for x, values in known:
+                axes.plot([x] * len(values), values, ".", color=colour, alpha=0.5, markersize=4)
+        if log:
+            axes.set_xscale("log")
+        if ticks:
+            axes.set_xticks(range(len(ticks)), ticks)
+        axes.set_xlabel(labels[0])
+        axes.set_ylabel(labels[1])
+        if len(lines) > 1:
+            axes.legend(frameon=False)
+        return _png(figure)
