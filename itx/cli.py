@@ -30,6 +30,7 @@ COMMANDS = {
     "eval": ("evaluate", "score a run's checkpoint"),
     "compare": ("compare", "runs side by side: scores, answers, settings and data that differ"),
     "runs": ("runs", "look after run folders"),
+    "soup": ("soup", "the mean of runs' checkpoints, and what lies between it and the base"),
     "generate": ("generate", "answer prompts; without any, a conversation in the terminal"),
     "convert": ("convert", "Hugging Face folders in and out, GGUF files in"),
 }

@@ -43,7 +43,7 @@ def check(run: RunFolder) -> list[dict[str, str]]:
     lock = None if run.steps() == [0] else read(run.lock_json, lambda: _lock(run), "lock")
     if lock:
         read(run.vocab_model, lambda: _vocabulary(run, lock))
-    if lock and run.steps():
+    if lock and run.steps() and not (about or {}).get("soup"):  # a soup was not trained
         read(run.metrics_jsonl, lambda: _metrics(run, meta, about))
     rows += checkpoints
     for file in sorted(run.path.rglob("*.json*")):

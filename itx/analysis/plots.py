@@ -4,7 +4,7 @@ metrics.jsonl."""
 
 import io
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -209,6 +209,7 @@ def lines_with_points(
     labels: tuple[str, str],
     ticks: list[str] | None = None,
     log: bool = False,
+    notes: Sequence[str] = (),
 ) -> bytes:
     """Lines through the means of several values at each place, and the values themselves.
 
@@ -216,6 +217,7 @@ def lines_with_points(
         lines: {label: [(place, values there)]}.
         labels: of the two axes.
         ticks: names of the places 0, 1, …, where they are no numbers.
+        notes: what stands beside the points of the first line.
     """
     plt, c = _pyplot(), THEMES["light"]
     with plt.rc_context(c.style()):
@@ -226,6 +228,8 @@ def lines_with_points(
             axes.plot([x for x, _ in known], means, color=colour, marker="o", label=label)
             for x, values in known:
                 axes.plot([x] * len(values), values, ".", color=colour, alpha=0.5, markersize=4)
+        for note, (x, values) in zip(notes, next(iter(lines.values())), strict=False):
+            axes.annotate(note, (x, values[0]), (4, 4), textcoords="offset points", fontsize=8)
         if log:
             axes.set_xscale("log")
         if ticks:

@@ -89,9 +89,9 @@ def dev_score(run: RunFolder, step: int) -> float | None:
 
 
 def choose(points: list[Point], scores: dict[str, float]) -> list[dict[str, Any]]:
-    """[{"choice", "mean", "least", "most", "runs", "of", "chosen", "tied"}], one for each combination of
-    values other than seeds, the best first. Only combinations all of whose runs are done can be
-    chosen.
+    """[{"choice", "mean", "least", "most", "runs", "of", "chosen", "tied"}], one for each
+    combination of values other than seeds, the best first. Only combinations all of whose runs are
+    done can be chosen.
 
     Args:
         scores: {name of a run that is done: its score}.
