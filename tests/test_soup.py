@@ -5,6 +5,7 @@ averaged."""
 import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -172,10 +173,10 @@ def test_prefixes_and_other_bases_are_refused(adapter_run, tmp_path):
 def test_a_curve_of_what_is_kept_against_what_is_gained(runs, tmp_path, capfd, monkeypatch):
     """Each share of the base is a run of its own, scored by the code that scores any run."""
     base, one, _ = runs
-    lock = storage.read_json(RunFolder(type(tmp_path)(one)).lock_json)
+    lock = storage.read_json(RunFolder(Path(one)).lock_json)
     copy = tmp_path / "run"
     shutil.copytree(one, copy)
-    text = {"name": "books", "sha256": "x", "folder": "books", "objective": "lm"}
+    text = {"name": "books", "sha256": "x", "folder": "books", "objective": "lm", "split": "test"}
     lock = {k: v for k, v in lock.items() if k != storage.SEAL} | {"retention": [text]}
     storage.write_json(copy / "data.lock.json", storage.sealed(lock))
     scored = []

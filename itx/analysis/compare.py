@@ -94,7 +94,8 @@ def _scored(path: str) -> Scored:
     step = steps[-1] if step is None else step
     keys = ("step", "split", "rows", "groups")
     scores = storage.read_object(run.scores_json(step), *keys)
-    return Scored(path, run, step, about, lock, scores)
+    name = path if folder == Path(path) else f"{folder}@{step}"
+    return Scored(name, run, step, about, lock, scores)
 
 
 def _named(runs: list[Scored]) -> list[Scored]:
