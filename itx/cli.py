@@ -80,8 +80,6 @@ def _run(words: list[str]) -> int:
     return code
 
 
-
-
 def run() -> NoReturn:
     """`main` as a process: a signal's exit code is not held up by threads that still work."""
     try:

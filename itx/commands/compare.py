@@ -8,6 +8,7 @@ from itx.analysis import compare
 from itx.commands.arguments import command
 from itx.eval import metrics
 from itx.eval.tables import console, label, shown, table
+from itx.storage import local
 from itx.text import visible
 
 
@@ -16,6 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     option(
         "runs",
         nargs="+",
+        type=local,
         metavar="RUN",
         help="run folders (their newest scores), RUN/checkpoints/STEP, or a folder of runs",
     )

@@ -21,7 +21,9 @@ def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     add("ls", "the recipes that come with itx", recipes_ls)
     copy = add("cp", "copy a recipe to a new file, to be changed", recipes_cp)
     copy.add_argument("name", help="a recipe that `itx recipes ls` lists")
-    copy.add_argument("to", nargs="?", default=".", help="a new file or a folder; default: here")
+    copy.add_argument(
+        "to", nargs="?", type=storage.local, default=".", help="a new file or folder; default: here"
+    )
 
 
 def recipes_ls(args: Namespace) -> tuple[list[dict], int]:

@@ -2,7 +2,6 @@
 """`itx soup`: the mean of runs' checkpoints, and what lies between it and the base."""
 
 import argparse
-import dataclasses
 import functools
 from argparse import Namespace
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from itx import restore, soup, storage
 from itx.analysis import plots
 from itx.commands.arguments import command
+from itx.config import changed
 from itx.data import lock as locks
 from itx.errors import UserError
 from itx.eval import evaluate, metrics, retention
@@ -23,8 +23,19 @@ GAIN = "instances"  # the group whose score says what tuning gained
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     option = command(parser, make_soup).add_argument
-    option("runs", nargs="+", metavar="RUN", help="run folders, or RUN/checkpoints/STEP")
-    option("--out", required=True, help="a new run folder; with several shares a folder of them")
+    option(
+        "runs",
+        nargs="+",
+        type=storage.local,
+        metavar="RUN",
+        help="run folders, or RUN/checkpoints/STEP",
+    )
+    option(
+        "--out",
+        required=True,
+        type=storage.local,
+        help="a new run folder; with several shares a folder of them",
+    )
     option("--weights", default="", help="one for each run, e.g. 1,2,1; default: all the same")
     option(
         "--with_base",
@@ -33,7 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="how much of the base is mixed in, 0 to 1; several between commas are scored, and "
         "give a curve of what is kept against what is gained",
     )
-    option("--cache_dir", help="where the curve's data are; default: the run's data.cache_dir")
+    option(
+        "--cache_dir",
+        type=storage.local,
+        help="where the curve's data are; default: the run's data.cache_dir",
+    )
     option(
         "--modules",
         default="",
@@ -116,8 +131,7 @@ def _curve(
     "kept": {text or group: value}}]}: each point scored as any run is."""
     config, lock = soup.plain(found[0]), found[0].lock
     cache = args.cache_dir or config.data.cache_dir
-    data = dataclasses.replace(config.data, cache_dir=cache)
-    config = dataclasses.replace(config, data=data)
+    config = changed(config, "data", cache_dir=cache)
     points = []
     for share, place in zip(base_shares, places, strict=True):
         run = RunFolder(place)

@@ -42,7 +42,9 @@ class Planned(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     with_recipe(command(parser, run_sweep))
-    parser.add_argument("--sweep_dir", help="default: runs/<config>-sweep[-quick]")
+    parser.add_argument(
+        "--sweep_dir", type=storage.local, help="default: runs/<config>-sweep[-quick]"
+    )
     parser.add_argument(
         "--dry-run", action="store_true", help="list the runs and which are done, and stop"
     )
