@@ -42,7 +42,7 @@ PEERS = {
     "peft.dora": "use_dora",
     "peft.dropout": "lora_dropout",
     "peft.length": "num_virtual_tokens prefix_length prompt_length",
-    "peft.method": "lora use_lora use_peft adapter finetuning_type peft_method peft_type",
+    "peft.method": "lora use_lora use_peft finetuning_type peft_method peft_type",
     "peft.rank": "lora_r lora_rank r",
     "peft.rslora": "use_rslora",
     "peft.targets": "lora_target lora_targets target_modules lora_target_modules",

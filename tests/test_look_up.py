@@ -8,7 +8,6 @@ import pytest
 
 from itx import cli, recipe
 from itx.commands import config as look_up
-from itx.commands import recipe_files
 from itx.config import KINDS, fields_by_name
 from tests.conftest import REPO
 
@@ -130,7 +129,3 @@ def test_mistakes_with_recipes(capfd, tmp_path, monkeypatch):
     )
     told = asked(capfd, tmp_path, "recipes", "cp", "quickstart", "mine", code=2)
     assert "a recipe is a Python file: mine.py" in told
-    told = asked(capfd, tmp_path, "train", "configs/quickstart.py", code=2)
-    assert "`itx recipes ls` lists itx's own" in told
-    monkeypatch.setattr(recipe_files.itx, "__file__", str(tmp_path / "itx" / "__init__.py"))
-    assert "no folder 'configs' here" in asked(capfd, tmp_path, "recipes", "ls", code=2)

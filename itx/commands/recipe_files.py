@@ -7,13 +7,10 @@ from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 
-import itx
-from itx import storage
+from itx import shipped, storage
 from itx.errors import UserError, did_you_mean
 from itx.eval.tables import console, table
 from itx.text import visible
-
-FOLDER = "configs"
 
 
 def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
@@ -63,12 +60,9 @@ def recipes_cp(args: Namespace) -> tuple[dict, int]:
 
 
 def recipes() -> dict[str, Path]:
-    """{name: file} of the recipes beside the package, or in a folder `configs` here."""
-    places = (Path(itx.__file__).parent.parent / FOLDER, Path(FOLDER))
-    folder = next((p for p in places if p.is_dir()), None)
-    if folder is None:
-        raise UserError(f"no folder {FOLDER!r} here: the recipes stand in a clone of itx")
-    return {f.stem: f for f in sorted(folder.glob("*.py")) if _is_recipe(f)}
+    """{name: file} of the recipes that come with itx."""
+    files = {name: shipped.RECIPES / f"{name}.py" for name in shipped.recipe_names()}
+    return {name: file for name, file in files.items() if _is_recipe(file)}
 
 
 def _is_recipe(file: Path) -> bool:
