@@ -542,7 +542,8 @@ def test_a_recipes_settings_of_another_method_give_way_to_the_command_line(tmp_p
     """Who asks a LoRA's recipe for a prefix has not typed its rank; a recipe that says a rank and
     no method means it."""
     fields = dataclasses.fields(PeftConfig)
-    assert [f.name for f in fields if not f.metadata["methods"]] == ["method"]
+    # an adapter says its method itself
+    assert [f.name for f in fields if not f.metadata["methods"]] == ["method", "adapter"]
     file = tmp_path / "recipe.py"
     lines = (
         "from itx.config import *\n"
