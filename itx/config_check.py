@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from itx import storage
 from itx.config import RunConfig, fields_by_name, flatten
-from itx.errors import UserError, did_you_mean
+from itx.errors import UserError, check_known, did_you_mean
 
 PATHS = (
     "data.root data.cache_dir data.vocab data.tfds_data_dir data.chat_template model.pretrained "
@@ -40,8 +40,7 @@ def check(config: RunConfig) -> None:
         if f.metadata["share"] and not 0 <= value < 1:
             raise UserError(f"{name}={value}: a share, at least 0 and below 1")
     for name in config.train.writers:
-        if name not in WRITERS:
-            raise UserError(f"train.writers={name}: no such service" + did_you_mean(name, WRITERS))
+        check_known(name, WRITERS, f"train.writers={name}: no such service")
     m = config.model
     if m.num_heads % m.num_kv_heads:
         raise UserError(

@@ -11,7 +11,7 @@ import dataclasses
 from pathlib import Path
 from typing import NamedTuple
 
-from itx import config_check, peft_start, recipe, storage
+from itx import config_check, peft_start, recipe, runs, storage
 from itx.config import ModelConfig, RunConfig, changed
 from itx.data.vocabulary import FILES, tokenizer_json
 from itx.errors import UserError, did_you_mean, download_hint
@@ -44,7 +44,7 @@ def find(name: str) -> Begin:
     folder = Path(name)
     if gguf_folder.is_gguf(folder) and folder.is_file():
         return Begin(gguf_folder.folder(folder))
-    run, step = RunFolder(folder), None
+    run = RunFolder(folder)
     ours = bool(run.steps())  # its config.json may be damaged: its checkpoints hold another
     if not ours and hf.is_folder(folder):
         return Begin(folder)
@@ -53,8 +53,7 @@ def find(name: str) -> Begin:
             f"{run.config_json} has neither a 'model_type', as Hugging Face's have, nor a run's "
             "'config'"
         )
-    if folder.parent.name == "checkpoints" and folder.name.isdigit():
-        run, step = RunFolder(folder.parents[1]), int(folder.name)
+    run, step = runs.named(folder)
     steps = run.steps()
     if step in steps if step is not None else steps:
         return Begin(folder, run, steps[-1] if step is None else step)

@@ -68,6 +68,14 @@ class RunFolder:
         return self.eval_dir(step) / "scores.json"
 
 
+def named(path: Path | str) -> tuple[RunFolder, int | None]:
+    """(run folder, step) of RUN/checkpoints/STEP; of any other path itself and None."""
+    folder = Path(path)
+    if folder.parent.name == "checkpoints" and folder.name.isdigit():
+        return RunFolder(folder.parents[1]), int(folder.name)
+    return RunFolder(folder), None
+
+
 def read_config(run: RunFolder) -> dict:
     """What config.json of a run folder holds, or a checkpoint's copy where it is lost or
     damaged."""

@@ -26,6 +26,16 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 MAX_IDLE_SECONDS = 24 * 3600
 
 
+# A file may change again within one tick of its file system's clock (2 s at worst) and keep its
+# times: what is remembered of a file by its `identity` must be older than this.
+MIN_AGE_SECONDS = 3.0
+
+
+def identity(file: os.stat_result) -> tuple[int, ...]:
+    """What changes when a file is written or replaced: its size, times and inode."""
+    return file.st_size, file.st_mtime_ns, file.st_ctime_ns, file.st_ino, file.st_dev
+
+
 def user_cache() -> Path:
     """This user's folder for what can be made again: $XDG_CACHE_HOME/itx, or ~/.cache/itx."""
     home = os.environ.get("XDG_CACHE_HOME", "")

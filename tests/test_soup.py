@@ -209,3 +209,20 @@ def test_a_curve_of_what_is_kept_against_what_is_gained(runs, tmp_path, capfd, m
     assert is_sum(out / "base-0.5", (0.5, one), (0.5, base))
     ours, theirs = values(out / "base-1"), values(base)
     assert all(np.allclose(ours[p], theirs[p]) for p in ours)
+
+
+def test_a_point_without_a_gain_is_not_drawn_at_zero(monkeypatch):
+    """The table shows "-" for it; a point at 0 would be a measurement."""
+    from itx.commands import soup as command
+
+    drawn = []
+    monkeypatch.setattr(
+        command.plots, "lines_with_points", lambda lines, *_, **more: drawn.append((lines, more))
+    )
+    points = [
+        {"base_share": 0.0, "run": "a", "gain": 0.5, "kept": {"books": 1.25}},
+        {"base_share": 1.0, "run": "b", "gain": None, "kept": {"books": 1.0}},
+    ]
+    command._picture({"gain": "instances", "kept": ["books"], "points": points})
+    ((lines, more),) = drawn
+    assert lines == {"share of the base": [(1.25, [0.5])]} and more["notes"] == ["0"]

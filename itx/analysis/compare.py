@@ -21,7 +21,7 @@ from itx.data import lock as locks
 from itx.data.types import Lock
 from itx.errors import UserError
 from itx.eval import averages, predictions, tables
-from itx.runs import RunFolder, open_run, read_config, read_lock, runs_inside
+from itx.runs import RunFolder, named, open_run, read_config, read_lock, runs_inside
 
 
 class Scored(NamedTuple):
@@ -75,11 +75,9 @@ def _opened(paths: list[str]) -> list[str]:
 
 def _scored(path: str) -> Scored:
     """A run (its newest scored step) or RUN/checkpoints/STEP; LeftOut where there is no score."""
-    folder, step = Path(path), None
-    if folder.parent.name == "checkpoints" and folder.name.isdigit():
-        folder, step = folder.parents[1], int(folder.name)
+    folder, step = named(path)
     try:
-        run = open_run(str(folder))
+        run = open_run(str(folder.path))
         about, lock = read_config(run), read_lock(run)
     except UserError as e:
         raise LeftOut(str(e)) from e
@@ -94,7 +92,7 @@ def _scored(path: str) -> Scored:
     step = steps[-1] if step is None else step
     keys = ("step", "split", "rows", "groups")
     scores = storage.read_object(run.scores_json(step), *keys)
-    name = path if folder == Path(path) else f"{folder}@{step}"
+    name = path if folder.path == Path(path) else f"{folder.path}@{step}"
     return Scored(name, run, step, about, lock, scores)
 
 

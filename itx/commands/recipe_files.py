@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from itx import shipped, storage
-from itx.errors import UserError, did_you_mean
+from itx.errors import UserError, check_known
 from itx.eval.tables import console, table
 from itx.text import visible
 
@@ -40,8 +40,7 @@ def recipes_ls(args: Namespace) -> tuple[list[dict], int]:
 def recipes_cp(args: Namespace) -> tuple[dict, int]:
     known = recipes()
     name = Path(args.name).name.removesuffix(".py")
-    if name not in known:
-        raise UserError(f"no recipe {args.name!r}" + did_you_mean(name, known))
+    check_known(name, known, f"no recipe {args.name!r}")
     to = Path(args.to)
     if to.is_dir():
         to = to / f"{name}.py"

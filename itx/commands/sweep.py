@@ -63,6 +63,7 @@ def run_sweep(args: Namespace) -> tuple[dict, int]:
         return {"runs": [p.point.name for p in plans], "done": list(done)}, 0
     failed: dict[str, str] = {}
     locks: dict[tuple, Path] = {}
+    facts = _write(folder, plans, done, failed)
     for number, p in enumerate(plans, 1):
         if p.point.name in done:
             continue
@@ -77,8 +78,7 @@ def run_sweep(args: Namespace) -> tuple[dict, int]:
         except (RunFailed, UserError) as e:
             failed[p.point.name] = str(e)
             print(visible(f"  failed: {e}"), file=sys.stderr, flush=True)
-        _write(folder, plans, done, failed)  # after each run: a look at any time
-    facts = _write(folder, plans, done, failed)
+        facts = _write(folder, plans, done, failed)  # after each run: a look at any time
     _print(facts, folder)
     return facts, 1 if failed else 0
 

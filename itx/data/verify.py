@@ -28,9 +28,6 @@ from itx.errors import UserError
 # Raise it when more is checked: what was found sound before is read again.
 VERIFY_VERSION = 1
 REBUILD = "`itx data build CONFIG` makes it again"
-# A file may change again within one tick of its file system's clock (2 s at worst) and keep its
-# times.
-MIN_AGE_SECONDS = 3.0
 CHAT = "chat_template.jinja"
 
 
@@ -185,8 +182,8 @@ def _contradiction(records: cache.Records, n: int, vocab_size: int | None) -> st
 
 def _identity(path: Path, vocab_size: int | None) -> str:
     """What changes when a file of the folder is written, replaced, added or removed."""
-    stats = [(p.name, p.stat()) for p in sorted(path.iterdir()) if p.is_file()]
-    files = [(n, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino, s.st_dev) for n, s in stats]
+    held = [p for p in sorted(path.iterdir()) if p.is_file()]
+    files = [(p.name, *storage.identity(p.stat())) for p in held]
     return json.dumps([VERIFY_VERSION, vocab_size, files])
 
 
@@ -206,7 +203,7 @@ def _remembered(path: Path) -> str | None:
 def _remember(path: Path, identity: str, vocab_size: int | None) -> None:
     """Keep what was found sound; where nothing can be kept it is found anew each time."""
     youngest = max(p.stat().st_ctime for p in path.iterdir())
-    if time.time() - youngest < MIN_AGE_SECONDS or _identity(path, vocab_size) != identity:
+    if time.time() - youngest < storage.MIN_AGE_SECONDS or _identity(path, vocab_size) != identity:
         return
     with contextlib.suppress(OSError, RuntimeError):
         note = _note(path)

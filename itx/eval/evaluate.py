@@ -180,21 +180,20 @@ def _rank(
     score.
     """
     every = [
-        (line, tuple(option_targets(line)))
+        (line, _asked(line, lock), tuple(option_targets(line)))
         for row in rows
         if row["primary"] == "rank" or not row["ablation"]
         for line in lines[row["name"]]
         if line["options"] and line["answer_index"] is not None
     ]
-    pairs = [(p, targets) for line, targets in every for p in (_asked(line), _neutral(line, lock))]
+    pairs = [(prompt, targets) for _, asked, targets in every for prompt in asked]
     distinct = list(dict.fromkeys(pairs))
     if not distinct:
         return
     answers = runner.rank(*_ranked_ids(distinct, vocabulary, lock))
     scores_of = dict(zip(distinct, answers, strict=True))
-    for line, targets in every:
-        scores = scores_of[_asked(line), targets]
-        neutral = scores_of[_neutral(line, lock), targets]
+    for line, asked, targets in every:
+        scores, neutral = (scores_of[prompt, targets] for prompt in asked)
         sums = [s["logprob"] for s in scores]
         sizes = [max(1, len(t.encode())) for t in targets]
         columns = {
@@ -218,17 +217,15 @@ def format_of(lock: Lock) -> PromptFormat:
 Asked = str | tuple[tuple[str, str], ...]
 
 
-def _asked(line: PredictionLine) -> Asked:
+def _asked(line: PredictionLine, lock: Lock) -> tuple[Asked, Asked]:
+    """A line's own prompt, and NEUTRAL in the same form."""
     if "messages" not in line:
-        return line["prompt"]
-    return tuple((m["role"], m["content"]) for m in line["messages"])
-
-
-def _neutral(line: PredictionLine, lock: Lock) -> Asked:
-    """NEUTRAL in the form of a line's own prompt."""
-    if "messages" not in line:
-        return NEUTRAL
-    return tuple((m["role"], m["content"]) for m in format_of(lock).messages(NEUTRAL))
+        return line["prompt"], NEUTRAL
+    own, neutral = (
+        tuple((m["role"], m["content"]) for m in messages)
+        for messages in (line["messages"], format_of(lock).messages(NEUTRAL))
+    )
+    return own, neutral
 
 
 def _ranked_ids(

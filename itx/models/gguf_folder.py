@@ -26,18 +26,16 @@ SUFFIX = ".gguf"
 POINTER = "gguf.json"  # {"file", "identity", "version", "files"}
 # Raise it when a file's folder comes out otherwise: it is derived anew then.
 DERIVED_VERSION = 1
-# A file may change again within one tick of its file system's clock (2 s at worst) and keep its
-# times.
-MIN_AGE_SECONDS = 3.0
 
 
 def is_gguf(path: Path) -> bool:
     """Whether a path is a GGUF file, by its content or, where there is none, its name."""
-    if not path.is_file():
-        return path.suffix.lower() == SUFFIX and not path.is_dir()
+    called_so = path.suffix.lower() == SUFFIX and not path.is_dir()
+    if called_so or not path.is_file():
+        return called_so
     with contextlib.suppress(OSError), open(path, "rb") as f:
-        return f.read(len(MAGIC)) == MAGIC or path.suffix.lower() == SUFFIX
-    return False
+        return f.read(len(MAGIC)) == MAGIC
+    return False  # what cannot be read and is not called so is told of as any other file
 
 
 def folder(path: Path) -> Path:
@@ -67,17 +65,16 @@ def folder(path: Path) -> Path:
 
 
 def _identity(file: Path) -> list[int]:
-    """What changes when a file is written or replaced."""
+    """`storage.identity`, as the pointer holds it; UserError where the file is not to be had."""
     try:
-        s = file.stat()
+        return list(storage.identity(file.stat()))
     except OSError as e:
         raise UserError(f"{file}: {e.strerror or e}") from e
-    return [s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino, s.st_dev]
 
 
 def _known(top: Path, file: Path, identity: list[int]) -> Path | None:
     """The folder that points to this very file, which need not be read then."""
-    if time.time() - identity[2] / 1e9 < MIN_AGE_SECONDS:
+    if time.time() - identity[2] / 1e9 < storage.MIN_AGE_SECONDS:
         return None
     for place in top.glob(f"*/{POINTER}"):
         held = _pointer(place.parent)

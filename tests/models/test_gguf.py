@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from gguf import GGMLQuantizationType as Kind
 
-from itx import pretrained
+from itx import pretrained, storage
 from itx.data.vocabulary import Vocabulary
 from itx.errors import UserError
 from itx.models import families, gguf, gguf_config, gguf_folder, hf
@@ -299,7 +299,7 @@ def test_the_folder_is_derived_once_and_follows_the_file(tmp_path, cache, monkey
     assert not (derived / hf.SINGLE).exists()  # no copy of the weights
     assert gguf_folder.source(derived) == file and pretrained.find(str(file)).place == str(file)
     os.utime(file, (1, 1))
-    monkeypatch.setattr(gguf_folder, "MIN_AGE_SECONDS", -1e9)
+    monkeypatch.setattr(storage, "MIN_AGE_SECONDS", -1e9)
     assert pretrained.find(str(file)).folder == derived
 
     def fail(*_):

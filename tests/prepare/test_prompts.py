@@ -201,7 +201,9 @@ def test_ranking_and_generation_read_what_training_read(tmp_path, task, name):
         "system": "",
         "exemplars_as": "turns",
     }
-    asked = [(evaluate._asked(line), tuple(evaluate.option_targets(line))) for line in lines]
+    asked = [
+        (evaluate._asked(line, lock)[0], tuple(evaluate.option_targets(line))) for line in lines
+    ]
     before, targets = evaluate._ranked_ids(asked, vocabulary, lock)
     for i, (line, record) in enumerate(zip(lines, records, strict=True)):
         (prompt, _), (target, _) = record
