@@ -125,7 +125,7 @@ def _compare(work: Work, sample: Sample, items: dict[str, Item]) -> None:
     lines = jobs.lines_of(bare, owners, rendered)
     now = {(line["id"], line["template"]): line for line in lines}
     for key, was in sample.items():
-        if difference := _difference(was, now.get(key), bool(work.variant.shots)):
+        if difference := _difference(was, now.get(key), work):
             raise UserError(
                 f"task {work.spec.name!r}: example {key[0]} is no longer what its cache holds "
                 f"({difference}), though nothing that the cache's key stands for has changed: its "
@@ -134,13 +134,15 @@ def _compare(work: Work, sample: Sample, items: dict[str, Item]) -> None:
             )
 
 
-def _difference(was: Line, now: Line | None, few_shot: bool) -> str:
+def _difference(was: Line, now: Line | None, work: Work) -> str:
     """What differs, in words; "" if nothing does."""
     if now is None:
         return f"its record gives no such example in template {was['template']}"
     for name in COMPARED:
         before, after = was[name], now[name]
-        if few_shot and name == "prompt" and before.endswith(after):
+        if work.shuffled and name == "target":  # another example's; its own are the references
+            continue
+        if work.variant.shots and name == "prompt" and before.endswith(after):
             continue
         if before != after:
             return f"{name} was {shown(before, MAX_SHOWN)}, is {shown(after, MAX_SHOWN)}"

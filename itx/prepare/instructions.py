@@ -43,7 +43,7 @@ def key(job: Job, spec: TaskSpec, settings: Settings) -> list[Any]:
     from; turns on what writes them."""
     d, how = settings.data, settings.prompt_format
     written: list[Any] = [chat.CHAT_VERSION, *how] if how.template else []
-    written += [d.targets] if d.targets != "own" and not job.crossed else []
+    written += [d.targets] if d.targets == "shuffled" and not job.crossed else []
     if not job.parsed.shots:
         return written
     train = sources.hashes(spec.source, "train", d.root, d.suite_seed)
@@ -95,19 +95,13 @@ def records(work: Work, items: list[Item], pool: Pool | None) -> Records:
     seed, most = work.settings.data.render_seed, work.settings.fewshot_tokens
     how = (work.job.rendering, seed, work.vocabulary, pool, most, work.settings.prompt_format)
     rendered, encoded = fewshot.render_all(work.spec, work.variant, pairs, *how)
-    owners = [item for item, _ in pairs]
-    if work.settings.data.targets == "shuffled" and not work.job.crossed:
-        rendered = exchanged(rendered, owners, seed)
-        how = work.settings.prompt_format
-        pairs_of = zip(rendered, owners, strict=True)
-        rendered = [render.put_to(how, r, work.where(i), work.vocabulary) for r, i in pairs_of]
-        encoded = render.encode(rendered, work.vocabulary)
-    return rendered, encoded, owners
+    return rendered, encoded, [item for item, _ in pairs]
 
 
-def exchanged(rendered: list[Rendered], owners: list[Item], seed: int) -> list[Rendered]:
-    """The renderings with their targets passed round among those in one template, in an order drawn
-    from the seed: none keeps its own unless it is alone."""
+def shuffled(work: Work, rendered: list[Rendered], owners: list[Item]) -> Records:
+    """Renderings with their targets passed round among those in one template, in an order drawn
+    from the render seed: none keeps its own unless it is alone."""
+    seed, how = work.settings.data.render_seed, work.settings.prompt_format
     order = sorted(
         range(len(rendered)),
         key=lambda i: (rendered[i].template, hashing.draw(seed, "targets", owners[i].id)),
@@ -116,8 +110,9 @@ def exchanged(rendered: list[Rendered], owners: list[Item], seed: int) -> list[R
     for _, group in itertools.groupby(order, key=lambda i: rendered[i].template):
         places = list(group)
         for i, other in zip(places, [*places[1:], places[0]], strict=True):
-            out[i] = dataclasses.replace(rendered[i], target=rendered[other].target)
-    return out
+            changed = dataclasses.replace(rendered[i], target=rendered[other].target)
+            out[i] = render.put_to(how, changed, work.where(owners[i]), work.vocabulary)
+    return out, render.encode(out, work.vocabulary), owners
 
 
 def shown(

@@ -268,6 +268,8 @@ def _rendered(
     parts, sample = [], []
     for first in range(0, max(1, len(items)), CHUNK):
         rendered, records, owners = records_of(work, items[first : first + CHUNK])
+        if work.shuffled:
+            rendered, records, owners = instructions.shuffled(work, rendered, owners)
         for r, record, item in zip(rendered, records, owners, strict=True):
             if not record[-1][0]:
                 raise UserError(f"{work.where(item)}: the target {r.target!r} has no tokens")

@@ -126,6 +126,12 @@ class Work:
     def variant(self) -> Variant:
         return self.job.parsed
 
+    @property
+    def shuffled(self) -> bool:
+        """Whether each of its examples gets another one's target (data.targets)."""
+        own = self.settings.data.targets == "own" or self.job.crossed
+        return self.spec.templated and not own
+
     def where(self, item: Item) -> str:
         """An example, for an error."""
         return f"task {self.spec.name!r}, example {item.id}"

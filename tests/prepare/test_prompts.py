@@ -15,7 +15,7 @@ from itx.data import lock as locks
 from itx.data.vocabulary import Vocabulary
 from itx.errors import UserError
 from itx.eval import evaluate
-from itx.prepare import jobs, types
+from itx.prepare import again, jobs, render, types
 from itx.tasks import instruction_task, jsonl, registry
 from itx.text_format import prompts
 from tests.conftest import REPO
@@ -280,3 +280,23 @@ def test_evaluation_keeps_its_targets(tmp_path, task):
         for split in ("train", "test")
     }
     assert (len(keys["train"]), len(keys["test"])) == (2, 1)
+
+
+def test_a_shuffled_cache_is_found_as_it_was_made(tmp_path, task, monkeypatch):
+    """A second build renders some of a cache's examples again: their own answers are compared, the
+    targets that were passed round are not."""
+    data = {"targets": "shuffled", "prompt_format": "chat"}
+    _, lines, vocabulary = built(tmp_path, "chatml", **data)
+    assert any(line["target"] not in line["references"] for line in lines)
+    where = {"root": str(tmp_path), "cache_dir": str(tmp_path / "cache")}
+    settings = job_settings(vocabulary.file, TEMPLATES["chatml"][0], **where, **data)
+    job = types.Job("yes_or_no", "train")
+    again.check([job], settings, vocabulary)
+    answers = render.answers
+    monkeypatch.setattr(
+        render,
+        "answers",
+        lambda spec, values, at: answers(spec, {**values, "answer": "нет"}, at),
+    )
+    with pytest.raises(UserError, match="references was .*да.*, is .*нет"):
+        again.check([job], settings, vocabulary)
