@@ -30,7 +30,7 @@ from itx.tasks.spec import MixtureSpec
 # Settings that shape no lock, as those whose names begin with max_ do not.
 _SHAPELESS = ("cache_dir", "workers", "root", "tfds_data_dir")
 # Settings that a lock holds as they are.
-_FROM_CONFIG = (
+HELD_AS_SET = (
     "mixture sequence_length target_length global_batch window_examples seed renderings weighting "
     "too_long".split()
 )
@@ -134,7 +134,7 @@ def _shape(plan: Plan) -> Lock:
             "size": vocabulary.size,
             "files": {p.name: hashing.file_sha256(p) for p in sorted(file.parent.iterdir())},
         },
-        **{key: getattr(d, key) for key in _FROM_CONFIG},
+        **{key: getattr(d, key) for key in HELD_AS_SET},
         "loss_positions": [d.target_length],
         "tasks": [],
         "evaluation": [],

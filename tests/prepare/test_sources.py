@@ -133,13 +133,13 @@ def test_missing_files_and_folders_name_what_is_there(tmp_path):
     assert (
         message.startswith("data.root: no folder ") and f"did you mean {tmp_path.name!r}" in message
     )
-    assert "set --data.root=FOLDER" in refused(jsonl({"train": "alpaca/train.jsonl"}), "")
+    assert "give --data.root=FOLDER" in refused(jsonl({"train": "alpaca/train.jsonl"}), "")
 
 
 def test_source_hash_meets_the_same_errors_before_any_reading(tmp_path):
     with pytest.raises(UserError, match="is not in data.root"):
         sources.source_hash(jsonl({"train": "a.jsonl"}), "train", str(tmp_path), 0)
-    with pytest.raises(UserError, match="set --data.root=FOLDER"):
+    with pytest.raises(UserError, match="give --data.root=FOLDER"):
         sources.source_hash(jsonl({"train": "a.jsonl"}), "train", "", 0)
 
 

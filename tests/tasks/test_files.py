@@ -391,7 +391,7 @@ def test_a_broken_row_reaches_the_user_through_the_task(tmp_path):
 
 
 def test_families_name_a_missing_root_folder_or_task(tmp_path, shared):
-    with pytest.raises(UserError, match="set --data.root=FOLDER"):
+    with pytest.raises(UserError, match="give --data.root=FOLDER"):
         registry.expand("ni.*", "")
     with pytest.raises(UserError, match=r"'natural_instructions/index.jsonl' is not in data.root"):
         registry.expand("ni.*", str(tmp_path))
