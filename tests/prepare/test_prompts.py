@@ -18,7 +18,7 @@ from itx.eval import evaluate
 from itx.prepare import again, jobs, render, types
 from itx.tasks import instruction_task, jsonl, registry
 from itx.text_format import prompts
-from tests.conftest import REPO
+from tests.conftest import REPO, need
 from tests.prepare.job_settings import job_settings
 
 GOLDEN = REPO / "tests" / "golden" / "hf" / "qwen3"
@@ -164,6 +164,42 @@ def test_a_record_has_the_ids_of_the_templates_own_text(tmp_path, task, name, sy
         end = vocabulary.model.tokenizer.encode("\n", add_special_tokens=False).ids
         ids = ids[: -len(end)] if text.endswith("\n") else ids
         assert ours == ids + [vocabulary.eos_id] * (name == "gemma")
+        compared += 1
+    assert compared == len(ROWS) - 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_record_has_the_ids_of_transformers(tmp_path, task, name):
+    """`apply_chat_template` of transformers itself, whose ids are the tokenizer's and Jinja's."""
+    need("transformers")
+    import transformers as tf
+
+    records, lines, vocabulary = built(tmp_path, name)
+    template, eos = TEMPLATES[name]
+    file = str(tmp_path / name / "tokenizer.json")
+    theirs = tf.PreTrainedTokenizerFast(tokenizer_file=file, eos_token=eos, bos_token="<s>")
+    first = vocabulary.model.tokenizer.token_to_id("<s>")
+    compared = 0
+    for record, line in zip(records, lines, strict=True):
+        if any(c in line["prompt"] for c in vocabulary.control):  # transformers takes them as such
+            continue
+        answer = {"role": "assistant", "content": line["target"]}
+        asked, whole = (
+            theirs.apply_chat_template(said, chat_template=template, return_dict=False, **how)
+            for said, how in (
+                (line["messages"], {"add_generation_prompt": True}),
+                ([*line["messages"], answer], {}),
+            )
+        )
+        ours = [*said(record), vocabulary.eos_id]
+        ours = [first] * (
+            whole[0] == first
+        ) + ours  # the layout puts BOS before a row, not a record
+        end = len(theirs.decode(whole)) - len(theirs.decode(whole).rstrip())
+        whole = whole[: len(whole) - end] + [vocabulary.eos_id] * (name == "gemma")
+        assert ours == whole
+        assert ours[: len(asked)] == asked
         compared += 1
     assert compared == len(ROWS) - 1
 
