@@ -16,7 +16,7 @@ os.environ.setdefault("EPATH_USE_TF", "false")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # its notice ignores the level above
 
-from itx import command_line, processes, shipped, storage, versions
+from itx import command_line, malloc, processes, shipped, storage, versions
 from itx.errors import UserError
 
 # Only the file of the command that was typed is imported: JAX takes a second, TensorFlow three.
@@ -82,6 +82,7 @@ def _run(words: list[str]) -> int:
 
 def run() -> NoReturn:
     """`main` as a process: a signal's exit code is not held up by threads that still work."""
+    malloc.start_with_huge_pages()
     try:
         code = main()
     except SystemExit as e:

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Write the README's table of a real model: SmolLM2-135M-Instruct before and after tuning, beside
+the control.
+
+    uv run itx recipes fetch smollm2
+    uv run python -m tests.smollm2_table FOLDER --dev                     the settings tried, on the
+                                                                          validation splits, seed 1
+    uv run python -m tests.smollm2_table FOLDER 201 202 203 --train       three fresh seeds on test
+    uv run python -m tests.smollm2_table FOLDER 201 202 203               the table from those runs
+
+FOLDER has the files of tasks/files.py, of which `c4_demo` tells what the model forgets (bits per
+byte). A seed is one of the suite, of the order and of the adapter. Of each seed the model is asked
+before tuning in three forms: in its own turns, in these with a system that asks for the answer
+alone, and behind four exemplars. It is then tuned twice, with equal steps: on the answers, and on
+the answers of other examples of the same task and wording (`data.targets=shuffled`), which teach
+form, brevity and the shares of labels alone.
+"""
+
+import argparse
+import json
+import subprocess
+from pathlib import Path
+
+from itx import storage
+from tests.readme_figures import REPO, put, seeds, spread, train
+
+RECIPE = "configs/smollm2_lora.py"
+TEXT = "c4_demo.lm"
+ANSWER_ONLY = "Reply with the answer alone: no explanation, no sentence."
+SHOTS = 4
+# what `--dev` tries: learning rates of the recipe
+RATES = (3e-4, 1e-3, 3e-3)
+COLUMNS = {
+    "zero-shot": "before",
+    "answer_only": "before, told to give the answer alone",
+    "shots": f"before, {SHOTS} exemplars",
+    "shuffled": "tuned on shuffled answers",
+    "tuned": "tuned",
+}
+Scores = dict[str, tuple[float, float]]  # {label of a group: (share right, chance)}
+
+
+def run_of(seed: int, kind: str) -> Path:
+    return REPO / "runs" / f"smollm2-{seed}{'' if kind == 'tuned' else '-' + kind}"
+
+
+def words(root: str, seed: int) -> list[str]:
+    return [RECIPE, *seeds(seed), f"--data.root={root}"]
+
+
+def make(root: str, seed: int) -> None:
+    """The runs of one seed, and its evaluation behind exemplars."""
+    tuned = run_of(seed, "tuned")
+    train([*words(root, seed), f"--eval.retention={TEXT}"], tuned)
+    shuffled = ["--data.targets=shuffled", "--eval.before=False", f"--eval.retention={TEXT}"]
+    train([*words(root, seed), *shuffled], run_of(seed, "shuffled"))
+    untrained = [f"--data.system={ANSWER_ONLY}", "--train.steps=0"]
+    train([*words(root, seed), *untrained], run_of(seed, "answer_only"))
+    command = ["uv", "run", "itx", "eval", str(tuned.relative_to(REPO)), "--step=0"]
+    subprocess.run(
+        [*command, f"--shots={SHOTS}", "--json", tuned / "shots.json"], cwd=REPO, check=True
+    )
+
+
+def scores_of(groups: list[dict]) -> Scores:
+    from itx.eval import tables
+
+    return {tables.label(g["group"], g["kind"]): (g["score"], g["chance"]) for g in groups}
+
+
+def scores(seed: int, column: str) -> Scores:
+    if column == "shots":
+        held = json.loads((run_of(seed, "tuned") / "shots.json").read_text())
+        return scores_of(held["settings"][str(SHOTS)]["groups"])
+    run = run_of(seed, {"zero-shot": "tuned"}.get(column, column))
+    when = "before" if column == "zero-shot" else "after"
+    groups = json.loads((run / "report.json").read_text())["groups"]
+    return scores_of([{**g, **g[when]} for g in groups])
+
+
+def kept(seed: int, column: str) -> float | None:
+    """Bits per byte of plain text; None where it was not measured."""
+    if column not in ("zero-shot", "shuffled", "tuned"):
+        return None
+    report = json.loads(
+        (run_of(seed, column.replace("zero-shot", "tuned")) / "report.json").read_text()
+    )
+    when = "before" if column == "zero-shot" else "after"
+    return report["retention"][when][TEXT]["bits_per_byte"]
+
+
+def table(numbers: list[int]) -> str:
+    """A row per group of evaluation rows, a column per form: share right, mean (range) over the
+    seeds."""
+    found = {c: [scores(seed, c) for seed in numbers] for c in COLUMNS}
+    rows = [["", "chance", *COLUMNS.values()], ["---"] * (len(COLUMNS) + 2)]
+    for label in found["tuned"][0]:
+        cells = [[s[label][0] for s in own if label in s] for own in found.values()]
+        chance = sum(s[label][1] for s in found["tuned"]) / len(numbers)
+        rows.append([label, f"{chance:.2f}", *(spread(c) if c else "" for c in cells)])
+    lost = [[v for seed in numbers if (v := kept(seed, c)) is not None] for c in COLUMNS]
+    rows.append([f"bits per byte of `{TEXT}`", "", *(spread(v, 3) if v else "" for v in lost)])
+    taken = [float((run_of(seed, "tuned") / "seconds.txt").read_text()) for seed in numbers]
+    rows.append(
+        ["seconds, all in all", *[""] * len(COLUMNS), f"{min(taken):.0f} to {max(taken):.0f}"]
+    )
+    return "\n".join("| " + " | ".join(r) + " |" for r in rows)
+
+
+def dev(root: str) -> None:
+    """Each rate on the validation splits of seed 1; `dev.json` beside this file's benchmarks."""
+    found = {}
+    for rate in RATES:
+        run = run_of(1, f"dev-{rate:g}")
+        more = [f"--optim.learning_rate={rate}", "--eval.split=validation", "--eval.before=False"]
+        train([*words(root, 1), *more, f"--eval.retention={TEXT}"], run)
+        report = json.loads((run / "report.json").read_text())
+        groups = scores_of([{**g, **g["after"]} for g in report["groups"]])
+        text = report["retention"]["after"][TEXT]["bits_per_byte"]
+        found[f"{rate:g}"] = {"scores": groups, TEXT: text}
+        print(rate, found[f"{rate:g}"], flush=True)
+    storage.write_json(REPO / "tests" / "benchmarks" / "smollm2_dev.json", found)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("root")
+    parser.add_argument("seeds", nargs="*", type=int)
+    parser.add_argument("--train", action="store_true")
+    parser.add_argument("--dev", action="store_true")
+    args = parser.parse_args()
+    if args.dev:
+        dev(args.root)
+    if args.train:
+        for seed in args.seeds:
+            make(args.root, seed)
+    if args.seeds:
+        numbers = " ".join(map(str, args.seeds))
+        command = f"uv run python -m tests.smollm2_table FOLDER {numbers} --train"
+        put("smollm2", command, table(args.seeds) + "\n")
+
+
+if __name__ == "__main__":
+    main()
