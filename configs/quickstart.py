@@ -16,7 +16,7 @@ def get_config(quick: bool = False) -> RunConfig:
     return RunConfig(
         model=presets.quickstart_decoder(),
         data=DataConfig(
-            mixture="toy_train",
+            mixture="toy_quick" if quick else "toy_train",
             vocab_size=1024,
             sequence_length=128,
             target_length=48,

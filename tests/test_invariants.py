@@ -207,7 +207,7 @@ def test_7_the_training_process_imported_neither_tensorflow_nor_seqio(quickstart
 
 
 def test_8_every_record_read_is_used_or_counted(lock, desk):
-    assert len(lock["tasks"]) >= 30
+    assert len(lock["tasks"]) >= 15
     for task in lock["tasks"]:
         audit = task["audit"]
         assert audit["read"] == audit["kept"] + sum(audit["skipped"].values()) > 1000
@@ -303,4 +303,4 @@ def test_2_a_killed_run_goes_on_bit_for_bit(quickstart, desk):
     a, b = parameters(again), parameters(quickstart)
     assert a.keys() == b.keys() and all(a[k].tobytes() == b[k].tobytes() for k in a)
     meta = json.loads(next((again / "checkpoints" / "20" / "meta").rglob("metadata")).read_text())
-    assert meta["about"]["config"]["data"]["mixture"] == "toy_train" and meta["lock"]["tasks"]
+    assert meta["about"]["config"]["data"]["mixture"] == "toy_quick" and meta["lock"]["tasks"]

@@ -68,6 +68,7 @@ def test_a_command_runs(command, quickstart, desk):
     succeeds(command, desk)
 
 
+@pytest.mark.slow  # minutes: the build of a whole folder of real data
 @pytest.mark.parametrize("command", REAL)
 def test_a_command_on_real_data_runs(command, shared, desk):
     succeeds(command.replace("FOLDER", str(shared)), desk)

@@ -148,6 +148,7 @@ SLOW = {
     "gemma3_4b_prefix",
     "flan_t5_base",
     "flan_t5_xl",
+    "flan_t5_xl_lora",
     "llama3_8b",
     "llama3_8b_lora",
     "qwen3_4b",
