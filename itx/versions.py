@@ -17,16 +17,17 @@ LIBRARIES = (
 
 def versions() -> dict[str, str]:
     """{"python": "3.12.3", "jax": …}"""
-    return {"python": sys.version.split()[0], **{name: _version(name) for name in LIBRARIES}}
+    return {"python": sys.version.split()[0], **{name: version_of(name) for name in LIBRARIES}}
 
 
 def in_a_line() -> str:
     """What `itx --version` prints: of the package, the code, Python and JAX."""
     of = versions()
-    return f"itx {_version('itx')}, code {code_version()}, Python {of['python']}, JAX {of['jax']}"
+    return f"itx {version_of('itx')}, code {code_version()}, Python {of['python']}, JAX {of['jax']}"
 
 
-def _version(name: str) -> str:
+def version_of(name: str) -> str:
+    """The version of an installed package, or "absent"."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
@@ -47,7 +48,7 @@ def code_version() -> str:
         if not git("status", "--porcelain", "--", "."):
             return name
     except (OSError, subprocess.CalledProcessError):
-        name = _version("itx")
+        name = version_of("itx")
     return f"{'unknown' if name == 'absent' else name}+{_sources(package)}"
 
 

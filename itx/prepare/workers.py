@@ -3,6 +3,7 @@
 
 import concurrent.futures
 import contextlib
+import json
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator
@@ -11,16 +12,19 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from itx import processes
+from itx import hashing, processes, storage
 from itx.data.vocabulary import Vocabulary
 from itx.errors import UserError
 from itx.prepare import again, hits, jobs
 from itx.prepare.jobs import Made
+from itx.prepare.members import nested
 from itx.prepare.types import Job, Settings
-from itx.tasks import names, registry
+from itx.tasks import names, registry, resolve
+from itx.versions import version_of
 
 Progress = Callable[[str, int, int], None]  # what is done, how much of it, of how much
 Rates = dict[str, float]  # {variant: share of the examples}
+RATES_VERSION = 1  # raise it where seqio_bridge.py mixes otherwise
 
 
 def no_progress(*_: Any) -> None:
@@ -111,16 +115,49 @@ def make(todo: list[Job], settings: Settings, workers: int) -> dict[Job, Made]:
         return make_all(executor, todo, settings, vocabulary, no_progress)
 
 
+def _answer_file(mixtures: list[str], root: str) -> Path:
+    """Where SeqIO's last answer about mixtures of ours is kept: it follows from what they are, and
+    from the numbers of examples, which stand in the file."""
+    specs = [registry.MIXTURES[name] for m in mixtures for name in nested(m, root)]
+    asked = [(repr(spec), resolve.members(spec, root)) for spec in specs]
+    about = [RATES_VERSION, version_of("seqio"), mixtures, asked]
+    return storage.user_cache() / "rates" / f"{hashing.digest(json.dumps(about))}.json"
+
+
 @contextlib.contextmanager
 def seqio_rates(
     mixtures: list[str], settings: Settings
 ) -> Iterator[Callable[[dict[str, int]], list[Rates]]]:
-    """A process that registers the mixtures in SeqIO; gives a function from {task: training
-    examples} to the rates of each mixture.
+    """Gives a function from {task: training examples} to the rates of each mixture, as SeqIO mixes
+    them.
 
-    Importing SeqIO takes as long as a small build, hence beside it; and as a process it can be
-    ended at once, so that a mistake in the data is told within a second or two.
+    Importing SeqIO takes as long as a small build, hence its answer is kept, and a process asks it
+    where the mixtures or the numbers of examples are others than last time.
     """
+    file, held = _answer_file(mixtures, settings.data.root), {}
+    with contextlib.suppress(OSError, UserError):  # what cannot be read is asked for again
+        held = storage.read_object(file, "examples", "rates", absent={})
+    with contextlib.ExitStack() as stack:
+        # beside the cache's making, where it is likely to be needed
+        ask = None if held else stack.enter_context(_asking(mixtures, settings))
+
+        def rates(examples: dict[str, int]) -> list[Rates]:
+            if held and held["examples"] == examples:
+                return held["rates"]
+            answer = (ask or stack.enter_context(_asking(mixtures, settings)))(examples)
+            with contextlib.suppress(OSError):  # a home that cannot be written
+                storage.write_json(file, {"examples": examples, "rates": answer})
+            return answer
+
+        yield rates
+
+
+@contextlib.contextmanager
+def _asking(
+    mixtures: list[str], settings: Settings
+) -> Iterator[Callable[[dict[str, int]], list[Rates]]]:
+    """A process that registers the mixtures in SeqIO, and what asks it for rates. As a process it
+    can be ended at once, so that a mistake in the data is told within a second or two."""
     with processes.without_sigint(workers=True):
         process, own_end = processes.child(_serve_rates, mixtures, settings)
 

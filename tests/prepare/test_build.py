@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The build: everything read is accounted for, nothing leaks, what exists is not made again."""
 
+import contextlib
 import dataclasses
 from collections import Counter
 
@@ -338,6 +339,37 @@ def test_a_second_build_makes_nothing_and_needs_no_seqio(sample_cache, tmp_path)
     (tmp_path / "seqio.py").write_text("raise ImportError('SeqIO must not be imported')")
     samples.itx("data", "build", recipe, PYTHONPATH=str(tmp_path))
     assert {p: p.stat().st_mtime_ns for p in sample_cache.rglob("*")} == before
+
+
+def test_seqio_is_asked_once_about_the_same_mixture_and_numbers(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    asked = []
+
+    @contextlib.contextmanager
+    def asking(mixtures, settings):
+        asked.append(list(mixtures))
+        yield lambda examples: [{n: 1 / len(examples) for n in examples} for _ in mixtures]
+
+    monkeypatch.setattr(processes, "_asking", asking)
+
+    def rates(mixture, **examples):
+        with processes.seqio_rates([mixture], job_settings()) as answer:
+            return answer(examples)
+
+    first = rates("sample_mix", a=3, b=3, c=4)
+    assert first == rates("sample_mix", a=3, b=3, c=4) == [dict.fromkeys("abc", 1 / 3)]
+    assert asked == [["sample_mix"]]
+    rates("sample_held", a=3, b=3, c=4)
+    assert rates("sample_mix", a=3, b=5) == [dict.fromkeys("ab", 1 / 2)]  # other numbers
+    spec = registry.MIXTURES["sample_mix"]
+    monkeypatch.setitem(
+        registry.MIXTURES, "sample_mix", dataclasses.replace(spec, temperature=spec.temperature + 1)
+    )
+    rates("sample_mix", a=3, b=5)
+    assert asked == [["sample_mix"], ["sample_held"], ["sample_mix"], ["sample_mix"]]
+    for file in (tmp_path / "itx" / "rates").iterdir():  # a damaged answer is asked for again
+        file.write_text("{")
+    assert rates("sample_mix", a=3, b=5) == [dict.fromkeys("ab", 1 / 2)] and len(asked) == 5
 
 
 def test_relations_are_named():
