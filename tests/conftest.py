@@ -15,14 +15,15 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
 # Some machines set it: then each of the suite's many processes compiles the sources of SeqIO,
 # TensorFlow and JAX anew
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-# which cache folders were verified is remembered there: not in the home of whoever runs the tests
-os.environ["XDG_CACHE_HOME"] = str(
-    Path(__file__).resolve().parent.parent / ".pytest_cache" / "home"
-)
+# what itx remembers of a user is there: not in the home of whoever runs the tests
+os.environ["XDG_CACHE_HOME"] = str(Path(__file__).resolve().parents[1] / ".pytest_cache" / "home")
+# a program is compiled once for all tests, and the commands that they run
+os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ["XDG_CACHE_HOME"] + "/xla"
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import pytest
 
-REPO = Path(__file__).resolve().parent.parent
+REPO = Path(__file__).resolve().parents[1]
 SHARED = REPO.parent / "shared" / "data"
 
 

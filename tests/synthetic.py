@@ -2,11 +2,9 @@
 """Small random examples and their batches, packed or not, for tests of the model and the
 trainer."""
 
-import contextlib
 import dataclasses
 from pathlib import Path
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 
@@ -15,22 +13,6 @@ from itx.config import DataConfig, MeshConfig, RunConfig, TrainConfig
 from itx.eval.runner import Runner
 from itx.params import Params
 from tests import tiny
-
-
-@contextlib.contextmanager
-def compilation_cache(folder: Path):
-    """Inside, the same program is compiled once."""
-    settings = {
-        "jax_compilation_cache_dir": str(folder),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-    }
-    old = {k: jax.config._read(k) for k in settings}
-    for k, v in settings.items():
-        jax.config.update(k, v)
-    yield
-    for k, v in old.items():
-        jax.config.update(k, v)
-
 
 VOCAB, BOS, EOS = 61, 0, 1
 Example = tuple[list[int], list[int], int]  # prompt, target without EOS, task

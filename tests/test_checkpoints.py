@@ -50,9 +50,8 @@ def fit(folder):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A finished run, and the state that it ended with."""
-    with synthetic.compilation_cache(tmp_path_factory.mktemp("xla")):
-        folder = tmp_path_factory.mktemp("trained")
-        yield folder, fit(synthetic.Folder(folder))
+    folder = tmp_path_factory.mktemp("trained")
+    yield folder, fit(synthetic.Folder(folder))
     gc.collect()  # here, where Orbax may drop them, and not within another file's tests
 
 

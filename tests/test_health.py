@@ -7,7 +7,6 @@ import signal
 
 import jax
 import numpy as np
-import pytest
 
 from itx import checkpoint, train
 from itx import mesh as meshes
@@ -15,12 +14,6 @@ from itx.config import MeshConfig
 from tests import synthetic
 
 LOCK = synthetic.lock()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compile_once(tmp_path_factory):
-    with synthetic.compilation_cache(tmp_path_factory.mktemp("xla")):
-        yield
 
 
 def config(steps, **more):

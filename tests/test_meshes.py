@@ -35,13 +35,6 @@ PAIRWISE = [
 REST = [case for case in itertools.product(MODELS, ALL, MESHES) if case not in PAIRWISE]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compile_once(tmp_path_factory):
-    """The same program is compiled once for the whole file."""
-    with synthetic.compilation_cache(tmp_path_factory.mktemp("xla")):
-        yield
-
-
 def mesh_of(sizes: tuple[int, int], data: int = 1):
     fsdp, tensor = sizes
     return meshes.make_mesh(

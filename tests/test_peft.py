@@ -185,13 +185,6 @@ def test_rows_of_blocks_see_a_prefix_too(monkeypatch):
 # ---- training
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compile_once(tmp_path_factory):
-    """The same program is compiled once for the whole file."""
-    with synthetic.compilation_cache(tmp_path_factory.mktemp("xla")):
-        yield
-
-
 def gradient(name: str, method: str, batches: list[dict]) -> list[tuple]:
     """({sums of the loss}, {path: gradient}) of a moved adapter for each batch, by one program."""
     model = moved(adapted(name, method))

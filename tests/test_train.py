@@ -24,13 +24,6 @@ LOCK = synthetic.lock()
 NAMES = ["decoder", "t5"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compile_once(tmp_path_factory):
-    """The same program is compiled once for the whole file."""
-    with synthetic.compilation_cache(tmp_path_factory.mktemp("xla")):
-        yield
-
-
 def mesh_of(devices: int = 1, **sizes):
     return meshes.make_mesh(MeshConfig(**sizes), jax.devices()[:devices])
 
