@@ -11,7 +11,7 @@ import dataclasses
 from pathlib import Path
 from typing import NamedTuple
 
-from itx import config_check, peft_start, recipe, runs, storage
+from itx import config_check, peft_files, peft_start, recipe, runs, storage
 from itx.config import ModelConfig, RunConfig, changed
 from itx.data.vocabulary import FILES, tokenizer_json
 from itx.errors import UserError, did_you_mean, download_hint
@@ -80,6 +80,43 @@ def untrained(name: str) -> Begin | None:
     imported = run.steps() == [0] and not run.lock_json.is_file()
     theirs = gguf_folder.is_gguf(folder) or not run.steps() and hf.is_folder(folder)
     return find(name) if imported or theirs else None
+
+
+class Asked(NamedTuple):
+    """What a command asks: the path of a model, and of an adapter over it, "" for none."""
+
+    model: str
+    adapter: str = ""
+
+
+def asked(name: str, base: str = "") -> Asked:
+    """The model that a path names; of an adapter's folder the base that its adapter_config.json
+    names, or that `--base` does. UserError where neither is there."""
+    folder = Path(name)
+    file = folder / peft_files.CONFIG
+    if not file.is_file() or RunFolder(folder).is_begun() or hf.is_folder(folder):
+        if base:
+            raise UserError(f"--base={base} is the base of an adapter, and {name} is none")
+        return Asked(name)
+    try:
+        named = base or storage.read_json(file)["base_model_name_or_path"]
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise UserError(
+            f"{file} names no base_model_name_or_path ({type(e).__name__}: {e}); --base=FOLDER "
+            "says where the base lies"
+        ) from e
+    if not isinstance(named, str) or not Path(named).exists():
+        where = f"--base={base}" if base else f"{file}: its base {named!r}"
+        hint = "" if base else "; --base=FOLDER says where it lies"
+        raise UserError(f"{where} is no path that exists{hint}")
+    return Asked(named, name)
+
+
+def context(begin: Begin) -> int:
+    """The most tokens that a model's config.json says it takes; 0 where it does not say."""
+    values = hf.read_config(begin.run.pretrained if begin.run else begin.folder)
+    length = families.text_config(values).get("max_position_embeddings")
+    return length if type(length) is int and length > 0 else 0
 
 
 def vocabulary_file(begin: Begin) -> Path:

@@ -72,6 +72,21 @@ def file_of(plan: Plan) -> Path:
     return Path(config.data.cache_dir) / "locks" / name
 
 
+def untrained(plan: Plan) -> Lock:
+    """The lock of a model that is scored without being trained: no task, and no row yet."""
+    return _shape(plan) | _turns(plan)
+
+
+def _turns(plan: Plan, conversations: bool = False) -> dict[str, Any]:
+    """What a lock holds of a chat template, where prompts or conversations pass through it."""
+    d = plan.config.data
+    as_chat = d.prompt_format == "chat"
+    held = {"chat": plan.settings.chat_template} if as_chat or conversations else {}
+    if as_chat:
+        held |= {k: getattr(d, k) for k in ("prompt_format", "system", "exemplars_as")}
+    return held
+
+
 def make(plan: Plan, shares: list[Rates], made: dict[Job, Made]) -> Lock:
     """The lock of what was made; shares: the rates of each phase."""
     config, d = plan.config, plan.config.data
@@ -84,11 +99,7 @@ def make(plan: Plan, shares: list[Rates], made: dict[Job, Made]) -> Lock:
             lock["tasks"].append(task_entry(name, rate, folders, lock, d))
     trained = {t["task"] for t in lock["tasks"]}
     # `itx generate` is to ask as the run was trained.
-    as_chat = d.prompt_format == "chat"
-    if as_chat or any(spec.chat for name, spec in registry.TASKS.items() if name in trained):
-        lock["chat"] = plan.settings.chat_template
-    if as_chat:
-        lock |= {k: getattr(d, k) for k in ("prompt_format", "system", "exemplars_as")}
+    lock |= _turns(plan, any(s.chat for name, s in registry.TASKS.items() if name in trained))
     if d.targets != "own":
         lock["targets"] = d.targets
     if d.replay:
