@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import get_args
 
 from itx import config as configs
-from itx import peft_files, pretrained, restore
+from itx import hub, peft_files, pretrained, restore
 from itx.commands import unbuilt
 from itx.commands.arguments import BASE, command
 from itx.commands.building import further_in_subprocess
-from itx.config import EvalConfig, ModelConfig, RunConfig
+from itx.config import DataConfig, EvalConfig, ModelConfig, RunConfig
 from itx.data.types import EvalRow, Lock
 from itx.errors import UserError, check_known
 from itx.eval import evaluate, metrics, tables
@@ -91,6 +91,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def evaluate_run(args: Namespace) -> tuple[dict, int]:
     modules = tuple(filter(None, args.modules.split(",")))
     metrics.trust(modules)
+    hub.keep_in(args.cache_dir or DataConfig().cache_dir)
     asked = pretrained.asked(args.run, args.base)
     named = list(args.adapter or ())
     adapters = list(dict.fromkeys([*filter(None, [asked.adapter]), *named]))
@@ -140,6 +141,7 @@ def _evaluate_of_run(
     given = {k: v for k in ("cache_dir", "root") if (v := getattr(args, k))}
     config = configs.changed(config, "data", **given)
     lock = read_lock(run)
+    hub.use(lock.get("hub", {}))
     if not Path(config.data.cache_dir).is_dir():
         raise UserError(
             f"no folder {config.data.cache_dir!r}, where the run's data are; give --cache_dir"

@@ -17,7 +17,7 @@ import dataclasses
 import sys
 from typing import Any
 
-from itx import processes, storage
+from itx import hub, processes, storage
 from itx.config import RunConfig, from_dict
 from itx.data.vocabulary import Vocabulary
 from itx.errors import UserError, did_you_mean
@@ -101,6 +101,7 @@ def _impossible(spec: TaskSpec, variant: names.Variant, split: str) -> str:
 def make(request: dict[str, Any]) -> dict[str, Any]:
     """The answer to a request; folders that are not in the cache are built."""
     config = from_dict(request["config"])
+    hub.keep_in(config.data.cache_dir)
     registry.load_modules(config.data.modules)
     vocab = request["vocab"] or build.vocabulary_file(config, [])
     settings = jobs.settings_of(config, vocab)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from itx import hashing
+from itx import hashing, hub
 from itx.config import DataConfig
 from itx.data import cache, packing
 from itx.data import lock as locks
@@ -65,6 +65,8 @@ def file_of(plan: Plan) -> Path:
     ]
     if config.data.prompt_format == "chat" or any(spec.chat for spec in specs.values()):
         parts.append(settings.chat_template)  # the lock holds it
+    if pins := hub.used():
+        parts.append(pins)
     # The lock says why no text is measured, which depends on the files that are there.
     if config.model.pretrained:
         parts.append(evaluation.default_text(config, plan.members)[1])
@@ -150,6 +152,7 @@ def _shape(plan: Plan) -> Lock:
         "tasks": [],
         "evaluation": [],
         "holdout": [],
+        **({"hub": pins} if (pins := hub.used()) else {}),
     }
 
 
