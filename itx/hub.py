@@ -56,15 +56,14 @@ class Repo(NamedTuple):
         return bool(re.fullmatch(COMMIT, self.revision))
 
     @property
-    def download(self) -> str:
-        """The command that gets it without us."""
-        kind = " --repo-type dataset" if self.kind == "dataset" else ""
+    def remedy(self) -> str:
+        """How to get it by Hugging Face's own command."""
         at = f" --revision {self.revision}" if self.revision else ""
-        return f"hf download {self.name}{kind}{at} --local-dir {self.local}"
-
-    @property
-    def local(self) -> str:
-        return f"{'checkpoints' if self.kind == 'model' else 'data'}/{self.name.split('/')[1]}"
+        if self.kind == "dataset":
+            command = f"hf download {self.name} --repo-type dataset{at}"
+            return f"`{command}` puts it where it is found by this name"
+        local = f"checkpoints/{self.name.partition('/')[2]}"
+        return f"`hf download {self.name}{at} --local-dir {local}` gets it: then give {local}"
 
     def __str__(self) -> str:
         return f"{self.name}@{self.revision}" if self.revision else self.name
@@ -153,7 +152,8 @@ def folder(name: str, kind: str = "model", choose: Choose | None = None) -> tupl
         if (place := _cached(repo)) is None:
             raise
         # what was fetched by Hugging Face's own command, and of which nobody says that it is whole
-        return place, choose(sorted(str(p.relative_to(place)) for p in place.rglob("*")))
+        there = sorted(p for p in place.rglob("*") if p.is_file())
+        return place, choose([str(p.relative_to(place)) for p in there])
     both = sorted({*held["files"], *files}) if held["folder"] == str(place) else files
     note.parent.mkdir(parents=True, exist_ok=True)
     facts = {"folder": str(place), "listed": listed, "files": both}
@@ -231,5 +231,5 @@ def _asking(repo: Repo) -> Iterator[Any]:
             why = f"{type(e).__name__}: {' '.join(str(e).split())[:160]}"
         raise UserError(
             f"{repo}: no such path, and the Hugging Face hub gives no {repo.kind} of that name "
-            f"({why}); where there is a network, `{repo.download}` gets it: then give {repo.local}"
+            f"({why}); where there is a network, {repo.remedy}"
         ) from e

@@ -10,8 +10,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-import huggingface_hub
 import pytest
+from huggingface_hub import constants, snapshot_download
 
 from itx import cli, hub, pretrained
 from itx.config import DataConfig, EvalConfig, RunConfig, to_dict
@@ -44,8 +44,11 @@ def there(server, tmp_path, monkeypatch):
     files |= {"modeling_qwen.py": b"raise SystemExit", "pytorch_model.bin": b"\x80\x04."}
     files |= {"consolidated.safetensors": b"the same again", "onnx/config.json": b"{}"}
     held.repos = {"models": {"Us/Qwen": files}, "datasets": {}}
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", address)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    # what HF_ENDPOINT says, which is read when the library is imported
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    to = f"{address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", to)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for name in (hub.PINS, hub.PINS_FILE):
         monkeypatch.setenv(name, "")  # and so it is put back afterwards
@@ -115,7 +118,7 @@ def test_a_model_of_pickles_is_refused(there):
 def test_without_a_network_or_the_extra_the_command_is_told(there, monkeypatch, capfd):
     line = "`hf download Us/Qwen --local-dir checkpoints/Qwen` gets it: then give checkpoints/Qwen"
     with monkeypatch.context() as patch:
-        patch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+        patch.setattr(constants, "HF_HUB_OFFLINE", True)
         for words in (["generate", "Us/Qwen"], ["eval", "Us/Qwen", "--tasks", "x"]):
             assert cli.main(words) == 2
             told = capfd.readouterr().err
@@ -128,12 +131,10 @@ def test_without_a_network_or_the_extra_the_command_is_told(there, monkeypatch, 
     with pytest.raises(UserError, match="Us/Qwne: no such path.*RepositoryNotFoundError"):
         pretrained.find("Us/Qwne")
     # what Hugging Face's own command had fetched serves without a network
-    monkeypatch.setattr(hub.storage, "user_cache", lambda: Path("another"))
-    begin = pretrained.find("Us/Qwen")
-    forget(monkeypatch)
-    shutil.rmtree("another")
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    assert pretrained.find("Us/Qwen") == begin
+    folder = snapshot_download("Us/Qwen")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert pretrained.find("Us/Qwen").folder == Path(folder)
+    assert "no answer of the hub; what is in" in capfd.readouterr().err
 
 
 SUMS = {
@@ -166,6 +167,7 @@ def test_a_data_set_of_the_hub_is_a_source(there, monkeypatch):
         yield concurrent.futures.ThreadPoolExecutor(1)
 
     monkeypatch.setattr(workers, "pool", threads)
+    forget(monkeypatch)
     data = DataConfig(modules=("tests.hub_tasks",), cache_dir="cache", vocab="bytes")
     request = {"config": to_dict(RunConfig(data=data, eval=EvalConfig())), "vocab": ""}
     request |= {

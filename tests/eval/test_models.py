@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from flax import nnx
+from huggingface_hub import constants
 from safetensors.numpy import load_file
 
 from itx import cli, peft, peft_files, pretrained, restore, storage
@@ -45,6 +46,7 @@ def desk(tmp_path_factory) -> Path:
 def ask(desk, monkeypatch, capfd):
     """`itx eval` in that folder; the rows are built in this process, unless `build` is told."""
     monkeypatch.chdir(desk)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
 
     @contextlib.contextmanager
     def threads(count):
@@ -96,7 +98,7 @@ def test_a_model_is_scored_without_a_run(desk, ask, monkeypatch):
 
 
 def test_an_adapter_is_scored_over_its_base(ask, monkeypatch):
-    told = "its base 'Qwen/Qwen3-0.6B' is no path that exists; --base=FOLDER says where it lies"
+    told = "names its base; --base=FOLDER says where it lies: Qwen/Qwen3-0.6B: no such path, and"
     assert told in ask("lora", "--tasks", "sample_first", code=2)
     facts = ask("lora", "--base", "qwen", "--tasks", "sample_first")
     assert facts["folder"] == "runs/eval-lora" and facts["step"].startswith("lora-")
