@@ -164,6 +164,12 @@ def write(
         }
     )
     storage.write_json(run.config_json, about)
+    keep_data(run, config, lock)
+    return about
+
+
+def keep_data(run: RunFolder, config: RunConfig, lock: Lock) -> None:
+    """Write a run's lock, its vocabulary, and what it takes over of a pretrained model's folder."""
     storage.write_json(run.lock_json, storage.sealed(lock))
     if config.model.pretrained:
         pretrained.keep(config.model.pretrained, run.pretrained)
@@ -172,4 +178,3 @@ def write(
     if lock.get("chat"):  # what an export and a run that begins from this one find
         with storage.whole_file(run.chat_template) as part:
             part.write_text(lock["chat"], encoding="utf-8")
-    return about

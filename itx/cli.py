@@ -27,7 +27,7 @@ COMMANDS = {
     "config": ("config", "every setting: meaning, default, kind and the values it takes"),
     "recipes": ("recipes", "the recipes that come with itx, and the models that they begin from"),
     "tasks": ("tasks", "list, show and check registered tasks"),
-    "eval": ("evaluate", "score a run's checkpoint"),
+    "eval": ("evaluate", "score a run's checkpoint, or any model on named tasks"),
     "compare": ("compare", "runs side by side: scores, answers, settings and data that differ"),
     "runs": ("runs", "look after run folders"),
     "soup": ("soup", "the mean of runs' checkpoints, and what lies between it and the base"),

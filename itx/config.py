@@ -112,7 +112,9 @@ class ModelConfig:
     )
     prefix_lm: bool = _data(False, "decoder-only: prompt positions see the whole prompt")
     pretrained: str = _maths(
-        "", "begin from this: a Hugging Face folder, a GGUF file, a run or a checkpoint"
+        "",
+        "begin from this: a Hugging Face folder, its name on the hub, a GGUF file, a run or a "
+        "checkpoint",
     )
     dtype: Literal["float32", "bfloat16"] = _maths("float32", "dtype of activations")
     attention: Literal["auto", "xla", "splash", "cudnn"] = _free(

@@ -18,9 +18,16 @@ from itx.data.vocabulary import BESIDE, FILES, without_sentinels
 from itx.errors import UserError
 from itx.models import families, gguf_folder, hf
 from itx.params import Params, embedding_rows, model_specs
-from itx.pretrained import find, keep, method, model_config
-from itx.restore import merged_checkpoint, plan_model
-from itx.runs import RunFolder, read_lock, run_config
+from itx.pretrained import Begin, find, keep, method, model_config
+from itx.restore import (
+    load_model,
+    load_untrained,
+    merged,
+    merged_checkpoint,
+    plan_model,
+    with_adapter,
+)
+from itx.runs import RunFolder, base_step, read_lock, run_config
 
 
 def _check_new(out: str) -> None:
@@ -115,15 +122,15 @@ def _ending(values: dict, eos: int) -> dict:
     return values if eos in known else values | {"eos_token_id": [eos, *known] if known else eos}
 
 
-def _vocabulary_files(run: RunFolder, cfg: ModelConfig) -> dict[str, bytes]:
+def _vocabulary_files(begin: Begin, cfg: ModelConfig) -> dict[str, bytes]:
     """{name: content} of the tokenizer's files in an exported folder."""
-    file = run.vocab_model
+    folder, ours = begin.tokenizer_folder, FILES.index("sentencepiece.model")
     files = {
-        name: (file.parent / name).read_bytes()
-        for name in (*FILES[:3], *BESIDE)
-        if (file.parent / name).is_file()
+        name: (folder / name).read_bytes()
+        for name in (*FILES[:ours], *BESIDE)
+        if (folder / name).is_file()
     }
-    if file.name == "sentencepiece.model" and file.is_file():
+    if begin.run and (file := begin.run.vocab_model).name == FILES[ours] and file.is_file():
         if cfg.architecture == "encoder_decoder":
             files["spiece.model"] = without_sentinels(file.read_bytes())
         else:
@@ -132,26 +139,25 @@ def _vocabulary_files(run: RunFolder, cfg: ModelConfig) -> dict[str, bytes]:
 
 
 def export(
-    name: str, out: str, dtype: str = "", shard_bytes: int = hf.SHARD_BYTES
+    name: str,
+    out: str,
+    dtype: str = "",
+    shard_bytes: int = hf.SHARD_BYTES,
+    adapter: str = "",
 ) -> dict[str, Any]:
-    """Write a run's or a checkpoint's model as a Hugging Face folder, a LoRA merged. Returns facts
-    about it."""
-    begin = find(name)
-    if begin.run is None:
-        what = (
-            "a GGUF file: import it"
-            if gguf_folder.is_gguf(Path(name))
-            else "a Hugging Face folder already"
-        )
-        raise UserError(f"{name} is {what}")
+    """Write a model as a Hugging Face folder, its LoRA merged, or the one in the folder `adapter`.
+    Returns facts about it."""
     _check_new(out)
+    begin = find(name)
     cfg, run = model_config(begin), begin.run
-    source = hf.read_config(run.pretrained) if run.pretrained.is_dir() else {}
-    source = families.text_config(source, str(run.pretrained / hf.CONFIG))
-    beside, generation = _vocabulary_files(run, cfg), run.pretrained / hf.GENERATION
+    came_with = run.pretrained if run else begin.folder
+    source = hf.read_config(came_with) if came_with.is_dir() else {}
+    source = families.text_config(source, str(came_with / hf.CONFIG))
+    beside, generation = _vocabulary_files(begin, cfg), came_with / hf.GENERATION
     if generation.is_file():
         beside[hf.GENERATION] = generation.read_bytes()
-    if run.lock_json.is_file() or run.steps() != [0]:
+    rows = cfg.vocab_size
+    if _has_lock(begin):
         lock = read_lock(run)
         # not the lock's pad_id, which is what rows are filled with
         pad = verify.vocabulary_of_run(run.vocab_model, lock, cfg.vocab_size).model.pad_id
@@ -164,22 +170,43 @@ def export(
             settings = storage.read_json(generation)
             if settings != (ending := _ending(settings, lock["eos_id"])):
                 beside[hf.GENERATION] = json.dumps(ending, indent=1).encode()
-    rows = cfg.vocab_size or embedding_rows(run_config(run), read_lock(run)["vocabulary"]["size"])
+        rows = rows or embedding_rows(run_config(run), lock["vocabulary"]["size"])
     hf.write_config(cfg, source, "float32")  # fails before anything is read if it cannot be done
-    mesh = meshes.make_mesh(MeshConfig(data=1, fsdp=-1))
-    if method(run) != "full":
-        params = merged_checkpoint(begin, mesh)
-    else:
-        with Checkpoints(run.checkpoints, read_only=True) as checkpoints:
-            params = checkpoints.params(begin.step, model_specs(cfg, rows, mesh))
+    params = _params(begin, cfg, rows, adapter)
     options = {"source": source, "beside": beside, "dtype": dtype, "shard_bytes": shard_bytes}
     files = hf.save(out, cfg, params, **options)
     written = hf.read_config(out)
     return {
         "family": written["model_type"],
         "dtype": written["torch_dtype"],
-        "step": begin.step,
+        "step": begin.step if run else None,
         "folder": str(out),
         "parameters": _count(params),
         "files": [f.name for f in files],
     }
+
+
+def _has_lock(begin: Begin) -> bool:
+    """Whether data of ours were built for a model: not for one that was imported, or another's."""
+    run = begin.run
+    return run is not None and (run.lock_json.is_file() or run.steps() != [0])
+
+
+def _params(begin: Begin, cfg: ModelConfig, rows: int, adapter: str) -> Params:
+    """The parameters of a plain model, an adapter merged into them."""
+    mesh, run = meshes.make_mesh(MeshConfig(data=1, fsdp=-1)), begin.run
+    if adapter:
+        if _has_lock(begin):
+            step = base_step(run, None if begin.folder == run.path else begin.step)
+            base = load_model(run, run_config(run), read_lock(run), step, mesh)
+        else:
+            base = load_untrained(begin)[0]
+        return merged(with_adapter(base, adapter))
+    if run is None:
+        specs = model_specs(cfg, rows, mesh)
+        hf.check(begin.folder, cfg, specs)
+        return hf.load(begin.folder, cfg, specs)
+    if method(run) != "full":
+        return merged_checkpoint(begin, mesh)
+    with Checkpoints(run.checkpoints, read_only=True) as checkpoints:
+        return checkpoints.params(begin.step, model_specs(cfg, rows, mesh))

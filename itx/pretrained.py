@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run may begin from (`model.pretrained`): a Hugging Face folder, a GGUF file, or ours.
+"""What a run may begin from (`model.pretrained`): a Hugging Face folder, by its path or by its name
+on the hub (itx/hub.py), a GGUF file, or ours.
 
 One of ours is a run folder (its newest checkpoint), one of its checkpoints (RUN/checkpoints/500),
 or what `itx convert import` wrote, which has the same files. It says which model it is, its
@@ -11,10 +12,10 @@ import dataclasses
 from pathlib import Path
 from typing import NamedTuple
 
-from itx import config_check, peft_start, recipe, runs, storage
+from itx import config_check, hub, peft_files, peft_start, recipe, runs, storage
 from itx.config import ModelConfig, RunConfig, changed
 from itx.data.vocabulary import FILES, tokenizer_json
-from itx.errors import UserError, did_you_mean, download_hint
+from itx.errors import UserError, did_you_mean
 from itx.models import families, gguf_folder, hf
 from itx.params import embedding_rows
 from itx.runs import RunFolder, read_lock, run_config
@@ -39,9 +40,14 @@ class Begin(NamedTuple):
         return gguf_folder.shown(self.folder)
 
 
+def place(name: str) -> Path:
+    """The path that a name stands for: itself, or a model's files of the hub, which are fetched."""
+    return hub.folder(name)[0] if hub.is_name(name) else Path(name)
+
+
 def find(name: str) -> Begin:
-    """What a path names; UserError if that is no model."""
-    folder = Path(name)
+    """What a path or a name of the hub stands for; UserError if that is no model."""
+    folder = place(name)
     if gguf_folder.is_gguf(folder) and folder.is_file():
         return Begin(gguf_folder.folder(folder))
     run = RunFolder(folder)
@@ -61,8 +67,6 @@ def find(name: str) -> Begin:
         known = ", ".join(map(str, steps)) or "none"
         of_step = "" if step is None else f" of step {step}"
         raise UserError(f"{name}: {run.path} has no checkpoint{of_step}; there are: {known}")
-    if not folder.exists() and (hint := download_hint(name)):
-        raise UserError(f"{name}: no such folder{hint}")
     beside = list(folder.parent.iterdir()) if folder.parent.is_dir() else []
     near = [str(p) for p in beside if p.is_dir() or gguf_folder.is_gguf(p)]
     inside = [str(p) for p in sorted(folder.glob(f"*{gguf_folder.SUFFIX}"))]
@@ -76,10 +80,55 @@ def find(name: str) -> Begin:
 def untrained(name: str) -> Begin | None:
     """A model that no data of ours were built for: a Hugging Face folder, a GGUF file, or what
     `itx convert import` made of one; None for anything else."""
-    folder, run = Path(name), RunFolder(Path(name))
+    folder = place(name)
+    run = RunFolder(folder)
     imported = run.steps() == [0] and not run.lock_json.is_file()
     theirs = gguf_folder.is_gguf(folder) or not run.steps() and hf.is_folder(folder)
     return find(name) if imported or theirs else None
+
+
+class Asked(NamedTuple):
+    """What a command asks: the path of a model, and of an adapter over it, "" for none."""
+
+    model: str
+    adapter: str = ""
+
+
+def asked(name: str, base: str = "") -> Asked:
+    """The model that a path names; of an adapter's folder the base that its adapter_config.json
+    names, or that `--base` does. UserError where neither is there."""
+    if hub.is_name(name):
+        name = hub.pinned(name)
+    folder = place(name)
+    file = folder / peft_files.CONFIG
+    if not file.is_file() or RunFolder(folder).is_begun() or hf.is_folder(folder):
+        if base:
+            raise UserError(f"--base={base} is the base of an adapter, and {name} is none")
+        return Asked(name)
+    try:
+        named = base or storage.read_json(file)["base_model_name_or_path"]
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise UserError(
+            f"{file} names no base_model_name_or_path ({type(e).__name__}: {e}); --base=FOLDER "
+            "says where the base lies"
+        ) from e
+    if isinstance(named, str) and hub.is_name(named):
+        try:
+            return Asked(hub.pinned(named), str(folder))
+        except UserError as e:
+            raise UserError(f"{file} names its base; --base=FOLDER says where it lies: {e}") from e
+    if not isinstance(named, str) or not Path(named).exists():
+        where = f"--base={base}" if base else f"{file}: its base {named!r}"
+        hint = "" if base else "; --base=FOLDER says where it lies"
+        raise UserError(f"{where} is no path that exists{hint}")
+    return Asked(named, str(folder))
+
+
+def context(begin: Begin) -> int:
+    """The most tokens that a model's config.json says it takes; 0 where it does not say."""
+    values = hf.read_config(begin.run.pretrained if begin.run else begin.folder)
+    length = families.text_config(values).get("max_position_embeddings")
+    return length if type(length) is int and length > 0 else 0
 
 
 def vocabulary_file(begin: Begin) -> Path:
@@ -155,7 +204,11 @@ def load_recipe(
     absent: the model's folder may be absent; then the recipe alone says which it is.
     """
     config, origin = recipe.load(file, overrides, quick)
+    hub.keep_in(config.data.cache_dir)
     if config.model.pretrained and (Path(config.model.pretrained).exists() or not absent):
+        if hub.is_name(config.model.pretrained):
+            name = hub.pinned(config.model.pretrained)
+            config = changed(config, "model", pretrained=name)
         config, origin = settle(config, origin)
         config_check.check(config)
     if config.peft.adapter:
@@ -167,7 +220,7 @@ def load_recipe(
 def _settle_adapter(config: RunConfig, origin: dict[str, str]) -> tuple[RunConfig, dict[str, str]]:
     """The config and the origins of its values with what `peft.adapter` says of what trains."""
     rows, name = config.model.vocab_size, config.model.pretrained
-    begin = find(name) if Path(name).exists() else None
+    begin = find(name) if Path(name).exists() or hub.is_name(name) else None
     if not rows and begin and begin.run:
         rows = embedding_rows(config, read_lock(begin.run)["vocabulary"]["size"])
     return peft_start.settle(config, origin, rows, model_family(begin) if begin else "")

@@ -348,10 +348,13 @@ def load_untrained(begin: Begin) -> tuple[Runner, Vocabulary, str]:
         "pad_id": vocabulary.pad_id,
     }
     folder = begin.run.pretrained if begin.run else begin.folder
-    length = hf.read_config(folder).get("max_position_embeddings")
-    length = length if type(length) is int and length > 0 else 0
     loaded = load_model(RunFolder(folder), RunConfig(model=cfg), lock, step=0).loaded
-    loaded = dataclasses.replace(loaded, more_ends=hf.ends(folder), context=length)
+    loaded = dataclasses.replace(
+        loaded,
+        more_ends=hf.ends(folder),
+        family=pretrained.model_family(begin),
+        context=pretrained.context(begin),
+    )
     template = pretrained.chat_template(begin)
     return Runner(loaded), vocabulary, chat.template_text(str(template), "") if template else ""
 

@@ -176,6 +176,32 @@ def _is_hugging_face(config_json: Path) -> bool:
     return isinstance(held, dict) and "config" not in held and "model_type" in held
 
 
+def step_of(path: str, given: int | None) -> tuple[str, int | None]:
+    """(run folder, step) of RUN/checkpoints/STEP, or of a run and `--step`; UserError where the two
+    differ."""
+    run, step = named(path)
+    if step is None:
+        return path, given
+    if given not in (None, step):
+        raise UserError(f"--step {given}: {path} is the checkpoint of step {step}")
+    return str(run.path), step
+
+
+def base_step(run: RunFolder, given: int | None) -> int:
+    """The step whose parameters an adapter is put over: of a run that trains an adapter itself 0,
+    its base, which is the same at every step."""
+    method = run_config(run).peft.method
+    if method == "full":
+        return chosen_step(run, given)
+    if given:
+        raise UserError(
+            f"--step {given} with an adapter: {run.path} trains an adapter itself ({method}), and "
+            "its base, which is what another one is put over, is the same at every step; leave "
+            "the step out"
+        )
+    return 0
+
+
 def chosen_step(run: RunFolder, given: int | None) -> int:
     """The step asked for, or the newest checkpoint's; 0 is the model before tuning."""
     steps = run.steps()

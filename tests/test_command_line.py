@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from huggingface_hub import constants
 
 from itx import cli, command_line, errors, versions
 from itx.config import fields_by_name
@@ -125,7 +126,8 @@ def test_a_folder_of_runs_names_them(desk, capfd):
     assert said(capfd, "eval", "runs").endswith("'runs/c5' or one of 3 more?")
 
 
-def test_a_name_of_the_hub_says_how_to_get_it(desk, capfd):
+def test_a_name_of_the_hub_says_how_to_get_it(desk, capfd, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     line = "`hf download Qwen/Qwen3-0.6B --local-dir checkpoints/Qwen3-0.6B`"
     for words in (
         ["train", RECIPE, "--model.pretrained=Qwen/Qwen3-0.6B"],

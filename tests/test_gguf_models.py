@@ -11,7 +11,6 @@ import pytest
 from safetensors.numpy import load_file
 
 from itx import cli, convert, pretrained
-from itx.errors import UserError
 from itx.models import hf
 from itx.runs import RunFolder, read_config
 from tests.gguf_files import hugging_face, write
@@ -81,12 +80,14 @@ def test_an_import_holds_the_files_weights_and_says_where_from(three, tmp_path):
     imported = pretrained.find(three["imported"])
     about = read_config(RunFolder(Path(three["imported"])))
     assert about["from"] == three["file"]
-    convert.export(three["imported"], str(tmp_path / "out"), dtype="float32")
-    out = load_file(tmp_path / "out" / hf.SINGLE)
-    for name, value in hugging_face(Path(three["folder"]))[1].items():
-        np.testing.assert_allclose(out[name], value, rtol=0, atol=2e-7, err_msg=name)
-    for name in ("tokenizer.json", "chat_template.jinja", "generation_config.json"):
-        assert (tmp_path / "out" / name).is_file()
+    for what in ("imported", "file"):
+        to = tmp_path / f"out_{what}"
+        convert.export(three[what], str(to), dtype="float32")
+        out = load_file(to / hf.SINGLE)
+        for name, value in hugging_face(Path(three["folder"]))[1].items():
+            np.testing.assert_allclose(out[name], value, rtol=0, atol=2e-7, err_msg=name)
+        for name in ("tokenizer.json", "chat_template.jinja", "generation_config.json"):
+            assert (to / name).is_file()
     assert imported.run is not None
 
 
@@ -99,8 +100,6 @@ def test_origins_and_messages_name_the_gguf_file(three, tmp_path):
     config, origin = pretrained.load_recipe(str(recipe))
     assert origin["model.embed_dim"] == origin["data.vocab"] == three["file"]
     assert Path(config.data.vocab).name == "tokenizer.json" and config.data.chat_template
-    with pytest.raises(UserError, match=r"m\.gguf is a GGUF file: import it"):
-        convert.export(three["file"], str(tmp_path / "out"))
 
 
 def test_what_a_model_without_steps_and_a_template_cannot_do_is_said(three, tmp_path, capsys):

@@ -10,6 +10,7 @@ from typing import Any
 
 from itx.storage import local
 
+BASE = "what an adapter's folder is an adapter of; default: what its adapter_config.json names"
 Work = Callable[[argparse.Namespace], tuple[Any, int]]  # (facts for --json, exit code)
 
 

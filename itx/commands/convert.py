@@ -6,7 +6,7 @@ import math
 from argparse import Namespace
 
 from itx import convert, peft_files, pretrained
-from itx.commands.arguments import group
+from itx.commands.arguments import BASE, group
 from itx.errors import UserError
 from itx.runs import run_config
 from itx.storage import local
@@ -28,11 +28,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     bring.add_argument("out", type=local, help="a new folder")
     give = add(
         "export",
-        "a run's model as a folder that transformers loads, or its adapter as one of peft's",
+        "a model as a folder that transformers loads, or a run's adapter as one of peft's",
         convert_export,
     )
     give.add_argument(
-        "run", type=local, help="a run folder (its newest checkpoint) or RUN/checkpoints/STEP"
+        "run",
+        type=local,
+        help="a run folder (its newest checkpoint) or RUN/checkpoints/STEP; a Hugging Face folder, "
+        "a GGUF file, or an adapter's folder with --merge",
     )
     give.add_argument("out_dir", type=local, help="a new folder")
     give.add_argument(
@@ -43,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     give.add_argument(
         "--dtype", default="", help="of the weights; default: as the run began from, else float32"
     )
+    give.add_argument("--base", type=local, default="", metavar="MODEL", help=BASE)
     give.add_argument("--shard_gb", type=float, default=5.0, metavar="GB", help="most of one file")
 
 
@@ -63,9 +67,16 @@ def convert_import(args: Namespace) -> tuple[dict, int]:
 def convert_export(args: Namespace) -> tuple[dict, int]:
     if not 0 < args.shard_gb < math.inf:
         raise UserError(f"--shard_gb {args.shard_gb}: must be above 0")
-    if pretrained.has_adapter(args.run) and not args.merge:
+    asked = pretrained.asked(args.run, args.base)
+    if asked.adapter and not args.merge:
+        raise UserError(
+            f"{args.run} is an adapter as PEFT loads it already; --merge puts it into the weights "
+            f"of {asked.model}"
+        )
+    if pretrained.has_adapter(asked.model) and not args.merge:
         return _export_adapter(args), 0
-    facts = convert.export(args.run, args.out_dir, args.dtype, int(args.shard_gb * 1e9))
+    shard_bytes = int(args.shard_gb * 1e9)
+    facts = convert.export(asked.model, args.out_dir, args.dtype, shard_bytes, asked.adapter)
     _print_export(facts, facts["family"], f"as {facts['dtype']}")
     return facts, 0
 
@@ -90,7 +101,8 @@ def _export_adapter(args: Namespace) -> dict:
 
 
 def _print_export(facts: dict, what: str, how: str) -> None:
+    step = "" if facts["step"] is None else f" of step {facts['step']}"
     print(
-        f"{what}: {facts['parameters']:,} parameters of step {facts['step']} {how}, "
+        f"{what}: {facts['parameters']:,} parameters{step} {how}, "
         f"to {facts['folder']}: {', '.join(facts['files'])}"
     )

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """`itx eval`: score a run's checkpoint, on its own rows or on further tasks, numbers of exemplars,
-splits and adapters."""
+splits and adapters; or any model on the tasks that are named."""
 
 import argparse
 import dataclasses
@@ -8,37 +8,56 @@ import functools
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 from itx import config as configs
-from itx import peft_files, restore
-from itx.commands.arguments import command
+from itx import hub, peft_files, pretrained, restore
+from itx.commands import unbuilt
+from itx.commands.arguments import BASE, command
 from itx.commands.building import further_in_subprocess
-from itx.config import RunConfig
+from itx.config import DataConfig, EvalConfig, ModelConfig, RunConfig
 from itx.data.types import EvalRow, Lock
-from itx.errors import UserError, did_you_mean
+from itx.errors import UserError, check_known
 from itx.eval import evaluate, metrics, tables
 from itx.leaks import contamination
 from itx.models import hf
 from itx.params import embedding_rows
-from itx.runs import RunFolder, chosen_step, open_run, read_lock, run_config
+from itx.pretrained import Asked, Begin
+from itx.runs import RunFolder, base_step, chosen_step, open_run, read_lock, run_config, step_of
 from itx.storage import local
 from itx.text import say
+
+SPLITS, FORMATS = (
+    get_args(configs.fields_by_name()[name].type) for name in ("eval.split", "data.prompt_format")
+)
+MOST_EXAMPLES = EvalConfig().max_examples
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     option = command(parser, evaluate_run).add_argument
-    option("run", type=local, help="a run folder")
+    option(
+        "run",
+        type=local,
+        help="a run folder or RUN/checkpoints/STEP; a Hugging Face folder, a GGUF file, or an "
+        "adapter's folder as PEFT writes it",
+    )
     option("--step", type=int, help="default: the newest checkpoint")
     option(
         "--tasks",
-        help="comma-separated rows of the run, or with the two below any tasks; default: all",
+        help="comma-separated rows of the run, or any tasks and families (mmlu.*); default: the "
+        "run's rows",
     )
     option(
         "--shots",
         help="numbers of exemplars, e.g. 0,5, from the training split; default: as trained",
     )
-    option("--split", help="validation or test; default: the run's eval.split")
-    option("--max_examples", type=int, help="default: the run's eval.max_examples")
+    option("--split", help="validation or test; default: the run's eval.split, else test")
+    option(
+        "--max_examples",
+        type=int,
+        metavar="N",
+        help=f"of a task, 0: all; default: the run's eval.max_examples, else {MOST_EXAMPLES}",
+    )
     option(
         "--adapter",
         type=local,
@@ -46,100 +65,153 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="score this adapter over the run's base; several times",
     )
-    option("--cache_dir", type=local, help="default: the run's data.cache_dir")
+    option("--base", type=local, default="", metavar="MODEL", help=BASE)
+    option("--cache_dir", type=local, help="default: the run's data.cache_dir, else cache")
     option(
         "--modules",
         default="",
-        help="comma-separated modules whose own metrics may run; a run folder cannot name any",
+        help="comma-separated modules that register tasks, and whose own metrics may run; a run "
+        "folder cannot name any",
     )
+    option("--root", type=local, metavar="FOLDER", help="data.root; default: the run's")
+    option(
+        "--out",
+        type=local,
+        metavar="FOLDER",
+        help="where scores of a model that is no run stand; default: runs/eval-<its name>",
+    )
+    option(
+        "--prompt_format",
+        choices=FORMATS,
+        help="of a model that is no run; auto, the default: chat where it has a chat template",
+    )
+    option("--system", metavar="TEXT", help="what the system says, where prompts are turns")
 
 
 def evaluate_run(args: Namespace) -> tuple[dict, int]:
-    metrics.trust(args.modules.split(","))
-    run = open_run(args.run)
+    modules = tuple(filter(None, args.modules.split(",")))
+    metrics.trust(modules)
+    hub.keep_in(args.cache_dir or DataConfig().cache_dir)
+    asked = pretrained.asked(args.run, args.base)
+    named = list(args.adapter or ())
+    adapters = list(dict.fromkeys([*filter(None, [asked.adapter]), *named]))
+    begin = pretrained.untrained(asked.model)
+    if begin is not None:
+        scores = _evaluate_model(args, begin, asked, adapters, modules)
+    else:
+        scores = _evaluate_of_run(args, asked.model, adapters, modules)
+    return scores if named else next(iter(scores.values())), 0
+
+
+def _evaluate_model(
+    args: Namespace, begin: Begin, asked: Asked, adapters: list[str], modules: tuple[str, ...]
+) -> dict[str, dict]:
+    """Scores of a model that no run made, by adapter."""
+    if args.step:
+        raise UserError(f"--step {args.step}: {asked.model} holds one model, and no steps")
+    if not args.tasks:
+        raise UserError(f"--tasks: {asked.model} is no run with rows of its own; name tasks: bbh.*")
+    run, config = unbuilt.settled(args, begin, asked, modules)
+    _check_adapters(adapters, config.model, config.model.vocab_size, pretrained.model_family(begin))
+    own = unbuilt.own_split(run, config)
+    answer = _further(args, config, [], [], "")
+    lock = answer["lock"]
+    unbuilt.write(run, config, lock)
+    evaluated = _evaluated(adapters, run, config, lock, 0)
+    scores = _evaluate_settings(answer, evaluated, run, config, lock, own)
+    print(f"scores: {run.path}")
+    return scores
+
+
+def _evaluate_of_run(
+    args: Namespace, path: str, adapters: list[str], modules: tuple[str, ...]
+) -> dict[str, dict]:
+    """Scores of a run's checkpoint, by adapter."""
+    path, args.step = step_of(path, args.step)
+    run = open_run(path)
+    for option in ("out", "prompt_format", "system"):
+        if getattr(args, option) is not None:
+            raise UserError(
+                f"--{option}: {path} is a run, which is asked as it was trained, and whose scores "
+                "stand in its folder"
+            )
     config = run_config(run)
     if args.max_examples is not None:
         config = configs.changed(config, "eval", max_examples=args.max_examples)
-    if args.cache_dir:
-        config = configs.changed(config, "data", cache_dir=args.cache_dir)
+    given = {k: v for k in ("cache_dir", "root") if (v := getattr(args, k))}
+    config = configs.changed(config, "data", **given)
     lock = read_lock(run)
+    hub.use(lock.get("hub", {}))
     if not Path(config.data.cache_dir).is_dir():
         raise UserError(
             f"no folder {config.data.cache_dir!r}, where the run's data are; give --cache_dir"
         )
-    if args.shots is not None or args.split is not None:
-        return _evaluate_settings(args, run, config, lock)
-    if args.tasks:
-        named = args.tasks.split(",")
-        known = {n for r in lock["evaluation"] for n in (r["name"], r["task"])}
-        for name in named:
-            if name not in known:
-                raise UserError(
-                    f"--tasks: no evaluation row {name!r} in this run" + did_you_mean(name, known)
-                )
-        lock["evaluation"] = [r for r in lock["evaluation"] if {r["name"], r["task"]} & set(named)]
+    rows = embedding_rows(config, lock["vocabulary"]["size"])
+    _check_adapters(adapters, config.model, rows, hf.family(run.pretrained))
+    step = base_step(run, args.step) if adapters else chosen_step(run, args.step)
+    evaluated = _evaluated(adapters, run, config, lock, step)
+    tasks = args.tasks.split(",") if args.tasks else []
+    known = {n for r in lock["evaluation"] for n in (r["name"], r["task"])}
+    if args.shots is not None or args.split is not None or set(tasks) - known:
+        split = args.split or config.eval.split
+        config = configs.changed(config, "eval", split=split)
+        config = configs.changed(config, "data", modules=(*config.data.modules, *modules))
+        trained = [t["name"] for t in lock["tasks"]]
+        answer = _further(args, config, lock["evaluation"], trained, str(run.vocab_model))
+        return _evaluate_settings(answer, evaluated, run, config, lock)
+    if tasks:
+        lock["evaluation"] = [r for r in lock["evaluation"] if {r["name"], r["task"]} & set(tasks)]
     scores = {}
-    for folder, step, load in _evaluated(args, run, config, lock):
+    for folder, step, load in evaluated:
         scores[folder] = evaluate.evaluate(load, lock, config, run, step)
         tables.print_scores(scores[folder])
-    return scores if args.adapter else scores[""], 0
+    return scores
 
 
-def _evaluated(
-    args: Namespace, run: RunFolder, config: RunConfig, lock: Lock
-) -> list[tuple[str, int | str, Callable]]:
-    """(an adapter's folder, the step that its scores stand under, what loads its model) of each
-    `--adapter`, over one base that is loaded once: the run's model, or the base of an adapter's
-    run. Without `--adapter` the run's own model alone, its folder ""."""
-    own = config.peft.method != "full"
-    if args.adapter and args.step and own:
-        raise UserError(
-            f"--step {args.step} with --adapter: {run.path} trains an adapter itself "
-            f"({config.peft.method}), and its base, which is what is scored with another one, is "
-            "the same at every step; leave --step out"
-        )
-    step = 0 if args.adapter and own else chosen_step(run, args.step)
-    base = functools.cache(lambda: restore.load_model(run, config, lock, step))
-    if not args.adapter:
-        return [("", step, base)]
-    rows = embedding_rows(config, lock["vocabulary"]["size"])
-    family, evaluated = hf.family(run.pretrained), []
-    for folder in dict.fromkeys(args.adapter):
-        # a mistake shows before anything is built or asked
-        for name, n in peft_files.read(folder, config.model, rows, family).left_out.items():
+def _check_adapters(adapters: list[str], cfg: ModelConfig, rows: int, family: str) -> None:
+    """A mistake in an adapter shows before anything is built or asked."""
+    for folder in adapters:
+        for name, n in peft_files.read(folder, cfg, rows, family).left_out.items():
             say(
                 f"{folder}: left out, for text passes through no part that sees images: "
                 f"{n} × {name}"
             )
+
+
+def _evaluated(
+    adapters: list[str], run: RunFolder, config: RunConfig, lock: Lock, step: int
+) -> list[tuple[str, int | str, Callable]]:
+    """(an adapter's folder, the step that its scores stand under, what loads its model) of each
+    adapter, over one base that is loaded once: the model of `step`. Without adapters that model
+    alone, its folder ""."""
+    base = functools.cache(lambda: restore.load_model(run, config, lock, step))
+    if not adapters:
+        return [("", step, base)]
+    evaluated = []
+    for folder in adapters:
         name = f"{Path(folder).name}-{peft_files.key(folder)}-{step}"
         load = functools.cache(lambda folder=folder: restore.with_adapter(base(), folder))
         evaluated.append((folder, name, load))
     return evaluated
 
 
-def _evaluate_settings(
-    args: Namespace, run: RunFolder, config: RunConfig, lock: Lock
-) -> tuple[dict, int]:
-    """`--shots`, `--split`: each number of exemplars is a setting with a folder of its own below
-    the run's scores."""
-    splits, split = ("validation", "test"), args.split or config.eval.split
-    if split not in splits:
-        raise UserError(
-            f"--split {split!r}: no split that is evaluated" + did_you_mean(split, splits)
-        )
+def _further(
+    args: Namespace, config: RunConfig, rows: list[EvalRow], trained: list[str], vocab: str
+) -> dict:
+    """Rows of `--tasks`, `--shots` and the config's split (itx/prepare/further.py)."""
     words = args.shots.split(",") if args.shots is not None else []
     for word in words:
         if not word.isascii() or not word.isdigit() or len(word) > 2:
             raise UserError(
                 f"--shots {args.shots}: {word!r} is not a number of exemplars from 0 to 99"
             )
-    evaluated = _evaluated(args, run, config, lock)
-    config = configs.changed(config, "eval", split=split)
+    split = config.eval.split
+    check_known(split, SPLITS, f"--split {split!r}: no split that is evaluated")
     request = {
         "config": configs.to_dict(config),
-        "vocab": str(run.vocab_model),
-        "evaluation": lock["evaluation"],
-        "trained": [t["name"] for t in lock["tasks"]],
+        "vocab": vocab,
+        "evaluation": rows,
+        "trained": trained,
         "tasks": args.tasks.split(",") if args.tasks else [],
         "split": split,
         "shots": list(dict.fromkeys(map(int, words))),
@@ -147,23 +219,39 @@ def _evaluate_settings(
     answer = further_in_subprocess(request)
     for x in answer["skipped"]:
         print(f"not evaluated: {x['row']} ({x['reason']})")
-    every = [r for rows in answer["settings"].values() for r in rows]
-    shares, test = _trained_on(lock, config, every)
-    for row in every:
-        row["trained_on"] = shares.get(row["name"])
+    return answer
+
+
+def _evaluate_settings(
+    answer: dict,
+    evaluated: list[tuple[str, int | str, Callable]],
+    run: RunFolder,
+    config: RunConfig,
+    lock: Lock,
+    own_split: str = "",
+) -> dict[str, dict]:
+    """Each number of exemplars is a setting with a folder of its own below the run's scores;
+    own_split: the one whose rows without `--shots` are the folder's own scores."""
+    split = config.eval.split
+    shares, test = _trained_on(
+        lock, config, [r for rows in answer["settings"].values() for r in rows]
+    )
     scores = {}
     for folder, step, load in evaluated:
         settings = {}
         for shots, rows in answer["settings"].items():
             if rows:
+                for row in rows:
+                    row["trained_on"] = shares.get(row["name"])
                 setting = split if shots == "own" else f"{split}-{shots}shots"
+                setting = "" if shots == "own" and split == own_split else setting
                 place = dataclasses.replace(run, setting=setting)
                 asked = {**lock, "evaluation": rows, "contamination": test}
                 settings[shots] = evaluate.evaluate(load, asked, config, place, step)
-        tables.print_settings(settings, split)
+        tables.print_settings(settings, split, "as named" if own_split else "shots as trained")
         scores[folder] = {"step": step, "split": split, "settings": settings}
-        scores[folder]["skipped"] = answer["skipped"]
-    return scores if args.adapter else scores[""], 0
+        scores[folder] |= {"skipped": answer["skipped"], "folder": str(run.path)}
+    return scores
 
 
 def _trained_on(
@@ -171,6 +259,8 @@ def _trained_on(
 ) -> tuple[dict[str, float], dict[str, str]]:
     """({row: the share of its scored examples that was trained on}, {"tested_for", "untested": why
     that cannot be told, or ""})."""
+    if not lock["tasks"]:
+        return {}, {"tested_for": "", "untested": "no data of ours trained this model"}
     try:
         shares = contamination.trained_on(
             lock, config.data.cache_dir, rows, config.eval.max_examples

@@ -6,14 +6,14 @@ import dataclasses
 from argparse import Namespace
 
 from itx import pretrained, restore
-from itx.commands.arguments import command
+from itx.commands.arguments import BASE, command
 from itx.data import verify
 from itx.data.vocabulary import Vocabulary
 from itx.errors import UserError
 from itx.eval import terminal
 from itx.eval.runner import Runner
 from itx.eval.sampling import Sampling
-from itx.runs import chosen_step, open_run, read_lock, run_config
+from itx.runs import base_step, chosen_step, open_run, read_lock, run_config, step_of
 from itx.storage import local
 
 # {field of Sampling: (metavar, help)} of the option that sets it
@@ -33,7 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     option(
         "run",
         type=local,
-        help="a run folder; a Hugging Face folder, a GGUF file, or one that was imported",
+        help="a run folder or RUN/checkpoints/STEP; a Hugging Face folder, a GGUF file, or one "
+        "that was imported; an adapter's folder as PEFT writes it",
     )
     option("--prompt", action="append", help="may be given several times; \\n in it is a new line")
     option(
@@ -63,6 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar, help = SAMPLING[f.name]
         option(f"--{f.name}", type=f.type, default=f.default, metavar=metavar, help=help)
     option("--step", type=int, help="default: the newest checkpoint")
+    option("--base", type=local, default="", metavar="MODEL", help=BASE)
 
 
 def generate(args: Namespace) -> tuple[list[dict], int]:
@@ -92,24 +94,29 @@ def generate(args: Namespace) -> tuple[list[dict], int]:
 def _opened(args: Namespace) -> tuple[Runner, Vocabulary, str, str]:
     """The model that is named, its vocabulary, the chat template to ask it through, and what its
     system says."""
-    begin = pretrained.untrained(args.run)
+    asked = pretrained.asked(args.run, args.base)
+    begin = pretrained.untrained(asked.model)
     told = ""
     if begin is not None:
         if args.step:
-            raise UserError(f"--step {args.step}: {args.run} holds one model, and no steps")
+            raise UserError(f"--step {args.step}: {asked.model} holds one model, and no steps")
         runner, vocabulary, template = restore.load_untrained(begin)
         _check_system(args, template, "this model has no chat template, and")
         context = args.context or runner.loaded.context
     else:
-        run = open_run(args.run)
+        path, step = step_of(asked.model, args.step)
+        run = open_run(path)
         config, lock = run_config(run), read_lock(run)
         template = lock.get("chat", "")
         told = lock.get("system", "")
         _check_system(args, template, "this run was not trained on conversations, and")
-        runner = restore.load_model(run, config, lock, chosen_step(run, args.step))
+        step = base_step(run, step) if asked.adapter else chosen_step(run, step)
+        runner = restore.load_model(run, config, lock, step)
         vocabulary = verify.vocabulary_of_run(run.vocab_model, lock)
         context = args.context or config.data.sequence_length
     runner = Runner(dataclasses.replace(runner.loaded, context=context))
+    if asked.adapter:
+        runner = restore.with_adapter(runner, asked.adapter)
     template = "" if args.raw else template
     return runner, vocabulary, template, args.system or (told if template else "")
 

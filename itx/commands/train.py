@@ -16,7 +16,7 @@ from typing import Any
 
 import jax
 
-from itx import begin, checkpoint, mesh, pretrained, processes, restore, storage, writers
+from itx import begin, checkpoint, hub, mesh, pretrained, processes, restore, storage, writers
 from itx import train as training
 from itx.analysis import report
 from itx.audit import audit as auditing
@@ -62,9 +62,11 @@ def train(args: Namespace) -> tuple[Any, int]:
     processes.die_with_starter()
     if args.dry_run:
         return _dry_run(args)
+    run = _run_folder(args)
+    if run.lock_json.is_file():  # it goes on with the files that it began with
+        hub.use(storage.read_object(run.lock_json, absent={}).get("hub", {}))
     config, origin = pretrained.load_recipe(args.config, args.overrides, args.quick)
     metrics.trust(config.data.modules)
-    run = _run_folder(args)
     if config.train.deterministic:  # read by XLA when JAX starts
         flags = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true"

@@ -177,6 +177,7 @@ class Lock(TypedDict):
     retention: NotRequired[list[TextEntry]]
     unretained: NotRequired[str]  # why no text is measured
     leaks: NotRequired[list[Leaks]]
+    hub: NotRequired[dict[str, str]]  # commits of what came from the hub (itx/hub.py)
     contamination: NotRequired[dict[str, str]]  # what `itx eval --shots` tested; never on disk
 
 

@@ -150,14 +150,15 @@ def by_draw(scores: dict) -> dict[str, dict]:
     return joined
 
 
-def print_settings(settings: dict[str, dict], split: str) -> None:
+def print_settings(settings: dict[str, dict], split: str, own: str = "shots as trained") -> None:
     """Numbers of exemplars side by side: averages of groups, then rows.
 
     Args:
         settings: {exemplars, or "own": scores.json of that setting}.
+        own: the head of the column "own".
     """
     out, first = console(), next(iter(settings.values()))
-    heads = ["shots as trained" if k == "own" else f"{k} shots" for k in settings]
+    heads = [own if k == "own" else f"{k} shots" for k in settings]
     groups = [{(g["group"], g["kind"]): g for g in s["groups"]} for s in settings.values()]
     rows = [
         [label(*key), *(_group_cell(averages.get(key)) for averages in groups)]

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Evaluation rows in settings that a run was not built for: other numbers of exemplars, another
-split, other tasks. `itx eval RUN --shots 0,5 --split …` starts it:
+split, other tasks; or of a model that no run of ours made. `itx eval` starts it:
 
     python -m itx.prepare.further REQUEST.json ANSWER.json
 
-REQUEST   {"config", "vocab": file, "evaluation": the lock's rows, "trained": names, "tasks": names
-          or [], "split", "shots": [K, …]}
+REQUEST   {"config", "vocab": file, or "" for what data.vocab names, "evaluation": the lock's rows,
+          "trained": names, "tasks": names or [], "split", "shots": [K, …]}
 ANSWER    {"settings": {K, or "own" where no K is asked for: rows as a lock has them}, "skipped":
-          [{"row", "reason"}]}
+          [{"row", "reason"}], "lock": that of a model without a run, where "vocab" is ""}
 
 Exemplars come from the task's training split; a row has DRAWS draws of them, as renderings #0, #1,
 ….
@@ -17,11 +17,12 @@ import dataclasses
 import sys
 from typing import Any
 
-from itx import processes, storage
+from itx import hub, processes, storage
 from itx.config import RunConfig, from_dict
+from itx.data.vocabulary import Vocabulary
 from itx.errors import UserError, did_you_mean
-from itx.prepare import evaluation, jobs, sources, workers
-from itx.prepare.types import Job, Row
+from itx.prepare import build, evaluation, jobs, new_lock, sources, workers
+from itx.prepare.types import Job, Plan, Row
 from itx.tasks import names, registry, resolve
 from itx.tasks.spec import TaskSpec
 
@@ -77,10 +78,9 @@ def _registered(name: str, request: dict[str, Any], root: str) -> list[str]:
         return [n for n in registry.expand(name, root) if registry.task(n, root)]
     except UserError as e:
         near = did_you_mean(name, {*_known(request), *registry.TASKS})
-        raise UserError(
-            f"--tasks: {name!r} is neither an evaluation row of this run nor a registered "
-            f"task{near}"
-        ) from e
+        what = "neither an evaluation row of this run nor a registered task"
+        what = what if request["vocab"] else "no registered task"
+        raise UserError(f"--tasks: {name!r} is {what}{near}") from e
 
 
 def _impossible(spec: TaskSpec, variant: names.Variant, split: str) -> str:
@@ -101,8 +101,10 @@ def _impossible(spec: TaskSpec, variant: names.Variant, split: str) -> str:
 def make(request: dict[str, Any]) -> dict[str, Any]:
     """The answer to a request; folders that are not in the cache are built."""
     config = from_dict(request["config"])
+    hub.keep_in(config.data.cache_dir)
     registry.load_modules(config.data.modules)
-    settings = jobs.settings_of(config, request["vocab"])
+    vocab = request["vocab"] or build.vocabulary_file(config, [])
+    settings = jobs.settings_of(config, vocab)
     by_shots, skipped = {}, []
     for shots in request["shots"] or [None]:
         by_shots["own" if shots is None else shots], reasons = rows(request, config, shots)
@@ -123,7 +125,10 @@ def make(request: dict[str, Any]) -> dict[str, Any]:
     if not any(answer.values()):
         why = "; ".join(f"{s['row']}: {s['reason']}" for s in skipped[:3])
         raise UserError("no evaluation row is left: " + (why or "the run has none"))
-    return {"settings": answer, "skipped": skipped}
+    said = {"settings": answer, "skipped": skipped}
+    if not request["vocab"]:
+        said["lock"] = new_lock.untrained(Plan(config, settings, Vocabulary(vocab), [], [], []))
+    return said
 
 
 def main(request: str, answer: str) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from itx import hashing
+from itx import hashing, hub
 from itx.config import DataConfig
 from itx.data import cache, packing
 from itx.data import lock as locks
@@ -65,11 +65,28 @@ def file_of(plan: Plan) -> Path:
     ]
     if config.data.prompt_format == "chat" or any(spec.chat for spec in specs.values()):
         parts.append(settings.chat_template)  # the lock holds it
+    if pins := hub.used():
+        parts.append(pins)
     # The lock says why no text is measured, which depends on the files that are there.
     if config.model.pretrained:
         parts.append(evaluation.default_text(config, plan.members)[1])
     name = f"{hashing.draw(json.dumps(parts, sort_keys=True, default=str)):016x}.json"
     return Path(config.data.cache_dir) / "locks" / name
+
+
+def untrained(plan: Plan) -> Lock:
+    """The lock of a model that is scored without being trained: no task, and no row yet."""
+    return _shape(plan) | _turns(plan)
+
+
+def _turns(plan: Plan, conversations: bool = False) -> dict[str, Any]:
+    """What a lock holds of a chat template, where prompts or conversations pass through it."""
+    d = plan.config.data
+    as_chat = d.prompt_format == "chat"
+    held = {"chat": plan.settings.chat_template} if as_chat or conversations else {}
+    if as_chat:
+        held |= {k: getattr(d, k) for k in ("prompt_format", "system", "exemplars_as")}
+    return held
 
 
 def make(plan: Plan, shares: list[Rates], made: dict[Job, Made]) -> Lock:
@@ -84,11 +101,7 @@ def make(plan: Plan, shares: list[Rates], made: dict[Job, Made]) -> Lock:
             lock["tasks"].append(task_entry(name, rate, folders, lock, d))
     trained = {t["task"] for t in lock["tasks"]}
     # `itx generate` is to ask as the run was trained.
-    as_chat = d.prompt_format == "chat"
-    if as_chat or any(spec.chat for name, spec in registry.TASKS.items() if name in trained):
-        lock["chat"] = plan.settings.chat_template
-    if as_chat:
-        lock |= {k: getattr(d, k) for k in ("prompt_format", "system", "exemplars_as")}
+    lock |= _turns(plan, any(s.chat for name, s in registry.TASKS.items() if name in trained))
     if d.targets != "own":
         lock["targets"] = d.targets
     if d.replay:
@@ -139,6 +152,7 @@ def _shape(plan: Plan) -> Lock:
         "tasks": [],
         "evaluation": [],
         "holdout": [],
+        **({"hub": pins} if (pins := hub.used()) else {}),
     }
 
 

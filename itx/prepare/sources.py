@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from itx import hashing
+from itx import hashing, hub
 from itx.errors import UserError, check_known, did_you_mean, did_you_mean_file
-from itx.prepare import json_rows, readers
+from itx.prepare import hub_tables, json_rows, readers
 from itx.prepare.readers import READERS
 from itx.prepare.records import Bad
 from itx.tasks import fingerprint
@@ -100,7 +100,7 @@ def open_source(
         return
     own_ids: set[str] = set()
     for part in parts(source, split, root):
-        for row, example in READERS[source.kind](part.path, part.options):
+        for row, example in READERS[part.kind or source.kind](part.path, part.options):
             counts["read"] += 1
             if isinstance(example, Bad):
                 told = f"{part.name}:{row}: {example.reason} ({example.detail})"
@@ -150,6 +150,7 @@ class Part:
     joined: str = ":"  # between the file's name and the row, in an example's id
     where: tuple = ()  # which rows of the file, where not all
     beside: tuple[Path, ...] = ()  # files that say how it is read
+    kind: str = ""  # of its reader, where not the source's
 
 
 def parts(source: Source, split: str, root: str) -> list[Part]:
@@ -162,7 +163,7 @@ def parts(source: Source, split: str, root: str) -> list[Part]:
         return _tfds_parts(source, given)
     files = [str(given)] if isinstance(given, (str, Path)) else [str(f) for f in given]
     if source.kind == "hf_dataset":
-        return [part for f in files for part in _hf_parts(source, f, root)]
+        return [part for f in files for part in _hf_parts(source, f, split, root)]
     return [
         Part(Path(f).name if Path(f).is_absolute() else f, find_file(f, root), source.options)
         for f in files
@@ -225,9 +226,16 @@ def tfds_folder(name: str) -> Path:
     return folder / (version or max(versions, key=numbers))
 
 
-def _hf_parts(source: Source, folder: str, root: str) -> list[Part]:
+def _hf_parts(source: Source, folder: str, split: str, root: str) -> list[Part]:
     """The Arrow files of a folder that `Dataset.save_to_disk` wrote, or of one split of a
-    `DatasetDict`'s."""
+    `DatasetDict`'s; or the files of a data set of the hub."""
+    if hub.is_name(folder) and not (Path(root) / folder.partition("/")[0]).exists():
+        subset, name = source.options.get("subset", ""), hub.pinned(folder, "dataset")
+        place, files = hub.folder(
+            name, "dataset", lambda names: hub_tables.of_split(name, names, split, subset)
+        )
+        repo = folder.partition("@")[0]
+        return [Part(f"{repo}/{f}", place / f, {}, kind=hub_tables.kind(place / f)) for f in files]
     state = json_rows.read_document(find_file(f"{folder}/state.json", root))
     if any(state.get(f"_indices_{what}") for what in ("files", "mapping", "data_files")):
         raise UserError(

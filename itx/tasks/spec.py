@@ -204,10 +204,11 @@ def parquet(files: Files, split_by_hash: Shares = None) -> Source:
     return _source("parquet", files, split_by_hash)
 
 
-def hf_dataset(folders: Files, split_by_hash: Shares = None) -> Source:
+def hf_dataset(folders: Files, split_by_hash: Shares = None, subset: str = "") -> Source:
     """Folders that Hugging Face's `Dataset.save_to_disk` wrote; for a `DatasetDict`: {"train":
-    "folder/train", …}."""
-    return _source("hf_dataset", folders, split_by_hash)
+    "folder/train", …}. Or data sets of the hub: "tatsu-lab/alpaca", or for its splits {"train":
+    "openai/gsm8k", "test": "openai/gsm8k"} with subset="main", the folder there that is meant."""
+    return _source("hf_dataset", folders, split_by_hash, subset=subset)
 
 
 def tfrecord(files: Files, features: Mapping[str, Any], split_by_hash: Shares = None) -> Source:

@@ -68,6 +68,7 @@ def ask(run: RunFolder, tmp_path, **asked) -> dict:
         "shots": None,
         "split": None,
         "modules": "",
+        **dict.fromkeys(("base", "root", "out", "prompt_format", "system")),
     }
     facts, code = command.evaluate_run(
         Namespace(run=str(run.path), **{"adapter": None, **settings, **asked})
@@ -213,7 +214,7 @@ def test_the_base_of_an_adapters_run_has_no_step(run, adapters, tmp_path):
     for more in ({}, {"shots": "0"}):
         with pytest.raises(
             UserError,
-            match="--step 2 with --adapter: .* base, .* the same at every step; leave --step",
+            match="--step 2 with an adapter: .* base, .* same at every step; leave the step out",
         ):
             ask(run, tmp_path, **asked, **more)
     for step in (0, None):
