@@ -39,7 +39,10 @@ def load(
     if beside not in sys.path:  # a recipe may build on its neighbour, as a script may
         sys.path.append(beside)
     try:
-        spec.loader.exec_module(module)
+        # Not from Python's compiled copy, which would stand for a text of the same length that was
+        # written within the same second.
+        text = spec.loader.get_data(file)
+        exec(spec.loader.source_to_code(text, file), module.__dict__)
         config = module.get_config(quick=quick)
     except UserError:
         raise

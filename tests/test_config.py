@@ -4,6 +4,7 @@
 import dataclasses
 import glob
 import os
+import sys
 
 import pytest
 
@@ -87,6 +88,23 @@ def test_origin_names_where_each_value_came_from(tmp_path):
 def test_a_wrong_recipe_names_the_field(tmp_path, body, message):
     with pytest.raises(UserError, match=message):
         load(recipe(tmp_path, body))
+
+
+def test_a_recipe_is_read_as_it_stands(tmp_path, monkeypatch):
+    """Python's own compiled copy would stand for a text of the same length and second."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    file, text = (
+        tmp_path / "recipe.py",
+        (
+            "from itx.config import RunConfig, TrainConfig\n"
+            "def get_config(quick=False):\n    return RunConfig(train=TrainConfig(steps=%d))\n"
+        ),
+    )
+    for steps in (3, 4):
+        file.write_text(text % steps)
+        os.utime(file, (10**9, 10**9))
+        assert load(str(file))[0].train.steps == steps
+    assert sorted(tmp_path.iterdir()) == [file]  # nothing is written beside it
 
 
 def test_a_missing_recipe_names_the_nearest(tmp_path):

@@ -30,7 +30,7 @@ from itx.data.vocabulary import BYTE_EXTRA_IDS, BYTES, Bytes, Vocabulary
 from itx.errors import UserError
 from itx.eval import evaluate, fixed, metrics, retention
 from itx.restore import Setup
-from itx.runs import RunFolder, default_run
+from itx.runs import RunFolder, default_run, read_lock
 from itx.trainer_lock import TrainerLock
 
 
@@ -63,8 +63,9 @@ def train(args: Namespace) -> tuple[Any, int]:
     if args.dry_run:
         return _dry_run(args)
     run = _run_folder(args)
-    if run.lock_json.is_file():  # it goes on with the files that it began with
-        hub.use(storage.read_object(run.lock_json, absent={}).get("hub", {}))
+    with contextlib.suppress(UserError):  # a run without a sound lock is told about below
+        if run.is_begun():  # it goes on with the files that it began with
+            hub.use(read_lock(run).get("hub", {}))
     config, origin = pretrained.load_recipe(args.config, args.overrides, args.quick)
     metrics.trust(config.data.modules)
     if config.train.deterministic:  # read by XLA when JAX starts
