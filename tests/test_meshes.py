@@ -32,6 +32,8 @@ PAIRWISE = [
     for i, method in enumerate(("full", "lora", "dora", "prefix", "prompt"))
     for j, mesh in enumerate(MESHES)
 ]
+# every method once, on a mesh that splits it; the others of PAIRWISE: -m slow
+FEW = [PAIRWISE[3 * i + j] for i, j in enumerate((1, 1, 2, 2, 1))]
 REST = [case for case in itertools.product(MODELS, ALL, MESHES) if case not in PAIRWISE]
 
 
@@ -46,6 +48,7 @@ def test_every_two_meet():
     for i, j in itertools.combinations(range(3), 2):
         levels = (("decoder", "t5"), ("full", "lora", "dora", "prefix", "prompt"), MESHES)
         assert {(c[i], c[j]) for c in PAIRWISE} == set(itertools.product(levels[i], levels[j]))
+    assert [len({c[i] for c in FEW}) for i in range(3)] == [2, 5, 2]
 
 
 def step(cfg, batch: dict, mesh) -> tuple[dict, dict]:
@@ -119,7 +122,12 @@ def check_adapter(name: str, method: str, sizes: tuple[int, int]) -> None:
         assert np.abs(logits(moved(adapted(name, method)), batch, sizes) - plain).max() > 0.01
 
 
-@pytest.mark.parametrize(("name", "method", "sizes"), PAIRWISE)
+def few_of(cases: list) -> list:
+    """The cases, those that are not among FEW marked slow."""
+    return [c if c in FEW else pytest.param(*c, marks=pytest.mark.slow) for c in cases]
+
+
+@pytest.mark.parametrize(("name", "method", "sizes"), few_of(PAIRWISE))
 def test_loss_and_gradient_are_those_of_one_device_unpacked(name, method, sizes, monkeypatch):
     check_step(name, method, sizes, monkeypatch)
 
@@ -145,7 +153,8 @@ def test_the_same_for_all_others(name, method, sizes, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "method", "sizes"), [c for c in PAIRWISE if c[1] != "full" and c[2] != (1, 1)]
+    ("name", "method", "sizes"),
+    few_of([c for c in PAIRWISE if c[1] != "full" and c[2] != (1, 1)]),
 )
 def test_an_adapter_on_a_mesh_begins_as_the_base_and_merges(name, method, sizes):
     check_adapter(name, method, sizes)
