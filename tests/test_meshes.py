@@ -132,6 +132,7 @@ def test_loss_and_gradient_are_those_of_one_device_unpacked(name, method, sizes,
     check_step(name, method, sizes, monkeypatch)
 
 
+@pytest.mark.slow
 def test_what_dropout_draws_is_the_same_on_a_mesh(monkeypatch):
     """LoRA's, on a mesh with an axis of data too."""
     monkeypatch.setattr(transformer, "UNROLL_LAYERS_ON_CPU", 0)

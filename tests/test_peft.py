@@ -328,7 +328,10 @@ def test_training_lowers_the_loss_and_frozen_parameters_cost_nothing_and_stay_bi
     assert told in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("method", ["lora", "dora", "prefix", "prompt"])
+@pytest.mark.parametrize(
+    "method",
+    ["lora", *(pytest.param(m, marks=pytest.mark.slow) for m in ("dora", "prefix", "prompt"))],
+)
 def test_a_compiled_step_has_no_memory_for_what_does_not_train(method):
     """Beside full tuning it takes two moments of the frozen parameters less, and about their
     gradient less: one row, so that activations are few."""

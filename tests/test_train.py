@@ -23,6 +23,8 @@ from tests import synthetic, tiny
 
 LOCK = synthetic.lock()
 NAMES = ["decoder", "t5"]
+# of tests whose point is the step's, which both architectures share
+T5_SLOW = ["decoder", pytest.param("t5", marks=pytest.mark.slow)]
 
 
 def mesh_of(devices: int = 1, **sizes):
@@ -55,7 +57,7 @@ def test_packing_changes_neither_loss_nor_gradient(name):
     agree(one_step(cfg, packed), one_step(cfg, alone))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", T5_SLOW)
 def test_microbatches_change_nothing(name):
     cfg = synthetic.config(synthetic.models()[name], optim={"name": "sgd", "warmup_steps": 0})
     batch = synthetic.Batches(cfg).batch(0)
@@ -128,7 +130,7 @@ def test_loss_positions_bring_no_activations_together(monkeypatch, sizes):
         assert all(shape.count(",") == 1 for shape, _ in added) and added.total() <= 3
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", T5_SLOW)
 def test_logits_at_loss_positions_alone_give_the_loss_and_gradient_of_all(name):
     """Under a cap that the fullest row meets, with a row that has no target and rows that have
     few."""
@@ -164,9 +166,8 @@ def test_logits_at_loss_positions_alone_give_the_loss_and_gradient_of_all(name):
         np.testing.assert_allclose(other, one, atol=1e-6 * size, rtol=0, err_msg=path)
 
 
-@pytest.mark.parametrize(
-    "sizes", [{}, pytest.param({"fsdp": 4, "tensor": 2}, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("sizes", [{}, {"fsdp": 4, "tensor": 2}])
 def test_memory_of_a_step_grows_with_loss_positions_as_the_formula_says(monkeypatch, sizes):
     """`loss.of_states`: by 2 to 3.2 times rows × positions × vocabulary × 4 bytes / devices, up to
     LOGITS_BYTES."""
