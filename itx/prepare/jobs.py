@@ -190,7 +190,7 @@ class Estimate(NamedTuple):
 def estimate(job: Job, settings: Settings) -> Estimate:
     """From all of the job's source and ESTIMATED of its examples."""
     began = time.monotonic()
-    work = Work(job, settings, Vocabulary(settings.vocab))
+    work = Work(job, settings, _vocabulary(settings.vocab))
     exists = cache.is_there(path(job, settings, work.vocabulary.hash))
     items = _chosen(work).items
     reading = time.monotonic() - began
@@ -212,10 +212,15 @@ def estimate(job: Job, settings: Settings) -> Estimate:
     return Estimate(n, round(size), seconds, exists)
 
 
+@functools.lru_cache(maxsize=2)  # a large tokenizer.json takes a second to read
+def _vocabulary(file: str) -> Vocabulary:
+    return Vocabulary(file)
+
+
 def run(job: Job, settings: Settings) -> Made:
     """Make the job's folder unless it is there."""
     registry.load_modules(settings.data.modules)
-    work = Work(job, settings, Vocabulary(settings.vocab))
+    work = Work(job, settings, _vocabulary(settings.vocab))
     spec, vocabulary = work.spec, work.vocabulary
     name = folder(job, settings, vocabulary.hash)
     place = Path(settings.data.cache_dir) / name
