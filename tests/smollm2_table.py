@@ -68,42 +68,49 @@ def scores_of(groups: list[dict]) -> Scores:
     return {tables.label(g["group"], g["kind"]): (g["score"], g["chance"]) for g in groups}
 
 
-def scores(seed: int, column: str) -> Scores:
+def file_of(seed: int, column: str) -> Path:
+    """Where the scores of a column stand."""
     if column == "shots":
-        held = json.loads((run_of(seed, "tuned") / "shots.json").read_text())
+        return run_of(seed, "tuned") / "shots.json"
+    return run_of(seed, {"zero-shot": "tuned"}.get(column, column)) / "report.json"
+
+
+def scores(seed: int, column: str) -> Scores:
+    held = json.loads(file_of(seed, column).read_text())
+    if column == "shots":
         return scores_of(held["settings"][str(SHOTS)]["groups"])
-    run = run_of(seed, {"zero-shot": "tuned"}.get(column, column))
     when = "before" if column == "zero-shot" else "after"
-    groups = json.loads((run / "report.json").read_text())["groups"]
-    return scores_of([{**g, **g[when]} for g in groups])
+    return scores_of([{**g, **g[when]} for g in held["groups"]])
 
 
 def kept(seed: int, column: str) -> float | None:
     """Bits per byte of plain text; None where it was not measured."""
-    if column not in ("zero-shot", "shuffled", "tuned"):
-        return None
-    report = json.loads(
-        (run_of(seed, column.replace("zero-shot", "tuned")) / "report.json").read_text()
-    )
-    when = "before" if column == "zero-shot" else "after"
-    return report["retention"][when][TEXT]["bits_per_byte"]
+    held = json.loads(file_of(seed, column).read_text()).get("retention") or {}
+    texts = held.get("before" if column == "zero-shot" else "after") or {}
+    return texts[TEXT]["bits_per_byte"] if TEXT in texts else None
+
+
+def shown(values: list[float], digits: int = 2) -> str:
+    """Mean (range) over seeds; the value of a single seed; nothing for none."""
+    if len(values) < 2:
+        return "".join(f"{v:.{digits}f}" for v in values)
+    return spread(values, digits)
 
 
 def table(numbers: list[int]) -> str:
-    """A row per group of evaluation rows, a column per form: share right, mean (range) over the
-    seeds."""
-    found = {c: [scores(seed, c) for seed in numbers] for c in COLUMNS}
-    rows = [["", "chance", *COLUMNS.values()], ["---"] * (len(COLUMNS) + 2)]
+    """A row per group of evaluation rows, a column per form that every seed was asked in: share
+    right, mean (range) over the seeds."""
+    columns = [c for c in COLUMNS if all(file_of(seed, c).is_file() for seed in numbers)]
+    found = {c: [scores(seed, c) for seed in numbers] for c in columns}
+    rows = [["", "chance", *(COLUMNS[c] for c in columns)], ["---"] * (len(columns) + 2)]
     for label in found["tuned"][0]:
         cells = [[s[label][0] for s in own if label in s] for own in found.values()]
         chance = sum(s[label][1] for s in found["tuned"]) / len(numbers)
-        rows.append([label, f"{chance:.2f}", *(spread(c) if c else "" for c in cells)])
-    lost = [[v for seed in numbers if (v := kept(seed, c)) is not None] for c in COLUMNS]
-    rows.append([f"bits per byte of `{TEXT}`", "", *(spread(v, 3) if v else "" for v in lost)])
+        rows.append([label, f"{chance:.2f}", *map(shown, cells)])
+    lost = [[v for seed in numbers if (v := kept(seed, c)) is not None] for c in columns]
+    rows.append([f"bits per byte of `{TEXT}`", "", *(shown(v, 3) for v in lost)])
     taken = [float((run_of(seed, "tuned") / "seconds.txt").read_text()) for seed in numbers]
-    rows.append(
-        ["seconds, all in all", *[""] * len(COLUMNS), f"{min(taken):.0f} to {max(taken):.0f}"]
-    )
+    rows.append(["seconds, all in all", *[""] * len(columns), shown(taken, 0)])
     return "\n".join("| " + " | ".join(r) + " |" for r in rows)
 
 
