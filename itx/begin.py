@@ -75,7 +75,7 @@ def check_same_run(run: RunFolder, config: RunConfig) -> list[str]:
 def _changes_shapes(run: RunFolder, config: RunConfig, name: str) -> bool:
     """Whether the run would have other arrays, in parameters or optimizer, with this one field as
     `config` has it."""
-    if not run.lock_json.is_file() and not run.steps():  # killed while it began
+    if not run.has_lock():
         return False
     old, vocab_size = run_config(run), read_lock(run)["vocabulary"]["size"]
 
@@ -98,7 +98,7 @@ def check(run: RunFolder, config: RunConfig, lock: Lock, setup: Setup) -> list[s
         setup: what the run has besides its state, with the shapes that its checkpoints must hold.
     """
     notes = check_same_run(run, config)
-    if run.lock_json.is_file() or run.steps():
+    if run.has_lock():
         locks.check_same(read_lock(run), lock, run.path)
     vocabulary = _vocabulary(config, lock)
     if not run.vocab_model.is_file() and not vocabulary.is_file():

@@ -152,6 +152,7 @@ def folder(name: str, kind: str = "model", choose: Choose | None = None) -> tupl
         if (place := _cached(repo)) is None:
             raise
         # what was fetched by Hugging Face's own command, and of which nobody says that it is whole
+        say(f"{repo}: no answer of the hub; what is in {place} is taken, whole or not")
         there = sorted(p for p in place.rglob("*") if p.is_file())
         return place, choose([str(p.relative_to(place)) for p in there])
     both = sorted({*held["files"], *files}) if held["folder"] == str(place) else files

@@ -59,6 +59,11 @@ class RunFolder:
         """Whether this is a run folder, even one that lost its config.json."""
         return self.config_json.is_file() or bool(self.steps())
 
+    def has_lock(self) -> bool:
+        """Whether it came as far as its lock, even one that is lost: not where it was killed while
+        it began."""
+        return self.lock_json.is_file() or bool(self.steps())
+
     def eval_dir(self, step: int | str) -> Path:
         """The folder of scores.json and predictions/<row>.jsonl; another `setting` than the run's
         own has one below it."""

@@ -115,7 +115,7 @@ def table(numbers: list[int]) -> str:
 
 
 def dev(root: str) -> None:
-    """Each rate on the validation splits of seed 1; `dev.json` beside this file's benchmarks."""
+    """Each rate on the validation splits of seed 1; written to tests/benchmarks/smollm2_dev.json."""
     found = {}
     for rate in RATES:
         run = run_of(1, f"dev-{rate:g}")

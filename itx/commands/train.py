@@ -63,9 +63,8 @@ def train(args: Namespace) -> tuple[Any, int]:
     if args.dry_run:
         return _dry_run(args)
     run = _run_folder(args)
-    with contextlib.suppress(UserError):  # a run without a sound lock is told about below
-        if run.is_begun():  # it goes on with the files that it began with
-            hub.use(read_lock(run).get("hub", {}))
+    if run.is_begun() and run.has_lock():  # it goes on with the files that it began with
+        hub.use(read_lock(run).get("hub", {}))
     config, origin = pretrained.load_recipe(args.config, args.overrides, args.quick)
     metrics.trust(config.data.modules)
     if config.train.deterministic:  # read by XLA when JAX starts

@@ -115,13 +115,13 @@ def make(todo: list[Job], settings: Settings, workers: int) -> dict[Job, Made]:
         return make_all(executor, todo, settings, vocabulary, no_progress)
 
 
-def _answer_file(mixtures: list[str], root: str) -> Path:
-    """Where SeqIO's last answer about mixtures of ours is kept: it follows from what they are, and
-    from the numbers of examples, which stand in the file."""
+def _answer_name(mixtures: list[str], root: str) -> str:
+    """The file's name of SeqIO's last answer about mixtures of ours: it follows from what they are,
+    and from the numbers of examples, which stand in the file."""
     specs = [registry.MIXTURES[name] for m in mixtures for name in nested(m, root)]
     asked = [(repr(spec), resolve.members(spec, root)) for spec in specs]
     about = [RATES_VERSION, version_of("seqio"), mixtures, asked]
-    return storage.user_cache() / "rates" / f"{hashing.digest(json.dumps(about))}.json"
+    return f"rates/{hashing.digest(json.dumps(about))}.json"
 
 
 @contextlib.contextmanager
@@ -134,9 +134,11 @@ def seqio_rates(
     Importing SeqIO takes as long as a small build, hence its answer is kept, and a process asks it
     where the mixtures or the numbers of examples are others than last time.
     """
-    file, held = _answer_file(mixtures, settings.data.root), {}
-    with contextlib.suppress(OSError, UserError):  # what cannot be read is asked for again
-        held = storage.read_object(file, "examples", "rates", absent={})
+    name, held = _answer_name(mixtures, settings.data.root), {}
+    # Where nothing can be kept, or what was kept is damaged, SeqIO is asked each time.
+    with contextlib.suppress(OSError, RuntimeError, UserError):
+        file = storage.user_cache() / name
+        held = storage.read_object(file, "examples", "rates", storage.SEAL, absent={})
     with contextlib.ExitStack() as stack:
         # beside the cache's making, where it is likely to be needed
         ask = None if held else stack.enter_context(_asking(mixtures, settings))
@@ -145,8 +147,9 @@ def seqio_rates(
             if held and held["examples"] == examples:
                 return held["rates"]
             answer = (ask or stack.enter_context(_asking(mixtures, settings)))(examples)
-            with contextlib.suppress(OSError):  # a home that cannot be written
-                storage.write_json(file, {"examples": examples, "rates": answer})
+            with contextlib.suppress(OSError, RuntimeError):
+                kept = storage.sealed({"examples": examples, "rates": answer})
+                storage.write_json(storage.user_cache() / name, kept)
             return answer
 
         yield rates

@@ -350,6 +350,9 @@ def test_seqio_is_asked_once_about_the_same_mixture_and_numbers(tmp_path, monkey
         asked.append(list(mixtures))
         yield lambda examples: [{n: 1 / len(examples) for n in examples} for _ in mixtures]
 
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
     monkeypatch.setattr(processes, "_asking", asking)
 
     def rates(mixture, **examples):
@@ -370,6 +373,12 @@ def test_seqio_is_asked_once_about_the_same_mixture_and_numbers(tmp_path, monkey
     for file in (tmp_path / "itx" / "rates").iterdir():  # a damaged answer is asked for again
         file.write_text("{")
     assert rates("sample_mix", a=3, b=5) == [dict.fromkeys("ab", 1 / 2)] and len(asked) == 5
+    for file in (tmp_path / "itx" / "rates").iterdir():  # another number is damage too
+        file.write_text(file.read_text().replace("0.5", "0.6"))
+    assert rates("sample_mix", a=3, b=5) == [dict.fromkeys("ab", 1 / 2)] and len(asked) == 6
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(processes.storage.Path, "home", homeless)  # nothing can be kept
+    assert rates("sample_mix", a=3, b=5) == [dict.fromkeys("ab", 1 / 2)] and len(asked) == 7
 
 
 def test_relations_are_named():
