@@ -30,6 +30,7 @@ def get_config(quick: bool = False) -> RunConfig:
             global_batch=8,
             window_examples=1024,
             renderings=1,
+            train_examples=200,  # of each task: the run sees some 20
         ),
         peft=PeftConfig(method="lora", rank=16, alpha=32.0, targets=(r".*/w\w*",)),
         optim=OptimConfig(

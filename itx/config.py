@@ -193,6 +193,11 @@ class DataConfig:
     )
     skip_bad: bool = _data(False, "count and skip unreadable records rather than stop")
     max_epochs: float = _free(1000.0, "the audit fails above this many passes over a task")
+    train_examples: int = _data(
+        0,
+        "training examples kept per task, by content hash, before they are rendered; 0: all",
+        at_least=0,
+    )
     eval_examples: int = _data(
         200, "evaluation examples kept per task and split, by content hash", at_least=1
     )

@@ -6,6 +6,7 @@ costs a compilation; they are padded on the left, so that every row writes its n
 same slot. A batch stops as soon as all its rows have ended.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypedDict
@@ -26,8 +27,10 @@ from itx.models.transformer import before
 from itx.params import module_of
 
 PROMPT_STEP, ANSWER_STEP = 16, 16  # prompts and answers are padded up to a multiple of these
-# Measured on 2 cores: a 1 M-parameter model reads so many tokens in the time that a shape compiles.
-COMPILATION_TOKENS = 80_000
+# Tokens times parameters of a layer that a device works through while one layer of a new shape
+# compiles. Two CPU cores: models of 1 M parameters in 4 layers, and of 135 M in 30, agree. H200:
+# 0.6 B in 28 layers (tests/benchmarks/gpu.json); what is no CPU is taken for one.
+COMPILATION_ON_CPU, COMPILATION_ELSEWHERE = 2e10, 2e14
 MAX_SCORES_BYTES = 2**30  # of attention scores that a device holds at once: long prompts, few rows
 LOOK_EVERY = 8  # tokens between two looks for stop strings: each costs a round trip to the device
 
@@ -119,14 +122,25 @@ def plan(
     widths = _up(size, PROMPT_STEP) if len(size) > 1 else np.maximum(PROMPT_STEP, _power(size))
     answers = _up(limits, ANSWER_STEP)
     # few groups of answers, for each takes shapes of its own for the prompts' lengths
-    for slots, members in buckets(answers, 16 * COMPILATION_TOKENS):
-        for width, inner in buckets(widths[members], COMPILATION_TOKENS):
+    price = compilation_tokens(loaded)
+    for slots, members in buckets(answers, 16 * price):
+        for width, inner in buckets(widths[members], price):
             rows = members[inner]
             rows = rows[np.lexsort((rows, size[rows], limits[rows]))]
             count = batch_rows(len(rows), int(width), loaded)
             shape = (count, int(width), int(slots))
             batches += [(rows[i : i + count], shape) for i in range(0, len(rows), count)]
     return batches
+
+
+def compilation_tokens(loaded: LoadedModel) -> int:
+    """How many tokens of prompts the model reads in the time that a shape compiles."""
+    on_cpu = loaded.mesh.devices.flat[0].platform == "cpu"
+    work = COMPILATION_ON_CPU if on_cpu else COMPILATION_ELSEWHERE * loaded.mesh.size
+    model, layers = loaded.model, loaded.model.num_layers
+    if model.architecture == "encoder_decoder":
+        layers += model.encoder_layers or model.num_layers
+    return math.ceil(work * layers / sum(x.size for x in loaded.params.values()))
 
 
 def batch_rows(n: int, width: int, loaded: LoadedModel) -> int:

@@ -244,11 +244,12 @@ def build(
     """Cache one split: (relative folder, manifest, whether it was made now). Its content is its
     key: SeqIO has no other."""
     counts: Counter = Counter()
-    trained, most = split == "train", settings.data.eval_examples
+    trained = split == "train"
+    setting, most = jobs.most_of(not trained, settings)
     examples: Iterator[Example] = _examples(task, split, settings, vocabulary, counts)
-    if not trained:  # the first by content hash, as with our own tasks
+    if most is not None:  # the first by content hash, as with our own tasks
         in_order = sorted(examples, key=lambda e: e[0])
-        counts["beyond data.eval_examples"] += max(0, len(in_order) - most)
+        counts[f"beyond {setting}"] += max(0, len(in_order) - most)
         examples = iter(in_order[:most])
     versions = f"{render.RENDER_VERSION}.{loose.LOOSE_VERSION}"
     head = "\x1f".join([task.name, split, vocabulary.hash, versions])

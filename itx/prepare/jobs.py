@@ -65,7 +65,13 @@ def key(job: Job, settings: Settings, vocab_hash: str) -> str:
         d.eval_examples if job.crossed else 0,
         fingerprint.of_task(settings.task(job.other)) if job.other else "",
         *kinds.of(spec).key(job, spec, settings),
+        *((d.train_examples,) if d.train_examples and _shows_training(job) else ()),
     )
+
+
+def _shows_training(job: Job) -> bool:
+    """Whether a folder holds training examples: as its own, or as exemplars."""
+    return not job.crossed or bool(job.parsed.shots)
 
 
 def folder(job: Job, settings: Settings, vocab_hash: str) -> str:
@@ -105,12 +111,12 @@ def _read(task: str, split: str, settings: Settings) -> Examples:
     return Examples(list(items), counts, faults)
 
 
-def _complete(work: Work, split: str) -> Examples:
+def _complete(work: Work) -> Examples:
     """The examples that a job's wordings can show. With data.skip_bad those with a hole are
     counted and left out, in every rendering alike; else `render` tells of the first one that it
     meets."""
     spec, settings = work.spec, work.settings
-    items, counts, faults = _read(work.variant.task, split, settings)
+    items, counts, faults = _read(work.variant.task, work.job.split, settings)
     counts, faults = Counter(counts), dict(faults)
     if settings.data.skip_bad and spec.templated:
         slots, whole = values.slots(instructions.wordings(work.job, spec)), []
@@ -127,15 +133,23 @@ def _complete(work: Work, split: str) -> Examples:
 @functools.lru_cache(maxsize=4)
 def _pool(job: Job, settings: Settings) -> fewshot.Pool:
     work = Work(job, settings, None)
-    return fewshot.pool(work.spec, _complete(work, "train").items)
+    return fewshot.pool(work.spec, _chosen(work).items)
+
+
+def most_of(crossed: bool, settings: Settings) -> tuple[str, int | None]:
+    """(the setting that bounds the examples of a split, how many it keeps; None: all)."""
+    d = settings.data
+    if crossed:
+        return "data.eval_examples", d.eval_examples
+    return "data.train_examples", d.train_examples or None
 
 
 def _chosen(work: Work) -> Examples:
-    """The examples of a job: of an evaluation split the first ones by content hash."""
-    items, counts, faults = _complete(work, work.job.split)
-    if work.job.crossed:
-        most = work.settings.data.eval_examples
-        counts["beyond data.eval_examples"] += max(0, len(items) - most)
+    """The examples of a job: where a setting bounds them, the first ones by content hash."""
+    items, counts, faults = _complete(work)
+    setting, most = most_of(work.job.crossed, work.settings)
+    if most is not None:
+        counts[f"beyond {setting}"] += max(0, len(items) - most)
         items = sorted(items, key=lambda item: item.hash)[:most]
     return Examples(items, counts, faults)
 
@@ -291,7 +305,8 @@ def _rendered(
 
 def _leak_texts(work: Work, items: list[Item]) -> list[cache.Texts]:
     """For the leak test: all that training reads of each example."""
-    if work.spec.templated:  # the same in all variants of the task
+    whole = not work.settings.data.train_examples
+    if work.spec.templated and whole:  # the same in all variants of the task
         return _task_leak_texts(work.spec.name, work.settings)
     return [kinds.of(work.spec).leak_texts(work.spec, item) for item in items]
 

@@ -552,6 +552,27 @@ def test_buckets_weigh_compilation_against_padding():
     assert gen.buckets(np.array([], np.int64), 10) == []
 
 
+def test_a_larger_model_is_compiled_for_more_lengths():
+    """A shape costs a layer's compilation for each layer; what padding costs grows with the
+    parameters. The prompts are SmolLM2's of the embedded suite: 38 to 74 tokens."""
+    r = runner("decoder")
+    size = sum(x.size for x in r.loaded.params.values())
+    assert gen.compilation_tokens(r.loaded) == math.ceil(
+        gen.COMPILATION_ON_CPU * r.loaded.model.num_layers / size
+    )
+    lengths = [38 + i % 37 for i in range(476)]
+
+    def widths(params, layers):
+        model = dataclasses.replace(r.loaded.model, num_layers=layers)
+        arrays = {"w": jax.ShapeDtypeStruct((params,), np.float32)}
+        loaded = dataclasses.replace(r.loaded, params=arrays, model=model)
+        return {w for _, (_, w, _) in gen.plan(lengths, np.full(476, 16), loaded)}
+
+    assert widths(10**6, 4) == {80}
+    assert widths(135 * 10**6, 30) == {64, 80}
+    assert widths(10**10, 30) == {48, 64, 80}
+
+
 def test_a_conversation_is_compiled_for_few_lengths():
     """Each turn asks a longer prompt, alone: a row, whose slots are powers of two."""
     r = runner("decoder")

@@ -259,6 +259,46 @@ def test_a_key_changes_with_what_shapes_the_folder_and_with_nothing_else(tmp_pat
     assert len({base, *changed}) == len(changed) + 1
 
 
+@pytest.mark.parametrize("variant", ["sample_even", "sample_even:fs3"])
+def test_train_examples_bounds_what_is_rendered_shown_and_searched(tmp_path, monkeypatch, variant):
+    """The first by content hash are kept, the rest is counted; exemplars, of an evaluation split
+    too, are drawn from those that are kept."""
+    file, most = vocab.train(["sample_first"], 300, "", 0, str(tmp_path)), 12
+    encoded = []
+    records_of = jobs.records_of
+    monkeypatch.setattr(
+        jobs, "records_of", lambda w, items: encoded.append(len(items)) or records_of(w, items)
+    )
+    held, keys, tests = {}, set(), {}
+    for train_examples in (0, most, 10**6):
+        settings = job_settings(
+            file,
+            modules=("tests.sample_tasks",),
+            cache_dir=str(tmp_path),
+            train_examples=train_examples,
+        )
+        where, manifest = jobs.run(Job(variant, "train"), settings)
+        keys.add(where)
+        records = cache.Records(tmp_path / where)
+        held[train_examples] = records.content
+        audit = manifest["audit"]
+        assert audit["read"] == audit["kept"] + sum(audit["skipped"].values())
+        beyond = len(held[0]) - most if train_examples == most else 0
+        assert audit["skipped"].get("beyond data.train_examples", 0) == beyond
+        assert (
+            len(list(cache.iterate_texts(records.folder))) == manifest["examples"] == len(records)
+        )
+        test, _ = jobs.run(Job(variant, "test"), settings)
+        tests[train_examples] = test
+        shown = cache.Records(tmp_path / test).exemplars
+        for exemplars in (records.exemplars, shown):
+            assert np.isin(exemplars[exemplars > 0], records.content).all()
+    assert len(keys) == 3 and len(held[0]) > 2 * most == 2 * encoded[2]
+    assert sorted(held[most]) == sorted(held[0])[:most]
+    assert set(held[0]) == set(held[10**6])
+    assert len(set(tests.values())) == (1 if variant == "sample_even" else 3)
+
+
 def test_examples_done_at_once_change_no_byte(tmp_path, monkeypatch):
     written = []
     file = vocab.train(["sample_first"], 300, "", 0, str(tmp_path))
