@@ -31,6 +31,7 @@ def get_config(quick: bool = False) -> RunConfig:
             window_examples=1024,
             renderings=1,
             train_examples=200,  # of each task: the run sees some 20
+            eval_examples=20,
         ),
         peft=PeftConfig(method="lora", rank=16, alpha=32.0, targets=(r".*/w\w*",)),
         optim=OptimConfig(
@@ -39,5 +40,7 @@ def get_config(quick: bool = False) -> RunConfig:
         train=TrainConfig(
             steps=2 if quick else 20, checkpoint_every=1 if quick else 10, log_every=1
         ),
-        eval=EvalConfig(max_examples=1, max_new_tokens=8 if quick else 16, batch_size=32),
+        eval=EvalConfig(
+            max_examples=1, fixed_examples=4, max_new_tokens=8 if quick else 16, batch_size=32
+        ),
     )

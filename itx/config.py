@@ -312,6 +312,9 @@ class EvalConfig:
     max_examples: int = _free(
         24, "examples per task, times every template; the report says so", at_least=0
     )
+    fixed_examples: int = _free(
+        16, "examples of each trained task whose loss is taken before and after", at_least=1
+    )
     batch_size: int = _free(256, "sequences generated or scored together", at_least=1)
     limit_factor: float = _free(
         1.5, "new tokens that a row may take, as a multiple of its longest right answer", at_least=1

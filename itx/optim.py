@@ -2,8 +2,8 @@
 """Optimizers and schedules from optax by name; tables of regexes say how parameters are treated.
 
 `make` gives a transformation from gradients to a *direction*: clipped, preconditioned, decayed,
-multiplied per parameter. The train step subtracts schedule(step) times it, so the rate depends on
-the step alone and is the same number that is logged.
+multiplied per parameter. The train step subtracts schedule(step, peak) times it, so the rate
+depends on the step and the peak alone and is the same number that is logged.
 
 Parameters are a flat dict {path: array}, e.g. "decoder/blocks/mlp/w_in" [layers, embed, mlp].
 """
@@ -149,23 +149,29 @@ def make(
     return optax.chain(*chain)
 
 
-def schedule(config: OptimConfig, steps: int) -> Callable[[jax.Array], jax.Array]:
-    """Learning rate by step: linear warm-up, then `config.schedule` until `decay_steps`."""
-    peak, end = config.learning_rate, config.learning_rate * config.final_share
-    warmup = config.warmup_steps
+def schedule(config: OptimConfig, steps: int) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """(step, peak) -> learning rate: linear warm-up, then `config.schedule` until `decay_steps`.
+
+    The peak is handed in, rather than read from `config`, so that one compiled step serves all.
+    """
+    warmup, final = config.warmup_steps, config.final_share
     decay = max((config.decay_steps or steps) - warmup, 1)
     after = {
-        "constant": lambda: optax.constant_schedule(peak),
-        "cosine": lambda: optax.cosine_decay_schedule(peak, decay, config.final_share),
-        "linear": lambda: optax.linear_schedule(peak, end, decay),
-        "rsqrt": lambda: lambda t: peak * (max(warmup, 1) / (t + max(warmup, 1))) ** 0.5,
+        "constant": optax.constant_schedule,
+        "cosine": lambda peak: optax.cosine_decay_schedule(peak, decay, final),
+        "linear": lambda peak: optax.linear_schedule(peak, peak * final, decay),
+        "rsqrt": lambda peak: lambda t: peak * (max(warmup, 1) / (t + max(warmup, 1))) ** 0.5,
     }
     check_known(config.schedule, after, f"optim.schedule={config.schedule!r}")
-    rest = after[config.schedule]()
-    if not warmup:
-        return rest
-    # Step 0 already moves, at the rate peak / warmup; the peak is at step warmup - 1.
-    return lambda t: jnp.where(t < warmup, peak * (t + 1) / warmup, rest(t - warmup))
+
+    def rate(t: jax.Array, peak: jax.Array) -> jax.Array:
+        rest = after[config.schedule](peak)
+        if not warmup:
+            return rest(t)
+        # Step 0 already moves, at the rate peak / warmup; the peak is at step warmup - 1.
+        return jnp.where(t < warmup, peak * (t + 1) / warmup, rest(t - warmup))
+
+    return rate
 
 
 def matching(key: str, patterns: Iterable[str], paths: Iterable[str]) -> set[str]:

@@ -64,6 +64,20 @@ class ModelPlan(NamedTuple):
         return {p: everything[p] for p in self.saved}
 
 
+class Step(NamedTuple):
+    """The compiled train step: (state, frozen, batch) -> (state, metrics)."""
+
+    compiled: Any  # a jax.jit of train.make_step's
+    peak: jax.Array  # of the learning rate: an argument, so that runs of a sweep share a program
+
+    def __call__(self, state: State, frozen: Params, batch: dict) -> tuple[State, Metrics]:
+        return self.compiled(state, frozen, batch, self.peak)
+
+    def lower(self, *arguments: Any) -> Any:
+        """As that of a function from jax.jit."""
+        return self.compiled.lower(*arguments, self.peak)
+
+
 class Setup(NamedTuple):
     """What a run has besides its state: a function of (config, vocabulary size, number of tasks,
     mesh)."""
@@ -71,7 +85,7 @@ class Setup(NamedTuple):
     plan: ModelPlan
     mesh: Mesh
     init: Callable[[], tuple[State, Params]]
-    step: Callable[[State, Params, dict], tuple[State, Metrics]]
+    step: Step
     specs: tuple[State, Params]  # ShapeDtypeStructs with shardings
 
     @property

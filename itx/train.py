@@ -4,7 +4,7 @@
 The state is a dict {"params": {path: array}, "opt_state": …, "step": int32}. Parameters that do not
 train (frozen by name, or the base under an adapter) stand apart in `frozen` {path: array}:
 gradients and the optimizer's state exist for the others alone. `make_step` gives (state, frozen,
-batch) -> (state, metrics); loss = sum(nll * w) / sum(w) over the global batch, divided once.
+batch, peak) -> (state, metrics); loss = sum(nll * w) / sum(w) over the global batch, divided once.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import Mesh
@@ -28,7 +29,7 @@ from itx.errors import UserError
 from itx.log import Book, MetricsLog, Progress
 from itx.params import Params, module_of
 from itx.processes import Interrupts
-from itx.restore import Metrics, Setup, State
+from itx.restore import Metrics, Setup, State, Step
 from itx.runs import RunFolder
 
 # ---------------------------------------------------------------- the step
@@ -37,11 +38,12 @@ from itx.runs import RunFolder
 def make_step(
     graphdef: nnx.GraphDef,
     tx: optax.GradientTransformation,
-    rate: Callable[[jax.Array], jax.Array],
+    rate: Callable[[jax.Array, jax.Array], jax.Array],
     config: RunConfig,
     num_tasks: int,
-) -> Callable[[State, Params, dict], tuple[State, Metrics]]:
-    """The train step, not yet compiled: (state, frozen, batch) -> (state, metrics).
+) -> Callable[[State, Params, dict, jax.Array], tuple[State, Metrics]]:
+    """The train step, not yet compiled: (state, frozen, batch, peak learning rate) -> (state,
+    metrics).
 
     metrics: sums over the batch {"loss", "weight", "correct", "task_loss" [k], "task_weight" [k],
     "tokens", "cells"} and {"grad_norm", "learning_rate", "skipped"}.
@@ -57,7 +59,7 @@ def make_step(
         sums = loss.batch_sums(model, batch, keys, trains=trains, num_tasks=num_tasks, **more)
         return sums["objective"], sums
 
-    def step(state, frozen, batch):
+    def step(state, frozen, batch, peak):
         params = state["params"]
         if config.model.dropout or config.peft.dropout:
             key = jax.random.fold_in(jax.random.key(train.seed), state["step"])
@@ -68,7 +70,7 @@ def make_step(
         grad_norm = optax.tree.norm(grads)
         ok = jnp.isfinite(grad_norm) & jnp.isfinite(loss.mean(sums["objective"], sums["weight"]))
         direction, opt_state = tx.update(grads, state["opt_state"], params)
-        lr = jnp.asarray(rate(state["step"]), jnp.float32)
+        lr = jnp.asarray(rate(state["step"], peak), jnp.float32)
         moved = jax.tree.map(lambda p, u: p - lr * u, params, direction)
         # a step without a finite loss and gradient changes nothing but the count of steps
         old = {"params": params, "opt_state": state["opt_state"]}
@@ -131,7 +133,9 @@ def make_setup(config: RunConfig, vocab_size: int, num_tasks: int, mesh: Mesh) -
     rate = optim.schedule(config.optim, config.train.steps)
     step = make_step(plan.graphdef, plan.tx, rate, config, num_tasks)
     outputs = (shardings[0], meshes.replicated(mesh))
-    step = jax.jit(step, donate_argnums=0, out_shardings=outputs)
+    compiled = jax.jit(step, donate_argnums=0, out_shardings=outputs)
+    peak = jax.device_put(np.float32(config.optim.learning_rate), meshes.replicated(mesh))
+    step = Step(compiled, peak)
     return Setup(plan, mesh, init, step, specs)
 
 

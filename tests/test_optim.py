@@ -127,8 +127,8 @@ def test_unknown_names_are_named():
 
 def test_schedules():
     def at(step, **settings):
-        base = {"learning_rate": 2.0, "warmup_steps": 10, "final_share": 0.1}
-        return float(optim.schedule(OptimConfig(**{**base, **settings}), 110)(jnp.asarray(step)))
+        config = OptimConfig(**{"warmup_steps": 10, "final_share": 0.1, **settings})
+        return float(optim.schedule(config, 110)(jnp.asarray(step), jnp.float32(2.0)))
 
     assert at(0) == pytest.approx(0.2) and at(9) == pytest.approx(2.0)
     assert (

@@ -191,6 +191,26 @@ def test_memory_of_a_step_grows_with_loss_positions_as_the_formula_says(monkeypa
     assert memory(4 * positions) - memory(2 * positions) < 0.4
 
 
+def test_learning_rates_share_one_program():
+    """`itx sweep` compiles a step once for all of them; they differ in what the step does."""
+    batch, programs, moved = None, set(), []
+    for rate in (0.25, 0.5):
+        cfg = synthetic.config(optim={"name": "sgd", "warmup_steps": 0, "learning_rate": rate})
+        batch = batch or synthetic.Batches(cfg).batch(0)
+        mesh = mesh_of()
+        state, frozen, setup = synthetic.init_state(cfg, LOCK, mesh)
+        begin = jax.device_get(state["params"])
+        with jax.set_mesh(mesh):
+            programs.add(setup.step.lower(state, frozen, batch).as_text())
+            state, metrics = setup.step(state, frozen, batch)
+        assert metrics["learning_rate"] == rate
+        moved.append({p: v - begin[p] for p, v in jax.device_get(state["params"]).items()})
+    assert len(programs) == 1
+    for path, once in moved[0].items():
+        assert np.abs(once).max() > 0
+        np.testing.assert_allclose(moved[1][path], 2 * once, rtol=1e-3, atol=1e-6)
+
+
 def test_dropout_is_drawn_per_step_and_row():
     model = dataclasses.replace(synthetic.models()["decoder"], dropout=0.1)
     cfg = synthetic.config(model, optim={"name": "sgd", "warmup_steps": 0})

@@ -34,6 +34,11 @@ def _lines(facts: dict) -> Iterator[str]:
         first, last = loss["total"][0], loss["total"][-1]
         yield f"loss {first:.3f} -> {last:.3f}{known}; {loss['skipped_steps']} steps skipped"
         yield from loss["notes"]
+    for g in words.information_groups(facts):
+        yield (
+            f"the instruction tells, {g['label']}: {words.told(g, 'swapped')} bits against another "
+            f"task's, {words.told(g, 'removed')} against none ({g['examples']} examples)"
+        )
     yield from retention_lines(facts["retention"])
     if facts["audit"]:
         yield accounts(facts["audit"])

@@ -16,7 +16,7 @@ from itx.checkpoint import skips
 from itx.config import RunConfig, flatten, to_dict
 from itx.data.types import Lock
 from itx.errors import UserError
-from itx.eval import averages, predictions, tables
+from itx.eval import averages, information, predictions, tables
 from itx.log import TIMING, read_lines, read_metrics
 from itx.runs import RunFolder, read_config, read_lock, run_config
 
@@ -92,6 +92,7 @@ def facts(run: RunFolder) -> dict:
         "samples": samples(run, after),
         "loss": losses(run, lock, audit),
         "fixed_examples": storage.read_object(run.fixed_json, absent={}) or None,
+        "information": _information(run, lock),
         "retention": _retention(run, lock, about["config"]["model"].get("pretrained")),
         "holdout": lock["holdout"],
         "audit": audit,
@@ -227,6 +228,18 @@ def _loss_notes(left: dict, events: list[health.Event]) -> list[str]:
             f"({health.batches(r['left_out'])})."
         )
     return notes + [f"At step {e.step}: {e.text}." for e in events]
+
+
+def _information(run: RunFolder, lock: Lock) -> dict | None:
+    """{"groups": what the instruction tells in each, "rows"}; None where nothing was measured."""
+    held = storage.read_object(run.information_json, absent={})
+    entries = lock.get("information", [])
+    if not held or not entries:
+        return None
+    groups = information.averages(held, entries)
+    labels = ({"label": tables.label(g["group"], g["kind"])} for g in groups)
+    labelled = [{**g, **label} for g, label in zip(groups, labels, strict=True)]
+    return {"groups": labelled, "rows": information.of_rows(held, entries)}
 
 
 def _retention(run: RunFolder, lock: Lock, pretrained: str | None) -> dict | None:

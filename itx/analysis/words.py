@@ -103,7 +103,7 @@ def summary(facts: dict) -> dict[str, list[str]]:
         }
     groups = main_groups(facts)
     return {
-        "learned": _learned(groups) + _instruction(facts),
+        "learned": _learned(groups) + _format_alone(groups, facts) + _instruction(facts),
         "not learned": _not_learned(groups),
         "next": _next(facts, groups),
     }
@@ -181,6 +181,39 @@ def _instruction(facts: dict) -> list[str]:
     if swapped["score"] < kept["score_interval"][0]:
         return [f"It reads the instruction: {numbers}."]
     return [f"No sign that it reads the instruction: {numbers}."]
+
+
+def information_groups(facts: dict) -> list[dict]:
+    return (facts["information"] or {}).get("groups", [])
+
+
+def told(group: dict, against: str) -> str:
+    """`0.10 -> 2.31 [1.50, 3.10]`: bits that a group's instruction tells."""
+    before, after = (group.get(when, {}).get(against) for when in ("before", "after"))
+    begin = f"{shown(before['mean'])} -> " if before else ""
+    return begin + (shown(after["mean"], after["interval"]) if after else "-")
+
+
+def _format_alone(groups: list[dict], facts: dict) -> list[str]:
+    """Gains in scores with no gain in what the instruction tells."""
+    gains = {
+        (g["group"], g["kind"]): g["gain"]["swapped"]
+        for g in information_groups(facts)
+        if "gain" in g
+    }
+    suspected = [
+        f"{g['label']} ({shown(gain['mean'], gain['interval'])} bits)"
+        for g in groups
+        if above(g) and change(g) == "rose"
+        and (gain := gains.get((g["group"], g["kind"])))
+        and gain["interval"] and gain["interval"][0] <= 0
+    ]  # fmt: skip
+    if not suspected:
+        return []
+    return [
+        "It may be a gain in form alone, for the right answer gained nothing over what it is under "
+        f"another task's instruction: {'; '.join(suspected)}."
+    ]
 
 
 def _next(facts: dict, groups: list[dict]) -> list[str]:

@@ -28,7 +28,7 @@ from itx.data import lock as locks
 from itx.data.loader import Batches
 from itx.data.vocabulary import BYTE_EXTRA_IDS, BYTES, Bytes, Vocabulary
 from itx.errors import UserError
-from itx.eval import evaluate, fixed, metrics, retention
+from itx.eval import evaluate, fixed, information, metrics, retention
 from itx.restore import Setup
 from itx.runs import RunFolder, default_run, read_lock
 from itx.trainer_lock import TrainerLock
@@ -118,8 +118,10 @@ def _train_in(
     def score(step: int, when: str) -> None:
         load = functools.cache(lambda: restore.load_model(run, config, lock, step))
         evaluate.evaluate(load, lock, config, run, step)
-        fixed.fixed_losses(load, lock, config.data.cache_dir, run, step, when)
-        retention.retention(load, lock, config.data.cache_dir, run, step, when)
+        at = (load, lock, config.data.cache_dir, run, step, when)
+        fixed.fixed_losses(*at, config.eval.fixed_examples)
+        information.information(*at, config.eval.max_examples)
+        retention.retention(*at)
 
     if config.eval.before:
         score(0, "before")

@@ -113,6 +113,21 @@ class TextEntry(TypedDict):
     sha256: str  # hash of the folder's manifest
 
 
+class InformationEntry(TypedDict):
+    """Examples of a task under three instructions: its own, none, and that of another task over the
+    same inputs (itx/eval/information.py)."""
+
+    name: str  # that of the evaluation row with the same examples
+    task: str  # without variant
+    other: str  # the task whose instruction stands in
+    cluster: str
+    group: str  # instances, templates, tasks or clusters
+    grade: str | None
+    split: str
+    folder: str  # relative to data.cache_dir; three records an example
+    sha256: str  # hash of the folder's manifest
+
+
 class VocabularyEntry(TypedDict):
     file: str  # relative to data.cache_dir
     hash: str
@@ -174,6 +189,7 @@ class Lock(TypedDict):
     left_out: NotRequired[list[dict[str, str]]]  # {"mixture", "task", "reason"}
     variants: NotRequired[list[VariantShares]]
     unscored: NotRequired[list[str]]  # rows without an example, each with the reason
+    information: NotRequired[list[InformationEntry]]
     retention: NotRequired[list[TextEntry]]
     unretained: NotRequired[str]  # why no text is measured
     leaks: NotRequired[list[Leaks]]

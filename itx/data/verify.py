@@ -48,7 +48,11 @@ def entries(lock: Lock) -> Iterator[tuple[str, str, str]]:
     for task in lock["tasks"]:
         for where, sha256 in zip(task["folders"], task["sha256"], strict=True):
             yield task["name"], where, sha256
-    for row in (*lock["evaluation"], *lock.get("retention", ())):
+    for row in (
+        *lock["evaluation"],
+        *lock.get("information", ()),
+        *lock.get("retention", ()),
+    ):
         yield row["name"], row["folder"], row["sha256"]
 
 

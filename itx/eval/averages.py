@@ -19,16 +19,16 @@ Row = tuple[str, dict]  # name, what scores.json holds of it
 def averages(rows: dict[str, dict], values: dict[str, list[float]]) -> list[dict]:
     """Averages of corrected scores over tasks, then clusters: [{"group", "kind", "mean", …}]."""
     members = stats.grouped(((row["group"], _kind(row)), (n, row)) for n, row in rows.items())
-    order = (*GRADES, *ABLATIONS)
-
-    def place(key: tuple[str, str]) -> tuple[int, int, str]:
-        group, kind = key
-        return GROUPS.index(group), order.index(kind) if kind in order else -1, kind
-
     return [
         {"group": key[0], "kind": key[1], **_average(members[key], values)}
-        for key in sorted(members, key=place)
+        for key in sorted(members, key=place_of)
     ]
+
+
+def place_of(key: tuple[str, str]) -> tuple[int, int, str]:
+    """Where a (group, kind) stands among others."""
+    (group, kind), order = key, (*GRADES, *ABLATIONS)
+    return GROUPS.index(group), order.index(kind) if kind in order else -1, kind
 
 
 def _kind(row: dict) -> str:

@@ -17,8 +17,6 @@ from itx.eval.loaded import Ids
 from itx.eval.runner import Runner
 from itx.runs import RunFolder
 
-EXAMPLES = 16  # of each task
-
 Pair = tuple[Ids, Ids]  # prompt ids, target ids
 
 
@@ -29,17 +27,18 @@ def fixed_losses(
     run: RunFolder,
     step: int,
     when: str,
+    most: int,
 ) -> dict:
-    """Adds {when: {row name: loss}} to the run's fixed-example file; `when` is "before" or
-    "after"."""
+    """Adds {when: {row name: loss}} to the run's fixed-example file; `when` is "before" or "after",
+    `most` the examples of each task (eval.fixed_examples)."""
 
     def measure() -> dict:
         rows = [r for r in lock["evaluation"] if r["group"] == "instances"]
-        pairs = {r["name"]: fixed_examples(Path(cache_dir) / r["folder"], lock) for r in rows}
+        pairs = {r["name"]: fixed_examples(Path(cache_dir) / r["folder"], lock, most) for r in rows}
         with movement.shown(f"fixed examples {when} tuning"):
             return target_losses(load(), pairs)
 
-    return before_after.once(run.fixed_json, when, step, measure)
+    return before_after.once(run.fixed_json, when, [step, most], measure)
 
 
 def target_losses(runner: Runner, pairs_of: dict[str, list[Pair]]) -> dict[str, float]:
@@ -54,7 +53,7 @@ def target_losses(runner: Runner, pairs_of: dict[str, list[Pair]]) -> dict[str, 
     return losses
 
 
-def fixed_examples(folder: Path, lock: Lock, most: int | None = EXAMPLES) -> list[Pair]:
+def fixed_examples(folder: Path, lock: Lock, most: int | None) -> list[Pair]:
     """The first `most` examples (None: all) of an evaluation folder, each in the next template."""
     records, of_example = cache.Records(folder), {}
     for n, line in enumerate(cache.iterate_examples(folder)):

@@ -135,8 +135,9 @@ def _resampled_means(scores: np.ndarray, rng: np.random.Generator) -> np.ndarray
     return scores[rng.integers(len(scores), size=(POOL, len(scores)))].mean(1)
 
 
-def average(tasks: dict[str, tuple[str, np.ndarray]]) -> dict:
+def average(tasks: dict[str, tuple[str, np.ndarray]], most: float = 1.0) -> dict:
     """{task: (cluster, corrected scores per example)} -> the average over tasks, then clusters.
+    `most` is what no example can exceed.
 
     Returns {"mean", "interval" | None, "method", "tasks", "clusters": {name: mean}}.
     """
@@ -152,6 +153,6 @@ def average(tasks: dict[str, tuple[str, np.ndarray]]) -> dict:
             "method": "hierarchical bootstrap",
         }
     interval = t_interval(list(means.values()))
-    interval = interval and (interval[0], min(1.0, interval[1]))  # no score is above 1
+    interval = interval and (interval[0], min(most, interval[1]))
     method = "t over clusters" if interval else "a single cluster: no interval"
     return {**out, "interval": list(interval) if interval else None, "method": method}

@@ -6,26 +6,30 @@ templates   the same examples in held-out templates
 tasks       held-out tasks of clusters that are trained
 clusters    held-out clusters and their neighbours
 instruction tasks that share their inputs: instruction kept, removed, swapped (an ablation)
+            and of the first four groups such examples under all three instructions: no row, but
+            what the instruction tells in bits (itx/eval/information.py)
 extra       config.eval.tasks
 retention   config.eval.retention, which a model should still do after tuning; plain text among it
             is no row but measured in bits per byte (itx/eval/retention.py)
 """
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from itx.config import RunConfig
 from itx.data import cache
-from itx.data.types import EvalRow, TextEntry
+from itx.data.types import EvalRow, InformationEntry, TextEntry
 from itx.errors import UserError, did_you_mean
-from itx.eval import metrics
-from itx.prepare import objectives, render, sources
+from itx.eval import averages, metrics
+from itx.prepare import objectives, render, sources, values
 from itx.prepare.jobs import Made
-from itx.prepare.types import Job, Room, Row, Settings
-from itx.tasks import names, registry, resolve
+from itx.prepare.types import EACH, Job, Room, Row, Settings
+from itx.tasks import names, registry, resolve, templates
 from itx.tasks.spec import SPLITS, TaskSpec
 
+INFORMATION_GROUPS = ("instances", "templates", "tasks", "clusters")
 MIN_FAMILY = 3  # tasks that share their inputs: one's instruction is swapped for another's
 
 
@@ -65,7 +69,9 @@ def rows(config: RunConfig, members: list[str]) -> list[Row]:
         if registry.task(name, root).scored:
             row = _further("eval.retention", name, "retention", "retention", config, trained)
             planned.append(row)
-    return planned + (list(_ablations(trained, split)) if config.eval.instructions else [])
+    if config.eval.instructions:
+        planned += [*_ablations(trained, split), *_information(planned)]
+    return planned
 
 
 def _further(
@@ -147,6 +153,25 @@ def lock_texts(rows: list[Row], made: dict[Job, Made], settings: Settings) -> li
     ]
 
 
+def lock_information(
+    rows: list[Row], made: dict[Job, Made], settings: Settings
+) -> list[InformationEntry]:
+    """Where the lock finds what an instruction tells."""
+    return [
+        {
+            "name": r.name,
+            "task": r.spec.name,
+            "other": r.job.other,
+            "cluster": r.spec.cluster,
+            "group": r.group,
+            "grade": r.spec.tags.get("grade"),
+            "split": r.job.split,
+            **_place(made[r.job], settings),
+        }
+        for r in rows
+    ]
+
+
 def _place(made: Made, settings: Settings) -> dict[str, str]:
     folder, _ = made
     path = Path(settings.data.cache_dir) / folder
@@ -193,18 +218,47 @@ def _held_out_rows(config: RunConfig, trained: list[TaskSpec]) -> Iterator[Row]:
 def _ablations(trained: list[TaskSpec], split: str) -> Iterator[Row]:
     """Trained tasks that share their inputs with two others: with, without and with a wrong
     instruction."""
-    families: dict[str, list[TaskSpec]] = {}
-    for spec in sorted(trained, key=lambda t: t.name):
-        if "inputs" in spec.tags and spec.templated and _has(spec, split):
-            families.setdefault(spec.tags["inputs"], []).append(spec)
+    for spec, other in _others(t for t in trained if _has(t, split)):
+        for ablation in averages.ABLATIONS:
+            job = Job(spec.name, split, "train", ablation, other if ablation == "swapped" else "")
+            yield Row(f"{spec.name}@{ablation}", "instruction", "same task", job, spec)
+
+
+def _others(specs: Iterable[TaskSpec]) -> Iterator[tuple[TaskSpec, str]]:
+    """Each task that shares its inputs with two others, and the one of these whose instruction is
+    swapped in: the next by name that asks about nothing which the task's own wordings lack."""
+    families: dict[str, dict[str, TaskSpec]] = {}
+    for spec in sorted(specs, key=lambda t: t.name):
+        if "inputs" in spec.tags and spec.templated:
+            families.setdefault(spec.tags["inputs"], {})[spec.name] = spec
     for family in families.values():
-        if len(family) < MIN_FAMILY:
-            continue
-        for i, spec in enumerate(family):
-            other = family[(i + 1) % len(family)].name
-            for ablation, swapped in (("none", ""), ("removed", ""), ("swapped", other)):
-                job = Job(spec.name, split, "train", ablation, swapped)
-                yield Row(f"{spec.name}@{ablation}", "instruction", "same task", job, spec)
+        members = list(family)
+        if len(members) >= MIN_FAMILY:
+            for i, name in enumerate(members):
+                further = [*members[i + 1 :], *members[:i]]
+                fitting = (o for o in further if _asks_within(family[o], family[name]))
+                yield family[name], next(fitting, further[0])
+
+
+def _asks_within(other: TaskSpec, spec: TaskSpec) -> bool:
+    """Whether some wording of `other` needs only slots that wordings of `spec` have too."""
+    own = set(values.slots([*spec.templates, *spec.heldout_templates]))
+    return any(set(templates.slots(t[0])) <= own for t in other.templates)
+
+
+def _information(planned: list[Row]) -> Iterator[Row]:
+    """The examples of rows, each once, under their own instruction, none, and another's."""
+    measured = [r for r in planned if r.group in INFORMATION_GROUPS and not r.seqio]
+    others = {spec.name: other for spec, other in _others(r.spec for r in measured)}
+    seen = set()
+    for row in measured:
+        name = f"{row.spec.name}@heldout" if row.job.templates == "heldout" else row.spec.name
+        if row.spec.name in others and name not in seen:
+            seen.add(name)
+            job = replace(
+                row.job, variant=row.spec.name, ablation=EACH, other=others[row.spec.name]
+            )
+            yield Row(name, row.group, row.relation, job, row.spec)
 
 
 def lock_rows(rows: list[Row], made: dict[Job, Made], settings: Settings) -> list[EvalRow]:

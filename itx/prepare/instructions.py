@@ -8,10 +8,11 @@ from typing import Any
 from itx import hashing, text
 from itx.data.cache import Texts
 from itx.errors import UserError
+from itx.eval.averages import ABLATIONS
 from itx.prepare import exclude, fewshot, render, sources, values
 from itx.prepare.fewshot import Pool
 from itx.prepare.records import Bad
-from itx.prepare.types import Item, Job, Records, Rendered, Settings, Work
+from itx.prepare.types import EACH, Item, Job, Records, Rendered, Settings, Work
 from itx.tasks import names, resolve, templates
 from itx.tasks.names import Variant
 from itx.tasks.spec import TaskSpec, Template, Values
@@ -71,7 +72,8 @@ def ablated(template: Template, ablation: str, others: list[Template], h: int) -
 
 
 def template_sets(work: Work, item: Item) -> list[list[Template]]:
-    """The sets of templates to render an item from: one each for a crossed job."""
+    """The sets of templates to render an item from: one each for a crossed job, one for each
+    instruction where it is ablated."""
     job, spec = work.job, work.spec
     among = wordings(job, spec)
     if not job.crossed:
@@ -87,7 +89,8 @@ def template_sets(work: Work, item: Item) -> list[list[Template]]:
         others = [t for t in others if set(templates.slots(t[0])) <= known]
         if not others:
             raise UserError(f"task {spec.name!r}: no template of {job.other!r} fits its inputs")
-    return [[ablated(among[h % len(among)], job.ablation, others, h)]]
+    kinds = ABLATIONS if job.ablation == EACH else (job.ablation,)
+    return [[ablated(among[h % len(among)], kind, others, h)] for kind in kinds]
 
 
 def records(work: Work, items: list[Item], pool: Pool | None) -> Records:

@@ -160,10 +160,13 @@ def _scored(plan: Plan, made: dict[Job, Made], trained: list[str]) -> dict[str, 
     """The lock's rows and texts, and what is not scored."""
     # A small set may leave a split nothing: such a row is named, and not scored.
     scored = [r for r in plan.rows if made[r.job][1]["examples"]]
-    rows = [r for r in scored if r.spec.scored]
+    rows = [r for r in scored if r.spec.scored and not r.is_information]
     texts = [r for r in scored if not r.spec.scored]
+    empty = [r.name for r in plan.rows if r not in scored and not r.is_information]
+    information = [r for r in scored if r.is_information]
     entries = {
-        "unscored": [*plan.unscored, *(r.name for r in plan.rows if r not in scored)],
+        "unscored": [*plan.unscored, *empty],
+        "information": evaluation.lock_information(information, made, plan.settings),
         "evaluation": evaluation.lock_rows(rows, made, plan.settings),
         "retention": evaluation.lock_texts(texts, made, plan.settings),
     }

@@ -15,6 +15,8 @@ from itx.tasks.spec import TaskSpec, Values
 from itx.text_format.pieces import Pieces
 from itx.text_format.prompts import Message, PromptFormat
 
+EACH = "each"  # of a job: its examples under every instruction of averages.ABLATIONS
+
 
 @dataclass(frozen=True)
 class Item:
@@ -57,7 +59,8 @@ class Job:
     # train | heldout | all: the templates that are drawn from, or crossed; text: plain text that
     # is scored
     templates: str = "train"
-    ablation: str = ""  # "" | none | removed | swapped: see wordings.py
+    # "" | none | removed | swapped: what is done to the instruction; each: all three for an example
+    ablation: str = ""
     other: str = ""  # swapped: the task whose instruction stands in
     rendering: int = 0
 
@@ -148,6 +151,12 @@ class Row:
     spec: TaskSpec
     # For a Task that was registered straight in SeqIO: what itx/eval/foreign.py reads
     seqio: dict[str, Any] | None = None
+
+    @property
+    def is_information(self) -> bool:
+        """Whether its examples tell of the instruction (itx/eval/information.py), and are not
+        scored."""
+        return self.job.ablation == EACH
 
 
 @dataclass(frozen=True)
