@@ -84,6 +84,7 @@ def facts(run: RunFolder) -> dict:
             "max_new_tokens": values["eval.max_new_tokens"],
             "limits": _limits(lock, after["rows"]),
             "unscored": lock.get("unscored", []),
+            "uninformed": lock.get("uninformed", []),
             "halved": sorted({r["task"] for r in lock["evaluation"] if r.get("halved")}),
         },
         "groups": _groups(scores),

@@ -78,6 +78,7 @@ def scope(evaluation: dict) -> list[str]:
         )
     for names, what in (
         (evaluation["unscored"], "are not scored"),
+        (evaluation["uninformed"], "are not asked what their instruction tells"),
         (evaluation["halved"], "are scored on half of a validation split, as they ask"),
     ):
         if names:

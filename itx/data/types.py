@@ -119,7 +119,7 @@ class InformationEntry(TypedDict):
 
     name: str  # that of the evaluation row with the same examples
     task: str  # without variant
-    other: str  # the task whose instruction stands in
+    others: list[str]  # the first that fits an example lends its instruction
     cluster: str
     group: str  # instances, templates, tasks or clusters
     grade: str | None
@@ -190,6 +190,7 @@ class Lock(TypedDict):
     variants: NotRequired[list[VariantShares]]
     unscored: NotRequired[list[str]]  # rows without an example, each with the reason
     information: NotRequired[list[InformationEntry]]
+    uninformed: NotRequired[list[str]]  # rows that are not among it, each with the reason
     retention: NotRequired[list[TextEntry]]
     unretained: NotRequired[str]  # why no text is measured
     leaks: NotRequired[list[Leaks]]

@@ -124,17 +124,14 @@ def averages(held: dict, entries: list[InformationEntry]) -> list[dict]:
 
 
 def of_rows(held: dict, entries: list[InformationEntry]) -> list[dict]:
-    """[{"row", "other", "group", "kind", "before"?, "after"?: {"removed", "swapped": mean bits}}],
+    """[{"row", "group", "kind", "before"?, "after"?: {"removed", "swapped": mean bits}}],
     ordered as the averages are; a mean of no example is None."""
     order = sorted(entries, key=lambda e: (place_of((e["group"], e["grade"] or "")), e["name"]))
     return [
         {
-            **{
-                "row": e["name"],
-                "other": e["other"],
-                "group": e["group"],
-                "kind": e["grade"] or "",
-            },
+            "row": e["name"],
+            "group": e["group"],
+            "kind": e["grade"] or "",
             **{
                 when: {k: float(np.mean(v)) if v else None for k, v in rows[e["name"]].items()}
                 for when, rows in _measured(held).items()

@@ -161,7 +161,7 @@ def lock_information(
         {
             "name": r.name,
             "task": r.spec.name,
-            "other": r.job.other,
+            "others": r.job.others,
             "cluster": r.spec.cluster,
             "group": r.group,
             "grade": r.spec.tags.get("grade"),
@@ -169,6 +169,16 @@ def lock_information(
             **_place(made[r.job], settings),
         }
         for r in rows
+    ]
+
+
+def unfit(rows: list[Row], made: dict[Job, Made]) -> list[str]:
+    """The rows whose examples have inputs that no other task's instruction asks about, each with
+    the reason."""
+    return [
+        f"{r.name} (no wording of {', '.join(r.job.others)} fits its inputs)"
+        for r in rows
+        if not made[r.job][1]["records"]
     ]
 
 
@@ -225,8 +235,9 @@ def _ablations(trained: list[TaskSpec], split: str) -> Iterator[Row]:
 
 
 def _others(specs: Iterable[TaskSpec]) -> Iterator[tuple[TaskSpec, str]]:
-    """Each task that shares its inputs with two others, and the one of these whose instruction is
-    swapped in: the next by name that asks about nothing which the task's own wordings lack."""
+    """Each task that shares its inputs with two others, and these, between commas, in the order in
+    which their instructions are tried: first those that ask about nothing which its own wordings
+    lack, each time from the next by name on."""
     families: dict[str, dict[str, TaskSpec]] = {}
     for spec in sorted(specs, key=lambda t: t.name):
         if "inputs" in spec.tags and spec.templated:
@@ -236,8 +247,8 @@ def _others(specs: Iterable[TaskSpec]) -> Iterator[tuple[TaskSpec, str]]:
         if len(members) >= MIN_FAMILY:
             for i, name in enumerate(members):
                 further = [*members[i + 1 :], *members[:i]]
-                fitting = (o for o in further if _asks_within(family[o], family[name]))
-                yield family[name], next(fitting, further[0])
+                further.sort(key=lambda o: not _asks_within(family[o], family[name]))
+                yield family[name], ",".join(further)
 
 
 def _asks_within(other: TaskSpec, spec: TaskSpec) -> bool:

@@ -81,16 +81,25 @@ def template_sets(work: Work, item: Item) -> list[list[Template]]:
     if not job.ablation:
         return [[t] for t in among]
     h = hashing.draw(work.settings.data.render_seed, "ablation", spec.name, item.id)
-    others = []
-    if job.other:
-        known = {k for k, v in item.values.items() if not text.blank(str(v))}
-        known |= {"options"} if spec.options else set()
-        others = work.settings.task(job.other).templates
-        others = [t for t in others if set(templates.slots(t[0])) <= known]
-        if not others:
-            raise UserError(f"task {spec.name!r}: no template of {job.other!r} fits its inputs")
+    others = _fitting(work, item)
+    if job.others and not others:
+        if job.ablation == EACH:  # the lock says so (`uninformed`)
+            return []
+        named = ", ".join(map(repr, job.others))
+        raise UserError(f"task {spec.name!r}: no template of {named} fits its inputs")
     kinds = ABLATIONS if job.ablation == EACH else (job.ablation,)
     return [[ablated(among[h % len(among)], kind, others, h)] for kind in kinds]
+
+
+def _fitting(work: Work, item: Item) -> list[Template]:
+    """The templates of the first of a job's other tasks that has some for what an example holds."""
+    known = {k for k, v in item.values.items() if not text.blank(str(v))}
+    known |= {"options"} if work.spec.options else set()
+    for name in work.job.others:
+        every = work.settings.task(name).templates
+        if fitting := [t for t in every if set(templates.slots(t[0])) <= known]:
+            return fitting
+    return []
 
 
 def records(work: Work, items: list[Item], pool: Pool | None) -> Records:

@@ -63,7 +63,7 @@ def key(job: Job, settings: Settings, vocab_hash: str) -> str:
         vocab_hash,
         *(d.render_seed, d.suite_seed, d.skip_bad),
         d.eval_examples if job.crossed else 0,
-        fingerprint.of_task(settings.task(job.other)) if job.other else "",
+        "".join(fingerprint.of_task(settings.task(name)) for name in job.others),
         *kinds.of(spec).key(job, spec, settings),
         *((d.train_examples,) if d.train_examples and _shows_training(job) else ()),
     )

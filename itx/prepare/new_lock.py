@@ -164,8 +164,11 @@ def _scored(plan: Plan, made: dict[Job, Made], trained: list[str]) -> dict[str, 
     texts = [r for r in scored if not r.spec.scored]
     empty = [r.name for r in plan.rows if r not in scored and not r.is_information]
     information = [r for r in scored if r.is_information]
+    unfit = evaluation.unfit(information, made)
+    information = [r for r in information if made[r.job][1]["records"]]
     entries = {
         "unscored": [*plan.unscored, *empty],
+        "uninformed": unfit,
         "information": evaluation.lock_information(information, made, plan.settings),
         "evaluation": evaluation.lock_rows(rows, made, plan.settings),
         "retention": evaluation.lock_texts(texts, made, plan.settings),

@@ -61,13 +61,19 @@ class Job:
     templates: str = "train"
     # "" | none | removed | swapped: what is done to the instruction; each: all three for an example
     ablation: str = ""
-    other: str = ""  # swapped: the task whose instruction stands in
+    # swapped, each: tasks between commas; the first that asks about inputs which an example has
+    # lends its instruction
+    other: str = ""
     rendering: int = 0
 
     @property
     def parsed(self) -> Variant:
         """Its variant's name in parts; names of SeqIO's own tasks have none."""
         return names.parse(self.variant)
+
+    @property
+    def others(self) -> list[str]:
+        return self.other.split(",") if self.other else []
 
     @property
     def crossed(self) -> bool:

@@ -18,7 +18,11 @@ from itx.config import MeshConfig
 from itx.data import cache
 from itx.eval import averages, information, stats
 from itx.eval.runner import Runner
-from tests import synthetic, tiny
+from itx.prepare import evaluation, jobs, vocab
+from itx.prepare.types import EACH, Job, Row
+from itx.tasks import registry
+from tests import sample_tasks, synthetic, tiny  # noqa: F401  (sample_tasks registers)
+from tests.prepare.job_settings import job_settings
 from tests.synthetic import changed
 
 ROWS = 128  # of the embedding: a multiple of 128
@@ -78,7 +82,7 @@ def test_the_build_puts_each_example_under_three_instructions(sample_locks, samp
     }
     rows = {r["name"]: r for r in lock["evaluation"]}
     for name, entry in by_name.items():
-        assert entry["other"] != entry["task"] and entry["other"].startswith("sample_")
+        assert entry["task"] not in entry["others"] and len(entry["others"]) == 2
         folder = sample_cache / entry["folder"]
         lines = list(cache.iterate_examples(folder))
         triples = information.triples_of(folder, lock)
@@ -89,7 +93,7 @@ def test_the_build_puts_each_example_under_three_instructions(sample_locks, samp
             assert own["id"] == none["id"] == swapped["id"] and own["id"] in scored
             assert own["target"] == none["target"] == swapped["target"]
             assert word[entry["task"]] in own["prompt"]
-            assert word[entry["other"]] in swapped["prompt"]
+            assert word[entry["others"][0]] in swapped["prompt"]
             assert not set(word.values()) & set(none["prompt"].split())
         records = cache.Records(folder)
         for n, (prompts, target) in enumerate(triples):
@@ -99,9 +103,29 @@ def test_the_build_puts_each_example_under_three_instructions(sample_locks, samp
     assert {e["folder"] for e in by_name.values()}.isdisjoint(r["folder"] for r in rows.values())
 
 
+def test_a_row_that_no_other_instruction_fits_is_named(tmp_path):
+    """`right_claim` shows a passage and claims; what the family's other tasks ask about is not
+    there."""
+    file = vocab.train(["sample_first"], 300, "", 0, str(tmp_path))
+    settings = job_settings(file, modules=("tasks.toy",), cache_dir=str(tmp_path))
+    registry.load_modules(("tasks.toy",))
+    made, rows = {}, []
+    for task, others in (("right_claim", "thing_of,owner_of"), ("thing_of", "entails,colour_of")):
+        job = Job(task, "test", "all", EACH, others)
+        rows.append(Row(task, "clusters", "none", job, registry.task(task)))
+        made[job] = jobs.run(job, settings)
+    assert made[rows[1].job][1]["records"] == 3 * made[rows[1].job][1]["examples"] > 0
+    assert evaluation.unfit(rows, made) == [
+        "right_claim (no wording of thing_of, owner_of fits its inputs)"
+    ]
+    (entry,) = evaluation.lock_information(rows[1:], made, settings)
+    swapped = list(cache.iterate_examples(tmp_path / entry["folder"]))[2]
+    assert "colo" in swapped["prompt"]  # `entails` needs a claim, so the next stands in
+
+
 def entry(name, group="instances", cluster="c", grade=None):
     return {
-        "name": name, "task": name, "other": "o", "cluster": cluster, "group": group, "grade": grade, "split": "test",
+        "name": name, "task": name, "others": ["o"], "cluster": cluster, "group": group, "grade": grade, "split": "test",
         "folder": f"{name}/x", "sha256": "0",
     }  # fmt: skip
 
