@@ -5,23 +5,31 @@ answers' lengths, and what differs in settings and data.
     {"runs": [{"name", "run", "step", "of", "split", "note"}], "left_out": [{"run", "why"}],
      "groups": [{"group", "kind", "label", "same_questions", "scores": {run: average}, "answers":
      {run: {"answers", "characters", "cut"}}}], "rows": [{"row", "group", "metric", "scores": {run:
-     value}}], "retention": {text: {run: bits per byte}}, "settings": {name: {run: value}}, "data":
-     [{"run", "batches", "questions"}]}
+     value}}], "paired": {run: slices of paired.py, the run beside the first}, "recipes": [{"first",
+     "other", "runs": [n, n], "groups"}], "retention": {text: {run: bits per byte}}, "settings":
+     {name: {run: value}}, "data": [{"run", "batches", "questions"}]}
 
-Averages are those of scores.json: nothing is averaged or tested anew here.
+Averages are those of scores.json. Two runs are two checkpoints, which are compared on the same
+questions; a recipe is all runs whose settings are the same but for seeds, and recipes are compared
+over their runs, from MIN_SEEDS of each on.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from itx import hashing, storage
+from itx.analysis import paired
 from itx.analysis.report import scored_steps
-from itx.config import flatten
+from itx.config import fields_by_name, flatten
 from itx.data import lock as locks
 from itx.data.types import Lock
 from itx.errors import UserError
-from itx.eval import averages, predictions, tables
+from itx.eval import averages, predictions, stats, tables
 from itx.runs import RunFolder, named, open_run, read_config, read_lock, runs_inside
+
+SEEDS = ("train.seed", "data.seed", "data.suite_seed", "data.render_seed")
+MIN_SEEDS = 3  # runs of each recipe, without which nothing is claimed of recipes
 
 
 class Scored(NamedTuple):
@@ -39,9 +47,14 @@ class LeftOut(Exception):
     """Why a run cannot stand beside others."""
 
 
-def facts(paths: list[str]) -> dict[str, Any]:
+def facts(paths: list[str], rows: bool = False, margin: float = paired.MARGIN) -> dict[str, Any]:
     """All that `itx compare` says; UserError where fewer than two runs can be compared, or where a
-    file is damaged."""
+    file is damaged.
+
+    Args:
+        rows: compare each row too, not only groups of them.
+        margin: of the score, within which two runs are equivalent.
+    """
     runs, left_out = [], []
     for path in _opened(paths):
         try:
@@ -57,6 +70,9 @@ def facts(paths: list[str]) -> dict[str, Any]:
         "left_out": left_out,
         "groups": _groups(runs),
         "rows": _rows(runs),
+        "margin": margin,
+        "paired": {r.name: _paired(runs[0], r, rows, margin) for r in runs[1:]},
+        "recipes": _recipes(runs),
         "retention": _retention(runs),
         "settings": _settings(runs),
         "data": _data(runs),
@@ -181,6 +197,69 @@ def _rows(runs: list[Scored]) -> list[dict]:
                 new = {"row": name, "group": row["group"], "metric": metric, "scores": {}}
                 rows.setdefault(key, new)["scores"][r.name] = value
     return [rows[key] for key in sorted(rows)]
+
+
+def _paired(first: Scored, other: Scored, rows: bool, margin: float) -> list[dict]:
+    """The groups of two runs, and with `rows` their rows, on the questions that are the same."""
+    sha256 = [{r["name"]: r["sha256"] for r in run.lock["evaluation"]} for run in (first, other)]
+    held = [run.scores["rows"] for run in (first, other)]
+    same = [
+        name
+        for name in held[0].keys() & held[1].keys()
+        if sha256[0].get(name) == sha256[1].get(name)
+        and held[0][name]["metric"] == held[1][name]["metric"]
+    ]
+    used = [
+        {(g["group"], g["kind"]): g["rows"] for g in run.scores["groups"]} for run in (first, other)
+    ]
+    slices = [
+        paired.Slice(tables.label(*key), [n for n in used[0][key] if n in used[1][key]])
+        for key in sorted(used[0].keys() & used[1].keys(), key=averages.place_of)
+    ]
+    if rows:
+        slices += [paired.Slice(name, [name]) for name in sorted(same)]
+    sides = ((run.run, run.step, run.scores) for run in (first, other))
+    return paired.compare(*sides, same, slices, margin)
+
+
+def _recipes(runs: list[Scored]) -> list[dict[str, Any]]:
+    """The first run's recipe beside each other one: for each group the difference of the means over
+    runs, with Welch's interval, where both have MIN_SEEDS of them."""
+    by_recipe = stats.grouped((_recipe(r), r) for r in runs)
+    (first, *others), found = by_recipe.values(), []
+    for other in others:
+        sides, groups = (first, other), []
+        if min(map(len, sides)) >= MIN_SEEDS:
+            scores = [stats.grouped(_group_scores(side)) for side in sides]
+            for key in sorted(scores[0].keys() & scores[1].keys(), key=averages.place_of):
+                mean, interval = stats.welch(scores[0][key], scores[1][key])
+                groups.append(
+                    {"label": tables.label(*key), "difference": mean, "interval": interval}
+                )
+        names = [side[0].name for side in sides]
+        counts = [len(side) for side in sides]
+        found.append({"first": names[0], "other": names[1], "runs": counts, "groups": groups})
+    return found
+
+
+def _group_scores(runs: list[Scored]) -> Iterator[tuple[tuple[str, str], float]]:
+    for run in runs:
+        for g in run.scores["groups"]:
+            if g["score"] is not None:
+                yield (g["group"], g["kind"]), g["score"]
+
+
+def _recipe(run: Scored) -> str:
+    """What runs of one recipe share: the settings that shape data or maths, but seeds."""
+    values = flatten(run.about["config"])
+    kinds = {name: f.metadata["kind"] for name, f in fields_by_name().items()}
+    shaping = {n: v for n, v in values.items() if kinds.get(n) != "free" and n not in SEEDS}
+    return hashing.digest(repr(sorted({**shaping, **_free(run)}.items())))
+
+
+def _free(run: Scored) -> dict[str, Any]:
+    """What is free to change in a run, and yet another recipe."""
+    return {"train.steps": run.about["config"]["train"]["steps"], "scored at": run.step}
 
 
 def _retention(runs: list[Scored]) -> dict[str, dict[str, float]]:

@@ -4,8 +4,9 @@
 import argparse
 from argparse import Namespace
 
-from itx.analysis import compare
+from itx.analysis import compare, paired
 from itx.commands.arguments import command
+from itx.errors import UserError
 from itx.eval import metrics
 from itx.eval.tables import console, label, shown, table
 from itx.storage import local
@@ -22,10 +23,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="run folders (their newest scores), RUN/checkpoints/STEP, or a folder of runs",
     )
     option("--rows", action="store_true", help="also every row, by each of its metrics")
+    option(
+        "--margin",
+        type=float,
+        default=paired.MARGIN,
+        help="difference of scores within which two runs are equivalent (default %(default)s)",
+    )
 
 
 def compare_runs(args: Namespace) -> tuple[dict, int]:
-    facts = compare.facts(args.runs)
+    if not 0 < args.margin < 1:
+        raise UserError(f"--margin {args.margin}: a difference of scores, between 0 and 1")
+    facts = compare.facts(args.runs, args.rows, args.margin)
     names = [r["name"] for r in facts["runs"]]
     for r in facts["runs"]:
         if r["note"]:
@@ -35,6 +44,7 @@ def compare_runs(args: Namespace) -> tuple[dict, int]:
     _print_groups(facts["groups"], names)
     if args.rows:
         _print_rows(facts["rows"], names)
+    _print_paired(facts, names[0])
     _print_retention(facts["retention"], names)
     _print_differences(facts, names)
     return facts, 1 if facts["left_out"] else 0
@@ -82,6 +92,44 @@ def _print_rows(rows: list[dict], names: list[str]) -> None:
     ]
     texts = ("row", "group", "metric")
     console().print(table("rows", (*texts, *names), cells, left=texts))
+
+
+def _print_paired(facts: dict, first: str) -> None:
+    head = ("", "pairs", "difference", "p (Holm)", "smallest found", "same length", "unknown", "")
+    for name, slices in facts["paired"].items():
+        title = f"{name}, beside {first}: the same questions in pairs"
+        console().print(table(title, head, map(_slice_cells, slices), left=("",)))
+    print(
+        "difference: over tasks, then clusters, 95 %; answers that were cut, or that held none, "
+        f"count as 0 and as 1 at its ends. Equivalent: within {facts['margin']:g}. Smallest found: "
+        "with 80 % probability. Same length: pairs whose answers are about equally long."
+    )
+    for r in facts["recipes"]:
+        (one, other), (n, m) = (r["first"], r["other"]), r["runs"]
+        if r["groups"]:
+            cells = [(g["label"], _signed(g["difference"], g["interval"])) for g in r["groups"]]
+            title = f"recipe of {other} ({m} runs), beside that of {one} ({n} runs)"
+            console().print(table(title, ("group", "difference"), cells, left=("group",)))
+        else:
+            print(
+                f"{one} and {other} are of recipes with {n} and {m} runs here: the pairs compare "
+                f"checkpoints; of recipes nothing is said below {compare.MIN_SEEDS} seeds of each"
+            )
+
+
+def _slice_cells(s: dict) -> tuple[str, ...]:
+    if not s["pairs"]:
+        return visible(s["slice"]), "0", *["-"] * 5, "no question in common"
+    matched = f"{_signed(s['matched_difference'])} of {s['matched_pairs']}"
+    numbers = (f"{s['holm']:.3f}", shown(s["smallest"]), matched, str(s["unknown"]))
+    difference = _signed(s["difference"], s["interval"])
+    return visible(s["slice"]), str(s["pairs"]), difference, *numbers, s["verdict"]
+
+
+def _signed(value: float | None, interval: list[float] | None = None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:+.2f}" + (f" [{interval[0]:+.2f}, {interval[1]:+.2f}]" if interval else "")
 
 
 def _print_retention(retention: dict, names: list[str]) -> None:

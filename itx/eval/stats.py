@@ -104,6 +104,21 @@ def t_interval(values: Sequence[float]) -> Interval | None:
     return float(x.mean() - half), float(x.mean() + half)
 
 
+def welch(first: Sequence[float], other: Sequence[float]) -> tuple[float, list[float]]:
+    """(mean of `other` - mean of `first`, its 95 % interval), of at least two values each with
+    variances of their own (Welch, 1947)."""
+    from scipy.special import stdtrit
+
+    x, y = (np.asarray(v, float) for v in (first, other))
+    parts = [v.var(ddof=1) / len(v) for v in (x, y)]
+    mean, variance = float(y.mean() - x.mean()), float(sum(parts))
+    if not variance:
+        return mean, [mean, mean]
+    df = variance**2 / sum(p**2 / (len(v) - 1) for p, v in zip(parts, (x, y), strict=True))
+    half = float(stdtrit(df, 1 - TAIL_95)) * variance**0.5
+    return mean, [mean - half, mean + half]
+
+
 def cluster_means(tasks: dict[str, tuple[str, float]]) -> dict[str, float]:
     """{task: (cluster, score)} -> {cluster: mean over its tasks}, clusters in order of name."""
     scores = grouped(tasks.values())

@@ -16,7 +16,7 @@ from tests import scored
 STEP = 4
 
 
-def made(folder, forgets: int = 0, long: bool = False, **settings):
+def made(folder, forgets: int = 0, long: bool = False, max_examples: int = 4, **settings):
     """A scored run whose model lacks some answers, or says more than it was asked."""
     run, config, lock, vocab, right = scored.small_run(folder)
     answers = dict(right)
@@ -25,7 +25,8 @@ def made(folder, forgets: int = 0, long: bool = False, **settings):
     if long:
         answers = {p: f"{a} {a} {a}\x00" for p, a in answers.items()}
     train = dataclasses.replace(config.train, **settings)
-    config = dataclasses.replace(config, train=train)
+    evaluation = dataclasses.replace(config.eval, max_examples=max_examples)
+    config = dataclasses.replace(config, train=train, eval=evaluation)
     storage.write_json(run.lock_json, storage.sealed(lock))
     about = {"config": to_dict(config), "versions": {"jax": "1"}, "code": "abc"}
     storage.write_json(run.config_json, storage.sealed(about))
