@@ -3,6 +3,7 @@
 
 import argparse
 import contextlib
+import itertools
 import sys
 from argparse import Namespace
 from types import ModuleType
@@ -10,7 +11,7 @@ from typing import Any
 
 from itx.commands.arguments import group
 from itx.errors import UserError, did_you_mean
-from itx.prepare import check, download, repeat
+from itx.prepare import check, download, metric_audit, repeat
 from itx.storage import local
 from itx.tasks import registry, resolve
 from itx.tasks.spec import TaskSpec
@@ -166,18 +167,22 @@ def tasks_check(args: Namespace) -> tuple[list[dict], int]:
         for spec in specs:
             skipped = _why_skipped(spec, args)
             problems = [] if skipped else check.check(spec, args.root, others)
-            row = {"task": spec.name, "problems": problems}
+            audited = {} if skipped or problems else check.audit_metrics(spec, args.root)
+            for metric, found in audited.items():
+                problems += metric_audit.problems(metric, found)
+            row = {"task": spec.name, "problems": problems, "metrics": audited}
             rows.append(row | {"skipped": skipped} if skipped else row)
             _print_checked(rows[-1])
     for name, task in foreign.items():
-        rows.append({"task": name, "problems": seqio.problems(task)})
+        rows.append({"task": name, "problems": seqio.problems(task), "metrics": {}})
         _print_checked(rows[-1])
     return rows, 1 if any(r["problems"] for r in rows) else 0
 
 
 def _print_checked(row: dict) -> None:
     word = "skip" if "skipped" in row else "FAIL" if row["problems"] else "ok  "
-    print(f"{word} {row['task']}" + "".join(f"\n     {visible(p)}" for p in row["problems"]))
+    lines = [*row["problems"], *itertools.starmap(metric_audit.line, row["metrics"].items())]
+    print(f"{word} {row['task']}" + "".join(f"\n     {visible(line)}" for line in lines))
 
 
 def _why_skipped(spec: TaskSpec, args: Namespace) -> str:

@@ -12,7 +12,16 @@ from typing import Any
 from itx import text
 from itx.errors import UserError, did_you_mean
 from itx.eval import metrics
-from itx.prepare import examples, fewshot, kinds, objectives, render, repeat, sources
+from itx.prepare import (
+    examples,
+    fewshot,
+    kinds,
+    metric_audit,
+    objectives,
+    render,
+    repeat,
+    sources,
+)
 from itx.prepare.types import Item, Rendered
 from itx.tasks import names, templates
 from itx.tasks.spec import SPLITS, TaskSpec, Template
@@ -118,6 +127,17 @@ def check(spec: TaskSpec, root: str, others: Sequence[Connection] = ()) -> list[
         problems.append(str(e))
     differing = [p for p in repeat.compare(spec, seen, others) if p not in problems]
     return sorted({*problems, *(unsteady or differing)})[:MAX_PROBLEMS]
+
+
+def audit_metrics(spec: TaskSpec, root: str) -> dict[str, dict[str, metric_audit.Counts]]:
+    """{metric: what it forgives and what it lets pass} on the task's first answers."""
+    if not spec.scored:
+        return {}
+    items = _items(spec, root, metric_audit.MOST_ANSWERS)
+    where = f"task {spec.name!r}"
+    answers = [render.answers(spec, item.values, where).references for item in items]
+    written = [[str(r) for r in references] for references in answers]
+    return {name: metric_audit.audit(name, written) for name in map(metrics.name_of, spec.metrics)}
 
 
 def _check_one(spec: TaskSpec, r: Rendered, item: Item) -> list[str]:
