@@ -83,6 +83,14 @@ def scores(seed: int, column: str) -> Scores:
     return scores_of([{**g, **g[when]} for g in held["groups"]])
 
 
+def told(seed: int, column: str) -> dict[str, float]:
+    """{label of a group: bits by which its own instruction makes the answer likelier than
+    another's}; none where that was not measured."""
+    held = json.loads(file_of(seed, column).read_text()).get("information") or {"groups": []}
+    when = "before" if column == "zero-shot" else "after"
+    return {g["label"]: g[when]["swapped"]["mean"] for g in held["groups"] if when in g}
+
+
 def kept(seed: int, column: str) -> float | None:
     """Bits per byte of plain text; None where it was not measured."""
     held = json.loads(file_of(seed, column).read_text()).get("retention") or {}
@@ -99,7 +107,7 @@ def shown(values: list[float], digits: int = 2) -> str:
 
 def table(numbers: list[int]) -> str:
     """A row per group of evaluation rows, a column per form that every seed was asked in: share
-    right, mean (range) over the seeds."""
+    right, mean (range) over the seeds; then bits that the instruction tells, and what is kept."""
     columns = [c for c in COLUMNS if all(file_of(seed, c).is_file() for seed in numbers)]
     found = {c: [scores(seed, c) for seed in numbers] for c in columns}
     rows = [["", "chance", *(COLUMNS[c] for c in columns)], ["---"] * (len(columns) + 2)]
@@ -107,6 +115,10 @@ def table(numbers: list[int]) -> str:
         cells = [[s[label][0] for s in own if label in s] for own in found.values()]
         chance = sum(s[label][1] for s in found["tuned"]) / len(numbers)
         rows.append([label, f"{chance:.2f}", *map(shown, cells)])
+    bits = {c: [told(seed, c) for seed in numbers] for c in columns}
+    for label in bits["tuned"][0]:
+        cells = [[b[label] for b in own if label in b] for own in bits.values()]
+        rows.append([f"bits of the instruction, {label}", "", *map(shown, cells)])
     lost = [[v for seed in numbers if (v := kept(seed, c)) is not None] for c in columns]
     rows.append([f"bits per byte of `{TEXT}`", "", *(shown(v, 3) for v in lost)])
     taken = [float((run_of(seed, "tuned") / "seconds.txt").read_text()) for seed in numbers]

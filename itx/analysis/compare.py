@@ -6,8 +6,9 @@ answers' lengths, and what differs in settings and data.
      "groups": [{"group", "kind", "label", "same_questions", "scores": {run: average}, "answers":
      {run: {"answers", "characters", "cut"}}}], "rows": [{"row", "group", "metric", "scores": {run:
      value}}], "paired": {run: slices of paired.py, the run beside the first}, "recipes": [{"first",
-     "other", "runs": [n, n], "groups"}], "retention": {text: {run: bits per byte}}, "settings":
-     {name: {run: value}}, "data": [{"run", "batches", "questions"}]}
+     "other", "runs": [n, n], "groups"}], "information": {group: {run: bits against another task's
+     instruction}}, "retention": {text: {run: bits per byte}}, "settings": {name: {run: value}},
+     "data": [{"run", "batches", "questions"}]}
 
 Averages are those of scores.json. Two runs are two checkpoints, which are compared on the same
 questions; a recipe is all runs whose settings are the same but for seeds, and recipes are compared
@@ -25,7 +26,7 @@ from itx.config import fields_by_name, flatten
 from itx.data import lock as locks
 from itx.data.types import Lock
 from itx.errors import UserError
-from itx.eval import averages, predictions, stats, tables
+from itx.eval import averages, information, predictions, stats, tables
 from itx.runs import RunFolder, named, open_run, read_config, read_lock, runs_inside
 
 SEEDS = ("train.seed", "data.seed", "data.suite_seed", "data.render_seed")
@@ -73,6 +74,7 @@ def facts(paths: list[str], rows: bool = False, margin: float = paired.MARGIN) -
         "margin": margin,
         "paired": {r.name: _paired(runs[0], r, rows, margin) for r in runs[1:]},
         "recipes": _recipes(runs),
+        "information": _information(runs),
         "retention": _retention(runs),
         "settings": _settings(runs),
         "data": _data(runs),
@@ -260,6 +262,17 @@ def _recipe(run: Scored) -> str:
 def _free(run: Scored) -> dict[str, Any]:
     """What is free to change in a run, and yet another recipe."""
     return {"train.steps": run.about["config"]["train"]["steps"], "scored at": run.step}
+
+
+def _information(runs: list[Scored]) -> dict[str, dict[str, dict]]:
+    out: dict[str, dict[str, dict]] = {}
+    for r in runs:
+        held = storage.read_object(r.run.information_json, absent={})
+        for g in information.averages(held, r.lock.get("information", [])):
+            if "after" in g:
+                label = tables.label(g["group"], g["kind"])
+                out.setdefault(label, {})[r.name] = g["after"]["swapped"]
+    return out
 
 
 def _retention(runs: list[Scored]) -> dict[str, dict[str, float]]:

@@ -45,6 +45,7 @@ def compare_runs(args: Namespace) -> tuple[dict, int]:
     if args.rows:
         _print_rows(facts["rows"], names)
     _print_paired(facts, names[0])
+    _print_information(facts["information"], names)
     _print_retention(facts["retention"], names)
     _print_differences(facts, names)
     return facts, 1 if facts["left_out"] else 0
@@ -130,6 +131,16 @@ def _signed(value: float | None, interval: list[float] | None = None) -> str:
     if value is None:
         return "-"
     return f"{value:+.2f}" + (f" [{interval[0]:+.2f}, {interval[1]:+.2f}]" if interval else "")
+
+
+def _print_information(information: dict, names: list[str]) -> None:
+    if information:
+        cells = [
+            (label, *(shown(of[n]["mean"], of[n]["interval"]) if n in of else "-" for n in names))
+            for label, of in information.items()
+        ]
+        title = "bits that its own instruction tells of the answer, against another task's, 95 %"
+        console().print(table(title, ("group", *names), cells, left=("group",)))
 
 
 def _print_retention(retention: dict, names: list[str]) -> None:

@@ -179,6 +179,30 @@ def test_recipes_need_three_seeds_each(runs, tmp_path, capsys):
     assert cli.main(["compare", *words[1:3], "--margin", "2"]) == 2
 
 
+def test_what_the_instruction_tells_stands_beside_it(tmp_path, capsys):
+    folders = [made(tmp_path / name) for name in ("a", "b")]
+    for bits, run in enumerate(folders):
+        lock = storage.read_json(run.lock_json)
+        lock = {k: v for k, v in lock.items() if k != storage.SEAL}
+        row = {
+            "name": "r",
+            "task": "r",
+            "others": ["o"],
+            "cluster": "c",
+            "group": "instances",
+            "grade": None,
+        }
+        lock["information"] = [row | {"split": "test", "folder": "f", "sha256": "0"}]
+        storage.write_json(run.lock_json, storage.sealed(lock))
+        values = {"r": {"removed": [0.0, 0.0], "swapped": [bits + 0.5, bits + 1.5]}}
+        storage.write_json(run.information_json, storage.sealed({"after": values, "steps": {}}))
+    words = ["compare", *(str(r.path) for r in folders), "--json", str(tmp_path / "said.json")]
+    assert cli.main(words) == 0
+    told = storage.read_json(tmp_path / "said.json")["information"]["new examples, trained tasks"]
+    assert [of["mean"] for of in told.values()] == [1.0, 2.0]
+    assert "bits that its own instruction tells" in capsys.readouterr().out
+
+
 def test_rows_that_asked_something_else_are_not_paired(runs, tmp_path):
     other = made(tmp_path / "other")
     lock = storage.read_json(other.lock_json)
