@@ -46,7 +46,8 @@ def seeds(seed: int) -> list[str]:
 
 def page(name: str) -> Path:
     """The page that holds the part between `<!-- name: command -->` and `<!-- end name -->`."""
-    pages = (REPO / "README.md", REPO / "itx" / "models" / "README.md")
+    folders = ("", "itx/models", "itx/analysis")
+    pages = [REPO / folder / "README.md" for folder in folders]
     return next(p for p in pages if f"<!-- {name}: " in p.read_text(encoding="utf-8"))
 
 

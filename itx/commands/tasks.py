@@ -174,14 +174,17 @@ def tasks_check(args: Namespace) -> tuple[list[dict], int]:
             rows.append(row | {"skipped": skipped} if skipped else row)
             _print_checked(rows[-1])
     for name, task in foreign.items():
-        rows.append({"task": name, "problems": seqio.problems(task), "metrics": {}})
+        rows.append({"task": name, "problems": seqio.problems(task)})
         _print_checked(rows[-1])
     return rows, 1 if any(r["problems"] for r in rows) else 0
 
 
 def _print_checked(row: dict) -> None:
     word = "skip" if "skipped" in row else "FAIL" if row["problems"] else "ok  "
-    lines = [*row["problems"], *itertools.starmap(metric_audit.line, row["metrics"].items())]
+    lines = [
+        *row["problems"],
+        *itertools.starmap(metric_audit.line, row.get("metrics", {}).items()),
+    ]
     print(f"{word} {row['task']}" + "".join(f"\n     {visible(line)}" for line in lines))
 
 

@@ -130,8 +130,9 @@ def check(spec: TaskSpec, root: str, others: Sequence[Connection] = ()) -> list[
 
 
 def audit_metrics(spec: TaskSpec, root: str) -> dict[str, dict[str, metric_audit.Counts]]:
-    """{metric: what it forgives and what it lets pass} on the task's first answers."""
-    if not spec.scored:
+    """{metric: what it forgives and what it lets pass} on the task's first answers; {} for
+    conversations, whose answers are their turns, and texts."""
+    if not spec.templated:
         return {}
     items = _items(spec, root, metric_audit.MOST_ANSWERS)
     where = f"task {spec.name!r}"

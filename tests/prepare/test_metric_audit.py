@@ -8,7 +8,7 @@ import pytest
 
 from itx import cli
 from itx.eval import metrics
-from itx.prepare import check, metric_audit
+from itx.prepare import metric_audit
 from itx.tasks import registry
 from tests import sample_tasks  # noqa: F401  (it registers)
 
@@ -114,8 +114,3 @@ def test_tasks_check_prints_it_and_refuses_a_metric_that_passes_anything(
     monkeypatch.setitem(registry.TASKS, "sample_first", spoilt)
     assert cli.main(words) == 1
     assert "gives 1 to a refusal in" in capsys.readouterr().out
-
-
-def test_a_text_has_no_metric_to_judge():
-    spec = dataclasses.replace(registry.TASKS["sample_add"], metrics=())
-    assert check.audit_metrics(dataclasses.replace(spec), "") == {}
