@@ -70,10 +70,17 @@ def find(name: str) -> Begin:
     beside = list(folder.parent.iterdir()) if folder.parent.is_dir() else []
     near = [str(p) for p in beside if p.is_dir() or gguf_folder.is_gguf(p)]
     inside = [str(p) for p in sorted(folder.glob(f"*{gguf_folder.SUFFIX}"))]
+    if not folder.exists():
+        raise UserError(
+            f"{name} holds no model: there is no such file or folder"
+            + (did_you_mean(name, near) if near else "")
+            + " (a relative path begins in the folder that this is called in; `itx recipes fetch "
+            "smollm2` gets the model of the recipes of that name)"
+        )
     raise UserError(
         f"{name} holds no model: neither a Hugging Face folder (config.json with a model_type), "
         "a GGUF file, nor a run folder"
-        + (f"; in it lies {inside[0]}" if inside else did_you_mean(name, near))
+        + (f"; in it lies {inside[0]}" if inside else did_you_mean(name, near) if near else "")
     )
 
 
@@ -201,11 +208,14 @@ def load_recipe(
     """A recipe's config with what `model.pretrained` says of the model, and the origin of each
     value.
 
-    absent: the model's folder may be absent; then the recipe alone says which it is.
+    absent: the model's folder may be absent, where the recipe itself says what model it is.
     """
     config, origin = recipe.load(file, overrides, quick)
     hub.keep_in(config.data.cache_dir)
-    if config.model.pretrained and (Path(config.model.pretrained).exists() or not absent):
+    # a recipe that says nothing else of its model knows no more than the folder does
+    bare = config.model == dataclasses.replace(ModelConfig(), pretrained=config.model.pretrained)
+    there = Path(config.model.pretrained).exists()
+    if config.model.pretrained and (there or bare or not absent):
         if hub.is_name(config.model.pretrained):
             name = hub.pinned(config.model.pretrained)
             config = changed(config, "model", pretrained=name)

@@ -68,6 +68,15 @@ def test_the_version_is_told_without_a_command(capfd):
         (["train", RECIPE, "--train.stepss=3"], "unknown setting '--train.stepss'; did you mean"),
         (["train", RECIPE, "--train.tensorboard"], "--train.tensorboard needs a value"),
         (["train", RECIPE, "--qiuck"], "unknown option '--qiuck'; did you mean '--quick'"),
+        (
+            ["train", RECIPE, "--stepps=3"],
+            "unknown option '--stepps=3'; did you mean '--train.steps'",
+        ),
+        (["train", RECIPE, "--learning_rat=3"], "did you mean '--optim.learning_rate'"),
+        (
+            ["train", "smollm2_lora", "--dry-run"],
+            "holds no model: there is no such file",
+        ),
         (["train", RECIPE, "more"], "unknown argument 'more' (itx train --help lists"),
     ],
 )

@@ -101,9 +101,7 @@ def test_an_adapters_recipe_differs_by_data_alone(name):
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_model_that_is_not_downloaded_is_named(name):
-    with pytest.raises(
-        UserError, match="checkpoints/.* holds no model: neither a Hugging Face folder"
-    ):
+    with pytest.raises(UserError, match="checkpoints/.* holds no model: there is no such file"):
         pretrained.load_recipe(file(name))
 
 

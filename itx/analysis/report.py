@@ -82,7 +82,7 @@ def facts(run: RunFolder) -> dict:
             "looks_at_test": len(read_lines(run.test_log)),
             **_asked(after["rows"]),
             "max_new_tokens": values["eval.max_new_tokens"],
-            "limits": _limits(lock, after["rows"]),
+            "limits": limits(lock, after["rows"]),
             "unscored": lock.get("unscored", []),
             "uninformed": lock.get("uninformed", []),
             "halved": sorted({r["task"] for r in lock["evaluation"] if r.get("halved")}),
@@ -108,7 +108,7 @@ def _asked(rows: dict[str, dict]) -> dict:
     return {"splits": dict(sorted(splits.items())), "max_examples": sorted(limits)}
 
 
-def _limits(lock: Lock, scored: dict) -> dict[str, int]:
+def limits(lock: Lock, scored: dict) -> dict[str, int]:
     """{"tasks", "examples": of their evaluation splits, "asked", and what each setting left out of
     them}; the first row of each task counts."""
     first = {r["task"]: r for r in reversed(lock["evaluation"]) if r["name"] in scored}

@@ -258,10 +258,13 @@ def _steps(facts: dict, groups: list[dict]) -> Iterator[str]:
         yield retained
     unresolved = [g for g in groups if g["says"].startswith("not resolved")]
     most = [m for m in facts["evaluation"]["max_examples"] if m]
-    if unresolved and most:
+    limits = facts["evaluation"]["limits"]
+    if unresolved and most and limits["eval.max_examples"]:
         yield (
             f"Not resolved with eval.max_examples={max(most)}: score more examples (itx eval RUN)."
         )
+    elif unresolved and limits["data.eval_examples"]:
+        yield "Not resolved with all examples that were built: raise data.eval_examples."
     if not unseen and facts["holdout"]:
         yield "Score the tasks that were held out of training too (itx eval RUN)."
     elif not unseen:

@@ -26,6 +26,7 @@ def judge(facts: AuditFacts, config: RunConfig) -> dict[str, list[str]]:
             lines[kind].append(f"task {name}: {line}")
         lines["warnings"] += _wordings(name, task)
     lines["warnings"] += faults(facts)
+    lines["warnings"] += _bounded(facts, config.data)
     lines["warnings"] += map(sentences.of_variants, facts["variants"])
     lines["warnings"] += _evaluation(facts)
     lines["errors"] += _leaks(facts["leaks"], config.data.max_contamination)
@@ -113,6 +114,18 @@ def faults(facts: AuditFacts) -> list[str]:
                 line = f"{what} {f['task']}: {counted}, e.g. {record}"
                 lines.setdefault((what, f["task"], reason), line)
     return list(lines.values())
+
+
+def _bounded(facts: AuditFacts, data: DataConfig) -> list[str]:
+    """What data.train_examples leaves out, which somebody else's recipe may have chosen."""
+    tasks = {f["task"]: f for f in facts["tasks"].values()}
+    left_out = [f["skipped"].get("beyond data.train_examples", 0) for f in tasks.values()]
+    if not any(left_out):
+        return []
+    return [
+        f"data.train_examples={data.train_examples} leaves out {sum(left_out):,} examples of "
+        f"{sum(map(bool, left_out))} tasks"
+    ]
 
 
 def _evaluation(facts: AuditFacts) -> list[str]:

@@ -41,7 +41,7 @@ def _lines(facts: AuditFacts) -> Iterator[str]:
     for x in facts["left_out"]:
         yield f"left out of {x['mixture']}: {x['task']} ({x['reason']})"
     for task, why in sorted(facts["easy"].items()):
-        yield f"easy: {task} ({why}); left out of averages"
+        yield f"easy: {task} ({why}); left out of averages that have others"
     for kind in ("warnings", "errors"):
         for line in facts[kind]:
             yield f"{kind[:-1]}: {line}"

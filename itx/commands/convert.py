@@ -4,10 +4,12 @@
 import argparse
 import math
 from argparse import Namespace
+from pathlib import Path
 
 from itx import convert, peft_files, pretrained
 from itx.commands.arguments import BASE, group
 from itx.errors import UserError
+from itx.models import gguf_folder
 from itx.runs import run_config
 from itx.storage import local
 from itx.text import visible
@@ -89,6 +91,12 @@ def _export_adapter(args: Namespace) -> dict:
         )
     facts = convert.export_adapter(args.run, args.out_dir)
     _print_export(facts, facts["method"], f"over {facts['base']}")
+    if gguf_folder.is_gguf(Path(facts["base"])):
+        print(
+            f"PEFT loads it over a folder, and its base is a GGUF file: `itx convert export "
+            f"{facts['base']} FOLDER` writes one to name as base_model_name_or_path; --merge "
+            "writes base and adapter together"
+        )
     config = run_config(pretrained.find(args.run).run)
     facts["same_in_peft"] = same = peft_files.same_in_peft(config.model, config.peft)
     if same is not None:

@@ -12,6 +12,7 @@ from typing import get_args
 
 from itx import config as configs
 from itx import hub, peft_files, pretrained, restore
+from itx.analysis import report
 from itx.commands import unbuilt
 from itx.commands.arguments import BASE, command
 from itx.commands.building import further_in_subprocess
@@ -165,6 +166,11 @@ def _evaluate_of_run(
     for folder, step, load in evaluated:
         scores[folder] = evaluate.evaluate(load, lock, config, run, step)
         tables.print_scores(scores[folder])
+    if beyond := report.limits(lock, scores[evaluated[0][0]]["rows"])["data.eval_examples"]:
+        print(
+            f"{beyond:,} examples of the evaluation splits are not in the cache, for the data were "
+            "built with data.eval_examples; --max_examples reaches none of them"
+        )
     return scores
 
 

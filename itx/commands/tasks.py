@@ -167,12 +167,21 @@ def tasks_check(args: Namespace) -> tuple[list[dict], int]:
         for spec in specs:
             skipped = _why_skipped(spec, args)
             problems = [] if skipped else check.check(spec, args.root, others)
+            row: dict[str, Any] = {"task": spec.name}
+            if args.name and not skipped:  # all tasks at once would take long
+                row["examples"], further = check.read_all(spec, args.root)
+                problems = list(dict.fromkeys([*problems, *further]))
             audited = {} if skipped or problems else check.audit_metrics(spec, args.root)
             for metric, found in audited.items():
                 problems += metric_audit.problems(metric, found)
-            row = {"task": spec.name, "problems": problems, "metrics": audited}
+            row |= {"problems": problems, "metrics": audited}
             rows.append(row | {"skipped": skipped} if skipped else row)
             _print_checked(rows[-1])
+    if specs and not args.name:
+        print(
+            f"of each task its first {check.EXAMPLES} examples; `itx tasks check NAME` reads all "
+            "of one"
+        )
     for name, task in foreign.items():
         rows.append({"task": name, "problems": seqio.problems(task)})
         _print_checked(rows[-1])
@@ -183,6 +192,7 @@ def _print_checked(row: dict) -> None:
     word = "skip" if "skipped" in row else "FAIL" if row["problems"] else "ok  "
     lines = [
         *row["problems"],
+        *([f"{row['examples']:,} examples read"] if "examples" in row else []),
         *itertools.starmap(metric_audit.line, row.get("metrics", {}).items()),
     ]
     print(f"{word} {row['task']}" + "".join(f"\n     {visible(line)}" for line in lines))

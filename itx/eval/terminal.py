@@ -21,7 +21,7 @@ from itx.eval.runner import Runner
 from itx.eval.sampling import Sampling
 from itx.eval.texts import TextAnswer, texts
 from itx.tasks.chat import ROLES
-from itx.text import visible
+from itx.text import say, visible
 from itx.text_format import chat, prompts
 from itx.text_format.pieces import Pieces, encoded
 
@@ -247,6 +247,8 @@ def converse(run: Run, system: str = "", read: TextIO | None = None) -> list[dic
             "It remembers the conversation" if run.template else "Each prompt is asked alone"
         )
         print(f"{remembers}; /help says what there is.")
+    elif read is None and run.template:
+        say("the lines are one conversation, each behind what was said before; /new begins another")
     head = _head(run, system, "--system") if system else []
     messages, out = list(head), []
     while (line := _line(terminal, read or sys.stdin)) is not None:

@@ -21,6 +21,7 @@ from itx.prepare import (
     render,
     repeat,
     sources,
+    values,
 )
 from itx.prepare.types import Item, Rendered
 from itx.tasks import names, templates
@@ -127,6 +128,25 @@ def check(spec: TaskSpec, root: str, others: Sequence[Connection] = ()) -> list[
         problems.append(str(e))
     differing = [p for p in repeat.compare(spec, seen, others) if p not in problems]
     return sorted({*problems, *(unsteady or differing)})[:MAX_PROBLEMS]
+
+
+def read_all(spec: TaskSpec, root: str) -> tuple[int, list[str]]:
+    """(how many examples of all splits there are, what is wrong with the first that is)."""
+    found = 0
+    bare = names.parse(spec.name)
+    wordings = [t for w in ("train", "heldout") for t in render.choices(spec, bare, w)]
+    shown = values.slots(wordings) if spec.templated else []
+    try:
+        for split in SPLITS:
+            if sources.source_splits(spec.source, split):
+                for item in examples.items(spec, split, root, 0, Counter()):
+                    found += 1
+                    bad = spec.templated and values.incomplete(item.values, shown, spec.options)
+                    if bad:
+                        return found, [f"example {item.id}: {bad.detail}"]
+    except UserError as e:
+        return found, [str(e)]
+    return found, []
 
 
 def audit_metrics(spec: TaskSpec, root: str) -> dict[str, dict[str, metric_audit.Counts]]:
@@ -247,9 +267,9 @@ def _inversion(spec: TaskSpec, template: Template, items: list[Item]) -> list[st
         problems.append("its target names no field")
     for slot in sorted(asked - plain):
         holding = 0
-        for values in (item.values for item in items):
-            part = str(values.get(slot, ""))
-            holding += any(text.contains(str(v), part) for k, v in values.items() if k in plain)
+        for given in (item.values for item in items):
+            part = str(given.get(slot, ""))
+            holding += any(text.contains(str(v), part) for k, v in given.items() if k in plain)
         if holding < MIN_TELLING_SHARE * len(items):
             told = f"its target asks for {{{slot}}}, which stands in no plain template"
             problems.append(told + did_you_mean(slot, plain))

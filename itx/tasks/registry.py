@@ -5,6 +5,7 @@ A task module calls `instruction_task`, `chat_task`, `text_task`, `family` and `
 `task(name)` finds a spec. What a mixture trains on is worked out in resolve.py.
 """
 
+import dataclasses
 import functools
 import importlib
 import sys
@@ -93,6 +94,9 @@ def make_task(name: str, **settings: Any) -> TaskSpec:
     for key in ("metrics", "origin", "neighbours", "option_styles", "options", "content"):
         if settings.get(key) is not None:
             settings[key] = tuple(settings[key])
+    known = [f.name for f in dataclasses.fields(TaskSpec) if f.name != "name"]
+    for key in settings:
+        check_known(key, known, f"task {name!r}: a task takes no {key!r}")
     try:
         spec = TaskSpec(names.check_name(name, "task"), **settings)
     except TypeError as e:

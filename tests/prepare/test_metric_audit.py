@@ -3,13 +3,16 @@
 
 import dataclasses
 import json
+import re
 
 import pytest
 
 from itx import cli
+from itx.errors import UserError
 from itx.eval import metrics
-from itx.prepare import metric_audit
+from itx.prepare import check, metric_audit
 from itx.tasks import registry
+from itx.tasks.spec import jsonl
 from tests import sample_tasks  # noqa: F401  (it registers)
 
 WORDS = [["Paris"], ["the old town"], ["Köln"], ["New York"], ["Париж"], ["北京"]]
@@ -86,6 +89,32 @@ def test_planted_faults_are_seen(plant, seen):
         assert 0 < counts[1] and "(but not: both" in metric_audit.line(name, found)
 
 
+def test_a_task_that_is_named_is_read_to_its_end(tmp_path):
+    """A record that the first examples do not show."""
+    rows = [{"text": f"message {i}", "label": i % 2} for i in range(400)]
+    for broken, said in (
+        ({"txt": "x", "label": 1}, "example t.jsonl:301: fields() needs the field 'text'"),
+        ({"text": "x", "label": 7}, "example t.jsonl:301: label 7 is outside the options"),
+        ({"text": " ", "label": 1}, "example t.jsonl:301"),
+        (rows[300], ""),
+    ):
+        lines = [json.dumps(row) for row in [*rows[:300], broken, *rows[301:]]]
+        (tmp_path / "t.jsonl").write_text("\n".join(lines) + "\n")
+        spec = registry.make_task(
+            "late", version=1, cluster="c", source=jsonl("t.jsonl"), options=("no", "yes"), metrics=("accuracy",),
+            fields=of_label, templates=[("Is it? {text}", "{answer}"), ("{text}: well?", "{answer}")],
+        )  # fmt: skip
+        found, problems = check.read_all(spec, str(tmp_path))
+        assert (len(problems) == 1 and said in problems[0]) if said else problems == []
+        assert found == 400 or said
+    with pytest.raises(UserError, match="a task takes no 'option'; did you mean 'options'"):
+        registry.make_task("late", version=1, cluster="c", source=jsonl("t.jsonl"), option=("a",))
+
+
+def of_label(e):
+    return {"text": e["text"], "answer": e["label"]}
+
+
 def test_sound_metrics_raise_no_alarm():
     for name in metrics.SCORES:
         for answers in (WORDS, NUMBERS):
@@ -108,6 +137,7 @@ def test_tasks_check_prints_it_and_refuses_a_metric_that_passes_anything(
     assert cli.main(words) == 0
     out = capsys.readouterr().out
     assert "metric exact_match: 8 of 9 harmless edits keep the score (but not: article)" in out
+    assert re.search(r"\d examples read\n", out)
     (row,) = json.loads(said.read_text())
     assert row["metrics"]["exact_match"]["wrong"]["another example's"][1] == 0
     spoilt = dataclasses.replace(registry.TASKS["sample_first"], metrics=(always,))
