@@ -93,7 +93,7 @@ def lines(facts: dict) -> list[str]:
         f"answers a question, from its start; batch: new tokens a second behind prompts of {PROMPT} tokens, {NEW} each, greedy.", "",
         "| | wall s | new tokens a second | itx is faster by | peak memory, MB |", "|---|---|---|---|---|",
     ]  # fmt: skip
-    for name in sorted(median, key=lambda n: (n.removeprefix("hf "), n not in OURS)):
+    for name in sorted(median, key=lambda n: (OURS.index(n.removeprefix("hf ")), n not in OURS)):
         found, ours = median[name], median[name.removeprefix("hf ")]
         times = "" if name in OURS else f"{found['wall_s'] / ours['wall_s']:.2f}"
         rate = f"{found['tokens_per_second']:.1f}" if "tokens_per_second" in found else ""

@@ -154,6 +154,7 @@ def in_turns(file: str, ours: tuple[str, ...], one: Callable[[str, int], dict]) 
         "processor": processor(),
         "cores": len(os.sched_getaffinity(0)),
         "rounds": args.rounds,
+        "malloc": both[malloc.TUNABLES],
         "found": found,
     }
     storage.write_json(Path(file).with_suffix(".json"), facts)
@@ -170,13 +171,15 @@ def lines(facts: dict) -> list[str]:
         name: min(statistics.median(r["cpu_s"] for r in runs), 1e9)
         for name, runs in facts["found"].items()
     }
+    memory = "malloc takes pages of 2 MB, for all alike (itx/malloc.py)."
+    if not facts.get("malloc"):
+        memory = "Measured while itx still kept the memory that a step frees, in fragments."
     out = [
         "## Train step", "",
         f"`python -m tests.benchmarks.train_step`: {facts['cores']} cores of {facts['processor']}, float32, medians of "
         f"{facts['rounds']} rounds in turn; CPU seconds a step, and the speed relative to itx with logits everywhere. M1: T5 1.1, 8 + 8 "
         "layers of 512/1024, 8 rows of 256 + 64 tokens, Adafactor. M2: Llama-like, 8 layers of 512, 4 rows of 512 tokens, AdamW; "
-        "40 %: so many of the tokens are targets. Peers compute the logits of all tokens. malloc takes pages of 2 MB, "
-        "for all alike (itx/malloc.py).", "",
+        f"40 %: so many of the tokens are targets. Peers compute the logits of all tokens. {memory}", "",
         "| | CPU s a step | speed, itx with all logits = 1 | peak memory, MB |", "|---|---|---|---|",
     ]  # fmt: skip
     for name, runs in facts["found"].items():
