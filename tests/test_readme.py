@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -74,8 +75,25 @@ def test_a_command_on_real_data_runs(command, shared, desk):
     succeeds(command.replace("FOLDER", str(shared)), desk)
 
 
+def own_data(folder: Path) -> str:
+    """Lays the module and the data of the section "Your own data" into a folder; the section."""
+    section = README.split("## Your own data")[1].split("\n## ")[0]
+    code = re.search(r"```python\n(.*?)```", section, re.S)[1]
+    assert len(code.splitlines()) < 20
+    (folder / "mine.py").write_text(code)
+    (folder / "configs").symlink_to(REPO / "configs")
+    said = {"complaint": "It broke", "question": "Where is it", "praise": "It is good"}
+    lines = [
+        {"text": f"{text}, no. {i}", "label": label}
+        for i in range(40)
+        for label, text in said.items()
+    ]
+    (folder / "mail.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+    return section
+
+
 @pytest.mark.slow
-def test_the_real_model_is_fetched_and_answers(tmp_path):
+def test_the_real_model_is_fetched_and_answers_and_is_tuned_on_own_data(tmp_path):
     fetch, ask = (
         next(c for c in commands() if c.startswith(f"uv run itx {words}"))
         for words in ("recipes fetch smollm2", "generate models/SmolLM2")
@@ -86,22 +104,17 @@ def test_the_real_model_is_fetched_and_answers(tmp_path):
     assert fetched.returncode == 0, fetched.stderr
     told = run(shlex.split(ask.removeprefix("uv run itx ")), tmp_path)
     assert told.returncode == 0 and "Paris" in told.stdout, told.stderr
+    _, block = re.findall(r"```bash\n(.*?)```", own_data(tmp_path), re.S)
+    for command in block.strip().splitlines():
+        words = shlex.split(command.removeprefix("uv run itx "))
+        done = run([*words, *(["--quick"] if words[0] == "train" else [])], tmp_path)
+        assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    assert (tmp_path / "smollm2_mail" / "model.safetensors").is_file()
 
 
 def test_your_own_data(tmp_path):
     """The section as it stands: its module, its commands, and forty messages."""
-    section = README.split("## Your own data")[1].split("\n## ")[0]
-    code = re.search(r"```python\n(.*?)```", section, re.S)[1]
-    assert len(code.splitlines()) < 20
-    (tmp_path / "mine.py").write_text(code)
-    (tmp_path / "configs").symlink_to(REPO / "configs")
-    said = {"complaint": "It broke", "question": "Where is it", "praise": "It is good"}
-    lines = [
-        {"text": f"{text}, no. {i}", "label": label}
-        for i in range(40)
-        for label, text in said.items()
-    ]
-    (tmp_path / "mail.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+    section = own_data(tmp_path)
     commands = re.search(r"```bash\n(.*?)```", section, re.S)[1].strip().splitlines()
     assert len(commands) == 2
     for command in commands:
