@@ -240,7 +240,7 @@ def _others(specs: Iterable[TaskSpec]) -> Iterator[tuple[TaskSpec, str]]:
     lack, each time from the next by name on."""
     families: dict[str, dict[str, TaskSpec]] = {}
     for spec in sorted(specs, key=lambda t: t.name):
-        if "inputs" in spec.tags and spec.templated:
+        if "inputs" in spec.tags and spec.templates:  # not of chains of thought alone
             families.setdefault(spec.tags["inputs"], {})[spec.name] = spec
     for family in families.values():
         members = list(family)
@@ -264,7 +264,9 @@ def _information(planned: list[Row]) -> Iterator[Row]:
     seen = set()
     for row in measured:
         name = f"{row.spec.name}@heldout" if row.job.templates == "heldout" else row.spec.name
-        if row.spec.name in others and name not in seen:
+        # a variant may have held-out wordings where the bare task has none
+        worded = row.job.templates != "heldout" or row.spec.heldout_templates
+        if row.spec.name in others and worded and name not in seen:
             seen.add(name)
             job = replace(
                 row.job, variant=row.spec.name, ablation=EACH, other=others[row.spec.name]

@@ -2,6 +2,7 @@
 """What an instruction tells, in bits: against a model whose probabilities are a table, and through
 build, run folder and report."""
 
+import dataclasses
 import math
 import types
 from pathlib import Path
@@ -21,6 +22,7 @@ from itx.eval.runner import Runner
 from itx.prepare import evaluation, jobs, vocab
 from itx.prepare.types import EACH, Job, Row
 from itx.tasks import registry
+from itx.tasks.spec import CoT
 from tests import sample_tasks, synthetic, tiny  # noqa: F401  (sample_tasks registers)
 from tests.prepare.job_settings import job_settings
 from tests.synthetic import changed
@@ -121,6 +123,21 @@ def test_a_row_that_no_other_instruction_fits_is_named(tmp_path):
     (entry,) = evaluation.lock_information(rows[1:], made, settings)
     swapped = list(cache.iterate_examples(tmp_path / entry["folder"]))[2]
     assert "colo" in swapped["prompt"]  # `entails` needs a claim, so the next stands in
+
+
+def test_tasks_that_have_wordings_in_a_variant_alone_are_left_aside():
+    """`:cot` may have held-out wordings, or all of a task's: the bare task is what is asked."""
+    cot = CoT([("{words}? Reason.", "{rationale} So {answer}.")], [("{words}!", "{rationale} So {answer}.")])  # fmt: skip
+    family = [registry.TASKS[f"sample_{n}"] for n in ("first", "last", "second")]
+    bare = dataclasses.replace(family[0], heldout_templates=(), cot=cot)
+    chains = dataclasses.replace(family[1], name="chains", templates=(), heldout_templates=(), cot=cot)  # fmt: skip
+    planned = [
+        Row(spec.name, group, "same task", Job(spec.name, "test", which), spec)
+        for spec in (bare, chains, *family[1:])
+        for group, which in (("instances", "train"), ("templates", "heldout"))
+    ]
+    found = [r.name for r in evaluation._information(planned)]
+    assert found == ["sample_first", "sample_last", "sample_last@heldout", "sample_second", "sample_second@heldout"]  # fmt: skip
 
 
 def entry(name, group="instances", cluster="c", grade=None):
