@@ -139,7 +139,8 @@ def main() -> None:
     parser.add_argument("--simulations", type=int, default=1000)
     simulations = parser.parse_args().simulations
     text = [
-        f"{simulations} simulations a cell, {TASKS} tasks a cluster, {EXAMPLES} examples a task; in brackets the mean width.",
+        f"{simulations} simulations a cell, {TASKS} tasks a cluster, {EXAMPLES} examples a task; in brackets the mean width. "
+        f"A cell's own standard error is about {100 * math.sqrt(0.05 * 0.95 / simulations):.1f} points.",
         "", *coverage(simulations), "", equal_runs(simulations), "", saved(simulations),
     ]  # fmt: skip
     command = f"uv run python -m tests.coverage_table --simulations {simulations}"
