@@ -237,11 +237,11 @@ def _leaks(spec: TaskSpec, template: Template, items: list[Item]) -> list[str]:
     told: Counter = Counter()
     for item in items:
         references, options, right = render.answers(spec, item.values, where)
-        values = {**item.values, "answer": references[0]}
-        texts = {s: str(values[s]).strip() for s in shown if s not in named}
+        given = {**item.values, "answer": references[0]}
+        texts = {s: str(given[s]).strip() for s in shown if s not in named}
         for slot, value in texts.items():
             for target in asked - set(named):
-                gold = str(values[target]).strip()
+                gold = str(given[target]).strip()
                 if value == gold or (target == "rationale" and gold in value):
                     told[f"{{{slot}}} holds {{{target}}}"] += 1
         if right is not None and "answer" in asked:
