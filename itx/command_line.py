@@ -3,7 +3,6 @@
 for a word that nobody knows, with the name that it has here."""
 
 import argparse
-import difflib
 from collections.abc import Iterable, Sequence
 from typing import NoReturn
 
@@ -100,7 +99,7 @@ OPTIONS = {
     "--json": "output out output_file",
     "--restarts": "max_restarts retries",
 }
-MIN_LIKENESS = 0.75  # of a word to the leaf of a setting's name (difflib), to be taken for it
+MIN_LIKENESS = 0.75  # of a word to the leaf of a setting's name, to be taken for it
 GIVEN_ALONE = "model model_name_or_path model_path model_id run run_dir pretrained".split()
 
 
@@ -202,8 +201,8 @@ def refusal(word: str, args: argparse.Namespace) -> str:
     settings = [f"--{n}" for n in fields_by_name()] if takes_settings else []
     if takes_settings and "." in typed:
         return told + did_you_mean(typed, settings)
-    leaves = {n.partition(".")[2]: n for n in reversed(fields_by_name())} if takes_settings else {}
-    if meant := difflib.get_close_matches(name, leaves, n=1, cutoff=MIN_LIKENESS):
+    leaves = dict.fromkeys(s.partition(".")[2] for s in settings)
+    if meant := nearest(name, leaves, 1, MIN_LIKENESS):
         settings = [f"--{n}" for n in setting_names(meant[0])]
         return told + did_you_mean(settings[0], settings)
     return told + did_you_mean(typed, [*options, *([] if nearest(typed, options) else settings)])

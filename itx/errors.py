@@ -20,9 +20,9 @@ class RunFailed(Exception):
     no traceback."""
 
 
-def nearest(name: str, valid: Iterable[str], most: int = 3) -> list[str]:
-    """The valid names most like `name`, best first."""
-    return difflib.get_close_matches(name, list(valid), n=most, cutoff=0.4)
+def nearest(name: str, valid: Iterable[str], most: int = 3, likeness: float = 0.4) -> list[str]:
+    """The valid names most like `name`, at least by `likeness` (difflib's ratio), best first."""
+    return difflib.get_close_matches(name, list(valid), n=most, cutoff=likeness)
 
 
 def did_you_mean(name: str, valid: Iterable[str]) -> str:

@@ -15,7 +15,8 @@ questions; a recipe is all runs whose settings are the same but for seeds, and r
 over their runs, from MIN_SEEDS of each on.
 """
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,10 +28,15 @@ from itx.data import lock as locks
 from itx.data.types import Lock
 from itx.errors import UserError
 from itx.eval import averages, information, predictions, stats, tables
+from itx.eval.predictions import PredictionLine
 from itx.runs import RunFolder, named, open_run, read_config, read_lock, runs_inside
 
 SEEDS = ("train.seed", "data.seed", "data.suite_seed", "data.render_seed")
 MIN_SEEDS = 3  # runs of each recipe, without which nothing is claimed of recipes
+
+
+# (run folder, step, name of a row) -> its predictions
+Read = Callable[[RunFolder, int, str], list[PredictionLine]]
 
 
 class Scored(NamedTuple):
@@ -66,13 +72,14 @@ def facts(paths: list[str], rows: bool = False, margin: float = paired.MARGIN) -
         told = "; ".join(f"{x['run']}: {x['why']}" for x in left_out)
         raise UserError(f"fewer than two runs to compare{f' ({told})' if told else ''}")
     runs = _named(runs)
+    read = functools.cache(predictions.read_whole)  # the first run stands beside each other one
     return {
         "runs": [_about(r) for r in runs],
         "left_out": left_out,
-        "groups": _groups(runs),
+        "groups": _groups(runs, read),
         "rows": _rows(runs),
         "margin": margin,
-        "paired": {r.name: _paired(runs[0], r, rows, margin) for r in runs[1:]},
+        "paired": {r.name: _paired(runs[0], r, read, rows, margin) for r in runs[1:]},
         "recipes": _recipes(runs),
         "information": _information(runs),
         "retention": _retention(runs),
@@ -138,7 +145,7 @@ def _about(run: Scored) -> dict[str, Any]:
 # ---- scores
 
 
-def _groups(runs: list[Scored]) -> list[dict]:
+def _groups(runs: list[Scored], read: Read) -> list[dict]:
     by_key = [{(g["group"], g["kind"]): g for g in r.scores["groups"]} for r in runs]
     keys = sorted({k for own in by_key for k in own}, key=_place)
     groups = []
@@ -152,7 +159,7 @@ def _groups(runs: list[Scored]) -> list[dict]:
                 "label": tables.label(*key),
                 "same_questions": len(asked) == 1 and len(have) == len(runs),
                 "scores": {r.name: _average(g) for r, g in have},
-                "answers": {r.name: _answers(r, [*g["rows"], *g["easy"]]) for r, g in have},
+                "answers": {r.name: _answers(r, read, [*g["rows"], *g["easy"]]) for r, g in have},
             }
         )
     return groups
@@ -177,11 +184,11 @@ def _questions(run: Scored, rows: list[str]) -> str:
     return hashing.digest(str(asked))
 
 
-def _answers(run: Scored, rows: list[str]) -> dict[str, float | int | None]:
+def _answers(run: Scored, read: Read, rows: list[str]) -> dict[str, float | int | None]:
     """{"answers", "characters": of an answer on average, "cut": how many a limit ended}."""
     texts = []
     for name in dict.fromkeys(rows):
-        for line in predictions.read_whole(run.run, run.step, name):
+        for line in read(run.run, run.step, name):
             texts.append(line["prediction"])
     cut = sum(run.scores["rows"][name]["hit_limit"] for name in dict.fromkeys(rows))
     characters = sum(map(len, texts)) / len(texts) if texts else None
@@ -201,27 +208,28 @@ def _rows(runs: list[Scored]) -> list[dict]:
     return [rows[key] for key in sorted(rows)]
 
 
-def _paired(first: Scored, other: Scored, rows: bool, margin: float) -> list[dict]:
+def _paired(first: Scored, other: Scored, read: Read, rows: bool, margin: float) -> list[dict]:
     """The groups of two runs, and with `rows` their rows, on the questions that are the same."""
     sha256 = [{r["name"]: r["sha256"] for r in run.lock["evaluation"]} for run in (first, other)]
     held = [run.scores["rows"] for run in (first, other)]
-    same = [
-        name
-        for name in held[0].keys() & held[1].keys()
-        if sha256[0].get(name) == sha256[1].get(name)
-        and held[0][name]["metric"] == held[1][name]["metric"]
-    ]
+    same = {
+        name: row
+        for name, row in held[0].items()
+        if name in held[1]
+        and sha256[0].get(name) == sha256[1].get(name)
+        and row["metric"] == held[1][name]["metric"]
+    }
     used = [
         {(g["group"], g["kind"]): g["rows"] for g in run.scores["groups"]} for run in (first, other)
     ]
     slices = [
         paired.Slice(tables.label(*key), [n for n in used[0][key] if n in used[1][key]])
-        for key in sorted(used[0].keys() & used[1].keys(), key=averages.place_of)
+        for key in sorted(used[0].keys() & used[1].keys(), key=_place)
     ]
     if rows:
         slices += [paired.Slice(name, [name]) for name in sorted(same)]
-    sides = ((run.run, run.step, run.scores) for run in (first, other))
-    return paired.compare(*sides, same, slices, margin)
+    sides = tuple(functools.partial(read, run.run, run.step) for run in (first, other))
+    return paired.compare(same, sides, slices, margin)
 
 
 def _recipes(runs: list[Scored]) -> list[dict[str, Any]]:
@@ -233,7 +241,7 @@ def _recipes(runs: list[Scored]) -> list[dict[str, Any]]:
         sides, groups = (first, other), []
         if min(map(len, sides)) >= MIN_SEEDS:
             scores = [stats.grouped(_group_scores(side)) for side in sides]
-            for key in sorted(scores[0].keys() & scores[1].keys(), key=averages.place_of):
+            for key in sorted(scores[0].keys() & scores[1].keys(), key=_place):
                 mean, interval = stats.welch(scores[0][key], scores[1][key])
                 groups.append(
                     {"label": tables.label(*key), "difference": mean, "interval": interval}
@@ -256,12 +264,9 @@ def _recipe(run: Scored) -> str:
     values = flatten(run.about["config"])
     kinds = {name: f.metadata["kind"] for name, f in fields_by_name().items()}
     shaping = {n: v for n, v in values.items() if kinds.get(n) != "free" and n not in SEEDS}
-    return hashing.digest(repr(sorted({**shaping, **_free(run)}.items())))
-
-
-def _free(run: Scored) -> dict[str, Any]:
-    """What is free to change in a run, and yet another recipe."""
-    return {"train.steps": run.about["config"]["train"]["steps"], "scored at": run.step}
+    # free to change in a run, and yet another recipe
+    steps = {"train.steps": values["train.steps"], "scored at": run.step}
+    return hashing.digest(repr(sorted({**shaping, **steps}.items())))
 
 
 def _information(runs: list[Scored]) -> dict[str, dict[str, dict]]:
@@ -270,8 +275,7 @@ def _information(runs: list[Scored]) -> dict[str, dict[str, dict]]:
         held = storage.read_object(r.run.information_json, absent={})
         for g in information.averages(held, r.lock.get("information", [])):
             if "after" in g:
-                label = tables.label(g["group"], g["kind"])
-                out.setdefault(label, {})[r.name] = g["after"]["swapped"]
+                out.setdefault(g["label"], {})[r.name] = g["after"]["swapped"]
     return out
 
 

@@ -17,19 +17,17 @@ smallest    the smallest difference that would be found with 80 % probability
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
-from itx.eval import predictions, stats, summary
+from itx.eval import stats, summary
 from itx.eval.predictions import PredictionLine
-from itx.runs import RunFolder
 
 LEVEL, POWER = 0.05, 0.80
 MARGIN = 0.05  # of the score, within which two runs count as equivalent
 LENGTH_RATIO = 1.25  # of the longer to the shorter answer of a pair that is matched in length
-VERDICTS = ("better", "worse", "equivalent", "unresolved")
 
 
 class Pair(NamedTuple):
@@ -56,7 +54,7 @@ class Estimate(NamedTuple):
         """95 %; the whole range of a difference of scores where there is no error."""
         if self.error is None:
             return -1.0, 1.0
-        half = _t(1 - LEVEL / 2, self.df) * self.error
+        half = stats.student(1 - LEVEL / 2, self.df) * self.error
         return max(-1.0, self.mean - half), min(1.0, self.mean + half)
 
     @property
@@ -73,13 +71,8 @@ class Estimate(NamedTuple):
         """The difference that is found with probability POWER."""
         if self.error is None:
             return None
-        return (_t(1 - LEVEL / 2, self.df) + _t(POWER, self.df)) * self.error
-
-
-def _t(quantile: float, df: int) -> float:
-    from scipy.special import stdtrit
-
-    return float(stdtrit(df, quantile))
+        quantiles = (stats.student(q, self.df) for q in (1 - LEVEL / 2, POWER))
+        return sum(quantiles) * self.error
 
 
 def estimate(values: Nested) -> Estimate:
@@ -122,7 +115,7 @@ def holm(ps: list[float]) -> list[float]:
 
 
 def verdict(interval: tuple[float, float], adjusted: float, margin: float) -> str:
-    """One of VERDICTS: of the other run, beside the first."""
+    """better, worse, equivalent or unresolved: the other run, beside the first."""
     low, high = interval
     if adjusted <= LEVEL and low > 0:
         return "better"
@@ -186,6 +179,9 @@ def _is_unknown(line: PredictionLine) -> bool:
     return line["score"] < 1 and (not line["finished"] or line["extracted"] is None)
 
 
+ReadRow = Callable[[str], list[PredictionLine]]  # name of a row -> its predictions
+
+
 class Slice(NamedTuple):
     """Rows whose pairs are compared together."""
 
@@ -194,9 +190,8 @@ class Slice(NamedTuple):
 
 
 def compare(
-    first: tuple[RunFolder, int, dict],
-    other: tuple[RunFolder, int, dict],
-    same: Iterable[str],
+    rows: dict[str, dict],
+    sides: tuple[ReadRow, ReadRow],
     slices: list[Slice],
     margin: float = MARGIN,
 ) -> list[dict]:
@@ -205,20 +200,17 @@ def compare(
     slices; one without a pair has "pairs" alone.
 
     Args:
-        first, other: run folder, step, what its scores.json holds.
-        same: rows that asked the same of both.
+        rows: what the first run's scores.json holds of the rows that asked the same of both.
+        sides: what gives the predictions of a row, of the first run and of the other.
     """
-    known, found = set(same), []
+    found: list[dict] = []
     of_row: dict[str, list[Pair]] = {}
     for s in slices:
         of_task: dict[str, tuple[str, list[Pair]]] = {}
-        for name in s.rows:
-            if name not in known:
-                continue
+        for name in (n for n in s.rows if n in rows):
+            row = rows[name]
             if name not in of_row:
-                lines = (predictions.read_whole(r, step, name) for r, step, _ in (first, other))
-                of_row[name] = pairs(first[2]["rows"][name], *lines)
-            row = first[2]["rows"][name]
+                of_row[name] = pairs(row, *(read(name) for read in sides))
             of_task.setdefault(row["task"], (row["cluster"], []))[1].extend(of_row[name])
         of_task = {task: (c, some) for task, (c, some) in of_task.items() if some}
         found.append({"slice": s.name, "pairs": sum(len(some) for _, some in of_task.values())})

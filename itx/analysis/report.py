@@ -237,10 +237,10 @@ def _information(run: RunFolder, lock: Lock) -> dict | None:
     entries = lock.get("information", [])
     if not held or not entries:
         return None
-    groups = information.averages(held, entries)
-    labels = ({"label": tables.label(g["group"], g["kind"])} for g in groups)
-    labelled = [{**g, **label} for g, label in zip(groups, labels, strict=True)]
-    return {"groups": labelled, "rows": information.of_rows(held, entries)}
+    return {
+        "groups": information.averages(held, entries),
+        "rows": information.of_rows(held, entries),
+    }
 
 
 def _retention(run: RunFolder, lock: Lock, pretrained: str | None) -> dict | None:

@@ -286,6 +286,13 @@ class Records:
             (self.tokens(starts[p], starts[p + 1]), bool(self.piece_trained[p])) for p in pieces
         ]
 
+    def prompt_and_target(
+        self, i: int, eos_id: int, architecture: str
+    ) -> tuple[list[int], list[int]]:
+        """(what the model reads before record i's last piece, the ids of that piece)."""
+        *before, (target, _) = self[i]
+        return prompt_ids(before, eos_id, architecture), target.tolist()
+
     @cached_property
     def lengths(self) -> np.ndarray:
         """int32 [n, 5], of each record: tokens in all, tokens before the first trained piece,

@@ -95,9 +95,8 @@ def examples_of(row: EvalRow, config: RunConfig, eos_id: int) -> list[Prediction
         seen.add(line["id"])
         if len(seen) > config.eval.max_examples > 0:
             break
-        *before, (target, _) = records[i]
-        line["prompt_ids"] = tuple(cache.prompt_ids(before, eos_id, config.model.architecture))
-        line["target_ids"] = target.tolist()
+        prompt, line["target_ids"] = records.prompt_and_target(i, eos_id, config.model.architecture)
+        line["prompt_ids"] = tuple(prompt)
         if row.get("shots"):
             line["shots"] = int((records.exemplars[i] > 0).sum())
         lines.append(line)

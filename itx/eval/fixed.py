@@ -62,7 +62,6 @@ def fixed_examples(folder: Path, lock: Lock, most: int | None) -> list[Pair]:
         of_example.setdefault(line["id"], []).append(n)
     pairs = []
     for i, places in enumerate(of_example.values()):
-        *before, (target, _) = records[places[i % len(places)]]
-        prompt = cache.prompt_ids(before, lock["eos_id"], lock["architecture"])
-        pairs.append((prompt, target.tolist()))
+        n = places[i % len(places)]
+        pairs.append(records.prompt_and_target(n, lock["eos_id"], lock["architecture"]))
     return pairs

@@ -20,7 +20,7 @@ import numpy as np
 from itx import movement
 from itx.data import cache
 from itx.data.types import InformationEntry, Lock
-from itx.eval import before_after, stats
+from itx.eval import before_after, stats, tables
 from itx.eval.averages import ABLATIONS, place_of
 from itx.eval.loaded import Ids
 from itx.eval.runner import Runner
@@ -62,11 +62,11 @@ def triples_of(folder: Path, lock: Lock) -> list[Triple]:
     """The examples of a folder whose records come by three: one for each of ABLATIONS."""
     records, triples = cache.Records(folder), []
     for first in range(0, len(records), len(ABLATIONS)):
-        prompts = []
-        for n in range(first, first + len(ABLATIONS)):
-            *before, _ = records[n]
-            prompts.append(cache.prompt_ids(before, lock["eos_id"], lock["architecture"]))
-        triples.append((prompts, records[first][-1][0].tolist()))
+        three = [
+            records.prompt_and_target(n, lock["eos_id"], lock["architecture"])
+            for n in range(first, first + len(ABLATIONS))
+        ]
+        triples.append(([prompt for prompt, _ in three], three[0][1]))
     return triples
 
 
@@ -94,9 +94,9 @@ def averages(held: dict, entries: list[InformationEntry]) -> list[dict]:
         held: what the file holds: {"before"?, "after"?: {row: bits}}.
 
     Returns:
-        [{"group", "kind", "examples", "before"?, "after"?, "gain"?: {"removed", "swapped": {"mean",
-        "interval", "method", "tasks", "clusters"}}}], averaged over tasks, then clusters, with
-        scores' intervals. "gain" is after - before of the same examples.
+        [{"group", "kind", "label", "examples", "before"?, "after"?, "gain"?: {"removed",
+        "swapped": {"mean", "interval", "method", "tasks", "clusters"}}}], averaged over tasks,
+        then clusters, with scores' intervals. "gain" is after - before of the same examples.
     """
     known = [
         e for e in entries if all(e["name"] in of_rows for of_rows in _measured(held).values())
@@ -119,7 +119,8 @@ def averages(held: dict, entries: list[InformationEntry]) -> list[dict]:
             when: {against: stats.average(tasks, most=math.inf) for against, tasks in kinds.items()}
             for when, kinds in measured.items()
         }
-        out.append({"group": group, "kind": kind, "examples": examples, **averaged})
+        named = {"group": group, "kind": kind, "label": tables.label(group, kind)}
+        out.append({**named, "examples": examples, **averaged})
     return out
 
 

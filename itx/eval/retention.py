@@ -70,9 +70,8 @@ def retention(
 def chunks_of(folder: Path, lock: Lock) -> list[Chunk]:
     records, chunks = cache.Records(folder), []
     for i, line in enumerate(cache.iterate_examples(folder)):
-        *before, (target, _) = records[i]
-        prompt = cache.prompt_ids(before, lock["eos_id"], lock["architecture"])
-        chunks.append((prompt, target.tolist(), line["bytes"]))
+        pair = records.prompt_and_target(i, lock["eos_id"], lock["architecture"])
+        chunks.append((*pair, line["bytes"]))
     return chunks
 
 

@@ -93,29 +93,32 @@ def lift(scores: Sequence[float], chance: float, mean: float) -> np.ndarray:
     return (np.asarray(scores, float) - chance) / most if most else np.zeros(len(scores))
 
 
+def student(quantile: float, df: float) -> float:
+    """The quantile of Student's t with so many degrees of freedom."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(df, quantile))
+
+
 def t_interval(values: Sequence[float]) -> Interval | None:
     """Student's interval of a mean; None for fewer than two values."""
     if len(values) < 2:
         return None
-    from scipy.special import stdtrit
-
     x = np.asarray(values, float)
-    half = stdtrit(len(x) - 1, 1 - TAIL_95) * x.std(ddof=1) / np.sqrt(len(x))
+    half = student(1 - TAIL_95, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x))
     return float(x.mean() - half), float(x.mean() + half)
 
 
 def welch(first: Sequence[float], other: Sequence[float]) -> tuple[float, list[float]]:
     """(mean of `other` - mean of `first`, its 95 % interval), of at least two values each with
     variances of their own (Welch, 1947)."""
-    from scipy.special import stdtrit
-
     x, y = (np.asarray(v, float) for v in (first, other))
     parts = [v.var(ddof=1) / len(v) for v in (x, y)]
     mean, variance = float(y.mean() - x.mean()), float(sum(parts))
     if not variance:
         return mean, [mean, mean]
     df = variance**2 / sum(p**2 / (len(v) - 1) for p, v in zip(parts, (x, y), strict=True))
-    half = float(stdtrit(df, 1 - TAIL_95)) * variance**0.5
+    half = student(1 - TAIL_95, df) * variance**0.5
     return mean, [mean - half, mean + half]
 
 

@@ -5,7 +5,7 @@ show`)."""
 import dataclasses
 import itertools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -48,6 +48,12 @@ def _items(spec: TaskSpec, root: str, most: int) -> list[Item]:
             if first := list(itertools.islice(items, most)):
                 return first
     raise UserError(f"task {spec.name!r} has no examples; records read and skipped: {dict(counts)}")
+
+
+def _every_item(spec: TaskSpec, root: str) -> Iterator[Item]:
+    """The examples of all splits."""
+    for split in SPLITS:
+        yield from examples.items(spec, split, root, 0, Counter())
 
 
 def variants(spec: TaskSpec) -> list[tuple[str, str]]:
@@ -137,13 +143,11 @@ def read_all(spec: TaskSpec, root: str) -> tuple[int, list[str]]:
     wordings = [t for w in ("train", "heldout") for t in render.choices(spec, bare, w)]
     shown = values.slots(wordings) if spec.templated else []
     try:
-        for split in SPLITS:
-            if sources.source_splits(spec.source, split):
-                for item in examples.items(spec, split, root, 0, Counter()):
-                    found += 1
-                    bad = spec.templated and values.incomplete(item.values, shown, spec.options)
-                    if bad:
-                        return found, [f"example {item.id}: {bad.detail}"]
+        for item in _every_item(spec, root):
+            found += 1
+            bad = spec.templated and values.incomplete(item.values, shown, spec.options)
+            if bad:
+                return found, [f"example {item.id}: {bad.detail}"]
     except UserError as e:
         return found, [str(e)]
     return found, []
@@ -286,17 +290,16 @@ def _answers_given_back(spec: TaskSpec, root: str) -> list[str]:
     wrong: Counter = Counter()
     first: dict[str, str] = {}
     seen = 0
-    for split in SPLITS:
-        for item in examples.items(spec, split, root, 0, Counter()):
-            where = f"task {spec.name!r}, example {item.id}"
-            gold = render.answers(spec, item.values, where).references[0]
-            seen += 1
-            for target in targets:
-                written = templates.fill(target, {**item.values, "answer": gold}, where)
-                said = metrics.extract(templates.answer_pattern(target), written)
-                if said is None or not judge([gold], said):
-                    wrong[target] += 1
-                    first.setdefault(target, f"of {item.id} reads {said!r}, not {gold!r}")
+    for item in _every_item(spec, root):
+        where = f"task {spec.name!r}, example {item.id}"
+        gold = render.answers(spec, item.values, where).references[0]
+        seen += 1
+        for target in targets:
+            written = templates.fill(target, {**item.values, "answer": gold}, where)
+            said = metrics.extract(templates.answer_pattern(target), written)
+            if said is None or not judge([gold], said):
+                wrong[target] += 1
+                first.setdefault(target, f"of {item.id} reads {said!r}, not {gold!r}")
     return [
         f"chain-of-thought target {t!r}: {n} of {seen} examples do not give their answer back; "
         f"that {first[t]}"
