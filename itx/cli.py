@@ -28,6 +28,7 @@ COMMANDS = {
     "recipes": ("recipes", "the recipes that come with itx, and the models that they begin from"),
     "tasks": ("tasks", "list, show and check registered tasks"),
     "eval": ("evaluate", "score a run's checkpoint, or any model on named tasks"),
+    "analyze": ("analyze", "where a run fails on dev, and what may be done about it"),
     "compare": ("compare", "runs side by side: scores, answers, settings and data that differ"),
     "runs": ("runs", "look after run folders"),
     "soup": ("soup", "the mean of runs' checkpoints, and what lies between it and the base"),

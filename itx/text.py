@@ -5,6 +5,7 @@ normalise   what counts as the same text: NFKC, case, white space; for answers a
             punctuation
 words       letters, digits and marks between anything else; one character each in scripts that put
             no spaces between words (Chinese, Japanese, Thai, Lao, Burmese, Khmer)
+script      the alphabet that most letters are of
 numbers     the numbers of a text: decimal comma, thousands spaces, dashes, fractions, every
             script's digits
 """
@@ -12,6 +13,7 @@ numbers     the numbers of a text: decimal comma, thousands spaces, dashes, frac
 import re
 import sys
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any
@@ -104,6 +106,26 @@ def _word_pattern() -> re.Pattern:
     marks = "".join(c for c in characters if unicodedata.category(c)[0] == "M")
     marks = "[" + marks + "\u200c\u200d]*"
     return re.compile(f"[{UNSPACED}]{marks}|(?:[^\\W_{UNSPACED}]{marks})+")
+
+
+@cache
+def _script_of(character: str) -> str:
+    """`Latin`, `Cyrillic`, `Han` … of a letter; "" of any other character."""
+    if not character.isalpha():
+        return ""
+    first = unicodedata.name(character, "").partition(" ")[0]
+    return {"CJK": "Han", "IDEOGRAPHIC": "Han", "FULLWIDTH": "Latin"}.get(first, first.title())
+
+
+def script(text: str) -> str:
+    """The script that most letters of a text are of; "" where it has none.
+
+    >>> script("Столица: Paris"), script("東京へ行く"), script("12:30")
+    ('Cyrillic', 'Han', '')
+    """
+    counts = Counter(map(_script_of, text))
+    del counts[""]
+    return max(counts, key=lambda name: (counts[name], name)) if counts else ""
 
 
 def words(text: str) -> list[str]:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""report.html: what report.html.jinja makes of the facts of report.py."""
+"""report.html: what report.html.jinja makes of the facts of report.py; analysis.html: what
+analysis.html.jinja makes of those of analyze.py."""
 
 import base64
 import functools
@@ -19,12 +20,17 @@ from itx.eval.summary import RANKINGS
 from itx.eval.tables import percent, shown
 from itx.leaks.contamination import TESTED
 
-TEMPLATE = Path(__file__).with_name("report.html.jinja")
+FOLDER = Path(__file__).parent
 
 
 def page(facts: dict, picture: dict[str, bytes], task_losses: dict[str, bytes]) -> str:
     """The whole page from the facts and two pictures, {"light", "dark": PNG}."""
     return str(macros().page(facts, _addresses(picture), _addresses(task_losses)))
+
+
+def analysis(facts: dict) -> str:
+    """The page of `itx analyze`."""
+    return str(macros("analysis.html.jinja").page(facts))
 
 
 def _addresses(pngs: dict[str, bytes]) -> dict[str, str]:
@@ -35,9 +41,10 @@ def _addresses(pngs: dict[str, bytes]) -> dict[str, str]:
 
 
 @functools.cache
-def macros() -> TemplateModule:
-    """The template's macros; `page` is the document."""
+def macros(file: str = "report.html.jinja") -> TemplateModule:
+    """A template's macros; `page` is the document."""
     environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(FOLDER),
         autoescape=True,
         finalize=esc,
         undefined=jinja2.StrictUndefined,  # a fact that is not there is an error, not an empty text
@@ -57,7 +64,7 @@ def macros() -> TemplateModule:
         "tested": TESTED,
         "words": words,
     }
-    return environment.from_string(TEMPLATE.read_text("utf-8")).module
+    return environment.get_template(file).module
 
 
 def esc(value: Any) -> Markup:

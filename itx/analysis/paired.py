@@ -60,11 +60,7 @@ class Estimate(NamedTuple):
     @property
     def p(self) -> float:
         """Two-sided, of no difference."""
-        if self.error is None:
-            return 1.0
-        from scipy.special import stdtr
-
-        return float(2 * stdtr(self.df, -abs(self.mean) / self.error)) if self.error else 1.0
+        return stats.two_sided(self.mean / self.error, self.df) if self.error else 1.0
 
     @property
     def smallest(self) -> float | None:

@@ -115,7 +115,7 @@ def _evaluate_model(
     run, config = unbuilt.settled(args, begin, asked, modules)
     _check_adapters(adapters, config.model, config.model.vocab_size, pretrained.model_family(begin))
     own = unbuilt.own_split(run, config)
-    answer = _further(args, config, [], [], "")
+    answer = further(config, [], [], "", args.tasks, args.shots)
     lock = answer["lock"]
     unbuilt.write(run, config, lock)
     evaluated = _evaluated(adapters, run, config, lock, 0)
@@ -158,7 +158,8 @@ def _evaluate_of_run(
         config = configs.changed(config, "eval", split=split)
         config = configs.changed(config, "data", modules=(*config.data.modules, *modules))
         trained = [t["name"] for t in lock["tasks"]]
-        answer = _further(args, config, lock["evaluation"], trained, str(run.vocab_model))
+        own = lock["evaluation"]
+        answer = further(config, own, trained, str(run.vocab_model), args.tasks, args.shots)
         return _evaluate_settings(answer, evaluated, run, config, lock)
     if tasks:
         lock["evaluation"] = [r for r in lock["evaluation"] if {r["name"], r["task"]} & set(tasks)]
@@ -201,16 +202,19 @@ def _evaluated(
     return evaluated
 
 
-def _further(
-    args: Namespace, config: RunConfig, rows: list[EvalRow], trained: list[str], vocab: str
+def further(
+    config: RunConfig,
+    rows: list[EvalRow],
+    trained: list[str],
+    vocab: str,
+    tasks: str | None,
+    shots: str | None,
 ) -> dict:
     """Rows of `--tasks`, `--shots` and the config's split (itx/prepare/further.py)."""
-    words = args.shots.split(",") if args.shots is not None else []
+    words = shots.split(",") if shots is not None else []
     for word in words:
         if not word.isascii() or not word.isdigit() or len(word) > 2:
-            raise UserError(
-                f"--shots {args.shots}: {word!r} is not a number of exemplars from 0 to 99"
-            )
+            raise UserError(f"--shots {shots}: {word!r} is not a number of exemplars from 0 to 99")
     split = config.eval.split
     check_known(split, SPLITS, f"--split {split!r}: no split that is evaluated")
     request = {
@@ -218,7 +222,7 @@ def _further(
         "vocab": vocab,
         "evaluation": rows,
         "trained": trained,
-        "tasks": args.tasks.split(",") if args.tasks else [],
+        "tasks": tasks.split(",") if tasks else [],
         "split": split,
         "shots": list(dict.fromkeys(map(int, words))),
     }

@@ -52,8 +52,7 @@ def evaluate(
         load: gives the model; called only where a row is missing.
         run: its vocabulary and audit are read, and eval/<step>/ is written.
     """
-    asked = {"max_examples": config.eval.max_examples}
-    rows = [{**row, **limit(row, config), **asked} for row in lock["evaluation"]]
+    rows = scored_rows(lock, config)
     missing = [row for row in rows if not is_complete(run, step, row)]
     if missing:
         named = ((row["name"], row["folder"], row["sha256"]) for row in missing)
@@ -66,14 +65,28 @@ def evaluate(
             count = sum(map(len, lines.values()))
             say(f"evaluate step {step}: {len(part)} rows, {count} prompts")
             with movement.shown(f"evaluate step {step}"):
-                _likelihoods(runner, part, lines)
-                _generate(runner, vocabulary, part, lines, lock)
-                _rank(runner, vocabulary, part, lines, lock)
+                answer(runner, vocabulary, part, lines, lock)
             for row in part:
-                for line in lines[row["name"]]:
-                    score(line, row)
                 write_predictions(run, step, row, lines[row["name"]])
     return summary.write_scores(run, step, rows, lock, config)
+
+
+def scored_rows(lock: Lock, config: RunConfig) -> list[ScoredRow]:
+    """The rows of a lock and how they are asked."""
+    asked = {"max_examples": config.eval.max_examples}
+    return [{**row, **limit(row, config), **asked} for row in lock["evaluation"]]
+
+
+def answer(
+    runner: "Runner", vocabulary: Vocabulary, rows: list[ScoredRow], lines: Lines, lock: Lock
+) -> None:
+    """Adds the answers and what they score to lines that have "prompt_ids" (`examples_of`)."""
+    _likelihoods(runner, rows, lines)
+    _generate(runner, vocabulary, rows, lines, lock)
+    _rank(runner, vocabulary, rows, lines, lock)
+    for row in rows:
+        for line in lines[row["name"]]:
+            score(line, row)
 
 
 def limit(row: EvalRow, config: RunConfig) -> dict[str, int | str]:
@@ -244,6 +257,24 @@ def _ranked_ids(
 
     before, targets_of = zip(*(ids(*pair) for pair in asked), strict=True)
     return list(before), list(targets_of)
+
+
+def question(line: PredictionLine) -> str:
+    """What the model is asked last: the prompt, or the last turn before the answer."""
+    return line["messages"][-1]["content"] if "messages" in line else line["prompt"]
+
+
+def with_question(
+    line: PredictionLine, asked: str, vocabulary: Vocabulary, lock: Lock
+) -> PredictionLine:
+    """A line of `examples_of` that asks something else, to be answered anew."""
+    changed: PredictionLine = {**line, "prompt": line["prompt"].replace(question(line), asked)}
+    if "messages" in line:
+        changed["messages"] = [*line["messages"][:-1], {**line["messages"][-1], "content": asked}]
+    own, _ = _asked(changed, lock)
+    ((ids,), _) = _ranked_ids([(own, (line["target"],))], vocabulary, lock)
+    changed["prompt_ids"] = tuple(ids)
+    return changed
 
 
 def score(line: PredictionLine, row: ScoredRow) -> PredictionLine:

@@ -7,7 +7,7 @@ an average   hierarchical bootstrap over cluster, task, example; t over clusters
 """
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -100,13 +100,44 @@ def student(quantile: float, df: float) -> float:
     return float(stdtrit(df, quantile))
 
 
+class Mean(NamedTuple):
+    """The mean of at least two values and how sure it is, by Student's t."""
+
+    mean: float
+    interval: Interval  # 95 %
+    p: float  # two-sided, of a true mean of 0
+
+
+def mean_of(values: Sequence[float]) -> Mean:
+    x = np.asarray(values, float)
+    mean, error, df = float(x.mean()), float(x.std(ddof=1)) / len(x) ** 0.5, len(x) - 1
+    half = student(1 - TAIL_95, df) * error
+    p = two_sided(mean / error, df) if error else float(mean == 0)
+    return Mean(mean, (mean - half, mean + half), p)
+
+
+def two_sided(t: float, df: float) -> float:
+    """p of a value of Student's t at least as far from 0."""
+    from scipy.special import stdtr
+
+    return float(2 * stdtr(df, -abs(t)))
+
+
+def benjamini_hochberg(ps: Sequence[float]) -> list[float]:
+    """p values adjusted so that those at most q are false in a share q at most (Benjamini and
+    Hochberg, 1995), in their order."""
+    adjusted, least = [1.0] * len(ps), 1.0
+    order = sorted(range(len(ps)), key=ps.__getitem__)
+    for rank in range(len(ps), 0, -1):
+        i = order[rank - 1]
+        least = min(least, ps[i] * len(ps) / rank)
+        adjusted[i] = least
+    return adjusted
+
+
 def t_interval(values: Sequence[float]) -> Interval | None:
     """Student's interval of a mean; None for fewer than two values."""
-    if len(values) < 2:
-        return None
-    x = np.asarray(values, float)
-    half = student(1 - TAIL_95, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x))
-    return float(x.mean() - half), float(x.mean() + half)
+    return mean_of(values).interval if len(values) > 1 else None
 
 
 def welch(first: Sequence[float], other: Sequence[float]) -> tuple[float, list[float]]:

@@ -1,0 +1,336 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a run fails, from its predictions on dev, and what may be done about it (`itx analyze`).
+
+    {"run", "step", "split", "reference": {"run", "step"} or None, "answers", "examples", "rows",
+     "left_out": {reason: answers}, "findings": [Finding], "search": what slices were tested,
+     "errors": {task: kinds of wrong answers}, "choices": …, "worst": […], "suspects": …,
+     "counterfactual": …, "actions": actions.Actions}
+
+The parts that need the model ("worst", "suspects", "counterfactual") are None where it is not to be
+asked. Every finding has an action that refinement can carry out, but those that only a person can
+judge.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, NotRequired, TypedDict
+
+import numpy as np
+
+from itx import hashing
+from itx.analysis import actions, choices, counterfactual, error_kinds, features, slices, suspects
+from itx.analysis.actions import Action, Actions
+from itx.analysis.features import Observations
+from itx.config import RunConfig
+from itx.data import verify
+from itx.data.types import Lock
+from itx.errors import UserError
+from itx.eval import evaluate, predictions, tables
+from itx.eval.predictions import PredictionLine
+from itx.eval.runner import Runner
+from itx.runs import RunFolder
+
+MIN_PREFERENCE = 0.05  # share of the choices, of a place or a label
+MIN_BIAS = 0.02  # of the probability of the right option, or of the score
+MAX_CUT = 0.1  # share of a task's answers that a limit of tokens may cut
+MAX_SHOWN = 3  # answers of a finding
+MAX_WORST = 50
+SHOWN = ("id", "template", "prompt", "references", "prediction", "score")
+
+
+class Finding(TypedDict):
+    id: str
+    kind: str  # slice, preference, counterfactual, suspects or cut
+    text: str  # what it is about
+    says: str  # a sentence
+    tasks: list[str]
+    examples: int
+    difference: NotRequired[float]
+    interval: NotRequired[list[float]]
+    p: NotRequired[float]
+    adjusted: NotRequired[float]
+    explains: NotRequired[list[str]]
+    errors: NotRequired[dict[str, int]]  # kinds of the wrong answers inside
+    shown: NotRequired[list[dict]]
+    action: str  # id of what may be done about it
+
+
+class Side(NamedTuple):
+    """A run at a step, and the rows that were asked of it."""
+
+    run: RunFolder  # with the setting that its scores stand under
+    step: int
+    lock: Lock  # its evaluation rows are those that were asked
+    config: RunConfig
+    scores: dict  # what scores.json holds
+
+    def read(self, row: str) -> list[PredictionLine]:
+        return predictions.read_whole(self.run, self.step, row)
+
+
+class Model(NamedTuple):
+    """What is asked beyond the predictions."""
+
+    load: Callable[[], Runner]
+    earlier: list[Callable[[], Runner]]  # of earlier checkpoints of the run
+    train_examples: int  # of each task, whose labels are judged; 0: none
+
+
+def facts(side: Side, reference: Side | None, model: Model | None) -> dict:
+    """All that `itx analyze` says; UserError where nothing can be analysed."""
+    asked = {row["name"] for row in side.lock["evaluation"]}
+    rows = {name: r for name, r in side.scores["rows"].items() if name in asked}
+    of = features.observations(rows, side.read)
+    left_out = Counter(
+        {f"rows of the group {group!r}": n for group, n in _other_groups(rows).items()}
+    )
+    expected = None
+    if reference:
+        of, expected, missing = _beside(of, reference)
+        left_out[f"answers that {reference.run.path} was not asked for"] += missing
+    if len(np.unique(of.examples)) < 2 * features.MIN_EXAMPLES:
+        raise UserError(
+            f"{side.run.path}: {len(np.unique(of.examples))} examples of the {_split(side)} split "
+            f"are too few for slices of {features.MIN_EXAMPLES}; --max_examples asks more"
+        )
+    tags = {row["task"]: row["tags"] for row in side.lock["evaluation"]}
+    searched = slices.find(of, features.conditions(of, rows, tags), expected)
+    ranked = {name for name, row in rows.items() if row["metric"] == "rank"}
+    chosen = choices.facts(of, ranked)
+    measured = _of_model(side, model) if model else dict.fromkeys(OF_MODEL)
+    proposed: dict[str, Action] = {}
+    findings = [
+        *_of_slices(of, searched, reference is not None, proposed),
+        *_of_preferences(chosen["preferences"], of, proposed),
+        *_of_cuts(rows, proposed),
+        *_of_swaps(measured["counterfactual"], of, proposed),
+        *_of_suspects(measured["suspects"], proposed),
+    ]
+    return {
+        "run": str(side.run.path),
+        "step": side.step,
+        "split": _split(side),
+        "reference": reference and {"run": str(reference.run.path), "step": reference.step},
+        "answers": len(of.lines),
+        "examples": len(np.unique(of.examples)),
+        "rows": sorted(set(of.rows)),
+        "left_out": {reason: n for reason, n in left_out.items() if n},
+        "findings": findings,
+        "search": {
+            "tested": searched.tested,
+            "untested": searched.untested,
+            "dispersion": searched.dispersion,
+        },
+        "errors": error_kinds.by_task((of.task_names[t] for t in of.tasks), of.lines),
+        "choices": chosen,
+        **measured,
+        "actions": Actions(
+            version=actions.ACTIONS_VERSION,
+            run=str(side.run.path),
+            step=side.step,
+            split=_split(side),
+            actions=list(proposed.values()),
+        ),
+    }
+
+
+def _split(side: Side) -> str:
+    return side.lock["evaluation"][0]["split"]
+
+
+def _other_groups(rows: dict[str, dict]) -> Counter:
+    return Counter(r["group"] for r in rows.values() if r["group"] not in features.GROUPS)
+
+
+def _beside(of: Observations, reference: Side) -> tuple[Observations, np.ndarray, int]:
+    """(what both runs were asked, what the reference scored there, what it was not asked)."""
+    scored: dict[tuple[str, str, str], float] = {}
+    for name in dict.fromkeys(of.rows):
+        if name in reference.scores["rows"]:
+            for x in reference.read(name):
+                scored[name, x["content"], x["template"]] = x["score"]
+    keys = [(row, x["content"], x["template"]) for row, x in zip(of.rows, of.lines, strict=True)]
+    shared = np.array([key in scored for key in keys], bool)
+    if not shared.any():
+        raise UserError(
+            f"{reference.run.path}: no question in common with the run that it stands beside"
+        )
+    expected = np.array([scored[k] for k, both in zip(keys, shared, strict=True) if both])
+    return features.kept(of, shared), expected, int((~shared).sum())
+
+
+# ---- what the model is asked
+
+
+OF_MODEL = ("worst", "suspects", "counterfactual")
+
+
+def _of_model(side: Side, model: Model) -> dict:
+    vocabulary = verify.vocabulary_of_run(side.run.vocab_model, side.lock)
+    cache_dir = side.config.data.cache_dir
+    judged = None
+    if model.train_examples and side.lock["tasks"]:
+        loads = [*model.earlier, model.load]
+        judged = suspects.find(loads, side.lock, cache_dir, vocabulary, model.train_examples)
+    return {
+        "worst": _worst(side, model.load, vocabulary.eos_id),
+        "suspects": judged,
+        "counterfactual": counterfactual.measured(
+            model.load, vocabulary, side.lock, side.config, side.read
+        ),
+    }
+
+
+def _worst(side: Side, load: Callable[[], Runner], eos_id: int) -> list[dict]:
+    """The answers that the model believes least: by nats a token of the right answer."""
+    lines: list[tuple[str, PredictionLine]] = []
+    for row in evaluate.scored_rows(side.lock, side.config):
+        if row["group"] in features.GROUPS:
+            lines += [(row["name"], x) for x in evaluate.examples_of(row, side.config, eos_id)]
+    scores = load().rank(
+        [list(x["prompt_ids"]) for _, x in lines], [[x["target_ids"]] for _, x in lines]
+    )
+    losses = [-own["logprob"] / own["tokens"] for (own,) in scores]
+    order = sorted(range(len(lines)), key=lambda i: -losses[i])[:MAX_WORST]
+    said = {
+        name: {(x["id"], x["template"]): x for x in side.read(name)}
+        for name in {lines[i][0] for i in order}
+    }
+    worst = []
+    for i in order:
+        name, line = lines[i]
+        answered = said[name][line["id"], line["template"]]
+        worst.append({"row": name, "loss": losses[i], **{k: answered[k] for k in SHOWN}})
+    return worst
+
+
+# ---- findings
+
+
+def _finding(kind: str, text: str, says: str, tasks: Iterable[str], **more) -> Finding:
+    named = sorted(set(tasks))
+    return Finding(
+        id=hashing.digest(kind, text, *named), kind=kind, text=text, says=says, tasks=named, **more
+    )
+
+
+def _propose(proposed: dict[str, Action], *args, **kwargs) -> str:
+    """The id of an action, which is put among those proposed."""
+    made = actions.action(*args, **kwargs)
+    proposed[made["id"]] = made
+    return made["id"]
+
+
+def _of_slices(
+    of: Observations, searched: slices.Searched, referenced: bool, proposed: dict[str, Action]
+) -> list[Finding]:
+    found = []
+    for f in searched.findings:
+        places = np.flatnonzero(f.holds)
+        inside = [of.lines[i] for i in places]
+        tasks = sorted({of.task_names[of.tasks[i]] for i in places})
+        beside = "what the reference scored" if referenced else f"the rest of its {f.within}"
+        says = (
+            f"{f.text}: {-f.difference:.2f} below {beside} "
+            f"[{tables.shown(f.interval[0])}, {tables.shown(f.interval[1])}]"
+        )
+        groups = any(c.feature.startswith("names ") for c in f.conditions)
+        kind = actions.for_slice([c.feature for c in f.conditions], groups)
+        conditions = [c.text for c in f.conditions]
+        found.append(
+            _finding(
+                "slice",
+                f.text,
+                says,
+                tasks,
+                examples=len({int(of.examples[i]) for i in places}),
+                difference=f.difference,
+                interval=list(f.interval),
+                p=f.p,
+                adjusted=f.adjusted,
+                explains=f.explains,
+                errors=error_kinds.kinds(inside),
+                shown=_some_wrong(inside),
+                action=_propose(proposed, kind, says, tasks, conditions),
+            )
+        )
+    return found
+
+
+def _some_wrong(lines: list[PredictionLine]) -> list[dict]:
+    """Wrong answers drawn by hash, each of another example."""
+    wrong = {x["id"]: x for x in lines if error_kinds.is_wrong(x)}
+    drawn = sorted(wrong.values(), key=lambda x: hashing.draw("shown", x["id"], x["template"]))
+    return [{**{k: x[k] for k in SHOWN}, "kind": error_kinds.kind_of(x)} for x in drawn[:MAX_SHOWN]]
+
+
+def _of_preferences(
+    preferences: list[dict], of: Observations, proposed: dict[str, Action]
+) -> list[Finding]:
+    found = []
+    for p in preferences:
+        if p["adjusted"] <= slices.FALSE_DISCOVERIES and p["difference"] >= MIN_PREFERENCE:
+            says = (
+                f"{p['of']}: chosen in {p['chosen']:.0%} of the answers, right in {p['right']:.0%}"
+            )
+            tasks = [p["task"]] if p["task"] else of.task_names
+            numbers = {k: p[k] for k in ("examples", "difference", "interval", "p", "adjusted")}
+            done = _propose(proposed, "balance", says, tasks, [p["of"]])
+            found.append(_finding("preference", p["of"], says, tasks, **numbers, action=done))
+    return found
+
+
+def _of_cuts(rows: dict[str, dict], proposed: dict[str, Action]) -> list[Finding]:
+    found = []
+    for name, row in rows.items():
+        if row["group"] in features.GROUPS and row["hit_limit"] > MAX_CUT * row["prompts"]:
+            says = (
+                f"{name}: {row['hit_limit']} of {row['prompts']} answers were cut at "
+                f"{row['limit']} tokens"
+            )
+            setting = row["limit_from"]
+            # twice the room: an answer that goes on for ever is no matter of room, and shows then
+            value = str(2 * row["limit"]) if setting == "eval.max_new_tokens" else "3"
+            done = _propose(proposed, "setting", says, [row["task"]], settings={setting: value})
+            examples = row["examples"]
+            found.append(_finding("cut", name, says, [row["task"]], examples=examples, action=done))
+    return found
+
+
+def _of_swaps(
+    measured: dict | None, of: Observations, proposed: dict[str, Action]
+) -> list[Finding]:
+    found = []
+    for d in measured["differences"] if measured else ():
+        if d["adjusted"] <= slices.FALSE_DISCOVERIES and abs(d["difference"]) >= MIN_BIAS:
+            text = f"{d['group']}, in their place {d['other']}"
+            says = (
+                f"{text}: {d['difference']:+.3f} on the right answer "
+                f"[{d['interval'][0]:+.3f}, {d['interval'][1]:+.3f}], {d['flips']} of {d['pairs']} "
+                "answers change"
+            )
+            numbers = {k: d[k] for k in ("examples", "difference", "interval", "p", "adjusted")}
+            done = _propose(proposed, "counterfactual pairs", says, of.task_names, [text])
+            found.append(
+                _finding("counterfactual", text, says, of.task_names, **numbers, action=done)
+            )
+    return found
+
+
+def _of_suspects(judged: dict | None, proposed: dict[str, Action]) -> list[Finding]:
+    if not judged or not judged["suspects"]:
+        return []
+    asked = {a["task"]: a for a in judged["asked"]}
+    found = []
+    for task in dict.fromkeys(s["task"] for s in judged["suspects"]):
+        own = [s for s in judged["suspects"] if s["task"] == task]
+        of_task = [a for name, a in asked.items() if name.partition(":")[0] == task]
+        says = (
+            f"{task}: the model would rather say another answer than the label in "
+            f"{sum(a['suspects'] for a in of_task)} of {sum(a['examples'] for a in of_task)} "
+            "training examples"
+        )
+        named = [{"task": task, "content": s["content"]} for s in own]
+        done = _propose(proposed, "relabel", says, [task], examples=named)
+        found.append(_finding("suspects", task, says, [task], examples=len(own), action=done))
+    return found

@@ -1,0 +1,289 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a run does worse than it should: slices whose scores fall short of what is expected there.
+
+slice       the observations for which a condition holds (features.py), or two conditions
+expected    without a reference: what the same task (or, for wordings, the same example) scores
+            outside the slice; with one: what the reference run scored on the same questions, give
+            or take what the whole run gained
+test        of permutations within strata (permutation.py): a slice of wordings is tested within
+            examples; one of examples within tasks; one of whole tasks over all examples, and only
+            beside a reference, for that a task is harder than others is no fault
+noise       two runs of one recipe differ as well. Gains and losses that undo each other within a
+            slice are noise, and what single conditions vary beyond chance widens all (Efron, 2004,
+            “Large-scale simultaneous hypothesis testing”: the empirical null)
+findings    by Benjamini and Hochberg (1995) at FALSE_DISCOVERIES; conditions, words and pairs each
+            have a share of the error rate (Genovese, Roeder and Wasserman, 2006, “False discovery
+            control with p-value weighting”). The surest comes first; its observations are set
+            aside, and a slice that is not sure without them is explained by it
+"""
+
+import itertools
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from itx.analysis import features, permutation
+from itx.analysis.features import WORD, Condition, Observations
+from itx.analysis.permutation import Dispersion, Moments
+from itx.eval import stats
+
+FALSE_DISCOVERIES = 0.05
+MIN_SHORTFALL = 0.05  # of a score: less is no finding, however sure
+MIN_NULL = 8  # slices of one kind from which the empirical null is learned
+MAX_FINDINGS = 20
+EXAMPLES, TASKS, EVERYTHING = "examples", "tasks", "everything"  # what slices are compared within
+WHOLE_TASKS = "whole tasks"
+# of the error rate, by kind of slice
+SHARES = {
+    WHOLE_TASKS: 0.3,
+    "conditions": 0.3,
+    "words": 0.1,
+    "pairs": 0.25,
+    "pairs with words": 0.05,
+}
+
+
+class Finding(NamedTuple):
+    conditions: tuple[Condition, ...]
+    holds: np.ndarray  # bool [observations]
+    difference: float  # mean score inside less what is expected there, below 0
+    interval: tuple[float, float]  # 95 %, of this slice alone
+    within: str  # what it was compared within
+    p: float
+    adjusted: float  # p by Benjamini and Hochberg, weighted
+    explains: list[str]  # slices that are sure as well, but not without this one
+
+    @property
+    def text(self) -> str:
+        return _text(self.conditions)
+
+
+class Searched(NamedTuple):
+    findings: list[Finding]
+    tested: dict[str, int]  # slices by kind
+    untested: dict[str, int]  # reason -> slices
+    dispersion: dict[str, float]  # of what is compared within it, 1: no more than by chance
+
+
+class _Slice(NamedTuple):
+    conditions: tuple[Condition, ...]
+    holds: np.ndarray
+
+
+class _Tested(NamedTuple):
+    slice: _Slice
+    moments: Moments
+    within: str
+    p: float
+
+    @property
+    def kind(self) -> str:
+        words = any(c.kind == WORD for c in self.slice.conditions)
+        if len(self.slice.conditions) == 2:
+            return "pairs with words" if words else "pairs"
+        return "words" if words else WHOLE_TASKS if self.within == EVERYTHING else "conditions"
+
+
+class _Scores(NamedTuple):
+    """What slices are tested on."""
+
+    of: Observations
+    values: np.ndarray  # float [observations]: scores, or differences from the reference
+    referenced: bool
+
+    def without(self, held: np.ndarray) -> "_Scores":
+        return _Scores(features.kept(self.of, ~held), self.values[~held], self.referenced)
+
+    def within(self, holds: np.ndarray) -> str:
+        """What a slice is compared within; "" where it cannot be compared."""
+        if permutation.varies_within(holds, self.of.examples):
+            return EXAMPLES
+        if permutation.varies_within(holds, self.of.tasks):
+            return TASKS
+        return EVERYTHING if self.referenced else ""
+
+    def moments(self, holds: np.ndarray, within: str) -> Moments | None:
+        """None where nothing varies."""
+        if within == EXAMPLES:
+            found = permutation.of_observations(self.of, holds, self.values)
+        else:
+            found = permutation.of_examples(self.of, holds, self.values, within == TASKS)
+        if found.size <= 0 or found.variance <= 0:
+            return None
+        if self.referenced:
+            scale = found.size / max(1.0, float(holds.sum()))
+            least = permutation.noise(self.of, holds, self.values) * scale
+            widened = {k: max(getattr(found, k), least) for k in ("variance", "rest")}
+            found = found._replace(**widened)
+        return found
+
+
+def find(
+    of: Observations, known: Sequence[Condition], reference: np.ndarray | None = None
+) -> Searched:
+    """The slices that fall short.
+
+    Args:
+        known: single conditions, of which pairs are made.
+        reference: scores of the reference run on the same observations, float [observations].
+    """
+    values = of.scores - (0 if reference is None else reference)
+    scores, untested = _Scores(of, values, reference is not None), Counter()
+    dispersion = _dispersion(scores, known) if scores.referenced else {}
+    tested = []
+    for candidate in _slices(of, known, untested):
+        within = scores.within(candidate.holds)
+        moments = scores.moments(candidate.holds, within) if within else None
+        if moments:
+            p = moments.p(dispersion.get(within))
+            tested.append(_Tested(candidate, moments, within, p))
+        else:
+            untested["no score varies there" if within else "whole tasks, without a reference"] += 1
+    counts = Counter(t.kind for t in tested)
+    return Searched(
+        _distinct(scores, tested, dispersion),
+        {kind: counts[kind] for kind in SHARES},
+        dict(untested),
+        {within: d.factor for within, d in dispersion.items()},
+    )
+
+
+def _slices(of: Observations, known: Sequence[Condition], untested: Counter) -> list[_Slice]:
+    """Single conditions, pairs of known ones of two features, and of a word with a task; each set
+    of observations once."""
+    seen = {c.holds.tobytes() for c in known}
+    found = [_Slice((c,), c.holds) for c in known]
+    for both in itertools.combinations(known, 2):
+        of_features, kinds = {c.feature for c in both}, [c.kind for c in both]
+        words = kinds.count(WORD)
+        if len(of_features) == 1 or words == 2 or (words and "task" not in of_features):
+            continue
+        holds = both[0].holds & both[1].holds
+        if not features.enough(of, holds):
+            untested[f"pairs of fewer than {features.MIN_EXAMPLES} examples"] += 1
+        elif (key := holds.tobytes()) not in seen:
+            seen.add(key)
+            found.append(_Slice(both, holds))
+    return found
+
+
+def _dispersion(scores: _Scores, known: Sequence[Condition]) -> dict[str, Dispersion]:
+    """By what slices are compared within, from single conditions; from tasks alone where whole
+    tasks are compared.
+
+    What a fault does to the slices that overlap it is no noise: as long as the slice that falls
+    short most is sure beside the others, it is set aside.
+    """
+    left = np.ones(len(scores.values), bool)
+    for _ in range(MAX_FINDINGS):
+        tested = _singles(scores.without(~left), [c.holds[left] for c in known])
+        parts = [i for i, (m, _) in tested.items() if m and known[i].holds[left].mean() <= 0.5]
+        if not parts:
+            break
+        worst = min(parts, key=lambda i: tested[i][0].z)
+        without = left & ~known[worst].holds
+        others = _singles(scores.without(~without), [c.holds[without] for c in known])
+        (moments, within), usual = tested[worst], _factors(known, others, np.median, MEDIAN)
+        if moments.p(usual.get(within)) * len(tested) > FALSE_DISCOVERIES:
+            break
+        left = without
+    return _factors(known, tested, np.mean, 1.0)
+
+
+MEDIAN = 0.4549  # of chi-square with one degree of freedom
+Singles = dict[int, tuple[Moments | None, str]]  # place of a condition -> (moments, within)
+
+
+def _singles(scores: _Scores, held: Sequence[np.ndarray]) -> Singles:
+    """Those slices that hold of enough examples, and not of too many."""
+    found: Singles = {}
+    for i, holds in enumerate(held):
+        if features.enough(scores.of, holds) and (within := scores.within(holds)):
+            found[i] = (scores.moments(holds, within), within)
+    return found
+
+
+def _factors(
+    known: Sequence[Condition],
+    tested: Singles,
+    middle: Callable[[list[float]], float],
+    expected: float,
+) -> dict[str, Dispersion]:
+    """The middle of the squares of t, beside what it would be by chance."""
+    squares = stats.grouped(
+        (within, moments.t**2 if moments else 0.0)
+        for i, (moments, within) in tested.items()
+        if within != EVERYTHING or known[i].feature == "task"
+    )
+    return {
+        within: Dispersion(
+            max(1.0, float(middle(own)) / expected),
+            len(own) - 1 if within == EVERYTHING else math.inf,
+        )
+        for within, own in squares.items()
+        if len(own) >= MIN_NULL
+    }
+
+
+def _adjusted(tested: list[_Tested]) -> list[float]:
+    """p by Benjamini and Hochberg, weighted by SHARES: over all slices the weights average to 1."""
+    kinds = [t.kind for t in tested]
+    counts = Counter(kinds)
+    shares = sum(SHARES[kind] for kind in counts)
+    weights = [SHARES[k] / shares * len(kinds) / counts[k] for k in kinds]
+    return stats.benjamini_hochberg([t.p / w for t, w in zip(tested, weights, strict=True)])
+
+
+def _distinct(
+    scores: _Scores, tested: list[_Tested], dispersion: dict[str, Dispersion]
+) -> list[Finding]:
+    """The findings, surest first; what the ones before it explain is none of its own."""
+    sure = [
+        (t, adjusted)
+        for t, adjusted in zip(tested, _adjusted(tested), strict=True)
+        if adjusted <= FALSE_DISCOVERIES and t.moments.difference <= -MIN_SHORTFALL
+    ]
+    sure.sort(key=lambda s: (s[0].moments.z, len(s[0].slice.conditions)))
+    threshold = max((t.p for t, _ in sure), default=0.0)
+    found: list[Finding] = []
+    set_aside = np.zeros(len(scores.values), bool)
+    for t, adjusted in sure:
+        if found and not _sure_without(scores, t, set_aside, dispersion, threshold):
+            owner = max(found, key=lambda f: int((f.holds & t.slice.holds).sum()))
+            owner.explains.append(_text(t.slice.conditions))
+        elif len(found) < MAX_FINDINGS:
+            found.append(_finding(t, adjusted))
+            set_aside |= t.slice.holds
+    return found
+
+
+def _sure_without(
+    scores: _Scores,
+    t: _Tested,
+    set_aside: np.ndarray,
+    dispersion: dict[str, Dispersion],
+    threshold: float,
+) -> bool:
+    """Whether a slice falls short as surely where the findings so far are set aside."""
+    rest, holds = scores.without(set_aside), t.slice.holds[~set_aside]
+    if not holds.any() or not features.enough(rest.of, holds):
+        return False
+    moments = rest.moments(holds, t.within)
+    if moments is None or moments.difference > -MIN_SHORTFALL:
+        return False
+    return moments.p(dispersion.get(t.within)) <= threshold
+
+
+def _finding(t: _Tested, adjusted: float) -> Finding:
+    half, difference = stats.LEVEL_95 * t.moments.error, t.moments.difference
+    interval = max(-1.0, difference - half), min(1.0, difference + half)
+    return Finding(
+        t.slice.conditions, t.slice.holds, difference, interval, t.within, t.p, adjusted, []
+    )
+
+
+def _text(conditions: Sequence[Condition]) -> str:
+    return " and ".join(c.text for c in conditions)
