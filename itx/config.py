@@ -329,6 +329,13 @@ class EvalConfig:
         "what a pretrained model should keep: text tasks (bits per byte), others with exemplars",
     )
     before: bool = _free(True, "also score the model before tuning")
+    every: int = _free(
+        0, "steps between scores of trained tasks on dev, while training; 0: none", at_least=0
+    )
+    dev_examples: int = _free(8, "examples of each trained task that are scored then", at_least=1)
+    keep_best: bool = _free(
+        False, "keep, score and report the checkpoint that was best on dev, not the last one"
+    )
     instructions: bool = _free(
         True, "also score tasks that share inputs without and with a swapped instruction"
     )

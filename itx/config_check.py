@@ -59,6 +59,11 @@ def check(config: RunConfig) -> None:
         raise UserError(
             f"data.replay={config.data.replay} needs data.replay_task, a text task (tasks/text.py)"
         )
+    if config.eval.keep_best and not config.eval.every:
+        raise UserError(
+            "eval.keep_best=true needs eval.every, the steps between scores on dev: the best of "
+            "them is kept"
+        )
     _check_peft(config)
 
 

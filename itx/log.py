@@ -181,6 +181,11 @@ class Book:
         # copies: a checkpoint is written while the next step already adds to these
         return {"interval": copy.deepcopy(self.sums), **self.skips.meta()}
 
+    def pause(self, seconds: float) -> None:
+        """Something else took time between two steps: it counts for no step's speed."""
+        if self.clock is not None:
+            self.clock += seconds
+
     def add(self, pending: tuple | None, log: MetricsLog, progress: Progress) -> None:
         """Take in one step's (step, metrics, places), None if the step was left out; write a line
         where an interval ends."""

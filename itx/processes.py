@@ -179,7 +179,7 @@ class Interrupts:
     signal that nobody looked at ends the process after the block."""
 
     def __init__(self) -> None:
-        self.seen = 0
+        self.seen, self.at_once = 0, False
         self.stack = contextlib.ExitStack()
 
     def __enter__(self) -> "Interrupts":
@@ -188,6 +188,19 @@ class Interrupts:
 
     def _note(self, number: int, frame: Any) -> None:
         self.seen = self.seen or number
+        if self.at_once:
+            raise SystemExit(self.exit_code)
+
+    @contextlib.contextmanager
+    def ending(self) -> Iterator[None]:
+        """Inside, a signal ends the process at once: everything is saved."""
+        if self.seen:
+            raise SystemExit(self.exit_code)
+        self.at_once = True
+        try:
+            yield
+        finally:
+            self.at_once = False
 
     @property
     def exit_code(self) -> int:

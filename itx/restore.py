@@ -332,7 +332,21 @@ def load_model(
             if params:
                 check_base(checkpoints.meta(step), params)
             params = {**params, **checkpoints.params(step, specs)}
-    runner = Runner(
+    runner = _runner(run, config, lock, step, mesh, abstract, params)
+    given = config.peft.adapter
+    return with_adapter(runner, given) if given and not step else runner
+
+
+def _runner(
+    run: RunFolder,
+    config: RunConfig,
+    lock: Lock,
+    step: int,
+    mesh: Mesh,
+    abstract: nnx.Module,
+    params: Params,
+) -> Runner:
+    return Runner(
         LoadedModel(
             graphdef=nnx.graphdef(abstract),
             params=params,
@@ -346,8 +360,19 @@ def load_model(
             family=hf.family(run.pretrained),
         )
     )
-    given = config.peft.adapter
-    return with_adapter(runner, given) if given and not step else runner
+
+
+def training_model(
+    run: RunFolder, config: RunConfig, lock: Lock, step: int, params: Params
+) -> Runner:
+    """A Runner of the parameters that a run trains, as they are at `step`; to be let go of before
+    the next step takes their memory."""
+    mesh = meshes.for_generation(meshes.make_mesh(config.mesh), config.model.num_heads)
+    _, abstract = abstract_model(config, lock["vocabulary"]["size"])
+    abstract = adapted(config, abstract)
+    specs = specs_of(abstract, mesh)
+    placed = {p: jax.device_put(x, specs[p].sharding) for p, x in params.items()}
+    return _runner(run, config, lock, step, mesh, abstract, placed)
 
 
 def load_untrained(begin: Begin) -> tuple[Runner, Vocabulary, str]:

@@ -38,6 +38,8 @@ class RunFolder:
     checkpoints = _below("checkpoints")  # itx/checkpoint.py
     audit_json = _below("audit.json")  # itx/audit/audit.py
     test_log = _below("eval/test_looks.jsonl")  # one line per look at the test split
+    # scores on dev while training: {"step", "mean", "rows": {row: score}} (itx/eval/dev.py)
+    dev_jsonl = _below("eval/dev.jsonl")
     # loss on fixed training examples per task, before and after tuning
     fixed_json = _below("eval/fixed_examples.json")
     retention_json = _below("eval/retention.json")  # bits per byte of plain text, before and after

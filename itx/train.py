@@ -7,7 +7,7 @@ gradients and the optimizer's state exist for the others alone. `make_step` give
 batch, peak) -> (state, metrics); loss = sum(nll * w) / sum(w) over the global batch, divided once.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import NamedTuple
 
@@ -26,6 +26,7 @@ from itx.config import RunConfig
 from itx.data.loader import Batch, Batches
 from itx.data.types import Lock
 from itx.errors import UserError
+from itx.eval import dev
 from itx.log import Book, MetricsLog, Progress
 from itx.params import Params, module_of
 from itx.processes import Interrupts
@@ -237,7 +238,8 @@ def steps(loop: Loop, changes: dict) -> State:
     4. In the loop, start a step before the metrics of the one before are fetched: the device never
        waits for the host.
     5. Take in a step's metrics before its checkpoint: the meta holds their sums.
-    6. Save before a signal ends the run, and look for one after the last step too, so that
+    6. Save before dev is scored (eval.every): a signal may then end the process at once.
+    7. Save before a signal ends the run, and look for one after the last step too, so that
        evaluation is not begun.
     """
     config, setup, interrupts, progress = (
@@ -254,6 +256,7 @@ def steps(loop: Loop, changes: dict) -> State:
         watch = health.LossWatch(loop.config, loop.entropy)
         health.events(watch, log.kept)
         book = Book(loop.config, loop.lock, {**meta, **changes}, watch)
+        looks = dev.Dev(loop.run, loop.lock, loop.config, begin)
         report_begin(loop, begin, meta, lines, log, again=bool(changes))
         state, frozen = arrays or setup.init()
         del arrays  # the first step takes the state's memory
@@ -263,6 +266,8 @@ def steps(loop: Loop, changes: dict) -> State:
         if not changes:
             progress.say(about_size(state, frozen))
         base = restore.base_fingerprint(frozen, setup.plan.saved)
+        if looks.due(begin):  # a kill came between its checkpoint and its score
+            score_dev(loop, looks, begin, state, frozen, copies)
         pending = None  # (step, metrics, token places) of the step before
         for step, batch in enumerate(batches_from(loop, begin, config.steps), begin + 1):
             if step in book.skips.left_out:
@@ -271,14 +276,17 @@ def steps(loop: Loop, changes: dict) -> State:
                 state, metrics = take_step(loop, state, frozen, batch)
             book.add(pending, log, progress)
             pending = (step, metrics, cells(batch))
-            if step % config.checkpoint_every == 0 or step == config.steps or interrupts.seen:
+            due = looks.due(step) or step % config.checkpoint_every == 0 or step == config.steps
+            if due or interrupts.seen:
                 book.add(pending, log, progress)
                 pending = None
-                save(loop, step, state, frozen, base, book, log)
+                save(loop, step, state, frozen, base, book, log, looks.pinned())
             if interrupts.seen:
                 loop.checkpoints.wait()
                 progress.say(f"stopped after step {step}; the same command goes on from there")
                 raise SystemExit(interrupts.exit_code)
+            if looks.due(step):
+                book.pause(score_dev(loop, looks, step, state, frozen, copies))
         book.skips.check_end()
     return state
 
@@ -311,14 +319,18 @@ def save(
     base: str | None,
     book: Book,
     log: MetricsLog,
+    best: set[int],
 ) -> None:
-    """Save a checkpoint. The log's lines reach the disk first: the next start can cut lines back,
-    but not bring them back."""
+    """Save a checkpoint; those of the steps `best` are kept as well.
+
+    The log's lines reach the disk first: the next start can cut lines back, but not bring them
+    back.
+    """
     log.sync()
     # A signal saves at any step; only steps that every run of this config saves can become good.
     if step % loop.config.train.checkpoint_every == 0:
         book.skips.saved(step)
-    loop.checkpoints.pinned = book.skips.pinned()
+    loop.checkpoints.pinned = book.skips.pinned() | best
     meta = {
         "step": step,
         "environment": loop.environment,
@@ -330,6 +342,28 @@ def save(
     }
     params = loop.setup.plan.saved_of(state, frozen)
     loop.checkpoints.save(step, params, state["opt_state"], meta)
+
+
+def score_dev(
+    loop: Loop,
+    looks: dev.Dev,
+    step: int,
+    state: State,
+    frozen: Params,
+    copies: Sequence[writers.Writer],
+) -> float:
+    """Score the trained tasks on dev with the parameters as they are, once the step is saved; how
+    many seconds that took."""
+    params = {**frozen, **state["params"]}
+    loop.checkpoints.wait()
+    with loop.interrupts.ending():
+        looks.score(
+            lambda: restore.training_model(loop.run, loop.config, loop.lock, step, params),
+            step,
+            copies,
+            loop.progress.say,
+        )
+    return looks.looks[-1]["seconds"]
 
 
 def batches_from(loop: Loop, begin: int, stop: int) -> Iterator[Batch]:

@@ -16,7 +16,7 @@ from itx.checkpoint import skips
 from itx.config import RunConfig, flatten, to_dict
 from itx.data.types import Lock
 from itx.errors import UserError
-from itx.eval import averages, information, predictions, tables
+from itx.eval import averages, dev, information, predictions, tables
 from itx.log import TIMING, read_lines, read_metrics
 from itx.runs import RunFolder, read_config, read_lock, run_config
 
@@ -26,10 +26,14 @@ SHOWN = ("id", "template", "prompt", "references", "prediction", "extracted", "s
 SAMPLE_GROUPS = ("instances", "templates", "tasks", "clusters")
 
 
-def report(run: RunFolder) -> dict:
+def report(run: RunFolder, step: int | None = None) -> dict:
     """Write the run's report.json, report.html and report.png, print the table; returns the
-    facts."""
-    gathered = facts(run)
+    facts.
+
+    Args:
+        step: the one that is reported; None: the last that was scored.
+    """
+    gathered = facts(run, step)
     picture = plots.picture(words.main_groups(gathered), gathered["loss"])
     html = page.page(gathered, picture, plots.task_losses(gathered["loss"]))
     with storage.whole_file(run.report_png) as part:
@@ -41,7 +45,7 @@ def report(run: RunFolder) -> dict:
     return gathered
 
 
-def facts(run: RunFolder) -> dict:
+def facts(run: RunFolder, step: int | None = None) -> dict:
     """Everything the report says, as plain values."""
     about, lock = read_config(run), read_lock(run)
     steps = scored_steps(run)
@@ -52,7 +56,7 @@ def facts(run: RunFolder) -> dict:
         )
     scores = {
         key: storage.read_object(run.scores_json(s), "step", "split", "rows", "groups", "easy")
-        for key, s in _before_and_after(steps).items()
+        for key, s in _before_and_after(steps, step).items()
     }
     after = scores["after"]
     audit = storage.read_object(run.audit_json, "mixture", absent={}) or None
@@ -92,6 +96,7 @@ def facts(run: RunFolder) -> dict:
         "easy": after["easy"],
         "samples": samples(run, after),
         "loss": losses(run, lock, audit),
+        "dev": dev.looks_of(run),
         "fixed_examples": storage.read_object(run.fixed_json, absent={}) or None,
         "information": _information(run, lock),
         "retention": _retention(run, lock, about["config"]["model"].get("pretrained")),
@@ -129,9 +134,10 @@ def scored_steps(run: RunFolder) -> list[int]:
     return sorted(int(name) for name in folders if name.isdigit())
 
 
-def _before_and_after(steps: list[int]) -> dict[str, int]:
-    before = {"before": 0} if steps[0] == 0 < steps[-1] else {}
-    return {**before, "after": steps[-1]}
+def _before_and_after(steps: list[int], step: int | None) -> dict[str, int]:
+    after = steps[-1] if step is None else step
+    before = {"before": 0} if steps[0] == 0 < after else {}
+    return {**before, "after": after}
 
 
 def _groups(scores: dict[str, dict]) -> list[dict]:

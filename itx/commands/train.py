@@ -28,7 +28,7 @@ from itx.data import lock as locks
 from itx.data.loader import Batches
 from itx.data.vocabulary import BYTE_EXTRA_IDS, BYTES, Bytes, Vocabulary
 from itx.errors import UserError
-from itx.eval import evaluate, fixed, information, metrics, retention
+from itx.eval import dev, evaluate, fixed, information, metrics, retention
 from itx.restore import Setup
 from itx.runs import RunFolder, default_run, read_lock
 from itx.trainer_lock import TrainerLock
@@ -136,8 +136,12 @@ def _train_in(
     if skipped := {step - 1 for step in checkpoint.skips(run.checkpoints)["skipped"]}:
         trained = order.distinct([t for t in range(steps) if t not in skipped])
     storage.write_json(run.audit_json, storage.sealed(auditing.with_uses(facts, taken, trained)))
-    score(steps, "after")
-    report.report(run)
+    final = steps
+    if config.eval.keep_best:
+        final = dev.best(dev.looks_of(run)) or steps
+        print(f"scored is step {final}, the best of {len(dev.looks_of(run))} on dev")
+    score(final, "after")
+    report.report(run, final)
     print(f"report: {run.report_html}")
     return storage.read_json(run.report_json)
 

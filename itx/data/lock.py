@@ -149,8 +149,8 @@ def check_config(lock: Lock, config: RunConfig, path: Path | str) -> None:
 
 # keys that shape no batch; `shape_hash` and `difference` look at tasks and vocabulary by themselves
 SHAPE_FREE = set(
-    "chat evaluation information uninformed retention unretained unscored holdout left_out leaks "
-    "variants tasks vocabulary hub".split()
+    "chat evaluation dev information uninformed retention unretained unscored holdout left_out "
+    "leaks variants tasks vocabulary hub".split()
 )
 
 

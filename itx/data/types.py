@@ -189,6 +189,8 @@ class Lock(TypedDict):
     left_out: NotRequired[list[dict[str, str]]]  # {"mixture", "task", "reason"}
     variants: NotRequired[list[VariantShares]]
     unscored: NotRequired[list[str]]  # rows without an example, each with the reason
+    # trained tasks on the validation split, scored while training (eval.every)
+    dev: NotRequired[list[EvalRow]]
     information: NotRequired[list[InformationEntry]]
     uninformed: NotRequired[list[str]]  # rows that are not among it, each with the reason
     retention: NotRequired[list[TextEntry]]

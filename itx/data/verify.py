@@ -50,6 +50,7 @@ def entries(lock: Lock) -> Iterator[tuple[str, str, str]]:
             yield task["name"], where, sha256
     for row in (
         *lock["evaluation"],
+        *lock.get("dev", []),
         *lock.get("information", ()),
         *lock.get("retention", ()),
     ):

@@ -83,7 +83,11 @@ def spellings(
 def scored_rows(lock: Lock) -> list[dict]:
     """What a lock's evaluation asks: its rows, and the texts that retention is measured on."""
     texts = lock.get("retention", ())
-    return [*lock["evaluation"], *({"task": t["name"], "folder": t["folder"]} for t in texts)]
+    return [
+        *lock["evaluation"],
+        *lock.get("dev", []),
+        *({"task": t["name"], "folder": t["folder"]} for t in texts),
+    ]
 
 
 def found(lock: Lock, cache_dir: str | Path, rows: Sequence[dict] | None = None) -> Found:

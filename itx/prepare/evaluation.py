@@ -8,6 +8,7 @@ clusters    held-out clusters and their neighbours
 instruction tasks that share their inputs: instruction kept, removed, swapped (an ablation)
             and of the first four groups such examples under all three instructions: no row, but
             what the instruction tells in bits (itx/eval/information.py)
+dev         trained tasks on the validation split, where eval.every asks for scores while training
 extra       config.eval.tasks
 retention   config.eval.retention, which a model should still do after tuning; plain text among it
             is no row but measured in bits per byte (itx/eval/retention.py)
@@ -30,6 +31,7 @@ from itx.tasks import names, registry, resolve, templates
 from itx.tasks.spec import SPLITS, TaskSpec
 
 INFORMATION_GROUPS = ("instances", "templates", "tasks", "clusters")
+DEV, DEV_SPLIT = "dev", "validation"  # the group of rows that are scored while training
 MIN_FAMILY = 3  # tasks that share their inputs: one's instruction is swapped for another's
 
 
@@ -60,6 +62,7 @@ def rows(config: RunConfig, members: list[str]) -> list[Row]:
         if render.choices(spec, variant, "heldout"):
             job = Job(m, split, "heldout")
             planned.append(Row(f"{m}@heldout", "templates", "same task", job, spec))
+    planned += _dev_rows(config, members)
     planned += _held_out_rows(config, trained)
     for name in _named(config.eval.tasks, config):
         if not registry.task(name, root).scored:
@@ -72,6 +75,23 @@ def rows(config: RunConfig, members: list[str]) -> list[Row]:
     if config.eval.instructions:
         planned += [*_ablations(trained, split), *_information(planned)]
     return planned
+
+
+def _dev_rows(config: RunConfig, members: list[str]) -> list[Row]:
+    """What is scored while training; UserError where there is nothing."""
+    if not config.eval.every:
+        return []
+    found = []
+    for m in members:
+        spec = registry.task(m, config.data.root)
+        if spec.scored and not names.parse(m).inverted and _has(spec, DEV_SPLIT):
+            found.append(Row(m, DEV, "same task", Job(m, DEV_SPLIT), spec))
+    if not found:
+        raise UserError(
+            f"eval.every={config.eval.every}: no trained task has a {DEV_SPLIT} split to be scored "
+            "on while training; give one (split_by_hash=…), or leave eval.every out"
+        )
+    return found
 
 
 def _further(

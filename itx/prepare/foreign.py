@@ -59,7 +59,11 @@ def plan_of(config: RunConfig, mend: hits.Mend) -> Plan:
         relation = "same task" if name in trained else "none"
         more, without = _rows({name: task}, split, "@eval", "extra", relation)
         rows, unscored = rows + more, unscored + without
-    own = dataclasses.replace(config, eval=dataclasses.replace(config.eval, tasks=tuple(ours)))
+    if config.eval.every:
+        rows += _rows(trained, evaluation.DEV_SPLIT, "", evaluation.DEV, "same task")[0]
+    # dev rows are those of what is trained on, which is SeqIO's alone
+    ours_alone = dataclasses.replace(config.eval, tasks=tuple(ours), every=0, keep_best=False)
+    own = dataclasses.replace(config, eval=ours_alone)
     rows += evaluation.rows(own, []) + evaluation.texts(config, [])
     settings = jobs.settings_of(config, file)
     every = trained | further

@@ -58,6 +58,7 @@ def file_of(plan: Plan) -> Path:
         *(locks.LOCK_VERSION, ORDER_VERSION, contamination.SEARCH_VERSION, shape),
         *(config.model.architecture, config.model.prefix_lm, config.train.steps),
         *(config.eval.tasks, config.eval.split, config.eval.instructions, config.eval.retention),
+        *((config.eval.every > 0,) if config.eval.every else ()),
         *(bool(config.model.pretrained), plan.unscored),
         [repr(mixture) for mixture in _mixtures(plan)],
         [fingerprint.of_scoring(specs[name]) for name in sorted(specs)],
@@ -160,7 +161,9 @@ def _scored(plan: Plan, made: dict[Job, Made], trained: list[str]) -> dict[str, 
     """The lock's rows and texts, and what is not scored."""
     # A small set may leave a split nothing: such a row is named, and not scored.
     scored = [r for r in plan.rows if made[r.job][1]["examples"]]
-    rows = [r for r in scored if r.spec.scored and not r.is_information]
+    asked = [r for r in scored if r.spec.scored and not r.is_information]
+    rows, dev = [r for r in asked if not r.is_dev], [r for r in asked if r.is_dev]
+    dev = [dataclasses.replace(r, group="instances") for r in dev]
     texts = [r for r in scored if not r.spec.scored]
     empty = [r.name for r in plan.rows if r not in scored and not r.is_information]
     information = [r for r in scored if r.is_information]
@@ -171,6 +174,7 @@ def _scored(plan: Plan, made: dict[Job, Made], trained: list[str]) -> dict[str, 
         "uninformed": unfit,
         "information": evaluation.lock_information(information, made, plan.settings),
         "evaluation": evaluation.lock_rows(rows, made, plan.settings),
+        **({"dev": evaluation.lock_rows(dev, made, plan.settings)} if dev else {}),
         "retention": evaluation.lock_texts(texts, made, plan.settings),
     }
     if plan.config.model.pretrained and not texts:

@@ -159,6 +159,11 @@ class Row:
     seqio: dict[str, Any] | None = None
 
     @property
+    def is_dev(self) -> bool:
+        """Whether it is scored while training."""
+        return self.group == "dev"
+
+    @property
     def is_information(self) -> bool:
         """Whether its examples tell of the instruction (itx/eval/information.py), and are not
         scored."""
