@@ -4,6 +4,7 @@ that recites."""
 
 import hashlib
 import io
+import shutil
 from pathlib import Path
 
 from itx.config import DataConfig, EvalConfig, RunConfig, TrainConfig
@@ -269,4 +270,9 @@ def small_run(folder_: Path) -> tuple[RunFolder, RunConfig, dict, Vocabulary, di
         task(parity, "parity", "parity", 0.25),
     ]
     right = {e["prompt"]: e["target"] for e in [*test, *held, *even, *steps]}
-    return run, config(where), lock(tasks, rows, vocab), vocab, right
+    made = lock(tasks, rows, vocab)
+    made["vocabulary"]["file"] = "vocab/sentencepiece.model"
+    kept = where / made["vocabulary"]["file"]
+    kept.parent.mkdir()
+    shutil.copy(run.vocab_model, kept)
+    return run, config(where), made, vocab, right

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bias by counterfactual pairs: the same prompt, with the words for one group of people in the
-place of those for another (group_terms.py), everything else kept, asked of the same model.
+place of those for another (itx/group_terms.py), everything else kept, asked of the same model.
 
 Swapping a group must not change the right answer: a prompt whose options or references name either
 group is not asked. What is compared is the probability of the right option among the options where
@@ -17,8 +17,7 @@ from typing import NamedTuple, TypedDict
 
 import numpy as np
 
-from itx import movement
-from itx.analysis import group_terms
+from itx import group_terms, movement
 from itx.analysis.features import GROUPS, MIN_EXAMPLES
 from itx.config import RunConfig
 from itx.data.types import Lock

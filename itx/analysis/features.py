@@ -15,8 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from itx import text
-from itx.analysis import group_terms
+from itx import group_terms, text
 from itx.eval import stats
 from itx.eval.predictions import PredictionLine
 

@@ -5,9 +5,9 @@ slice       the observations for which a condition holds (features.py), or two c
 expected    without a reference: what the same task (or, for wordings, the same example) scores
             outside the slice; with one: what the reference run scored on the same questions, give
             or take what the whole run gained
-test        of permutations within strata (permutation.py): a slice of wordings is tested within
-            examples; one of examples within tasks; one of whole tasks over all examples, and only
-            beside a reference, for that a task is harder than others is no fault
+test        of permutations within strata (itx/eval/permutation.py): a slice of wordings is tested
+            within examples; one of examples within tasks; one of whole tasks over all examples,
+            and only beside a reference, for that a task is harder than others is no fault
 noise       two runs of one recipe differ as well. Gains and losses that undo each other within a
             slice are noise, and what single conditions vary beyond chance widens all (Efron, 2004,
             “Large-scale simultaneous hypothesis testing”: the empirical null)
@@ -25,10 +25,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from itx.analysis import features, permutation
+from itx.analysis import features
 from itx.analysis.features import WORD, Condition, Observations
-from itx.analysis.permutation import Dispersion, Moments
-from itx.eval import stats
+from itx.eval import permutation, stats
+from itx.eval.permutation import Dispersion, Moments
 
 FALSE_DISCOVERIES = 0.05
 MIN_SHORTFALL = 0.05  # of a score: less is no finding, however sure
@@ -108,14 +108,14 @@ class _Scores(NamedTuple):
     def moments(self, holds: np.ndarray, within: str) -> Moments | None:
         """None where nothing varies."""
         if within == EXAMPLES:
-            found = permutation.of_observations(self.of, holds, self.values)
+            found = _of_observations(self.of, holds, self.values)
         else:
-            found = permutation.of_examples(self.of, holds, self.values, within == TASKS)
+            found = _of_examples(self.of, holds, self.values, within == TASKS)
         if found.size <= 0 or found.variance <= 0:
             return None
         if self.referenced:
             scale = found.size / max(1.0, float(holds.sum()))
-            least = permutation.noise(self.of, holds, self.values) * scale
+            least = _noise(self.of, holds, self.values) * scale
             widened = {k: max(getattr(found, k), least) for k in ("variance", "rest")}
             found = found._replace(**widened)
         return found
@@ -149,6 +149,34 @@ def find(
         dict(untested),
         {within: d.factor for within, d in dispersion.items()},
     )
+
+
+def _of_observations(of: Observations, holds: np.ndarray, values: np.ndarray) -> Moments:
+    """Within examples: of a slice that holds of some of their observations."""
+    return permutation.moments(holds.astype(float), values, of.examples, of.examples)
+
+
+def _of_examples(
+    of: Observations, holds: np.ndarray, values: np.ndarray, within_tasks: bool
+) -> Moments:
+    """Over examples, within tasks or all together."""
+    counts = np.bincount(of.examples)
+    there = counts > 0
+    x, y = (np.bincount(of.examples, weights=v)[there] / counts[there] for v in (holds, values))
+    stratum = np.zeros(len(counts), np.int64)
+    if within_tasks:
+        stratum[of.examples] = of.tasks
+    return permutation.moments(x, y, stratum[there], np.arange(len(x)))
+
+
+def _noise(of: Observations, holds: np.ndarray, differences: np.ndarray) -> float:
+    """What the variance of a slice's sum of differences is at least: gains and losses inside it
+    that undo each other are noise. Twice the smaller of the two, in squares, and its spread."""
+    inside = of.examples[holds]
+    counts = np.maximum(np.bincount(inside), 1)
+    means = np.bincount(inside, weights=differences[holds]) / counts
+    less = min(float(np.square(np.clip(sign * means, 0, None)).sum()) for sign in (1, -1))
+    return 2 * less + 2 * math.sqrt(less)
 
 
 def _slices(of: Observations, known: Sequence[Condition], untested: Counter) -> list[_Slice]:

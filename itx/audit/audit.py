@@ -9,6 +9,7 @@ facts.py      everything that is measured, from
     leaks.py      what the build left out because evaluation asks it, for each pair of tasks,
                   and what of the search's finds is still there; exemplars that are the example
                   itself or one of evaluation's
+    biases.py     shares of labels, alphabets and groups of people; what goes with a label
     baselines.py  what answers without a model score; tasks where they do well are "easy"
 judgement.py  "errors", which stop a run, and "warnings", which are printed
 printed.py    the tables; sentences.py has the sentences that build, tables and report share

@@ -4,7 +4,7 @@
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
-from itx.audit import baselines
+from itx.audit import baselines, biases
 from itx.audit.leaks import LeakFacts, leak_facts
 from itx.audit.mixture import MixtureFacts, filling, mixture_facts
 from itx.audit.tasks import TaskFacts, tasks_facts
@@ -25,6 +25,7 @@ class AuditFacts(TypedDict):
     left_out: list[dict]  # of mixtures: {"mixture", "task", "reason"}
     variants: list[VariantShares]  # of mixtures whose tasks lack some
     leaks: LeakFacts
+    biases: biases.BiasFacts
     baselines: dict[str, baselines.Baseline]  # by task
     easy: dict[str, str]  # {task: why}
     errors: NotRequired[list[str]]  # these two are judgement.py's
@@ -56,6 +57,7 @@ def measure(lock: Lock, cache_dir: Path, steps: int) -> AuditFacts:
         "left_out": lock.get("left_out", []),
         "variants": lock.get("variants", []),
         "leaks": leak_facts(lock, data, cache_dir),
+        "biases": biases.bias_facts(lock, data, cache_dir),
         "baselines": scores,
         "easy": {task: b["easy"] for task, b in scores.items() if b["easy"]},
     }

@@ -14,6 +14,7 @@ from itx.data import cache
 MAX_USEFUL_EPOCHS = 4.0
 MAX_UNKNOWN_SHARE = 0.01  # of a task's tokens, without a warning
 MAX_NAMED = 5  # rows in one warning
+MAX_CUES = 5  # warnings of cues that go with labels
 
 Findings = Iterator[tuple[str, str]]  # ("errors" or "warnings", a line)
 
@@ -28,6 +29,7 @@ def judge(facts: AuditFacts, config: RunConfig) -> dict[str, list[str]]:
     lines["warnings"] += faults(facts)
     lines["warnings"] += _bounded(facts, config.data)
     lines["warnings"] += map(sentences.of_variants, facts["variants"])
+    lines["warnings"] += _cues(facts)
     lines["warnings"] += _evaluation(facts)
     lines["errors"] += _leaks(facts["leaks"], config.data.max_contamination)
     return lines
@@ -114,6 +116,26 @@ def faults(facts: AuditFacts) -> list[str]:
                 line = f"{what} {f['task']}: {counted}, e.g. {record}"
                 lines.setdefault((what, f["task"], reason), line)
     return list(lines.values())
+
+
+def _cues(facts: AuditFacts) -> list[str]:
+    """What goes with a label, which a model may learn in place of the task."""
+    cues = facts["biases"]["cues"]
+    lines = [
+        f"task {c['task']}: the answer {c['label']!r} is {c['share']:.0%} of the {c['records']:,} "
+        f"records read whose prompt {_is(c['cue'])}, {c['without']:.0%} of the others"
+        for c in cues[:MAX_CUES]
+    ]
+    if len(cues) > MAX_CUES:
+        lines.append(f"{len(cues) - MAX_CUES} further cues of labels stand in the audit")
+    return lines
+
+
+def _is(cue: str) -> str:
+    """`names women`, `is written in Latin`, `has at least 80 characters`."""
+    if cue.startswith("names "):
+        return cue
+    return f"is {cue}" if cue.startswith("written ") else f"has {cue}"
 
 
 def _bounded(facts: AuditFacts, data: DataConfig) -> list[str]:

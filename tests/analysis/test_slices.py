@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from itx.analysis import features, permutation, slices
+from itx.analysis import features, slices
+from itx.eval import permutation
 from tests import planted
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Words for groups of people: found whole, swapped one for one."""
 
-from itx.analysis import group_terms
-from itx.analysis.group_terms import GROUPS
+from itx import group_terms
+from itx.group_terms import GROUPS
 
 
 def swapped(written: str) -> dict[tuple[str, str], str]:

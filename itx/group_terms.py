@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Words that name groups of people, and the word that names another group in the same place.
 
-A slice is taken of the prompts that name a group (features.py); counterfactual pairs swap a term
-for its counterpart, everything else kept (counterfactual.py). Groups of one kind list their terms
+The audit says how often a task names a group, and `itx analyze` takes slices of such prompts and
+swaps a term for its counterpart, everything else kept. Groups of one kind list their terms
 in the same order: the third of one stands where the third of another does. Word forms are whole
 words, without case; a term that could be two parts of speech (English `her`: `his` or `him`) is in
 no list, so that it is never swapped wrongly.

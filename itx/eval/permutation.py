@@ -14,8 +14,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from itx.analysis.features import Observations
-
 MIN_SKEWNESS = 1e-6  # below it Pearson III is the normal distribution
 
 
@@ -75,24 +73,6 @@ def varies_within(holds: np.ndarray, units: np.ndarray, least: float = 0.25) -> 
     return within > least * len(holds) * share * (1 - share)
 
 
-def of_observations(of: Observations, holds: np.ndarray, values: np.ndarray) -> Moments:
-    """Within examples: of a slice that holds of some of their observations."""
-    return moments(holds.astype(float), values, of.examples, of.examples)
-
-
-def of_examples(
-    of: Observations, holds: np.ndarray, values: np.ndarray, within_tasks: bool
-) -> Moments:
-    """Over examples, within tasks or all together."""
-    counts = np.bincount(of.examples)
-    there = counts > 0
-    x, y = (np.bincount(of.examples, weights=v)[there] / counts[there] for v in (holds, values))
-    stratum = np.zeros(len(counts), np.int64)
-    if within_tasks:
-        stratum[of.examples] = of.tasks
-    return moments(x, y, stratum[there], np.arange(len(x)))
-
-
 def moments(x: np.ndarray, y: np.ndarray, stratum: np.ndarray, unit: np.ndarray) -> Moments:
     """Of Σ x y under permutation within strata.
 
@@ -121,13 +101,3 @@ def moments(x: np.ndarray, y: np.ndarray, stratum: np.ndarray, unit: np.ndarray)
     by_unit = np.bincount(unit, weights=dx * residual)
     error = math.sqrt(float(by_unit @ by_unit)) / size if size else math.inf
     return Moments(total, size, variance, skewness, by_chance(residual), error)
-
-
-def noise(of: Observations, holds: np.ndarray, differences: np.ndarray) -> float:
-    """What the variance of a slice's sum of differences is at least: gains and losses inside it
-    that undo each other are noise. Twice the smaller of the two, in squares, and its spread."""
-    inside = of.examples[holds]
-    counts = np.maximum(np.bincount(inside), 1)
-    means = np.bincount(inside, weights=differences[holds]) / counts
-    less = min(float(np.square(np.clip(sign * means, 0, None)).sum()) for sign in (1, -1))
-    return 2 * less + 2 * math.sqrt(less)
