@@ -142,10 +142,16 @@ def _cues(
 ) -> list[Cue]:
     """Each cue beside each label, where there are records enough with it and without."""
     found = []
+    groups_of = {
+        label: {f"names {g.name}" for g in group_terms.named(text.normalise(label))}
+        for label in labels
+    }
     for cue, holds in conditions.items():
         if len(labels) < 2 or not MIN_RECORDS <= holds.sum() <= len(holds) - MIN_RECORDS:
             continue
         for label in labels:
+            if cue in groups_of[label]:  # it is copied from the prompt
+                continue
             is_label = np.array([t == label for t in targets], float)
             # the lower tail is that of a label which is rarer with the cue
             moments = permutation.moments(

@@ -119,8 +119,9 @@ def faults(facts: AuditFacts) -> list[str]:
 
 
 def _cues(facts: AuditFacts) -> list[str]:
-    """What goes with a label, which a model may learn in place of the task."""
-    cues = facts["biases"]["cues"]
+    """Groups of people and alphabets that go with a label, which a model may learn in place of the
+    task. (How long a prompt is often is the task: that stands in the report alone.)"""
+    cues = [c for c in facts["biases"]["cues"] if c["cue"].startswith(("names ", "written "))]
     lines = [
         f"task {c['task']}: the answer {c['label']!r} is {c['share']:.0%} of the {c['records']:,} "
         f"records read whose prompt {_is(c['cue'])}, {c['without']:.0%} of the others"
@@ -132,10 +133,8 @@ def _cues(facts: AuditFacts) -> list[str]:
 
 
 def _is(cue: str) -> str:
-    """`names women`, `is written in Latin`, `has at least 80 characters`."""
-    if cue.startswith("names "):
-        return cue
-    return f"is {cue}" if cue.startswith("written ") else f"has {cue}"
+    """`names women`, `is written in Latin`."""
+    return cue if cue.startswith("names ") else f"is {cue}"
 
 
 def _bounded(facts: AuditFacts, data: DataConfig) -> list[str]:

@@ -67,7 +67,8 @@ def test_a_cue_that_was_planted_is_found_and_said(tmp_path, cue, holds):
     first = facts["biases"]["cues"][0]
     assert cue in first["cue"] and first["label"] == "bad"
     assert first["share"] - first["without"] > 0.25 and first["adjusted"] < 0.01
-    assert any("the answer 'bad' is" in w and cue in w for w in facts["warnings"])
+    said = [w for w in facts["warnings"] if "the answer 'bad' is" in w]
+    assert all(cue in w for w in said[:1]) and bool(said) == (cue != "characters")
 
 
 def test_fair_data_have_no_cue(tmp_path):
