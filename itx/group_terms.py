@@ -77,11 +77,13 @@ def _pattern(terms: tuple[str, ...]) -> re.Pattern:
     return re.compile(rf"(?<!\w)(?:{joined})(?!\w)", re.IGNORECASE)
 
 
+EVERY_TERM = tuple(term for group in GROUPS for term in group.terms)
+
+
 def named(prompt: str) -> list[Group]:
     """The groups that a normalised text names."""
-    if not _pattern(tuple(t for g in GROUPS for t in g.terms)).search(prompt):
-        return []
-    return [g for g in GROUPS if _pattern(g.terms).search(prompt)]
+    terms = set(_pattern(EVERY_TERM).findall(prompt))
+    return [g for g in GROUPS if not terms.isdisjoint(g.terms)] if terms else []
 
 
 def names_any(written: str, groups: Iterable[Group]) -> bool:

@@ -4,9 +4,10 @@ alphabet, groups of people that are named or not, and cues.
 
 cue     something about the prompt that goes with a label: its length, its alphabet, or a group of
         people that it names. A model may learn the cue in place of the task. Whether a label is
-        more frequent with it than without is tested by permutation (itx/eval/permutation.py); p by
-        Benjamini and Hochberg over all that the mixture was asked. A cue may be the task itself
-        ("is it about women?"): that is for a person to tell
+        more frequent with it than without is tested by permutation within wordings, whose labels
+        differ, and apart in prompts that hold the label, which may be copied from there
+        (itx/eval/permutation.py); p by Benjamini and Hochberg over all that the mixture was asked.
+        A cue may be the task itself ("is it about women?"): that is for a person to tell
 
 Of each task's first rendering MAX_RECORDS records are read, drawn by hash.
 """
@@ -24,7 +25,7 @@ from itx.data.types import Lock
 from itx.data.vocabulary import Vocabulary
 from itx.eval import permutation, stats
 
-MAX_RECORDS = 1000
+MAX_RECORDS = 500
 MAX_LABELS = 20  # a task with more different targets has open answers
 MIN_RECORDS = 20  # with a cue, and without it
 LONG = 0.75  # quantile of a prompt's characters from which on it is long
@@ -47,7 +48,7 @@ class Cue(TypedDict):
     label: str
     records: int  # with the cue
     share: float  # of the label, among records with the cue
-    without: float  # among the others
+    without: float  # among others of the same wordings, which hold the label as often
     p: float
     adjusted: float
 
@@ -64,11 +65,13 @@ def bias_facts(lock: Lock, data: LockedData, cache_dir: Path) -> BiasFacts:
     asked: list[Cue] = []
     for name, i in _fewest_exemplars(lock, data).items():
         records, usable = data.records[i][0], data.usable[i][0]
-        prompts, targets = _texts(records, usable, vocabulary, lock)
+        numbers = _drawn(records, usable)
+        prompts, targets = _texts(records, numbers, vocabulary, lock)
         conditions = _conditions(prompts)
         labels = Counter(targets) if len(set(targets)) <= MAX_LABELS else Counter()
         tasks[name] = _biases(prompts, labels, conditions)
-        asked += _cues(name, conditions, targets, labels)
+        holding = _holding(prompts, labels)
+        asked += _cues(name, conditions, targets, holding, records.template[numbers])
     adjusted = stats.benjamini_hochberg([c["p"] for c in asked])
     cues = [
         Cue(**{**c, "adjusted": a})
@@ -90,15 +93,18 @@ def _fewest_exemplars(lock: Lock, data: LockedData) -> dict[str, int]:
     return found
 
 
+def _drawn(records: cache.Records, usable: np.ndarray) -> list[int]:
+    """The records that are read."""
+    by_hash = sorted(usable.tolist(), key=lambda n: hashing.draw("biases", records.content[n], n))
+    return by_hash[:MAX_RECORDS]
+
+
 def _texts(
-    records: cache.Records, usable: np.ndarray, vocabulary: Vocabulary, lock: Lock
+    records: cache.Records, numbers: list[int], vocabulary: Vocabulary, lock: Lock
 ) -> tuple[list[str], list[str]]:
-    """The prompts and the last targets of the records that are read."""
-    drawn = sorted(
-        usable.tolist(), key=lambda n: hashing.draw("biases", int(records.content[n]), n)
-    )
+    """The prompts and the last targets of records."""
     prompts, targets = [], []
-    for n in drawn[:MAX_RECORDS]:
+    for n in numbers:
         prompt, target = records.prompt_and_target(n, lock["eos_id"], lock["architecture"])
         prompts.append(vocabulary.decode(prompt))
         targets.append(vocabulary.decode(target).strip())
@@ -117,6 +123,13 @@ def _conditions(prompts: list[str]) -> dict[str, np.ndarray]:
         long = int(np.ceil(np.quantile(sizes, LONG)))
         found[f"at least {long} characters"] = sizes >= long
     return found
+
+
+def _holding(prompts: list[str], labels: Counter) -> dict[str, np.ndarray]:
+    """For each label the prompts that hold its words, bool [records]."""
+    written = [f" {' '.join(text.words(p))} " for p in prompts] if labels else []
+    spoken = {label: f" {' '.join(text.words(label))} " for label in labels}
+    return {label: np.array([words in p for p in written]) for label, words in spoken.items()}
 
 
 def _biases(prompts: list[str], labels: Counter, conditions: dict[str, np.ndarray]) -> Biases:
@@ -138,34 +151,39 @@ def _biases(prompts: list[str], labels: Counter, conditions: dict[str, np.ndarra
 
 
 def _cues(
-    task: str, conditions: dict[str, np.ndarray], targets: list[str], labels: Counter
+    task: str,
+    conditions: dict[str, np.ndarray],
+    targets: list[str],
+    holding: dict[str, np.ndarray],
+    wordings: np.ndarray,
 ) -> list[Cue]:
-    """Each cue beside each label, where there are records enough with it and without."""
+    """Each cue beside each label, where there are records enough with it and without.
+
+    Args:
+        holding: for each label the prompts that hold it, bool [records].
+        wordings: int [records].
+    """
     found = []
-    groups_of = {
-        label: {f"names {g.name}" for g in group_terms.named(text.normalise(label))}
-        for label in labels
-    }
+    places = np.arange(len(targets))
     for cue, holds in conditions.items():
-        if len(labels) < 2 or not MIN_RECORDS <= holds.sum() <= len(holds) - MIN_RECORDS:
+        if len(holding) < 2 or not MIN_RECORDS <= holds.sum() <= len(holds) - MIN_RECORDS:
             continue
-        for label in labels:
-            if cue in groups_of[label]:  # it is copied from the prompt
-                continue
+        for label, in_prompt in holding.items():
             is_label = np.array([t == label for t in targets], float)
-            # the lower tail is that of a label which is rarer with the cue
+            # p is of the lower tail, and a label that is more frequent is to be found
             moments = permutation.moments(
-                holds.astype(float), -is_label, np.zeros(len(holds), int), np.arange(len(holds))
+                holds.astype(float), -is_label, 2 * wordings.astype(int) + in_prompt, places
             )
-            if moments.variance > 0:
+            if moments.size > 0 and moments.variance > 0:
+                share = float(is_label[holds].mean())
                 found.append(
                     Cue(
                         task=task,
                         cue=cue,
                         label=label,
                         records=int(holds.sum()),
-                        share=float(is_label[holds].mean()),
-                        without=float(is_label[~holds].mean()),
+                        share=share,
+                        without=share + moments.difference,
                         p=moments.p(),
                         adjusted=1.0,
                     )
