@@ -19,6 +19,7 @@ from itx import movement
 from itx.errors import UserError
 from itx.eval.generate import attention_rows
 from itx.eval.loaded import Ids, LoadedModel
+from itx.eval.sampling import best
 from itx.params import module_of
 from itx.peft import prompted_encoder, with_prompts
 
@@ -32,6 +33,7 @@ MAX_OPEN_ROWS = 32  # that are searched for room: older ones are nearly full
 class Scored(TypedDict):
     logprob: float  # the sum over an option's tokens
     tokens: int  # how many these are
+    greedy: bool  # each of them is the likeliest behind those before it
 
 
 def rank(
@@ -71,11 +73,14 @@ def rank(
                 batch = with_prompts(batch)
             placed = meshes.put({**batch, "scored": scored}, loaded.mesh)
             with jax.set_mesh(loaded.mesh):
-                scores = _scores(loaded.params, placed, graphdef=loaded.graphdef)
-            scores = np.asarray(scores, np.float64)
+                scores, likeliest = _scores(loaded.params, placed, graphdef=loaded.graphdef)
+            scores, likeliest = np.asarray(scores, np.float64), np.asarray(likeliest)
             for prompt, option, row, begin, end in spans:
-                total = float(scores[row, begin:end].sum())
-                out[prompt][option] = {"logprob": total, "tokens": end - begin}
+                out[prompt][option] = {
+                    "logprob": float(scores[row, begin:end].sum()),
+                    "tokens": end - begin,
+                    "greedy": bool(likeliest[row, begin:end].all()),
+                }
             advance(sum(map(len, part)))
     return out
 
@@ -203,10 +208,10 @@ def _put_branch(
 
 
 @partial(jax.jit, static_argnames=("graphdef",))
-def _scores(params: dict, batch: dict, *, graphdef: nnx.GraphDef) -> jax.Array:
-    """log p of the scored id at each loss position, float [b, t]."""
+def _scores(params: dict, batch: dict, *, graphdef: nnx.GraphDef) -> tuple[jax.Array, jax.Array]:
+    """(log p of the scored id at each loss position, float [b, t], whether no id is likelier)."""
     batch = dict(batch)
     scored = batch.pop("scored")
     logits = module_of(graphdef, params)(batch)
     gold = jnp.take_along_axis(logits, scored[..., None], axis=-1)[..., 0]
-    return gold - jax.nn.logsumexp(logits, axis=-1)
+    return gold - jax.nn.logsumexp(logits, axis=-1), best(logits) == scored
