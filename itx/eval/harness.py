@@ -26,6 +26,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from itx.data.vocabulary import CONTENT_BEGIN, Vocabulary, any_of
 from itx.errors import UserError, check_known
 from itx.eval.loaded import Ids
+from itx.eval.rank import ROW_TOKENS
 from itx.eval.runner import Runner
 from itx.eval.sampling import Sampling
 from itx.eval.texts import cut
@@ -88,6 +89,25 @@ def generation(given: dict[str, Any], where: str) -> Generation:
     if limit < 1:
         raise UserError(f"{where}: generation_kwargs: {limit} new tokens; at least 1 is needed")
     return Generation(Sampling(**settings), tuple(s for s in until if s), limit)
+
+
+def shared(contexts: Sequence[tuple[int, ...]], lengths: Sequence[int]) -> list[list[int]]:
+    """The numbers of continuations that share a reading of their context: such as stand behind the
+    same one, as long as they are together no longer than it is, or than a short row.
+
+    A whole text behind BOS shares nothing worth its place in a row with other texts, whose length
+    all of its tokens' attention would be computed for.
+    """
+    groups: list[list[int]] = []
+    open_groups: dict[tuple[int, ...], tuple[list[int], int]] = {}  # group, tokens left
+    for i, (context, length) in enumerate(zip(contexts, lengths, strict=True)):
+        group, left = open_groups.get(context, ([], 0))
+        if length > left:
+            group, left = [], max(ROW_TOKENS, len(context))
+            groups.append(group)
+        group.append(i)
+        open_groups[context] = (group, left - length)
+    return groups
 
 
 def place(request: Instance) -> str:
@@ -181,7 +201,8 @@ class HarnessModel(TemplateLM):
             kept = last.lstrip()
             kept = kept if text.startswith(kept, begin) else last.strip()
             text = text[: begin + len(kept)]
-        self.counts[CONTROL_TEXTS] += CONTENT_BEGIN in text
+        if CONTENT_BEGIN in text:
+            self.counts[CONTROL_TEXTS] += 1
         return text.replace(END, self.vocabulary.eos_text)
 
     # ---- text to ids and back
@@ -243,14 +264,13 @@ class HarnessModel(TemplateLM):
     def _loglikelihood_tokens(
         self, requests: list[tuple[tuple[str, str] | None, Ids, Ids]], **kwargs: Any
     ) -> list[tuple[float, bool]]:
-        """As `loglikelihood`, of ids. Continuations of one context share a reading of it."""
-        groups: dict[tuple[int, ...], list[int]] = {}
-        for i, (texts, context, continuation) in enumerate(requests):
-            groups.setdefault(self._room(texts, context, continuation), []).append(i)
-        options = [[requests[i][2] for i in members] for members in groups.values()]
-        ranked = self.runner.rank(list(map(list, groups)), options, eos=False)
+        """As `loglikelihood`, of ids."""
+        contexts = [self._room(*request) for request in requests]
+        groups = shared(contexts, [len(continuation) for _, _, continuation in requests])
+        options = [[requests[i][2] for i in members] for members in groups]
+        ranked = self.runner.rank([list(contexts[g[0]]) for g in groups], options, eos=False)
         answers: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
-        for members, scores in zip(groups.values(), ranked, strict=True):
+        for members, scores in zip(groups, ranked, strict=True):
             for i, score in zip(members, scores, strict=True):
                 answers[i] = (score["logprob"], score["greedy"])
                 if requests[i][0] is not None:  # a window is a part of a request

@@ -213,6 +213,19 @@ def test_rank_is_the_sum_of_log_softmax(name):
             np.testing.assert_allclose(
                 got["logprob"], table[range(len(want)), want].sum(), atol=1e-4
             )
+            assert got["greedy"] == (table.argmax(-1) == want).all()
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_what_was_generated_is_ranked_as_greedy(name):
+    r = runner(name)
+    prompts = [p for p, _, _ in synthetic.examples(3, seed=7)]
+    wrote = [a["tokens"] for a in r.generate(prompts, 4)]
+    assert all(wrote)
+    others = [[*ids[:-1], ids[-1] + 1] for ids in wrote]
+    both = [list(pair) for pair in zip(wrote, others, strict=True)]
+    told = r.rank(prompts, both, eos=False)
+    assert [[s["greedy"] for s in group] for group in told] == [[True, False]] * 3
 
 
 def test_many_devices_give_the_same_answers():
