@@ -31,7 +31,8 @@ def evaluate(args: Namespace) -> tuple[dict, int]:
     from itx.eval import harness_tasks
     from itx.eval.harness import HarnessModel
 
-    found = harness_tasks.find(args.harness.split(","), args.include_path or "")
+    names = [name.strip() for name in args.harness.split(",")]
+    found = harness_tasks.find(names, args.include_path or "")
     model = opened(args.run, args.base, args.step, check=lambda template, _: _check(args, template))
     about, folder = _about(args, model), _folder(args, model)
     held = _held(folder, about)
@@ -73,6 +74,8 @@ def _settings(args: Namespace) -> tuple[int | None, bool]:
                 f"--{name} is of tasks of ours; --harness takes --shots, --max_examples, "
                 "--include_path, --prompt_format, --system, --step, --base and --out"
             )
+    if not all(name.strip() for name in args.harness.split(",")):
+        raise UserError(f"--harness {args.harness!r}: a task without a name between the commas")
     if args.max_examples is not None and args.max_examples < 0:
         raise UserError(f"--max_examples {args.max_examples}: 0 (all) or above")
     if args.shots is not None and not re.fullmatch(r"[0-9]{1,2}", args.shots, re.ASCII):

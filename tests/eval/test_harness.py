@@ -418,6 +418,7 @@ def test_the_harness_asks_a_model_of_ours(desk, loaded):
         (["--harness", "late"], "--harness late: its first example fails: UndefinedError"),
         (["--tasks", "bbh.*"], "--tasks is of tasks of ours; --harness takes --shots"),
         (["--shots", "0,5"], "--shots 0,5: with --harness one number of exemplars"),
+        (["--harness", "pick,"], "--harness 'pick,': a task without a name"),
         (["--max_examples", "-1"], "--max_examples -1: 0 (all) or above"),
         (["--system", "Be kind."], "--system: with --harness it needs --prompt_format=chat"),
         (["--step", "3"], "holds one model, and no steps"),
