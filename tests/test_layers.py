@@ -16,8 +16,11 @@ HEAVY = {
     "array_record", "gguf", "google_crc32c", "grain", "huggingface_hub", "jax.experimental", "matplotlib", "nltk", "numpy", "optax.contrib", "orbax", "pyarrow", "readline",
     "rich", "sacrebleu", "scipy", "sentencepiece", "tensorboardX", "tensorflow_datasets", "tokenizers", "tyro",
 }  # fmt: skip
-# Of our own only what imports SeqIO, and TensorFlow with it, at its head.
-OWN_HEAVY = {"itx.prepare.foreign", "itx.prepare.seqio_bridge"}
+# Of our own only what imports SeqIO, and TensorFlow with it, or lm-evaluation-harness at its head.
+OWN_HEAVY = {
+    *("itx.prepare.foreign", "itx.prepare.seqio_bridge"),
+    *("itx.eval.harness", "itx.eval.harness_tasks"),
+}
 # `itx.tasks` is what a task module imports. Its `get` hands a task to SeqIO, with the writing side
 # above it.
 FACADE = "itx.tasks"

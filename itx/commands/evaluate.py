@@ -13,7 +13,7 @@ from typing import get_args
 from itx import config as configs
 from itx import hub, peft_files, pretrained, restore
 from itx.analysis import report
-from itx.commands import unbuilt
+from itx.commands import harness, unbuilt
 from itx.commands.arguments import BASE, command
 from itx.commands.building import further_in_subprocess
 from itx.config import DataConfig, EvalConfig, ModelConfig, RunConfig
@@ -87,9 +87,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of a model that is no run; auto, the default: chat where it has a chat template",
     )
     option("--system", metavar="TEXT", help="what the system says, where prompts are turns")
+    option(
+        "--harness",
+        metavar="TASKS",
+        help="comma-separated tasks of lm-evaluation-harness (extra lm-eval), all of each unless "
+        "--max_examples says otherwise, with the exemplars that they name unless --shots does, "
+        "in plain text unless --prompt_format=chat",
+    )
+    option(
+        "--include_path",
+        type=local,
+        metavar="FOLDER",
+        help="of --harness: more tasks, as YAML files; functions that these name are run",
+    )
 
 
 def evaluate_run(args: Namespace) -> tuple[dict, int]:
+    if args.harness is not None:
+        return harness.evaluate(args)
+    if args.include_path:
+        raise UserError("--include_path names a folder of --harness's tasks; give --harness TASKS")
     modules = tuple(filter(None, args.modules.split(",")))
     metrics.trust(modules)
     hub.keep_in(args.cache_dir or DataConfig().cache_dir)

@@ -3,17 +3,14 @@
 
 import argparse
 import dataclasses
+import functools
 from argparse import Namespace
 
-from itx import pretrained, restore
 from itx.commands.arguments import BASE, command
-from itx.data import verify
-from itx.data.vocabulary import Vocabulary
+from itx.commands.opened import opened
 from itx.errors import UserError
 from itx.eval import terminal
-from itx.eval.runner import Runner
 from itx.eval.sampling import Sampling
-from itx.runs import base_step, chosen_step, open_run, read_lock, run_config, step_of
 from itx.storage import local
 
 # {field of Sampling: (metavar, help)} of the option that sets it
@@ -79,10 +76,14 @@ def generate(args: Namespace) -> tuple[list[dict], int]:
     else:
         prompts = map(terminal.unescaped, args.prompt or ())
         conversations = [[terminal.message(p, "--prompt")] for p in prompts]
-    runner, vocabulary, template, told = _opened(args)
+    model = opened(
+        args.run, args.base, args.step, args.context, functools.partial(_check_system, args)
+    )
+    template = "" if args.raw else model.template
+    told = args.system or (model.system if template else "")
     system = [terminal.message(told, "--system", "system")] if told else []
     stop = tuple(map(terminal.unescaped, args.stop or ()))
-    ready = terminal.Run(runner, vocabulary, template, args.max_new_tokens, how, stop)
+    ready = terminal.Run(model.runner, model.vocabulary, template, args.max_new_tokens, how, stop)
     if not conversations:
         return terminal.converse(ready, told), 0
     for messages in conversations:
@@ -91,37 +92,10 @@ def generate(args: Namespace) -> tuple[list[dict], int]:
     return terminal.several(ready, conversations), 0
 
 
-def _opened(args: Namespace) -> tuple[Runner, Vocabulary, str, str]:
-    """The model that is named, its vocabulary, the chat template to ask it through, and what its
-    system says."""
-    asked = pretrained.asked(args.run, args.base)
-    begin = pretrained.untrained(asked.model)
-    told = ""
-    if begin is not None:
-        if args.step:
-            raise UserError(f"--step {args.step}: {asked.model} holds one model, and no steps")
-        runner, vocabulary, template = restore.load_untrained(begin)
-        _check_system(args, template, "this model has no chat template, and")
-        context = args.context or runner.loaded.context
-    else:
-        path, step = step_of(asked.model, args.step)
-        run = open_run(path)
-        config, lock = run_config(run), read_lock(run)
-        template = lock.get("chat", "")
-        told = lock.get("system", "")
-        _check_system(args, template, "this run was not trained on conversations, and")
-        step = base_step(run, step) if asked.adapter else chosen_step(run, step)
-        runner = restore.load_model(run, config, lock, step)
-        vocabulary = verify.vocabulary_of_run(run.vocab_model, lock)
-        context = args.context or config.data.sequence_length
-    runner = Runner(dataclasses.replace(runner.loaded, context=context))
-    if asked.adapter:
-        runner = restore.with_adapter(runner, asked.adapter)
-    template = "" if args.raw else template
-    return runner, vocabulary, template, args.system or (told if template else "")
-
-
-def _check_system(args: Namespace, template: str, why: str) -> None:
+def _check_system(args: Namespace, template: str, of_run: bool) -> None:
     if args.system and (args.raw or not template):
+        why = "this model has no chat template, and"
+        if of_run:
+            why = "this run was not trained on conversations, and"
         why = "with --raw" if args.raw else why
         raise UserError(f"--system: {why} a prompt is asked as it is")

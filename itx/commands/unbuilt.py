@@ -40,7 +40,7 @@ def settled(
 ) -> tuple[RunFolder, RunConfig]:
     """Where a model's scores stand, and the config that it is asked by; UserError where the folder
     is another model's or another form's."""
-    run = RunFolder(Path(args.out or Path("runs") / f"eval-{_name(args.run)}"))
+    run = RunFolder(Path(args.out or Path("runs") / f"eval-{name_of(args.run)}"))
     about = storage.read_object(run.config_json, absent={})
     if "fingerprint" not in about and (
         run.path.is_file() or run.path.is_dir() and any(run.path.iterdir())
@@ -73,7 +73,8 @@ def settled(
     return run, config
 
 
-def _name(path: str) -> str:
+def name_of(path: str) -> str:
+    """What a model's folder of scores is called after."""
     name = Path(path).resolve()
     return name.stem if gguf_folder.is_gguf(name) else name.name
 

@@ -43,7 +43,8 @@ class Model(Protocol):
 
     size: int
     pad_id: int
-    bos_id: int
+    bos_id: int  # what inference puts before a prompt
+    named_bos_id: int  # what the file calls its BOS, which inference need not put there
     eos_id: int
     unk_id: int
     hash: str
@@ -70,6 +71,7 @@ class SentencePiece:
         if not data or self.size == 0:
             raise ValueError("it is empty")
         self.pad_id, self.bos_id = sp.pad_id(), sp.bos_id()
+        self.named_bos_id = self.bos_id
         self.eos_id, self.unk_id = sp.eos_id(), sp.unk_id()
         pieces = map(sp.IdToPiece, range(self.size))
         self.control = tuple(form[1] for piece in pieces if (form := CONTROL_FORM.fullmatch(piece)))
@@ -140,6 +142,7 @@ class TokenizerJson:
         plain = self.encode_template("a")
         whole = self.tokenizer.encode("a", add_special_tokens=True).ids
         self.bos_id = whole[0] if whole[1 : 1 + len(plain)] == plain else -1
+        self.named_bos_id = self._id(special.get("bos_token"))
         model = json.loads(data)["model"]
         unknown = model.get("unk_id")
         self.unk_id = self._id(model.get("unk_token")) if unknown is None else unknown
@@ -169,6 +172,7 @@ class Bytes:
     """UTF-8 bytes behind three special ids, as seqio.ByteVocabulary and ByT5 number them."""
 
     pad_id, bos_id, eos_id, unk_id = 0, -1, 1, 2
+    named_bos_id = bos_id
     control = ()
 
     def __init__(self, extra_ids: int):
@@ -211,6 +215,8 @@ class Vocabulary:
         self.begins = not isinstance(self.model, TokenizerJson) or self.model.bos_id >= 0
         if self.eos_id < 0:
             raise UserError(f"vocabulary {file} has no end-of-sequence piece")
+        # what a text without a prompt is scored behind, as lm-evaluation-harness does
+        self.prefix_id = next(i for i in (self.model.named_bos_id, self.eos_id) if i >= 0)
         piece = self.pieces([self.eos_id])[0]
         # a text that is read as EOS where a chat template writes it
         self.eos_text = piece if self.model.encode_template(piece) == [self.eos_id] else ""

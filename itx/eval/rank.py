@@ -6,6 +6,7 @@ see each other (itx/models/attention.py), and several prompts share a row as pac
 there is one shape to compile, little padding, and a prompt is read once.
 """
 
+from collections.abc import Iterator
 from functools import partial
 from typing import TypedDict
 
@@ -17,8 +18,9 @@ from flax import nnx
 from itx import mesh as meshes
 from itx import movement
 from itx.errors import UserError
-from itx.eval.generate import attention_rows
+from itx.eval.generate import attention_rows, compilation_tokens
 from itx.eval.loaded import Ids, LoadedModel
+from itx.eval.sampling import best
 from itx.params import module_of
 from itx.peft import prompted_encoder, with_prompts
 
@@ -32,6 +34,7 @@ MAX_OPEN_ROWS = 32  # that are searched for room: older ones are nearly full
 class Scored(TypedDict):
     logprob: float  # the sum over an option's tokens
     tokens: int  # how many these are
+    greedy: bool  # each of them is the likeliest behind those before it
 
 
 def rank(
@@ -55,40 +58,87 @@ def rank(
         ],
         np.int64,
     ).reshape(-1, 3)  # encoder tokens, decoder tokens, scored positions
-    longest = sizes.max(axis=0, initial=1)
-    least = (ROW_TOKENS, ROW_TOKENS, ROW_SCORES)
-    room = [max(r, -(-n // TOKEN_STEP) * TOKEN_STEP) for r, n in zip(least, longest, strict=True)]
-    if not both:
-        room[0] = 1 << 60
-    rows = first_fit(sizes, room)
-    count = batch_rows(len(rows), max(room[0] if both else 0, room[1]), room[2], loaded)
+    widths = sizes[:, :2].max(axis=1) if both else sizes[:, 1]
     out: list[list[Scored]] = [[{} for _ in group] for group in options]
     with movement.track("ranked", len(prompts), "prompts") as advance:
-        for i in range(0, len(rows), count):
-            part = rows[i : i + count]
-            batch, scored, spans = _batch(loaded, part, prompts, heads, targets, count, room)
-            if prompted_encoder(loaded.model, loaded.peft):
-                batch = with_prompts(batch)
-            placed = meshes.put({**batch, "scored": scored}, loaded.mesh)
-            with jax.set_mesh(loaded.mesh):
-                scores = _scores(loaded.params, placed, graphdef=loaded.graphdef)
-            scores = np.asarray(scores, np.float64)
-            for prompt, option, row, begin, end in spans:
-                total = float(scores[row, begin:end].sum())
-                out[prompt][option] = {"logprob": total, "tokens": end - begin}
-            advance(sum(map(len, part)))
+        for members in alike(widths, loaded):
+            room = _room(sizes[members], both)
+            rows = [members[row].tolist() for row in first_fit(sizes[members], room)]
+            width = max(room[0] if both else 0, room[1])
+            count = batch_rows(len(rows), width, room[2], loaded)
+            for i in range(0, len(rows), count):
+                part = rows[i : i + count]
+                batch, scored, spans = _batch(loaded, part, prompts, heads, targets, count, room)
+                for prompt, option, score in _ranked(loaded, batch, scored, spans):
+                    out[prompt][option] = score
+                advance(sum(map(len, part)))
     return out
 
 
+def alike(lengths: np.ndarray, loaded: LoadedModel) -> list[np.ndarray]:
+    """The numbers of prompts that stand in rows of one width, the shortest first.
+
+    Attention takes a row's whole width for each of its tokens: at twice the width a token may cost
+    half as much again. So prompts share rows with longer ones only where they are too few to pay
+    for a compilation of their own.
+    """
+    if not len(lengths):
+        return []
+    classes = np.maximum(ROW_TOKENS, 2 ** np.ceil(np.log2(np.maximum(lengths, 1))))
+    least = 2 * compilation_tokens(loaded)
+    groups, begin = [], 0
+    for width in np.unique(classes):
+        members = np.flatnonzero((classes > begin) & (classes <= width))
+        if lengths[members].sum() >= least or width == classes.max():
+            groups.append(members)
+            begin = width
+    return groups
+
+
+def _room(sizes: np.ndarray, both: bool) -> list[int]:
+    """Tokens of an encoder's row, of a decoder's, and scored places, for prompts of these sizes."""
+    longest = sizes.max(axis=0, initial=1)
+    least = (ROW_TOKENS, ROW_TOKENS, ROW_SCORES)
+    room = [max(r, -(-n // TOKEN_STEP) * TOKEN_STEP) for r, n in zip(least, longest, strict=True)]
+    return room if both else [1 << 60, *room[1:]]
+
+
+def _ranked(
+    loaded: LoadedModel, batch: dict[str, np.ndarray], scored: np.ndarray, spans: list["Span"]
+) -> Iterator[tuple[int, int, Scored]]:
+    """(prompt, option, its score) of a batch."""
+    if prompted_encoder(loaded.model, loaded.peft):
+        batch = with_prompts(batch)
+    placed = meshes.put({**batch, "scored": scored}, loaded.mesh)
+    with jax.set_mesh(loaded.mesh):
+        scores, likeliest = _scores(loaded.params, placed, graphdef=loaded.graphdef)
+    scores, likeliest = np.asarray(scores, np.float64), np.asarray(likeliest)
+    for prompt, option, row, begin, end in spans:
+        yield (
+            prompt,
+            option,
+            {
+                "logprob": float(scores[row, begin:end].sum()),
+                "tokens": end - begin,
+                "greedy": bool(likeliest[row, begin:end].all()),
+            },
+        )
+
+
 def batch_rows(rows: int, width: int, scored: int, loaded: LoadedModel) -> int:
-    """Rows of a batch: all batches alike, and few of their rows empty."""
+    """Rows of a batch: all batches alike, and few of their rows empty. Of a large model none are,
+    for they take longer than a compilation."""
     row_bytes = 4 * scored * len(loaded.params["embedding"])  # logits in float32
     fit = loaded.mesh.size * MAX_LOGITS_BYTES // row_bytes
     most = max(1, min(loaded.batch_size // 8, attention_rows(width, loaded), fit))
-    even = -(-rows // max(1, -(-rows // most)))
+    batches = max(1, -(-rows // most))
+    even = -(-rows // batches)
     parts = meshes.batch_parts(loaded.mesh)
     multiple = parts * -(-min(ROW_STEP, most) // parts)
-    return max(1, -(-even // multiple)) * multiple
+    count = max(1, -(-even // multiple)) * multiple
+    if batches * (count - even) * width > compilation_tokens(loaded):
+        return -(-even // parts) * parts  # a shape of its own costs less than its empty rows
+    return count
 
 
 def first_fit(sizes: np.ndarray, room: list[int]) -> list[list[int]]:
@@ -203,10 +253,10 @@ def _put_branch(
 
 
 @partial(jax.jit, static_argnames=("graphdef",))
-def _scores(params: dict, batch: dict, *, graphdef: nnx.GraphDef) -> jax.Array:
-    """log p of the scored id at each loss position, float [b, t]."""
+def _scores(params: dict, batch: dict, *, graphdef: nnx.GraphDef) -> tuple[jax.Array, jax.Array]:
+    """(log p of the scored id at each loss position, float [b, t], whether no id is likelier)."""
     batch = dict(batch)
     scored = batch.pop("scored")
     logits = module_of(graphdef, params)(batch)
     gold = jnp.take_along_axis(logits, scored[..., None], axis=-1)[..., 0]
-    return gold - jax.nn.logsumexp(logits, axis=-1)
+    return gold - jax.nn.logsumexp(logits, axis=-1), best(logits) == scored

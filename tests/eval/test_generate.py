@@ -213,6 +213,19 @@ def test_rank_is_the_sum_of_log_softmax(name):
             np.testing.assert_allclose(
                 got["logprob"], table[range(len(want)), want].sum(), atol=1e-4
             )
+            assert got["greedy"] == (table.argmax(-1) == want).all()
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_what_was_generated_is_ranked_as_greedy(name):
+    r = runner(name)
+    prompts = [p for p, _, _ in synthetic.examples(3, seed=7)]
+    wrote = [a["tokens"] for a in r.generate(prompts, 4)]
+    assert all(wrote)
+    others = [[*ids[:-1], ids[-1] + 1] for ids in wrote]
+    both = [list(pair) for pair in zip(wrote, others, strict=True)]
+    told = r.rank(prompts, both, eos=False)
+    assert [[s["greedy"] for s in group] for group in told] == [[True, False]] * 3
 
 
 def test_many_devices_give_the_same_answers():
@@ -623,8 +636,45 @@ def test_rows_of_a_ranking_leave_few_empty():
         < 4
         < ranking.batch_rows(100, 256, 2**15, r.loaded)
     )
+    # of SmolLM2's size an empty row takes longer than a compilation
+    arrays = {
+        "embedding": np.zeros((64, 1), np.int8),
+        "w": jax.ShapeDtypeStruct((135 * 10**6,), "f4"),
+    }
+    large = dataclasses.replace(
+        r.loaded, params=arrays, model=dataclasses.replace(r.loaded.model, num_layers=30)
+    )
+    assert [ranking.batch_rows(n, 1600, 128, large) for n in (1, 5, 19, 33)] == [1, 5, 20, 17]
+    assert ranking.batch_rows(5, 256, 128, large) == 8
     eight = runner("decoder", devices=8)
     assert [ranking.batch_rows(n, 256, 128, eight.loaded) for n in (0, 1, 19)] == [8, 8, 8]
+
+
+def test_short_prompts_of_a_large_model_are_not_ranked_in_long_rows():
+    """Where they pay for a compilation; of a small model all stand in rows of one width."""
+    lengths = np.array([40] * 400 + [300] * 2 + [700] * 30 + [1500] * 2)
+    r = runner("decoder")
+    assert [len(g) for g in ranking.alike(lengths, r.loaded)] == [434]
+    arrays = {"w": jax.ShapeDtypeStruct((135 * 10**6,), "f4")}
+    model = dataclasses.replace(r.loaded.model, num_layers=30)
+    large = dataclasses.replace(r.loaded, params=arrays, model=model)
+    groups = ranking.alike(lengths, large)
+    assert [sorted(set(lengths[g].tolist())) for g in groups] == [[40], [300, 700], [1500]]
+    assert sorted(np.concatenate(groups).tolist()) == list(range(434))
+    assert ranking.alike(lengths[:0], large) == []
+
+
+def test_a_ranking_in_rows_of_several_widths_is_the_same(monkeypatch):
+    r = runner("decoder")
+    prompts = [[2 + (7 * i + j) % 59 for j in range(300 if i % 3 else 15)] for i in range(9)]
+    options = [[[5, 6], [7]] for _ in prompts]
+    whole = r.rank(prompts, options)
+    monkeypatch.setattr(ranking, "compilation_tokens", lambda loaded: 1)
+    assert len(ranking.alike(np.array([len(p) for p in prompts]), r.loaded)) == 2
+    for group, other in zip(whole, r.rank(prompts, options), strict=True):
+        for a, b in zip(group, other, strict=True):
+            assert a["greedy"] == b["greedy"] and a["tokens"] == b["tokens"]
+            np.testing.assert_allclose(a["logprob"], b["logprob"], atol=1e-4)
 
 
 def test_bad_limits_are_named():
