@@ -23,8 +23,8 @@ from pathlib import Path
 
 from itx import hashing, text
 from itx.create import collection, contents, filters
-from itx.create.filters import Row
 from itx.create.generators import STOPPED
+from itx.create.row import Row
 from itx.leaks import contamination
 from tests import leak_kinds
 from tests.create import plants

@@ -6,8 +6,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from itx.create.filters import Row
 from itx.create.novelty import Pool
+from itx.create.row import Row
 from itx.data import cache
 from itx.eval import rouge
 from itx.leaks import contamination

@@ -9,15 +9,13 @@ import re
 import unicodedata
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 from itx import text
+from itx.create.row import Row
 from itx.errors import UserError, check_known
 from itx.leaks import loose
-
-if TYPE_CHECKING:
-    from itx.create.filters import Row
 
 # ---- language
 
@@ -71,12 +69,12 @@ def language_of(said: str) -> tuple[str, float]:
 _UNSPACED = re.compile(f"[{text.UNSPACED}]")
 
 
-def language(wanted: tuple[str, ...]) -> "Callable[[Row], str]":
+def language(wanted: tuple[str, ...]) -> Callable[[Row], str]:
     """A filter of texts that are surely in none of the languages."""
     for code in wanted:
         check_known(code, LANGUAGES, f"language {code!r} is none that is told apart")
 
-    def found(row: "Row") -> str:
+    def found(row: Row) -> str:
         parts = {"instruction": row.instruction}
         if not NAMES.search(f"{row.instruction} {row.input[:200]}"):
             parts["output"] = row.output

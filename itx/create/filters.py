@@ -14,35 +14,14 @@ of its lineage.
 import functools
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from importlib import resources
 
 from itx import text
 from itx.create import contents
 from itx.create.generators import CUT
+from itx.create.row import Row
 from itx.errors import UserError, check_known
 from itx.leaks import loose
-
-
-@dataclass(frozen=True)
-class Row:
-    """A made pair. options: what the answer is to be one of; finish: why the answer ended
-    (generators.py), "" where nobody told."""
-
-    instruction: str
-    input: str
-    output: str
-    options: tuple[str, ...] = ()
-    finish: str = ""
-
-    @property
-    def texts(self) -> tuple[str, str, str]:
-        return self.instruction, self.input, self.output
-
-    @property
-    def whole(self) -> str:
-        return "\n".join(filter(None, self.texts))
-
 
 Filter = Callable[[Row], str]  # what was found, "" for nothing
 MIN_INSTRUCTION_WORDS, MAX_INSTRUCTION_WORDS = 3, 150  # Self-Instruct's bounds

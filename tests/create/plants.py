@@ -8,8 +8,8 @@ import re
 import string
 from collections.abc import Callable
 
-from itx.create.filters import Row
 from itx.create.generators import CUT
+from itx.create.row import Row
 
 # Sentences of other languages, in an everyday tone
 OTHERS = {

@@ -8,8 +8,8 @@ import pytest
 
 from itx import hashing
 from itx.create import collection, contents, filters
-from itx.create.filters import Row
 from itx.create.generators import CUT, STOPPED
+from itx.create.row import Row
 from itx.errors import UserError
 from itx.leaks import contamination
 from tests import create_table, leak_kinds
