@@ -79,7 +79,7 @@ def generate(args: Namespace) -> tuple[list[dict], int]:
     else:
         prompts = map(terminal.unescaped, args.prompt or ())
         conversations = [[terminal.message(p, "--prompt")] for p in prompts]
-    runner, vocabulary, template, told = _opened(args)
+    runner, vocabulary, template, told = opened(args)
     system = [terminal.message(told, "--system", "system")] if told else []
     stop = tuple(map(terminal.unescaped, args.stop or ()))
     ready = terminal.Run(runner, vocabulary, template, args.max_new_tokens, how, stop)
@@ -91,7 +91,7 @@ def generate(args: Namespace) -> tuple[list[dict], int]:
     return terminal.several(ready, conversations), 0
 
 
-def _opened(args: Namespace) -> tuple[Runner, Vocabulary, str, str]:
+def opened(args: Namespace) -> tuple[Runner, Vocabulary, str, str]:
     """The model that is named, its vocabulary, the chat template to ask it through, and what its
     system says."""
     asked = pretrained.asked(args.run, args.base)
