@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`itx create self-instruct | why`: new rows by a model, filtered, as a task; and where a row came
-from."""
+"""`itx create self-instruct`: new rows by a model, filtered, as a task."""
 
 import argparse
 import contextlib
@@ -62,9 +61,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     option("--unsafe_words", type=local, default="", metavar="FILE", help="a list of one's own")
     option("--leaks", type=local, default="", metavar="RUN", help="drop what this run evaluates on")
     option("--licence", default=LICENCE, help="kept in the manifest, with the task")
-    why = add("why", "where a made row came from", row_why)
-    why.add_argument("row", help="its id, or the beginning of it")
-    why.add_argument("--root", type=local, default=".", help="folder of the data")
 
 
 # ---- itx create self-instruct
@@ -232,22 +228,3 @@ def _asking(
 def _ledger(file: Path, budget: Budget) -> dict:
     with Journal(file, reads_only=True) as kept:
         return kept.ledger(budget)
-
-
-# ---- itx create why
-
-
-def row_why(args: Namespace) -> tuple[dict, int]:
-    task, held = lineage.find(args.root, args.row)
-    came = held["lineage"]
-    state = f"dropped: {came['dropped']}" if came["dropped"] else "kept"
-    print(f"{came['id']} of {task}, {visible(state)}")
-    for name in ("instruction", "input", "output"):
-        if held[name]:
-            print(f"  {name}: {visible(held[name])}")
-    print(f"  made by {came['generator']}; parents: {', '.join(came['parents'])}")
-    for stage, request in came["made_by"].items():
-        print(f"  {stage}: request {request['request']}, seed {request['seed']}")
-    for name, found in came["verdicts"].items():
-        print(f"  filter {name}: {visible(found)}")
-    return {"task": task, **held}, 0

@@ -134,7 +134,7 @@ def check_kills_of_both(folder: Path, count: int, kills: int, knows_keys: bool) 
 
 
 def test_both_processes_are_killed(tmp_path):
-    check_kills_of_both(tmp_path, 32, 2, False)
+    check_kills_of_both(tmp_path, 24, 1, False)
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from itx.create.row import Row
 from itx.create.self_instruct import Settings
 from itx.data import lock as locks
 from itx.errors import UserError
+from itx.hashing import digest
 from itx.hashing import draw as drawn
 from itx.leaks import contamination
 from itx.text import words
@@ -193,9 +194,9 @@ def test_any_answer_is_read(tmp_path):
 
 
 def test_rows_know_where_they_came_from(tmp_path):
-    result = made(tmp_path)
+    result = made(tmp_path, wanted=25)
     kept = [m for m in result.made if not m.lineage.dropped]
-    assert len(kept) >= 12 and result.rounds < 30
+    assert len(kept) >= 25 and result.rounds < 30
     ids = {s.id for s in seeds.shipped(["en"])}
     machine = {drawn_id for m in result.made if (drawn_id := instruction_id(m))}
     for m in result.made:
@@ -214,9 +215,7 @@ def test_rows_know_where_they_came_from(tmp_path):
     assert result.notes["kind: neither yes nor no, taken for no"]
 
 
-def instruction_id(made_row) -> str:
-    from itx.hashing import digest
-
+def instruction_id(made_row: lineage.Made) -> str:
     return digest(made_row.row.instruction)
 
 
@@ -353,10 +352,10 @@ def test_from_a_server_to_a_task(created, capsys):
 
     capsys.readouterr()
     row = kept[0]["lineage"]["id"]
-    assert cli.main(["create", "why", row[:12], "--root", str(root)]) == 0
+    assert cli.main(["data", "why", row[:12], "--root", str(root)]) == 0
     told = capsys.readouterr().out
     assert f"{row} of created." in told and "made by server small" in told
-    assert cli.main(["create", "why", "no-such", "--root", str(root)]) == 2
+    assert cli.main(["data", "why", "no-such", "--root", str(root)]) == 2
 
     # at once a task
     assert cli.main(["tasks", "check", "created.garden.v1", "--root", str(root)]) == 0
