@@ -18,7 +18,7 @@ from itx.create.journal import Budget, Journal
 from itx.create.own_model import OwnModel
 from itx.create.self_instruct import Ask, Settings
 from itx.create.server import Server
-from itx.errors import UserError
+from itx.errors import RunFailed, UserError
 from itx.eval import terminal
 from itx.leaks import contamination
 from itx.leaks.finder import Asked
@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     who.add_argument("--model", type=local, default="", help="as `itx generate` takes it")
     who.add_argument("--server", default="", metavar="URL", help="e.g. http://127.0.0.1:8000/v1")
     who.add_argument("--replay", type=local, default="", metavar="JOURNAL", help="a recording")
+    option("--replay_name", default="", help="who answered, where a recording has several")
     option("--base", type=local, default="", metavar="MODEL", help=BASE)
     option("--raw", action="store_true", help="texts to continue, without a chat template")
     option("--batch", type=int, default=32, help="requests that a model answers at a time")
@@ -46,7 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     option("--key_variable", default="OPENAI_API_KEY", help="environment variable with the key")
     option("--concurrency", type=int, default=8, help="calls of a server at a time")
     option("--requests_per_minute", type=float, default=0.0, help="0: no bound")
-    option("--max_tokens", type=int, default=0, help="read and written, of all calls; 0: no bound")
+    option(
+        "--token_budget", type=int, default=0, help="read and written, of all calls; 0: no bound"
+    )
     option("--prompt_price", type=float, default=0.0, help="of a million tokens read")
     option("--completion_price", type=float, default=0.0, help="of a million tokens written")
     option("--seeds", default="en", help="a file, or en, ru or en,ru: those that come with itx")
@@ -72,7 +75,7 @@ def create(args: Namespace) -> tuple[dict, int]:
     settings = _settings(args)
     every = _filters(args)
     asked = _asked(args)
-    budget = Budget(args.max_tokens, args.prompt_price, args.completion_price)
+    budget = Budget(args.token_budget, args.prompt_price, args.completion_price)
     place.mkdir(parents=True, exist_ok=True)
     with _generator(args) as generator:
         facts = {
@@ -106,7 +109,7 @@ def create(args: Namespace) -> tuple[dict, int]:
             }
     if not any(not m.lineage.dropped for m in result.made):
         counts = lineage.counts(result.made)
-        raise UserError(f"no row is left; dropped: {counts['dropped']}; met: {result.notes}")
+        raise RunFailed(f"no row is left; dropped: {counts['dropped']}; met: {result.notes}")
     version = lineage.write(place, args.name, key, result.made, facts)
     return _told(lineage.read_manifest(version), version)
 
@@ -185,7 +188,7 @@ def _generator(args: Namespace) -> Iterator[Generator]:
     if sum(map(bool, (args.model, args.server, args.replay))) != 1:
         raise UserError("give one of --model MODEL, --server URL and --replay JOURNAL")
     if args.replay:
-        yield journal.recorded(args.replay)
+        yield journal.recorded(args.replay, args.replay_name)
         return
     if args.server:
         if not args.server_model:

@@ -367,6 +367,35 @@ def test_from_a_server_to_a_task(created, capsys):
         lineage.check(root / "created/garden/v2")
 
 
+def own_recipe(root: Path, **arguments) -> Path:
+    """A small recipe over the data of a folder."""
+    sizes = {"window_examples": 16, "sequence_length": 512, "target_length": 256, "max_epochs": 1e6}
+    where = {"root": str(root), "vocab": "bytes"}
+    return samples.write_recipe(root, root / "cache", **{**where, **sizes, **arguments})
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_readme(tmp_path, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "*")
+    page = (REPO / "itx/create/README.md").read_text(encoding="utf-8")
+    commands = page.split("```")[1].strip().splitlines()
+    assert len(commands) == 4
+    own_recipe(tmp_path, mixture="created.mine.v1", modules=("tasks",))
+    with serving(served()) as address:
+        for command in commands:
+            words = command.split()[1:]
+            words = [address if w.startswith("http") else w for w in words]
+            if "ROW" in words:
+                line = (
+                    (tmp_path / "created/mine/v1/dropped.jsonl").read_text("utf-8").splitlines()[0]
+                )
+                words[words.index("ROW")] = json.loads(line)["lineage"]["id"]
+            if "self-instruct" in words:
+                words += ["--wanted", "8"]  # not the hundred of the default
+            samples.itx(*words, cwd=tmp_path, PYTHONPATH=str(REPO))
+    assert list((tmp_path / "cache/locks").glob("*.json"))
+
+
 @pytest.mark.slow
 def test_a_version_is_built_in_a_mixture(created):
     root, *_ = created
@@ -374,18 +403,7 @@ def test_a_version_is_built_in_a_mixture(created):
         "import tasks\nfrom itx.tasks import mixture\n"
         "mixture('gardens', ['created.garden.v1', 'created.garden.v2'])\n"
     )
-    recipe = samples.write_recipe(
-        root,
-        root / "cache",
-        mixture="gardens",
-        modules=("own_tasks",),
-        root=str(root),
-        vocab="bytes",
-        window_examples=16,
-        sequence_length=512,
-        target_length=256,
-        max_epochs=1e6,
-    )
+    recipe = own_recipe(root, mixture="gardens", modules=("own_tasks",))
     samples.itx("data", "build", recipe, cwd=root, PYTHONPATH=str(REPO))
     (file,) = (root / "cache/locks").glob("*.json")
     lock = locks.read(file)
