@@ -5,5 +5,15 @@ import importlib
 
 from tasks.from_tfds import FLAN_CLUSTERS
 
-for _module in ("toy", "files", "bbh", "induction", "seeds", "dialog", *FLAN_CLUSTERS, "mixtures"):
+for _module in (
+    "toy",
+    "files",
+    "bbh",
+    "induction",
+    "seeds",
+    "dialog",
+    "created",
+    *FLAN_CLUSTERS,
+    "mixtures",
+):
     importlib.import_module(f"tasks.{_module}")

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`itx data build | audit | show | batch`: what a run trains on, made, judged and printed."""
+"""`itx data build | audit | show | batch`: what a run trains on, made, judged and printed;
+`itx data why`: where a made row came from."""
 
 import argparse
 import itertools
@@ -16,6 +17,7 @@ from itx.audit import printed, sentences
 from itx.commands.arguments import group, with_recipe
 from itx.commands.building import build_in_subprocess
 from itx.config import RunConfig
+from itx.create import lineage
 from itx.data import lock as locks
 from itx.data import verify
 from itx.data.loader import Batches
@@ -24,6 +26,7 @@ from itx.data.vocabulary import Vocabulary
 from itx.errors import UserError, did_you_mean
 from itx.eval import metrics, tables
 from itx.prepare import build
+from itx.storage import local
 from itx.text import visible
 
 
@@ -50,6 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     batch = with_recipe(add("batch", "the batch of one step", data_batch))
     batch.add_argument("--step", type=int, default=0)
     batch.add_argument("--rows", type=int, default=4, metavar="N", help="print the first N rows")
+    why = add("why", "where a row that `itx create` made came from, kept or dropped", data_why)
+    why.add_argument("row", help="its id, or the beginning of it")
+    why.add_argument("--root", type=local, default=".", help="folder of the data (data.root)")
 
 
 def _load(args: Namespace) -> RunConfig:
@@ -198,3 +204,19 @@ def _segment_text(
         return text
     prompt = row["encoder_input_tokens"][row["encoder_segment_ids"] == number]
     return vocabulary.decode(prompt) + " → " + text
+
+
+def data_why(args: Namespace) -> tuple[dict, int]:
+    task, held = lineage.find(args.root, args.row)
+    came = held["lineage"]
+    state = f"dropped: {came['dropped']}" if came["dropped"] else "kept"
+    print(f"{came['id']} of {task}, {visible(state)}")
+    for name in ("instruction", "input", "output"):
+        if held[name]:
+            print(f"  {name}: {visible(held[name])}")
+    print(f"  made by {visible(came['generator'])}; parents: {', '.join(came['parents'])}")
+    for stage, request in came["made_by"].items():
+        print(f"  {stage}: request {request['request']}, seed {request['seed']}")
+    for name, found in came["verdicts"].items():
+        print(f"  filter {name}: {visible(found)}")
+    return {"task": task, **held}, 0

@@ -51,6 +51,7 @@ def generate(
     how: Sampling = GREEDY,
     watch: Watch | None = None,
     every: int = LOOK_EVERY,
+    draws: Sequence[int] | None = None,
 ) -> list[Answer]:
     """Continue each prompt until an id that ends answers (EOS), or its limit.
 
@@ -59,7 +60,10 @@ def generate(
         max_new_tokens: of every prompt, or of each.
         watch: called for each unfinished prompt after every `every` tokens, and once at its end;
             where it returns true the prompt is stopped. Beams cannot be watched.
+        draws: for each prompt a number below 2**31; with how.seed it decides what is drawn.
+            Default: the prompt's place.
     """
+    numbers = np.asarray(range(len(prompts)) if draws is None else draws, np.int32)
     if isinstance(max_new_tokens, int):
         limits = np.full(len(prompts), max_new_tokens, np.int32)
     else:
@@ -78,7 +82,13 @@ def generate(
     with movement.track("generated", len(prompts), "answers") as advance_by:
         for indices, shape in plan([len(p) for p in prompts], limits, loaded):
             carry, advance = _ask(
-                loaded, ready, [prompts[i] for i in indices], indices, limits[indices], shape, how
+                loaded,
+                ready,
+                [prompts[i] for i in indices],
+                numbers[indices],
+                limits[indices],
+                shape,
+                how,
             )
             if watch:
                 carry = _watched(advance, carry, indices, shape[2], watch, every, loaded.ends)
@@ -193,7 +203,7 @@ def _ask(
     loaded: LoadedModel,
     ready: dict,
     prompts: list[Ids],
-    indices: np.ndarray,
+    draws: np.ndarray,
     limits: np.ndarray,
     shape: tuple[int, int, int],
     how: Sampling,
@@ -206,7 +216,7 @@ def _ask(
     tokens = np.full((rows, width), loaded.pad_id, np.int32)
     starts = np.full(rows, width - 1, np.int32)  # rows without a prompt hold one token
     room, index = np.zeros(rows, np.int32), np.zeros(rows, np.int32)
-    room[: len(limits)], index[: len(indices)] = limits, indices
+    room[: len(limits)], index[: len(draws)] = limits, draws
     for i, prompt in enumerate(prompts):
         ids = [*prompt, loaded.eos_id] if both else [*loaded.head, *prompt]
         starts[i] = width - len(ids)

@@ -25,9 +25,10 @@ class Runner:
         how: Sampling = GREEDY,
         watch: Watch | None = None,
         every: int = LOOK_EVERY,
+        draws: Sequence[int] | None = None,
     ) -> list[Answer]:
         """Continue prompts: see itx/eval/generate.py."""
-        return generate.generate(self.loaded, prompts, max_new_tokens, how, watch, every)
+        return generate.generate(self.loaded, prompts, max_new_tokens, how, watch, every, draws)
 
     def rank(
         self, prompts: list[Ids], options: list[list[Ids]], eos: bool = True

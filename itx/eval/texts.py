@@ -23,10 +23,11 @@ def texts(
     runner: Runner,
     vocabulary: Vocabulary,
     prompts: list[Ids],
-    max_new_tokens: int,
+    max_new_tokens: int | Sequence[int],
     how: Sampling = GREEDY,
     stop: Sequence[str] = (),
     stream: Callable[[int, str], None] | None = None,
+    draws: Sequence[int] | None = None,
 ) -> list[TextAnswer]:
     """Answers as text, cut before the first of the `stop` strings in them.
 
@@ -52,7 +53,7 @@ def texts(
     watched = watch if (stop or stream) and how.beams == 1 else None
     every = 1 if stream else LOOK_EVERY
     answers = []
-    for answer in runner.generate(prompts, max_new_tokens, how, watched, every):
+    for answer in runner.generate(prompts, max_new_tokens, how, watched, every, draws):
         ids = answer["tokens"]
         text, stopped_by = cut(vocabulary.answer(ids), stop)
         if stopped_by is not None:  # looks are several tokens apart

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where each made row came from, and the folder of a version of made data.
+
+    ROOT/created/NAME/journal.sqlite     what was asked and answered, of all versions
+    ROOT/created/NAME/v1/kept.jsonl      the rows of the task created.NAME.v1 (tasks/created.py)
+                         dropped.jsonl   the rows that are none, each with its reason
+                         manifest.json   settings, generator, seeds, counts, digests of the files
+
+A version is never changed: the same settings give the same version, others the next number. Each
+line has {instruction, input, output} and `lineage`:
+
+    id          a digest of the row's texts
+    parents     ids of the seeds and rows that stood in the context of the request that made it
+    generator   its name
+    made_by     for each stage that asked: the request's digest, the digest of its prompt, its seed
+    verdicts    {filter: what it found}, of those that found something
+    dropped     why it is not kept; "" for a row that is kept
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from itx import hashing, storage
+from itx.create.generators import Request
+from itx.create.row import Row
+from itx.errors import UserError, did_you_mean
+
+FOLDER, KEPT, DROPPED, MANIFEST = "created", "kept.jsonl", "dropped.jsonl", "manifest.json"
+JOURNAL = "journal.sqlite"
+NAME = re.compile(r"[A-Za-z0-9_]+", re.ASCII)
+VERSION = re.compile(r"v([1-9]\d*)")
+
+
+@dataclass(frozen=True)
+class Lineage:
+    parents: tuple[str, ...]
+    generator: str
+    made_by: dict[str, dict[str, Any]]
+    verdicts: dict[str, str] = field(default_factory=dict)
+    dropped: str = ""
+
+
+@dataclass(frozen=True)
+class Made:
+    """A row and where it came from. An instruction that was dropped has no output."""
+
+    row: Row
+    lineage: Lineage
+
+    @property
+    def id(self) -> str:
+        return hashing.digest(*self.row.texts)
+
+    def facts(self) -> dict[str, Any]:
+        instruction, given, output = self.row.texts
+        texts = {"instruction": instruction, "input": given, "output": output}
+        return {
+            **texts,
+            "finish": self.row.finish,
+            "lineage": {"id": self.id, **asdict(self.lineage)},
+        }
+
+
+def asked(request: Request) -> dict[str, Any]:
+    """What a row keeps of a request that made it; the journal has all of it."""
+    said = request.prompt or json.dumps([list(m) for m in request.messages])
+    return {"request": request.digest, "prompt": hashing.digest(said), "seed": request.seed}
+
+
+def folder(root: str, name: str) -> Path:
+    """The folder of a name; UserError for a name that no task can have."""
+    if not NAME.fullmatch(name):
+        raise UserError(f"--name {name!r}: letters, digits and _ alone, as in the name of a task")
+    return Path(root) / FOLDER / name
+
+
+def versions(place: Path) -> dict[int, Path]:
+    """{number: folder} of the versions that are there, ascending."""
+    found = {int(m[1]): p for p in place.glob("v*") if (m := VERSION.fullmatch(p.name))}
+    return dict(sorted(found.items()))
+
+
+def same(place: Path, key: str) -> Path | None:
+    """The version that was made with these settings, if there is one."""
+    for path in versions(place).values():
+        if read_manifest(path)["key"] == key:
+            return path
+    return None
+
+
+def read_manifest(version: Path) -> dict[str, Any]:
+    return storage.read_object(version / MANIFEST, "key", "task", "counts", "files")
+
+
+def write(place: Path, name: str, key: str, made: Sequence[Made], facts: dict[str, Any]) -> Path:
+    """A new version, whole or not at all; its folder."""
+    number = max(versions(place), default=0) + 1
+    to = place / f"v{number}"
+    with storage.whole_folder(to) as part:
+        for file, rows in (
+            (KEPT, [m for m in made if not m.lineage.dropped]),
+            (DROPPED, [m for m in made if m.lineage.dropped]),
+        ):
+            lines = (json.dumps(m.facts(), ensure_ascii=False) + "\n" for m in rows)
+            (part / file).write_text("".join(lines), encoding="utf-8")
+        files = {f: hashing.file_sha256(part / f) for f in (KEPT, DROPPED)}
+        manifest = {
+            "task": f"created.{name}.v{number}",
+            "key": key,
+            **facts,
+            "counts": counts(made),
+            "files": files,
+        }
+        storage.write_json(part / MANIFEST, storage.sealed(manifest))
+    return to
+
+
+def counts(made: Sequence[Made]) -> dict[str, Any]:
+    """How many rows were made, kept, and dropped for each reason; how often each filter found
+    something, in kept rows never."""
+    reasons = Counter(m.lineage.dropped.partition(": ")[0] for m in made if m.lineage.dropped)
+    verdicts = Counter(name for m in made for name in m.lineage.verdicts)
+    kept = len(made) - reasons.total()
+    return {
+        "made": len(made),
+        "kept": kept,
+        "dropped": dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0]))),
+        "verdicts": dict(sorted(verdicts.items())),
+    }
+
+
+def check(version: Path) -> None:
+    """UserError where a version's files are not what its manifest says."""
+    for file, sha256 in read_manifest(version)["files"].items():
+        if not (version / file).is_file() or hashing.file_sha256(version / file) != sha256:
+            raise UserError(f"{version / file} is damaged: it is not what was written")
+
+
+def find(root: str, row: str) -> tuple[str, dict[str, Any]]:
+    """(task, line) of the row whose id begins so; UserError where none does, or several do."""
+    ids: dict[str, tuple[str, dict]] = {}
+    for place in sorted((Path(root) / FOLDER).glob("*/v*")):
+        if not VERSION.fullmatch(place.name):
+            continue
+        task = read_manifest(place)["task"]
+        for file in (KEPT, DROPPED):
+            with (place / file).open(encoding="utf-8") as lines:
+                for line in lines:
+                    held = json.loads(line)
+                    ids.setdefault(held["lineage"]["id"], (task, held))
+    found = [i for i in ids if i.startswith(row)]
+    if not found:
+        raise UserError(f"no made row {row!r} under {Path(root) / FOLDER}" + did_you_mean(row, ids))
+    if len(found) > 1:
+        raise UserError(f"{len(found)} rows begin with {row!r}: {', '.join(found[:4])}")
+    return ids[found[0]]

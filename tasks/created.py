@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `itx create` made under `data.root`: the family `created.*`, a task for each version,
+`created.NAME.v1`. Its rows are checked against the version's manifest before they are listed."""
+
+from pathlib import Path
+
+from itx.create import lineage
+from itx.tasks.registry import family, make_task
+from itx.tasks.spec import TaskSpec, jsonl
+from tasks.files import REQUEST_HELDOUT, REQUEST_TEMPLATES, request_fields
+
+
+def created_fields(example: dict) -> dict:
+    """{instruction, input, output} of a row; its lineage stays in the file."""
+    return request_fields({k: example[k] for k in ("instruction", "input", "output")})
+
+
+def members(root: str) -> list[TaskSpec]:
+    """Every version there is."""
+    out = []
+    for place in sorted((Path(root) / lineage.FOLDER).glob("*")):
+        for version in lineage.versions(place).values():
+            lineage.check(version)
+            manifest = lineage.read_manifest(version)
+            out.append(
+                make_task(
+                    manifest["task"],
+                    version=1,
+                    cluster="open_instructions",
+                    origin=tuple(manifest["origin"]),
+                    source=jsonl({"train": str((version / lineage.KEPT).relative_to(root))}),
+                    fields=created_fields,
+                    content=("request",),
+                    metrics=("rouge_l", "token_f1"),
+                    templates=REQUEST_TEMPLATES,
+                    heldout_templates=REQUEST_HELDOUT,
+                    tags={"licence": manifest["licence"], "inputs": manifest["task"]},
+                    module=__name__,
+                )
+            )
+    return out
+
+
+family("created", members)

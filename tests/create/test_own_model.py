@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A model of ours as a generator."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import pytest
+
+from itx import mesh as meshes
+from itx import restore
+from itx.config import MeshConfig
+from itx.create.generators import CUT, FAILED, STOPPED, Message, Request
+from itx.create.journal import Journal, ask
+from itx.create.own_model import OwnModel
+from itx.data.vocabulary import Vocabulary
+from itx.errors import UserError
+from itx.eval import terminal
+from itx.text_format import chat
+from tests import synthetic, tiny
+from tests.conftest import REPO
+from tests.synthetic import changed
+
+VOCABULARY = REPO / "tests" / "golden" / "hf" / "qwen3" / "tokenizer.json"
+
+
+@pytest.fixture(scope="module")
+def model() -> OwnModel:
+    """Random weights over a small vocabulary, asked as a conversation."""
+    vocabulary = Vocabulary(VOCABULARY)
+    lock = {
+        "vocabulary": {"size": vocabulary.size},
+        "bos_id": vocabulary.first_id("decoder"),
+        "eos_id": vocabulary.eos_id,
+        "pad_id": vocabulary.pad_id,
+    }
+    mesh = meshes.make_mesh(MeshConfig(), jax.devices()[:1])
+    config = synthetic.config(tiny.decoder())
+    runner = restore.load_model(synthetic.Folder(Path("no-run")), config, lock, 0, mesh)
+    return OwnModel(terminal.Run(changed(runner, context=120), vocabulary, chat.PLAIN), "model-x")
+
+
+def requests(count: int, **how) -> list[Request]:
+    how = {"temperature": 1.0, "max_tokens": 8, **how}
+    texts = [("Name a colour. " * (i % 3 + 1)).strip() for i in range(count)]
+    return [Request(messages=(Message("user", t),), seed=i, **how) for i, t in enumerate(texts)]
+
+
+def answers(model: OwnModel, asked: list[Request], file: Path) -> list:
+    with Journal(file) as journal:
+        return ask(journal, model, asked)
+
+
+def test_what_is_drawn_depends_on_the_seed_alone(model, tmp_path):
+    asked = [*requests(5), *(dataclasses.replace(r, seed=9) for r in requests(3))]
+    together = answers(model, asked, tmp_path / "a.sqlite")
+    assert len({a.text for a in together}) > 5
+    apart = answers(dataclasses.replace(model, batch=2), asked[::-1], tmp_path / "b.sqlite")
+    assert apart[::-1] == together
+    assert answers(model, asked[4:5], tmp_path / "c.sqlite") == together[4:5]
+    for request, answer in zip(asked, together, strict=True):
+        assert answer.finish == (CUT if answer.completion_tokens == request.max_tokens else STOPPED)
+        ids = model.run.ids([m._asdict() for m in request.messages])
+        assert answer.prompt_tokens == len(ids)
+
+
+def test_prompts_and_messages_lengths_and_greedy(model, tmp_path):
+    asked = [
+        Request(prompt="a b c", max_tokens=3),
+        Request(prompt="a b c", max_tokens=3, seed=1),
+        Request(messages=(Message("user", "a b c"),), max_tokens=3),
+    ]
+    plain, other_seed, chatted = answers(model, asked, tmp_path / "a.sqlite")
+    assert plain == other_seed and plain.completion_tokens <= 3
+    assert chatted.prompt_tokens > plain.prompt_tokens
+
+
+def test_what_has_no_room_fails_alone(model, tmp_path):
+    asked = [*requests(1), Request(prompt="long " * 200, temperature=1.0), *requests(2)[1:]]
+    first, long, second = answers(model, asked, tmp_path / "a.sqlite")
+    assert long.finish == FAILED and "more than the context of 120" in long.error
+    assert FAILED not in (first.finish, second.finish)
+
+
+def test_turns_without_a_chat_template(model, tmp_path):
+    plain = dataclasses.replace(model, run=dataclasses.replace(model.run, template=""))
+    turns = (Message("system", "Be brief."), Message("user", "a"))
+    with pytest.raises(UserError, match="has no chat template"):
+        answers(plain, [Request(messages=turns)], tmp_path / "a.sqlite")
+
+
+def test_control_tokens_in_what_is_asked_stay_text(model, tmp_path):
+    """As in training: content is never control (itx/text_format)."""
+    end = model.run.vocabulary.eos_id
+    asked = Request(prompt="a<|im_end|>b<|endoftext|>", max_tokens=2)
+    assert end not in model._ids(asked)
+    assert answers(model, [asked], tmp_path / "a.sqlite")[0].finish in (CUT, STOPPED)
