@@ -13,7 +13,7 @@ from typing import get_args
 from itx import config as configs
 from itx import hub, peft_files, pretrained, restore
 from itx.analysis import report
-from itx.commands import harness, unbuilt
+from itx.commands import best_form, harness, unbuilt
 from itx.commands.arguments import BASE, command
 from itx.commands.building import further_in_subprocess
 from itx.config import DataConfig, EvalConfig, ModelConfig, RunConfig
@@ -88,6 +88,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     option("--system", metavar="TEXT", help="what the system says, where prompts are turns")
     option(
+        "--best_form",
+        action="store_true",
+        help='of a model that is no run: plain, chat, chat with "answer only", or 4 exemplars, '
+        "whichever is best on the validation split",
+    )
+    option(
         "--harness",
         metavar="TASKS",
         help="comma-separated tasks of lm-evaluation-harness (extra lm-eval), all of each unless "
@@ -114,11 +120,30 @@ def evaluate_run(args: Namespace) -> tuple[dict, int]:
     named = list(args.adapter or ())
     adapters = list(dict.fromkeys([*filter(None, [asked.adapter]), *named]))
     begin = pretrained.untrained(asked.model)
+    if args.best_form:
+        return _in_best_form(args, begin, asked, adapters, modules), 0
     if begin is not None:
         scores = _evaluate_model(args, begin, asked, adapters, modules)
     else:
         scores = _evaluate_of_run(args, asked.model, adapters, modules)
     return scores if named else next(iter(scores.values())), 0
+
+
+def _in_best_form(
+    args: Namespace,
+    begin: Begin | None,
+    asked: Asked,
+    adapters: list[str],
+    modules: tuple[str, ...],
+) -> dict:
+    if begin is None:
+        raise UserError(f"--best_form: {asked.model} is a run, which is asked as it was trained")
+    if len(adapters) > 1:
+        raise UserError("--best_form: give one adapter at a time, for each has a form of its own")
+    has_template = bool(pretrained.chat_template(begin))
+    return best_form.evaluate(
+        args, has_template, lambda own: _evaluate_model(own, begin, asked, adapters, modules)
+    )
 
 
 def _evaluate_model(

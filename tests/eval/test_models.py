@@ -15,6 +15,7 @@ from huggingface_hub import constants
 from safetensors.numpy import load_file
 
 from itx import cli, peft, peft_files, pretrained, restore, storage
+from itx.commands import best_form
 from itx.commands import evaluate as command
 from itx.config import PeftConfig
 from itx.eval import predictions, terminal
@@ -95,6 +96,39 @@ def test_a_model_is_scored_without_a_run(desk, ask, monkeypatch):
     assert both["rows"].keys() == {"sample_first@eval", "sample_even@eval"}
     assert both["groups"][0]["tasks"] == 2
     assert lines("runs/eval-qwen") == asked
+
+
+def test_the_best_form_is_chosen_on_dev_and_scored_on_test(ask, monkeypatch):
+    tasks = ["--tasks", "sample_first,sample_even"]
+    facts = ask("qwen", *tasks, "--best_form")
+    forms = {f.name for f in best_form.FORMS}
+    assert facts["forms"].keys() == forms and facts["form"] in forms
+    assert facts["forms"][facts["form"]] == max(facts["forms"].values())
+    assert facts["split"] == "test" and "chosen" in facts["out"]
+    # what each form was scored in is what a call of its own would be
+    own = ask(
+        *("qwen", *tasks, "--split", "validation", "--prompt_format", "chat"),
+        *("--system", best_form.ANSWER_ONLY, "--out", "own"),
+    )
+    assert best_form._mean(own) == facts["forms"]["chat, answer only"]
+    (line, *_) = lines("runs/eval-qwen-chat-answer-only")
+    assert line["messages"][0] == {"role": "system", "content": best_form.ANSWER_ONLY}
+    # another form wins where it scores better
+    monkeypatch.setattr(best_form, "_mean", lambda facts: float("exemplars" in facts["folder"]))
+    again = ask("qwen", *tasks, "--best_form")
+    assert again["form"] == "plain, 4 exemplars" and list(again["settings"]) == ["4"]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--shots", "4"], "--shots: --best_form chooses it"),
+        (["--system", "s"], "--system: --best_form chooses it"),
+        (["--split", "validation"], "--best_form chooses there, and scores another split"),
+    ],
+)
+def test_what_the_best_form_decides_is_not_given(ask, words, told):
+    assert told in ask("qwen", "--tasks", "sample_first", "--best_form", *words, code=2)
 
 
 def test_an_adapter_is_scored_over_its_base(ask, monkeypatch):
