@@ -13,8 +13,9 @@ noise       two runs of one recipe differ as well. Gains and losses that undo ea
             “Large-scale simultaneous hypothesis testing”: the empirical null)
 findings    by Benjamini and Hochberg (1995) at FALSE_DISCOVERIES; conditions, words and pairs each
             have a share of the error rate (Genovese, Roeder and Wasserman, 2006, “False discovery
-            control with p-value weighting”). The surest comes first; its observations are set
-            aside, and a slice that is not sure without them is explained by it
+            control with p-value weighting”). Of those that are sure, the one comes first that
+            explains most of all that is lost (the sum of squares); its observations are set aside,
+            and a slice that is not sure without them is explained by it
 """
 
 import itertools
@@ -104,6 +105,13 @@ class _Scores(NamedTuple):
         if permutation.varies_within(holds, self.of.tasks):
             return TASKS
         return EVERYTHING if self.referenced else ""
+
+    def explained(self, holds: np.ndarray) -> float:
+        """How much of the values' sum of squares a slice explains, over answers: the same measure
+        for all slices, whatever they are compared within. Without a reference tasks may differ."""
+        everywhere = np.zeros(len(holds), np.int64) if self.referenced else self.of.tasks
+        found = permutation.moments(holds.astype(float), self.values, everywhere, everywhere)
+        return found.total**2 / found.size if found.size > 0 else 0.0
 
     def moments(self, holds: np.ndarray, within: str) -> Moments | None:
         """None where nothing varies."""
@@ -209,9 +217,11 @@ def _dispersion(scores: _Scores, known: Sequence[Condition]) -> dict[str, Disper
     for _ in range(MAX_FINDINGS):
         tested = _singles(scores.without(~left), [c.holds[left] for c in known])
         parts = [i for i, (m, _) in tested.items() if m and known[i].holds[left].mean() <= 0.5]
-        if not parts:
+        parts = [i for i in parts if tested[i][0].total < 0]
+        rest = scores.without(~left)
+        worst = max(parts, key=lambda i: rest.explained(known[i].holds[left]), default=None)
+        if worst is None:
             break
-        worst = min(parts, key=lambda i: tested[i][0].z)
         without = left & ~known[worst].holds
         others = _singles(scores.without(~without), [c.holds[without] for c in known])
         (moments, within), usual = tested[worst], _factors(known, others, np.median, MEDIAN)
@@ -274,7 +284,7 @@ def _distinct(
         for t, adjusted in zip(tested, _adjusted(tested), strict=True)
         if adjusted <= FALSE_DISCOVERIES and t.moments.difference <= -MIN_SHORTFALL
     ]
-    sure.sort(key=lambda s: (s[0].moments.z, len(s[0].slice.conditions)))
+    sure.sort(key=lambda s: (-scores.explained(s[0].slice.holds), len(s[0].slice.conditions)))
     threshold = max((t.p for t, _ in sure), default=0.0)
     found: list[Finding] = []
     set_aside = np.zeros(len(scores.values), bool)
