@@ -34,7 +34,10 @@ BEGIN, END = "<!-- filters: uv run python -m tests.create_table FOLDER -->", "<!
 COUNT = 100
 INTRODUCTION = f"""{COUNT} flaws of each kind are planted among rows of Dolly and two other public sets that are taken for sound
 ({{sound:,}} for most kinds). *Alarms* are rows among these that the filter drops; precision is that of {COUNT} plants among
-so many. Plants are not made from the filters' patterns (`tests/create/plants.py`), though one hand wrote both."""
+so many. The plants (`tests/create/plants.py`) were written before the patterns were last changed, by the same hand: a first
+measurement found 0.94 of *empty*, 0.92 of *off-language*, 0.80 of *refusal*, 0.93 of *format break*, 0.87 of *personal data*,
+0.85 of *broken code*, 0.76 of *broken address*, 0.97 of *unsafe term*, 0.91 of *copies its input* and 0.92 of *answer not among
+options*, and what it missed was looked at. On flaws that nobody has looked at, expect those figures rather than the table's."""
 
 
 def lines_of(file: Path) -> list[dict]:

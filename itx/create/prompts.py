@@ -141,9 +141,10 @@ _NONE = re.compile(
 )
 
 
-def read_instance(answer: str, output_first: bool) -> tuple[str, str] | str:
-    """(input, output) of an answer that goes on behind `Input:` (or `Output:`), or why it is none.
-    Further instances behind the first are left out."""
+def read_instance(answer: str, output_first: bool) -> tuple[str, str, bool] | str:
+    """(input, output, whether something follows) of an answer that goes on behind `Input:` (or
+    `Output:`), or why it is none. Further instances behind the first are left out; where one
+    follows, the first is whole even if the answer was cut."""
     names = ("output", "input") if output_first else ("input", "output")
     said = answer.replace("\r\n", "\n")
     fields = list(_FIELD.finditer(said))
@@ -152,10 +153,11 @@ def read_instance(answer: str, output_first: bool) -> tuple[str, str] | str:
         said = f"{names[0].capitalize()}: {said}"
         fields = list(_FIELD.finditer(said))
     found: dict[str, str] = {}
+    follows = False
     ends = [m.start() for m in fields[1:]] + [len(said)]
     for m, end in zip(fields, ends, strict=True):
         name = _named(m[1])
-        if name in found:
+        if follows := name in found:
             break
         found[name] = said[m.end() : end].strip()
     if missing := [n for n in names if n not in found]:
@@ -163,7 +165,7 @@ def read_instance(answer: str, output_first: bool) -> tuple[str, str] | str:
     given = "" if _NONE.fullmatch(found["input"]) else found["input"]
     if output_first and not given:
         return "a label without an input"
-    return given, found["output"]
+    return given, found["output"], follows
 
 
 def _named(name: str) -> str:

@@ -23,7 +23,7 @@ from typing import NamedTuple
 from itx import hashing
 from itx.create import collection, filters, lineage, prompts
 from itx.create.filters import Filter
-from itx.create.generators import CUT, FAILED, MAX_SEED, Completion, Message, Request
+from itx.create.generators import CUT, FAILED, MAX_SEED, STOPPED, Completion, Message, Request
 from itx.create.lineage import Lineage, Made
 from itx.create.novelty import MAX_LIKENESS, Pool
 from itx.create.row import Row
@@ -259,7 +259,9 @@ class _Making:
             if isinstance(read, str):
                 why = f"unreadable: {read}"
             else:
-                row = Row(candidate.instruction, *read, finish=answer.finish)
+                given, output, follows = read
+                finish = STOPPED if follows else answer.finish
+                row = Row(candidate.instruction, given, output, finish=finish)
                 verdicts = filters.verdicts(row, self.filters)
                 if copied := self.seed_outputs.get(tuple(rouge.words(row.output))):
                     verdicts["copies a seed"] = copied
