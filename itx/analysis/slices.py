@@ -9,8 +9,9 @@ test        of permutations within strata (itx/eval/permutation.py): a slice of 
             within examples; one of examples within tasks; one of whole tasks over all examples,
             and only beside a reference, for that a task is harder than others is no fault
 noise       two runs of one recipe differ as well. Gains and losses that undo each other within a
-            slice are noise, and what single conditions vary beyond chance widens all (Efron, 2004,
-            “Large-scale simultaneous hypothesis testing”: the empirical null)
+            slice are noise, and what single conditions vary beyond chance, faults left out
+            (`_dispersion`), widens all (Efron, 2004, “Large-scale simultaneous hypothesis
+            testing”: the empirical null)
 findings    by Benjamini and Hochberg (1995) at FALSE_DISCOVERIES; conditions, words and pairs each
             have a share of the error rate (Genovese, Roeder and Wasserman, 2006, “False discovery
             control with p-value weighting”). Of those that are sure, the one comes first that
@@ -113,6 +114,9 @@ class _Scores(NamedTuple):
         found = permutation.moments(holds.astype(float), self.values, everywhere, everywhere)
         return found.total**2 / found.size if found.size > 0 else 0.0
 
+    def mean_difference(self, holds: np.ndarray) -> float:
+        return float(self.values[holds].mean() - self.values[~holds].mean())
+
     def moments(self, holds: np.ndarray, within: str) -> Moments | None:
         """None where nothing varies."""
         if within == EXAMPLES:
@@ -140,9 +144,10 @@ def find(
     """
     values = of.scores - (0 if reference is None else reference)
     scores, untested = _Scores(of, values, reference is not None), Counter()
-    dispersion = _dispersion(scores, known) if scores.referenced else {}
+    candidates = _slices(of, known, untested)
+    dispersion = _dispersion(scores, known, candidates) if scores.referenced else {}
     tested = []
-    for candidate in _slices(of, known, untested):
+    for candidate in candidates:
         within = scores.within(candidate.holds)
         moments = scores.moments(candidate.holds, within) if within else None
         if moments:
@@ -206,29 +211,55 @@ def _slices(of: Observations, known: Sequence[Condition], untested: Counter) -> 
     return found
 
 
-def _dispersion(scores: _Scores, known: Sequence[Condition]) -> dict[str, Dispersion]:
+def _dispersion(
+    scores: _Scores, known: Sequence[Condition], candidates: list[_Slice]
+) -> dict[str, Dispersion]:
     """By what slices are compared within, from single conditions; from tasks alone where whole
     tasks are compared.
 
-    What a fault does to the slices that overlap it is no noise: as long as the slice that falls
-    short most is sure beside the others, it is set aside.
+    What a fault does to the slices that overlap it is no noise. Two measures leave it out, and the
+    smaller counts: how gains alone vary, which are as large as losses where both are noise; and how
+    differences vary where what explains most of the losses is set aside, as long as that is sure.
     """
+    gains = scores._replace(values=np.maximum(scores.values, 0.0))
+    by_gains = _factors(known, _singles(gains, [c.holds for c in known]), np.mean, 1.0)
+    set_aside = _without_faults(scores, known, candidates)
+    return {
+        within: min(by_gains[within], set_aside.get(within, by_gains[within]))
+        for within in by_gains
+    }
+
+
+def _without_faults(
+    scores: _Scores, known: Sequence[Condition], candidates: list[_Slice]
+) -> dict[str, Dispersion]:
     left = np.ones(len(scores.values), bool)
     for _ in range(MAX_FINDINGS):
-        tested = _singles(scores.without(~left), [c.holds[left] for c in known])
-        parts = [i for i, (m, _) in tested.items() if m and known[i].holds[left].mean() <= 0.5]
-        parts = [i for i in parts if tested[i][0].total < 0]
         rest = scores.without(~left)
-        worst = max(parts, key=lambda i: rest.explained(known[i].holds[left]), default=None)
+        worst = _worst(rest, [c.holds[left] for c in candidates])
         if worst is None:
             break
-        without = left & ~known[worst].holds
-        others = _singles(scores.without(~without), [c.holds[without] for c in known])
-        (moments, within), usual = tested[worst], _factors(known, others, np.median, MEDIAN)
-        if moments.p(usual.get(within)) * len(tested) > FALSE_DISCOVERIES:
+        held, within, moments = worst
+        others = rest.without(held)
+        singles = _singles(others, [c.holds[left][~held] for c in known])
+        usual = _factors(known, singles, np.median, MEDIAN)
+        if moments.p(usual.get(within)) * len(candidates) > FALSE_DISCOVERIES:
             break
-        left = without
-    return _factors(known, tested, np.mean, 1.0)
+        left[left] = ~held
+    singles = _singles(scores.without(~left), [c.holds[left] for c in known])
+    return _factors(known, singles, np.mean, 1.0)
+
+
+def _worst(scores: _Scores, slices: Sequence[np.ndarray]) -> tuple[np.ndarray, str, Moments] | None:
+    """(the slice, what it is compared within, its moments) of that which explains most of what is
+    lost, and holds of at most half of all."""
+    parts = [held for held in slices if held.any() and held.mean() <= 0.5]
+    for held in sorted(parts, key=scores.explained, reverse=True):
+        if scores.mean_difference(held) < 0 and features.enough(scores.of, held):
+            within = scores.within(held)
+            if moments := scores.moments(held, within):
+                return held, within, moments
+    return None
 
 
 MEDIAN = 0.4549  # of chi-square with one degree of freedom
