@@ -145,8 +145,8 @@ def _print(facts: dict[str, Any], shots: int | None, has_template: bool) -> None
     out = tables.console()
     rows = [
         (
-            key if first else "",
-            str(entry["version"]) if first and entry["version"] is not None else "",
+            "" if i else key,
+            "" if i or entry["version"] is None else str(entry["version"]),
             "-" if entry["examples"] is None else f"{entry['examples']:,}",
             score["metric"],
             score["filter"],
@@ -154,7 +154,7 @@ def _print(facts: dict[str, Any], shots: int | None, has_template: bool) -> None
             "-" if score["stderr"] is None else f"± {score['stderr']:.4f}",
         )
         for key, entry in facts["tasks"].items()
-        for first, score in zip([True] + [False] * 99, entry["scores"], strict=False)
+        for i, score in enumerate(entry["scores"])
     ]
     texts = ("task", "version", "metric", "filter")
     head = ("task", "version", "n", "metric", "filter", "score", "standard error")

@@ -377,7 +377,7 @@ def lines(facts: dict[str, Any]) -> list[str]:
             f"`python -m tests.benchmarks.harness agreement`: SmolLM2-135M-Instruct in float32, the first {held['limit']} documents "
             f"of each task (harness/*.yaml), asked by `itx eval --harness`'s model and by the harness's own backend for transformers "
             f"(lm_eval {of['lm_eval']}, transformers {of['transformers']}, torch {of['torch']}), each request of each document "
-            "compared. Under `short` contexts lose their first tokens and texts are read in windows.", "",
+            f"compared. Under `short` contexts lose their first tokens and texts are read in windows. {held.get('note', '')}".rstrip(), "",
             *agreement_lines(held),
         ]  # fmt: skip
     if held := facts.get("timing"):

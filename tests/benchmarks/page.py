@@ -4,7 +4,7 @@
 from pathlib import Path
 
 from itx import storage
-from tests.benchmarks import build, data_plane, decode, gpu, novelty, smollm2, train_step
+    for part in (train_step, decode, smollm2, harness, gpu, data_plane, build, novelty):
 
 HERE = Path(__file__).parent
 
@@ -15,7 +15,7 @@ def main() -> None:
         "",
         "Written by `python -m tests.benchmarks.page` from the runs of the commands below.",
     ]
-    for part in (train_step, decode, smollm2, gpu, data_plane, build, novelty):
+    for part in (train_step, decode, smollm2, harness, gpu, data_plane, build, novelty):
         file = HERE / f"{part.__name__.rpartition('.')[2]}.json"
         if file.is_file():
             page += ["", *part.lines(storage.read_json(file))]
