@@ -4,7 +4,7 @@
 from pathlib import Path
 
 from itx import storage
-    for part in (train_step, decode, smollm2, harness, gpu, data_plane, build, novelty):
+from tests.benchmarks import build, data_plane, decode, gpu, harness, novelty, smollm2, train_step
 
 HERE = Path(__file__).parent
 
