@@ -2,6 +2,8 @@
 """Scores on dev while training (eval.every), and the checkpoint that they choose."""
 
 import json
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from itx.config_check import check
 from itx.data import lock as locks
 from itx.errors import UserError
 from itx.eval import dev
+from itx.processes import Interrupts
 from tests.samples import itx
 
 RECIPE = """
@@ -154,3 +157,19 @@ def test_of_equal_scores_the_first_is_best_and_unscored_ones_are_none():
     assert dev.best(at) == 4 and dev.best(at[:1]) is None and dev.best([]) is None
     assert dev.in_words(at, 8).endswith("the best: 0.500 at step 4")
     assert "no answer of dev could be scored" in dev.in_words(at, 2)
+
+
+def test_a_signal_ends_the_process_at_once_where_all_is_saved():
+    reached = []
+    with pytest.raises(SystemExit) as ended, Interrupts() as interrupts:
+        os.kill(os.getpid(), signal.SIGTERM)  # outside it is noted alone
+        interrupts.seen = 0
+        with interrupts.ending():
+            os.kill(os.getpid(), signal.SIGTERM)
+            reached.append("behind the signal")
+    assert ended.value.code == 128 + signal.SIGTERM and not reached
+    with pytest.raises(SystemExit), Interrupts() as interrupts:
+        interrupts.seen = signal.SIGTERM  # it came before: nothing is begun
+        with interrupts.ending():
+            reached.append("inside")
+    assert not reached
