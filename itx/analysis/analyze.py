@@ -32,7 +32,7 @@ from itx.runs import RunFolder
 
 MIN_PREFERENCE = 0.05  # share of the choices, of a place or a label
 MIN_BIAS = 0.02  # of the probability of the right option, or of the score
-MAX_CUT = 0.1  # share of a task's answers that a limit of tokens may cut
+MAX_FORM = 0.1  # share of a task's answers that may be wrong in one way of their form
 MAX_SHOWN = 3  # answers of a finding
 MAX_WORST = 50
 SHOWN = ("id", "template", "prompt", "references", "prediction", "score")
@@ -40,7 +40,7 @@ SHOWN = ("id", "template", "prompt", "references", "prediction", "score")
 
 class Finding(TypedDict):
     id: str
-    kind: str  # slice, preference, counterfactual, suspects or cut
+    kind: str  # slice, preference, form, counterfactual or suspects
     text: str  # what it is about
     says: str  # a sentence
     tasks: list[str]
@@ -97,12 +97,13 @@ def facts(side: Side, reference: Side | None, model: Model | None) -> dict:
     searched = slices.find(of, features.conditions(of, rows, tags), expected)
     ranked = {name for name, row in rows.items() if row["metric"] == "rank"}
     chosen = choices.facts(of, ranked)
+    errors = error_kinds.by_task((of.task_names[t] for t in of.tasks), of.lines)
     measured = _of_model(side, model) if model else dict.fromkeys(OF_MODEL)
     proposed: dict[str, Action] = {}
     findings = [
         *_of_slices(of, searched, reference is not None, proposed),
         *_of_preferences(chosen["preferences"], of, proposed),
-        *_of_cuts(rows, proposed),
+        *_of_forms(errors, rows, proposed),
         *_of_swaps(measured["counterfactual"], of, proposed),
         *_of_suspects(measured["suspects"], proposed),
     ]
@@ -121,7 +122,7 @@ def facts(side: Side, reference: Side | None, model: Model | None) -> dict:
             "untested": searched.untested,
             "dispersion": searched.dispersion,
         },
-        "errors": error_kinds.by_task((of.task_names[t] for t in of.tasks), of.lines),
+        "errors": errors,
         "choices": chosen,
         **measured,
         "actions": Actions(
@@ -280,21 +281,47 @@ def _of_preferences(
     return found
 
 
-def _of_cuts(rows: dict[str, dict], proposed: dict[str, Action]) -> list[Finding]:
+def _of_forms(
+    errors: dict[str, dict], rows: dict[str, dict], proposed: dict[str, Action]
+) -> list[Finding]:
+    """Wrong answers whose form is wrong, where they are many: they hide what the model knows."""
     found = []
-    for name, row in rows.items():
-        if row["group"] in features.GROUPS and row["hit_limit"] > MAX_CUT * row["prompts"]:
-            says = (
-                f"{name}: {row['hit_limit']} of {row['prompts']} answers were cut at "
-                f"{row['limit']} tokens"
-            )
-            setting = row["limit_from"]
-            # twice the room: an answer that goes on for ever is no matter of room, and shows then
-            value = str(2 * row["limit"]) if setting == "eval.max_new_tokens" else "3"
-            done = _propose(proposed, "setting", says, [row["task"]], settings={setting: value})
-            examples = row["examples"]
-            found.append(_finding("cut", name, says, [row["task"]], examples=examples, action=done))
+    for kind in error_kinds.OF_FORM:
+        of = {t: e for t, e in errors.items() if e["kinds"].get(kind, 0) > MAX_FORM * e["answers"]}
+        if not of:
+            continue
+        wrong, answers = (
+            sum(e["kinds"][kind] for e in of.values()),
+            sum(e["answers"] for e in of.values()),
+        )
+        says = f"{kind}: {wrong:,} of {answers:,} answers of {len(of)} tasks ({_some(of)})"
+        settings = _longer(rows, of) if kind == "cut" else {}
+        done = _propose(
+            proposed,
+            "setting" if settings else "reweight",
+            says,
+            list(of),
+            [kind],
+            settings=settings,
+        )
+        found.append(_finding("form", kind, says, of, examples=wrong, action=done))
     return found
+
+
+def _some(names: Iterable[str], most: int = 4) -> str:
+    listed = list(names)
+    return ", ".join(listed[:most]) + ", …" * (len(listed) > most)
+
+
+def _longer(rows: dict[str, dict], tasks: Iterable[str]) -> dict[str, str]:
+    """The settings that cut the tasks' answers, with twice the room: an answer that goes on for
+    ever is no matter of room, and shows then."""
+    wanted: dict[str, int] = {}
+    for row in rows.values():
+        if row["task"] in set(tasks) and row["hit_limit"]:
+            twice = 2 * row["limit"] if row["limit_from"] == "eval.max_new_tokens" else 3
+            wanted[row["limit_from"]] = max(wanted.get(row["limit_from"], 0), twice)
+    return {name: str(value) for name, value in wanted.items()}
 
 
 def _of_swaps(

@@ -34,6 +34,8 @@ KINDS = (
     "one word off",
     "other",
 )
+# how an answer is wrong, whatever the model knows
+OF_FORM = tuple(k for k in KINDS if k not in ("another option", "one word off", "other"))
 MAX_WRONG_SCORE = 0.5  # a graded answer below it counts as wrong
 MIN_COPIED_WORDS = 5
 MAX_SHOWN = 3  # examples of a kind

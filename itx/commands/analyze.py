@@ -140,7 +140,8 @@ def _earlier(side: Side) -> list:
 
 def _print(found: dict) -> None:
     out = console()
-    beside = f", beside {found['reference']['run']}" if found["reference"] else ""
+    reference = found["reference"]
+    beside = f", beside {reference['run']} at step {reference['step']}" if reference else ""
     print(
         visible(
             f"{found['answers']} answers to {found['examples']} examples of {found['split']} at "
@@ -152,8 +153,8 @@ def _print(found: dict) -> None:
     tested = found["search"]["tested"]
     print(
         "slices tested: "
-        + ", ".join(f"{n} {kind}" for kind, n in tested.items())
-        + "".join(f"; not: {n} ({reason})" for reason, n in found["search"]["untested"].items())
+        + ", ".join(f"{n:,} {kind}" for kind, n in tested.items())
+        + "".join(f"; not tested: {n:,} ({why})" for why, n in found["search"]["untested"].items())
     )
     by_id = {a["id"]: a for a in found["actions"]["actions"]}
     cells = [

@@ -188,6 +188,25 @@ def test_a_sound_run_has_no_finding_and_the_reference_shows_what_was_lost(tmp_pa
     assert code == 1 and "below what the reference scored" in out
 
 
+def test_answers_of_a_wrong_form_are_a_finding_of_each_kind(tmp_path, capsys):
+    """Every answer is empty, so that nothing varies; then every one is cut."""
+    run, *_ = made(tmp_path / "a", lambda right: dict.fromkeys(right, ""))
+    code, out = analysed(capsys, run.path, "--check", "--json", tmp_path / "facts.json")
+    found = storage.read_json(tmp_path / "facts.json")
+    (finding,) = [f for f in found["findings"] if f["kind"] == "form"]
+    assert code == 1 and finding["text"] == "empty" and "first" in finding["tasks"]
+    assert "empty: " in out
+    run, *_ = made(
+        tmp_path / "b", lambda right: {p: f"{a} and so on\x00" for p, a in right.items()}
+    )
+    analysed(capsys, run.path, "--json", tmp_path / "facts.json")
+    found = storage.read_json(tmp_path / "facts.json")
+    (cut,) = [f for f in found["findings"] if f["text"] == "cut"]
+    (action,) = [a for a in found["actions"]["actions"] if a["id"] == cut["action"]]
+    limits = {r["limit_from"] for r in storage.read_json(run.scores_json(STEP))["rows"].values()}
+    assert action["kind"] == "setting" and set(action["settings"]) <= limits
+
+
 def test_what_cannot_be_analysed_is_said(tmp_path, capsys):
     run, config, lock, *_ = made(tmp_path / "a")
     other, *_ = made(tmp_path / "b", max_examples=5)
