@@ -117,14 +117,20 @@ def _script_of(character: str) -> str:
     return {"CJK": "Han", "IDEOGRAPHIC": "Han", "FULLWIDTH": "Latin"}.get(first, first.title())
 
 
+def scripts(text: str) -> Counter[str]:
+    """{script: its letters}."""
+    counts = Counter(map(_script_of, text))
+    del counts[""]
+    return counts
+
+
 def script(text: str) -> str:
     """The script that most letters of a text are of; "" where it has none.
 
     >>> script("Столица: Paris"), script("東京へ行く"), script("12:30")
     ('Cyrillic', 'Han', '')
     """
-    counts = Counter(map(_script_of, text))
-    del counts[""]
+    counts = scripts(text)
     return max(counts, key=lambda name: (counts[name], name)) if counts else ""
 
 

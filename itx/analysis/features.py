@@ -25,6 +25,7 @@ MAX_VALUES = 20  # of a feature that is a label: tasks with more have open answe
 LENGTH_QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 WORD_SHARES = (0.02, 0.6)  # of the examples, within which a word tells some apart
 MAX_WORDS = 150
+MIN_LETTERS = 3  # of an alphabet that a prompt is said to have
 
 KNOWN, WORD = "known", "word"  # kinds of conditions, which share the findings' error rate
 
@@ -105,7 +106,10 @@ def conditions(
     """
     found: dict[bytes, Condition] = {}
     prompts = [text.normalise(x["prompt"]) for x in of.lines]
-    made = (_known(of, rows, tags), _lengths(of), _groups(prompts), _words(of, prompts))
+    made = (
+        *(_known(of, rows, tags), _alphabets(of), _lengths(of)),
+        *(_groups(prompts), _words(of, prompts)),
+    )
     for condition in (c for several in made for c in several):
         if enough(of, condition.holds):
             found.setdefault(condition.holds.tobytes(), condition)
@@ -155,6 +159,14 @@ def _labels(of: Observations) -> list[str | None]:
 def _place(line: PredictionLine) -> str | None:
     """Where the right option stands, from 1."""
     return None if line["answer_index"] is None else str(line["answer_index"] + 1)
+
+
+def _alphabets(of: Observations) -> Iterator[Condition]:
+    """Prompts with a word of an alphabet, whichever the wording around it is written in."""
+    found = [text.scripts(x["prompt"]) for x in of.lines]
+    for name in sorted({s for own in found for s in own}):
+        holds = np.array([own[name] >= MIN_LETTERS for own in found])
+        yield Condition("alphabet", f"prompt has {name} letters", KNOWN, holds)
 
 
 def _lengths(of: Observations) -> Iterator[Condition]:
