@@ -5,7 +5,7 @@ An action says what to do and why, never how: it names tasks, conditions and exa
 code and no path.
 """
 
-from typing import NotRequired, TypedDict
+from typing import TypedDict
 
 from itx import hashing
 from itx.errors import UserError, check_known
@@ -51,7 +51,6 @@ class Actions(TypedDict):
     step: int
     split: str
     actions: list[Action]
-    note: NotRequired[str]
 
 
 def action(
