@@ -38,7 +38,7 @@ CYRILLIC_KEYS = [a + b for a in ("бра", "дел", "фин", "гор", "лум
 FILLERS, CYRILLIC_FILLERS = "so it was then over by".split(), "так это было там над при".split()
 LABELS = ("yes", "no", "maybe")
 WORDINGS = ("Question: {}", "Task: {} What is it?", "Say which: {}", "{} Answer:")
-TASKS, TRAIN_EXAMPLES, DEV_EXAMPLES, STEPS = 6, 1500, 72, 90
+TASKS, TRAIN_EXAMPLES, DEV_EXAMPLES, STEPS = 6, 1500, 72, 115
 LEAST_EFFECT = 0.1  # of the score, inside the slice
 
 

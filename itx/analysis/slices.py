@@ -35,6 +35,8 @@ from itx.eval.permutation import Dispersion, Moments
 FALSE_DISCOVERIES = 0.05
 MIN_SHORTFALL = 0.05  # of a score: less is no finding, however sure
 MIN_NULL = 8  # slices of one kind from which the empirical null is learned
+MIN_TASKS = 4  # by which a whole task is told from what tasks vary
+MAX_NULL_PAIRS = 300  # from which the empirical null of pairs is learned
 MAX_FINDINGS = 20
 EXAMPLES, TASKS, EVERYTHING = "examples", "tasks", "everything"  # what slices are compared within
 WHOLE_TASKS = "whole tasks"
@@ -145,14 +147,17 @@ def find(
     values = of.scores - (0 if reference is None else reference)
     scores, untested = _Scores(of, values, reference is not None), Counter()
     candidates = _slices(of, known, untested)
-    dispersion = _dispersion(scores, known, candidates) if scores.referenced else {}
+    dispersion = _dispersion(scores, candidates) if scores.referenced else {}
     tested = []
     for candidate in candidates:
         within = scores.within(candidate.holds)
         moments = scores.moments(candidate.holds, within) if within else None
         if moments:
-            p = moments.p(dispersion.get(within))
-            tested.append(_Tested(candidate, moments, within, p))
+            usual = dispersion.get((within, len(candidate.conditions)))
+            if within == EVERYTHING and usual is None:
+                untested[f"whole tasks, of fewer than {MIN_TASKS}"] += 1
+                continue
+            tested.append(_Tested(candidate, moments, within, moments.p(usual)))
         else:
             untested["no score varies there" if within else "whole tasks, without a reference"] += 1
     counts = Counter(t.kind for t in tested)
@@ -160,7 +165,10 @@ def find(
         _distinct(scores, tested, dispersion),
         {kind: counts[kind] for kind in SHARES},
         dict(untested),
-        {within: d.factor for within, d in dispersion.items()},
+        {
+            f"{within}, {('single', 'pairs')[n - 1]}": d.factor
+            for (within, n), d in dispersion.items()
+        },
     )
 
 
@@ -211,28 +219,27 @@ def _slices(of: Observations, known: Sequence[Condition], untested: Counter) -> 
     return found
 
 
-def _dispersion(
-    scores: _Scores, known: Sequence[Condition], candidates: list[_Slice]
-) -> dict[str, Dispersion]:
-    """By what slices are compared within, from single conditions; from tasks alone where whole
-    tasks are compared.
+Dispersions = dict[tuple[str, int], Dispersion]  # by what is compared within, and conditions
+
+
+def _dispersion(scores: _Scores, candidates: list[_Slice]) -> Dispersions:
+    """How much slices vary beyond chance, single conditions and pairs apart; where whole tasks are
+    compared, from the tasks.
 
     What a fault does to the slices that overlap it is no noise. Two measures leave it out, and the
     smaller counts: how gains alone vary, which are as large as losses where both are noise; and how
     differences vary where what explains most of the losses is set aside, as long as that is sure.
     """
+    pairs = [c for c in candidates if len(c.conditions) == 2]
+    some = [c for c in candidates if len(c.conditions) == 1]
+    some += pairs[:: max(1, len(pairs) // MAX_NULL_PAIRS)]
     gains = scores._replace(values=np.maximum(scores.values, 0.0))
-    by_gains = _factors(known, _singles(gains, [c.holds for c in known]), np.mean, 1.0)
-    set_aside = _without_faults(scores, known, candidates)
-    return {
-        within: min(by_gains[within], set_aside.get(within, by_gains[within]))
-        for within in by_gains
-    }
+    by_gains = _factors(gains, some, np.ones(len(scores.values), bool), np.mean, 1.0)
+    without = _without_faults(scores, some, candidates)
+    return {key: min(found, without.get(key, found)) for key, found in by_gains.items()}
 
 
-def _without_faults(
-    scores: _Scores, known: Sequence[Condition], candidates: list[_Slice]
-) -> dict[str, Dispersion]:
+def _without_faults(scores: _Scores, some: list[_Slice], candidates: list[_Slice]) -> Dispersions:
     left = np.ones(len(scores.values), bool)
     for _ in range(MAX_FINDINGS):
         rest = scores.without(~left)
@@ -240,14 +247,46 @@ def _without_faults(
         if worst is None:
             break
         held, within, moments = worst
-        others = rest.without(held)
-        singles = _singles(others, [c.holds[left][~held] for c in known])
-        usual = _factors(known, singles, np.median, MEDIAN)
-        if moments.p(usual.get(within)) * len(candidates) > FALSE_DISCOVERIES:
+        others = left.copy()
+        others[left] = ~held
+        usual = _factors(scores, some, others, np.median, MEDIAN).get((within, 1))
+        if moments.p(usual) * len(candidates) > FALSE_DISCOVERIES:
             break
-        left[left] = ~held
-    singles = _singles(scores.without(~left), [c.holds[left] for c in known])
-    return _factors(known, singles, np.mean, 1.0)
+        left = others
+    return _factors(scores, some, left, np.mean, 1.0)
+
+
+MEDIAN = 0.4549  # of chi-square with one degree of freedom
+
+
+def _factors(
+    scores: _Scores,
+    slices: list[_Slice],
+    left: np.ndarray,
+    middle: Callable[[list[float]], float],
+    expected: float,
+) -> Dispersions:
+    """The middle of the squares of t, beside what it would be by chance.
+
+    Args:
+        left: bool [observations], those that count.
+    """
+    rest, squares = scores.without(~left), {}
+    for s in slices:
+        holds = s.holds[left]
+        if features.enough(rest.of, holds) and (within := rest.within(holds)):
+            if within != EVERYTHING or [c.feature for c in s.conditions] == ["task"]:
+                moments = rest.moments(holds, within)
+                square = moments.t**2 if moments else 0.0
+                squares.setdefault((within, len(s.conditions)), []).append(square)
+    found: Dispersions = {}
+    for (within, n), own in squares.items():
+        if len(own) >= (MIN_TASKS if within == EVERYTHING else MIN_NULL):
+            df = len(own) - 1 if within == EVERYTHING else math.inf
+            found[within, n] = Dispersion(max(1.0, float(middle(own)) / expected), df)
+    if (EVERYTHING, 1) in found:
+        found[EVERYTHING, 2] = found[EVERYTHING, 1]
+    return found
 
 
 def _worst(scores: _Scores, slices: Sequence[np.ndarray]) -> tuple[np.ndarray, str, Moments] | None:
@@ -262,41 +301,6 @@ def _worst(scores: _Scores, slices: Sequence[np.ndarray]) -> tuple[np.ndarray, s
     return None
 
 
-MEDIAN = 0.4549  # of chi-square with one degree of freedom
-Singles = dict[int, tuple[Moments | None, str]]  # place of a condition -> (moments, within)
-
-
-def _singles(scores: _Scores, held: Sequence[np.ndarray]) -> Singles:
-    """Those slices that hold of enough examples, and not of too many."""
-    found: Singles = {}
-    for i, holds in enumerate(held):
-        if features.enough(scores.of, holds) and (within := scores.within(holds)):
-            found[i] = (scores.moments(holds, within), within)
-    return found
-
-
-def _factors(
-    known: Sequence[Condition],
-    tested: Singles,
-    middle: Callable[[list[float]], float],
-    expected: float,
-) -> dict[str, Dispersion]:
-    """The middle of the squares of t, beside what it would be by chance."""
-    squares = stats.grouped(
-        (within, moments.t**2 if moments else 0.0)
-        for i, (moments, within) in tested.items()
-        if within != EVERYTHING or known[i].feature == "task"
-    )
-    return {
-        within: Dispersion(
-            max(1.0, float(middle(own)) / expected),
-            len(own) - 1 if within == EVERYTHING else math.inf,
-        )
-        for within, own in squares.items()
-        if len(own) >= MIN_NULL
-    }
-
-
 def _adjusted(tested: list[_Tested]) -> list[float]:
     """p by Benjamini and Hochberg, weighted by SHARES: over all slices the weights average to 1."""
     kinds = [t.kind for t in tested]
@@ -306,9 +310,7 @@ def _adjusted(tested: list[_Tested]) -> list[float]:
     return stats.benjamini_hochberg([t.p / w for t, w in zip(tested, weights, strict=True)])
 
 
-def _distinct(
-    scores: _Scores, tested: list[_Tested], dispersion: dict[str, Dispersion]
-) -> list[Finding]:
+def _distinct(scores: _Scores, tested: list[_Tested], dispersion: Dispersions) -> list[Finding]:
     """The findings, surest first; what the ones before it explain is none of its own."""
     sure = [
         (t, adjusted)
@@ -333,7 +335,7 @@ def _sure_without(
     scores: _Scores,
     t: _Tested,
     set_aside: np.ndarray,
-    dispersion: dict[str, Dispersion],
+    dispersion: Dispersions,
     threshold: float,
 ) -> bool:
     """Whether a slice falls short as surely where the findings so far are set aside."""
@@ -343,7 +345,7 @@ def _sure_without(
     moments = rest.moments(holds, t.within)
     if moments is None or moments.difference > -MIN_SHORTFALL:
         return False
-    return moments.p(dispersion.get(t.within)) <= threshold
+    return moments.p(dispersion.get((t.within, len(t.slice.conditions)))) <= threshold
 
 
 def _finding(t: _Tested, adjusted: float) -> Finding:
