@@ -2,7 +2,7 @@
 """Write the table of itx/analysis/README.md on models that were trained with a defect in their data:
 does `itx analyze` find it beside a sound run of the recipe, and nothing beside sound reruns?
 
-    uv run python -m tests.trained_plants [--plants N] [--reruns N] [--workers N]
+    uv run python -m tests.trained_plants [--plants N] [--reruns N] [--unfinished N] [--workers N]
 
 A small decoder learns six tasks, each a table from a key word to a label. A plant changes the labels
 of some key words wherever a fact holds (a task, a cluster, an alphabet, a person that is named, a
@@ -38,7 +38,8 @@ CYRILLIC_KEYS = [a + b for a in ("бра", "дел", "фин", "гор", "лум
 FILLERS, CYRILLIC_FILLERS = "so it was then over by".split(), "так это было там над при".split()
 LABELS = ("yes", "no", "maybe")
 WORDINGS = ("Question: {}", "Task: {} What is it?", "Say which: {}", "{} Answer:")
-TASKS, TRAIN_EXAMPLES, DEV_EXAMPLES, STEPS = 6, 1500, 72, 115
+TASKS, TRAIN_EXAMPLES, DEV_EXAMPLES = 6, 1500, 72
+STEPS, UNFINISHED_STEPS = 300, 115  # learned; and before all is, where seeds differ much
 LEAST_EFFECT = 0.1  # of the score, inside the slice
 
 
@@ -138,7 +139,7 @@ def vocabulary(file: Path) -> Vocabulary:
     return Vocabulary(file)
 
 
-def trained(folder: Path, seed: int, plant: Slice | None) -> analyze.Side:
+def trained(folder: Path, seed: int, plant: Slice | None, steps: int = STEPS) -> analyze.Side:
     """A run trained on data with the plant, and scored on dev."""
     run, where = RunFolder(folder / "run"), folder / "cache"
     vocab = vocabulary(run.vocab_model)
@@ -173,15 +174,15 @@ def trained(folder: Path, seed: int, plant: Slice | None) -> analyze.Side:
         model=dataclasses.replace(presets.quickstart_decoder(), embed_dim=64, head_dim=16, mlp_dim=192),
         data=DataConfig(mixture="mix", cache_dir=str(where), global_batch=32, sequence_length=32, target_length=16),
         optim=OptimConfig(learning_rate=3e-3, warmup_steps=20),
-        train=TrainConfig(steps=STEPS, seed=seed, checkpoint_every=STEPS, log_every=100),
+        train=TrainConfig(steps=steps, seed=seed, checkpoint_every=steps, log_every=100),
         eval=EvalConfig(max_examples=0, split="validation"),
     )  # fmt: skip
     mesh = meshes.make_mesh(config.mesh)
     setup = train.make_setup(config, vocab.size, TASKS, mesh)
     train.train(config, lock, Batches(lock, where), run, setup)
-    load = lambda: restore.load_model(run, config, lock, STEPS)  # noqa: E731
-    scores = evaluate(load, lock, config, run, STEPS, say=lambda text: None)
-    return analyze.Side(run, STEPS, lock, config, scores)
+    load = lambda: restore.load_model(run, config, lock, steps)  # noqa: E731
+    scores = evaluate(load, lock, config, run, steps, say=lambda text: None)
+    return analyze.Side(run, steps, lock, config, scores)
 
 
 def dev_facts() -> list[tuple[dict, int]]:
@@ -207,12 +208,12 @@ def scores_of(side: analyze.Side) -> np.ndarray:
     return np.array([x["score"] for t in range(TASKS) for x in side.read(f"task{t}")])
 
 
-def one(seed: int, planted_seed: int | None, reference: str) -> Trained:
+def one(seed: int, planted_seed: int | None, reference: str, steps: int) -> Trained:
     """A run beside the reference run, whose folder `main` keeps."""
-    sound = reopened(Path(reference))
+    sound = reopened(Path(reference), steps)
     plant = None if planted_seed is None else drawn(planted_seed)
     with tempfile.TemporaryDirectory() as folder:
-        side = trained(Path(folder), seed, plant)
+        side = trained(Path(folder), seed, plant, steps)
         facts, own, held = analyze.facts(side, sound, None), scores_of(side), held_by(side, sound)
     found = [f for f in facts["findings"] if f["kind"] == "slice"]
     if plant is None:
@@ -233,30 +234,33 @@ def held_by(side: analyze.Side, sound: analyze.Side) -> list[np.ndarray]:
     return [f.holds for f in slices.find(of, features.conditions(of, rows, {}), expected).findings]
 
 
-def reopened(folder: Path) -> analyze.Side:
+def reopened(folder: Path, steps: int) -> analyze.Side:
     """The sides' parts that analysis reads, of a run that another process trained."""
     run = RunFolder(folder / "run")
-    scores = storage.read_json(run.scores_json(STEPS))
-    return analyze.Side(run, STEPS, {}, RunConfig(), scores)
+    scores = storage.read_json(run.scores_json(steps))
+    return analyze.Side(run, steps, {}, RunConfig(), scores)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--plants", type=int, default=20)
     parser.add_argument("--reruns", type=int, default=20)
+    parser.add_argument("--unfinished", type=int, default=8)
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as unfinished:
         accuracy = scores_of(trained(Path(folder), 0, None)).mean()
-        print(f"reference: {accuracy:.3f}", flush=True)
-        jobs = [(100 + i, None) for i in range(args.reruns)]
-        jobs += [(200 + i, 300 + i) for i in range(args.plants)]
+        early = scores_of(trained(Path(unfinished), 0, None, UNFINISHED_STEPS)).mean()
+        jobs = [(100 + i, None, folder, STEPS) for i in range(args.reruns)]
+        jobs += [(200 + i, 300 + i, folder, STEPS) for i in range(args.plants)]
+        jobs += [(100 + i, None, unfinished, UNFINISHED_STEPS) for i in range(args.unfinished)]
         with ProcessPoolExecutor(args.workers, get_context("spawn")) as pool:
             made = []
-            for result in pool.map(one, *zip(*jobs, strict=True), [folder] * len(jobs)):
+            for result in pool.map(one, *zip(*jobs, strict=True)):
                 made.append(result)
                 print(result, flush=True)
-    sound, all_spoilt = made[: args.reruns], made[args.reruns :]
+    sound, all_spoilt = made[: args.reruns], made[args.reruns : args.reruns + args.plants]
+    differing = made[args.reruns + args.plants :]
     learned = [r for r in all_spoilt if r.effect <= -LEAST_EFFECT]
     rows = [
         f"| {r.kind} | {100 * r.effect:+.0f} | {'yes' if r.found else 'no'} | {'yes' if r.first else 'no'} | {'; '.join(r.findings) or 'none'} |"
@@ -265,6 +269,8 @@ def main() -> None:
     text = [
         f"A reference of {accuracy:.0%} on dev and {len(sound)} sound reruns of {np.mean([r.accuracy for r in sound]):.0%}: "
         f"{sum(bool(r.findings) for r in sound)} of {len(sound)} reruns have a finding. "
+        f"({sum(bool(r.findings) for r in differing)} of {len(differing)} where runs are stopped at step {UNFINISHED_STEPS}, before all is learned: "
+        f"the reference has {early:.0%} there, the reruns {min(r.accuracy for r in differing):.0%} to {max(r.accuracy for r in differing):.0%}, and what one has not learned yet is found.) "
         f"Of {len(all_spoilt)} plants {len(learned)} cost the model {100 * LEAST_EFFECT:.0f} points or more inside their slice: "
         f"{sum(r.found for r in learned)} of these were found, {sum(r.first for r in learned)} as the first.",
         "", "| plant | points inside | found | first | findings |", "|---|--:|---|---|---|", *rows,
