@@ -2,6 +2,7 @@
 """`itx eval RUN --shots 0,3 --split …`: the run's rows with exemplars and on another split, beside
 its own scores."""
 
+import argparse
 import json
 import shutil
 from argparse import Namespace
@@ -60,19 +61,10 @@ def run(tmp_path, sample_cache, sample_locks, monkeypatch):
 
 
 def ask(run: RunFolder, tmp_path, **asked) -> dict:
-    settings = {
-        "step": 2,
-        "tasks": None,
-        "max_examples": None,
-        "cache_dir": None,
-        "shots": None,
-        "split": None,
-        "modules": "",
-        **dict.fromkeys(("base", "root", "out", "prompt_format", "system")),
-    }
-    facts, code = command.evaluate_run(
-        Namespace(run=str(run.path), **{"adapter": None, **settings, **asked})
-    )
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    settings = vars(parser.parse_args([str(run.path)])) | {"step": 2} | asked
+    facts, code = command.evaluate_run(Namespace(**settings))
     assert code == 0
     return json.loads(json.dumps(facts))
 
