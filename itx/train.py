@@ -276,8 +276,9 @@ def steps(loop: Loop, changes: dict) -> State:
                 state, metrics = take_step(loop, state, frozen, batch)
             book.add(pending, log, progress)
             pending = (step, metrics, cells(batch))
-            due = looks.due(step) or step % config.checkpoint_every == 0 or step == config.steps
-            if due or interrupts.seen:
+            is_look = looks.due(step)
+            periodic = step % config.checkpoint_every == 0 or step == config.steps
+            if is_look or periodic or interrupts.seen:
                 book.add(pending, log, progress)
                 pending = None
                 save(loop, step, state, frozen, base, book, log, looks.pinned())
@@ -285,7 +286,7 @@ def steps(loop: Loop, changes: dict) -> State:
                 loop.checkpoints.wait()
                 progress.say(f"stopped after step {step}; the same command goes on from there")
                 raise SystemExit(interrupts.exit_code)
-            if looks.due(step):
+            if is_look:
                 book.pause(score_dev(loop, looks, step, state, frozen, copies))
         book.skips.check_end()
     return state

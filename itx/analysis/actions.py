@@ -85,13 +85,11 @@ def checked(held: Actions, file: str) -> list[Action]:
     return held["actions"]
 
 
-# feature of a condition -> what helps where a slice of it falls short; the first that occurs counts
+# feature of a condition -> what helps where a slice of it alone, or of tasks by it, falls short
 OF_FEATURE = {
     "template": "add templates",
     "place of the right option": "balance",
     "label": "balance",
-    "task": "reweight",
-    "cluster": "reweight",
 }
 
 
@@ -104,7 +102,7 @@ def for_slice(features: list[str], groups: bool) -> str:
     if groups:
         return "counterfactual pairs"
     # whatever else a slice is made of, examples of it are what is missing
-    if all(f in ("task", "cluster") for f in features):
-        return "reweight"
     narrow = [f for f in features if f not in ("task", "cluster")]
+    if not narrow:
+        return "reweight"
     return OF_FEATURE.get(narrow[0], "generate") if len(narrow) == 1 else "generate"

@@ -20,6 +20,7 @@ import numpy as np
 from itx import hashing
 from itx.analysis import actions, choices, counterfactual, error_kinds, features, slices, suspects
 from itx.analysis.actions import Action, Actions
+from itx.analysis.counterfactual import AskedRow
 from itx.analysis.features import Observations
 from itx.config import RunConfig
 from itx.data import verify
@@ -173,36 +174,36 @@ def _of_model(side: Side, model: Model) -> dict:
     if model.train_examples and side.lock["tasks"]:
         loads = [*model.earlier, model.load]
         judged = suspects.find(loads, side.lock, cache_dir, vocabulary, model.train_examples)
+    asked = _asked_rows(side, vocabulary.eos_id)
     return {
-        "worst": _worst(side, model.load, vocabulary.eos_id),
+        "worst": _worst(model.load(), asked),
         "suspects": judged,
-        "counterfactual": counterfactual.measured(
-            model.load, vocabulary, side.lock, side.config, side.read
-        ),
+        "counterfactual": counterfactual.measured(model.load, vocabulary, side.lock, asked),
     }
 
 
-def _worst(side: Side, load: Callable[[], Runner], eos_id: int) -> list[dict]:
-    """The answers that the model believes least: by nats a token of the right answer."""
-    lines: list[tuple[str, PredictionLine]] = []
+def _asked_rows(side: Side, eos_id: int) -> list[AskedRow]:
+    """The rows that are analysed, with what the model reads of each example."""
+    found = []
     for row in evaluate.scored_rows(side.lock, side.config):
         if row["group"] in features.GROUPS:
-            lines += [(row["name"], x) for x in evaluate.examples_of(row, side.config, eos_id)]
-    scores = load().rank(
-        [list(x["prompt_ids"]) for _, x in lines], [[x["target_ids"]] for _, x in lines]
+            said = {(x["id"], x["template"]): x for x in side.read(row["name"])}
+            lines = evaluate.examples_of(row, side.config, eos_id)
+            found.append(AskedRow(row, [(x, said[x["id"], x["template"]]) for x in lines]))
+    return found
+
+
+def _worst(runner: Runner, asked: list[AskedRow]) -> list[dict]:
+    """The answers that the model believes least: by nats a token of the right answer."""
+    lines = [(row["name"], *both) for row, several in asked for both in several]
+    scores = runner.rank(
+        [list(x["prompt_ids"]) for _, x, _ in lines], [[x["target_ids"]] for _, x, _ in lines]
     )
     losses = [-own["logprob"] / own["tokens"] for (own,) in scores]
     order = sorted(range(len(lines)), key=lambda i: -losses[i])[:MAX_WORST]
-    said = {
-        name: {(x["id"], x["template"]): x for x in side.read(name)}
-        for name in {lines[i][0] for i in order}
-    }
-    worst = []
-    for i in order:
-        name, line = lines[i]
-        answered = said[name][line["id"], line["template"]]
-        worst.append({"row": name, "loss": losses[i], **{k: answered[k] for k in SHOWN}})
-    return worst
+    return [
+        {"row": lines[i][0], "loss": losses[i], **{k: lines[i][2][k] for k in SHOWN}} for i in order
+    ]
 
 
 # ---- findings
@@ -290,10 +291,8 @@ def _of_forms(
         of = {t: e for t, e in errors.items() if e["kinds"].get(kind, 0) > MAX_FORM * e["answers"]}
         if not of:
             continue
-        wrong, answers = (
-            sum(e["kinds"][kind] for e in of.values()),
-            sum(e["answers"] for e in of.values()),
-        )
+        wrong = sum(e["kinds"][kind] for e in of.values())
+        answers = sum(e["answers"] for e in of.values())
         says = f"{kind}: {wrong:,} of {answers:,} answers of {len(of)} tasks ({_some(of)})"
         settings = _longer(rows, of) if kind == "cut" else {}
         done = _propose(

@@ -11,6 +11,7 @@ calibration  mean probability of the chosen option less accuracy (above 0: overc
 """
 
 from collections import Counter
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -69,7 +70,7 @@ def facts(of: Observations, ranked_rows: set[str]) -> dict:
         "preferences": _with_adjusted(preferences),
         "untested": dict(untested),
         "calibration": _calibrations(of),
-    }  # fmt: skip
+    }
 
 
 def _label(choice: Choice, place: int) -> str:
@@ -124,9 +125,12 @@ def _labels(by_task: dict[str, list[Choice]], untested: Counter) -> list[dict]:
     return found
 
 
-def _preference(named, task, kind, own, is_it) -> list[dict]:
+def _preference(
+    named: str, task: str, kind: str, own: list[Choice], is_it: Callable[[Choice, int], bool]
+) -> list[dict]:
     """[{"of", "task", "kind", "chosen", "right", "difference", "interval", "p", "examples"}], or []
-    for fewer than MIN_EXAMPLES examples."""
+    for fewer than MIN_EXAMPLES examples; `is_it`: whether a place of a choice is what is asked
+    about."""
     values = stats.grouped(
         (c.example, (float(is_it(c, c.chosen)), float(is_it(c, c.right)))) for c in own
     )
@@ -158,15 +162,21 @@ def _with_adjusted(preferences: list[dict]) -> list[dict]:
 # ---- calibration
 
 
+def probabilities(line: PredictionLine) -> np.ndarray:
+    """Of each option of a ranked line, among the options."""
+    logprobs = np.array(line["rank"]["logprob"])
+    weights = np.exp(logprobs - logprobs.max())
+    return weights / weights.sum()
+
+
 def _calibrations(of: Observations) -> dict[str, dict]:
     """Over all, and of each task with enough examples."""
     found: dict[str, list[tuple[int, float, float]]] = {}
     for line, task, example in zip(of.lines, of.tasks, of.examples, strict=True):
         if "rank" in line:
-            logprobs = np.array(line["rank"]["logprob"])
-            p = np.exp(logprobs - logprobs.max())
+            p = probabilities(line)
             best = int(p.argmax())
-            scored = (int(example), float(p[best] / p.sum()), float(best == line["answer_index"]))
+            scored = (int(example), float(p[best]), float(best == line["answer_index"]))
             for name in ("", of.task_names[task]):
                 found.setdefault(name, []).append(scored)
     return {name: made for name, values in found.items() if (made := calibration(values))}

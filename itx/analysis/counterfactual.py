@@ -15,16 +15,21 @@ from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple, TypedDict
 
-import numpy as np
-
 from itx import group_terms, movement
-from itx.analysis.features import GROUPS, MIN_EXAMPLES
-from itx.config import RunConfig
+from itx.analysis.choices import probabilities
+from itx.analysis.features import MIN_EXAMPLES
 from itx.data.types import Lock
 from itx.data.vocabulary import Vocabulary
 from itx.eval import evaluate, stats
-from itx.eval.predictions import PredictionLine
+from itx.eval.predictions import PredictionLine, ScoredRow
 from itx.eval.runner import Runner
+
+
+class AskedRow(NamedTuple):
+    """A row, and each of its examples as the cache has it beside the prediction that it got."""
+
+    row: ScoredRow
+    lines: list[tuple[PredictionLine, PredictionLine]]
 
 
 class Pair(NamedTuple):
@@ -55,28 +60,19 @@ def measured(
     load: Callable[[], Runner],
     vocabulary: Vocabulary,
     lock: Lock,
-    config: RunConfig,
-    read: Callable[[str], list[PredictionLine]],
+    asked: list[AskedRow],
 ) -> dict:
-    """{"differences": [Difference], "untested": {reason: prompts}}.
-
-    Args:
-        lock: whose evaluation rows were asked.
-        read: gives a row's predictions.
-    """
+    """{"differences": [Difference], "untested": {reason: prompts}}."""
     made: list[Pair] = []
     untested: Counter = Counter()
-    rows = [row for row in evaluate.scored_rows(lock, config) if row["group"] in GROUPS]
-    for row in rows:
-        answered = {(x["id"], x["template"]): x for x in read(row["name"])}
-        for line in evaluate.examples_of(row, config, vocabulary.eos_id):
-            written = answered[line["id"], line["template"]]
+    for row, lines in asked:
+        for line, written in lines:
             made += _pairs(row["name"], line, written, vocabulary, lock, untested)
     if made:
         with movement.shown("counterfactual pairs"):
             by_row = stats.grouped((p.row, p.swapped) for p in made)
-            asked = [row for row in rows if row["name"] in by_row]
-            evaluate.answer(load(), vocabulary, asked, by_row, lock)
+            rows = [row for row, _ in asked if row["name"] in by_row]
+            evaluate.answer(load(), vocabulary, rows, by_row, lock)
     return {"differences": differences(made), "untested": dict(untested)}
 
 
@@ -106,9 +102,7 @@ def right(line: PredictionLine) -> float:
     """The probability of the right option among the options, else the score."""
     if "rank" not in line:
         return line["score"]
-    logprobs = np.array(line["rank"]["logprob"])
-    weights = np.exp(logprobs - logprobs.max())
-    return float(weights[line["answer_index"]] / weights.sum())
+    return float(probabilities(line)[line["answer_index"]])
 
 
 def differences(made: list[Pair]) -> list[Difference]:

@@ -118,7 +118,9 @@ def conditions(
 
 def enough(of: Observations, holds: np.ndarray) -> bool:
     """Whether MIN_EXAMPLES examples are inside a slice and as many outside."""
-    return all(len(np.unique(of.examples[side])) >= MIN_EXAMPLES for side in (holds, ~holds))
+    return all(
+        np.count_nonzero(np.bincount(of.examples[side])) >= MIN_EXAMPLES for side in (holds, ~holds)
+    )
 
 
 def _known(
@@ -213,10 +215,3 @@ def _words(of: Observations, prompts: list[str]) -> Iterator[Condition]:
     for word in sorted(usable, key=lambda w: (-varies[w], w))[:MAX_WORDS]:
         holds = np.array([word in own for own in sets])
         yield Condition("word", f"prompt says “{word}”", WORD, holds)
-
-
-def both(first: Condition, other: Condition) -> Condition:
-    """What holds where two conditions do."""
-    kind = KNOWN if first.kind == other.kind == KNOWN else WORD
-    named = f"{first.text} and {other.text}"
-    return Condition(f"{first.feature}, {other.feature}", named, kind, first.holds & other.holds)

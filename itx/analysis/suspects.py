@@ -66,13 +66,13 @@ def find(
         most: training examples asked of each task, drawn by hash; 0: all.
     """
     drawn: list[tuple[TaskEntry, cache.Records, list[int], list[Ids]]] = []
-    untested: dict[str, int] = {}
+    untested: Counter = Counter()
     for entry in lock["tasks"]:
         records = cache.Records(Path(cache_dir) / entry["folders"][0])
         numbers, answers = _drawn(records, entry, most)
         reason = _untestable(answers)
         if reason:
-            untested[reason] = untested.get(reason, 0) + 1
+            untested[reason] += 1
         else:
             drawn.append((entry, records, numbers, answers))
     margins = [_margins(load(), drawn, lock) for load in runners]
@@ -80,7 +80,7 @@ def find(
     for place, (entry, records, numbers, answers) in enumerate(drawn):
         agreed = [max(own[place][i][0] for own in margins) <= 0 for i in range(len(numbers))]
         if not _learned(agreed, _commonest(records, numbers)):
-            untested[NOT_LEARNED] = untested.get(NOT_LEARNED, 0) + 1
+            untested[NOT_LEARNED] += 1
             continue
         found = []
         for i, record in enumerate(numbers):
@@ -104,7 +104,7 @@ def find(
         suspects += found
         asked.append(Asked(task=entry["name"], examples=len(numbers), suspects=len(found)))
     suspects.sort(key=lambda s: (-s["margin"], s["task"], s["record"]))
-    return {"suspects": suspects[:MAX_SUSPECTS], "asked": asked, "untested": untested}
+    return {"suspects": suspects[:MAX_SUSPECTS], "asked": asked, "untested": dict(untested)}
 
 
 NOT_LEARNED = "the model agrees with no more labels than the commonest answer has"

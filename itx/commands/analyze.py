@@ -5,23 +5,25 @@ import argparse
 import dataclasses
 import functools
 from argparse import Namespace
-from pathlib import Path
+from collections.abc import Callable
 
-from itx import hub, restore, storage
+from itx import restore, storage
 from itx.analysis import analyze, page
 from itx.analysis.analyze import Model, Side
 from itx.commands import evaluate as evaluations
 from itx.commands.arguments import command
-from itx.config import RunConfig, changed
+from itx.config import RunConfig
 from itx.data.types import Lock
 from itx.errors import UserError, check_known
 from itx.eval import evaluate, metrics
+from itx.eval.runner import Runner
 from itx.eval.tables import console, table
-from itx.runs import RunFolder, chosen_step, open_run, read_lock, run_config, step_of
+from itx.runs import RunFolder, chosen_step, open_run, step_of
 from itx.storage import local
 from itx.text import say, visible
 
 TRAIN_EXAMPLES = 100
+Load = Callable[[], Runner]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -88,16 +90,11 @@ def analyze_run(args: Namespace) -> tuple[dict, int]:
     return found, int(args.check and bool(found["findings"]))
 
 
-def _side(args: Namespace, path: str, step: int | None) -> tuple[Side, object]:
+def _side(args: Namespace, path: str, step: int | None) -> tuple[Side, Load]:
     """A run whose rows of the split are scored, and what loads its model."""
     path, step = step_of(path, step)
     run = open_run(path)
-    config, lock = run_config(run), read_lock(run)
-    hub.use(lock.get("hub", {}))
-    if args.max_examples is not None:
-        config = changed(config, "eval", max_examples=args.max_examples)
-    given = {k: v for k in ("cache_dir", "root") if (v := getattr(args, k))}
-    config = changed(config, "data", **given)
+    config, lock = evaluations.settings_of_run(args, run)
     step = chosen_step(run, step)
     asked, place, config = _asked(args, run, config, lock)
     if not asked["evaluation"]:
@@ -111,31 +108,25 @@ def _asked(
     args: Namespace, run: RunFolder, config: RunConfig, lock: Lock
 ) -> tuple[Lock, RunFolder, RunConfig]:
     """(the lock with the rows that are asked, where their scores stand, the config)."""
-    tasks = set(args.tasks.split(",")) if args.tasks else set()
-    known = {n for r in lock["evaluation"] for n in (r["name"], r["task"])}
-    if args.split == config.eval.split and tasks <= known:
-        rows = [r for r in lock["evaluation"] if not tasks or tasks & {r["name"], r["task"]}]
-        return {**lock, "evaluation": rows}, run, config
+    own = evaluations.rows_named(lock, args.tasks)
+    if own is not None and args.split == config.eval.split:
+        return {**lock, "evaluation": own}, run, config
     modules = tuple(filter(None, args.modules.split(",")))
-    config = changed(config, "eval", split=args.split)
-    config = changed(config, "data", modules=(*config.data.modules, *modules))
-    trained = [t["name"] for t in lock["tasks"]]
-    answer = evaluations.further(
-        config, lock["evaluation"], trained, str(run.vocab_model), args.tasks, None
+    answer, config = evaluations.further_of_run(
+        run, config, lock, args.split, modules, args.tasks, None
     )
     rows = [row for rows in answer["settings"].values() for row in rows]
     return {**lock, "evaluation": rows}, dataclasses.replace(run, setting=args.split), config
 
 
-def _earlier(side: Side) -> list:
+def _earlier(side: Side) -> list[Load]:
     """What loads the checkpoint half way, where there is one: a label is doubted that two of them
     doubt."""
-    run = RunFolder(Path(side.run.path))
-    before = [s for s in run.steps() if s < side.step]
+    before = [s for s in side.run.steps() if s < side.step]
     if not before:
         return []
     step = min(before, key=lambda s: abs(2 * s - side.step))
-    return [lambda: restore.load_model(run, side.config, side.lock, step)]
+    return [lambda: restore.load_model(side.run, side.config, side.lock, step)]
 
 
 def _print(found: dict) -> None:

@@ -166,6 +166,46 @@ def _evaluate_model(
     return scores
 
 
+def settings_of_run(args: Namespace, run: RunFolder) -> tuple[RunConfig, Lock]:
+    """(a run's settings with those that `--max_examples`, `--cache_dir` and `--root` change, its
+    lock, whose commits of the hub are used from here on)."""
+    config, lock = run_config(run), read_lock(run)
+    if args.max_examples is not None:
+        config = configs.changed(config, "eval", max_examples=args.max_examples)
+    given = {k: v for k in ("cache_dir", "root") if (v := getattr(args, k))}
+    hub.use(lock.get("hub", {}))
+    return configs.changed(config, "data", **given), lock
+
+
+def rows_named(lock: Lock, tasks: str | None) -> list[EvalRow] | None:
+    """The rows of a lock that `--tasks` names, by their names or their tasks'; None where it names
+    others too."""
+    if not tasks:
+        return lock["evaluation"]
+    wanted = set(tasks.split(","))
+    if wanted - {n for r in lock["evaluation"] for n in (r["name"], r["task"])}:
+        return None
+    return [r for r in lock["evaluation"] if {r["name"], r["task"]} & wanted]
+
+
+def further_of_run(
+    run: RunFolder,
+    config: RunConfig,
+    lock: Lock,
+    split: str,
+    modules: tuple[str, ...],
+    tasks: str | None,
+    shots: str | None,
+) -> tuple[dict, RunConfig]:
+    """(rows that a run was not built for, see `further`; its settings with the split and the
+    modules)."""
+    config = configs.changed(config, "eval", split=split)
+    config = configs.changed(config, "data", modules=(*config.data.modules, *modules))
+    trained = [t["name"] for t in lock["tasks"]]
+    vocab = str(run.vocab_model)
+    return further(config, lock["evaluation"], trained, vocab, tasks, shots), config
+
+
 def _evaluate_of_run(
     args: Namespace, path: str, adapters: list[str], modules: tuple[str, ...]
 ) -> dict[str, dict]:
@@ -178,13 +218,7 @@ def _evaluate_of_run(
                 f"--{option}: {path} is a run, which is asked as it was trained, and whose scores "
                 "stand in its folder"
             )
-    config = run_config(run)
-    if args.max_examples is not None:
-        config = configs.changed(config, "eval", max_examples=args.max_examples)
-    given = {k: v for k in ("cache_dir", "root") if (v := getattr(args, k))}
-    config = configs.changed(config, "data", **given)
-    lock = read_lock(run)
-    hub.use(lock.get("hub", {}))
+    config, lock = settings_of_run(args, run)
     if not Path(config.data.cache_dir).is_dir():
         raise UserError(
             f"no folder {config.data.cache_dir!r}, where the run's data are; give --cache_dir"
@@ -193,18 +227,12 @@ def _evaluate_of_run(
     _check_adapters(adapters, config.model, rows, hf.family(run.pretrained))
     step = base_step(run, args.step) if adapters else chosen_step(run, args.step)
     evaluated = _evaluated(adapters, run, config, lock, step)
-    tasks = args.tasks.split(",") if args.tasks else []
-    known = {n for r in lock["evaluation"] for n in (r["name"], r["task"])}
-    if args.shots is not None or args.split is not None or set(tasks) - known:
+    own = rows_named(lock, args.tasks)
+    if own is None or args.shots is not None or args.split is not None:
         split = args.split or config.eval.split
-        config = configs.changed(config, "eval", split=split)
-        config = configs.changed(config, "data", modules=(*config.data.modules, *modules))
-        trained = [t["name"] for t in lock["tasks"]]
-        own = lock["evaluation"]
-        answer = further(config, own, trained, str(run.vocab_model), args.tasks, args.shots)
+        answer, config = further_of_run(run, config, lock, split, modules, args.tasks, args.shots)
         return _evaluate_settings(answer, evaluated, run, config, lock)
-    if tasks:
-        lock["evaluation"] = [r for r in lock["evaluation"] if {r["name"], r["task"]} & set(tasks)]
+    lock["evaluation"] = own
     scores = {}
     for folder, step, load in evaluated:
         scores[folder] = evaluate.evaluate(load, lock, config, run, step)

@@ -20,8 +20,8 @@ MIN_SKEWNESS = 1e-6  # below it Pearson III is the normal distribution
 class Dispersion(NamedTuple):
     """How much more slices vary than by chance."""
 
-    factor: float = 1.0  # of the variance, at least 1
-    df: float = math.inf  # of Student's t: from how many slices that was learned
+    factor: float  # of the variance, at least 1
+    df: float  # of Student's t: from how many slices that was learned
 
 
 class Moments(NamedTuple):
