@@ -26,6 +26,9 @@ LENGTH_QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 WORD_SHARES = (0.02, 0.6)  # of the examples, within which a word tells some apart
 MAX_WORDS = 150
 MIN_LETTERS = 3  # of an alphabet that a prompt is said to have
+TOO_FEW = f"conditions of fewer than {MIN_EXAMPLES} examples, or of all but as few"
+SAME_ANSWERS = "conditions that hold of the same answers as another"
+TOO_MANY_WORDS = f"words beyond the {MAX_WORDS} that split their tasks most evenly"
 
 KNOWN, WORD = "known", "word"  # kinds of conditions, which share the findings' error rate
 
@@ -94,9 +97,14 @@ def kept(of: Observations, keep: np.ndarray) -> Observations:
     )
 
 
+class Conditions(NamedTuple):
+    found: list[Condition]
+    untested: dict[str, int]  # reason -> conditions
+
+
 def conditions(
     of: Observations, rows: dict[str, dict], tags: dict[str, dict[str, str]]
-) -> list[Condition]:
+) -> Conditions:
     """Every condition that holds of at least MIN_EXAMPLES examples and not of as many, each set of
     observations once: where two conditions hold of the same, the one that comes first names it.
 
@@ -105,15 +113,20 @@ def conditions(
         tags: of each task.
     """
     found: dict[bytes, Condition] = {}
+    untested: Counter = Counter()
     prompts = [text.normalise(x["prompt"]) for x in of.lines]
     made = (
         *(_known(of, rows, tags), _alphabets(of), _lengths(of)),
-        *(_groups(prompts), _words(of, prompts)),
+        *(_groups(prompts), _words(of, prompts, untested)),
     )
     for condition in (c for several in made for c in several):
-        if enough(of, condition.holds):
-            found.setdefault(condition.holds.tobytes(), condition)
-    return list(found.values())
+        if not enough(of, condition.holds):
+            untested[TOO_FEW] += 1
+        elif (key := condition.holds.tobytes()) in found:
+            untested[SAME_ANSWERS] += 1
+        else:
+            found[key] = condition
+    return Conditions(list(found.values()), {why: n for why, n in untested.items() if n})
 
 
 def enough(of: Observations, holds: np.ndarray) -> bool:
@@ -197,9 +210,9 @@ def _groups(prompts: list[str]) -> Iterator[Condition]:
         yield Condition(f"names {group.kind}", f"names {group.name}", KNOWN, holds)
 
 
-def _words(of: Observations, prompts: list[str]) -> Iterator[Condition]:
+def _words(of: Observations, prompts: list[str], untested: Counter) -> Iterator[Condition]:
     """Words that stand in some prompts of a task and not in others, those first that split their
-    tasks most evenly."""
+    tasks most evenly; how many more there are is counted in `untested`."""
     sets = [frozenset(text.words(p)) for p in prompts]
     per_task: dict[int, Counter] = {}
     for task, own in zip(of.tasks.tolist(), sets, strict=True):
@@ -212,6 +225,7 @@ def _words(of: Observations, prompts: list[str]) -> Iterator[Condition]:
     whole = Counter(w for own in sets for w in own)
     low, high = (share * len(sets) for share in WORD_SHARES)
     usable = [w for w in whole if low <= whole[w] <= high and varies[w] > 0]
+    untested[TOO_MANY_WORDS] += max(0, len(usable) - MAX_WORDS)
     for word in sorted(usable, key=lambda w: (-varies[w], w))[:MAX_WORDS]:
         holds = np.array([word in own for own in sets])
         yield Condition("word", f"prompt says “{word}”", WORD, holds)
