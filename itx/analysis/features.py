@@ -21,13 +21,14 @@ from itx.eval.predictions import PredictionLine
 
 GROUPS = ("instances", "templates", "tasks", "clusters", "extra")  # whose rows are analysed
 MIN_EXAMPLES = 10  # inside a slice and outside it
-MAX_VALUES = 20  # of a feature that is a label: tasks with more have open answers
+MAX_VALUES = 20  # of a label, or of a tag: tasks with more labels have open answers
 LENGTH_QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 WORD_SHARES = (0.02, 0.6)  # of the examples, within which a word tells some apart
 MAX_WORDS = 150
 MIN_LETTERS = 3  # of an alphabet that a prompt is said to have
 TOO_FEW = f"conditions of fewer than {MIN_EXAMPLES} examples, or of all but as few"
 SAME_ANSWERS = "conditions that hold of the same answers as another"
+TOO_MANY_VALUES = f"tags of more than {MAX_VALUES} values"
 TOO_MANY_WORDS = f"words beyond the {MAX_WORDS} that split their tasks most evenly"
 
 KNOWN, WORD = "known", "word"  # kinds of conditions, which share the findings' error rate
@@ -116,7 +117,7 @@ def conditions(
     untested: Counter = Counter()
     prompts = [text.normalise(x["prompt"]) for x in of.lines]
     made = (
-        *(_known(of, rows, tags), _alphabets(of), _lengths(of)),
+        *(_known(of, rows, tags, untested), _alphabets(of), _lengths(of)),
         *(_groups(prompts), _words(of, prompts, untested)),
     )
     for condition in (c for several in made for c in several):
@@ -137,7 +138,7 @@ def enough(of: Observations, holds: np.ndarray) -> bool:
 
 
 def _known(
-    of: Observations, rows: dict[str, dict], tags: dict[str, dict[str, str]]
+    of: Observations, rows: dict[str, dict], tags: dict[str, dict[str, str]], untested: Counter
 ) -> Iterator[Condition]:
     """One for each value of what the lock and the predictions say of an observation."""
     labels = _labels(of)
@@ -155,8 +156,16 @@ def _known(
         "script of the prompt": [text.script(x["prompt"]) for x in of.lines],
         "script of the answer": [text.script(" ".join(x["references"])) for x in of.lines],
     }
-    for tag in sorted({tag for own in tags.values() for tag in own}):
-        columns[f"tag {tag}"] = [tags.get(of.task_names[t], {}).get(tag) for t in of.tasks]
+    own_tags = [
+        {**tags.get(of.task_names[t], {}), **x.get("example_tags", {})}
+        for t, x in zip(of.tasks, of.lines, strict=True)
+    ]
+    for tag in sorted({tag for own in own_tags for tag in own}):
+        values = [own.get(tag) for own in own_tags]
+        if len(set(values) - {None}) > MAX_VALUES:
+            untested[TOO_MANY_VALUES] += 1
+        else:
+            columns[f"tag {tag}"] = values
     for feature, values in columns.items():
         column = np.array([v if v is not None else "" for v in values], object)
         for value in sorted({v for v in values if v}):
