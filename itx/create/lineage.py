@@ -10,7 +10,10 @@ A version is never changed: the same settings give the same version, others the 
 line has {instruction, input, output} and `lineage`:
 
     id          a digest of the row's texts
-    parents     ids of the seeds and rows that stood in the context of the request that made it
+    parents     ids of the seeds and rows that stood in the context of the request that made it, or
+                of the row that an operator changed
+    operator    what was done to the parent (operators.py); "" for a new row
+    preserving  whether the row asks what its parent asks, and has the same answer
     generator   its name
     made_by     for each stage that asked: the request's digest, the digest of its prompt, its seed
     verdicts    {filter: what it found}, of those that found something
@@ -20,15 +23,15 @@ line has {instruction, input, output} and `lineage`:
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from itx import hashing, storage
 from itx.create.generators import Request
 from itx.create.row import Row
-from itx.errors import UserError, did_you_mean
+from itx.errors import UserError, check_known, did_you_mean
 
 FOLDER, KEPT, DROPPED, MANIFEST = "created", "kept.jsonl", "dropped.jsonl", "manifest.json"
 JOURNAL = "journal.sqlite"
@@ -43,6 +46,8 @@ class Lineage:
     made_by: dict[str, dict[str, Any]]
     verdicts: dict[str, str] = field(default_factory=dict)
     dropped: str = ""
+    operator: str = ""
+    preserving: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,12 @@ class Made:
     @property
     def id(self) -> str:
         return hashing.digest(*self.row.texts)
+
+    def without(self, why: str, **found: str) -> "Made":
+        """The row, dropped for what was found when it was made already."""
+        held = self.lineage
+        verdicts = {**held.verdicts, **found}
+        return replace(self, lineage=replace(held, verdicts=verdicts, dropped=why))
 
     def facts(self) -> dict[str, Any]:
         instruction, given, output = self.row.texts
@@ -85,6 +96,21 @@ def versions(place: Path) -> dict[int, Path]:
     return dict(sorted(found.items()))
 
 
+def of_task(root: str, task: str) -> Path:
+    """The folder of the version that a task stands for, `created.NAME.v1`."""
+    folders = (p.parent for p in (Path(root) / FOLDER).glob(f"*/v*/{MANIFEST}"))
+    known = {f"{FOLDER}.{p.parent.name}.{p.name}": p for p in sorted(folders)}
+    check_known(task, known, f"no made data {task!r} under {Path(root) / FOLDER}")
+    return known[task]
+
+
+def lines(file: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a version's file."""
+    with file.open(encoding="utf-8") as held:
+        for line in held:
+            yield json.loads(line)
+
+
 def same(place: Path, key: str) -> Path | None:
     """The version that was made with these settings, if there is one."""
     for path in versions(place).values():
@@ -106,8 +132,8 @@ def write(place: Path, name: str, key: str, made: Sequence[Made], facts: dict[st
             (KEPT, [m for m in made if not m.lineage.dropped]),
             (DROPPED, [m for m in made if m.lineage.dropped]),
         ):
-            lines = (json.dumps(m.facts(), ensure_ascii=False) + "\n" for m in rows)
-            (part / file).write_text("".join(lines), encoding="utf-8")
+            written = (json.dumps(m.facts(), ensure_ascii=False) + "\n" for m in rows)
+            (part / file).write_text("".join(written), encoding="utf-8")
         files = {f: hashing.file_sha256(part / f) for f in (KEPT, DROPPED)}
         manifest = {
             "task": f"created.{name}.v{number}",
@@ -149,10 +175,8 @@ def find(root: str, row: str) -> tuple[str, dict[str, Any]]:
             continue
         task = read_manifest(place)["task"]
         for file in (KEPT, DROPPED):
-            with (place / file).open(encoding="utf-8") as lines:
-                for line in lines:
-                    held = json.loads(line)
-                    ids.setdefault(held["lineage"]["id"], (task, held))
+            for held in lines(place / file):
+                ids.setdefault(held["lineage"]["id"], (task, held))
     found = [i for i in ids if i.startswith(row)]
     if not found:
         raise UserError(f"no made row {row!r} under {Path(root) / FOLDER}" + did_you_mean(row, ids))
