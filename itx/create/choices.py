@@ -51,7 +51,9 @@ def options(job: Job) -> Outcome:
     shown = tuple(choice.options[i] for i in order)
     listed, called = job.one_of(styles, "style")(shown)
     place = order.index(choice.right)
-    answer = _answer(form, shown[place], called[place])
+    answer = _answer(form, row.output, shown[place], called[place])
+    if _named(answer, tuple(called), shown) != {place}:
+        return NotApplicable("the answer could be two of the options")
     before, _, after = row.instruction.partition(choice.listed)
     where = {"instruction": before + listed + after}
     if choice.listed not in row.instruction:
@@ -117,10 +119,16 @@ def answer_form(answer: str, choice: Choice) -> str | None:
     return "label" if said == text.normalise(label, answer=True) else "both"
 
 
-def _answer(form: str, option: str, called: str) -> str:
-    if form == "text":
-        return option
-    return called if form == "label" else f"{called} {option}"
+def _answer(form: str, before: str, option: str, called: str) -> str:
+    """The answer in the form that it had: of "b" the label's sign alone, in its case."""
+    if form != "label":
+        return option if form == "text" else f"{called} {option}"
+    sign = text.normalise(called, answer=True)
+    own = re.search(r"[^\W_]", before)
+    if own is None:
+        return called
+    sign = sign if own[0].islower() else sign.upper()
+    return before[: own.start()] + sign + before[own.end() :]
 
 
 def _another_order(job: Job, n: int) -> list[int]:

@@ -35,6 +35,7 @@ from itx.errors import UserError, check_known, did_you_mean
 
 FOLDER, KEPT, DROPPED, MANIFEST = "created", "kept.jsonl", "dropped.jsonl", "manifest.json"
 JOURNAL = "journal.sqlite"
+CLUSTER = "open_instructions"  # of rows whose source tells none
 NAME = re.compile(r"[A-Za-z0-9_]+", re.ASCII)
 VERSION = re.compile(r"v([1-9]\d*)")
 

@@ -24,8 +24,6 @@ from itx.prepare.types import Item
 from itx.tasks import names, registry, templates
 from itx.tasks.spec import TaskSpec
 
-CLUSTER = "open_instructions"  # of rows whose source tells none
-
 
 class Source(NamedTuple):
     parents: list[Parent]
@@ -64,7 +62,7 @@ def of_file(path: str) -> Source:
         Parent(s.id, Row(s.instruction, s.input, s.output), (s.output,))
         for s in seeds.of_file(path)
     ]
-    return Source(held, (Path(path).stem,), CLUSTER, {})
+    return Source(held, (Path(path).stem,), lineage.CLUSTER, {})
 
 
 def of_version(version: Path) -> Source:
@@ -72,7 +70,7 @@ def of_version(version: Path) -> Source:
     lineage.check(version)
     manifest = lineage.read_manifest(version)
     held = [_of_line(line) for line in lineage.lines(version / lineage.KEPT)]
-    return Source(held, tuple(manifest["origin"]), manifest.get("cluster", CLUSTER), {})
+    return Source(held, tuple(manifest["origin"]), manifest.get("cluster", lineage.CLUSTER), {})
 
 
 def _of_line(held: dict) -> Parent:

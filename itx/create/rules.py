@@ -39,7 +39,8 @@ _PROTECTED = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 _ABOUT_LETTERS = re.compile(
-    r"\b(?:spell\w*|misspel\w*|letters?|vowels?|consonants?|capital(?:ize|ise)\w*|uppercase|"
+    r"\b(?:spell\w*|misspel\w*|letters|(?:first|last|\w+th|each|every|capital|single) letter|"
+    r"vowels?|consonants?|capital(?:ize|ise)\w*|uppercase|"
     r"lowercase|typos?|gramm\w+|proofread\w*|anagram\w*|rhym\w+|palindrom\w*|syllab\w+|"
     r"punctuat\w+|characters?|verbatim|alphabet\w*|букв\w*|опечат\w*|орфограф\w*|граммат\w*|"
     r"рифм\w*|слог\w*|гласн\w*|согласн\w*|исправ\w*|палиндром\w*|анаграмм\w*|алфавит\w*|"
