@@ -99,6 +99,8 @@ def cells(drift: Drift) -> list[tuple[str, str, str, str]]:
         of = [" / ".join(f"{q:.0f}" for q in s[kind]) or "-" for s in (one, other)]
         rows.append((kind.replace("_", " "), "10 / 50 / 90 %", *of))
     for kind in KINDS:
+        if drift["moved"][kind] is None:
+            continue
         differ = _differences(one[kind], other[kind])
         most = sorted(differ, key=lambda v: (-abs(differ[v]), -one[kind].get(v, 0.0), v))
         for value in most[:MAX_SHOWN]:

@@ -5,7 +5,9 @@ answer that is known already.
     1. it is asked for steps and an answer; what comes out right is kept
     2. where it is wrong, or no answer can be read, it is asked again with the right answer as a
        hint (the paper's rationalisation); such a row's operator is `rationalisation`
-    3. what is wrong again, shows no steps, or speaks of the hint is dropped
+    3. what is wrong again is dropped, and what a right answer does not make a rationale: no steps,
+       a sum that does not come out, two answers, words of the hint, a number from the hint that
+       its steps do not come to
 
 An answer is read and judged as evaluation does with a chain of thought: by the pattern of the
 wording (tasks/templates.py, answer_pattern), the last match counting, and the task's own metric.
@@ -15,6 +17,7 @@ The row asks for the steps, in the task's own wording for it where there is one.
 import re
 
 from itx import text
+from itx.create import arithmetic
 from itx.create.generators import CUT, STOPPED, Completion
 from itx.create.row import Row
 from itx.create.steps import Changed, Job, NotApplicable, Outcome, Steps, Unusable
@@ -107,9 +110,11 @@ def rationale(job: Job) -> Steps:
     outcome = _judged(job, question, answer, closing)
     if not isinstance(outcome, Changed):
         return outcome
-    found = outcome.found
-    if hint := reveals(outcome.row.output, job.row.whole):
-        found = {**found, "hint": hint}
+    hinted = {
+        "hint": reveals(outcome.row.output, job.row.whole),
+        "from nowhere": _from_nowhere(outcome.row.output, job.row, known),
+    }
+    found = outcome.found | {name: what for name, what in hinted.items() if what}
     return Changed(outcome.row, found, RATIONALISED)
 
 
@@ -147,12 +152,36 @@ def _judged(job: Job, question: str, answer: Completion, closing: str) -> Outcom
         return Unusable(Row(question, "", said), f"unreadable: {why}")
     if not is_right:
         return Unusable(Row(question, "", said), f"wrong answer: {read[:60]!r}")
-    last = list(re.finditer(pattern(closing), said))[-1]
+    first, *_, last = [*re.finditer(pattern(closing), said)] * 2
     kept = said[: last.end()].strip()
+    return Changed(Row(question, "", kept, finish=STOPPED), _flaws(job, kept, first, closing))
+
+
+def _flaws(job: Job, kept: str, first: re.Match, closing: str) -> dict[str, str]:
+    """{name: what was found} of a text whose last answer is right."""
     found = {}
-    if len(text.words(said[: last.start()])) < MIN_STEP_WORDS:
+    if len(text.words(kept[: first.start()])) < MIN_STEP_WORDS:
         found["no steps"] = f"fewer than {MIN_STEP_WORDS} words before the answer"
-    return Changed(Row(question, "", kept, finish=STOPPED), found)
+    if not right(job, kept[: first.end()], closing)[1]:
+        found["two answers"] = f"first {first[1][:40]!r}"
+    if wrong := arithmetic.wrong(kept):
+        found["wrong sum"] = wrong[0][:60]
+    return found
+
+
+_OF_ANSWERS = re.compile(r"answer|ответ|答案|答", re.IGNORECASE)
+_SENTENCE = re.compile(r"(?<=[.!?。！？])\s*(?=\D|$)|\n+")
+
+
+def _from_nowhere(said: str, row: Row, known: str) -> str:
+    """A known number to which no step comes: it stands in no sentence but those that speak of the
+    answer. A number of the question is passed over, and what is no number."""
+    wanted = text.numbers(known)
+    if not wanted or wanted[-1] in text.numbers(row.asked):
+        return ""
+    steps = (s for s in _SENTENCE.split(said) if not _OF_ANSWERS.search(s))
+    came = any(wanted[-1] in text.numbers(s) for s in steps)
+    return "" if came else f"no step comes to {known[:40]}"
 
 
 # what a rationale says that was written from its end
