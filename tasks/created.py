@@ -35,15 +35,15 @@ def members(root: str) -> list[TaskSpec]:
             lineage.check(version)
             manifest = lineage.read_manifest(version)
             file = {"train": str((version / lineage.KEPT).relative_to(root))}
-            is_new = manifest["method"] == "self-instruct"
+            by_parent = manifest.get("split") == "parent"
             out.append(
                 make_task(
                     manifest["task"],
                     version=1,
                     cluster=manifest.get("cluster", lineage.CLUSTER),
                     origin=tuple(manifest["origin"]),
-                    source=jsonl(file, split_key=None if is_new else parent),
-                    fields=created_fields if is_new else derived_fields,
+                    source=jsonl(file, split_key=parent if by_parent else None),
+                    fields=derived_fields if by_parent else created_fields,
                     content=("request",),
                     metrics=("rouge_l", "token_f1"),
                     templates=REQUEST_TEMPLATES,

@@ -86,6 +86,7 @@ def create(args: Namespace) -> tuple[dict, int]:
     facts |= {
         "origin": [f"created_{args.name}", *source.origin],
         "cluster": source.cluster,
+        "split": "parent",  # rows of one parent stand in the same split (tasks/created.py)
         "licence": args.licence,
         "operators": result.operators,
         "drift": drift.between([p.row for p in source.parents], kept),

@@ -7,7 +7,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from itx import hashing
-from itx.commands import augmenting, making
+from itx.commands import augmenting, making, selecting
 from itx.commands.arguments import group
 from itx.create import drift, lineage, seeds, self_instruct
 from itx.create.row import Row
@@ -31,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     option("--likeness", type=float, default=Settings.likeness, help="ROUGE-L that is too alike")
     making.add_filters(make)
     augmenting.add_commands(add)
+    selecting.add_commands(add)
 
 
 def create(args: Namespace) -> tuple[dict, int]:

@@ -78,6 +78,13 @@ class Made:
         }
 
 
+def made_of(held: dict[str, Any]) -> Made:
+    """A row as its line has it."""
+    came = {k: v for k, v in held["lineage"].items() if k != "id"}
+    row = Row(held["instruction"], held["input"], held["output"], finish=held["finish"])
+    return Made(row, Lineage(**{**came, "parents": tuple(came["parents"])}))
+
+
 def asked(request: Request) -> dict[str, Any]:
     """What a row keeps of a request that made it; the journal has all of it."""
     said = request.prompt or json.dumps([list(m) for m in request.messages])
