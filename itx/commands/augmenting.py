@@ -159,6 +159,11 @@ def _generator(args: Namespace, chosen: dict) -> Iterator[Generator | None]:
         raise UserError(
             f"{', '.join(asking)} ask a model: give one of --model, --server and --replay"
         )
+    if "magpie" in asking and (args.server or args.raw):
+        raise UserError(
+            "--operators magpie: a turn of the user is written by a --model with a chat template; "
+            "neither a server nor --raw has one"
+        )
     with making.generator(args) as generator:
         yield generator
 

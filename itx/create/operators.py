@@ -47,6 +47,9 @@ OPERATORS: dict[str, Operator] = {
     "inversion": Operator(
         "an instruction to which the output is the answer", asks=rewrites.inversion, new=True
     ),
+    "magpie": Operator(
+        "what a chat model takes for a question beside the row", asks=rewrites.magpie, new=True
+    ),
     "evol_constraints": _evolution("one more condition, and a new answer", "constraints"),
     "evol_deepen": _evolution("more depth, and a new answer", "deepen"),
     "evol_concretize": _evolution("special for general, and a new answer", "concretize"),

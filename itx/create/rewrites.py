@@ -5,6 +5,8 @@
     back_translation  into another language and back (Sennrich et al., 2016, arXiv:1511.06709)
     inversion         an instruction to which the row's output is the answer (Li et al., 2023,
                       arXiv:2308.06259)
+    magpie            what a chat model takes for a question where the row stands in its system
+                      prompt, and its answer (Xu et al., 2024, arXiv:2406.08464)
     evol_*            Evol-Instruct's ways to make an instruction harder or rarer, and then an
                       answer to it (Xu et al., 2023, arXiv:2304.12244)
 
@@ -20,9 +22,17 @@ from collections.abc import Callable
 
 from itx import text
 from itx.create import contents
-from itx.create.generators import CUT
+from itx.create.generators import CUT, MAX_SEED, Message, Request
 from itx.create.row import Row
-from itx.create.steps import Changed, Job, NotApplicable, Outcome, Steps, Unusable
+from itx.create.steps import (
+    Changed,
+    Job,
+    NotApplicable,
+    Outcome,
+    Question,
+    Steps,
+    Unusable,
+)
 
 MAX_TOKENS = {"rewriting": 256, "answer": 512}
 MAX_TIMES_AS_LONG = 3  # a paraphrase beside its text
@@ -230,6 +240,25 @@ def inversion(job: Job) -> Steps:
         return bad
     said = read(answer.text)
     return Changed(Row(said, "", output), flaws(job, said, preserving=False))
+
+
+def magpie(job: Job) -> Steps:
+    system = f"You answer people who ask for things like this:\n{job.row.asked}"
+    request = Request(
+        messages=(Message("system", system),),
+        max_tokens=MAX_TOKENS["rewriting"],
+        temperature=job.temperature,
+        seed=job.draw("question") % (MAX_SEED + 1),
+        speaker="user",
+    )
+    answer = yield Question("question", request)
+    if bad := unread(Row("", "", ""), answer.text, answer.finish):
+        return bad
+    said = answer.text.strip()
+    if found := flaws(job, said, preserving=False):
+        return Changed(Row(said, "", ""), found)
+    answer = yield job.ask("answer", said, MAX_TOKENS["answer"], best=True)
+    return Changed(Row(said, "", answer.text.strip(), finish=answer.finish))
 
 
 _KEEP = "Keep its language. Do not answer it. Write only the new task."

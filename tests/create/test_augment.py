@@ -728,6 +728,10 @@ def test_from_rows_to_a_task(tmp_path, monkeypatch, capsys):
         (["ROWS", "--operators", "typo"], "no operator is called 'typo'; did you mean 'typos'?"),
         (["ROWS", "--operators", "paraphrase"], "paraphrase ask a model: give one of"),
         (["ROWS", "--server", "http://127.0.0.1:9/v1"], "nobody is asked"),
+        (
+            ["ROWS", "--operators", "magpie", "--server", "http://h/v1"],
+            "by a --model with a chat template",
+        ),
         (["ROWS", "--copies", "0"], "--copies 0: must be at least 1"),
         (["ROWS", "--metric", "numerc"], "no metric 'numerc'; did you mean 'numeric'"),
         (["ROWS", "--without", "emty"], "no filter is called 'emty'"),
