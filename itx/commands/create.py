@@ -7,7 +7,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from itx import hashing
-from itx.commands import augmenting, making, selecting
+from itx.commands import augmenting, consistent, making, selecting
 from itx.commands.arguments import group
 from itx.create import drift, lineage, seeds, self_instruct
 from itx.create.row import Row
@@ -32,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     making.add_filters(make)
     augmenting.add_commands(add)
     selecting.add_commands(add)
+    consistent.add_commands(add)
 
 
 def create(args: Namespace) -> tuple[dict, int]:
