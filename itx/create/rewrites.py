@@ -134,8 +134,10 @@ def flaws(job: Job, said: str, preserving: bool) -> dict[str, str]:
         "changes language": _other_language(job, said),
         "names its prompt": _names_prompt(before, said),
         "holds the answer": _holds_answer(job.row, said),
+        "no request": _no_request(before, said),
     }
     if preserving:
+        found["loses its subject"] = _lost_subject(before, said)
         found["loses numbers"] = _lost_numbers(before, said)
         found["loses options"] = _lost_options(job, said)
         times = len(text.words(said)) / max(1, len(text.words(before)))
@@ -168,6 +170,50 @@ def _holds_answer(row: Row, said: str) -> str:
     telling = len(text.words(output)) > 1 or bool(text.numbers(output))
     held = telling and text.contains(said, output) and not text.contains(row.asked, output)
     return "the output stands in it" if held else ""
+
+
+# how a statement begins, or what an assistant says; and what makes a request of one
+_STATEMENT = re.compile(
+    r"\W*(?:(?:the|an?|this|that|these|those|it|i|i'm|i've|i'll|you|you're|your|we|he|she|they|there|"
+    r"here|yes|no|sure|hello|hi|dear|thanks?|это|этот|эта|эти|я|ты|вы|мы|он|она|они|да|нет|конечно|"
+    r"спасибо)\b|这|那|我|你|他|她|它|是的|不是|好的|当然|谢谢)",
+    re.IGNORECASE,
+)
+_REQUESTS = re.compile(
+    r"[?？]|\b(?:please|need|want|would like|have to|has to|must|should|your task|asked to|нужно|"
+    r"надо|хочу|должн\w+|требуется|пожалуйста|прошу|задача)\b|请|需要|想|应该|任务",
+    re.IGNORECASE,
+)
+
+
+def _no_request(before: str, said: str) -> str:
+    """A text that states or answers, where one that asks was wanted: by how it begins. A text whose
+    own original begins so may."""
+    begins = _STATEMENT.match(said.replace("’", "'"))
+    if not begins or _STATEMENT.match(before) or _REQUESTS.search(said):
+        return ""
+    return f"it begins with {begins[0].strip()[:20]!r}, and asks for nothing"
+
+
+MIN_SUBJECT_LETTERS, SUBJECT_STEM = 4, 4  # of a word that tells what a text is about; of its stem
+MIN_SUBJECT_SHARE = 0.25  # of such words of a text that another wording of it keeps
+
+
+def _lost_subject(before: str, said: str) -> str:
+    was, now = _subject(before), _subject(said)
+    kept = len(was & now)
+    if not was or kept >= MIN_SUBJECT_SHARE * len(was):
+        return ""
+    return f"{kept} of {len(was)} words that tell what it is about"
+
+
+def _subject(said: str) -> set[str]:
+    """Stems of long words; characters of scripts without spaces."""
+    return {
+        w[:SUBJECT_STEM]
+        for w in text.words(said)
+        if len(w) >= MIN_SUBJECT_LETTERS or (len(w) == 1 and not w.isascii() and w.isalpha())
+    }
 
 
 def _lost_numbers(before: str, said: str) -> str:

@@ -83,6 +83,13 @@ def test_reading_what_was_rewritten(said, read):
         ("Name a river.", "Nile", "Rewritten prompt about rivers", "names its prompt"),
         ("Name a river.", "Nile", "Tell me about rivers and more. " * 9, "grows"),
         ("Add 3 and 40.", "43", "What do you get from 3 plus 40?", ""),
+        ("Name a river.", "Nile", "The river is called so.", "no request"),
+        ("Name a river.", "Nile", "I need the name of a river.", ""),
+        ("Назови реку Европы.", "Рейн", "Это река Европы.", "no request"),
+        ("说出一条河的名字。", "长江", "这是一条河的名字。", "no request"),
+        ("Explain why bread rises.", "yeast", "Work out some of them quickly.", "loses its subject"),
+        ("Explain why bread rises.", "yeast", "Say what makes a bread rise in the oven.", ""),
+        ("说出一条河的名字。", "长江", "请告诉大家一条河叫什么名字。", ""),
         (RUSSIAN, "Дорогой пекарь", "Составь письмо пекарю за церковью с просьбой о хлебе.", ""),
     ],
 )  # fmt: skip
@@ -243,7 +250,7 @@ def test_from_rows_to_a_task(tmp_path, monkeypatch, capsys):
 
     def fault(n, body):
         what = "baker doctor soldier tiger river carpet engine garden queen uncle".split()[n % 10]
-        return answer(f"Tell me in a few words of your own what the {what} has to do all day.")
+        return answer(f"Tell me what the {what} does all day for himself and with whom he works.")
 
     with serving(Served(fault)) as address:
         server = ["--server", address, "--server_model", "small", "--operators", "paraphrase"]
