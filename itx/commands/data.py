@@ -221,30 +221,40 @@ def _segment_text(
 
 
 def data_why(args: Namespace) -> tuple[dict, int]:
-    task, held = lineage.find(args.root, args.row)
+    (task, held), *others = places = lineage.find(args.root, args.row)
     came = held["lineage"]
-    state = f"dropped: {came['dropped']}" if came["dropped"] else "kept"
-    print(f"{came['id']} of {task}, {visible(state)}")
+    print(f"{came['id']} of {task}, {visible(_state(held))}")
     for name in ("instruction", "input", "output"):
         if held[name]:
             print(f"  {name}: {visible(held[name])}")
     print(f"  made by {visible(came['generator'])}; parents: {', '.join(came['parents'])}")
+    if came.get("operator"):
+        same = "the same meaning" if came["preserving"] else "another meaning"
+        print(f"  operator {visible(came['operator'])}, of {same}")
     for stage, request in came["made_by"].items():
         print(f"  {stage}: request {request['request']}, seed {request['seed']}")
     for name, found in came["verdicts"].items():
         print(f"  filter {name}: {visible(found)}")
+    for other, line in others:
+        print(f"  also in {other}, {visible(_state(line))}")
+    facts = {"task": task, **held, "also_in": {other: _state(line) for other, line in others}}
     if not args.runs:
-        return {"task": task, **held}, 0
+        return facts, 0
     registry.load_modules(["tasks"])
-    used = uses.of_row(args.root, task, held, uses.opened(args.runs))
+    used = uses.of_row(args.root, places, uses.opened(args.runs))
     for use in used:
         _print_use(use)
-    return {"task": task, **held, "uses": used}, 0
+    return {**facts, "uses": used}, 0
+
+
+def _state(held: dict) -> str:
+    dropped = held["lineage"]["dropped"]
+    return f"dropped: {dropped}" if dropped else "kept"
 
 
 def _print_use(use: uses.Use) -> None:
     """What a run did with a row."""
-    print(visible(f"in {use['run']}: {use['why'] or 'trained on'}"))
+    print(visible(f"in {use['run']}, of {use['task']}: {use['why'] or 'trained on'}"))
     for v in use["variants"]:
         times = v["steps"]
         shown = ", ".join(map(str, times[:MAX_STEPS]))

@@ -175,19 +175,20 @@ def check(version: Path) -> None:
             raise UserError(f"{version / file} is damaged: it is not what was written")
 
 
-def find(root: str, row: str) -> tuple[str, dict[str, Any]]:
-    """(task, line) of the row whose id begins so; UserError where none does, or several do."""
-    ids: dict[str, tuple[str, dict]] = {}
+def find(root: str, row: str) -> list[tuple[str, dict[str, Any]]]:
+    """(task, line) of each version that holds the row whose id begins so, those that keep it first;
+    UserError where none holds one, or several begin so."""
+    ids: dict[str, dict[str, dict]] = {}  # {id: {task: line}}
     for place in sorted((Path(root) / FOLDER).glob("*/v*")):
         if not VERSION.fullmatch(place.name):
             continue
         task = read_manifest(place)["task"]
         for file in (KEPT, DROPPED):
             for held in lines(place / file):
-                ids.setdefault(held["lineage"]["id"], (task, held))
+                ids.setdefault(held["lineage"]["id"], {}).setdefault(task, held)
     found = [i for i in ids if i.startswith(row)]
     if not found:
         raise UserError(f"no made row {row!r} under {Path(root) / FOLDER}" + did_you_mean(row, ids))
     if len(found) > 1:
         raise UserError(f"{len(found)} rows begin with {row!r}: {', '.join(found[:4])}")
-    return ids[found[0]]
+    return sorted(ids[found[0]].items(), key=lambda x: bool(x[1]["lineage"]["dropped"]))

@@ -24,6 +24,8 @@ from itx.runs import RunFolder, open_run, read_lock, run_config, runs_inside
 from itx.tasks import registry
 from itx.tasks.spec import Skip, TaskSpec
 
+Places = list[tuple[str, dict[str, Any]]]  # (task, line) of each version that holds a row
+
 
 class VariantUse(TypedDict):
     """Of one trained variant of a run's lock."""
@@ -37,6 +39,7 @@ class VariantUse(TypedDict):
 
 class Use(TypedDict):
     run: str
+    task: str  # the version
     why: str  # it has no record in this run; "" where it has
     steps: int  # that the run has made
     variants: list[VariantUse]
@@ -54,16 +57,38 @@ def opened(paths: list[str]) -> list[RunFolder]:
     return found
 
 
-def of_row(root: str, task: str, held: dict[str, Any], runs: list[RunFolder]) -> list[Use]:
-    """What each run did with a line of a version."""
+def of_row(root: str, places: Places, runs: list[RunFolder]) -> list[Use]:
+    """What each run did with a row, a Use for each version of it that the run's lock trains on; of
+    a run that trains on none, one Use that says so.
+
+    Args:
+        places: the versions that hold the row (lineage.find).
+    """
+    told = [(task, *_known(root, task, held)) for task, held in places]
+    out = []
+    for run in runs:
+        lock = read_lock(run) if run.has_lock() else None
+        trained = {t["task"] for t in lock["tasks"]} if lock else set()
+        inside = [x for x in told if x[0] in trained]
+        out += [_of_run(run, lock, *x) for x in inside]
+        if not inside:
+            why = "its lock trains on no version with this row" if lock else "it has no lock yet"
+            out.append(_unused(run, places[0][0], why))
+    return out
+
+
+def _known(root: str, task: str, held: dict[str, Any]) -> tuple[int | None, str]:
+    """(the hash of its record's content, why it has no record)."""
+    if why := held["lineage"]["dropped"]:
+        return None, f"it was dropped there: {why}"
     spec = registry.task(task, root)
     content = _content(spec, held)
-    why = "it was dropped when it was made" if held["lineage"]["dropped"] else ""
-    if not why and content is None:
-        why = "its task makes no example of it"
-    if not why and (first := _first(root, spec, content)) != held["lineage"]["id"]:
-        why = f"row {first} asks the same and stands before it: that one is the record"
-    return [_of_run(run, task, content, why) for run in runs]
+    if content is None:
+        return None, "its task makes no example of it"
+    first = _first(root, spec, content)
+    if first != held["lineage"]["id"]:
+        return None, f"row {first} asks the same and stands before it: that one is the record"
+    return content, ""
 
 
 def _content(spec: TaskSpec, held: dict[str, Any]) -> int | None:
@@ -74,7 +99,7 @@ def _content(spec: TaskSpec, held: dict[str, Any]) -> int | None:
     return hashing.draw("content", kinds.of(spec).content(spec, values))
 
 
-def _first(root: str, spec: TaskSpec, content: int | None) -> str:
+def _first(root: str, spec: TaskSpec, content: int) -> str:
     """The id of the first row of a version that has this content."""
     file = lineage.of_task(root, spec.name) / lineage.KEPT
     return next(
@@ -82,19 +107,19 @@ def _first(root: str, spec: TaskSpec, content: int | None) -> str:
     )
 
 
-def _of_run(run: RunFolder, task: str, content: int | None, why: str) -> Use:
-    if not run.has_lock():
-        return Use(run=str(run.path), why="it has no lock yet", steps=0, variants=[], evaluation=[])
-    lock, cache_dir = read_lock(run), run_config(run).data.cache_dir
+def _unused(run: RunFolder, task: str, why: str) -> Use:
     steps = run.steps()[-1] if run.steps() else 0
-    use = Use(run=str(run.path), why=why, steps=steps, variants=[], evaluation=[])
-    if why:
+    return Use(run=str(run.path), task=task, why=why, steps=steps, variants=[], evaluation=[])
+
+
+def _of_run(run: RunFolder, lock: Lock, task: str, content: int | None, why: str) -> Use:
+    use = _unused(run, task, why)
+    if content is None:
         return use
-    if task not in {t["task"] for t in lock["tasks"]}:
-        return {**use, "why": f"its lock does not train on {task}"}
+    cache_dir = run_config(run).data.cache_dir
     # steps of a checkpoint count from 1, batches from 0
     skipped = {step - 1 for step in checkpoint.skips(run.checkpoints)["skipped"]}
-    trained = [step for step in range(steps) if step not in skipped]
+    trained = [step for step in range(use["steps"]) if step not in skipped]
     variants = _variants(lock, cache_dir, task, content, trained)
     asked = [
         row["name"]
@@ -106,14 +131,14 @@ def _of_run(run: RunFolder, task: str, content: int | None, why: str) -> Use:
     return {**use, "why": why, "variants": variants, "evaluation": asked}
 
 
-def _holds(folder: Path, content: int | None) -> bool:
+def _holds(folder: Path, content: int) -> bool:
     if not folder.is_dir():
         raise UserError(f"{folder}: a folder of the cache is missing; `itx data build` makes it")
     return bool((cache.Records(folder).content == np.uint64(content)).any())
 
 
 def _variants(
-    lock: Lock, cache_dir: str, task: str, content: int | None, trained: list[int]
+    lock: Lock, cache_dir: str, task: str, content: int, trained: list[int]
 ) -> list[VariantUse]:
     data = LockedData(lock, cache_dir)
     order = Order(lock, data.usable, data.sizes)

@@ -202,6 +202,10 @@ def test_a_row_is_followed_into_a_run(tmp_path, capsys):
                     [step] * said.count(h["instruction"])
                 )
     assert sum(map(bool, seen.values())) > 5
+    # a version that keeps few of the rows, and stands before the one that the run trains on
+    root = ["--root", str(tmp_path)]
+    best = ["create", "select", "created.mine.v1", *root, "--name", "best", "--by", "length"]
+    assert cli.main([*best, "--keep", "5"]) == 0
     line = ["data", "why", "ROW", "--root", str(tmp_path), "--runs", str(tmp_path / "runs")]
     others = 0
     for row, steps in seen.items():

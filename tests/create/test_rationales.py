@@ -197,8 +197,8 @@ def test_sums_that_do_not_come_out(said, wrong):
 
 
 def test_sums_of_gsm8k(shared):
-    """Its own rationales, written by people, are hardly ever accused (25 accusations were read: 15
-    are true); of results that are changed every one is found where the sum can be read."""
+    """Its own rationales, written by people, are hardly ever accused (24 accusations were read: about
+    15 are true); of results that are changed every one is found where the sum can be read."""
     draw, accused, planted, found = random.Random(0), 0, 0, 0
     with gzip.open(shared / "gsm8k/train.jsonl.gz", "rt", encoding="utf-8") as lines:
         golden = [json.loads(line)["answer"] for line in lines][:1500]
