@@ -236,14 +236,32 @@ _CHOOSE = re.compile(
 def listed_options(said: str) -> tuple[str, ...]:
     """The options that a text lists under labels in order (a), b) or 1., 2.), where it asks to
     choose."""
-    found = _LABELLED.findall(said)
-    letters = [(label.casefold(), option) for label, _, option in found if label]
-    numbers = [(number, option) for _, number, option in found if number]
+    return tuple(m[3].strip() for m in _labelled(said, said))
+
+
+def labelled_options(said: str, asked: str) -> tuple[tuple[str, ...], tuple[str, ...], str] | None:
+    """(labels, options, the lines that list them) of a text, where `asked`, all that a row asks,
+    asks to choose; None where it lists none, or lines of other kinds stand between them."""
+    found = _labelled(said, asked)
+    if not found:
+        return None
+    listed = said[found[0].start() : found[-1].end()]
+    if listed.count("\n") != len(found) - 1:
+        return None
+    labels = tuple(m[0][: m.start(3) - m.start()].strip() for m in found)
+    return labels, tuple(m[3].strip() for m in found), listed
+
+
+def _labelled(said: str, asked: str) -> list[re.Match]:
+    found = list(_LABELLED.finditer(said))
+    letters = [m for m in found if m[1]]
+    numbers = [m for m in found if m[2]]
     for of, first in ((letters, "a"), (numbers, "1")):
         in_order = [chr(ord(first) + i) for i in range(len(of))]
-        if 2 <= len(of) <= 8 and [label for label, _ in of] == in_order and _CHOOSE.search(said):
-            return tuple(option.strip() for _, option in of)
-    return ()
+        labels = [(m[1] or m[2]).casefold() for m in of]
+        if 2 <= len(of) <= 8 and labels == in_order and _CHOOSE.search(asked):
+            return of
+    return []
 
 
 # ---- disguises
