@@ -25,8 +25,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from itx import hosts, storage, versions
 from itx import mesh as meshes
-from itx import storage, versions
 from itx.errors import UserError, error_number, of_the_machine
 from itx.mesh import Specs
 
@@ -59,6 +59,12 @@ class Checkpoints:
         self.keep, self.pinned = keep, set()
         # of the steps whose meta was read; each array's read asks for them
         self._digests: dict[int, dict | None] = {}
+        processes = ocp.options.MultiprocessingOptions()
+        if read_only and hosts.count() > 1:  # each reader for itself: no other waits for it
+            own = jax.process_index()
+            processes = ocp.options.MultiprocessingOptions(
+                primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"reader{own}"
+            )
         self.manager = ocp.CheckpointManager(
             self.directory,
             item_names=("params", "opt_state", "meta"),
@@ -67,6 +73,7 @@ class Checkpoints:
                 read_only=read_only,
                 create=not read_only,
                 cleanup_tmp_directories=not read_only,
+                multiprocessing_options=processes,
                 # a CPU array is saved from the buffer that the next step may reuse (donation)
                 enable_async_checkpointing=jax.default_backend() != "cpu",
             ),
@@ -167,12 +174,9 @@ class Checkpoints:
         folder, n = self.directory / str(step), 1
         while (aside := self.directory / f"{step}.damaged{'' if n == 1 else f'-{n}'}").exists():
             n += 1
-        if jax.process_index() == 0:
+        if hosts.is_writer():
             folder.rename(aside)
-        if jax.process_count() > 1:
-            from jax.experimental import multihost_utils
-
-            multihost_utils.sync_global_devices(f"step {step} is set aside")
+        hosts.barrier("a checkpoint set aside")
         self.manager.reload()
         self._digests.pop(step, None)
         return aside
@@ -286,11 +290,7 @@ def skips(folder: Path) -> dict:
 def digest(array: Any) -> dict:
     """{"shape", "dtype", "blocks"} of an array: a hash of each BLOCK_BYTES of it in row-major
     order, wherever its parts lie."""
-    if not getattr(array, "is_fully_addressable", True):
-        from jax.experimental import multihost_utils
-
-        array = multihost_utils.process_allgather(array, tiled=True)
-    host = np.ascontiguousarray(array)
+    host = np.ascontiguousarray(hosts.gather(array))
     flat = host.reshape(-1).view(np.uint8)
     blocks = [flat[at : at + BLOCK_BYTES] for at in range(0, len(flat), BLOCK_BYTES)]
     with ThreadPoolExecutor(4) as pool:
