@@ -57,6 +57,7 @@ class Checkpoints:
         if read_only and not self.directory.is_dir():
             raise UserError(f"{self.directory} is no folder: there is no checkpoint to read")
         self.keep, self.pinned = keep, set()
+        self.is_shared = not read_only  # all processes call it alike; a reader is each one's own
         # of the steps whose meta was read; each array's read asks for them
         self._digests: dict[int, dict | None] = {}
         processes = ocp.options.MultiprocessingOptions()
@@ -218,16 +219,22 @@ class Checkpoints:
         """The result of `read`; Damaged if the files do not hold it. What the system refuses
         (rights, memory, a disk that does not answer) is no fault of the files, and any other error
         is one of this program: both go on as they are."""
+        value = fault = None
         try:
-            return read()
+            value = read()
         except Exception as e:
             # Orbax raises a bare Exception where a part is absent.
             of_files = isinstance(e, UNREADABLE) or type(e) is Exception
             if not of_files or of_the_machine(e) and error_number(e) not in ABSENT:
                 raise
-            why = " ".join(str(e).split())[:200]
+            why, fault = " ".join(str(e).split())[:200], e
             why = f"{item} cannot be read ({type(e).__name__}: {why})"
-            raise self._damaged(step, why) from e
+        if self.is_shared and hosts.agreed(fault is not None, "a damaged checkpoint"):
+            why = why if fault else f"another process cannot read {item}"
+            raise self._damaged(step, why) from fault
+        if fault:
+            raise self._damaged(step, why) from fault
+        return value
 
     def check(self, step: int, item: str, specs: Specs) -> None:
         """UserError where names or shapes differ, before Orbax reads anything."""

@@ -206,20 +206,24 @@ def stop(signal: int) -> int:
 
 def _agree_on_stop(group: Group) -> None:
     """The work of a thread: see `stop`."""
-    with contextlib.suppress(Exception):  # the other thread reports a lost connection
+    try:
         signal = int(group.get("itx/stop") or 0)
         if not signal or group.is_over:
             return
         with group.counting:
             checks = group.collected("calls before a stop", group.checks, STOP_SECONDS)
             group.signal, group.stop_at = signal, max(checks) + 1
+    except RunFailed as e:  # a process does not answer: the run may not go on as if nothing was
+        _end(group, e)
+    except Exception:  # the connection is lost, which the other thread reports
+        return
 
 
 # ---- joining
 
 
 @contextlib.contextmanager
-def joined(coordinator: str = "", processes_: int = 0, index: int = -1) -> Iterator[None]:
+def joined(coordinator: str = "", total: int = 0, index: int = -1) -> Iterator[None]:
     """Inside, this process is one of those that the arguments or the environment name; alone where
     they name none.
 
@@ -228,11 +232,11 @@ def joined(coordinator: str = "", processes_: int = 0, index: int = -1) -> Itera
 
     Args:
         coordinator: HOST:PORT of process 0, which listens there.
-        processes_: how many there are; 1: whatever the environment says, train alone.
+        total: how many there are; 1: whatever the environment says, train alone.
         index: of this process.
     """
     global _group
-    arguments = _arguments(coordinator, processes_, index)
+    arguments = _arguments(coordinator, total, index)
     if arguments is None:
         yield
         return
@@ -255,12 +259,12 @@ def joined(coordinator: str = "", processes_: int = 0, index: int = -1) -> Itera
     _over(group)
 
 
-def _arguments(coordinator: str, processes_: int, index: int) -> dict | None:
+def _arguments(coordinator: str, total: int, index: int) -> dict | None:
     """What jax.distributed.initialize takes; None: this process trains alone."""
-    if not coordinator and index < 0 and processes_ in (0, 1):
-        several = processes_ == 0 and _environment_names_several()
+    if not coordinator and index < 0 and total in (0, 1):
+        several = total == 0 and _environment_names_several()
         return {} if several else None
-    if not coordinator or processes_ < 1 or index < 0:
+    if not coordinator or total < 1 or index < 0:
         raise UserError(
             "--coordinator HOST:PORT, --processes N and --process I go together (or none of them, "
             "where the environment names the processes)"
@@ -268,13 +272,13 @@ def _arguments(coordinator: str, processes_: int, index: int) -> dict | None:
     host, _, port = coordinator.rpartition(":")
     if not host or not port.isdigit():
         raise UserError(f"--coordinator={coordinator}: give HOST:PORT of process 0")
-    if index >= processes_:
-        raise UserError(f"--process={index}: processes count from 0 to {processes_ - 1}")
-    if processes_ == 1:
+    if index >= total:
+        raise UserError(f"--process={index}: processes count from 0 to {total - 1}")
+    if total == 1:
         return None
     return {
         "coordinator_address": coordinator,
-        "num_processes": processes_,
+        "num_processes": total,
         "process_id": index,
         "cluster_detection_method": "deactivate",
     }

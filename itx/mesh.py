@@ -188,12 +188,15 @@ def put(
 
     def put_one(part: np.ndarray) -> jax.Array:
         size = len(part) if rows is None else global_batch
-
-        def of_device(index: tuple[slice, ...]) -> np.ndarray:
-            wanted = np.arange(size)[index[0]]
-            places = wanted if rows is None else np.searchsorted(rows, wanted)
-            return part[places][:, *index[1:]] if part.ndim > 1 else part[places]
-
-        return jax.make_array_from_callback((size, *part.shape[1:]), sharding, of_device)
+        shape = (size, *part.shape[1:])
+        return jax.make_array_from_callback(shape, sharding, lambda at: held(part, rows, at))
 
     return {name: put_one(np.asarray(part)) for name, part in batch.items()}
+
+
+def held(part: np.ndarray, rows: np.ndarray | None, index: tuple[slice, ...]) -> np.ndarray:
+    """whole[index] of a whole array, of which `part` has the `rows` (ascending; None: all)."""
+    if rows is None:
+        return part[index]
+    wanted = np.arange(int(rows[-1]) + 1)[index[0]]
+    return part[(np.searchsorted(rows, wanted), *index[1:])]

@@ -12,12 +12,16 @@ import time
 import numpy as np
 import pytest
 
-from itx import hosts
+from itx import hosts, mesh
 from itx.errors import UserError
 from tests.pod import Pod
 from tests.test_kill import curve, parameters
 
 MAX_RELATIVE_DIFFERENCE = 1e-5  # of a metric, between one process and several
+SLURM = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "a[1-4]"}
+SLURM |= {"SLURM_PROCID": "1", "SLURM_LOCALID": "0"}
+OPEN_MPI = {"OMPI_MCA_orte_hnp_uri": "1531576320.0;tcp://10.96.0.1:34911"}
+OPEN_MPI |= {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_LOCAL_RANK": "1"}
 MAX_SECONDS = 60.0  # from a fault to the end of the last process
 
 
@@ -152,7 +156,7 @@ def test_one_process_is_the_writer_and_agrees_with_itself():
     x = np.arange(3)
     assert hosts.gather(x) is x
     hosts.barrier("nobody else")
-    with hosts.joined(processes_=1):
+    with hosts.joined(total=1):
         assert hosts.count() == 1
 
 
@@ -168,3 +172,30 @@ def test_one_process_is_the_writer_and_agrees_with_itself():
 def test_flags_that_name_no_process_are_refused(arguments, told):
     with pytest.raises(UserError, match=told), hosts.joined(*arguments):
         pass
+
+
+def test_what_a_device_holds_is_cut_out_of_rows_with_gaps():
+    whole = np.arange(8 * 3 * 2).reshape(8, 3, 2)
+    rows = np.array([1, 2, 5, 6])
+    for index in [(slice(1, 3),), (slice(5, 7), slice(0, 2)), (slice(5, 6), slice(None))]:
+        assert np.array_equal(mesh.held(whole[rows], rows, index), whole[index])
+        assert np.array_equal(mesh.held(whole, None, index), whole[index])
+    assert not np.array_equal(whole[rows][1:3], whole[1:3])  # gaps matter
+
+
+@pytest.mark.parametrize(
+    ("environment", "several"),
+    [
+        ({}, False),
+        (SLURM | {"SLURM_NTASKS": "4"}, True),
+        (SLURM | {"SLURM_NTASKS": "1"}, False),
+        (OPEN_MPI | {"OMPI_COMM_WORLD_SIZE": "2"}, True),
+        (OPEN_MPI | {"OMPI_COMM_WORLD_SIZE": "1"}, False),
+    ],
+)
+def test_an_environment_says_whether_there_are_several(monkeypatch, environment, several):
+    for name in (*SLURM, *OPEN_MPI, "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert hosts._environment_names_several() is several

@@ -45,7 +45,6 @@ from itx.restore import Setup
 from itx.runs import RunFolder, default_run, read_lock
 from itx.trainer_lock import TrainerLock
 
-
 OF_A_HOST = ("data.cache_dir", "data.root")  # paths that may differ between hosts
 
 
