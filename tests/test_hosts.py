@@ -15,7 +15,7 @@ import pytest
 from itx import hosts, mesh
 from itx.errors import UserError
 from tests.pod import Pod
-from tests.test_kill import curve, parameters
+from tests.test_kill import curve
 
 MAX_RELATIVE_DIFFERENCE = 1e-5  # of a metric, between one process and several
 SLURM = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "a[1-4]"}
@@ -32,7 +32,7 @@ def pod(tmp_path, sample_cache, sample_locks) -> Pod:
 
 @pytest.fixture
 def long_pod(tmp_path, sample_cache) -> Pod:
-    return Pod(tmp_path, sample_cache, lock_file(sample_cache), steps=40)
+    return Pod(tmp_path, sample_cache, lock_file(sample_cache), steps=20)
 
 
 def lock_file(cache):
@@ -90,8 +90,8 @@ def test_two_processes_train_and_score_as_one_does(pod, capsys):
 @pytest.mark.slow
 @pytest.mark.parametrize("process", [0, 1])
 def test_sigterm_to_one_process_saves_once_and_stops_all(long_pod, process):
-    started = long_pod.start("run", seconds=0.1)
-    long_pod.wait_for_step("run", 6, started)
+    started = long_pod.start("run", seconds=0.25)
+    long_pod.wait_for_step("run", 5, started)
     began = time.monotonic()
     started[process].send_signal(signal.SIGTERM)
     assert long_pod.ended("run", started) == [143, 143], long_pod.said("run", 0)
@@ -103,45 +103,45 @@ def test_sigterm_to_one_process_saves_once_and_stops_all(long_pod, process):
     )
     whole = long_pod.trained("peace")
     assert curve(long_pod.trained("run")) == curve(whole)
-    ours, theirs = parameters(run), parameters(whole)
-    assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)
+    digests = [meta(x, 20)["digests"] for x in (run, whole)]  # of the bytes of each array
+    assert digests[0] == digests[1] and {"params", "opt_state"} <= digests[0].keys()
 
 
 @pytest.mark.slow
 def test_an_exception_on_one_process_ends_all_and_is_named(long_pod):
-    started = long_pod.start("run", seconds=0.1, raises=[1, 7])
+    started = long_pod.start("run", seconds=0.25, raises=[1, 7])
     long_pod.wait_for_step("run", 4, started)
     began = time.monotonic()
     assert long_pod.ended("run", started) == [1, 1]
     assert time.monotonic() - began < MAX_SECONDS
     (line,) = [x for x in long_pod.said("run", 0).splitlines() if "process 1 of 2" in x]
-    assert "ended this run: ArithmeticError: planted in a step (" in line and "take_step" in line
+    assert "ended this run: ArithmeticError: planted in a step (" in line and "train.py, line" in line
     assert "Traceback" in long_pod.said("run", 1) and "Traceback" not in long_pod.said("run", 0)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("process", [0, 1])
 def test_a_killed_process_ends_the_others(long_pod, process):
-    started = long_pod.start("run", seconds=0.1)
-    long_pod.wait_for_step("run", 6, started)
+    started = long_pod.start("run", seconds=0.25)
+    long_pod.wait_for_step("run", 5, started)
     began = time.monotonic()
     started[process].kill()
     codes = long_pod.ended("run", started)
     assert codes[process] == -9 and codes[1 - process] not in (0, -9), codes
     assert time.monotonic() - began < MAX_SECONDS
-    assert curve(long_pod.trained("run"))[-1]["step"] == 40
+    assert curve(long_pod.trained("run"))[-1]["step"] == 20
 
 
 @pytest.mark.slow
 def test_a_run_goes_on_with_other_numbers_of_processes(long_pod, capsys):
     """1 -> 2 -> 1, the same devices in all."""
     long_pod.trained("run", "--train.steps=8", processes=1, devices=2)
-    long_pod.trained("run", "--train.steps=16", processes=2, devices=1)
+    long_pod.trained("run", "--train.steps=14", processes=2, devices=1)
     assert "resumed at step 8" in long_pod.said("run", 0)
     assert "processes: 1 -> 2" in long_pod.said("run", 0)
-    run = long_pod.trained("run", "--train.steps=24", processes=1, devices=2)
+    run = long_pod.trained("run", "--train.steps=20", processes=1, devices=2)
     assert "processes: 2 -> 1" in long_pod.said("run", 0)
-    whole = long_pod.trained("whole", "--train.steps=24", processes=1, devices=2)
+    whole = long_pod.trained("whole", "--train.steps=20", processes=1, devices=2)
     difference = largest_difference(whole, run)
     with capsys.disabled():
         print(f"\nlargest relative difference of a metric: {difference:.2e}")
