@@ -155,11 +155,12 @@ def broadcast(make: Callable[[], Any]) -> Any:
     return json.loads(_group.get(key) or "null")
 
 
-def check_same(what: dict[str, Any]) -> None:
-    """UserError where a value differs between the processes, with its name."""
+def check_same(make: Callable[[], dict[str, Any]]) -> None:
+    """UserError where a value of what `make` returns differs between the processes, with its
+    name."""
     if _group is None:
         return
-    everyone = _group.collected("the same settings", what, None)
+    everyone = _group.collected("the same settings", make(), None)
     for name, value in everyone[0].items():
         for i, other in enumerate(everyone):
             if other.get(name) != value:

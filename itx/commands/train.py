@@ -38,6 +38,7 @@ from itx.commands.building import build_in_subprocess
 from itx.config import RunConfig
 from itx.data import lock as locks
 from itx.data.loader import Batches
+from itx.data.types import Lock
 from itx.data.vocabulary import BYTE_EXTRA_IDS, BYTES, Bytes, Vocabulary
 from itx.errors import UserError
 from itx.eval import dev, evaluate, fixed, information, metrics, retention
@@ -112,14 +113,7 @@ def _train(args: Namespace) -> dict | None:
     lock_file = _lock_file(args, run)
     lock = locks.read(lock_file)
     locks.check_config(lock, config, lock_file)
-    fields = configs.flatten(configs.to_dict(config))
-    hosts.check_same(
-        {
-            "the code's version": versions.code_version(),
-            "the data lock": locks.shape_hash(lock),
-            **{k: v for k, v in fields.items() if k not in OF_A_HOST},
-        }
-    )
+    hosts.check_same(lambda: _what_shapes_a_run(config, lock))
     facts = auditing.audit(lock, config.data.cache_dir, config)
     printed.print_audit(facts, tasks=False)
     if facts["errors"]:
@@ -158,6 +152,16 @@ def _lock_file(args: Namespace, run: RunFolder) -> Path:
         f"`itx data build {shlex.join(words)}`, and give each of them --lock with the file that "
         "it prints"
     )
+
+
+def _what_shapes_a_run(config: RunConfig, lock: Lock) -> dict[str, Any]:
+    """{name: value} of what must be alike on all processes."""
+    fields = configs.flatten(configs.to_dict(config))
+    return {
+        "the code's version": versions.code_version(),
+        "the data lock": locks.shape_hash(lock),
+        **{name: value for name, value in fields.items() if name not in OF_A_HOST},
+    }
 
 
 def _check_shared(run: RunFolder, about: dict | None) -> None:
