@@ -34,7 +34,7 @@ COMMANDS = {
     "soup": ("soup", "the mean of runs' checkpoints, and what lies between it and the base"),
     "generate": ("generate", "answer prompts; without any, a conversation in the terminal"),
     "convert": ("convert", "Hugging Face folders in and out, GGUF files in"),
-    "create": ("create", "new rows by a model, filtered, each with its lineage"),
+    "create": ("create", "new rows by a model or by hand, and what is wrong with those there are"),
 }
 
 

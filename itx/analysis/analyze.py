@@ -23,6 +23,7 @@ from itx.analysis.actions import Action, Actions
 from itx.analysis.counterfactual import AskedRow
 from itx.analysis.features import Observations
 from itx.config import RunConfig
+from itx.data import lock as locks
 from itx.data import verify
 from itx.data.types import Lock
 from itx.errors import UserError
@@ -129,6 +130,7 @@ def facts(side: Side, reference: Side | None, model: Model | None) -> dict:
         "actions": Actions(
             version=actions.ACTIONS_VERSION,
             run=str(side.run.path),
+            data=locks.shape_hash(side.lock),
             step=side.step,
             split=_split(side),
             actions=list(proposed.values()),

@@ -105,15 +105,22 @@ def conditions(
         tags: of each task.
     """
     found: dict[bytes, Condition] = {}
-    prompts = [text.normalise(x["prompt"]) for x in of.lines]
-    made = (
-        *(_known(of, rows, tags), _alphabets(of), _lengths(of)),
-        *(_groups(prompts), _words(of, prompts)),
-    )
-    for condition in (c for several in made for c in several):
+    for condition in every_condition(of, rows, tags):
         if enough(of, condition.holds):
             found.setdefault(condition.holds.tobytes(), condition)
     return list(found.values())
+
+
+def every_condition(
+    of: Observations, rows: dict[str, dict], tags: dict[str, dict[str, str]]
+) -> Iterator[Condition]:
+    """All that `conditions` chooses from."""
+    prompts = [text.normalise(x["prompt"]) for x in of.lines]
+    yield from _known(of, rows, tags)
+    yield from _alphabets(of)
+    yield from _lengths(of)
+    yield from _groups(prompts)
+    yield from _words(of, prompts)
 
 
 def enough(of: Observations, holds: np.ndarray) -> bool:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`itx create self-instruct`: new rows by a model, filtered, as a task."""
+"""`itx create self-instruct`: new rows by a model, filtered, as a task. The group's commands on
+rows that are there stand in review.py."""
 
 import argparse
 import contextlib
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from itx import hashing, peft
+from itx.commands import review
 from itx.commands.arguments import BASE, group
 from itx.commands.opened import opened
 from itx.create import filters, journal, lineage, seeds, self_instruct
@@ -31,6 +33,7 @@ LICENCE = "unknown"  # of what a model writes, unless its user says more
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = group(parser)
+    review.add_arguments(add)
     make = add("self-instruct", "instructions and answers from seeds (Wang et al. 2023)", create)
     option = make.add_argument
     option("--name", required=True, help="the task is created.NAME.v1, of a next making …v2")

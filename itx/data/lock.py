@@ -150,7 +150,7 @@ def check_config(lock: Lock, config: RunConfig, path: Path | str) -> None:
 # keys that shape no batch; `shape_hash` and `difference` look at tasks and vocabulary by themselves
 SHAPE_FREE = set(
     "chat evaluation dev information uninformed retention unretained unscored holdout left_out "
-    "leaks variants tasks vocabulary hub".split()
+    "leaks patches variants tasks vocabulary hub".split()
 )
 
 

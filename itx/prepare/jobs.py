@@ -105,14 +105,23 @@ class Examples(NamedTuple):
     patched: Counter = Counter()  # what data.patches did, under patches.COUNTED
 
 
-@functools.lru_cache(maxsize=4)
 def _read(task: str, split: str, settings: Settings) -> Examples:
-    """A split's examples, kept while one task's jobs follow each other; those of training with
-    data.patches."""
+    """A split's examples; those of training with data.patches."""
+    patched = tuple(patches.key(settings.data, task)) if split == "train" else ()
+    return _read_once(task, split, settings, patched)
+
+
+@functools.lru_cache(maxsize=4)
+def _read_once(task: str, split: str, settings: Settings, patched: tuple[str, ...]) -> Examples:
+    """Kept while one task's jobs follow each other.
+
+    Args:
+        patched: what of the patches is the task's, so that a file that has changed is read again.
+    """
     counts, faults = Counter(), {}
     d, spec = settings.data, settings.task(task)
     items = list(examples.items(spec, split, d.root, d.suite_seed, counts, d.skip_bad, faults))
-    if split != "train" or not d.patches:
+    if not patched:
         return Examples(items, counts, faults)
     several = [patches.read(file) for file in patches.files(d)]
     items, done = patches.applied(spec, items, several, counts, faults)

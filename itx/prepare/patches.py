@@ -172,9 +172,13 @@ def changed(values: Values, changes: dict[str, str | int], where: str) -> Values
     """The values with others at some pointers, which must be there and hold the same type."""
     new = json.loads(render.as_json(values))
     for pointer, value in changes.items():
-        *way, last = (p.replace("~1", "/").replace("~0", "~") for p in pointer.split("/")[1:])
         inside: Any = new
         try:
+            start, *way, last = (
+                p.replace("~1", "/").replace("~0", "~") for p in pointer.split("/")
+            )
+            if start:
+                raise KeyError(pointer)
             for part in way:
                 inside = inside[int(part) if isinstance(inside, list) else part]
             last = int(last) if isinstance(inside, list) else last

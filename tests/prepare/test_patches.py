@@ -2,7 +2,6 @@
 """Patches of training rows: what the build does with each verdict, and what it refuses."""
 
 import dataclasses
-import json
 from collections import Counter
 
 import pytest
@@ -178,7 +177,7 @@ def test_conversations_are_fixed_in_their_turns(tmp_path):
     by_id = {x["id"]: x for x in lines}
     assert by_id[first.id]["target"] == "исправлено" and manifest["patched"] == {"fixed": 1, "added": 1}  # fmt: skip
     assert any(x["target"] == "hello" for x in lines)
-    bad = judged(first, "fix", task="patched_talk", changes={"/messages/0/role": "system"})
+    bad = judged(first, "fix", task="patched_talk", changes={"/messages/1/role": "robot"})
     with pytest.raises(UserError, match="it is no example of 'patched_talk'"):
         jobs.run(types.Job("patched_talk", "train"), settings_of(tmp_path, written(tmp_path, bad)))
 
@@ -295,17 +294,23 @@ def test_the_lock_names_the_patch(tmp_path, sample_cache):
         tmp_path,
         judged(first, "reject", task="sample_add"),
         judged(second, "fix", task="sample_add", changes={"/answer": "1000000"}),
-    )
+        # as many examples as before: SeqIO, which takes long to import, need not be asked for rates
+        Entry("sample_add", "new", values={"a": 70, "b": 1, "rationale": "70 and 1 make 71.", "answer": "71"}),
+    )  # fmt: skip
     recipe = samples.write_recipe(
         tmp_path, sample_cache, mixture="sample_mix", patches=(file,), rate_factors=(("sample_add", 2.0),)
     )  # fmt: skip
-    done = samples.itx("data", "build", recipe, "--json", tmp_path / "facts.json")
-    lock = locks.read(json.loads((tmp_path / "facts.json").read_text())["lock"])
+    told = samples.itx("data", "audit", recipe).stdout
+    assert (
+        "by Анна: 3 rows judged" in told
+        and "patches of 1 tasks: 1 added, 1 fixed, 1 rejected" in told
+    )
+    newest = max((sample_cache / "locks").iterdir(), key=lambda f: f.stat().st_mtime)
+    lock = locks.read(newest)
+    newest.unlink()  # other tests read the two that were there
     (told,) = lock["patches"]
-    assert told["file"] == file and told["sha256"] == hashing.file_sha256(file) and told["entries"] == 2  # fmt: skip
+    assert told["file"] == file and told["sha256"] == hashing.file_sha256(file) and told["entries"] == 3  # fmt: skip
     tasks = {t["name"]: t for t in lock["tasks"]}
-    assert tasks["sample_add"]["patched"] == tasks["sample_add:cot"]["patched"] == {"rejected": 1, "fixed": 1}  # fmt: skip
+    assert tasks["sample_add"]["patched"] == tasks["sample_add:cot"]["patched"] == {"rejected": 1, "fixed": 1, "added": 1}  # fmt: skip
     assert "patched" not in tasks["sample_first"]
-    assert tasks["sample_add"]["rate"] > tasks["sample_first"]["rate"] and done.returncode == 0
-    audit = samples.itx("data", "audit", recipe)
-    assert "by Анна: 2 rows judged" in audit.stdout and "patches of 1 tasks: 1 fixed, 1 rejected" in audit.stdout
+    assert tasks["sample_add"]["rate"] > tasks["sample_first"]["rate"]
