@@ -84,7 +84,7 @@ def facts(
         raise UserError(f"{title}: there is no row to review")
     if len(tags) > MOST_TAGS:
         raise UserError(f"--tags: {len(tags)} tags, and a page has keys for {MOST_TAGS}")
-    rows = [_row(x) for x in shown]
+    rows = [row_facts(x) for x in shown]
     firsts = {x.spec.name: x for x in reversed(shown)}
     return {
         "title": title,
@@ -97,7 +97,7 @@ def facts(
     }
 
 
-def _row(x: Shown) -> dict[str, Any]:
+def row_facts(x: Shown) -> dict[str, Any]:
     answers = checks.answers(x.spec, x.item.values) if x.spec.templated else None
     options = list(answers.options or ()) if isinstance(answers, checks.Answers) else []
     answer = _answer(x.item.values, answers) if options else None

@@ -324,6 +324,8 @@ def made(spec: TaskSpec, name: str, values: Values, where: str) -> Item:
         item = examples.item_of(spec, name, 0, checked, checks.every_slot(spec))
     except KeyError as e:
         raise UserError(f"{where}: there is no {e.args[0]!r} in {checks.shown(values)}") from e
+    except (ValueError, TypeError) as e:  # what a conversation's own check says
+        raise UserError(f"{where}: it is no example of {spec.name!r} ({e})") from e
     if isinstance(item, Bad):
         raise UserError(f"{where}: {item.detail}")
     if isinstance(item, Skip):
