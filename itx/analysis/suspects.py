@@ -33,7 +33,7 @@ from itx.eval import stats
 from itx.eval.loaded import Ids
 from itx.eval.runner import Runner
 
-MAX_SUSPECTS = 50  # that are named of a run
+MAX_SUSPECTS = 1000  # that are named of a run
 
 
 class Suspect(TypedDict):

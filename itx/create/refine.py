@@ -18,7 +18,7 @@ An action that cannot be carried out as a whole is an error, and nothing of it i
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -28,6 +28,7 @@ from itx.config import RunConfig
 from itx.create import asked, review
 from itx.create.asked import Ask
 from itx.errors import UserError
+from itx.group_terms import Group
 from itx.prepare import patches, render
 from itx.prepare import values as checks
 from itx.prepare.patches import Entry
@@ -233,19 +234,17 @@ def balance(action: Action, world: World) -> Outcome:
 
 
 def counterfactual_pairs(action: Action, world: World) -> Outcome:
-    """Rows of the action's tasks that name one of its groups, with the words of another of its
-    kind."""
-    named = [g for g in group_terms.GROUPS if any(_names(c, g.name) for c in action["conditions"])]
-    if not named:
+    """Rows of the action's tasks with one group's words in place of another's. Where a slice that
+    names a group falls short, rows that name others of its kind become rows that name it: its own
+    may be what is wrong."""
+    pairs = [p for c in action["conditions"] for p in _swaps_of(c)]
+    if not pairs:
         raise UserError(f"{_named(action)}: its conditions name no group of people")
-    # “women, in their place men”: this pair alone, else every other group of the kind
-    others = set(named[1:]) if len(named) > 1 else None
     entries, counts = [], Counter()
     for task in world.of_trained(action):
         spec = world.spec(task)
         for item in world.items(task):
-            made = _swapped(spec, item, named[0], others, counts)
-            for values in made:
+            for values in _swapped(spec, item, pairs, counts):
                 if len(entries) < world.how.rows:
                     entries.append(Entry(task, "new", values=values, why=action["why"]))
                 else:
@@ -254,23 +253,25 @@ def counterfactual_pairs(action: Action, world: World) -> Outcome:
     return outcome(entries, counts=counts)
 
 
-def _names(condition: str, name: str) -> bool:
-    return name in condition.removeprefix("names ").split(", in their place ")
+def _swaps_of(condition: str) -> list[tuple[Group, Group]]:
+    """(group, what its words are swapped for) of `names women` or `women, in their place men`."""
+    by_name = {g.name: g for g in group_terms.GROUPS}
+    group, _, other = condition.partition(", in their place ")
+    if group in by_name and other in by_name:
+        return [(by_name[group], by_name[other])]
+    named = by_name.get(condition.removeprefix("names "))
+    if not named:
+        return []
+    return [(g, named) for g in group_terms.GROUPS if g.kind == named.kind and g != named]
 
 
 def _swapped(
-    spec: TaskSpec,
-    item: Item,
-    group: group_terms.Group,
-    others: set[group_terms.Group] | None,
-    counts: Counter,
+    spec: TaskSpec, item: Item, pairs: Sequence[tuple[Group, Group]], counts: Counter
 ) -> list[dict[str, Any]]:
     written = " ".join(str(v) for v in _asked_texts(item).values())
-    pairs = [(g, o) for g, o, _ in group_terms.swaps(written) if g == group]
-    pairs = [(g, o) for g, o in pairs if others is None or o in others]
     answers = checks.answers(spec, item.values) if spec.templated else None
     found = []
-    for pair in pairs:
+    for pair in [(g, o) for g, o, _ in group_terms.swaps(written) if (g, o) in pairs]:
         if isinstance(answers, checks.Answers) and group_terms.names_any(
             " ".join([*answers.references, *(answers.options or ())]), pair
         ):

@@ -189,6 +189,13 @@ def test_pairs_with_another_groups_words_are_added(run):
     by_text = {i.values["text"]: i.values["answer"] for i in items()}
     for v in new:
         assert v["answer"] == by_text["s" + v["text"]]
+    # where a slice that names a group falls short, rows of others become rows that name it
+    file = run[0].eval_dir(7) / "validation" / "analysis.json"
+    held = storage.read_json(file)
+    held["actions"]["actions"][5]["conditions"] = ["label = yes", "names men"]
+    storage.write_json(file, held)
+    assert refine(run[0], "--actions", NUMBER["counterfactual pairs"], "--name", "slice") == 0
+    assert [v for i, v in after().items() if i not in was] == new
     assert refine(run[0], "--actions", NUMBER["counterfactual pairs"], "--rows", "4") == 0
     assert facts()["reasons"] == {"beyond --rows 4": 11, "added": 4}
 
