@@ -35,6 +35,7 @@ COMMANDS = {
     "generate": ("generate", "answer prompts; without any, a conversation in the terminal"),
     "convert": ("convert", "Hugging Face folders in and out, GGUF files in"),
     "create": ("create", "new rows by a model or by hand, and what is wrong with those there are"),
+    "loop": ("loop", "tune, analyse, refine, and tune again while dev gets better"),
 }
 
 

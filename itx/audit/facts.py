@@ -59,7 +59,7 @@ def measure(lock: Lock, cache_dir: Path, steps: int) -> AuditFacts:
         "left_out": lock.get("left_out", []),
         "variants": lock.get("variants", []),
         "leaks": leak_facts(lock, data, cache_dir),
-        "patches": lock.get("patches", []),
+        "patches": lock.get("patch_files", []),
         "patched": {t["task"]: t["patched"] for t in lock["tasks"] if "patched" in t},
         "biases": biases.bias_facts(lock, data, cache_dir),
         "baselines": scores,

@@ -22,6 +22,12 @@ from itx.errors import UserError
 from itx.eval import terminal
 from itx.storage import local
 
+# those that take a value
+OPTIONS = (
+    "model server replay replay_name base batch server_model key_variable concurrency "
+    "requests_per_minute token_budget prompt_price completion_price"
+).split()
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     option = parser.add_argument
@@ -47,6 +53,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def is_named(args: Namespace) -> bool:
     """Whether anybody is to answer."""
     return any((args.model, args.server, args.replay))
+
+
+def words(args: Namespace) -> list[str]:
+    """The options that name who answers, for another command that takes them."""
+    given = {name: getattr(args, name) for name in OPTIONS}
+    told = [w for name, value in given.items() if value for w in (f"--{name}", str(value))]
+    return [*told, *(["--raw"] if args.raw else [])]
 
 
 def budget(args: Namespace) -> Budget:

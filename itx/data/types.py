@@ -209,7 +209,8 @@ class Lock(TypedDict):
     retention: NotRequired[list[TextEntry]]
     unretained: NotRequired[str]  # why no text is measured
     leaks: NotRequired[list[Leaks]]
-    patches: NotRequired[list[PatchEntry]]  # in the order of data.patches
+    patch_files: NotRequired[list[PatchEntry]]  # in the order of data.patches
+    factors: NotRequired[dict[str, float]]  # data.rate_factors, which `rate` has in it
     hub: NotRequired[dict[str, str]]  # commits of what came from the hub (itx/hub.py)
     contamination: NotRequired[dict[str, str]]  # what `itx eval --shots` tested; never on disk
 

@@ -108,7 +108,9 @@ def make(plan: Plan, shares: list[Rates], made: dict[Job, Made]) -> Lock:
     if d.targets != "own":
         lock["targets"] = d.targets
     if plan.patches:
-        lock["patches"] = plan.patches
+        lock["patch_files"] = plan.patches
+    if d.rate_factors:
+        lock["factors"] = dict(d.rate_factors)
     if d.replay:
         lock |= {"replay": d.replay, "replay_task": d.replay_task}
     if d.phases:

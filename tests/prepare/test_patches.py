@@ -308,8 +308,15 @@ def test_the_lock_names_the_patch(tmp_path, sample_cache):
     newest = max((sample_cache / "locks").iterdir(), key=lambda f: f.stat().st_mtime)
     lock = locks.read(newest)
     newest.unlink()  # other tests read the two that were there
-    (told,) = lock["patches"]
+    (told,) = lock["patch_files"]
     assert told["file"] == file and told["sha256"] == hashing.file_sha256(file) and told["entries"] == 3  # fmt: skip
+    named = {"patches": (file,), "rate_factors": (("sample_add", 2.0),)}
+    locks.check_config(lock, samples.config("", "sample_mix", **named), "lock")
+    for without, said in (("patches", "made with the patches"), ("rate_factors", "the factors")):
+        with pytest.raises(UserError, match=said):
+            locks.check_config(
+                lock, samples.config("", "sample_mix", **{**named, without: ()}), "lock"
+            )
     tasks = {t["name"]: t for t in lock["tasks"]}
     assert tasks["sample_add"]["patched"] == tasks["sample_add:cot"]["patched"] == {"rejected": 1, "fixed": 1, "added": 1}  # fmt: skip
     assert "patched" not in tasks["sample_first"]
