@@ -7,11 +7,13 @@ from collections import Counter
 import pytest
 
 from itx import hashing
+from itx.audit import audit as auditing
+from itx.audit import printed
 from itx.data import cache
 from itx.data import lock as locks
 from itx.data.vocabulary import Vocabulary
 from itx.errors import UserError
-from itx.prepare import again, examples, jobs, members, patches, types, vocab
+from itx.prepare import again, build, examples, jobs, members, patches, types, vocab
 from itx.prepare.patches import Entry
 from itx.tasks import registry
 from itx.tasks.chat import conversation
@@ -284,7 +286,7 @@ def test_rates_times_factors():
             members.with_factors(shares, data)
 
 
-def test_the_lock_names_the_patch(tmp_path, sample_cache):
+def test_the_lock_names_the_patch(tmp_path, sample_cache, capsys):
     """Through the whole build, in processes of their own: rates follow the factor, and the lock
     says which file was applied and what it did."""
     registry.load_modules(("tests.sample_tasks",))
@@ -297,21 +299,20 @@ def test_the_lock_names_the_patch(tmp_path, sample_cache):
         # as many examples as before: SeqIO, which takes long to import, need not be asked for rates
         Entry("sample_add", "new", values={"a": 70, "b": 1, "rationale": "70 and 1 make 71.", "answer": "71"}),
     )  # fmt: skip
-    recipe = samples.write_recipe(
-        tmp_path, sample_cache, mixture="sample_mix", patches=(file,), rate_factors=(("sample_add", 2.0),)
-    )  # fmt: skip
-    told = samples.itx("data", "audit", recipe).stdout
+    named = {"patches": (file,), "rate_factors": (("sample_add", 2.0),)}
+    config = samples.config(str(sample_cache), "sample_mix", **named)
+    made = build.build(config).lock
+    lock = locks.read(made)
+    made.unlink()  # other tests read the two that were there
+    printed.print_audit(auditing.audit(lock, str(sample_cache), config))
+    told = capsys.readouterr().out
     assert (
         "by Анна: 3 rows judged" in told
         and "patches of 1 tasks: 1 added, 1 fixed, 1 rejected" in told
     )
-    newest = max((sample_cache / "locks").iterdir(), key=lambda f: f.stat().st_mtime)
-    lock = locks.read(newest)
-    newest.unlink()  # other tests read the two that were there
     (told,) = lock["patch_files"]
     assert told["file"] == file and told["sha256"] == hashing.file_sha256(file) and told["entries"] == 3  # fmt: skip
-    named = {"patches": (file,), "rate_factors": (("sample_add", 2.0),)}
-    locks.check_config(lock, samples.config("", "sample_mix", **named), "lock")
+    locks.check_config(lock, config, "lock")
     for without, said in (("patches", "made with the patches"), ("rate_factors", "the factors")):
         with pytest.raises(UserError, match=said):
             locks.check_config(
