@@ -5,6 +5,7 @@ create agreement`: how far two people's patches agree."""
 import argparse
 import dataclasses
 from argparse import Namespace
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -83,9 +84,12 @@ def _of_task(args: Namespace) -> tuple[list[Shown], str, list[str]]:
     registry.load_modules(tuple(filter(None, args.modules.split(","))))
     spec = review.task_of(args.what, args.root)
     given = tuple(filter(None, args.patches.split(",")))
-    items = review.training_items(spec, DataConfig(root=args.root, patches=given))
+    counts: Counter = Counter()
+    data = DataConfig(root=args.root, patches=given, skip_bad=True)
+    items = review.training_items(spec, data, counts)
     by_hash = sorted(items, key=lambda i: hashing.draw("review", i.hash))
-    return [Shown(spec, item) for item in by_hash], spec.name, []
+    left_out = [f"{n:,} records are no rows: {why}" for why, n in counts.items() if why != "read"]
+    return [Shown(spec, item) for item in by_hash], spec.name, left_out
 
 
 def _of_finding(args: Namespace, run: RunFolder) -> tuple[list[Shown], str, list[str]]:

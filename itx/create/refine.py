@@ -195,7 +195,7 @@ def _options(spec: TaskSpec, item: Item) -> list[str]:
 
 def changed_answer(spec: TaskSpec, item: Item, answer: str) -> dict[str, str | int]:
     """The change that gives a row this answer; {} where it has it."""
-    given, options = item.values["answer"], _options(spec, item)
+    given, options = patches.as_plain(item.values)["answer"], _options(spec, item)
     if isinstance(given, int) and not isinstance(given, bool):
         place = options.index(answer)
         return {} if place == given else {"/answer": place}
@@ -284,7 +284,7 @@ def _swapped(
 
 def _asked_texts(item: Item) -> dict[str, str]:
     """{pointer: text} of all but the answer and the options."""
-    parts = patches.leaves(item.values)
+    parts = patches.leaves(patches.as_plain(item.values))
     return {
         at: v
         for at, v in parts.items()

@@ -6,7 +6,6 @@ Texts of an example that are equal are one field, so that a change of one is a c
 may show the same request in two ways.
 """
 
-import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any, NamedTuple
 from itx import hashing
 from itx.config import DataConfig
 from itx.errors import UserError, did_you_mean
-from itx.prepare import examples, patches, render
+from itx.prepare import examples, patches
 from itx.prepare import values as checks
 from itx.prepare.types import Item
 from itx.tasks import registry
@@ -35,9 +34,13 @@ class Shown(NamedTuple):
     note: str = ""  # why it is shown
 
 
-def training_items(spec: TaskSpec, data: DataConfig) -> list[Item]:
-    """The examples that a build trains on, data.patches applied."""
-    counts, faults = Counter(), {}
+def training_items(spec: TaskSpec, data: DataConfig, counts: Counter | None = None) -> list[Item]:
+    """The examples that a build trains on, data.patches applied.
+
+    Args:
+        counts: as `examples.items` takes it.
+    """
+    counts, faults = Counter() if counts is None else counts, {}
     items = examples.items(spec, "train", data.root, data.suite_seed, counts, data.skip_bad, faults)
     several = [patches.read(file) for file in patches.files(data)]
     return patches.applied(spec, list(items), several, counts, faults).items
@@ -98,16 +101,17 @@ def facts(
 
 
 def row_facts(x: Shown) -> dict[str, Any]:
-    answers = checks.answers(x.spec, x.item.values) if x.spec.templated else None
+    values = patches.as_plain(x.item.values)
+    answers = checks.answers(x.spec, values) if x.spec.templated else None
     options = list(answers.options or ()) if isinstance(answers, checks.Answers) else []
-    answer = _answer(x.item.values, answers) if options else None
+    answer = _answer(values, answers) if options else None
     hidden = {"/answer"} if answer and not answer["text"] else set()
     return {
         "task": x.spec.name,
         "id": x.item.id,
         "content": f"{x.item.hash:016x}",
         "row": patches.row_of(x.item.values),
-        "fields": _fields(x.item.values, lambda at: at not in hidden),
+        "fields": _fields(values, lambda at: at not in hidden),
         "options": options,
         "answer": answer,
         "note": x.note,
@@ -124,7 +128,7 @@ def _answer(values: Values, answers: checks.Answers) -> dict[str, Any]:
 def _fields(values: Values, wanted: Callable[[str], bool]) -> list[dict[str, Any]]:
     """The texts and whole numbers of an example; equal texts are one field."""
     fields: dict[Any, dict[str, Any]] = {}
-    for at, value in patches.leaves(json.loads(render.as_json(values))).items():
+    for at, value in patches.leaves(values).items():
         number = isinstance(value, int) and not isinstance(value, bool)
         if not wanted(at) or not (number or isinstance(value, str)):
             continue
@@ -140,7 +144,7 @@ def _fields(values: Values, wanted: Callable[[str], bool]) -> list[dict[str, Any
 
 def _blank(x: Shown) -> dict[str, Any]:
     """What a new pair of the task is filled into: the values of an example, emptied."""
-    values = _BLANK_TALK if x.spec.kind == "chat" else json.loads(render.as_json(x.item.values))
+    values = _BLANK_TALK if x.spec.kind == "chat" else patches.as_plain(x.item.values)
     pointers = patches.leaves(values)
     fields = _fields(values, lambda at: not at.endswith("/role"))
     if x.spec.kind == "chat":

@@ -22,6 +22,7 @@ nobody has judged what it says now.
 
 import functools
 import json
+import numbers
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -106,7 +107,7 @@ def _read(file: str, state: tuple) -> Patch:
     del state  # a file that has changed is read again
     try:
         # not splitlines(): a text in a line may hold U+2028
-        lines = Path(file).read_text(encoding="utf-8").split("\n")
+        lines = Path(file).read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as e:
         raise UserError(f"{file}: no text in UTF-8 ({e.reason} at byte {e.start})") from e
     head = _object(lines[0], f"{file}, line 1")
@@ -168,9 +169,18 @@ def row_of(values: Values) -> str:
     return hashing.digest(render.as_json(values, sort_keys=True))
 
 
+def as_plain(values: Values) -> Values:
+    """The values as JSON has them, whole numbers of any library as numbers."""
+
+    def default(value: Any) -> Any:
+        return int(value) if isinstance(value, numbers.Integral) else render.plain(value)
+
+    return json.loads(json.dumps(values, ensure_ascii=False, default=default))
+
+
 def changed(values: Values, changes: dict[str, str | int], where: str) -> Values:
     """The values with others at some pointers, which must be there and hold the same type."""
-    new = json.loads(render.as_json(values))
+    new = as_plain(values)
     for pointer, value in changes.items():
         inside: Any = new
         try:

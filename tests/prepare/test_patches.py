@@ -4,6 +4,7 @@
 import dataclasses
 from collections import Counter
 
+import numpy as np
 import pytest
 
 from itx import hashing
@@ -271,6 +272,8 @@ def test_pointers_are_those_of_rfc_6901():
         new = patches.changed(values, {pointer: value * 2}, "")
         assert patches.leaves(new)[pointer] == value * 2 and new != values
     assert patches.row_of(values) != patches.row_of({**values, "n": 2})
+    # whole numbers of another library stay numbers
+    assert patches.changed({"a": np.int64(1), "t": "x"}, {"/a": 2}, "") == {"a": 2, "t": "x"}
     assert conversation([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])
 
 
