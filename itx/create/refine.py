@@ -28,6 +28,7 @@ from itx.config import RunConfig
 from itx.create import asked, review
 from itx.create.asked import Ask
 from itx.errors import UserError
+from itx.eval import stats
 from itx.group_terms import Group
 from itx.prepare import patches, render
 from itx.prepare import values as checks
@@ -72,6 +73,7 @@ class World:
     ask: Ask | None = None
     how: How = How()
     _items: dict[str, list[Item]] = field(default_factory=dict)
+    _by_content: dict[str, dict[str, list[Item]]] = field(default_factory=dict)
 
     def spec(self, task: str) -> TaskSpec:
         return registry.task(task, self.config.data.root)
@@ -81,6 +83,12 @@ class World:
         if task not in self._items:
             self._items[task] = review.training_items(self.spec(task), self.config.data)
         return self._items[task]
+
+    def by_content(self, task: str) -> dict[str, list[Item]]:
+        if task not in self._by_content:
+            own = stats.grouped((f"{i.hash:016x}", i) for i in self.items(task))
+            self._by_content[task] = own
+        return self._by_content[task]
 
     def of_trained(self, action: Action) -> list[str]:
         """The action's tasks that are trained on; UserError where none is."""
@@ -97,7 +105,7 @@ class World:
         one."""
         for example in wanted:
             task, content = example["task"], example["content"]
-            found = [i for i in self.items(task) if f"{i.hash:016x}" == content]
+            found = self.by_content(task).get(content, [])
             if len(found) != 1:
                 why = (
                     f"{len(found)} rows have it now" if found else "its row is gone or has changed"
@@ -237,7 +245,8 @@ def counterfactual_pairs(action: Action, world: World) -> Outcome:
     """Rows of the action's tasks with one group's words in place of another's. Where a slice that
     names a group falls short, rows that name others of its kind become rows that name it: its own
     may be what is wrong."""
-    pairs = [p for c in action["conditions"] for p in _swaps_of(c)]
+    swaps = {c: _swaps_of(c) for c in action["conditions"]}
+    pairs = [p for own in swaps.values() for p in own]
     if not pairs:
         raise UserError(f"{_named(action)}: its conditions name no group of people")
     entries, counts = [], Counter()
@@ -250,7 +259,8 @@ def counterfactual_pairs(action: Action, world: World) -> Outcome:
                 else:
                     counts[f"beyond --rows {world.how.rows}"] += 1
     counts["added"] = len(entries)
-    return outcome(entries, counts=counts)
+    notes = [f"rows were not chosen by: {c}" for c, own in swaps.items() if not own]
+    return outcome(entries, counts=counts, notes=notes)
 
 
 def _swaps_of(condition: str) -> list[tuple[Group, Group]]:
@@ -304,11 +314,10 @@ def generate(action: Action, world: World) -> Outcome:
         by_task.setdefault(spec.name, []).append(item)
     entries, counts = [], Counter()
     conditions = [c for c in action["conditions"] if not c.startswith(asked.OF_WORDING)]
+    left = world.how.rows
     for number, (task, shown) in enumerate(sorted(by_task.items())):
-        # the rows are shared among the tasks
-        most = world.how.rows * (number + 1) // len(by_task) - world.how.rows * number // len(
-            by_task
-        )
+        most = left // (len(by_task) - number)  # the tasks have equal shares
+        left -= most
         made = asked.written(
             world.ask, world.spec(task), shown, world.items(task), conditions, most, world.how.seed,
             world.how.chat, counts,

@@ -31,13 +31,16 @@ def get_config(quick=False):
         eval=EvalConfig(max_examples=0, split="validation", before=False, instructions=False),
     )
 """
-SEEDS = (0, 1, 2)
+SEEDS = (0, 1)
+LONG = (
+    300  # steps of the arms, which are then sure of what their data say; the recipe's own are few
+)
 
 
 def scores(run: Path) -> tuple[float, float]:
     """Accuracy on dev (inside the slice, outside it)."""
     sides: dict[bool, list[float]] = {True: [], False: []}
-    for file in run.glob("eval/160/predictions/faulty_*.jsonl"):
+    for file in run.glob(f"eval/{LONG}/predictions/faulty_*.jsonl"):
         for line in file.read_text("utf-8").splitlines():
             held = json.loads(line)
             if "score" in held:
@@ -48,15 +51,15 @@ def scores(run: Path) -> tuple[float, float]:
 
 @pytest.mark.slow
 def test_a_spoilt_slice_recovers_and_a_control_does_not(tmp_path):
-    """Three seeds of each arm: as it is, suspects relabelled, suspects dropped, as many others
-    dropped, rows of others with the slice's words."""
+    """A short run is analysed, for labels that were learned by heart are not doubted. Then two seeds
+    of each arm: as it is, suspects relabelled, suspects dropped, as many others dropped, rows of
+    others with the slice's words."""
 
     def run(*words):
         return itx(*words, cwd=tmp_path, PYTHONPATH=str(REPO))
 
     (tmp_path / "recipe.py").write_text(RECIPE)
     run("train", "recipe.py", "--run_dir", "runs/faulty")
-    run("analyze", "runs/faulty", "--train_examples", "0", "--json", "plain.json")
     run("analyze", "runs/faulty", "--train_examples", "1000", "--json", "analysis.json")
     analysis = json.loads((tmp_path / "analysis.json").read_text())
     first = analysis["findings"][0]
@@ -79,10 +82,11 @@ def test_a_spoilt_slice_recovers_and_a_control_does_not(tmp_path):
     for seed in SEEDS:
         for name, recipe in recipes.items():
             where = f"runs/{name}-{seed}"
-            run("train", recipe, f"--train.seed={seed}", f"--data.seed={seed}", "--run_dir", where)
+            seeds = (f"--train.seed={seed}", f"--data.seed={seed}", f"--train.steps={LONG}")
+            run("train", recipe, *seeds, "--run_dir", where)
             found[name].append(scores(tmp_path / where))
             print(f"{name}, seed {seed}: inside {found[name][-1][0]:.3f}, outside {found[name][-1][1]:.3f}", flush=True)  # fmt: skip
     inside = {name: [i for i, _ in s] for name, s in found.items()}
-    for name in ("relabelled", "dropped"):
+    for name in ("relabelled", "dropped", "pairs"):
         assert min(inside[name]) > max(*inside["faulty"], *inside["control"]) + 0.05, inside
         assert min(o for _, o in found[name]) > 0.95
