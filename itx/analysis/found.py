@@ -2,6 +2,7 @@
 """What `itx analyze` found in a run, as the commands that act on it read it: its findings, their
 actions, and the training examples that a finding speaks of."""
 
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -104,7 +105,7 @@ def training_examples(
         return [], []
     of = features.observations(rows, lines.__getitem__)
     tags = {row["task"]: row["tags"] for row in found.lock["evaluation"]}
-    known = {c.text: c.holds for c in features.every_condition(of, rows, tags)}
+    known = {c.text: c.holds for c in features.every_condition(of, rows, tags, Counter())}
     # a condition that holds of all stands for itself
     holds = np.ones(len(of.lines), bool)
     for condition in action["conditions"]:
