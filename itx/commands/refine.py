@@ -18,7 +18,7 @@ from itx.analysis.found import Found
 from itx.commands import answering
 from itx.config import RunConfig, to_dict
 from itx.create import refine, refined
-from itx.create.refine import How, World
+from itx.create.world import RELABEL, How, World
 from itx.errors import UserError, check_known
 from itx.eval.tables import console, table
 from itx.prepare import patches
@@ -144,7 +144,7 @@ def _chosen(of: Found, named: str) -> list[Action]:
 
 def _how(args: Namespace) -> How:
     if args.relabel:
-        check_known(args.relabel, refine.RELABEL, f"--relabel {args.relabel!r}")
+        check_known(args.relabel, RELABEL, f"--relabel {args.relabel!r}")
     if args.rows < 1:
         raise UserError(f"--rows {args.rows}: must be at least 1")
     if not 0 < args.factor < float("inf"):

@@ -18,126 +18,20 @@ An action that cannot be carried out as a whole is an error, and nothing of it i
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from itx import group_terms, hashing, text
-from itx.analysis.actions import Action, ActionExample
-from itx.config import RunConfig
-from itx.create import asked, review
-from itx.create.asked import Ask
+from itx.analysis.actions import Action
+from itx.create import asked
+from itx.create.world import Outcome, World, judged, named, outcome
 from itx.errors import UserError
-from itx.eval import stats
 from itx.group_terms import Group
 from itx.prepare import patches, render
 from itx.prepare import values as checks
 from itx.prepare.patches import Entry
 from itx.prepare.types import Item
-from itx.tasks import registry
 from itx.tasks.spec import TaskSpec
-
-RELABEL = ("drop", "rather", "ask")
-
-
-@dataclass(frozen=True)
-class How:
-    """What a person may choose about the actions.
-
-    Args:
-        relabel: one of RELABEL; "": ask where there is a generator.
-        rows: that an action adds at most. factor: of a rate that is raised.
-    """
-
-    relabel: str = ""
-    rows: int = 50
-    factor: float = 2.0
-    seed: int = 0
-    chat: bool = True
-
-
-@dataclass(frozen=True)
-class World:
-    """The run that is refined.
-
-    Args:
-        suspects: {(task, content): what analysis says of a doubted label}.
-        about: gives the training examples that an action is about, and the conditions that cannot
-            be told of them.
-    """
-
-    config: RunConfig
-    trained: frozenset[str]  # tasks, without variants
-    suspects: dict[tuple[str, str], dict[str, Any]]
-    about: Callable[[Action], tuple[list[ActionExample], list[str]]]
-    ask: Ask | None = None
-    how: How = How()
-    _items: dict[str, list[Item]] = field(default_factory=dict)
-    _by_content: dict[str, dict[str, list[Item]]] = field(default_factory=dict)
-
-    def spec(self, task: str) -> TaskSpec:
-        return registry.task(task, self.config.data.root)
-
-    def items(self, task: str) -> list[Item]:
-        """What the run trained on, its patches applied."""
-        if task not in self._items:
-            self._items[task] = review.training_items(self.spec(task), self.config.data)
-        return self._items[task]
-
-    def by_content(self, task: str) -> dict[str, list[Item]]:
-        if task not in self._by_content:
-            own = stats.grouped((f"{i.hash:016x}", i) for i in self.items(task))
-            self._by_content[task] = own
-        return self._by_content[task]
-
-    def of_trained(self, action: Action) -> list[str]:
-        """The action's tasks that are trained on; UserError where none is."""
-        tasks = [t for t in action["tasks"] if t in self.trained]
-        if not tasks:
-            some = ", ".join(action["tasks"][:4])
-            raise UserError(f"{_named(action)}: none of its tasks is trained on ({some})")
-        return tasks
-
-    def rows(
-        self, action: Action, wanted: Iterable[ActionExample]
-    ) -> Iterator[tuple[TaskSpec, Item]]:
-        """The rows behind the names; UserError where one is no longer there, or is not the only
-        one."""
-        for example in wanted:
-            task, content = example["task"], example["content"]
-            found = self.by_content(task).get(content, [])
-            if len(found) != 1:
-                why = (
-                    f"{len(found)} rows have it now" if found else "its row is gone or has changed"
-                )
-                raise UserError(
-                    f"{_named(action)} does not apply any more: example {content} of {task!r}, "
-                    f"{why}; analyse a run on the data of today"
-                )
-            yield self.spec(task), found[0]
-
-
-class Outcome(NamedTuple):
-    entries: list[Entry]
-    factors: dict[str, float]  # task -> of its rate
-    settings: dict[str, str]
-    counts: Counter  # what was done and what not, in words
-    notes: list[str]  # what was passed over
-
-
-def outcome(entries: list[Entry] | None = None, **more: Any) -> Outcome:
-    empty = {"factors": {}, "settings": {}, "counts": Counter(), "notes": []}
-    return Outcome(entries or [], **{**empty, **more})
-
-
-def _named(action: Action) -> str:
-    return f"action {action['id']} ({action['kind']})"
-
-
-def judged(spec: TaskSpec, item: Item, verdict: str, why: str, **more: Any) -> Entry:
-    """An entry on a row as it is now."""
-    named = (item.id, f"{item.hash:016x}", patches.row_of(item.values))
-    return Entry(spec.name, verdict, *named, why=why, **more)
 
 
 def carried_out(action: Action, world: World) -> Outcome:
@@ -157,13 +51,13 @@ def relabel(action: Action, world: World) -> Outcome:
     how = world.how.relabel or ("ask" if world.ask else "")
     if not how:
         raise UserError(
-            f"{_named(action)}: say who gives the labels: --relabel drop rejects the rows, rather "
+            f"{named(action)}: say who gives the labels: --relabel drop rejects the rows, rather "
             "takes the answer that the model would rather say, and --server or --model is asked"
         )
     if how == "drop":
         return drop(action, world)
     if how == "ask" and world.ask is None:
-        raise UserError(f"{_named(action)}: --relabel ask needs --server or --model")
+        raise UserError(f"{named(action)}: --relabel ask needs --server or --model")
     rows = list(world.rows(action, action["examples"]))
     doubted = [world.suspects.get((spec.name, f"{i.hash:016x}"), {}) for spec, i in rows]
     others = [d.get("rather", "") for d in doubted]
@@ -215,7 +109,7 @@ def changed_answer(spec: TaskSpec, item: Item, answer: str) -> dict[str, str | i
 def balance(action: Action, world: World) -> Outcome:
     if any(c.startswith(("place ", "place of")) for c in action["conditions"]):
         raise UserError(
-            f"{_named(action)}: the order of options is drawn anew in each rendering, but where it "
+            f"{named(action)}: the order of options is drawn anew in each rendering, but where it "
             "means something (shuffle_options=False): no row can balance it; generate further rows"
         )
     entries, counts, notes = [], Counter(), []
@@ -234,7 +128,7 @@ def balance(action: Action, world: World) -> Outcome:
             entries += [judged(spec, i, "reject", action["why"]) for i in drawn[least:]]
             counts["rejected for balance"] += len(drawn) - least
     if not entries and notes:
-        raise UserError(f"{_named(action)}: {notes[0]}")
+        raise UserError(f"{named(action)}: {notes[0]}")
     return outcome(entries, counts=counts, notes=notes)
 
 
@@ -248,7 +142,7 @@ def counterfactual_pairs(action: Action, world: World) -> Outcome:
     swaps = {c: _swaps_of(c) for c in action["conditions"]}
     pairs = [p for own in swaps.values() for p in own]
     if not pairs:
-        raise UserError(f"{_named(action)}: its conditions name no group of people")
+        raise UserError(f"{named(action)}: its conditions name no group of people")
     entries, counts = [], Counter()
     for task in world.of_trained(action):
         spec = world.spec(task)
@@ -304,11 +198,11 @@ def _asked_texts(item: Item) -> dict[str, str]:
 
 def generate(action: Action, world: World) -> Outcome:
     if world.ask is None:
-        raise UserError(f"{_named(action)}: a generator writes the rows: give --server or --model")
+        raise UserError(f"{named(action)}: a generator writes the rows: give --server or --model")
     wanted, untold = world.about(action)
     wanted = [e for e in wanted if e["task"] in world.trained]
     if not wanted:
-        raise UserError(f"{_named(action)}: no training row fits it, so that none can be shown")
+        raise UserError(f"{named(action)}: no training row fits it, so that none can be shown")
     by_task: dict[str, list[Item]] = {}
     for spec, item in world.rows(action, wanted):
         by_task.setdefault(spec.name, []).append(item)
@@ -338,7 +232,7 @@ def reweight(action: Action, world: World) -> Outcome:
 
 def setting(action: Action, world: World) -> Outcome:
     if not action["settings"]:
-        raise UserError(f"{_named(action)}: it names no setting")
+        raise UserError(f"{named(action)}: it names no setting")
     counts = Counter({"settings": len(action["settings"])})
     return outcome(settings=dict(action["settings"]), counts=counts)
 
@@ -346,7 +240,7 @@ def setting(action: Action, world: World) -> Outcome:
 def add_templates(action: Action, world: World) -> Outcome:
     tasks = ", ".join(action["tasks"][:4])
     raise UserError(
-        f"{_named(action)}: wordings are code, and are written by hand: add pairs to `templates` "
+        f"{named(action)}: wordings are code, and are written by hand: add pairs to `templates` "
         f"of {tasks} where they are registered (`itx tasks show NAME`), and raise no version"
     )
 
@@ -379,7 +273,7 @@ def together(actions: Iterable[Action], world: World) -> tuple[list[Outcome], Ou
         for name, value in own.settings.items():
             if settings.setdefault(name, value) != value:
                 raise UserError(
-                    f"{_named(action)} sets {name}={value}, and another action {settings[name]}: "
+                    f"{named(action)} sets {name}={value}, and another action {settings[name]}: "
                     "give one of them"
                 )
         for e in own.entries:
@@ -389,7 +283,7 @@ def together(actions: Iterable[Action], world: World) -> tuple[list[Outcome], Ou
                 entries.append(e)
             elif (earlier[1].verdict, earlier[1].changes) != (e.verdict, e.changes):
                 raise UserError(
-                    f"{_named(action)} would {e.verdict} row {e.id} of {e.task!r}, and action "
+                    f"{named(action)} would {e.verdict} row {e.id} of {e.task!r}, and action "
                     f"{earlier[0]} would {earlier[1].verdict} it: give one of them"
                 )
             else:

@@ -21,7 +21,7 @@ from itx import config as configs
 from itx import hashing, storage
 from itx.config import RunConfig
 from itx.create import lineage
-from itx.create.refine import World
+from itx.create.world import World
 from itx.errors import UserError
 from itx.prepare import patches
 from itx.prepare.patches import Entry, Patch
