@@ -106,7 +106,7 @@ def test_what_is_refused_leaves_nothing(stages, capsys, words, told):
 def test_a_loop_that_is_killed_goes_on_and_the_slice_recovers(tmp_path):
     """Killed by SIGKILL three times on its way; then to its end by the same command."""
     (tmp_path / "recipe.py").write_text(RECIPE)
-    command = [sys.executable, "-m", "itx.cli", "loop", "recipe.py", "--rounds", "2", "--loop_dir", "L", "--relabel", "rather"]  # fmt: skip
+    command = [sys.executable, "-m", "itx.cli", "loop", "recipe.py", "--rounds", "2", "--loop_dir", "L", "--do", "counterfactual pairs", "--rows", "400"]  # fmt: skip
     where = {"cwd": tmp_path, "env": one_device() | {"PYTHONPATH": str(REPO)}}
     for seconds in (8, 25, 40):
         killed = subprocess.Popen(

@@ -340,7 +340,12 @@ def _of_swaps(
                 "answers change"
             )
             numbers = {k: d[k] for k in ("examples", "difference", "interval", "p", "adjusted")}
-            done = _propose(proposed, "counterfactual pairs", says, of.task_names, [text])
+            # rows of those who fare better, with the words for those who fare worse
+            worse, better = (
+                (d["group"], d["other"]) if d["difference"] > 0 else (d["other"], d["group"])
+            )
+            swap = f"{better}, in their place {worse}"
+            done = _propose(proposed, "counterfactual pairs", says, of.task_names, [swap])
             found.append(
                 _finding("counterfactual", text, says, of.task_names, **numbers, action=done)
             )

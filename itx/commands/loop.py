@@ -27,6 +27,7 @@ from itx.analysis.actions import KINDS
 from itx.commands import answering
 from itx.commands.arguments import command, with_recipe
 from itx.create import refined
+from itx.create.world import How
 from itx.errors import RunFailed, UserError, check_known
 from itx.eval import tables
 from itx.runs import RunFolder
@@ -56,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="of each task, whose labels are judged (default %(default)s)",
     )
+    option("--rows", type=int, default=How.rows, help="that an action adds at most")
     option("--keep_test", action="store_true", help="do not look at test at the end")
     answering.add_arguments(parser)
 
@@ -144,7 +146,7 @@ def _refine(args: Namespace, folder: Path, run: Path, number: int, actions: list
     relabel = args.relabel or ("ask" if answering.is_named(args) else "drop")
     words = ["create", "refine", str(run), "--name", f"round_{number}", "--root", str(folder)]
     words += ["--actions", ",".join(a["id"] for a in actions), "--relabel", relabel]
-    words += [*answering.words(args), "--json", str(told)]
+    words += ["--rows", str(args.rows), *answering.words(args), "--json", str(told)]
     _itx(folder, f"{run.name}-refine", *words)
     return refined.recipe_of(Path(storage.read_json(told)["folder"]))
 
