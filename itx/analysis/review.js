@@ -202,7 +202,7 @@ function page(document, window) {
 
   const move = {j: 1, arrowdown: 1, arrowright: 1, k: -1, arrowup: -1, arrowleft: -1};
 
-  function reads(key, event) {
+  function reads(key) {
     const number = /^[1-9]$/.test(key) ? Number(key) - 1 : -1, decision = state.decided[at];
     if (mode === "tag") {
       mode = "read";
@@ -235,7 +235,7 @@ function page(document, window) {
     if (forms) {
       if (event.key === "Escape") mode = "read";
       else if (!(event.key === "Enter" && (wanted || mode === "editor")) || finish() === false) return;
-    } else if (wanted || event.altKey || event.isComposing || reads(keyOf(event), event) === false) return;
+    } else if (wanted || event.altKey || event.isComposing || reads(keyOf(event)) === false) return;
     event.preventDefault();
     show();
   });

@@ -224,8 +224,15 @@ def files(data: DataConfig) -> list[Path]:
 
 def key(data: DataConfig, task: str) -> list[str]:
     """What of the patches shapes a task's training examples, for a cache folder's key."""
-    own = [[line_of(e) for e in read(f).entries if e.task == task] for f in files(data)]
-    return [hashing.digest(*lines) for lines in own if lines]
+    several = [(str(f), storage.identity(os.stat(f))) for f in files(data)]
+    return [digest for f, state in several if (digest := _digest(f, state, task))]
+
+
+@functools.lru_cache(maxsize=4096)  # a build asks for each folder of each task
+def _digest(file: str, state: tuple, task: str) -> str:
+    """Stands for a file's entries of a task; "" where it has none."""
+    lines = [line_of(e) for e in _read(file, state).entries if e.task == task]
+    return hashing.digest(*lines) if lines else ""
 
 
 def check(data: DataConfig, trained: Sequence[str]) -> list[PatchEntry]:
