@@ -7,7 +7,7 @@ kappa        (agreement - expected) / (1 - expected), expected from each one's o
              verdicts (Cohen, 1960): 0 by chance
 AC1          the same with another chance, sum p (1 - p) / (categories - 1) over the mean shares
              (Gwet, 2008): kappa falls where nearly all rows have one verdict, AC1 does not
-interval     95 %, the bootstrap over rows (itx/eval/stats.py)
+interval     95 %, the bootstrap over rows
 """
 
 from typing import Any
@@ -47,7 +47,7 @@ def facts(one: Patch, other: Patch) -> dict[str, Any]:
         "only": [len(first) - len(both), len(second) - len(both)],
         "verdicts": list(JUDGED),
         "table": table.tolist(),
-        **_measures(pairs),
+        **_measures(table),
         "fixed_by_both": len(fixed),
         "same_fix": sum(first[k].changes == second[k].changes for k in fixed),
         "tags": _tags([first[k] for k in both], [second[k] for k in both]),
@@ -74,35 +74,36 @@ def _tags(first: list[Entry], second: list[Entry]) -> dict[str, list[int]]:
     return found
 
 
-def of_table(counts: np.ndarray) -> dict[str, float]:
-    """{"agreement", "kappa", "ac1"} of a table [categories, categories] of rows. Where chance
-    leaves no room (each gave one verdict, the same), full agreement is 1."""
-    shares = counts / counts.sum()
-    agreement = float(np.trace(shares))
-    rows, columns = shares.sum(1), shares.sum(0)
+def of_tables(counts: np.ndarray) -> dict[str, np.ndarray]:
+    """{"agreement", "kappa", "ac1"}, each float [tables], of int [tables, categories, categories].
+    Where chance leaves no room (each gave one verdict, the same), full agreement is 1."""
+    shares = counts / counts.sum((1, 2), keepdims=True)
+    agreement = np.trace(shares, axis1=1, axis2=2)
+    rows, columns = shares.sum(2), shares.sum(1)
     mean = (rows + columns) / 2
+    found = {"agreement": agreement}
     chances = {
-        "kappa": float(rows @ columns),
-        "ac1": float((mean * (1 - mean)).sum() / (len(counts) - 1)),
+        "kappa": (rows * columns).sum(1),
+        "ac1": (mean * (1 - mean)).sum(1) / (counts.shape[1] - 1),
     }
-    corrected = {
-        name: (agreement - chance) / (1 - chance) if chance < 1 else 1.0
-        for name, chance in chances.items()
-    }
-    return {"agreement": agreement, **corrected}
-
-
-def _measures(pairs: np.ndarray) -> dict[str, dict[str, Any]]:
-    """Each of `of_table` with its interval; pairs: int [rows, 2]."""
-    size = len(JUDGED)
-    cells = pairs[:, 0] * size + pairs[:, 1]
-    counts = np.eye(size * size, dtype=int)[cells]  # [rows, cells]
-    found = {}
-    for name in ("agreement", "kappa", "ac1"):
-
-        def score(total: np.ndarray, name: str = name) -> float:
-            return of_table(total.reshape(size, size))[name]
-
-        value, interval = stats.of_counts(counts, score)
-        found[name] = {"value": value, "interval": list(interval)}
+    for name, chance in chances.items():
+        room = chance < 1
+        found[name] = np.where(room, (agreement - chance) / np.where(room, 1 - chance, 1), 1.0)
     return found
+
+
+def _measures(table: np.ndarray) -> dict[str, dict[str, Any]]:
+    """Each of `of_tables` with its interval. Resampled rows of a table have multinomial counts."""
+    n, size = int(table.sum()), len(table)
+    rng = np.random.default_rng(0)
+    drawn = rng.multinomial(n, table.ravel() / n, size=stats.RESAMPLES).reshape(-1, size, size)
+    resampled, own = of_tables(drawn), of_tables(table[None])
+    ends = [stats.TAIL_95, 1 - stats.TAIL_95]
+    return {
+        name: {
+            "value": float(own[name][0]),
+            # of a single row nothing is known
+            "interval": np.quantile(values, ends).tolist() if n > 1 else [-1.0, 1.0],
+        }
+        for name, values in resampled.items()
+    }

@@ -317,12 +317,12 @@ def test_agreement_is_that_of_the_books():
     """Cohen's kappa and Gwet's AC1 of a table of two raters, worked out by hand: 45 and 15 against 25 and 15."""
     table = np.zeros((3, 3), int)
     table[:2, :2] = [[45, 15], [25, 15]]
-    found = agreement.of_table(table)
+    found = {k: v[0] for k, v in agreement.of_tables(table[None]).items()}
     assert found["agreement"] == pytest.approx(0.60)
     assert found["kappa"] == pytest.approx((0.60 - 0.54) / (1 - 0.54))
     chance = (0.65 * 0.35 + 0.35 * 0.65) / 2
     assert found["ac1"] == pytest.approx((0.60 - chance) / (1 - chance))
-    assert agreement.of_table(np.diag([5, 0, 0]))["kappa"] == 1.0
+    assert agreement.of_tables(np.diag([5, 0, 0])[None])["kappa"] == [1.0]
 
 
 def test_agreement_of_two_patches(tmp_path, capsys):
