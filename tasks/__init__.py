@@ -11,6 +11,7 @@ for _module in (
     "bbh",
     "induction",
     "bias",
+    "ifeval",
     "seeds",
     "dialog",
     "created",

@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from itx.errors import UserError
-from itx.eval.bias import AMBIGUOUS, ANTI, CLEAR, PRO
 from itx.tasks.registry import family, make_task
 from itx.tasks.spec import Skip, TaskSpec, function, jsonl
 
-CONTEXTS = {"ambig": AMBIGUOUS, "disambig": CLEAR}
+CONTEXTS = {"ambig": "ambiguous", "disambig": "clear"}  # as itx/eval/bias.py calls them
 BBQ_TEMPLATES = [
     ("{context}\n\n{question}\n{options}", "{answer}"),
     ("Read the text and answer the question.\n{context}\nQuestion: {question}\n{options}\nAnswer:", "{answer}"),
@@ -85,7 +84,7 @@ def winobias_rows(kind: str) -> Any:
             for name in ("female", "male")
             for line in _lines(folder / f"{name}_occupations.txt")
         ]
-        for side in (PRO, ANTI):
+        for side in ("pro", "anti"):
             for file in sorted(folder.glob(f"{side}_stereotyped_{kind}.txt.*")):
                 for line in _lines(file):
                     number, _, marked = line.partition(" ")

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What `itx create` made under `data.root`: the family `created.*`, a task for each version,
-`created.NAME.v1`. Its rows are checked against the version's manifest before they are listed."""
+`created.NAME.v1`. Its rows are checked against the version's manifest before they are listed.
+
+Rows that were made of one row fall into the same split, so that no row is scored whose twin was
+trained on. A version is of the cluster of what it was made of, and is held out with it."""
 
 from pathlib import Path
 
@@ -15,6 +18,15 @@ def created_fields(example: dict) -> dict:
     return request_fields({k: example[k] for k in ("instruction", "input", "output")})
 
 
+def derived_fields(example: dict) -> dict:
+    """The same of a row that was made of another one, with the id of that."""
+    return {**created_fields(example), "parent": example["lineage"]["parents"][0]}
+
+
+def parent(values: dict) -> str:
+    return values["parent"]
+
+
 def members(root: str) -> list[TaskSpec]:
     """Every version there is."""
     out = []
@@ -22,14 +34,16 @@ def members(root: str) -> list[TaskSpec]:
         for version in lineage.versions(place).values():
             lineage.check(version)
             manifest = lineage.read_manifest(version)
+            file = {"train": str((version / lineage.KEPT).relative_to(root))}
+            by_parent = manifest.get("split") == "parent"
             out.append(
                 make_task(
                     manifest["task"],
                     version=1,
-                    cluster="open_instructions",
+                    cluster=manifest.get("cluster", lineage.CLUSTER),
                     origin=tuple(manifest["origin"]),
-                    source=jsonl({"train": str((version / lineage.KEPT).relative_to(root))}),
-                    fields=created_fields,
+                    source=jsonl(file, split_key=parent if by_parent else None),
+                    fields=derived_fields if by_parent else created_fields,
                     content=("request",),
                     metrics=("rouge_l", "token_f1"),
                     templates=REQUEST_TEMPLATES,

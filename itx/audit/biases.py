@@ -67,8 +67,7 @@ def bias_facts(lock: Lock, data: LockedData, cache_dir: Path) -> BiasFacts:
         records, usable = data.records[i][0], data.usable[i][0]
         numbers = _drawn(records, usable)
         prompts, targets = _texts(records, numbers, vocabulary, lock)
-        conditions = _conditions(prompts)
-        labels = Counter(targets) if len(set(targets)) <= MAX_LABELS else Counter()
+        conditions, labels = _conditions(prompts), _labels(targets)
         tasks[name] = _biases(prompts, labels, conditions)
         holding = _holding(prompts, labels)
         asked += _cues(name, conditions, targets, holding, records.template[numbers])
@@ -80,6 +79,16 @@ def bias_facts(lock: Lock, data: LockedData, cache_dir: Path) -> BiasFacts:
     ]
     cues.sort(key=lambda c: (c["p"], c["task"], c["cue"]))
     return {"tasks": tasks, "cues": cues, "tested": len(asked)}
+
+
+def of_texts(prompts: list[str], targets: list[str]) -> Biases:
+    """The same of texts that are in no lock."""
+    return _biases(prompts, _labels(targets), _conditions(prompts))
+
+
+def _labels(targets: list[str]) -> Counter[str]:
+    """How often each target stands; nothing where answers are open."""
+    return Counter(targets) if len(set(targets)) <= MAX_LABELS else Counter()
 
 
 def _fewest_exemplars(lock: Lock, data: LockedData) -> dict[str, int]:

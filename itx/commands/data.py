@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`itx data build | audit | show | batch`: what a run trains on, made, judged and printed;
-`itx data why`: where a made row came from."""
+`itx data why`: where a made row came from, and what became of it; `itx data diff`
+(differing.py): two versions or two locks."""
 
 import argparse
 import itertools
@@ -14,10 +15,11 @@ import numpy as np
 from itx import pretrained, processes
 from itx.audit import audit as auditing
 from itx.audit import printed, sentences
+from itx.commands import differing
 from itx.commands.arguments import group, with_recipe
 from itx.commands.building import build_in_subprocess
 from itx.config import RunConfig
-from itx.create import lineage
+from itx.create import lineage, uses
 from itx.data import lock as locks
 from itx.data import verify
 from itx.data.loader import Batches
@@ -27,7 +29,10 @@ from itx.errors import UserError, did_you_mean
 from itx.eval import metrics, tables
 from itx.prepare import build
 from itx.storage import local
+from itx.tasks import registry
 from itx.text import visible
+
+MAX_STEPS = 12  # that a line names
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,7 +60,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     batch.add_argument("--rows", type=int, default=4, metavar="N", help="print the first N rows")
     why = add("why", "where a row that `itx create` made came from, kept or dropped", data_why)
     why.add_argument("row", help="its id, or the beginning of it")
+    why.add_argument(
+        "--runs",
+        nargs="+",
+        type=local,
+        default=[],
+        metavar="RUN",
+        help="also what these runs, or the runs in these folders, did with it",
+    )
     why.add_argument("--root", type=local, default=".", help="folder of the data (data.root)")
+    differing.add_commands(add)
 
 
 def _load(args: Namespace) -> RunConfig:
@@ -207,16 +221,49 @@ def _segment_text(
 
 
 def data_why(args: Namespace) -> tuple[dict, int]:
-    task, held = lineage.find(args.root, args.row)
+    (task, held), *others = places = lineage.find(args.root, args.row)
     came = held["lineage"]
-    state = f"dropped: {came['dropped']}" if came["dropped"] else "kept"
-    print(f"{came['id']} of {task}, {visible(state)}")
+    print(f"{came['id']} of {task}, {visible(_state(held))}")
     for name in ("instruction", "input", "output"):
         if held[name]:
             print(f"  {name}: {visible(held[name])}")
     print(f"  made by {visible(came['generator'])}; parents: {', '.join(came['parents'])}")
+    if came.get("operator"):
+        same = "the same meaning" if came["preserving"] else "another meaning"
+        print(f"  operator {visible(came['operator'])}, of {same}")
     for stage, request in came["made_by"].items():
         print(f"  {stage}: request {request['request']}, seed {request['seed']}")
     for name, found in came["verdicts"].items():
         print(f"  filter {name}: {visible(found)}")
-    return {"task": task, **held}, 0
+    for other, line in others:
+        print(f"  also in {other}, {visible(_state(line))}")
+    facts = {"task": task, **held, "also_in": {other: _state(line) for other, line in others}}
+    if not args.runs:
+        return facts, 0
+    registry.load_modules(["tasks"])
+    used = uses.of_row(args.root, places, uses.opened(args.runs))
+    for use in used:
+        _print_use(use)
+    return {**facts, "uses": used}, 0
+
+
+def _state(held: dict) -> str:
+    dropped = held["lineage"]["dropped"]
+    return f"dropped: {dropped}" if dropped else "kept"
+
+
+def _print_use(use: uses.Use) -> None:
+    """What a run did with a row."""
+    print(visible(f"in {use['run']}, of {use['task']}: {use['why'] or 'trained on'}"))
+    for v in use["variants"]:
+        times = v["steps"]
+        shown = ", ".join(map(str, times[:MAX_STEPS]))
+        more = f" and {len(times) - MAX_STEPS:,} more" if len(times) > MAX_STEPS else ""
+        at = f" at steps {shown}{more}" if times else ""
+        print(
+            f"  {v['variant']}: {v['records']:,} records, {v['left_out']:,} of them left out; in "
+            f"{len(times):,} batches of {use['steps']:,} steps{at}; an exemplar in "
+            f"{v['exemplar_of']:,} records"
+        )
+    for row in use["evaluation"]:
+        print(f"  asked by the evaluation row {row}")

@@ -13,7 +13,7 @@ from typing import get_args
 from itx import config as configs
 from itx import hub, peft_files, pretrained, restore
 from itx.analysis import report
-from itx.commands import best_form, harness, unbuilt
+from itx.commands import best_form, harness, several, unbuilt
 from itx.commands.arguments import BASE, command
 from itx.commands.building import further_in_subprocess
 from itx.config import DataConfig, EvalConfig, ModelConfig, RunConfig
@@ -39,8 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     option(
         "run",
         type=local,
+        nargs="+",
         help="a run folder or RUN/checkpoints/STEP; a Hugging Face folder, a GGUF file, or an "
-        "adapter's folder as PEFT writes it",
+        "adapter's folder as PEFT writes it; several are compared in pairs",
     )
     option("--step", type=int, help="default: the newest checkpoint")
     option(
@@ -109,6 +110,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def evaluate_run(args: Namespace) -> tuple[dict, int]:
+    if len(args.run) > 1:
+        return several.evaluate(args, _evaluate_one)
+    return _evaluate_one(Namespace(**{**vars(args), "run": args.run[0]}))
+
+
+def _evaluate_one(args: Namespace) -> tuple[dict, int]:
     if args.harness is not None:
         return harness.evaluate(args)
     if args.include_path:

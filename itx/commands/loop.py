@@ -24,7 +24,7 @@ from typing import Any
 from itx import begin, pretrained, processes, storage
 from itx.analysis import compare, found, sweep
 from itx.analysis.actions import KINDS
-from itx.commands import answering
+from itx.commands import making
 from itx.commands.arguments import command, with_recipe
 from itx.create import refined
 from itx.create.world import How
@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     option("--rows", type=int, default=How.rows, help="that an action adds at most")
     option("--keep_test", action="store_true", help="do not look at test at the end")
-    answering.add_arguments(parser)
+    making.add_who(parser)
 
 
 def run_loop(args: Namespace) -> tuple[dict, int]:
@@ -143,10 +143,10 @@ def _actions(args: Namespace, folder: Path, run: Path, kinds: list[str]) -> list
 def _refine(args: Namespace, folder: Path, run: Path, number: int, actions: list[dict]) -> Path:
     """The recipe of a refinement. The same refinement is made once."""
     told = folder / "logs" / f"{run.name}-refine.json"
-    relabel = args.relabel or ("ask" if answering.is_named(args) else "drop")
+    relabel = args.relabel or ("ask" if making.is_anybody(args) else "drop")
     words = ["create", "refine", str(run), "--name", f"round_{number}", "--root", str(folder)]
     words += ["--actions", ",".join(a["id"] for a in actions), "--relabel", relabel]
-    words += ["--rows", str(args.rows), *answering.words(args), "--json", str(told)]
+    words += ["--rows", str(args.rows), *making.who_again(args), "--json", str(told)]
     _itx(folder, f"{run.name}-refine", *words)
     return refined.recipe_of(Path(storage.read_json(told)["folder"]))
 

@@ -15,7 +15,7 @@ from itx import config_check, hashing, recipe, storage
 from itx.analysis import found
 from itx.analysis.actions import KINDS, Action
 from itx.analysis.found import Found
-from itx.commands import answering
+from itx.commands import making
 from itx.config import RunConfig, to_dict
 from itx.create import refine, refined
 from itx.create.world import RELABEL, How, World
@@ -31,7 +31,7 @@ Add = Callable[..., argparse.ArgumentParser]
 TOLD = ("id", "kind", "tasks", "conditions", "why")  # of an action, in a manifest
 
 
-def add_arguments(add: Add) -> None:
+def add_commands(add: Add) -> None:
     make = add("refine", "carry out what `itx analyze` proposed: a patch and a recipe", refine_run)
     make.set_defaults(quick=False)  # settings are taken as `--a.b=c`
     option = make.add_argument
@@ -54,7 +54,7 @@ def add_arguments(add: Add) -> None:
         action="store_true",
         help="in place of the rows that would be rejected or fixed, reject as many drawn ones",
     )
-    answering.add_arguments(make)
+    making.add_who(make)
 
 
 def refine_run(args: Namespace) -> tuple[dict, int]:
@@ -145,8 +145,9 @@ def _chosen(of: Found, named: str) -> list[Action]:
 def _how(args: Namespace) -> How:
     if args.relabel:
         check_known(args.relabel, RELABEL, f"--relabel {args.relabel!r}")
-    if args.rows < 1:
-        raise UserError(f"--rows {args.rows}: must be at least 1")
+    for name in ("rows", "batch"):
+        if getattr(args, name) < 1:
+            raise UserError(f"--{name} {getattr(args, name)}: must be at least 1")
     if not 0 < args.factor < float("inf"):
         raise UserError(f"--factor {args.factor}: a factor is above 0")
     return How(args.relabel, args.rows, args.factor, args.seed, not args.raw)
@@ -155,13 +156,13 @@ def _how(args: Namespace) -> How:
 @contextlib.contextmanager
 def _asking(args: Namespace, place: Path) -> Iterator[tuple[Any, Any, Callable[[], dict | None]]]:
     """(who answers or None, what asks them or None, what gives the ledger of the calls)."""
-    if not answering.is_named(args):
+    if not making.is_anybody(args):
         yield None, None, lambda: None
         return
-    with answering.generator(args) as generator:
+    with making.generator(args) as generator:
         place.mkdir(parents=True, exist_ok=True)
-        budget = answering.budget(args)
-        with answering.asking(generator, place / refined.JOURNAL, budget) as (ask, ledger):
+        budget = making.budget(args)
+        with making.asking(generator, place / refined.JOURNAL, budget) as (ask, ledger):
             yield generator, ask, ledger
 
 

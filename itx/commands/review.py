@@ -26,7 +26,7 @@ MOST_ROWS = 200  # that a page has where nobody says how many
 Add = Callable[..., argparse.ArgumentParser]
 
 
-def add_arguments(add: Add) -> None:
+def add_commands(add: Add) -> None:
     """The two commands of the group `create`."""
     option = add(
         "review", "a page on which a person judges training rows", create_page

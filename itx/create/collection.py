@@ -23,24 +23,24 @@ class Duplicates:
     same words in the same order but for one in seven). Decisions are exact (novelty.py)."""
 
     def __init__(self, alike: float = MAX_ALIKE) -> None:
-        self._seen: dict[tuple[str, ...], int] = {}
+        self._seen: dict[tuple[str, ...], str] = {}
         self._pool = Pool(alike)
-        self._names: list[int] = []  # the row of each entry of the pool
+        self._names: list[str] = []  # the row of each entry of the pool
         self._rows = 0
 
-    def __call__(self, row: Row) -> dict[str, str]:
-        """{"duplicate": …} or {"near duplicate": …}, with the number of the row that was first; {}
-        and the row is remembered."""
-        number, self._rows = self._rows, self._rows + 1
+    def __call__(self, row: Row, name: str = "") -> dict[str, str]:
+        """{"duplicate": …} or {"near duplicate": …}, with the name of the row that was first, or
+        its number; {} and the row is remembered."""
+        name, self._rows = name or f"row {self._rows}", self._rows + 1
         words = tuple(rouge.words(row.whole))
         if words in self._seen:
-            return {"duplicate": f"of row {self._seen[words]}"}
+            return {"duplicate": f"of {self._seen[words]}"}
         near = self._pool.admit(row.whole)
         if near is not None:
             first = self._names[near.index]
-            return {"near duplicate": f"of row {first}, ROUGE-L {near.likeness:.2f}"}
-        self._seen[words] = number
-        self._names.append(number)
+            return {"near duplicate": f"of {first}, ROUGE-L {near.likeness:.2f}"}
+        self._seen[words] = name
+        self._names.append(name)
         return {}
 
 

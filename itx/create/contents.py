@@ -3,29 +3,21 @@
 options. Each says what it found, "" for nothing; personal data are named by kind, never shown."""
 
 import ast
-import functools
 import json
 import re
 import unicodedata
 import warnings
 from collections.abc import Callable
-from typing import Any
 from urllib.parse import urlsplit
 
-from itx import text
+from itx import languages
 from itx.create.row import Row
-from itx.errors import UserError, check_known
+from itx.errors import check_known
 from itx.leaks import loose
 
 # ---- language
 
 MIN_SURE = 0.8  # probability of a language that is none of those wanted
-# Those that are told apart. Of rare ones a list of names or an abbreviation makes one.
-LANGUAGES = (
-    "ar az bg bn ca cs da de el en es et fa fi fr he hi hr hu hy id it ja ka kk ko lt lv ms nl no "
-    "pl pt ro ru sk sl sr sv ta te th tr uk ur vi zh"
-).split()
-MIN_LETTERS = 15  # of a text whose language is asked
 # An instruction that names another language in such words may want the answer in it.
 _LANGUAGE = (
     "french|german|spanish|italian|portuguese|dutch|russian|chinese|mandarin|japanese|korean|"
@@ -40,46 +32,17 @@ NAMES = re.compile(
 )
 
 
-@functools.cache
-def _identifier() -> Any:
-    try:
-        from py3langid import langid
-    except ImportError as e:
-        raise UserError(
-            "the filter `language` needs py3langid, which is not installed: pip install "
-            "'itx[create]'"
-        ) from e
-    made = langid.LanguageIdentifier.from_model_file(langid.MODEL_FILE, norm_probs=True)
-    made.set_languages(LANGUAGES)
-    return made
-
-
-def language_of(said: str) -> tuple[str, float]:
-    """(code, probability) of a text's language; ("", 0) where there are too few letters to tell.
-    Blocks of code and addresses do not count."""
-    prose = re.sub(r"```.*?(?:```|$)|https?://\S+|`[^`\n]*`", " ", said, flags=re.DOTALL)
-    # a letter of a script without spaces tells as much as two
-    letters = sum(map(str.isalpha, prose)) + len(_UNSPACED.findall(prose))
-    if letters < MIN_LETTERS:
-        return "", 0.0
-    code, probability = _identifier().classify(prose)
-    return str(code), float(probability)
-
-
-_UNSPACED = re.compile(f"[{text.UNSPACED}]")
-
-
 def language(wanted: tuple[str, ...]) -> Callable[[Row], str]:
     """A filter of texts that are surely in none of the languages."""
     for code in wanted:
-        check_known(code, LANGUAGES, f"language {code!r} is none that is told apart")
+        check_known(code, languages.LANGUAGES, f"language {code!r} is none that is told apart")
 
     def found(row: Row) -> str:
         parts = {"instruction": row.instruction}
         if not NAMES.search(f"{row.instruction} {row.input[:200]}"):
             parts["output"] = row.output
         for name, said in parts.items():
-            code, sure = language_of(said)
+            code, sure = languages.language_of(said)
             if code and code not in wanted and sure >= MIN_SURE:
                 return f"the {name} is {code} ({sure:.2f})"
         return ""
@@ -273,14 +236,32 @@ _CHOOSE = re.compile(
 def listed_options(said: str) -> tuple[str, ...]:
     """The options that a text lists under labels in order (a), b) or 1., 2.), where it asks to
     choose."""
-    found = _LABELLED.findall(said)
-    letters = [(label.casefold(), option) for label, _, option in found if label]
-    numbers = [(number, option) for _, number, option in found if number]
+    return tuple(m[3].strip() for m in _labelled(said, said))
+
+
+def labelled_options(said: str, asked: str) -> tuple[tuple[str, ...], tuple[str, ...], str] | None:
+    """(labels, options, the lines that list them) of a text, where `asked`, all that a row asks,
+    asks to choose; None where it lists none, or lines of other kinds stand between them."""
+    found = _labelled(said, asked)
+    if not found:
+        return None
+    listed = said[found[0].start() : found[-1].end()]
+    if listed.count("\n") != len(found) - 1:
+        return None
+    labels = tuple(m[0][: m.start(3) - m.start()].strip() for m in found)
+    return labels, tuple(m[3].strip() for m in found), listed
+
+
+def _labelled(said: str, asked: str) -> list[re.Match]:
+    found = list(_LABELLED.finditer(said))
+    letters = [m for m in found if m[1]]
+    numbers = [m for m in found if m[2]]
     for of, first in ((letters, "a"), (numbers, "1")):
         in_order = [chr(ord(first) + i) for i in range(len(of))]
-        if 2 <= len(of) <= 8 and [label for label, _ in of] == in_order and _CHOOSE.search(said):
-            return tuple(option.strip() for _, option in of)
-    return ()
+        labels = [(m[1] or m[2]).casefold() for m in of]
+        if 2 <= len(of) <= 8 and labels == in_order and _CHOOSE.search(asked):
+            return of
+    return []
 
 
 # ---- disguises

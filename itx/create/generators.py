@@ -23,6 +23,7 @@ from itx.errors import UserError
 from itx.tasks.chat import ROLES
 
 MAX_SEED = 2**31 - 1
+ASSISTANT = "assistant"
 # Why an answer ended: by itself or a stop string; at max_tokens; the server took it back; there is
 # none, and `error` says why.
 STOPPED, CUT, FILTERED, FAILED = FINISHES = ("stopped", "cut", "filtered", "failed")
@@ -37,7 +38,11 @@ class Message(NamedTuple):
 class Request:
     """What is asked: `prompt`, which is continued as it stands, or `messages`, which go through
     the chat template of who answers. temperature 0 takes the best token, and the seed is then
-    without effect."""
+    without effect.
+
+    speaker: whose turn is written behind the messages. A `user`'s is what a chat model takes for a
+    question (Magpie, Xu et al., 2024, arXiv:2406.08464); only a model of ours can be asked for it.
+    """
 
     prompt: str = ""
     messages: tuple[Message, ...] = ()
@@ -46,12 +51,15 @@ class Request:
     top_p: float = 1.0
     stop: tuple[str, ...] = ()
     seed: int = 0
+    speaker: str = ASSISTANT
 
     def __post_init__(self) -> None:
         if bool(self.prompt) == bool(self.messages):
             raise UserError("a request has a prompt or messages, one of them")
         if any(m.role not in ROLES for m in self.messages):
             raise UserError(f"a request's roles are {', '.join(ROLES)}")
+        if self.speaker != ASSISTANT and (self.speaker != "user" or not self.messages):
+            raise UserError("a request's speaker is assistant, or behind messages user")
         if not all(self.stop):
             raise UserError("a request's stop strings hold characters")
         if self.max_tokens < 1 or not 0 <= self.seed <= MAX_SEED:
@@ -64,6 +72,8 @@ class Request:
     def facts(self) -> dict[str, Any]:
         """The request as JSON has it; `request_of` reads it."""
         held = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        if self.speaker == ASSISTANT:  # as requests were before there were others
+            del held["speaker"]
         asked = {"messages": [m._asdict() for m in self.messages]}
         return held | {"stop": list(self.stop)} | asked
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from itx import movement
-from itx.create.generators import CUT, STOPPED, Calls, Completion, Request, failure
+from itx.create.generators import ASSISTANT, CUT, STOPPED, Calls, Completion, Request, failure
 from itx.errors import UserError
 from itx.eval import terminal
 from itx.eval.sampling import Sampling
@@ -32,7 +32,8 @@ class OwnModel:
     def complete(self, requests: Sequence[Request], calls: Calls) -> None:
         groups: dict[tuple, list[int]] = {}
         for i, r in enumerate(requests):
-            groups.setdefault((r.temperature, r.top_p, r.stop, bool(r.messages)), []).append(i)
+            how = (r.temperature, r.top_p, r.stop, bool(r.messages), r.speaker)
+            groups.setdefault(how, []).append(i)
         with movement.track("answered", len(requests), "requests") as advance_by:
             for places in groups.values():
                 for begin in range(0, len(places), self.batch):
@@ -70,6 +71,10 @@ class OwnModel:
     def _ids(self, request: Request) -> list[int]:
         if not request.messages:
             return self.run.vocabulary.encode(request.prompt)
+        if request.speaker != ASSISTANT:
+            if not self.run.template:
+                raise UserError(f"{self.name} has no chat template: it has no turn of a user")
+            return self.run.opening([m._asdict() for m in request.messages], request.speaker)
         if not self.run.template and len(request.messages) > 1:
             raise UserError(f"{self.name} has no chat template: ask it with one message, no system")
         return self.run.ids([m._asdict() for m in request.messages])

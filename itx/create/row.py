@@ -20,5 +20,9 @@ class Row:
         return self.instruction, self.input, self.output
 
     @property
+    def asked(self) -> str:
+        return "\n".join(filter(None, (self.instruction, self.input)))
+
+    @property
     def whole(self) -> str:
         return "\n".join(filter(None, self.texts))

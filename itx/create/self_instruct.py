@@ -140,7 +140,9 @@ class _Making:
         found = collection.leaks([m.row for m in rows if not m.lineage.dropped], self.asked)
         whole = [m for m in rows if not m.lineage.dropped]
         leaking = {id(whole[i]): how for i, how in found.items()}
-        self.made += [_leaking(m, leaking[id(m)]) if id(m) in leaking else m for m in rows]
+        for m in rows:
+            how = leaking.get(id(m))
+            self.made.append(m if how is None else m.without(f"leak: {how}", leak=how))
 
     # ---- asking
 
@@ -286,12 +288,3 @@ def instruction_flaw(said: str) -> str:
     if not said[0].isalnum() and said[0] not in "\"'«“(":
         return f"beginning: {said[0]!r}"
     return ""
-
-
-def _leaking(made: Made, how: str) -> Made:
-    """A row that an evaluation asks, dropped."""
-    held = made.lineage
-    verdicts = {**held.verdicts, "leak": how}
-    return Made(
-        made.row, Lineage(held.parents, held.generator, held.made_by, verdicts, f"leak: {how}")
-    )

@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 
 from itx import hashing, movement
 from itx.create.generators import (
+    ASSISTANT,
     CUT,
     FILTERED,
     STOPPED,
@@ -92,6 +93,8 @@ class Server:
         return {"kind": "server", "name": self.name, "model": self.model, "address": self.address}
 
     def complete(self, requests: Sequence[Request], calls: Calls) -> None:
+        if any(r.speaker != ASSISTANT for r in requests):
+            raise UserError("a server writes the assistant's turns alone, and was asked for others")
         asking = _Asking(self, os.environ.get(self.key_variable, ""), calls)
         with movement.track("answered", len(requests), "requests") as advance_by:
             asking.all(requests, advance_by)

@@ -270,6 +270,21 @@ class Order:
             keys.append(np.unique(segments[:, 0].astype(np.int64) << 32 | segments[:, 1]))
         return np.bincount(np.unique(np.concatenate(keys)) >> 32, minlength=len(self.names))
 
+    def steps_with(
+        self, records: Sequence[tuple[int, int, int]], steps: Sequence[int]
+    ) -> list[int]:
+        """Those of the steps whose batches hold one of the records (task, record, rendering), one
+        entry for each time."""
+        size, wanted, found = self.lock["global_batch"], np.array(records, np.int32), []
+        for i in range(0, len(steps) if len(wanted) else 0, COUNTED_BATCHES):
+            several = steps[i : i + COUNTED_BATCHES]
+            numbers = [row for step in several for row in range(step * size, (step + 1) * size)]
+            segments, count = self.rows(numbers)
+            step_of = np.repeat(np.repeat(several, size), count)
+            hits = (segments[:, None] == wanted[None]).all(2).any(1)
+            found += step_of[hits].tolist()
+        return found
+
     def counts(self, rows: int) -> np.ndarray:
         """int64 [tasks]: examples of each task in the first `rows` rows. Whole windows are counted
         by the rates, the last one row by row."""

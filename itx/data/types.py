@@ -101,6 +101,7 @@ class EvalRow(TypedDict):
     options: list[str] | None  # answers to choose from, where all examples have the same
     halved: NotRequired[bool]  # the row has half of the split, the other half is another's
     seqio: NotRequired[dict[str, Any]]  # a Task registered straight in SeqIO (itx/eval/foreign.py)
+    verified: NotRequired[bool]  # the references are what a rule reads, and no answers
     shots: NotRequired[int]  # exemplars in each prompt
     stop: NotRequired[str]  # text between exemplars, at which an answer ends
     trained_on: NotRequired[float | None]  # share of its examples that training saw; never on disk

@@ -130,7 +130,7 @@ def row_scores(
         "limit": row["limit"],
         "limit_from": row["limit_from"],
         "no_answer": sum(x["extracted"] is None for x in lines),
-        "limit_below_gold": row["max_target_tokens"] > row["limit"],
+        "limit_below_gold": not row.get("verified") and row["max_target_tokens"] > row["limit"],
         "prompts_longer_than_a_row": sum(x["prompt_tokens"] >= longest for x in lines),
     }
     if "trained_on" in row:

@@ -31,6 +31,7 @@ HELP = """  a line                asks it; \\n in it begins a new line
   /system TEXT          begin a new one under this instruction
   Ctrl-C                cut an answer short
   Ctrl-D, /quit         leave"""
+PLACE = "a text of the next turn"  # stands for one that is not written yet
 COMMANDS = ("/help", "/new", "/system", "/quit", "/exit")
 
 
@@ -54,6 +55,15 @@ class Run:
         return cache.prompt_ids(
             before, self.runner.loaded.eos_id, self.runner.loaded.model.architecture
         )
+
+    def opening(self, messages: Messages, role: str) -> list[int]:
+        """What the template writes behind the messages before a turn of another role, up to where
+        its text begins."""
+        pieces = self._pieces([*messages, {"role": role, "content": PLACE}])
+        before, found, _ = pieces[0][0].rpartition(PLACE)
+        if not found:
+            raise UserError(f"data.chat_template does not write a turn of the role {role!r}")
+        return encoded([(before, False)], self.vocabulary)[0][0]
 
     def _answers(self, messages: Messages) -> tuple[dict, list[chat.Answer]]:
         answered = {"messages": [*messages, {"role": "assistant", "content": "."}]}

@@ -155,8 +155,8 @@ def read_all(spec: TaskSpec, root: str) -> tuple[int, list[str]]:
 
 def audit_metrics(spec: TaskSpec, root: str) -> dict[str, dict[str, metric_audit.Counts]]:
     """{metric: what it forgives and what it lets pass} on the task's first answers; {} for
-    conversations, whose answers are their turns, and texts."""
-    if not spec.templated:
+    conversations, whose answers are their turns, texts, and where a rule verifies the answers."""
+    if not spec.templated or spec.verified:
         return {}
     items = _items(spec, root, metric_audit.MOST_ANSWERS)
     where = f"task {spec.name!r}"

@@ -99,6 +99,9 @@ class TaskSpec:
     balanced_shots: bool = False
     # copying the answer from the input is the task: `itx tasks check` takes it for no leak
     extractive: bool = False
+    # a rule verifies an answer: the references are what its metrics read, and no answers, so that
+    # they tell nothing of an answer's length (eval.max_new_tokens alone limits it)
+    verified: bool = False
     # e.g. language, inputs (shared family), grade
     tags: Mapping[str, str] = field(default_factory=dict)
     evaluation_only: bool = False  # refused in any training mixture (BBH, GSM8K test, …)

@@ -10,7 +10,7 @@ import pytest
 from itx import mesh as meshes
 from itx import restore
 from itx.config import MeshConfig
-from itx.create.generators import CUT, FAILED, STOPPED, Message, Request
+from itx.create.generators import CUT, FAILED, STOPPED, Message, Request, request_of
 from itx.create.journal import Journal, ask
 from itx.create.own_model import OwnModel
 from itx.data.vocabulary import Vocabulary
@@ -49,6 +49,22 @@ def requests(count: int, **how) -> list[Request]:
 def answers(model: OwnModel, asked: list[Request], file: Path) -> list:
     with Journal(file) as journal:
         return ask(journal, model, asked)
+
+
+def test_a_turn_of_the_user_is_asked_for(model, tmp_path):
+    """Behind what the template writes before it, and no answer of the assistant is."""
+    system = Message("system", "You know birds.")
+    own = Request(messages=(system,), speaker="user", max_tokens=8, temperature=1.0)
+    read = model._ids(own)
+    assert model.run.vocabulary.decode(read).rstrip().endswith("You know birds.\nUser:")
+    said = model._ids(Request(messages=(system, Message("user", "Why?"))))
+    assert said[: len(read)] == read and len(said) > len(read)
+    other = dataclasses.replace(own, seed=1)
+    assert len({a.text for a in answers(model, [own, other], tmp_path / "a.sqlite")}) == 2
+    assert request_of(own.facts()) == own and "speaker" not in requests(1)[0].facts()
+    for how in ({"prompt": "Why?"}, {"messages": (system,), "speaker": "system"}):
+        with pytest.raises(UserError, match="a request's speaker"):
+            Request(**{"speaker": "user", **how})
 
 
 def test_what_is_drawn_depends_on_the_seed_alone(model, tmp_path):

@@ -317,6 +317,23 @@ PHASES = [
 ]
 
 
+def test_steps_of_a_record_are_those_whose_rows_hold_it():
+    order, size = make_order(), 8
+    trained = [step for step in range(40) if step not in (3, 4, 17)]
+    wanted = [(0, 7, 0), (2, 3, 0), (2, 3, 1)]
+    brute = [
+        step
+        for step in trained
+        for row in range(step * size, (step + 1) * size)
+        for segment in order.row(row)
+        if segment in wanted
+    ]
+    assert order.steps_with(wanted, trained) == brute and len(set(brute)) > 5
+    assert order.steps_with([], trained) == order.steps_with(wanted, []) == []
+    with_all = order.steps_with(wanted, list(range(40)))
+    assert set(with_all) - set(brute) <= {3, 4, 17}
+
+
 def test_rates_change_at_the_first_window_behind_a_phases_step():
     order, plain = make_order(phases=PHASES, renderings=8), make_order(renderings=8)
     rows = [order.row(r) for r in range(8 * 100)]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from huggingface_hub import constants
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from itx import cli, peft, peft_files, pretrained, restore, storage
 from itx.commands import best_form
@@ -96,6 +96,41 @@ def test_a_model_is_scored_without_a_run(desk, ask, monkeypatch):
     assert both["rows"].keys() == {"sample_first@eval", "sample_even@eval"}
     assert both["groups"][0]["tasks"] == 2
     assert lines("runs/eval-qwen") == asked
+
+
+def test_several_models_are_asked_the_same_and_compared(desk, ask):
+    """The second is the first with one matrix changed, so that its answers differ."""
+    shutil.copytree(QWEN, desk / "other", dirs_exist_ok=True)
+    weights = load_file(QWEN / "model.safetensors")
+    name = next(n for n in sorted(weights) if n.endswith("q_proj.weight"))
+    save_file({**weights, name: -3 * weights[name]}, desk / "other" / "model.safetensors")
+    facts = ask("qwen", "other", "--tasks", "sample_first,sample_even", "--out_of", "x", code=2)
+    assert "--out_of" in facts
+    facts = ask("qwen", "other", "--tasks", "sample_first,sample_even")
+    assert list(facts["models"]) == ["qwen", "other"]
+    one = ask("qwen", "--tasks", "sample_first,sample_even")
+    assert facts["models"]["qwen"]["settings"] == one["settings"]
+    first, other = (lines(f"runs/eval-{n}") for n in ("qwen", "other"))
+    assert [x["prompt"] for x in first] == [x["prompt"] for x in other]
+    assert [x["prediction"] for x in first] != [x["prediction"] for x in other]
+    (slices,) = facts["compared"]["paired"].values()
+    assert sum(s["pairs"] for s in slices) > 0 and "beside eval-qwen" in facts["out"]
+    # scores of another split stand beside the folder's own, and are not compared as if they were
+    apart = ask("qwen", "other", "--tasks", "sample_first", "--split", "validation")
+    assert apart["compared"] is None and "stand beside" in apart["not_compared"]
+    assert "not compared in pairs" in apart["out"]
+
+
+def test_several_models_are_refused_before_one_is_asked(desk, ask):
+    tasks = ("--tasks", "sample_first")
+    before = sorted(p.name for p in desk.rglob("*"))
+    assert "no folder" in ask("qwen", "nowhere", *tasks, code=2)
+    assert "--out speaks of one model" in ask("qwen", "lora", *tasks, "--out", "x", code=2)
+    (desk / "same").mkdir(exist_ok=True)
+    shutil.copytree(QWEN, desk / "same" / "qwen", dirs_exist_ok=True)
+    assert "are called 'qwen'" in ask("qwen", "same/qwen", *tasks, code=2)
+    shutil.rmtree(desk / "same")
+    assert sorted(p.name for p in desk.rglob("*")) == before
 
 
 def test_the_best_form_is_chosen_on_dev_and_scored_on_test(ask, monkeypatch):

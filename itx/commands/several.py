@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`itx eval A B …`: models one after another, on the same questions, and then side by side."""
+
+from argparse import Namespace
+from collections import Counter
+from collections.abc import Callable
+
+from itx import pretrained
+from itx.analysis import paired
+from itx.commands import compare, unbuilt
+from itx.errors import UserError
+from itx.text import say
+
+OF_ONE = ("step", "adapter", "out", "harness")  # options that speak of one model
+
+
+def evaluate(args: Namespace, one: Callable[[Namespace], tuple[dict, int]]) -> tuple[dict, int]:
+    """{"models": {model: facts}, "compared": what `itx compare` says of them, or None,
+    "not_compared": why not, or ""}. Nothing is asked before every model was found.
+
+    Args:
+        one: scores a single model.
+    """
+    given = [f"--{name}" for name in OF_ONE if getattr(args, name)]
+    if given:
+        raise UserError(f"{given[0]} speaks of one model; score {args.run[0]} in a call of its own")
+    names = Counter(map(unbuilt.name_of, args.run))
+    twice = [model for model in args.run if names[unbuilt.name_of(model)] > 1]
+    if twice:
+        raise UserError(
+            f"{twice[0]} and {twice[1]} would have their scores in one folder, for both are called "
+            f"{unbuilt.name_of(twice[0])!r}; score them apart, each with an --out"
+        )
+    for model in args.run:
+        pretrained.untrained(pretrained.asked(model, args.base).model)
+    scored, code = {}, 0
+    for model in args.run:
+        say(f"model {len(scored) + 1} of {len(args.run)}: {model}")
+        scored[model], of_model = one(Namespace(**{**vars(args), "run": model}))
+        code = max(code, of_model)
+    folders = [_folder(model, facts) for model, facts in scored.items()]
+    apart = [folder for folder in folders if not folder]
+    why = "scores of other splits or of --shots stand beside the folders' own" if apart else ""
+    if why:
+        say(f"not compared in pairs: {why}")
+        return {"models": scored, "compared": None, "not_compared": why}, code
+    compared, of_comparison = compare.compare_runs(
+        Namespace(runs=folders, rows=True, margin=paired.MARGIN)
+    )
+    return {"models": scored, "compared": compared, "not_compared": ""}, max(code, of_comparison)
+
+
+def _folder(model: str, facts: dict) -> str:
+    """Where a model's own scores stand; "" where those of the call are others."""
+    if "settings" not in facts:  # a run's own rows
+        return model
+    own = facts["settings"].get("own")
+    return facts["folder"] if own and set(facts["settings"]) == {"own"} else ""
