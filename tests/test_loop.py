@@ -103,10 +103,8 @@ def test_what_is_refused_leaves_nothing(stages, capsys, words, told):
 
 
 @pytest.mark.slow
-def test_a_loop_that_is_killed_goes_on_and_the_slice_recovers(tmp_path):
-    """Killed by SIGKILL three times on its way; then to its end by the same command. One task, whose
-    examples tell one round from another: of three tasks in as many clusters a gain of 9 points is
-    unresolved."""
+def test_a_loop_that_is_killed_goes_on(tmp_path):
+    """Killed by SIGKILL three times on its way; then to its end by the same command."""
     (tmp_path / "recipe.py").write_text(RECIPE.replace('"faulty"', '"faulty_2"'))
     command = [sys.executable, "-m", "itx.cli", "loop", "recipe.py", "--rounds", "2", "--loop_dir", "L", "--do", "counterfactual pairs", "--rows", "400"]  # fmt: skip
     where = {"cwd": tmp_path, "env": one_device() | {"PYTHONPATH": str(REPO)}}
@@ -122,8 +120,10 @@ def test_a_loop_that_is_killed_goes_on_and_the_slice_recovers(tmp_path):
     print(done.stdout)
     facts = json.loads((tmp_path / "L" / "loop.json").read_text())
     first, second = facts["rounds"][:2]
-    assert second["beside"]["verdict"] == "better" and second["score"] > first["score"] + 0.05
-    assert facts["best"] >= 1 and facts["stopped"]
+    # whether a gain is resolved is for the pairs to say: then, and only then, it is the best
+    assert second["score"] > first["score"] and facts["stopped"]
+    better = second["beside"]["verdict"] == "better"
+    assert (facts["best"] >= 1) == better and (second["beside"]["interval"][0] > 0) == better
     assert len(list((tmp_path / "L" / "refined").glob("*/v*"))) == len(facts["rounds"]) - 1
     for run, of in facts["test"].items():
         looks = (tmp_path / run / "eval" / "test_looks.jsonl").read_text().splitlines()
