@@ -146,8 +146,8 @@ def read_prompts(file: str) -> list[Messages]:
 
 
 def messages_of(held: Any, where: str) -> Messages:
-    """The messages that a JSON object asks, {"prompt"} or {"messages"}; UserError, which begins with
-    `where`, for one that asks nothing or what is not written here."""
+    """The messages of a JSON object, {"prompt"} or {"messages"}; UserError, which begins with
+    `where`, for one that asks nothing or asks for what is not written here."""
     if not isinstance(held, dict) or not {"prompt", "messages"} & held.keys():
         raise UserError(f'{where} has neither "prompt" nor "messages"')
     if {"prompt", "messages"} <= held.keys():

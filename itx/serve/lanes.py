@@ -26,7 +26,7 @@ from itx.serve.steps import Choice, Chosen, Rows
 
 # Places of the smallest lane's cache, and of its encoder's output; the next has RISE times as many
 FIRST_SLOTS, FIRST_MEMORY, RISE = 256, 64, 4
-MIN_ROOM = 64  # tokens of an answer that a request's first lane has room for, if it asks for them
+ROOM_SHARE = 4  # the first lane of a request leaves first / ROOM_SHARE places for its answer
 PATIENCE = 16  # looks that fewer rows must do for before a lane gives the others up
 PROMPT_STEP = 16  # the shortest prompts are padded up to so many
 
@@ -79,7 +79,7 @@ class Device:
 
     def size(self, ask: Ask, sizes: Sizes, tokens: int) -> Size:
         """Of the lane for an ask that has so many tokens of its answer."""
-        room = max(tokens + 1, min(ask.max_tokens, MIN_ROOM))
+        room = max(tokens + 1, min(ask.max_tokens, sizes.first // ROOM_SHARE))
         memory = 0
         if self.both:
             memory = FIRST_MEMORY

@@ -76,12 +76,7 @@ class Replies:
             return {
                 "tokens": [self._token(s.id) for s in scored],
                 "token_logprobs": [s.logprob for s in scored],
-                # two ids may read alike: the likelier is told
-                "top_logprobs": [
-                    {self._token(id): p for id, p in reversed(s.top[:top])} for s in scored
-                ]
-                if top
-                else None,
+                "top_logprobs": [self._likeliest(s.top[:top]) for s in scored] if top else None,
                 "text_offset": [s.offset for s in scored],
             }
         told = [
@@ -89,6 +84,13 @@ class Replies:
             for s in scored
         ]
         return {"content": told, "refusal": None}
+
+    def _likeliest(self, top: Sequence[tuple[int, float]]) -> dict[str, float]:
+        """Log-probabilities by the tokens' texts; of ids that read alike the likelier is told."""
+        by_text: dict[str, float] = {}
+        for id, logprob in top:
+            by_text.setdefault(self._token(id), logprob)
+        return by_text
 
     def _told(self, id: int, logprob: float) -> dict[str, Any]:
         text = self._token(id)

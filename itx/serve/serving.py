@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A server on a socket: a thread for HTTP, one for the engine, from the start to the last answer."""
+"""A server on a socket, from its start to its last answer."""
 
 import contextlib
 import ipaddress

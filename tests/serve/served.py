@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Small models of random weights behind the server, in this process."""
+
+import contextlib
+import dataclasses
+import functools
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import openai
+
+from itx import mesh as meshes
+from itx import restore
+from itx.config import MeshConfig
+from itx.data.vocabulary import Vocabulary
+from itx.eval import terminal
+from itx.serve import serving
+from itx.serve.app import Access
+from itx.serve.fields import Reader
+from itx.serve.lanes import Sizes
+from itx.serve.serving import Serving
+from itx.text_format import chat
+from tests import synthetic, tiny
+from tests.conftest import REPO
+from tests.synthetic import changed
+
+VOCABULARY = REPO / "tests" / "golden" / "hf" / "qwen3" / "tokenizer.json"
+CONTEXT = 160
+# First lane of 32 places: answers of some length move to the next
+SIZES = Sizes(rungs=(1, 4), cache_bytes=2**30, longest=CONTEXT, first=32)
+TEXTS = ("The sun is", "Столица России — это", "法国的首都是", "a b c d e f g h i j k l m n", "x")
+MODELS = {"decoder": tiny.decoder, "t5": tiny.t5, "prefix": lambda: tiny.decoder(prefix_lm=True)}
+
+
+@functools.cache
+def run(name: str = "decoder") -> terminal.Run:
+    """A model whose answers differ from prompt to prompt, asked as a conversation or not."""
+    vocabulary, cfg = Vocabulary(VOCABULARY), MODELS[name]()
+    lock = {
+        "vocabulary": {"size": vocabulary.size},
+        "bos_id": vocabulary.first_id(cfg.architecture),
+        "eos_id": vocabulary.eos_id,
+        "pad_id": vocabulary.pad_id,
+    }
+    mesh = meshes.make_mesh(MeshConfig(), jax.devices()[:1])
+    folder = synthetic.Folder(Path("no-run"))
+    runner = restore.load_model(folder, synthetic.config(cfg), lock, 0, mesh)
+    # of random weights the residual stream is mostly the last token's embedding, and answers would
+    # repeat it
+    params = {p: v * (1 if "embedding" in p else 3) for p, v in runner.loaded.params.items()}
+    return terminal.Run(changed(runner, context=CONTEXT, params=params), vocabulary, chat.PLAIN)
+
+
+def reader(run: terminal.Run, system: str = "", most: int = CONTEXT) -> Reader:
+    return Reader(run, "small", system, most, CONTEXT)
+
+
+@contextlib.contextmanager
+def serving_of(
+    run: terminal.Run, sizes: Sizes = SIZES, places: int = 64, **access
+) -> Iterator[Serving]:
+    listener = serving.listening("127.0.0.1", 0)
+    server = Serving(reader(run), sizes, places, Access(**access), listener)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop(10)
+    assert not server.thread.is_alive() and not server.engine.thread.is_alive()
+
+
+def client(server: Serving, key: str = "none", **how) -> openai.OpenAI:
+    address = server.address + "/v1"
+    return openai.OpenAI(base_url=address, api_key=key, max_retries=0, timeout=120, **how)
+
+
+def rests(server: Serving, seconds: float = 10) -> bool:
+    """Whether, within that time, no request is left in the engine and its memory."""
+    engine, until = server.engine, time.monotonic() + seconds
+    while time.monotonic() < until:
+        held = (engine.waiting, engine.writers, engine.parked, engine.lanes)
+        if not any(map(len, held)) and not engine.answering:
+            return True
+        engine_turn = 0.02
+        time.sleep(engine_turn)
+    return False
+
+
+def without_template(run: terminal.Run) -> terminal.Run:
+    return dataclasses.replace(run, template="")
