@@ -29,7 +29,7 @@ from tests.synthetic import changed
 VOCABULARY = REPO / "tests" / "golden" / "hf" / "qwen3" / "tokenizer.json"
 CONTEXT = 160
 # First lane of 32 places: answers of some length move to the next
-SIZES = Sizes(rungs=(1, 4), cache_bytes=2**30, longest=CONTEXT, first=32)
+SIZES = Sizes(rungs=(4,), cache_bytes=2**30, longest=CONTEXT, first=32)
 TEXTS = ("The sun is", "Столица России — это", "法国的首都是", "a b c d e f g h i j k l m n", "x")
 MODELS = {"decoder": tiny.decoder, "t5": tiny.t5, "prefix": lambda: tiny.decoder(prefix_lm=True)}
 
