@@ -35,11 +35,13 @@ def is_loopback(host: str) -> bool:
 
 def listening(host: str, port: int) -> socket.socket:
     """A socket that listens; UserError where the address cannot be had."""
+    if not 0 <= port < 2**16:
+        raise UserError(f"--port {port}: a number from 0 to {2**16 - 1}")
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         listener = socket.create_server(found[0][4][:2], family=found[0][0], backlog=BACKLOG)
-    except (OSError, OverflowError) as e:
-        raise UserError(f"--host {host} --port {port}: {getattr(e, 'strerror', e) or e}") from e
+    except OSError as e:
+        raise UserError(f"--host {host} --port {port}: {e.strerror or e}") from e
     # a client that keeps a connection and reads nothing is let go, with what was to be sent to it
     if hasattr(socket, "TCP_USER_TIMEOUT"):
         milliseconds = int(1000 * SEND_SECONDS)

@@ -2,7 +2,6 @@
 """Small models of random weights behind the server, in this process."""
 
 import contextlib
-import dataclasses
 import functools
 import time
 from collections.abc import Iterator
@@ -17,7 +16,6 @@ from itx.config import MeshConfig
 from itx.data.vocabulary import Vocabulary
 from itx.eval import terminal
 from itx.serve import serving
-from itx.serve.app import Access
 from itx.serve.fields import Reader
 from itx.serve.lanes import Sizes
 from itx.serve.serving import Serving
@@ -53,16 +51,13 @@ def run(name: str = "decoder") -> terminal.Run:
     return terminal.Run(changed(runner, context=CONTEXT, params=params), vocabulary, chat.PLAIN)
 
 
-def reader(run: terminal.Run, system: str = "", most: int = CONTEXT) -> Reader:
-    return Reader(run, "small", system, most, CONTEXT)
-
-
 @contextlib.contextmanager
 def serving_of(
-    run: terminal.Run, sizes: Sizes = SIZES, places: int = 64, **access
+    run: terminal.Run, sizes: Sizes = SIZES, places: int = 64, key: str = ""
 ) -> Iterator[Serving]:
     listener = serving.listening("127.0.0.1", 0)
-    server = Serving(reader(run), sizes, places, Access(**access), listener)
+    access = serving.access("127.0.0.1", key, 2**20)
+    server = Serving(Reader(run, "small", "", CONTEXT, CONTEXT), sizes, places, access, listener)
     server.start()
     try:
         yield server
@@ -83,10 +78,5 @@ def rests(server: Serving, seconds: float = 10) -> bool:
         held = (engine.waiting, engine.writers, engine.parked, engine.lanes)
         if not any(map(len, held)) and not engine.answering:
             return True
-        engine_turn = 0.02
-        time.sleep(engine_turn)
+        time.sleep(0.02)
     return False
-
-
-def without_template(run: terminal.Run) -> terminal.Run:
-    return dataclasses.replace(run, template="")
