@@ -7,10 +7,10 @@ import hmac
 import json
 import time
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from anyio import to_thread
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -29,6 +29,7 @@ from itx.serve.replies import Replies
 KEY_HEADER, AGAIN_HEADER = "authorization", "idempotency-key"
 BODY_SECONDS, SEND_SECONDS = 30.0, 60.0  # that a client may take to send, and to read on
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+READERS = 2  # threads that make token ids of requests
 MAX_KEY_CHARACTERS = 200  # of an Idempotency-Key
 KINDS = {
     401: "authentication_error",
@@ -59,6 +60,8 @@ class App:
         self.engine, self.reader, self.access = engine, reader, access
         self.meters, self.created = engine.meters, int(time.time())
         self.repeats = Repeats()
+        # templates and vocabularies take their time: connections do not wait for them
+        self.readers = ThreadPoolExecutor(READERS, "itx-reader")
 
     def asgi(self) -> Starlette:
         routes = [
@@ -184,7 +187,7 @@ class Answering:
             app.check_access(self.request)
             held = await app.read_body(self.request)
             read = app.reader.chat if self.chat else app.reader.completions
-            body = await to_thread.run_sync(read, held)
+            body = await asyncio.get_running_loop().run_in_executor(app.readers, read, held)
             work = self.streamed(body, send) if body.stream else self.whole(body, held)
             response = await or_gone(work, receive)
             if response is not None:

@@ -132,15 +132,14 @@ class Engine:
         self._drop()
         self._move()
         self._admit()
-        for size, lane in list(self.lanes.items()):
+        self.lanes = {size: lane for size, lane in self.lanes.items() if lane.active}
+        for lane in self.lanes.values():
             lane.settle()
-            if not lane.active:
-                del self.lanes[size]
-                continue
             for ticket, tokens in list(lane.step()):
                 self._count(tokens)
                 if self._told(ticket):
                     lane.leave(ticket)
+        self.lanes = {size: lane for size, lane in self.lanes.items() if lane.active}
         with self.changed:
             self.answering = len(self.writers)
             self.meters.answering.set(self.answering)

@@ -63,14 +63,14 @@ class Serving:
     ):
         run, self.meters = reader.run, Meters()
         self.engine = Engine(run.runner.loaded, run.vocabulary, sizes, places, self.meters)
-        app = App(self.engine, reader, access)
+        self.app = App(self.engine, reader, access)
         self.listener = listener
         host, port = listener.getsockname()[:2]
         self.address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         # what uvicorn has to say goes to our own log: a request is counted, not printed
         logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
         config = uvicorn.Config(
-            app.asgi(),
+            self.app.asgi(),
             loop="asyncio",
             http="h11",
             ws="none",
@@ -121,6 +121,7 @@ class Serving:
         self.engine.thread.join()
         self.http.should_exit = True
         self.thread.join()
+        self.app.readers.shutdown()
         self.listener.close()
         return {"refused_at_end": refused, "given_up_at_end": given_up, **self.meters.totals()}
 
