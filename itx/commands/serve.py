@@ -76,7 +76,7 @@ def serve(args: Namespace) -> tuple[dict, int]:
         name = args.name or Path(model.asked.adapter or model.asked.model).resolve().name
         reader = _reader(args, model, name)
         access = serving.access(args.host, key, int(args.max_body_mib * 2**20))
-        server = serving.Serving(reader, sizes(reader.longest), args.queue, access, listener)
+        server = serving.Serving(reader, sizes(_slots(reader)), args.queue, access, listener)
         server.start()
         server.warm()
         if not key and not serving.is_loopback(args.host):
@@ -131,3 +131,9 @@ def _reader(args: Namespace, model: Opened, name: str) -> Reader:
     longest = loaded.context or UNBOUNDED_CONTEXT
     run = terminal.Run(model.runner, model.vocabulary, model.template)
     return Reader(run, name, model.system if model.template else "", most, longest)
+
+
+def _slots(reader: Reader) -> int:
+    """Places of a decoder's cache that a request may need."""
+    both = reader.run.runner.loaded.model.architecture == "encoder_decoder"
+    return reader.max_new_tokens if both else reader.longest

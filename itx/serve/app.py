@@ -25,10 +25,12 @@ from itx.serve.engine import FAILED, Closed, Engine, Full
 from itx.serve.fields import Body, Reader, Refused
 from itx.serve.repeats import Repeats
 from itx.serve.replies import Replies
+from itx.text import say
 
 KEY_HEADER, AGAIN_HEADER = "authorization", "idempotency-key"
 BODY_SECONDS, SEND_SECONDS = 30.0, 60.0  # that a client may take to send, and to read on
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+SHOWN = 200  # characters of an error
 READERS = 2  # threads that make token ids of requests
 MAX_KEY_CHARACTERS = 200  # of an Idempotency-Key
 KINDS = {
@@ -72,7 +74,8 @@ class App:
             Route("/v1/completions", self.answering(chat=False), methods=["POST"]),
             Route("/v1/chat/completions", self.answering(chat=True), methods=["POST"]),
         ]
-        return Starlette(routes=routes, exception_handlers={HTTPException: self.no_route})
+        handlers = {HTTPException: self.no_route, Exception: self.broken}
+        return Starlette(routes=routes, exception_handlers=handlers)
 
     # ---- what costs nothing
 
@@ -119,6 +122,15 @@ class App:
         self.count(request, error.status_code)
         why = f"{request.method} {request.url.path}: {error.detail.lower()}"
         return refusal(Refused(why, status=error.status_code))
+
+    async def broken(self, request: Request, error: Exception) -> Response:
+        return refusal(self.defect(request, error))
+
+    def defect(self, request: Request, error: Exception) -> Refused:
+        """What is answered where the server itself is wrong; its log says more."""
+        told = " ".join(str(error).split())[:SHOWN]
+        say(f"{request.url.path} failed: {type(error).__name__}: {told}")
+        return Refused("the server failed; its log says why", status=500)
 
     def count(self, request: Request, status: int) -> None:
         known = request.scope.get("endpoint") is not None
@@ -178,7 +190,7 @@ class Answering:
 
     def __init__(self, app: App, request: Request, chat: bool):
         self.app, self.request, self.chat = app, request, chat
-        self.arrived = time.monotonic()
+        self.arrived, self.began = time.monotonic(), False  # to stream
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         app, status = self.app, 499  # what nginx counts where the client has left
@@ -200,6 +212,11 @@ class Answering:
             await within(refusal(e)(scope, receive, send))
         except (Gone, ClientDisconnect, TimeoutError):
             pass
+        except Exception as e:
+            defect = app.defect(self.request, e)
+            status = defect.status
+            if not self.began:
+                await within(refusal(defect)(scope, receive, send))
         finally:
             app.meters.open.dec()
             app.meters.whole.observe(time.monotonic() - self.arrived)
@@ -265,6 +282,7 @@ class Answering:
                 raise failed(delta)
             headers = [(b"content-type", b"text/event-stream; charset=utf-8")]
             headers.append((b"cache-control", b"no-cache"))
+            self.began = True
             await within(send({"type": "http.response.start", "status": 200, "headers": headers}))
             for chunk in made.opening():
                 await write(send, replies.event(chunk))

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The server as its clients see it: OpenAI's own, and ours."""
 
+import asyncio
 import dataclasses
 import http.client
 import json
@@ -21,7 +22,7 @@ from itx.create.journal import Journal, ask
 from itx.create.server import Server
 from itx.eval.sampling import Sampling
 from itx.eval.texts import texts
-from itx.serve import serving
+from itx.serve import app, serving
 from tests.conftest import REPO, one_device
 from tests.serve.served import SIZES, TEXTS, client, rests, run, serving_of
 
@@ -379,6 +380,42 @@ def test_the_end_refuses_what_waits_and_finishes_what_is_answered(monkeypatch):
         thread.join()
         assert "".join(told) == want
         assert (ended["refused_at_end"], ended["given_up_at_end"]) == (1, 0)
+
+
+@pytest.mark.parametrize("reads", [2, 5])
+def test_a_client_that_does_not_read_on_is_let_go(server, monkeypatch, reads):
+    """A connection that takes no more: its row is freed, and nothing waits for it."""
+    monkeypatch.setattr(app, "SEND_SECONDS", 0.2)
+    sent: list[dict] = []
+    body = json.dumps({**LONG, "stream": True}).encode()
+    given = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive() -> dict:
+        return given.pop() if given else await asyncio.sleep(60)
+
+    async def send(message: dict) -> None:
+        if len(sent) == reads:
+            await asyncio.sleep(60)
+        sent.append(message)
+
+    before = meter(server, "cancelled_total")
+    headers = [(b"content-type", b"application/json"), (b"host", b"127.0.0.1")]
+    scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": headers}
+    asyncio.run(server.app.asgi()({**scope, "query_string": b""}, receive, send))
+    assert rests(server) and len(sent) == reads and meter(server, "open_requests") == 0
+    assert meter(server, "cancelled_total") - before <= 1
+    assert 'status="499"' in get(server, "/metrics")
+
+
+def test_a_defect_of_the_server_is_said(server, monkeypatch, capsys):
+    def wrong(*_):
+        raise ZeroDivisionError("a defect")
+
+    monkeypatch.setattr(app.Replies, "whole", wrong)
+    status, _, held = post(server, "/v1/completions", json.dumps({**ASKED, "prompt": "a"}).encode())
+    assert status == 500 and "its log says why" in held["error"]["message"]
+    assert "/v1/completions failed: ZeroDivisionError: a defect" in capsys.readouterr().err
+    assert rests(server)
 
 
 def slow(monkeypatch) -> None:
