@@ -22,7 +22,7 @@ from itx.serve.meters import Meters
 from itx.serve.writer import Writer
 from itx.text import say
 
-READS = 2  # prompts that are read between two steps of the others
+READS = 8  # prompts that are read, at most, between two steps of the others
 WAIT_SECONDS = 1.0  # between two looks whether all is over, where nothing is to be done
 SPEED_SECONDS = 20.0  # over which the speed of answers is taken
 SHOWN = 200  # characters of an error
