@@ -10,6 +10,7 @@ for _module in (
     "files",
     "bbh",
     "induction",
+    "bias",
     "seeds",
     "dialog",
     "created",

@@ -122,6 +122,8 @@ def facts(side: Side, reference: Side | None, model: Model | None) -> dict:
             "tested": searched.tested,
             "untested": searched.untested,
             "dispersion": searched.dispersion,
+            "explained": searched.explained,
+            "more": searched.more,
         },
         "errors": errors,
         "choices": chosen,

@@ -16,10 +16,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from itx import text
 from itx.analysis.features import MAX_VALUES, MIN_EXAMPLES, Observations
 from itx.eval import stats
-from itx.eval.predictions import PredictionLine
+from itx.eval.predictions import PredictionLine, chosen
 
 BINS = 10
 MAX_CONFUSED = 10  # pairs of labels shown of a task
@@ -39,21 +38,11 @@ def choices(of: Observations, ranked_rows: set[str]) -> list[Choice]:
     found = []
     for line, row, task, example in zip(of.lines, of.rows, of.tasks, of.examples, strict=True):
         if line["options"] and line["answer_index"] is not None:
-            chosen = _chosen(line, row in ranked_rows)
-            if chosen is not None:
+            place = chosen(line, row in ranked_rows)
+            if place is not None:
                 name = of.task_names[task]
-                found.append(Choice(name, int(example), line, chosen, line["answer_index"]))
+                found.append(Choice(name, int(example), line, place, line["answer_index"]))
     return found
-
-
-def _chosen(line: PredictionLine, ranked: bool) -> int | None:
-    if ranked:
-        return line["rank"]["choice"]["sum"] if "rank" in line else None
-    if line["extracted"] is None:
-        return None
-    answered = text.normalise(line["extracted"], answer=True)
-    options = [text.normalise(o, answer=True) for o in line["options"]]
-    return options.index(answered) if options.count(answered) == 1 else None
 
 
 def facts(of: Observations, ranked_rows: set[str]) -> dict:

@@ -21,11 +21,15 @@ from itx.eval.predictions import PredictionLine
 
 GROUPS = ("instances", "templates", "tasks", "clusters", "extra")  # whose rows are analysed
 MIN_EXAMPLES = 10  # inside a slice and outside it
-MAX_VALUES = 20  # of a feature that is a label: tasks with more have open answers
+MAX_VALUES = 20  # of a label, or of a tag: tasks with more labels have open answers
 LENGTH_QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 WORD_SHARES = (0.02, 0.6)  # of the examples, within which a word tells some apart
 MAX_WORDS = 150
 MIN_LETTERS = 3  # of an alphabet that a prompt is said to have
+TOO_FEW = f"conditions of fewer than {MIN_EXAMPLES} examples, or of all but as few"
+SAME_ANSWERS = "conditions that hold of the same answers as another"
+TOO_MANY_VALUES = f"tags of more than {MAX_VALUES} values"
+TOO_MANY_WORDS = f"words beyond the {MAX_WORDS} that split their tasks most evenly"
 
 KNOWN, WORD = "known", "word"  # kinds of conditions, which share the findings' error rate
 
@@ -94,9 +98,14 @@ def kept(of: Observations, keep: np.ndarray) -> Observations:
     )
 
 
+class Conditions(NamedTuple):
+    found: list[Condition]
+    untested: dict[str, int]  # reason -> conditions
+
+
 def conditions(
     of: Observations, rows: dict[str, dict], tags: dict[str, dict[str, str]]
-) -> list[Condition]:
+) -> Conditions:
     """Every condition that holds of at least MIN_EXAMPLES examples and not of as many, each set of
     observations once: where two conditions hold of the same, the one that comes first names it.
 
@@ -105,15 +114,20 @@ def conditions(
         tags: of each task.
     """
     found: dict[bytes, Condition] = {}
+    untested: Counter = Counter()
     prompts = [text.normalise(x["prompt"]) for x in of.lines]
     made = (
-        *(_known(of, rows, tags), _alphabets(of), _lengths(of)),
-        *(_groups(prompts), _words(of, prompts)),
+        *(_known(of, rows, tags, untested), _alphabets(of), _lengths(of)),
+        *(_groups(prompts), _words(of, prompts, untested)),
     )
     for condition in (c for several in made for c in several):
-        if enough(of, condition.holds):
-            found.setdefault(condition.holds.tobytes(), condition)
-    return list(found.values())
+        if not enough(of, condition.holds):
+            untested[TOO_FEW] += 1
+        elif (key := condition.holds.tobytes()) in found:
+            untested[SAME_ANSWERS] += 1
+        else:
+            found[key] = condition
+    return Conditions(list(found.values()), {why: n for why, n in untested.items() if n})
 
 
 def enough(of: Observations, holds: np.ndarray) -> bool:
@@ -124,7 +138,7 @@ def enough(of: Observations, holds: np.ndarray) -> bool:
 
 
 def _known(
-    of: Observations, rows: dict[str, dict], tags: dict[str, dict[str, str]]
+    of: Observations, rows: dict[str, dict], tags: dict[str, dict[str, str]], untested: Counter
 ) -> Iterator[Condition]:
     """One for each value of what the lock and the predictions say of an observation."""
     labels = _labels(of)
@@ -142,8 +156,16 @@ def _known(
         "script of the prompt": [text.script(x["prompt"]) for x in of.lines],
         "script of the answer": [text.script(" ".join(x["references"])) for x in of.lines],
     }
-    for tag in sorted({tag for own in tags.values() for tag in own}):
-        columns[f"tag {tag}"] = [tags.get(of.task_names[t], {}).get(tag) for t in of.tasks]
+    own_tags = [
+        {**tags.get(of.task_names[t], {}), **x.get("example_tags", {})}
+        for t, x in zip(of.tasks, of.lines, strict=True)
+    ]
+    for tag in sorted({tag for own in own_tags for tag in own}):
+        values = [own.get(tag) for own in own_tags]
+        if len(set(values) - {None}) > MAX_VALUES:
+            untested[TOO_MANY_VALUES] += 1
+        else:
+            columns[f"tag {tag}"] = values
     for feature, values in columns.items():
         column = np.array([v if v is not None else "" for v in values], object)
         for value in sorted({v for v in values if v}):
@@ -197,9 +219,9 @@ def _groups(prompts: list[str]) -> Iterator[Condition]:
         yield Condition(f"names {group.kind}", f"names {group.name}", KNOWN, holds)
 
 
-def _words(of: Observations, prompts: list[str]) -> Iterator[Condition]:
+def _words(of: Observations, prompts: list[str], untested: Counter) -> Iterator[Condition]:
     """Words that stand in some prompts of a task and not in others, those first that split their
-    tasks most evenly."""
+    tasks most evenly; how many more there are is counted in `untested`."""
     sets = [frozenset(text.words(p)) for p in prompts]
     per_task: dict[int, Counter] = {}
     for task, own in zip(of.tasks.tolist(), sets, strict=True):
@@ -212,6 +234,7 @@ def _words(of: Observations, prompts: list[str]) -> Iterator[Condition]:
     whole = Counter(w for own in sets for w in own)
     low, high = (share * len(sets) for share in WORD_SHARES)
     usable = [w for w in whole if low <= whole[w] <= high and varies[w] > 0]
+    untested[TOO_MANY_WORDS] += max(0, len(usable) - MAX_WORDS)
     for word in sorted(usable, key=lambda w: (-varies[w], w))[:MAX_WORDS]:
         holds = np.array([word in own for own in sets])
         yield Condition("word", f"prompt says “{word}”", WORD, holds)

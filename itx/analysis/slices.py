@@ -16,7 +16,7 @@ findings    by Benjamini and Hochberg (1995) at FALSE_DISCOVERIES; conditions, w
             have a share of the error rate (Genovese, Roeder and Wasserman, 2006, “False discovery
             control with p-value weighting”). Of those that are sure, the one comes first that
             explains most of all that is lost (the sum of squares); its observations are set aside,
-            and a slice that is not sure without them is explained by it
+            and all slices are judged anew without them
 """
 
 import itertools
@@ -28,7 +28,7 @@ from typing import NamedTuple
 import numpy as np
 
 from itx.analysis import features
-from itx.analysis.features import WORD, Condition, Observations
+from itx.analysis.features import WORD, Condition, Conditions, Observations
 from itx.eval import permutation, stats
 from itx.eval.permutation import Dispersion, Moments
 
@@ -38,6 +38,8 @@ MIN_NULL = 8  # slices of one kind from which the empirical null is learned
 MIN_TASKS = 4  # by which a whole task is told from what tasks vary
 MAX_NULL_PAIRS = 300  # from which the empirical null of pairs is learned
 MAX_FINDINGS = 20
+EXPLAINED = "part of a finding, or around it, and not sure without it"
+NOT_ALONE = "not sure once the findings are set aside"
 EXAMPLES, TASKS, EVERYTHING = "examples", "tasks", "everything"  # what slices are compared within
 WHOLE_TASKS = "whole tasks"
 # of the error rate, by kind of slice
@@ -56,7 +58,7 @@ class Finding(NamedTuple):
     difference: float  # mean score inside less what is expected there, below 0
     interval: tuple[float, float]  # 95 %, of this slice alone
     within: str  # what it was compared within
-    p: float
+    p: float  # without the answers that the findings before it hold
     adjusted: float  # p by Benjamini and Hochberg, weighted
     explains: list[str]  # slices that are sure as well, but not without this one
 
@@ -70,6 +72,8 @@ class Searched(NamedTuple):
     tested: dict[str, int]  # slices by kind
     untested: dict[str, int]  # reason -> slices
     dispersion: dict[str, float]  # of what is compared within it, 1: no more than by chance
+    explained: dict[str, int]  # sure slices that are no findings of their own, by reason
+    more: int  # sure slices that are not shown, for there are MAX_FINDINGS before them
 
 
 class _Slice(NamedTuple):
@@ -135,21 +139,39 @@ class _Scores(NamedTuple):
         return found
 
 
-def find(
-    of: Observations, known: Sequence[Condition], reference: np.ndarray | None = None
-) -> Searched:
+def find(of: Observations, known: Conditions, reference: np.ndarray | None = None) -> Searched:
     """The slices that fall short.
 
     Args:
-        known: single conditions, of which pairs are made.
+        known: single conditions, of which pairs are made; and how many were left out.
         reference: scores of the reference run on the same observations, float [observations].
     """
     values = of.scores - (0 if reference is None else reference)
-    scores, untested = _Scores(of, values, reference is not None), Counter()
-    candidates = _slices(of, known, untested)
+    scores, untested = _Scores(of, values, reference is not None), Counter(known.untested)
+    candidates = _slices(of, known.found, untested)
     dispersion = _dispersion(scores, candidates) if scores.referenced else {}
+    tested = _tested(scores, candidates, dispersion, untested)
+    findings, explained, more = _distinct(scores, tested, dispersion)
+    counts = Counter(t.kind for t in tested)
+    return Searched(
+        findings,
+        {kind: counts[kind] for kind in SHARES},
+        dict(untested),
+        {
+            f"{within}, {('single', 'pairs')[n - 1]}": d.factor
+            for (within, n), d in dispersion.items()
+        },
+        explained,
+        more,
+    )
+
+
+def _tested(
+    scores: _Scores, slices: Sequence[_Slice], dispersion: "Dispersions", untested: Counter
+) -> list[_Tested]:
+    """The slices with their p; in `untested` is counted why others have none."""
     tested = []
-    for candidate in candidates:
+    for candidate in slices:
         within = scores.within(candidate.holds)
         moments = scores.moments(candidate.holds, within) if within else None
         if moments:
@@ -160,16 +182,7 @@ def find(
             tested.append(_Tested(candidate, moments, within, moments.p(usual)))
         else:
             untested["no score varies there" if within else "whole tasks, without a reference"] += 1
-    counts = Counter(t.kind for t in tested)
-    return Searched(
-        _distinct(scores, tested, dispersion),
-        {kind: counts[kind] for kind in SHARES},
-        dict(untested),
-        {
-            f"{within}, {('single', 'pairs')[n - 1]}": d.factor
-            for (within, n), d in dispersion.items()
-        },
-    )
+    return tested
 
 
 def _of_observations(of: Observations, holds: np.ndarray, values: np.ndarray) -> Moments:
@@ -310,49 +323,70 @@ def _adjusted(tested: list[_Tested]) -> list[float]:
     return stats.benjamini_hochberg([t.p / w for t, w in zip(tested, weights, strict=True)])
 
 
-def _distinct(scores: _Scores, tested: list[_Tested], dispersion: Dispersions) -> list[Finding]:
-    """The findings, surest first; what the ones before it explain is none of its own."""
-    sure = [
+def _sure(tested: list[_Tested]) -> list[tuple[_Tested, float]]:
+    """(slice, adjusted p) of those that fall short beyond chance."""
+    return [
         (t, adjusted)
         for t, adjusted in zip(tested, _adjusted(tested), strict=True)
         if adjusted <= FALSE_DISCOVERIES and t.moments.difference <= -MIN_SHORTFALL
     ]
-    sure.sort(key=lambda s: (-scores.explained(s[0].slice.holds), len(s[0].slice.conditions)))
-    threshold = max((t.p for t, _ in sure), default=0.0)
+
+
+def _distinct(
+    scores: _Scores, tested: list[_Tested], dispersion: Dispersions
+) -> tuple[list[Finding], dict[str, int], int]:
+    """(findings, sure slices that are none of their own by reason, sure slices beyond
+    MAX_FINDINGS).
+
+    A strong fault makes many slices sure that overlap it, and with them the 5 % of all that may be
+    false would become a large share of the few findings. So all slices are judged anew, each time
+    without what the findings so far hold: once the faults are set aside, a further finding is as
+    unlikely as in a run without any.
+    """
+    first = {_text(t.slice.conditions): t for t, _ in _sure(tested)}
     found: list[Finding] = []
-    set_aside = np.zeros(len(scores.values), bool)
-    for t, adjusted in sure:
-        if found and not _sure_without(scores, t, set_aside, dispersion, threshold):
-            owner = max(found, key=lambda f: int((f.holds & t.slice.holds).sum()))
-            owner.explains.append(_text(t.slice.conditions))
-        elif len(found) < MAX_FINDINGS:
-            found.append(_finding(t, adjusted))
-            set_aside |= t.slice.holds
-    return found
+    left, sure, rest = np.ones(len(scores.values), bool), _sure(tested), scores
+    while sure and len(found) < MAX_FINDINGS:
+        t, adjusted = min(
+            sure, key=lambda s: (-rest.explained(s[0].slice.holds), len(s[0].slice.conditions))
+        )
+        name = _text(t.slice.conditions)
+        found.append(_finding(first.pop(name), t.p, adjusted))
+        left &= ~found[-1].holds
+        rest = scores.without(~left)
+        others = [_Slice(o.slice.conditions, o.slice.holds[left]) for o in tested]
+        others = [o for o in others if features.enough(rest.of, o.holds)]
+        judged = _sure(_tested(rest, others, dispersion, Counter()))
+        sure = [s for s in judged if _text(s[0].slice.conditions) in first]
+    more = {_text(t.slice.conditions) for t, _ in sure}
+    reasons = _explain(found, [t.slice for name, t in first.items() if name not in more])
+    return found, reasons, len(more)
 
 
-def _sure_without(
-    scores: _Scores,
-    t: _Tested,
-    set_aside: np.ndarray,
-    dispersion: Dispersions,
-    threshold: float,
-) -> bool:
-    """Whether a slice falls short as surely where the findings so far are set aside."""
-    rest, holds = scores.without(set_aside), t.slice.holds[~set_aside]
-    if not holds.any() or not features.enough(rest.of, holds):
-        return False
-    moments = rest.moments(holds, t.within)
-    if moments is None or moments.difference > -MIN_SHORTFALL:
-        return False
-    return moments.p(dispersion.get((t.within, len(t.slice.conditions)))) <= threshold
+def _explain(found: list[Finding], slices: list[_Slice]) -> dict[str, int]:
+    """Puts each slice under the finding that it shares most answers with, where most of either are
+    the other's too. Returns how many were and were not."""
+    reasons: Counter = Counter()
+    for s in slices:
+        shares = [(f.holds & s.holds).sum() / min(f.holds.sum(), s.holds.sum()) for f in found]
+        if max(shares) >= 0.5:
+            found[int(np.argmax(shares))].explains.append(_text(s.conditions))
+            reasons[EXPLAINED] += 1
+        else:
+            reasons[NOT_ALONE] += 1
+    return dict(reasons)
 
 
-def _finding(t: _Tested, adjusted: float) -> Finding:
+def _finding(t: _Tested, p: float, adjusted: float) -> Finding:
+    """
+    Args:
+        t: the slice over all answers.
+        p, adjusted: without those that earlier findings hold.
+    """
     half, difference = stats.LEVEL_95 * t.moments.error, t.moments.difference
     interval = max(-1.0, difference - half), min(1.0, difference + half)
     return Finding(
-        t.slice.conditions, t.slice.holds, difference, interval, t.within, t.p, adjusted, []
+        t.slice.conditions, t.slice.holds, difference, interval, t.within, p, adjusted, []
     )
 
 

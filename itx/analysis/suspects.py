@@ -33,8 +33,6 @@ from itx.eval import stats
 from itx.eval.loaded import Ids
 from itx.eval.runner import Runner
 
-MAX_SUSPECTS = 50  # that are named of a run
-
 
 class Suspect(TypedDict):
     task: str
@@ -104,7 +102,7 @@ def find(
         suspects += found
         asked.append(Asked(task=entry["name"], examples=len(numbers), suspects=len(found)))
     suspects.sort(key=lambda s: (-s["margin"], s["task"], s["record"]))
-    return {"suspects": suspects[:MAX_SUSPECTS], "asked": asked, "untested": dict(untested)}
+    return {"suspects": suspects, "asked": asked, "untested": dict(untested)}
 
 
 NOT_LEARNED = "the model agrees with no more labels than the commonest answer has"

@@ -147,6 +147,10 @@ def _print(found: dict) -> None:
         + ", ".join(f"{n:,} {kind}" for kind, n in tested.items())
         + "".join(f"; not tested: {n:,} ({why})" for why, n in found["search"]["untested"].items())
     )
+    for reason, n in found["search"]["explained"].items():
+        print(f"sure slices that are no findings of their own: {n:,} ({reason})")
+    if more := found["search"]["more"]:
+        print(f"{more:,} more slices fall short as surely: look again when these are mended")
     by_id = {a["id"]: a for a in found["actions"]["actions"]}
     cells = [
         (str(n), visible(f["says"]), str(f["examples"]), by_id[f["action"]]["kind"])

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NotRequired, TypedDict
 from urllib.parse import quote
 
-from itx import hashing, storage
+from itx import hashing, storage, text
 from itx.data.types import EvalRow
 from itx.errors import UserError
 
@@ -44,6 +44,7 @@ class PredictionLine(TypedDict):
     logprob: NotRequired[float]  # log p(target + EOS | prompt), for metrics that judge it
     example: NotRequired[dict]  # features, for a postprocess_fn of SeqIO
     shots: NotRequired[int]  # exemplars in the prompt
+    example_tags: NotRequired[dict[str, str]]  # what the task's `fields` says of the example
 
 
 class ScoredRow(EvalRow):
@@ -52,6 +53,18 @@ class ScoredRow(EvalRow):
     limit: int  # new tokens that an answer may take
     limit_from: str  # the setting that chose it
     max_examples: int  # 0: all
+
+
+def chosen(line: PredictionLine, ranked: bool) -> int | None:
+    """The place of the option that an answer chose, by rank or by what was written; None: none of
+    them, or no single one."""
+    if ranked:
+        return line["rank"]["choice"]["sum"] if "rank" in line else None
+    if line["extracted"] is None:
+        return None
+    answered = text.normalise(line["extracted"], answer=True)
+    options = [text.normalise(o, answer=True) for o in line["options"]]
+    return options.index(answered) if options.count(answered) == 1 else None
 
 
 def predictions_file(run: "RunFolder", step: int, row: str) -> Path:

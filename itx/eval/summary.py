@@ -16,7 +16,7 @@ import numpy as np
 from itx import storage
 from itx.config import RunConfig
 from itx.data.types import Lock
-from itx.eval import foreign, metrics, stats
+from itx.eval import bias, foreign, metrics, stats
 from itx.eval.averages import averages
 from itx.eval.chance import chance_of
 from itx.eval.predictions import PredictionLine, ScoredRow, predictions_file, read_predictions
@@ -135,6 +135,8 @@ def row_scores(
     }
     if "trained_on" in row:
         scores["trained_on"] = row["trained_on"]
+    if measured := bias.of_row(row, lines):
+        scores["bias"] = measured
     if row.get("shots"):
         scores["shots"], scores["mean_shots"] = row["shots"], stats.mean(x["shots"] for x in lines)
     return scores

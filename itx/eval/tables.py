@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable
 
 import numpy as np
 
-from itx.eval import metrics, stats
+from itx.eval import bias, metrics, stats
 
 
 def label(group: str, kind: str) -> str:
@@ -85,6 +85,11 @@ def cut_lines(rows: Iterable[dict]) -> list[str]:
     ]
 
 
+def bias_lines(rows: dict[str, dict]) -> list[str]:
+    """What the bias benchmarks among the rows of scores.json say."""
+    return [f"{name}: {line}" for name, r in rows.items() if "bias" in r for line in bias.says(r)]
+
+
 def percent(share: float | None) -> str:
     return "-" if share is None else f"{share:.0%}"
 
@@ -121,7 +126,7 @@ def print_scores(scores: dict) -> None:
     texts = ("row", "group", "metric")
     numbers = ("score", "chance", "none of the options", "n", "no answer", "cut at limit")
     out.print(table("rows", (*texts, *numbers), rows, left=texts))
-    for line in cut_lines(scores["rows"].values()):
+    for line in [*cut_lines(scores["rows"].values()), *bias_lines(scores["rows"])]:
         out.print(line, markup=False, highlight=False)
 
 
@@ -182,6 +187,10 @@ def print_settings(settings: dict[str, dict], split: str, own: str = "shots as t
     head = ("row", *heads, "% trained on")
     title = "rows: score, ± standard deviation over draws of exemplars"
     out.print(table(title, head, rows, left=head))
+    for setting, scores in settings.items():
+        shots = "" if setting == "own" else f", {setting} shots"
+        for line in bias_lines(scores["rows"]):
+            out.print(line + shots, markup=False, highlight=False)
     test = first.get("contamination", {})
     if why := test.get("untested"):
         out.print(f"% trained on: not tested, for {why}", markup=False)

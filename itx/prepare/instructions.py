@@ -30,13 +30,19 @@ def unusable(spec: TaskSpec, given: Values, slots: list[str]) -> Bad | None:
     the task."""
     if bad := values.unusable(given, slots):
         return bad
-    answers = values.answers(spec, given)
-    return answers if isinstance(answers, Bad) else None
+    checked = (values.answers(spec, given), values.example_tags(given))
+    return next((c for c in checked if isinstance(c, Bad)), None)
 
 
 def leak_texts(spec: TaskSpec, item: Item) -> Texts:
     content = [item.values[k] for k in render.content_fields(spec, item.values)]
-    return exclude.texts(content, list(item.values.values()))
+    shown = [v for k, v in item.values.items() if k != values.EXAMPLE_TAGS]
+    return exclude.texts(content, shown)
+
+
+def line(work: Work, item: Item) -> dict[str, Any]:
+    tags = values.example_tags(item.values)
+    return {values.EXAMPLE_TAGS: tags} if tags else {}
 
 
 def key(job: Job, spec: TaskSpec, settings: Settings) -> list[Any]:

@@ -34,7 +34,7 @@ from itx.text_format.prompts import PromptFormat
 # cache key.
 RENDER_VERSION = 7
 WHOLE: Template = ("", "")  # stands for the run's chat template, or for plain text as it is
-NOT_CONTENT = ("answer", "options", "rationale")
+NOT_CONTENT = ("answer", "options", "rationale", checks.EXAMPLE_TAGS)
 
 
 def content_of(spec: TaskSpec, values: Values) -> str:

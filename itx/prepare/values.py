@@ -18,6 +18,7 @@ from itx.tasks import templates
 from itx.tasks.spec import TaskSpec, Template, Values
 
 _OUTSIDE = "label outside the options"
+EXAMPLE_TAGS = "example_tags"  # a value of `fields` that no prompt shows
 SHOWN = 60  # characters of a value that a message shows
 _DATES = (datetime.date, datetime.time, datetime.timedelta)
 
@@ -82,6 +83,18 @@ def answers(spec: TaskSpec, values: Values) -> Answers | Bad:
         told = f"answer {shown(references[0])} is not among the options {options}"
         return Bad(_OUTSIDE, told)
     return Answers(references, options, options.index(references[0]))
+
+
+def example_tags(values: Values) -> dict[str, str] | Bad:
+    """What `fields` says of an example beside its content: {name: a text or a number}."""
+    given = values.get(EXAMPLE_TAGS, {})
+    if not isinstance(given, dict):
+        return Bad("unusable tags", f"{EXAMPLE_TAGS} is {shown(given)}, not a dict")
+    for name, value in given.items():
+        why = _not_shown(value) if isinstance(name, str) else "has a name that is no text"
+        if why:
+            return Bad("unusable tags", f"{EXAMPLE_TAGS}: {shown(name)} {why}")
+    return {name: str(value) for name, value in given.items()}
 
 
 def slots(among: Iterable[Template]) -> list[str]:

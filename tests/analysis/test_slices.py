@@ -115,7 +115,9 @@ def test_what_cannot_be_tested_is_counted():
 def test_conditions_hold_of_enough_examples_and_no_set_twice():
     world = planted.world(1)
     of = planted.observed(world)
-    known = features.conditions(of, world.rows, world.tags)
+    made = features.conditions(of, world.rows, world.tags)
+    known = made.found
+    assert made.untested[features.SAME_ANSWERS] > 0
     assert len({c.holds.tobytes() for c in known}) == len(known)
     for c in known:
         assert features.enough(of, c.holds) and not c.holds.all()
@@ -126,3 +128,39 @@ def test_conditions_hold_of_enough_examples_and_no_set_twice():
         "names women",
         "task = task00",
     } <= texts
+
+
+def test_words_beyond_those_that_are_tested_are_counted(monkeypatch):
+    world = planted.world(1)
+    of = planted.observed(world)
+    every = features.conditions(of, world.rows, world.tags)
+    words = [c for c in every.found if c.kind == features.WORD]
+    assert features.TOO_MANY_WORDS not in every.untested and len(words) > 20
+    monkeypatch.setattr(features, "MAX_WORDS", 20)
+    fewer = features.conditions(of, world.rows, world.tags)
+    assert fewer.untested[features.TOO_MANY_WORDS] >= len(words) - 20
+
+
+def test_slices_beyond_the_shown_findings_are_counted(monkeypatch):
+    base = planted.world(5)
+    persons = np.array([f["person"] == "she" for f in base.facts])
+    cyrillic = np.array([f["cyrillic"] for f in base.facts])
+    spoilt = planted.planted(base, planted.Plant("", persons), 0.5, 0)
+    spoilt = planted.planted(spoilt, planted.Plant("", cyrillic), 0.5, 1)
+    whole = found_in(spoilt, base)
+    assert len(whole.findings) == 2 and whole.more == 0
+    monkeypatch.setattr(slices, "MAX_FINDINGS", 1)
+    first = found_in(spoilt, base)
+    assert len(first.findings) == 1 and first.more > 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_beside_a_strong_defect_nothing_else_is_found(seed):
+    """Many slices overlap a strong defect and are sure with it; what a rerun varies besides is not
+    found for that."""
+    base = planted.world(2003 + seed)
+    plant = planted.plants(base, 2003 + seed)
+    spoilt = planted.planted(planted.rerun(base, 2003 + seed), plant, 0.3, 2003 + seed)
+    searched = found_in(spoilt, base)
+    assert [planted.jaccard(f.holds, plant.inside) >= 0.5 for f in searched.findings] == [True]
+    assert sum(searched.explained.values()) >= 5
