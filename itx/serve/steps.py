@@ -133,6 +133,20 @@ def read(
     return {**rows, "token": chosen.token, "n": rows["n"] + 1}, chosen
 
 
+def _where_going(going: Bool[Array, "b"], new: Array, old: Array) -> Array:
+    return jnp.where(going.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+
+def _no_tokens(b: int, vocab: int, choice: Choice) -> Chosen:
+    """Places for STEPS tokens of each row, and for their scores."""
+    token = jnp.zeros((b, STEPS), jnp.int32)
+    if not choice.scores:
+        return Chosen(token, None, None, None)
+    top = (b, STEPS, min(TOP, vocab))
+    numbers = jnp.zeros((b, STEPS)), jnp.zeros(top, jnp.int32), jnp.zeros(top)
+    return Chosen(token, *numbers)
+
+
 @partial(jax.jit, static_argnames=("graphdef", "choice", "ends"), donate_argnames="rows")
 def advance(
     params: dict,
@@ -156,9 +170,6 @@ def advance(
     model = module_of(graphdef, {**params, **ready["params"]})
     b, ends_of = len(room), jnp.array(ends)
 
-    def going_rows(going: Bool[Array, "b"], new: Array, old: Array) -> Array:
-        return jnp.where(going.reshape(-1, *[1] * (new.ndim - 1)), new, old)
-
     def more(carry: dict) -> Array:
         return (carry["i"] < STEPS) & jnp.any(carry["room"] > 0)
 
@@ -180,8 +191,8 @@ def advance(
         rows = {
             **rows,
             "cache": cache,
-            "token": going_rows(going, chosen.token, token),
-            "previous": going_rows(going, before, previous),
+            "token": _where_going(going, chosen.token, token),
+            "previous": _where_going(going, before, previous),
             "slot": rows["slot"] + going,
             "n": rows["n"] + going,
         }
@@ -195,10 +206,7 @@ def advance(
             "out": out,
         }
 
-    shapes = jax.eval_shape(
-        lambda: choose(jnp.zeros((b, len(params["embedding"])), jnp.float32), rows, choice)
-    )
-    out = jax.tree.map(lambda s: jnp.zeros((b, STEPS, *s.shape[1:]), s.dtype), shapes)
+    out = _no_tokens(b, len(params["embedding"]), choice)
     carry = {"i": jnp.int32(0), "rows": rows, "room": room, "taken": jnp.zeros_like(room)}
     carry = jax.lax.while_loop(more, one, {**carry, "out": out})
     return carry["rows"], carry["out"], carry["taken"]

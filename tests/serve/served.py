@@ -3,8 +3,11 @@
 
 import contextlib
 import functools
+import http.client
+import json
+import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -17,7 +20,7 @@ from itx.data.vocabulary import Vocabulary
 from itx.eval import terminal
 from itx.serve import serving
 from itx.serve.fields import Reader
-from itx.serve.lanes import Sizes
+from itx.serve.lanes import Lane, Sizes
 from itx.serve.serving import Serving
 from itx.text_format import chat
 from tests import synthetic, tiny
@@ -29,6 +32,8 @@ CONTEXT = 160
 # First lane of 32 places: answers of some length move to the next
 SIZES = Sizes(rungs=(4,), cache_bytes=2**30, longest=CONTEXT, first=32)
 TEXTS = ("The sun is", "Столица России — это", "法国的首都是", "a b c d e f g h i j k l m n", "x")
+TALK = [{"role": "user", "content": text} for text in TEXTS[:3]]
+ASKED = {"model": "small", "max_tokens": 12, "temperature": 0}
 MODELS = {"decoder": tiny.decoder, "t5": tiny.t5, "prefix": lambda: tiny.decoder(prefix_lm=True)}
 
 
@@ -80,3 +85,56 @@ def rests(server: Serving, seconds: float = 10) -> bool:
             return True
         time.sleep(0.02)
     return False
+
+
+def post(server, path: str, body: bytes, **headers) -> tuple[int, dict, dict]:
+    """(status, headers, JSON) of a request as it is."""
+    connection = http.client.HTTPConnection(server.address.removeprefix("http://"), timeout=60)
+    headers = {"Content-Type": "application/json"} | {
+        k.replace("_", "-"): v for k, v in headers.items()
+    }
+    connection.request("POST", path, body, headers)
+    response = connection.getresponse()
+    found = response.status, dict(response.headers), json.loads(response.read())
+    connection.close()
+    return found
+
+
+def get(server, path: str) -> str:
+    connection = http.client.HTTPConnection(server.address.removeprefix("http://"), timeout=60)
+    connection.request("GET", path)
+    text = connection.getresponse().read().decode()
+    connection.close()
+    return text
+
+
+def meter(server, name: str) -> float:
+    lines = get(server, "/metrics").splitlines()
+    return sum(float(x.rsplit(" ", 1)[1]) for x in lines if x.startswith(f"itx_serve_{name}"))
+
+
+def slow(monkeypatch) -> None:
+    """Steps take a while, so that a request is met in the midst of its answer."""
+    step = Lane.step
+
+    def slower(lane):
+        time.sleep(0.05)
+        return step(lane)
+
+    monkeypatch.setattr(Lane, "step", slower)
+
+
+def open_request(server, body: bytes) -> socket.socket:
+    """A connection over which a completion has been asked for."""
+    host, port = server.listener.getsockname()[:2]
+    connection = socket.create_connection((host, port), 30)
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
+    connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+    return connection
+
+
+def until(holds: Callable[[], bool], seconds: float = 20) -> None:
+    last = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < last
+        time.sleep(0.02)

@@ -17,8 +17,7 @@ from itx.eval.sampling import Sampling
 from itx.eval.texts import texts
 from itx.serve.app import READERS
 from itx.serve.lanes import Sizes
-from tests.serve.served import CONTEXT, TEXTS, client, rests, run, serving_of
-from tests.serve.test_http import open_request
+from tests.serve.served import CONTEXT, TEXTS, client, open_request, rests, run, serving_of
 
 CLIENTS, REQUESTS = 100, 3  # and what each asks
 SIZES = Sizes(rungs=(1, 8, 32), cache_bytes=2**30, longest=CONTEXT, first=32)
