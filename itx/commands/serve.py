@@ -73,7 +73,7 @@ def serve(args: Namespace) -> tuple[dict, int]:
     sizes, key = _sizes(args), _key(args)
     with serving.listening(args.host, args.port) as listener:
         model = opened(args.model, args.base, args.step, args.context)
-        name = args.name or Path(model.asked.adapter or model.asked.model).resolve().name
+        name = args.name or Path(args.model).resolve().name
         reader = _reader(args, model, name)
         access = serving.access(args.host, key, int(args.max_body_mib * 2**20))
         server = serving.Serving(reader, sizes(_slots(reader)), args.queue, access, listener)

@@ -28,7 +28,7 @@ from itx.serve.fields import Reader
 from itx.serve.lanes import Sizes
 from itx.serve.serving import Serving
 
-AT_ONCE, TOKENS, ROUNDS = (1, 8, 32), 64, 2
+AT_ONCE, TOKENS, ROUNDS = (1, 8, 32), 64, 3
 SUBJECTS = (
     "rain iron bread salt gold tea glass wool ink paper silk amber coal honey milk rice".split()
 )
