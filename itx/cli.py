@@ -33,8 +33,10 @@ COMMANDS = {
     "runs": ("runs", "look after run folders"),
     "soup": ("soup", "the mean of runs' checkpoints, and what lies between it and the base"),
     "generate": ("generate", "answer prompts; without any, a conversation in the terminal"),
+    "serve": ("serve", "answer requests over HTTP, as OpenAI's interface has them"),
     "convert": ("convert", "Hugging Face folders in and out, GGUF files in"),
-    "create": ("create", "new rows by a model, filtered, each with its lineage"),
+    "create": ("create", "new rows by a model or by hand, and what is wrong with those there are"),
+    "loop": ("loop", "tune, analyse, refine, and tune again while dev gets better"),
 }
 
 

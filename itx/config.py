@@ -191,6 +191,14 @@ class DataConfig:
     replay_task: str = _data(
         "", "text task that `replay` draws from, and retention is measured on: c4_demo.lm"
     )
+    patches: tuple[str, ...] = _data(
+        (),
+        "patches of training rows, in order: files that `itx create review` or refine wrote, here "
+        "or under data.root",
+    )
+    rate_factors: tuple[tuple[str, float], ...] = _data(
+        (), "(task, factor): its rate is that of the mixture times this, in every phase"
+    )
     skip_bad: bool = _data(False, "count and skip unreadable records rather than stop")
     max_epochs: float = _free(1000.0, "the audit fails above this many passes over a task")
     train_examples: int = _data(

@@ -101,12 +101,13 @@ def swaps(written: str) -> Iterator[tuple[Group, Group, str]]:
             continue
         for other in GROUPS:
             if other.kind == group.kind and other != group:
-                swapped = _swap(written, group, other)
+                swapped = swap(written, group, other)
                 if swapped != written:
                     yield group, other, swapped
 
 
-def _swap(written: str, group: Group, other: Group) -> str:
+def swap(written: str, group: Group, other: Group) -> str:
+    """A text with the terms of one group in place of another's, as far as there are such."""
     counterpart: dict[str, str] = {}
     for term, theirs in zip(group.terms, other.terms, strict=False):
         counterpart.setdefault(term, theirs)

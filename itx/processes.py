@@ -206,6 +206,12 @@ class Interrupts:
     def exit_code(self) -> int:
         return 128 + self.seen  # as a shell reports a process ended by that signal
 
+    def looked(self) -> int:
+        """The exit code of the signal that came, which is thereby looked at; 0: none came."""
+        code = self.exit_code if self.seen else 0
+        self.seen = 0
+        return code
+
     def __exit__(self, kind: type | None, *error: object) -> None:
         self.stack.close()
         if self.seen and kind is None:  # it came when nobody asked any more

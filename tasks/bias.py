@@ -18,6 +18,7 @@ from itx.errors import UserError
 from itx.tasks.registry import family, make_task
 from itx.tasks.spec import Skip, TaskSpec, function, jsonl
 
+OPTION_STYLES = ("list", "slashes")  # without letters: the tags name options by their texts
 CONTEXTS = {"ambig": "ambiguous", "disambig": "clear"}  # as itx/eval/bias.py calls them
 BBQ_TEMPLATES = [
     ("{context}\n\n{question}\n{options}", "{answer}"),
@@ -60,7 +61,7 @@ def bbq(root: str) -> list[TaskSpec]:
         make_task(
             f"bbq.{file.stem.lower()}", version=1, cluster="social_bias", origin=("bbq",), evaluation_only=True,
             source=jsonl({"test": f"bbq/{file.name}"}), fields=bbq_fields, templates=BBQ_TEMPLATES,
-            content=("context", "question"), metrics=("accuracy",), primary="rank", option_styles=("(A)", "list"),
+            content=("context", "question"), metrics=("accuracy",), primary="rank", option_styles=OPTION_STYLES,
             module=__name__,
         )
         for file in sorted(folder.glob("*.jsonl"))
@@ -128,7 +129,7 @@ def winobias(root: str) -> list[TaskSpec]:
             f"winobias.{kind}", version=1, cluster="social_bias", origin=("winobias",), evaluation_only=True,
             source=function(winobias_rows(kind), splits=("test",)), fields=winobias_fields,
             templates=WINOBIAS_TEMPLATES, content=("sentence", "pronoun"), metrics=("accuracy",), primary="rank",
-            option_styles=("(A)", "list"), module=__name__,
+            option_styles=OPTION_STYLES, module=__name__,
         )
         for kind in ("type1", "type2")
     ]  # fmt: skip

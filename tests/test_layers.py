@@ -16,10 +16,12 @@ HEAVY = {
     "array_record", "gguf", "google_crc32c", "grain", "huggingface_hub", "jax", "matplotlib", "nltk", "numpy", "openai", "optax.contrib", "orbax", "py3langid", "pyarrow", "readline",
     "rich", "sacrebleu", "scipy", "sentencepiece", "tensorboardX", "tensorflow_datasets", "tokenizers", "tyro",
 }  # fmt: skip
-# Of our own only what imports SeqIO, and TensorFlow with it, or lm-evaluation-harness at its head.
+# Of our own only what imports SeqIO, and TensorFlow with it, lm-evaluation-harness, or Starlette and
+# uvicorn at its head.
 OWN_HEAVY = {
     *("itx.prepare.foreign", "itx.prepare.seqio_bridge"),
     *("itx.eval.harness", "itx.eval.harness_tasks"),
+    "itx.serve.serving",
 }
 # `itx.tasks` is what a task module imports. Its `get` hands a task to SeqIO, with the writing side
 # above it.

@@ -66,7 +66,8 @@ def test_every_module_task_and_recipe_is_in_the_wheel_and_nothing_else_at_its_to
         f"{place}/{file.relative_to(REPO / folder)}"
         for folder, place in IN_WHEEL.items()
         for file in (REPO / folder).rglob("*")
-        if file.suffix in (".py", ".jinja", ".jsonl", ".txt") and "__pycache__" not in file.parts
+        if file.suffix in (".py", ".jinja", ".js", ".jsonl", ".txt")
+        and "__pycache__" not in file.parts
     }
     assert len(expected) > 150
     assert expected == {n for n in names if ".dist-info/" not in n}

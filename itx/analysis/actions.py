@@ -10,7 +10,7 @@ from typing import TypedDict
 from itx import hashing
 from itx.errors import UserError, check_known
 
-ACTIONS_VERSION = 1  # raise it when the meaning of a key changes
+ACTIONS_VERSION = 2  # raise it when the meaning of a key changes
 
 # kind -> what refinement does
 KINDS = {
@@ -48,6 +48,7 @@ class Actions(TypedDict):
 
     version: int
     run: str
+    data: str  # hash of what the run was trained on (itx/data/lock.py, `shape_hash`)
     step: int
     split: str
     actions: list[Action]

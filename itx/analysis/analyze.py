@@ -23,6 +23,7 @@ from itx.analysis.actions import Action, Actions
 from itx.analysis.counterfactual import AskedRow
 from itx.analysis.features import Observations
 from itx.config import RunConfig
+from itx.data import lock as locks
 from itx.data import verify
 from itx.data.types import Lock
 from itx.errors import UserError
@@ -131,6 +132,7 @@ def facts(side: Side, reference: Side | None, model: Model | None) -> dict:
         "actions": Actions(
             version=actions.ACTIONS_VERSION,
             run=str(side.run.path),
+            data=locks.shape_hash(side.lock),
             step=side.step,
             split=_split(side),
             actions=list(proposed.values()),
@@ -338,7 +340,12 @@ def _of_swaps(
                 "answers change"
             )
             numbers = {k: d[k] for k in ("examples", "difference", "interval", "p", "adjusted")}
-            done = _propose(proposed, "counterfactual pairs", says, of.task_names, [text])
+            # rows of those who fare better, with the words for those who fare worse
+            worse, better = (
+                (d["group"], d["other"]) if d["difference"] > 0 else (d["other"], d["group"])
+            )
+            swap = f"{better}, in their place {worse}"
+            done = _propose(proposed, "counterfactual pairs", says, of.task_names, [swap])
             found.append(
                 _finding("counterfactual", text, says, of.task_names, **numbers, action=done)
             )

@@ -115,12 +115,7 @@ def conditions(
     """
     found: dict[bytes, Condition] = {}
     untested: Counter = Counter()
-    prompts = [text.normalise(x["prompt"]) for x in of.lines]
-    made = (
-        *(_known(of, rows, tags, untested), _alphabets(of), _lengths(of)),
-        *(_groups(prompts), _words(of, prompts, untested)),
-    )
-    for condition in (c for several in made for c in several):
+    for condition in every_condition(of, rows, tags, untested):
         if not enough(of, condition.holds):
             untested[TOO_FEW] += 1
         elif (key := condition.holds.tobytes()) in found:
@@ -128,6 +123,25 @@ def conditions(
         else:
             found[key] = condition
     return Conditions(list(found.values()), {why: n for why, n in untested.items() if n})
+
+
+def every_condition(
+    of: Observations,
+    rows: dict[str, dict],
+    tags: dict[str, dict[str, str]],
+    untested: Counter,
+) -> Iterator[Condition]:
+    """All that `conditions` chooses from.
+
+    Args:
+        untested: gets why others are none, and how many.
+    """
+    prompts = [text.normalise(x["prompt"]) for x in of.lines]
+    yield from _known(of, rows, tags, untested)
+    yield from _alphabets(of)
+    yield from _lengths(of)
+    yield from _groups(prompts)
+    yield from _words(of, prompts, untested)
 
 
 def enough(of: Observations, holds: np.ndarray) -> bool:

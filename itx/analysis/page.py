@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """report.html: what report.html.jinja makes of the facts of report.py; analysis.html: what
-analysis.html.jinja makes of those of analyze.py."""
+analysis.html.jinja makes of those of analyze.py; a review page: what review.html.jinja and
+review.js make of those of itx/create/review.py."""
 
 import base64
 import functools
 import hashlib
 import html
+import json
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,14 @@ def page(facts: dict, picture: dict[str, bytes], task_losses: dict[str, bytes]) 
 def analysis(facts: dict) -> str:
     """The page of `itx analyze`."""
     return str(macros("analysis.html.jinja").page(facts))
+
+
+def review(facts: dict) -> str:
+    """The page of `itx create review`. Its rows are JSON in which no `<` stands, so that nothing in
+    them can end the element that holds them."""
+    held = json.dumps(facts).replace("<", "\\u003c")
+    script = (FOLDER / "review.js").read_text(encoding="utf-8")
+    return str(macros("review.html.jinja").page(facts, Markup(held), Markup(script)))
 
 
 def _addresses(pngs: dict[str, bytes]) -> dict[str, str]:

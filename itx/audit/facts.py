@@ -9,7 +9,7 @@ from itx.audit.leaks import LeakFacts, leak_facts
 from itx.audit.mixture import MixtureFacts, filling, mixture_facts
 from itx.audit.tasks import TaskFacts, tasks_facts
 from itx.data.loader import Batches
-from itx.data.types import Lock, VariantShares
+from itx.data.types import Lock, PatchEntry, VariantShares
 
 
 class AuditFacts(TypedDict):
@@ -25,6 +25,8 @@ class AuditFacts(TypedDict):
     left_out: list[dict]  # of mixtures: {"mixture", "task", "reason"}
     variants: list[VariantShares]  # of mixtures whose tasks lack some
     leaks: LeakFacts
+    patches: list[PatchEntry]  # of training rows, which data.patches names
+    patched: dict[str, dict[str, int]]  # {task: {what was decided: rows}}
     biases: biases.BiasFacts
     baselines: dict[str, baselines.Baseline]  # by task
     easy: dict[str, str]  # {task: why}
@@ -57,6 +59,8 @@ def measure(lock: Lock, cache_dir: Path, steps: int) -> AuditFacts:
         "left_out": lock.get("left_out", []),
         "variants": lock.get("variants", []),
         "leaks": leak_facts(lock, data, cache_dir),
+        "patches": lock.get("patch_files", []),
+        "patched": {t["task"]: t["patched"] for t in lock["tasks"] if "patched" in t},
         "biases": biases.bias_facts(lock, data, cache_dir),
         "baselines": scores,
         "easy": {task: b["easy"] for task, b in scores.items() if b["easy"]},

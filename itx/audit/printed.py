@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The audit as a terminal shows it; its tables fit 120 columns."""
 
+from collections import Counter
 from collections.abc import Iterator
 
 from itx.audit import sentences
@@ -9,6 +10,7 @@ from itx.audit.mixture import MixtureFacts
 from itx.audit.tasks import TaskFacts
 from itx.eval import tables
 from itx.leaks.contamination import TESTED
+from itx.text import visible
 
 
 def print_audit(facts: AuditFacts, tasks: bool = True) -> None:
@@ -37,6 +39,7 @@ def _lines(facts: AuditFacts) -> Iterator[str]:
     if leaks["untested"]:
         tested = f"not tested again: {leaks['untested']}"
     yield f"leaks: {dropped} training records left out, {tested}"
+    yield from _patches(facts)
     yield from _mixture(facts["mixture"])
     for x in facts["left_out"]:
         yield f"left out of {x['mixture']}: {x['task']} ({x['reason']})"
@@ -45,6 +48,20 @@ def _lines(facts: AuditFacts) -> Iterator[str]:
     for kind in ("warnings", "errors"):
         for line in facts[kind]:
             yield f"{kind[:-1]}: {line}"
+
+
+def _patches(facts: AuditFacts) -> Iterator[str]:
+    for p in facts["patches"]:
+        by = f" by {visible(p['editor'])}" if p["editor"] else ""
+        yield f"patch {visible(p['file'])}{by}: {p['entries']:,} rows judged"
+        for task, n in p["untrained"].items():
+            yield f"patch {visible(p['file'])}: {n:,} rows of {task}, which is not trained on"
+    done: Counter = Counter()
+    for counts in facts["patched"].values():
+        done.update(counts)
+    if done:
+        said = ", ".join(f"{n:,} {what}" for what, n in sorted(done.items()))
+        yield f"patches of {len(facts['patched'])} tasks: {said}"
 
 
 def _mixture(m: MixtureFacts) -> Iterator[str]:

@@ -7,7 +7,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from itx import hashing
-from itx.commands import augmenting, consistent, making, selecting
+from itx.commands import augmenting, consistent, making, refine, review, selecting
 from itx.commands.arguments import group
 from itx.create import drift, lineage, seeds, self_instruct
 from itx.create.row import Row
@@ -33,6 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     augmenting.add_commands(add)
     selecting.add_commands(add)
     consistent.add_commands(add)
+    review.add_commands(add)
+    refine.add_commands(add)
 
 
 def create(args: Namespace) -> tuple[dict, int]:

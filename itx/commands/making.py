@@ -59,6 +59,25 @@ def add_who(make: argparse.ArgumentParser) -> None:
     option("--completion_price", type=float, default=0.0, help="of a million tokens written")
 
 
+# those of `add_who` that take a value
+WHO = (
+    "model server replay replay_name base batch server_model key_variable concurrency "
+    "requests_per_minute token_budget prompt_price completion_price"
+).split()
+
+
+def is_anybody(args: Namespace) -> bool:
+    """Whether anybody is to answer."""
+    return any((args.model, args.server, args.replay))
+
+
+def who_again(args: Namespace) -> list[str]:
+    """The options of `add_who` as they were given, for another command that takes them."""
+    given = {name: getattr(args, name) for name in WHO}
+    told = [w for name, value in given.items() if value for w in (f"--{name}", str(value))]
+    return [*told, *(["--raw"] if args.raw else [])]
+
+
 def add_filters(make: argparse.ArgumentParser) -> None:
     """Which rows are kept, and what is said of them."""
     option = make.add_argument

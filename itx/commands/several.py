@@ -4,11 +4,13 @@
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 from itx import pretrained
 from itx.analysis import paired
 from itx.commands import compare, unbuilt
 from itx.errors import UserError
+from itx.runs import RunFolder, open_run, run_config, step_of
 from itx.text import say
 
 OF_ONE = ("step", "adapter", "out", "harness")  # options that speak of one model
@@ -32,7 +34,9 @@ def evaluate(args: Namespace, one: Callable[[Namespace], tuple[dict, int]]) -> t
             f"{unbuilt.name_of(twice[0])!r}; score them apart, each with an --out"
         )
     for model in args.run:
-        pretrained.untrained(pretrained.asked(model, args.base).model)
+        asked = pretrained.asked(model, args.base)
+        if pretrained.untrained(asked.model) is None:
+            open_run(step_of(asked.model, None)[0])
     scored, code = {}, 0
     for model in args.run:
         say(f"model {len(scored) + 1} of {len(args.run)}: {model}")
@@ -42,7 +46,7 @@ def evaluate(args: Namespace, one: Callable[[Namespace], tuple[dict, int]]) -> t
     apart = [folder for folder in folders if not folder]
     why = "scores of other splits or of --shots stand beside the folders' own" if apart else ""
     if why:
-        say(f"not compared in pairs: {why}")
+        print(f"not compared in pairs: {why}")
         return {"models": scored, "compared": None, "not_compared": why}, code
     compared, of_comparison = compare.compare_runs(
         Namespace(runs=folders, rows=True, margin=paired.MARGIN)
@@ -54,5 +58,7 @@ def _folder(model: str, facts: dict) -> str:
     """Where a model's own scores stand; "" where those of the call are others."""
     if "settings" not in facts:  # a run's own rows
         return model
-    own = facts["settings"].get("own")
-    return facts["folder"] if own and set(facts["settings"]) == {"own"} else ""
+    if set(facts["settings"]) != {"own"} or facts["folder"] == step_of(model, None)[0]:
+        return ""
+    own = run_config(RunFolder(Path(facts["folder"]))).eval.split
+    return facts["folder"] if facts["split"] == own else ""

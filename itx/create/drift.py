@@ -14,9 +14,8 @@ from typing import TypedDict
 
 import numpy as np
 
-from itx import hashing, text
+from itx import hashing, languages, text
 from itx.audit import biases
-from itx.create import contents
 from itx.create.row import Row
 
 MAX_SHOWN = 5  # values of a kind in a table, those that moved most
@@ -56,7 +55,7 @@ def side(rows: Sequence[Row]) -> Side:
         rows=len(rows),
         read=len(read),
         labels=counted["labels"] if 2 * len(counted["labels"]) <= len(read) else {},
-        languages=_shares(Counter(contents.language_of(r.whole)[0] for r in read)),
+        languages=_shares(Counter(languages.language_of(r.whole)[0] for r in read)),
         scripts=counted["scripts"],
         groups=counted["groups"],
         first_words=_shares(Counter(first)),

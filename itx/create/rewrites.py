@@ -20,8 +20,7 @@ import re
 from collections import Counter
 from collections.abc import Callable
 
-from itx import text
-from itx.create import contents
+from itx import languages, text
 from itx.create.generators import CUT, MAX_SEED, Message, Request
 from itx.create.row import Row
 from itx.create.steps import (
@@ -147,7 +146,7 @@ def flaws(job: Job, said: str, preserving: bool) -> dict[str, str]:
 
 
 def _other_language(job: Job, said: str) -> str:
-    code, sure = contents.language_of(said)
+    code, sure = languages.language_of(said)
     was = job.parent.language
     return f"from {was} to {code}" if code and was and code != was and sure >= 0.8 else ""
 

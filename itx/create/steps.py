@@ -13,8 +13,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
-from itx import hashing, text
-from itx.create import contents
+from itx import hashing, languages, text
 from itx.create.generators import MAX_SEED, Completion, Message, Request
 from itx.create.row import Row
 
@@ -55,7 +54,7 @@ class Parent:
     @functools.cached_property
     def language(self) -> str:
         """Its language's code; of a short text what its alphabet says, "" where that tells none."""
-        code, sure = contents.language_of(self.row.whole)
+        code, sure = languages.language_of(self.row.whole)
         if sure >= MIN_SURE:
             return code
         return LANGUAGES.get(text.script(self.row.whole), "")

@@ -145,12 +145,22 @@ def check_config(lock: Lock, config: RunConfig, path: Path | str) -> None:
         key = name.partition(".")[2]
         if key in made and made[key] != value:
             raise UserError(f"{path}: made with {name}={made[key]!r}, and the config has {value!r}")
+    files = [patch["file"] for patch in lock.get("patch_files", [])]
+    if files != list(config.data.patches):
+        raise UserError(
+            f"{path}: made with the patches {files}, and data.patches={config.data.patches}"
+        )
+    if lock.get("factors", {}) != dict(config.data.rate_factors):
+        raise UserError(
+            f"{path}: made with the factors {lock.get('factors', {})}, and data.rate_factors="
+            f"{config.data.rate_factors}"
+        )
 
 
 # keys that shape no batch; `shape_hash` and `difference` look at tasks and vocabulary by themselves
 SHAPE_FREE = set(
     "chat evaluation dev information uninformed retention unretained unscored holdout left_out "
-    "leaks variants tasks vocabulary hub".split()
+    "leaks patch_files factors variants tasks vocabulary hub".split()
 )
 
 

@@ -48,6 +48,8 @@ class Manifest(TypedDict):
     decoded: NotRequired[dict[str, Any]]  # {"examples", "lost", "losses"} of targets decoded again
     audit: SplitAudit
     repeated: NotRequired[int]  # examples that repeat the input of another one
+    # accepted, rejected, fixed, added, undecided: rows that data.patches judge
+    patched: NotRequired[dict[str, int]]
     target_tokens: NotRequired[int]  # tokens of all targets, EOS included
     max_target_tokens: NotRequired[int]  # tokens of the longest target, EOS included
     input_tokens: NotRequired[int]  # all other tokens
@@ -68,6 +70,7 @@ class TaskEntry(TypedDict):
     sha256: list[str]  # hash of each folder's manifest
     excluded: list[list[int]]  # for each rendering the numbers of records that are left out
     audit: SplitAudit
+    patched: NotRequired[dict[str, int]]  # as in the first rendering's manifest
     target_tokens: NotRequired[int]  # written by earlier versions, not read
     input_tokens: NotRequired[int]  # written by earlier versions, not read
 
@@ -148,6 +151,16 @@ class Leaks(TypedDict):
     dropped: int  # records left out for it
 
 
+class PatchEntry(TypedDict):
+    """A patch of training data that the build applied (itx/prepare/patches.py)."""
+
+    file: str  # as data.patches has it
+    sha256: str
+    editor: str
+    entries: int
+    untrained: dict[str, int]  # task that is not trained on -> entries, which apply to nothing
+
+
 class VariantShares(TypedDict):
     mixture: str
     asked: dict[str, float]  # variant -> share that the mixture names
@@ -197,6 +210,8 @@ class Lock(TypedDict):
     retention: NotRequired[list[TextEntry]]
     unretained: NotRequired[str]  # why no text is measured
     leaks: NotRequired[list[Leaks]]
+    patch_files: NotRequired[list[PatchEntry]]  # in the order of data.patches
+    factors: NotRequired[dict[str, float]]  # data.rate_factors, which `rate` has in it
     hub: NotRequired[dict[str, str]]  # commits of what came from the hub (itx/hub.py)
     contamination: NotRequired[dict[str, str]]  # what `itx eval --shots` tested; never on disk
 

@@ -19,11 +19,10 @@ from flax import nnx
 from itx import hosts, movement
 from itx import mesh as meshes
 from itx.errors import UserError
-from itx.eval import sampling
+from itx.eval import reading, sampling
 from itx.eval.loaded import Ids, LoadedModel
 from itx.eval.sampling import GREEDY, Sampling
 from itx.models import decoding
-from itx.models.transformer import before
 from itx.params import module_of
 
 PROMPT_STEP, ANSWER_STEP = 16, 16  # prompts and answers are padded up to a multiple of these
@@ -78,7 +77,7 @@ def generate(
     out: list[Answer] = [{}] * len(prompts)
     waiting = None  # a batch is fetched while the next one runs
     with jax.set_mesh(loaded.mesh):
-        ready = _ready(loaded.params, graphdef=loaded.graphdef)
+        ready = reading.ready(loaded.params, graphdef=loaded.graphdef)
     with movement.track("generated", len(prompts), "answers") as advance_by:
         for indices, shape in plan([len(p) for p in prompts], limits, loaded):
             carry, advance = _ask(
@@ -281,26 +280,6 @@ def _collect(waiting: tuple | None, out: list[Answer], ends: tuple[int, ...]) ->
     return len(indices)
 
 
-def _ready(params: dict, *, graphdef: nnx.GraphDef) -> dict:
-    """The parameters as the loop over tokens reads them, {"params": those outside the decoder's
-    layers, "layers": those of each}: in the activations' type, as every product with a weight takes
-    it (layers.project), and apart.
-
-    Whether XLA takes either out of the loop depends on the platform; a weight cast for each token
-    is read in float32, written and read again. It is not compiled as one program: of SmolLM2's 30
-    layers that took 8 s of a core, and taking each array apart by itself takes 0.8 s.
-
-    What is computed in float32 stays so: norms, T5's bias, a prefix's MLP, and with DoRA
-    (|W + s A B|) all of it.
-    """
-    dtype = module_of(graphdef, params).cfg.dtype
-    if dtype == "bfloat16" and not any(p.endswith("/magnitude") for p in params):
-        exact = {p for p in params if p.endswith(("/scale", "/relative_bias")) or "/prefix/" in p}
-        params = {p: v if p in exact else v.astype(dtype) for p, v in params.items()}
-    outside = {p: v for p, v in params.items() if "/blocks/" not in p}
-    return {"params": outside, "layers": module_of(graphdef, params).decoder.layers()}
-
-
 @partial(jax.jit, static_argnames=("graphdef", "how", "slots", "bos", "ends"))
 def _begin(
     params: dict,
@@ -317,24 +296,12 @@ def _begin(
     """Read prompts [b, l], padded on the left up to `starts`, and choose the first token behind
     each: (loop constants, loop carry)."""
     model = module_of(graphdef, {**params, **ready["params"]})
-    tokens, starts = put["tokens"], put["starts"]
-    b, width = tokens.shape
-    place = jnp.arange(width, dtype=jnp.int32)[None] - starts[:, None]
-    memory = segments = None
-    if model.encoder is not None:
-        segments = (place >= 0).astype(jnp.int32)
-        memory, segments = model.encode(tokens, segments, jnp.maximum(place, 0))
-        tokens, starts, width = jnp.full((b, 1), bos, jnp.int32), jnp.zeros_like(starts), 1
-        place = jnp.zeros((b, 1), jnp.int32)
-    logits, cache = decoding.prefill(
-        model, tokens, starts, width + slots, ready["layers"], memory, segments
-    )
+    read = reading.read(model, put["tokens"], put["starts"], slots, bos, ready["layers"])
+    logits, cache, previous, starts, segments = read[:5]
+    b = len(logits)
     seen = jnp.zeros((b, logits.shape[-1]), bool)
-    seen = seen.at[jnp.arange(b)[:, None], tokens].max(place >= 0)
+    seen = seen.at[jnp.arange(b)[:, None], read.tokens].max(read.place >= 0)
     state = sampling.begin(how, put["room"], seen, slots, ends)
-    # what stands before the first new token, nearest first
-    back = before(tokens, jnp.maximum(place, 0), model.cfg.smear)
-    previous = jnp.concatenate([tokens[:, -1:], back[:, -1]], 1)[:, : model.cfg.smear]
     keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(numbers["seed"]), i))(put["index"])
     if how.beams > 1:
         per_beam = (logits, cache, previous, starts, segments)
@@ -345,7 +312,11 @@ def _begin(
         how, numbers, keys, state, logits, jnp.int32(0), put["room"], ends
     )
     constants = dict(
-        width=jnp.int32(width), keys=keys, room=put["room"], starts=starts, segments=segments
+        width=jnp.int32(read.tokens.shape[1]),
+        keys=keys,
+        room=put["room"],
+        starts=starts,
+        segments=segments,
     )
     carry = dict(n=jnp.int32(1), token=token, previous=previous, state=state, cache=cache)
     return constants, carry

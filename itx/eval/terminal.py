@@ -151,11 +151,13 @@ def read_prompts(file: str) -> list[Messages]:
             raise UserError(f"{where} is not UTF-8 (byte {e.start})") from e
         except ValueError as e:
             raise UserError(f"{where} is not JSON: {e}") from e
-        out.append(_messages(held, where))
+        out.append(messages_of(held, where))
     return out
 
 
-def _messages(held: Any, where: str) -> Messages:
+def messages_of(held: Any, where: str) -> Messages:
+    """The messages of a JSON object, {"prompt"} or {"messages"}; UserError, which begins with
+    `where`, for one that asks nothing or asks for what is not written here."""
     if not isinstance(held, dict) or not {"prompt", "messages"} & held.keys():
         raise UserError(f'{where} has neither "prompt" nor "messages"')
     if {"prompt", "messages"} <= held.keys():

@@ -49,6 +49,16 @@ def slides(cfg: ModelConfig, layer: Array | int) -> Array | bool:
     return (layer + 1) % cfg.global_every != 0
 
 
+def written(
+    cache: Float[Array, "b g k d"], new: Float[Array, "b g 1 d"], slot: Array
+) -> Float[Array, "b g k d"]:
+    """Earlier keys or values with the new ones at a slot, which all rows share or each has of its
+    own [b]; one behind the last is left out."""
+    if not slot.ndim:
+        return jax.lax.dynamic_update_slice_in_dim(cache, new, slot, 2)
+    return cache.at[jnp.arange(len(cache)), :, slot].set(new[:, :, 0], mode="drop")
+
+
 class Block(nnx.Module):
     """Pre-norm self attention, cross attention if there is an encoder, and an MLP; Gemma's norms
     behind each too."""
@@ -78,7 +88,7 @@ class Block(nnx.Module):
         [b, g, k, d], and those of cross attention as cross_k, cross_v.
 
         Args:
-            cache: earlier keys and values, into which the new ones are written at `slot`; all of
+            cache: earlier keys and values, into which the new ones are `written` at `slot`; all of
                 it is seen.
             virtual: keys and values [1, g, p, d] of virtual tokens, put in front of the row's own.
         """
@@ -90,7 +100,7 @@ class Block(nnx.Module):
         if virtual is not None:
             new = {n: in_front(p[0], new[n]) for n, p in zip("kv", virtual, strict=True)}
         if cache is not None:
-            new = {n: jax.lax.dynamic_update_slice_in_dim(cache[n], new[n], slot, 2) for n in "kv"}
+            new = {n: written(cache[n], new[n], slot) for n in "kv"}
         if at is not None:
             bias, x, h = pick_queries(bias, at), pick(x, at), pick(h, at)
             rope = None if rope is None else tuple(pick_queries(r, at) for r in rope)

@@ -55,18 +55,20 @@ def decode(
     model: Transformer,
     tokens: Int[Array, "b"],
     previous: Int[Array, "b s"],
-    slot: Int[Array, ""],
+    slot: Int[Array, ""] | Int[Array, "b"],
     starts: Int[Array, "b"],
     layers: list[nnx.State],
     cache: Cache,
     memory_segments: Int[Array, "b k"] | None = None,
 ) -> tuple[Float[Array, "b v"], Cache]:
-    """Write one token per row into `slot`, behind its `previous` ones; (logits behind it, the cache
-    with it)."""
+    """Write one token per row into `slot`, or into a slot of each row's own, behind its `previous`
+    ones; (logits behind it, the cache with it). A row whose slot lies behind the cache writes
+    nothing."""
     n = model.decoder.virtual_tokens
     place = jnp.arange(cache[0]["k"].shape[2] - n, dtype=jnp.int32)[None]
     positions = jnp.maximum(place - starts[:, None], 0)
-    seen = ((place >= starts[:, None]) & (place <= slot)).astype(jnp.int32)
+    last = slot[:, None] if slot.ndim else slot
+    seen = ((place >= starts[:, None]) & (place <= last)).astype(jnp.int32)
     q_positions = (slot - starts)[:, None]
     one = jnp.ones_like(q_positions)
     biases = model.decoder.biases(one, seen, q_positions, positions, virtual=n)

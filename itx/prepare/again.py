@@ -18,7 +18,7 @@ from itx import hashing
 from itx.data import cache
 from itx.data.vocabulary import Vocabulary
 from itx.errors import UserError
-from itx.prepare import examples, jobs, sources
+from itx.prepare import examples, jobs, patches, sources
 from itx.prepare.types import Item, Job, Settings, Work
 from itx.prepare.values import every_slot, shown
 from itx.tasks.spec import TaskSpec
@@ -120,6 +120,9 @@ def _compare(work: Work, sample: Sample, items: dict[str, Item]) -> None:
     bare = dataclasses.replace(work, job=dataclasses.replace(work.job, variant=variant))
     ids = {i for i, _ in sample}
     own = [items[r] for r in sorted({r for i in ids for r in _record_ids(i) if r in items})]
+    if not work.job.crossed:
+        patched = (patches.again(work.spec, item, work.settings.data) for item in own)
+        own = [item for item in patched if item is not None]
     parts = [part for part in jobs.expanded(bare, own, Counter()) if part.id in ids]
     rendered, _, owners = jobs.records_of(bare, parts)
     lines = jobs.lines_of(bare, owners, rendered)

@@ -24,12 +24,23 @@ from itx.data.types import Lock
 from itx.data.vocabulary import Vocabulary
 from itx.errors import UserError
 from itx.leaks import contamination
-from itx.prepare import again, evaluation, exclude, hits, jobs, new_lock, sources, vocab, workers
+from itx.prepare import (
+    again,
+    evaluation,
+    exclude,
+    hits,
+    jobs,
+    new_lock,
+    patches,
+    sources,
+    vocab,
+    workers,
+)
 from itx.prepare.jobs import Made
-from itx.prepare.members import members_of, mixtures_of, with_replay
+from itx.prepare.members import members_of, mixtures_of, with_factors, with_replay
 from itx.prepare.types import Job, Plan
 from itx.prepare.workers import Progress, Rates, no_progress
-from itx.tasks import registry
+from itx.tasks import names, registry
 
 # A source's bytes times this are surely more than its cache: packed text in every template of an
 # evaluation row.
@@ -73,7 +84,8 @@ def build(config: RunConfig, progress: Progress = no_progress, keep_damaged: boo
         to_make = (plan.settings, plan.vocabulary, progress)
         made |= workers.make_all(pool, _own(plan), *to_make)
         trained = [made[Job(m, "train")][1] for m in plan.members]
-        shares = with_replay(rates({m["task"]: m["examples"] for m in trained}), d)
+        shares = with_factors(rates({m["task"]: m["examples"] for m in trained}), d)
+        shares = with_replay(shares, d)
         progress("leak test", 0, 1)
         lock = _without_leaks(plan, shares, made)
         if more := new_lock.more_renderings(plan, lock):
@@ -119,7 +131,8 @@ def plan_of(config: RunConfig, members: list[str], mend: hits.Mend = hits.refuse
     settings = jobs.settings_of(config, vocabulary_file(config, members, mend))
     rows = evaluation.rows(config, members) + evaluation.texts(config, members)
     unscored = evaluation.without_split(config, members)
-    return Plan(config, settings, Vocabulary(settings.vocab), members, rows, unscored)
+    told = patches.check(config.data, [names.parse(m).task for m in members])
+    return Plan(config, settings, Vocabulary(settings.vocab), members, rows, unscored, patches=told)
 
 
 def vocabulary_file(config: RunConfig, members: list[str], mend: hits.Mend = hits.refuse) -> str:

@@ -26,6 +26,7 @@ from itx.prepare import (
     instructions,
     kinds,
     notes,
+    patches,
     render,
     sources,
     values,
@@ -66,6 +67,7 @@ def key(job: Job, settings: Settings, vocab_hash: str) -> str:
         "".join(fingerprint.of_task(settings.task(name)) for name in job.others),
         *kinds.of(spec).key(job, spec, settings),
         *((d.train_examples,) if d.train_examples and _shows_training(job) else ()),
+        *(patches.key(d, spec.name) if d.patches and not job.crossed else ()),
     )
 
 
@@ -100,15 +102,30 @@ class Examples(NamedTuple):
     items: list[Item]
     counts: Counter  # records read, and left out by reason
     faults: dict[str, str]  # the first record of each reason that is a fault of the data
+    patched: Counter = Counter()  # what data.patches did, under patches.COUNTED
+
+
+def _read(task: str, split: str, settings: Settings) -> Examples:
+    """A split's examples; those of training with data.patches."""
+    patched = tuple(patches.key(settings.data, task)) if split == "train" else ()
+    return _read_once(task, split, settings, patched)
 
 
 @functools.lru_cache(maxsize=4)
-def _read(task: str, split: str, settings: Settings) -> Examples:
-    """A split's examples, kept while one task's jobs follow each other."""
+def _read_once(task: str, split: str, settings: Settings, patched: tuple[str, ...]) -> Examples:
+    """Kept while one task's jobs follow each other.
+
+    Args:
+        patched: what of the patches is the task's, so that a file that has changed is read again.
+    """
     counts, faults = Counter(), {}
     d, spec = settings.data, settings.task(task)
-    items = examples.items(spec, split, d.root, d.suite_seed, counts, d.skip_bad, faults)
-    return Examples(list(items), counts, faults)
+    items = list(examples.items(spec, split, d.root, d.suite_seed, counts, d.skip_bad, faults))
+    if not patched:
+        return Examples(items, counts, faults)
+    several = [patches.read(file) for file in patches.files(d)]
+    items, done = patches.applied(spec, items, several, counts, faults)
+    return Examples(items, counts, faults, done)
 
 
 def _complete(work: Work) -> Examples:
@@ -116,7 +133,8 @@ def _complete(work: Work) -> Examples:
     counted and left out, in every rendering alike; else `render` tells of the first one that it
     meets."""
     spec, settings = work.spec, work.settings
-    items, counts, faults = _read(work.variant.task, work.job.split, settings)
+    read_under = settings.unpatched if work.job.crossed else settings
+    items, counts, faults, patched = _read(work.variant.task, work.job.split, read_under)
     counts, faults = Counter(counts), dict(faults)
     if settings.data.skip_bad and spec.templated:
         slots, whole = values.slots(instructions.wordings(work.job, spec)), []
@@ -127,7 +145,7 @@ def _complete(work: Work) -> Examples:
             else:
                 whole.append(item)
         items = whole
-    return Examples(items, counts, faults)
+    return Examples(items, counts, faults, patched)
 
 
 @functools.lru_cache(maxsize=4)
@@ -146,12 +164,12 @@ def most_of(crossed: bool, settings: Settings) -> tuple[str, int | None]:
 
 def _chosen(work: Work) -> Examples:
     """The examples of a job: where a setting bounds them, the first ones by content hash."""
-    items, counts, faults = _complete(work)
+    items, counts, faults, patched = _complete(work)
     setting, most = most_of(work.job.crossed, work.settings)
     if most is not None:
         counts[f"beyond {setting}"] += max(0, len(items) - most)
         items = sorted(items, key=lambda item: item.hash)[:most]
-    return Examples(items, counts, faults)
+    return Examples(items, counts, faults, patched)
 
 
 def expanded(
@@ -165,7 +183,9 @@ def expanded(
 def records_of(work: Work, items: list[Item]) -> Records:
     pool = None
     if work.variant.shots:
-        pool = _pool(replace(work.job, split="train", rendering=0), work.settings)
+        # What is asked shows the exemplars of the source, with or without a patch.
+        settings = work.settings.unpatched if work.job.crossed else work.settings
+        pool = _pool(replace(work.job, split="train", rendering=0), settings)
     return kinds.of(work.spec).records(work, items, pool)
 
 
@@ -242,7 +262,7 @@ def run(job: Job, settings: Settings) -> Made:
     labels = {"cluster": spec.cluster, "origin": list(spec.origin)}
     if cache.is_there(place):
         return name, cache.read_manifest(place) | labels
-    items, counts, faults = _chosen(work)
+    items, counts, faults, patched = _chosen(work)
     # Only what is trained on is looked at.
     noted = None if job.crossed else notes.Notes(vocabulary, spec, items)
     items = expanded(work, items, counts, noted and noted.said)
@@ -263,6 +283,7 @@ def run(job: Job, settings: Settings) -> Made:
         "split_conversations": split,
         **(noted.facts() if noted else {}),
         "audit": audit(counts, len(items)) | ({"first": faults} if faults else {}),
+        **({"patched": dict(patched)} if patched else {}),
         "repeated": repeated,
         **columns.counts(vocabulary.unk_id, vocabulary.eos_id, settings.architecture),
     }

@@ -7,7 +7,7 @@ import os
 import sys
 
 from itx.config import DataConfig, RunConfig
-from itx.errors import UserError, did_you_mean
+from itx.errors import UserError, check_known, did_you_mean
 from itx.tasks import names, registry, resolve
 
 
@@ -63,6 +63,24 @@ def _replayed(data: DataConfig, members: list[str]) -> str:
             f"data.replay_task: {name!r} is in {data.mixture!r} already, with a share of its own"
         )
     return name
+
+
+def with_factors(shares: list[dict[str, float]], data: DataConfig) -> list[dict[str, float]]:
+    """The rates of each phase with those of data.rate_factors; each phase's sum stays 1."""
+    factors = dict(data.rate_factors)
+    trained = {names.parse(variant).task for rates in shares for variant in rates}
+    for task, factor in factors.items():
+        check_known(task, trained, f"data.rate_factors: {task!r} is not trained on")
+        if not 0 < factor < float("inf"):
+            raise UserError(f"data.rate_factors: {task!r} has {factor}; a factor is above 0")
+    if not factors:
+        return shares
+    out = []
+    for rates in shares:
+        new = {v: r * factors.get(names.parse(v).task, 1.0) for v, r in rates.items()}
+        whole = sum(new.values())
+        out.append({v: r / whole for v, r in new.items()})
+    return out
 
 
 def with_replay(shares: list[dict[str, float]], data: DataConfig) -> list[dict[str, float]]:

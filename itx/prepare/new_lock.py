@@ -68,6 +68,8 @@ def file_of(plan: Plan) -> Path:
         parts.append(settings.chat_template)  # the lock holds it
     if pins := hub.used():
         parts.append(pins)
+    if plan.patches:
+        parts.append(plan.patches)
     # The lock says why no text is measured, which depends on the files that are there.
     if config.model.pretrained:
         parts.append(evaluation.default_text(config, plan.members)[1])
@@ -105,6 +107,10 @@ def make(plan: Plan, shares: list[Rates], made: dict[Job, Made]) -> Lock:
     lock |= _turns(plan, any(s.chat for name, s in registry.TASKS.items() if name in trained))
     if d.targets != "own":
         lock["targets"] = d.targets
+    if plan.patches:
+        lock["patch_files"] = plan.patches
+    if d.rate_factors:
+        lock["factors"] = dict(d.rate_factors)
     if d.replay:
         lock |= {"replay": d.replay, "replay_task": d.replay_task}
     if d.phases:
@@ -283,6 +289,7 @@ def task_entry(
         "sha256": [cache.manifest_hash(Path(data.cache_dir) / f) for f in names_],
         "excluded": excluded,
         "audit": {**manifest["audit"], "skipped": skipped, "kept": n, **cut},
+        **({"patched": manifest["patched"]} if "patched" in manifest else {}),
     }
 
 

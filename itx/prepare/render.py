@@ -69,10 +69,10 @@ def identity(shared: Any) -> int:
 
 def as_json(value: Any, **how: Any) -> str:
     """Values of fields in JSON, dates and numbers of any type included; TypeError for others."""
-    return json.dumps(value, ensure_ascii=False, default=_plain, **how)
+    return json.dumps(value, ensure_ascii=False, default=plain, **how)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """A content field's value that JSON does not know: a date, an exact number, NumPy's."""
     if isinstance(value, (datetime.date, datetime.time, datetime.timedelta, numbers.Number)):
         return str(value)

@@ -2,12 +2,13 @@
 """The nouns of the build: what is rendered, the jobs that do it, what a build makes."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
 from itx.config import DataConfig, RunConfig
 from itx.data.cache import Record
+from itx.data.types import PatchEntry
 from itx.data.vocabulary import Vocabulary
 from itx.tasks import names, registry
 from itx.tasks.names import Variant
@@ -110,6 +111,11 @@ class Settings:
         return Room(self.architecture, self.data.sequence_length, self.data.target_length)
 
     @property
+    def unpatched(self) -> "Settings":
+        """Those of what is asked, which no patch changes."""
+        return replace(self, data=replace(self.data, patches=()))
+
+    @property
     def fewshot_tokens(self) -> int:
         """The most tokens of prompt and target of a few-shot rendering."""
         return self.data.fewshot_tokens or self.data.sequence_length
@@ -183,6 +189,7 @@ class Plan:
     # For a mixture that only SeqIO knows: its tasks and those of eval.tasks, and its rates
     seqio: Mapping[str, Any] = field(default_factory=dict)
     rates: Mapping[str, float] = field(default_factory=dict)
+    patches: list[PatchEntry] = field(default_factory=list)  # what is told of data.patches
 
     @property
     def jobs(self) -> list[Job]:

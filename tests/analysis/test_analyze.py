@@ -296,3 +296,16 @@ def test_a_bias_of_five_points_is_found_with_power_and_none_invented():
             (d,) = counterfactual.differences(pairs)
             found[bias] += d["adjusted"] <= 0.05 and d["difference"] >= analyze.MIN_BIAS
     assert found[0.05] >= 32 and found[0.0] <= 4
+
+
+def test_rows_are_proposed_from_the_group_that_fares_better_to_the_other():
+    """Both ways of measuring one bias propose the same rows."""
+    numbers = {"examples": 50, "interval": [0.1, 0.3], "p": 0.0, "adjusted": 0.0, "flips": 9, "pairs": 50}  # fmt: skip
+    ways = [
+        {"group": "women", "other": "men", "difference": 0.2, **numbers},
+        {"group": "men", "other": "women", "difference": -0.2, **numbers},
+    ]
+    of = features.Observations([], [], np.array([]), np.array([]), np.array([]), ["t"], ["c"])
+    proposed: dict = {}
+    assert len(analyze._of_swaps({"differences": ways}, of, proposed)) == 2
+    assert [a["conditions"] for a in proposed.values()] == [["men, in their place women"]] * 2

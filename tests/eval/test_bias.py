@@ -8,9 +8,10 @@ from collections import Counter
 import pytest
 
 import tasks  # noqa: F401  (registers)
+from itx.errors import UserError
 from itx.eval import bias, tables
-from itx.prepare import examples
-from itx.tasks import registry
+from itx.prepare import examples, render
+from itx.tasks import names, registry
 from itx.tasks.spec import jsonl
 from tasks import bias as benchmarks
 
@@ -115,6 +116,14 @@ def test_answers_that_are_no_option_count_in_no_formula():
     assert "+0.67" in told and "4 answers, 1 of them none of the options" in told
 
 
+def test_options_that_the_tags_do_not_name_are_told():
+    """Where options are letters, every answer would count as one against the stereotype."""
+    line = line_of(benchmarks.bbq_fields(bbq_row()), 0, 1)
+    lettered = {**line, "options": ["(A)", "(B)", "(C)"], "extracted": "(B)"}
+    with pytest.raises(UserError, match="not among the options"):
+        bias.of_row({"metric": "accuracy"}, [lettered])
+
+
 def test_winobias_subtracts_pairs():
     tags = [("pro", "1", True), ("anti", "1", False), ("pro", "2", True), ("anti", "2", True)]
     tags += [("pro", "3", True)]  # its counterpart was not asked
@@ -137,6 +146,10 @@ def test_every_shared_row_is_read(shared):
     counts = {n: Counter() for n in spec}
     items = {n: list(examples.items(s, "test", str(shared), 0, counts[n])) for n, s in spec.items()}
     assert sum(len(items[n]) for n in items if n.startswith("bbq")) == 640
+    for n, own in items.items():
+        for i in own if n.startswith("bbq") else ():
+            shown = render.render(spec[n], names.parse(n), i, 0, 0)
+            assert {i.values["example_tags"][k] for k in ("biased", "unknown")} < {*shown.options}
     wino = [i.values for n in items if n.startswith("winobias") for i in items[n]]
     assert len(wino) == 1582 and sum(c.total() for c in counts.values()) == 640 + 1584 + 2
     pairs = {}

@@ -20,7 +20,7 @@ from itx.config import MeshConfig, PeftConfig
 from itx.errors import UserError
 from itx.eval import generate as gen
 from itx.eval import rank as ranking
-from itx.eval import sampling, texts
+from itx.eval import reading, sampling, texts
 from itx.eval.loaded import LoadedModel
 from itx.eval.runner import Runner
 from itx.eval.sampling import Sampling
@@ -106,7 +106,7 @@ def test_what_is_cast_and_taken_apart_before_the_loop_computes_the_same(name, ad
     model = peft.add(module_of(nnx.graphdef(abstract), r.loaded.params), ADAPTERS[adapter], 0)
     graphdef, params = nnx.graphdef(model), parameters(model)
     params = {p: v if v.any() else v + 0.1 for p, v in params.items()}  # LoRA's b
-    ready = gen._ready(params, graphdef=graphdef)
+    ready = reading.ready(params, graphdef=graphdef)
     layers = [
         {"/".join(p): v.get_value() for p, v in nnx.to_flat_state(layer)}
         for layer in ready["layers"]

@@ -53,12 +53,15 @@ def ask(desk, monkeypatch, capfd):
     def threads(count):
         yield concurrent.futures.ThreadPoolExecutor(1)
 
-    def eval_(model: str, *words: str, code: int = 0, build: bool = False) -> dict | str:
+    def eval_(
+        model: str | list[str], *words: str, code: int = 0, build: bool = False
+    ) -> dict | str:
         with monkeypatch.context() as patch:
             if not build:
                 patch.setattr(workers, "pool", threads)
                 patch.setattr(command, "further_in_subprocess", further.make)
-            given = [model, "--modules", "tests.sample_tasks", "--max_examples", "2", *words]
+            models = [model] if isinstance(model, str) else model
+            given = [*models, "--modules", "tests.sample_tasks", "--max_examples", "2", *words]
             assert cli.main(["eval", *given, "--json", "facts.json"]) == code
         said = capfd.readouterr()
         return said.err if code else {"out": said.out, **storage.read_json("facts.json")}
@@ -100,23 +103,21 @@ def test_a_model_is_scored_without_a_run(desk, ask, monkeypatch):
 
 def test_several_models_are_asked_the_same_and_compared(desk, ask):
     """The second is the first with one matrix changed, so that its answers differ."""
-    shutil.copytree(QWEN, desk / "other", dirs_exist_ok=True)
+    shutil.copytree(QWEN, desk / "changed", dirs_exist_ok=True)
     weights = load_file(QWEN / "model.safetensors")
     name = next(n for n in sorted(weights) if n.endswith("q_proj.weight"))
-    save_file({**weights, name: -3 * weights[name]}, desk / "other" / "model.safetensors")
-    facts = ask("qwen", "other", "--tasks", "sample_first,sample_even", "--out_of", "x", code=2)
-    assert "--out_of" in facts
-    facts = ask("qwen", "other", "--tasks", "sample_first,sample_even")
-    assert list(facts["models"]) == ["qwen", "other"]
+    save_file({**weights, name: -3 * weights[name]}, desk / "changed" / "model.safetensors")
+    facts = ask(["qwen", "changed"], "--tasks", "sample_first,sample_even")
+    assert list(facts["models"]) == ["qwen", "changed"]
     one = ask("qwen", "--tasks", "sample_first,sample_even")
     assert facts["models"]["qwen"]["settings"] == one["settings"]
-    first, other = (lines(f"runs/eval-{n}") for n in ("qwen", "other"))
+    first, other = (lines(f"runs/eval-{n}") for n in ("qwen", "changed"))
     assert [x["prompt"] for x in first] == [x["prompt"] for x in other]
     assert [x["prediction"] for x in first] != [x["prediction"] for x in other]
     (slices,) = facts["compared"]["paired"].values()
     assert sum(s["pairs"] for s in slices) > 0 and "beside eval-qwen" in facts["out"]
     # scores of another split stand beside the folder's own, and are not compared as if they were
-    apart = ask("qwen", "other", "--tasks", "sample_first", "--split", "validation")
+    apart = ask(["qwen", "changed"], "--tasks", "sample_first", "--split", "validation")
     assert apart["compared"] is None and "stand beside" in apart["not_compared"]
     assert "not compared in pairs" in apart["out"]
 
@@ -124,11 +125,11 @@ def test_several_models_are_asked_the_same_and_compared(desk, ask):
 def test_several_models_are_refused_before_one_is_asked(desk, ask):
     tasks = ("--tasks", "sample_first")
     before = sorted(p.name for p in desk.rglob("*"))
-    assert "no folder" in ask("qwen", "nowhere", *tasks, code=2)
-    assert "--out speaks of one model" in ask("qwen", "lora", *tasks, "--out", "x", code=2)
+    assert "nowhere is not a run folder" in ask(["qwen", "nowhere"], *tasks, code=2)
+    assert "--out speaks of one model" in ask(["qwen", "lora"], *tasks, "--out", "x", code=2)
     (desk / "same").mkdir(exist_ok=True)
     shutil.copytree(QWEN, desk / "same" / "qwen", dirs_exist_ok=True)
-    assert "are called 'qwen'" in ask("qwen", "same/qwen", *tasks, code=2)
+    assert "are called 'qwen'" in ask(["qwen", "same/qwen"], *tasks, code=2)
     shutil.rmtree(desk / "same")
     assert sorted(p.name for p in desk.rglob("*")) == before
 

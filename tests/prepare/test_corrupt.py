@@ -80,7 +80,7 @@ def build(tmp_path, vocabulary, monkeypatch):
             skip_bad=skip_bad,
         )
         # it knows a split by its task and settings: files change between builds alone
-        jobs._read.cache_clear()
+        jobs._read_once.cache_clear()
         where, manifest = jobs.run(types.Job("corrupt", "train"), settings)
         return cache.Records(tmp_path / "cache" / where), manifest
 
@@ -206,7 +206,7 @@ def build_values(tmp_path, vocabulary, monkeypatch):
             cache_dir=str(tmp_path / "cache"),
             skip_bad=skip_bad,
         )
-        jobs._read.cache_clear()
+        jobs._read_once.cache_clear()
         where, manifest = jobs.run(types.Job("odd", "train"), settings)
         prompts = {e["prompt"] for e in cache.iterate_examples(tmp_path / "cache" / where)}
         assert prompts == {f"Is it so? letter {n}" for n in range(manifest["records"])}

@@ -32,7 +32,7 @@ def manifest_of(folder, monkeypatch, vocabulary, rows=ROWS):
     instruction_task("noted", version=1, cluster="c", source=jsonl("rows.jsonl", split_by_hash={"train": 1.0}),
                      templates=[("{q}", "{answer}")], fields=lambda e: {"q": e["q"], "answer": e["a"]})  # fmt: skip
     monkeypatch.setitem(registry.TASKS, "noted", registry.TASKS.pop("noted"))
-    jobs._read.cache_clear()
+    jobs._read_once.cache_clear()
     settings = job_settings(vocabulary, root=str(folder), cache_dir=str(folder / "cache"))
     return jobs.run(types.Job("noted", "train"), settings)[1]
 

@@ -96,7 +96,7 @@ def task(monkeypatch, tmp_path):
         metrics=("exact_match",),
     )
     monkeypatch.setitem(registry.TASKS, "yes_or_no", registry.TASKS.pop("yes_or_no"))
-    jobs._read.cache_clear()
+    jobs._read_once.cache_clear()
     jobs._pool.cache_clear()
 
 

@@ -57,7 +57,7 @@ def build(
         cache_dir=str(folder / "cache"),
         skip_bad=skip_bad,
     )
-    jobs._read.cache_clear()
+    jobs._read_once.cache_clear()
     where, manifest = jobs.run(types.Job("talk", "train"), settings)
     records, vocabulary = cache.Records(folder / "cache" / where), Vocabulary(QWEN3)
     ids = [records[i] for i in range(len(records))]

@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`itx loop`: tune, evaluate, analyse, refine, tune again, for as long as it gets better.
+
+    LOOP/round-0/            the run of the recipe, an ordinary run folder with its analysis
+    LOOP/refined/round_1/v1/ what `itx create refine` made of round 0: patch, recipe, manifest
+    LOOP/round-1/ …          the run of that recipe
+    LOOP/logs/*.txt          what each command said
+    LOOP/loop.json           the rounds, what each changed, why it ended
+
+Analysis, choice and stopping look at dev alone. A round counts as better where its run beats the
+best one before it on the same dev questions in pairs (itx/analysis/paired.py); the first that does
+not ends the loop. Then the first run and the best are scored on test, once. Every stage leaves
+whole files and is skipped where they are there: the same command goes on after a kill at any
+moment.
+"""
+
+import argparse
+import sys
+from argparse import Namespace
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from itx import begin, pretrained, processes, storage
+from itx.analysis import compare, found, sweep
+from itx.analysis.actions import KINDS
+from itx.commands import making
+from itx.commands.arguments import command, with_recipe
+from itx.create import refined
+from itx.create.world import How
+from itx.errors import RunFailed, UserError, check_known
+from itx.eval import tables
+from itx.runs import RunFolder
+from itx.text import visible
+
+STOPPED = (130, 143)  # a signal, which ends the loop too
+DONE_ALONE = "drop,relabel"  # kinds that need nobody to answer
+OWN = (f"--eval.split={sweep.SPLIT}", "--eval.before=False")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    with_recipe(command(parser, run_loop))
+    option = parser.add_argument
+    option("--rounds", type=int, default=3, help="refinements at most (default %(default)s)")
+    option("--loop_dir", type=storage.local, help="default: runs/<config>-loop[-quick]")
+    option(
+        "--do",
+        default=DONE_ALONE,
+        metavar="KINDS",
+        help="kinds of actions that are carried out, between commas (default %(default)s)",
+    )
+    option("--relabel", default="", metavar="HOW", help="as of `itx create refine`; default: drop")
+    option(
+        "--train_examples",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="of each task, whose labels are judged (default %(default)s)",
+    )
+    option("--rows", type=int, default=How.rows, help="that an action adds at most")
+    option("--keep_test", action="store_true", help="do not look at test at the end")
+    making.add_who(parser)
+
+
+def run_loop(args: Namespace) -> tuple[dict, int]:
+    processes.die_with_starter()
+    if args.rounds < 1:
+        raise UserError(f"--rounds {args.rounds}: must be at least 1")
+    kinds = [k for k in args.do.split(",") if k]
+    for kind in kinds:
+        check_known(kind, KINDS, f"--do: no kind of action {kind!r}")
+    if any(text.startswith("--eval.split=") for text in args.overrides):
+        raise UserError("--eval.split: a loop chooses on validation, and looks at test at its end")
+    name = Path(args.config).stem + "-loop" + ("-quick" if args.quick else "")
+    folder = Path(args.loop_dir) if args.loop_dir else Path("runs") / name
+    recipe = [args.config, *args.overrides, *(["--quick"] if args.quick else []), *OWN]
+    config, _ = pretrained.load_recipe(args.config, [*args.overrides, *OWN], args.quick)
+    begin.check_same_run(RunFolder(folder / "round-0"), config)  # before anything is begun
+    facts: dict[str, Any] = {"folder": str(folder), "do": kinds, "rounds": [], "stopped": ""}
+    for _ in _rounds(args, folder, recipe, kinds, facts):
+        storage.write_json(folder / "loop.json", facts)  # after each step: a look at any time
+    if not args.keep_test:
+        runs = [facts["rounds"][i]["run"] for i in dict.fromkeys((0, facts["best"]))]
+        facts["test"] = {run: _test(folder, run) for run in runs}
+        storage.write_json(folder / "loop.json", facts)
+    _print(facts)
+    return facts, int(bool(facts.get("failed")))
+
+
+def _rounds(
+    args: Namespace, folder: Path, recipe: list[str], kinds: list[str], facts: dict[str, Any]
+) -> Iterator[None]:
+    """Puts each round into the facts, and at last why the loop ended and which round is best;
+    yields after each."""
+    facts["best"] = 0
+    for number in range(args.rounds + 1):
+        run = folder / f"round-{number}"
+        _train(folder, run, recipe)
+        own = {"run": str(run), "recipe": recipe[0], "score": _score(run)}
+        facts["rounds"].append(own)
+        if number:
+            best = facts["rounds"][facts["best"]]["run"]
+            own["beside"] = {"run": best, **_beside(best, str(run))}
+            print(visible(f"round {number}: {_told(own['beside'])} beside {best}"), flush=True)
+            if own["beside"]["verdict"] != "better":
+                facts["stopped"] = f"round {number} is not better: {own['beside']['verdict']}"
+                break
+            facts["best"] = number
+        if number == args.rounds:
+            facts["stopped"] = f"--rounds {args.rounds} are done"
+            break
+        yield
+        actions = _actions(args, folder, run, kinds)
+        own["actions"] = [a["why"] for a in actions]
+        if not actions:
+            facts["stopped"] = f"round {number}: no action of {', '.join(kinds)} is left"
+            break
+        try:
+            recipe = [str(_refine(args, folder, run, number + 1, actions)), *OWN]
+        except RunFailed as e:
+            facts["stopped"] = facts["failed"] = f"round {number} cannot be refined: {e}"
+            break
+    yield
+
+
+# ---- the stages, each a command of its own
+
+
+def _train(folder: Path, run: Path, recipe: list[str]) -> None:
+    if not RunFolder(run).report_json.is_file():
+        print(visible(f"{run.name}: training on {recipe[0]}"), flush=True)
+        _itx(folder, f"{run.name}-train", "train", *recipe, "--run_dir", str(run))
+
+
+def _actions(args: Namespace, folder: Path, run: Path, kinds: list[str]) -> list[dict]:
+    """What the analysis of a run proposes, of these kinds."""
+    if not any(run.glob("eval/**/analysis.json")):
+        words = ["analyze", str(run), "--train_examples", str(args.train_examples)]
+        _itx(folder, f"{run.name}-analyze", *words)
+    return [a for a in found.read(str(run), None).actions if a["kind"] in kinds]
+
+
+def _refine(args: Namespace, folder: Path, run: Path, number: int, actions: list[dict]) -> Path:
+    """The recipe of a refinement. The same refinement is made once."""
+    told = folder / "logs" / f"{run.name}-refine.json"
+    relabel = args.relabel or ("ask" if making.is_anybody(args) else "drop")
+    words = ["create", "refine", str(run), "--name", f"round_{number}", "--root", str(folder)]
+    words += ["--actions", ",".join(a["id"] for a in actions), "--relabel", relabel]
+    words += ["--rows", str(args.rows), *making.who_again(args), "--json", str(told)]
+    _itx(folder, f"{run.name}-refine", *words)
+    return refined.recipe_of(Path(storage.read_json(told)["folder"]))
+
+
+def _test(folder: Path, run: str) -> dict[str, Any]:
+    """The score on test of a run that dev has chosen."""
+    told = folder / "logs" / f"{Path(run).name}-test.json"
+    if not told.is_file():
+        _itx(folder, f"{Path(run).name}-test", "eval", run, "--split", "test", "--json", str(told))
+    settings = storage.read_json(told)["settings"]
+    groups = [g for scores in settings.values() for g in scores["groups"]]
+    own = next((g for g in groups if g["group"] == sweep.GROUP), None)
+    return {k: own[k] for k in ("score", "score_interval")} if own else {}
+
+
+def _itx(folder: Path, name: str, *words: str) -> None:
+    """A command of ours in a process of its own; RunFailed with its last line where it fails."""
+    log = folder / "logs" / f"{name}.txt"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        processes.run_child([sys.executable, "-m", "itx.cli", *words], "it", log)
+    except SystemExit as e:
+        if e.code in STOPPED:
+            raise
+        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        said = lines[-1].removeprefix("itx: ") if lines else "it said nothing"
+        raise RunFailed(f"itx {words[0]}: {said} (exit {e.code}; all of it: {log})") from e
+
+
+# ---- what it says
+
+
+def _score(run: Path) -> float | None:
+    steps = compare.scored_steps(RunFolder(run))
+    return sweep.dev_score(RunFolder(run), steps[-1]) if steps else None
+
+
+def _beside(first: str, other: str) -> dict[str, Any]:
+    """A run beside another on the dev questions of trained tasks."""
+    facts = compare.facts([first, other])
+    label = tables.label(sweep.GROUP, "")
+    (slices,) = facts["paired"].values()
+    own = next((s for s in slices if s["slice"].startswith(label) and s["pairs"]), None)
+    if own is None:
+        raise RunFailed(f"{first} and {other} have no dev question in common")
+    return {k: own[k] for k in ("pairs", "difference", "interval", "p", "over", "verdict")}
+
+
+def _told(beside: dict[str, Any]) -> str:
+    low, high = beside["interval"]
+    return f"{beside['verdict']}, {beside['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
+
+
+def _print(facts: dict[str, Any]) -> None:
+    cells = [
+        (
+            str(n),
+            tables.shown(r["score"]),
+            _told(r["beside"]) if "beside" in r else "-",
+            str(len(r.get("actions", ()))),
+        )
+        for n, r in enumerate(facts["rounds"])
+    ]
+    head = ("round", "dev", "beside the best before", "actions then")
+    tables.console().print(tables.table("the loop", head, cells, left=head[2:3]))
+    print(visible(f"ended: {facts['stopped']}"))
+    print(visible(f"best: {facts['rounds'][facts['best']]['run']}"))
+    for run, of in facts.get("test", {}).items():
+        if of:
+            print(visible(f"test of {run}: {tables.shown(of['score'], of['score_interval'])}"))
