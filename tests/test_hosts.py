@@ -6,9 +6,11 @@ uv run pytest -m slow tests/test_hosts.py     signals, crashes, kills, other num
 """
 
 import json
+import os
 import signal
 import time
 from argparse import Namespace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -139,6 +141,22 @@ def test_a_killed_process_ends_the_others(long_pod, process, capsys):
         print(long_pod.said("run", 1 - process)[-600:])
     assert seconds < MAX_SECONDS
     assert curve(long_pod.trained("run"))[-1]["step"] == 20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("process", [0, 1])
+def test_with_restarts_a_killed_process_costs_no_more_than_steps(long_pod, process):
+    started = long_pod.start("run", "--restarts=2")
+    long_pod.wait_for_step("run", 5, started)
+    (trainer,) = (
+        Path(f"/proc/{started[process].pid}/task/{started[process].pid}/children")
+        .read_text()
+        .split()
+    )
+    os.kill(int(trainer), signal.SIGKILL)
+    assert long_pod.ended("run", started) == [0, 0], long_pod.said("run", 0)
+    assert "a new start in" in long_pod.said("run", 0) and "resumed at" in long_pod.said("run", 0)
+    assert curve(long_pod.folder / "run")[-1]["step"] == 20
 
 
 @pytest.mark.slow
