@@ -25,8 +25,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from itx import hosts, storage, versions
 from itx import mesh as meshes
-from itx import storage, versions
 from itx.errors import UserError, error_number, of_the_machine
 from itx.mesh import Specs
 
@@ -57,8 +57,15 @@ class Checkpoints:
         if read_only and not self.directory.is_dir():
             raise UserError(f"{self.directory} is no folder: there is no checkpoint to read")
         self.keep, self.pinned = keep, set()
+        self.is_shared = not read_only  # all processes call it alike; a reader is each one's own
         # of the steps whose meta was read; each array's read asks for them
         self._digests: dict[int, dict | None] = {}
+        processes = ocp.options.MultiprocessingOptions()
+        if read_only and hosts.count() > 1:  # each reader for itself: no other waits for it
+            own = jax.process_index()
+            processes = ocp.options.MultiprocessingOptions(
+                primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"reader{own}"
+            )
         self.manager = ocp.CheckpointManager(
             self.directory,
             item_names=("params", "opt_state", "meta"),
@@ -67,6 +74,7 @@ class Checkpoints:
                 read_only=read_only,
                 create=not read_only,
                 cleanup_tmp_directories=not read_only,
+                multiprocessing_options=processes,
                 # a CPU array is saved from the buffer that the next step may reuse (donation)
                 enable_async_checkpointing=jax.default_backend() != "cpu",
             ),
@@ -167,12 +175,9 @@ class Checkpoints:
         folder, n = self.directory / str(step), 1
         while (aside := self.directory / f"{step}.damaged{'' if n == 1 else f'-{n}'}").exists():
             n += 1
-        if jax.process_index() == 0:
+        if hosts.is_writer():
             folder.rename(aside)
-        if jax.process_count() > 1:
-            from jax.experimental import multihost_utils
-
-            multihost_utils.sync_global_devices(f"step {step} is set aside")
+        hosts.barrier("a checkpoint set aside")
         self.manager.reload()
         self._digests.pop(step, None)
         return aside
@@ -214,16 +219,22 @@ class Checkpoints:
         """The result of `read`; Damaged if the files do not hold it. What the system refuses
         (rights, memory, a disk that does not answer) is no fault of the files, and any other error
         is one of this program: both go on as they are."""
+        value = fault = None
         try:
-            return read()
+            value = read()
         except Exception as e:
             # Orbax raises a bare Exception where a part is absent.
             of_files = isinstance(e, UNREADABLE) or type(e) is Exception
             if not of_files or of_the_machine(e) and error_number(e) not in ABSENT:
                 raise
-            why = " ".join(str(e).split())[:200]
+            why, fault = " ".join(str(e).split())[:200], e
             why = f"{item} cannot be read ({type(e).__name__}: {why})"
-            raise self._damaged(step, why) from e
+        if self.is_shared and hosts.agreed(fault is not None, "a damaged checkpoint"):
+            why = why if fault else f"another process cannot read {item}"
+            raise self._damaged(step, why) from fault
+        if fault:
+            raise self._damaged(step, why) from fault
+        return value
 
     def check(self, step: int, item: str, specs: Specs) -> None:
         """UserError where names or shapes differ, before Orbax reads anything."""
@@ -286,11 +297,7 @@ def skips(folder: Path) -> dict:
 def digest(array: Any) -> dict:
     """{"shape", "dtype", "blocks"} of an array: a hash of each BLOCK_BYTES of it in row-major
     order, wherever its parts lie."""
-    if not getattr(array, "is_fully_addressable", True):
-        from jax.experimental import multihost_utils
-
-        array = multihost_utils.process_allgather(array, tiled=True)
-    host = np.ascontiguousarray(array)
+    host = np.ascontiguousarray(hosts.gather(array))
     flat = host.reshape(-1).view(np.uint8)
     blocks = [flat[at : at + BLOCK_BYTES] for at in range(0, len(flat), BLOCK_BYTES)]
     with ThreadPoolExecutor(4) as pool:

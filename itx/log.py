@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from itx import health, storage
+from itx import health, hosts, storage
 from itx.config import RunConfig
 from itx.data.types import Lock
 from itx.errors import UserError
@@ -30,16 +30,21 @@ TIMING = ("train/tokens_per_second", "train/seconds")
 
 
 class MetricsLog:
-    """Append-only JSON lines that are on disk before a checkpoint commits; `writers` get a copy."""
+    """Append-only JSON lines that are on disk before a checkpoint commits; `writers` get a copy.
+    Of several processes the writer (itx/hosts.py) has the file, the others do nothing."""
 
     def __init__(self, file: Path, step: int, writers: Sequence[Writer] = ()):
-        self.kept = cut_back(file, step)  # its lines, as they were written
-        self.file = file
-        self.written = hashlib.sha256(file.read_bytes())
-        self.out = open(file, "a", encoding="utf-8")  # noqa: SIM115 (closed on exit)
-        self.writers = writers
+        self.file, self.writers = file, writers
+        self.kept: list[dict] = []  # its lines, as they were written
+        self.written, self.out = hashlib.sha256(), None
+        if hosts.is_writer():
+            self.kept = cut_back(file, step)
+            self.written.update(file.read_bytes())
+            self.out = open(file, "a", encoding="utf-8")  # noqa: SIM115 (closed on exit)
 
     def write(self, step: int, values: dict[str, float]) -> None:
+        if self.out is None:
+            return
         line = json.dumps({"step": step, **values}) + "\n"
         with storage.named(self.file):
             self.out.write(line)
@@ -50,6 +55,8 @@ class MetricsLog:
 
     def sync(self) -> None:
         """Until this returns, lines may be lost in a power cut; after it they are on disk."""
+        if self.out is None:
+            return
         with storage.named(self.file):
             self.out.flush()
             os.fsync(self.out.fileno())
@@ -64,7 +71,8 @@ class MetricsLog:
 
     def __exit__(self, *error: object) -> None:
         self.sync()
-        self.out.close()
+        if self.out is not None:
+            self.out.close()
         for writer in self.writers:
             writer.close()
 
@@ -130,7 +138,7 @@ class Progress:
         self.stop, self.every = stop, every_seconds
         self.told, self.pace, self.known = time.monotonic(), Pace(), "loss not known yet"
         self.bar = None
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and hosts.is_writer():
             loss_and_speed = "loss {task.fields[loss]}  {task.fields[speed]} tokens/s"
             self.bar = terminal_bar("train", loss_and_speed, transient=False)
             self.bar.start()
@@ -139,7 +147,7 @@ class Progress:
     def say(self, text: str) -> None:
         if self.bar is not None:
             self.bar.console.print(text, highlight=False)
-        else:
+        elif hosts.is_writer():
             print(text, file=sys.stderr, flush=True)
 
     def update(self, step: int, loss: float | None = None, speed: float | None = None) -> None:
@@ -200,7 +208,7 @@ class Book:
             self.timed_tokens += values.get("tokens", 0)
         finite = bool(values) and not values.pop("skipped")
         if finite:
-            self._sum({**values, "steps": 1, "cells": places * jax.process_count()})
+            self._sum({**values, "steps": 1, "cells": places})
         elif values:
             progress.say(
                 f"step {step}: loss or gradient is not finite; skipped ({health.batches([step])})"

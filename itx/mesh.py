@@ -167,10 +167,36 @@ def local_rows(mesh: Mesh, global_batch: int) -> np.ndarray | None:
     return np.unique(np.concatenate([np.arange(global_batch)[i] for i in indices.values()]))
 
 
-def put(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """This process's rows of a batch -> global arrays."""
+def put(
+    batch: dict[str, np.ndarray],
+    mesh: Mesh,
+    rows: np.ndarray | None = None,
+    global_batch: int = 0,
+) -> dict[str, jax.Array]:
+    """A batch -> global arrays, each process giving its devices what they hold.
+
+    Args:
+        rows: which of the `global_batch` rows these are, ascending and possibly with gaps
+            (`local_rows`); None: all of them, as every process has them.
+    """
     sharding = batch_sharding(mesh)
-    return {
-        name: jax.make_array_from_process_local_data(sharding, np.asarray(rows))
-        for name, rows in batch.items()
-    }
+    if jax.process_count() == 1:
+        return {
+            name: jax.make_array_from_process_local_data(sharding, np.asarray(part))
+            for name, part in batch.items()
+        }
+
+    def put_one(part: np.ndarray) -> jax.Array:
+        size = len(part) if rows is None else global_batch
+        shape = (size, *part.shape[1:])
+        return jax.make_array_from_callback(shape, sharding, lambda at: held(part, rows, at))
+
+    return {name: put_one(np.asarray(part)) for name, part in batch.items()}
+
+
+def held(part: np.ndarray, rows: np.ndarray | None, index: tuple[slice, ...]) -> np.ndarray:
+    """whole[index] of a whole array, of which `part` has the `rows` (ascending; None: all)."""
+    if rows is None:
+        return part[index]
+    wanted = np.arange(int(rows[-1]) + 1)[index[0]]
+    return part[(np.searchsorted(rows, wanted), *index[1:])]

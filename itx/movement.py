@@ -16,6 +16,8 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from itx import hosts
+
 if TYPE_CHECKING:
     from rich.progress import Progress
 
@@ -64,7 +66,7 @@ def track(does: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
     """Within `shown`, gives a function to call with how many more are done: `evaluate step 3:
     generated 512 of 3,000 prompts, 40 s left`."""
     what = _SHOWN.get()
-    if not what or not total:
+    if not what or not total or not hosts.is_writer():
         yield lambda n: None
         return
     label = f"{what}: {does}"

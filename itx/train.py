@@ -18,7 +18,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
-from itx import checkpoint, health, loss, optim, restore, writers
+from itx import checkpoint, health, hosts, loss, optim, restore, writers
 from itx import mesh as meshes
 from itx import peft as adapters
 from itx.checkpoint import Checkpoints
@@ -234,7 +234,8 @@ def steps(loop: Loop, changes: dict) -> State:
     The order of operations matters:
     1. Restore, then open the log: it is cut back to the restored step.
     2. Show the watch the lines that the log still has, so that no event is reported twice.
-    3. Look for a signal once the state is there: nothing new has been computed yet.
+    3. Look for a signal once the state is there: nothing new has been computed yet. Of several
+       processes each looks equally often (itx/hosts.py, `stop`).
     4. In the loop, start a step before the metrics of the one before are fetched: the device never
        waits for the host.
     5. Take in a step's metrics before its checkpoint: the meta holds their sums.
@@ -260,7 +261,7 @@ def steps(loop: Loop, changes: dict) -> State:
         report_begin(loop, begin, meta, lines, log, again=bool(changes))
         state, frozen = arrays or setup.init()
         del arrays  # the first step takes the state's memory
-        if interrupts.seen:
+        if told_to_stop(loop):
             progress.say(f"stopped at step {begin}; the same command goes on from there")
             raise SystemExit(interrupts.exit_code)
         if not changes:
@@ -275,14 +276,15 @@ def steps(loop: Loop, changes: dict) -> State:
             else:
                 state, metrics = take_step(loop, state, frozen, batch)
             book.add(pending, log, progress)
-            pending = (step, metrics, cells(batch))
+            pending = (step, metrics, cells(batch, loop.config.data.global_batch))
             is_look = looks.due(step)
             periodic = step % config.checkpoint_every == 0 or step == config.steps
-            if is_look or periodic or interrupts.seen:
+            if (stops := told_to_stop(loop)) or is_look or periodic:
                 book.add(pending, log, progress)
                 pending = None
                 save(loop, step, state, frozen, base, book, log, looks.pinned())
-            if interrupts.seen:
+                stops = stops or told_to_stop(loop)  # a signal came meanwhile
+            if stops:
                 loop.checkpoints.wait()
                 progress.say(f"stopped after step {step}; the same command goes on from there")
                 raise SystemExit(interrupts.exit_code)
@@ -290,6 +292,15 @@ def steps(loop: Loop, changes: dict) -> State:
                 book.pause(score_dev(loop, looks, step, state, frozen, copies))
         book.skips.check_end()
     return state
+
+
+def told_to_stop(loop: Loop) -> bool:
+    """Whether a signal came to this process; of several processes: whether one came to any, which
+    all hear at the same call."""
+    signal = hosts.stop(loop.interrupts.seen)
+    if signal:
+        loop.interrupts.seen = signal
+    return bool(signal)
 
 
 def report_begin(
@@ -300,7 +311,7 @@ def report_begin(
     say = loop.progress.say
     for line in lines:
         say(line)
-    if meta.get("metrics", log.digest) != log.digest:
+    if hosts.is_writer() and meta.get("metrics", log.digest) != log.digest:
         say(
             f"{loop.run.metrics_jsonl} does not hold what was logged up to step {begin}: lines are "
             "missing or changed; training goes on as if they were there, and the report's curves "
@@ -377,7 +388,9 @@ def take_step(loop: Loop, state: State, frozen: Params, batch: Batch) -> tuple[S
     """One step with a batch from the host; takes the memory of `state`."""
     if adapters.prompted_encoder(loop.config.model, loop.config.peft):
         batch = adapters.with_prompts(batch)
-    placed = meshes.put(batch, loop.setup.mesh)
+    size = loop.config.data.global_batch
+    rows = meshes.local_rows(loop.setup.mesh, size)
+    placed = meshes.put(batch, loop.setup.mesh, rows, size)
     with jax.transfer_guard("disallow"):
         return loop.setup.step(state, frozen, placed)
 
@@ -422,6 +435,7 @@ def go_back(loop: Loop, fault: health.TooManySkipped) -> dict:
     return {"returns": [returned], "good": begin, "candidate": 0}
 
 
-def cells(batch: Batch) -> int:
-    """Token places of a batch on this process, padding included."""
-    return sum(v.size for k, v in batch.items() if k.endswith("segment_ids"))
+def cells(batch: Batch, global_batch: int) -> int:
+    """Token places of a whole batch, of which this process has some rows, padding included."""
+    widths = [v.shape[1] for k, v in batch.items() if k.endswith("segment_ids")]
+    return global_batch * sum(widths)

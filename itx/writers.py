@@ -14,9 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-import jax
-
-from itx import hashing
+from itx import hashing, hosts
 from itx.config import RunConfig, flatten, to_dict
 from itx.errors import UserError
 from itx.text import visible
@@ -126,7 +124,7 @@ def opened(
     config: RunConfig, folder: Path, tensorboard: Path, step: int, say: Callable[[str], None]
 ) -> list[Guarded]:
     """The writers that a config names, for a run that begins or goes on at `step`."""
-    if jax.process_index() != 0:
+    if not hosts.is_writer():
         return []
     writers = []
     if config.train.tensorboard:

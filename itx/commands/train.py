@@ -9,14 +9,26 @@ import argparse
 import contextlib
 import functools
 import os
+import shlex
 import sys
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-import jax
-
-from itx import begin, checkpoint, hub, mesh, pretrained, processes, restore, storage, writers
+from itx import (
+    begin,
+    checkpoint,
+    hosts,
+    hub,
+    mesh,
+    pretrained,
+    processes,
+    restore,
+    storage,
+    versions,
+    writers,
+)
+from itx import config as configs
 from itx import train as training
 from itx.analysis import report
 from itx.audit import audit as auditing
@@ -26,12 +38,15 @@ from itx.commands.building import build_in_subprocess
 from itx.config import RunConfig
 from itx.data import lock as locks
 from itx.data.loader import Batches
+from itx.data.types import Lock
 from itx.data.vocabulary import BYTE_EXTRA_IDS, BYTES, Bytes, Vocabulary
 from itx.errors import UserError
 from itx.eval import dev, evaluate, fixed, information, metrics, retention
 from itx.restore import Setup
 from itx.runs import RunFolder, default_run, read_lock
 from itx.trainer_lock import TrainerLock
+
+OF_A_HOST = ("data.cache_dir", "data.root")  # paths that may differ between hosts
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,6 +59,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--dry-run", action="store_true", help="print what trains and what it takes, and stop"
+    )
+    several = parser.add_argument_group(
+        "several processes", "needed only where the environment does not name them (tpu/README.md)"
+    )
+    several.add_argument(
+        "--coordinator", default="", metavar="HOST:PORT", help="where process 0 listens"
+    )
+    several.add_argument(
+        "--processes", type=int, default=0, metavar="N", help="how many there are; 1: train alone"
+    )
+    several.add_argument(
+        "--process", type=int, default=-1, metavar="I", help="which of them this is, from 0"
     )
     parser.add_argument(
         "--restarts",
@@ -62,6 +89,13 @@ def train(args: Namespace) -> tuple[Any, int]:
     processes.die_with_starter()
     if args.dry_run:
         return _dry_run(args)
+    with hosts.joined(args.coordinator, args.processes, args.process):
+        facts = _train(args)
+    return facts, 0
+
+
+def _train(args: Namespace) -> dict | None:
+    """The report's facts, on the writer."""
     run = _run_folder(args)
     if run.is_begun() and run.has_lock():  # it goes on with the files that it began with
         hub.use(read_lock(run).get("hub", {}))
@@ -72,12 +106,14 @@ def train(args: Namespace) -> tuple[Any, int]:
         os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true"
     begin.check_same_run(run, config)
     writers.check_installed(config)
-    TrainerLock(run.path).check()  # a second trainer is told before it builds
+    if hosts.is_writer():
+        TrainerLock(run.path).check()  # a second trainer is told before it builds
     if config.model.pretrained:
         restore.check_ready(config)
-    lock_file = Path(args.lock) if args.lock else build_in_subprocess(args)
+    lock_file = _lock_file(args, run)
     lock = locks.read(lock_file)
     locks.check_config(lock, config, lock_file)
+    hosts.check_same(lambda: _what_shapes_a_run(config, lock))
     facts = auditing.audit(lock, config.data.cache_dir, config)
     printed.print_audit(facts, tasks=False)
     if facts["errors"]:
@@ -89,11 +125,57 @@ def train(args: Namespace) -> tuple[Any, int]:
     begin.check(run, config, lock, setup)
     if config.peft.adapter and not run.is_begun():
         setup.init()  # an adapter of another base is refused before anything is written
-    with TrainerLock(run.path) if jax.process_index() == 0 else contextlib.nullcontext():
+    hosts.barrier("the settings are checked")  # before the writer takes the folder
+    with TrainerLock(run.path) if hosts.is_writer() else contextlib.nullcontext():
         notes = begin.check(run, config, lock, setup)  # another trainer may have ended in between
-        about = begin.write(run, config, origin, lock, args, notes)
-        storage.write_json(run.audit_json, storage.sealed(facts))
-        return _train_in(run, config, facts, batches, setup, about), 0
+        hosts.barrier("the run folder is checked")
+        about = None
+        if hosts.is_writer():
+            about = begin.write(run, config, origin, lock, args, notes)
+            storage.write_json(run.audit_json, storage.sealed(facts))
+        _check_shared(run, about)
+        return _train_in(run, config, facts, batches, setup, about)
+
+
+def _lock_file(args: Namespace, run: RunFolder) -> Path:
+    """The data lock's file. One process alone builds what is missing; several need what is
+    built, for a build of each would write the same files and take the others' time."""
+    if args.lock:
+        return Path(args.lock)
+    if hosts.count() == 1:
+        return build_in_subprocess(args)
+    if run.lock_json.is_file():
+        return run.lock_json
+    words = [args.config, *(["--quick"] if args.quick else []), *args.overrides]
+    raise UserError(
+        f"{hosts.count()} processes train on data that are built: say once "
+        f"`itx data build {shlex.join(words)}`, and give each of them --lock with the file that "
+        "it prints"
+    )
+
+
+def _what_shapes_a_run(config: RunConfig, lock: Lock) -> dict[str, Any]:
+    """{name: value} of what must be alike on all processes."""
+    fields = configs.flatten(configs.to_dict(config))
+    return {
+        "the code's version": versions.code_version(),
+        "the data lock": locks.shape_hash(lock),
+        **{name: value for name, value in fields.items() if name not in OF_A_HOST},
+    }
+
+
+def _check_shared(run: RunFolder, about: dict | None) -> None:
+    """UserError where a process does not see the run folder that the writer has begun."""
+    seal = hosts.broadcast(lambda: about[storage.SEAL])
+    try:
+        seen = storage.read_json(run.config_json)[storage.SEAL]
+    except (OSError, ValueError, KeyError):
+        seen = None
+    if seen != seal:
+        raise UserError(
+            f"--run_dir: {run.path} is not the folder that process 0 has begun: it must lie on "
+            "storage that all processes share"
+        )
 
 
 def _train_in(
@@ -102,16 +184,16 @@ def _train_in(
     facts: dict,
     batches: Batches,
     setup: Setup,
-    about: dict,
-) -> dict:
+    about: dict | None,
+) -> dict | None:
     """The stages that write into a run folder, which this process holds.
 
     Args:
         facts: the audit's.
-        about: what config.json holds.
+        about: what config.json holds, on the writer.
 
     Returns:
-        The report's facts.
+        The report's facts, on the writer.
     """
     lock, order, steps = batches.lock, batches.order, config.train.steps
 
@@ -135,12 +217,16 @@ def _train_in(
     taken, trained = order.counts(steps * lock["global_batch"]), None
     if skipped := {step - 1 for step in checkpoint.skips(run.checkpoints)["skipped"]}:
         trained = order.distinct([t for t in range(steps) if t not in skipped])
-    storage.write_json(run.audit_json, storage.sealed(auditing.with_uses(facts, taken, trained)))
+    if hosts.is_writer():
+        uses = auditing.with_uses(facts, taken, trained)
+        storage.write_json(run.audit_json, storage.sealed(uses))
     final = steps
     if config.eval.keep_best:
-        final = dev.best(dev.looks_of(run)) or steps
+        final = hosts.broadcast(lambda: dev.best(dev.looks_of(run))) or steps
         print(f"scored is step {final}, the best of {len(dev.looks_of(run))} on dev")
     score(final, "after")
+    if not hosts.is_writer():
+        return None
     report.report(run, final)
     print(f"report: {run.report_html}")
     return storage.read_json(run.report_json)

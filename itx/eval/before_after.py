@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from itx import storage
+from itx import hosts, storage
 
 
 def once(file: Path, when: str, key: Any, measure: Callable[[], dict]) -> dict:
@@ -14,7 +14,8 @@ def once(file: Path, when: str, key: Any, measure: Callable[[], dict]) -> dict:
     called unless the file has a measurement of then under the same key: the step, and what else
     decides the numbers."""
     held = storage.read_object(file, "steps", absent={"steps": {}})
-    if held["steps"].get(when) != key:
+    if hosts.broadcast(lambda: held["steps"].get(when) != key):
         held[when], held["steps"][when] = measure(), key
-        storage.write_json(file, storage.sealed(held))
+        if hosts.is_writer():
+            storage.write_json(file, storage.sealed(held))
     return held

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from itx import config as configs
-from itx import storage
+from itx import hosts, storage
 from itx.config import RunConfig
 from itx.data.types import Lock
 from itx.errors import UserError
@@ -43,7 +43,9 @@ class Dev:
         self.lock: Lock = {**lock, "evaluation": lock.get("dev", [])}
         split = {"split": "validation", "max_examples": config.eval.dev_examples}
         self.config = configs.changed(config, "eval", **split)
-        self.looks = cut_back(run.dev_jsonl, begin) if self.every else []
+        self.looks: list[dict] = []
+        if self.every:
+            self.looks = hosts.broadcast(lambda: cut_back(run.dev_jsonl, begin))
         self.seconds = 0.0
 
     def due(self, step: int) -> bool:
@@ -70,10 +72,19 @@ class Dev:
         scores = evaluate.evaluate(load, self.lock, self.config, place, step, say)
         now = time.monotonic()
         self.seconds += now - began
-        rows = {name: row["score"] for name, row in scores["rows"].items()}
-        mean = scores["groups"][0]["mean"] if scores["groups"] else None
-        look = {"step": step, "mean": mean, "seconds": now - began, "rows": rows}
-        self.looks.append(look)
+
+        def look() -> dict:
+            rows = {name: row["score"] for name, row in scores["rows"].items()}
+            mean = scores["groups"][0]["mean"] if scores["groups"] else None
+            return {"step": step, "mean": mean, "seconds": now - began, "rows": rows}
+
+        self.looks.append(hosts.broadcast(look))
+        if hosts.is_writer():
+            self._write(scores, step, now, writers)
+        say(in_words(self.looks, step))
+
+    def _write(self, scores: dict, step: int, now: float, writers: Sequence[Writer]) -> None:
+        """The looks into their file, the scores of the last one to the writers."""
         with storage.whole_file(self.run.dev_jsonl) as part:
             part.write_text("".join(json.dumps(x) + "\n" for x in self.looks), encoding="utf-8")
         values = {
@@ -81,12 +92,11 @@ class Dev:
             for name, row in scores["rows"].items()
             if row["score"] is not None
         }
-        if mean is not None:
+        if (mean := self.looks[-1]["mean"]) is not None:
             values["eval/dev"] = mean
         values["eval/time_share"] = self.seconds / (now - self.began)
         for writer in writers:
             writer.write(step, values)
-        say(in_words(self.looks, step))
 
 
 def best(looks: list[dict]) -> int | None:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from itx import movement, storage
+from itx import hosts, movement, storage
 from itx.config import RunConfig
 from itx.data import cache, verify
 from itx.data.types import EvalRow, Lock
@@ -46,29 +46,34 @@ def evaluate(
     step: int,
     say: Callable[[str], None] = lambda text: print(text, flush=True),
 ) -> dict:
-    """Predictions and scores of the model at `step`; returns what scores.json then holds.
+    """Predictions and scores of the model at `step`; returns what scores.json then holds (of
+    several processes: on the writer, {} on the others).
 
     Args:
         load: gives the model; called only where a row is missing.
         run: its vocabulary and audit are read, and eval/<step>/ is written.
     """
     rows = scored_rows(lock, config)
-    missing = [row for row in rows if not is_complete(run, step, row)]
+    names = hosts.broadcast(
+        lambda: [row["name"] for row in rows if not is_complete(run, step, row)]
+    )
+    missing = [row for row in rows if row["name"] in names]
     if missing:
         named = ((row["name"], row["folder"], row["sha256"]) for row in missing)
         verify.folders(named, config.data.cache_dir, lock["vocabulary"]["size"])
         vocabulary = verify.vocabulary_of_run(run.vocab_model, lock)
         runner = load()
-        _log_look(run, step, missing)
+        if hosts.is_writer():
+            _log_look(run, step, missing)
         for part in _calls(missing, config):
             lines = {row["name"]: examples_of(row, config, vocabulary.eos_id) for row in part}
             count = sum(map(len, lines.values()))
             say(f"evaluate step {step}: {len(part)} rows, {count} prompts")
             with movement.shown(f"evaluate step {step}"):
                 answer(runner, vocabulary, part, lines, lock)
-            for row in part:
+            for row in part if hosts.is_writer() else ():
                 write_predictions(run, step, row, lines[row["name"]])
-    return summary.write_scores(run, step, rows, lock, config)
+    return summary.write_scores(run, step, rows, lock, config) if hosts.is_writer() else {}
 
 
 def scored_rows(lock: Lock, config: RunConfig) -> list[ScoredRow]:

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from itx import hosts, movement
 from itx import mesh as meshes
-from itx import movement
 from itx.errors import UserError
 from itx.eval import reading, sampling
 from itx.eval.loaded import Ids, LoadedModel
@@ -254,7 +254,7 @@ def _watched(
     stopped = np.zeros(len(carry["state"]["done"]), bool)
     n = 1
     while going.size:
-        answers, done = jax.device_get((carry["state"]["answers"], carry["state"]["done"]))
+        answers, done = (hosts.gather(carry["state"][name]) for name in ("answers", "done"))
         for row in going:
             ids = answers[row, :n]
             end = np.flatnonzero(np.isin(ids, ends))
@@ -271,7 +271,7 @@ def _collect(waiting: tuple | None, out: list[Answer], ends: tuple[int, ...]) ->
     if waiting is None:
         return 0
     indices, limits, state = waiting
-    answers = np.asarray(state["answers"])
+    answers = hosts.gather(state["answers"])
     for row, (i, limit) in enumerate(zip(indices, limits, strict=True)):
         ids = answers[row, :limit]
         end = np.flatnonzero(np.isin(ids, ends))

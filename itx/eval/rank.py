@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from itx import hosts, movement
 from itx import mesh as meshes
-from itx import movement
 from itx.errors import UserError
 from itx.eval.generate import attention_rows, compilation_tokens
 from itx.eval.loaded import Ids, LoadedModel
@@ -112,7 +112,7 @@ def _ranked(
     placed = meshes.put({**batch, "scored": scored}, loaded.mesh)
     with jax.set_mesh(loaded.mesh):
         scores, likeliest = _scores(loaded.params, placed, graphdef=loaded.graphdef)
-    scores, likeliest = np.asarray(scores, np.float64), np.asarray(likeliest)
+    scores, likeliest = hosts.gather(scores).astype(np.float64), hosts.gather(likeliest)
     for prompt, option, row, begin, end in spans:
         yield (
             prompt,
