@@ -40,7 +40,7 @@ from itx.prepare.jobs import Made
 from itx.prepare.members import members_of, mixtures_of, with_factors, with_replay
 from itx.prepare.types import Job, Plan
 from itx.prepare.workers import Progress, Rates, no_progress
-from itx.tasks import names, registry
+from itx.tasks import registry
 
 # A source's bytes times this are surely more than its cache: packed text in every template of an
 # evaluation row.
@@ -131,7 +131,7 @@ def plan_of(config: RunConfig, members: list[str], mend: hits.Mend = hits.refuse
     settings = jobs.settings_of(config, vocabulary_file(config, members, mend))
     rows = evaluation.rows(config, members) + evaluation.texts(config, members)
     unscored = evaluation.without_split(config, members)
-    told = patches.check(config.data, [names.parse(m).task for m in members])
+    told = patches.check(config.data, members)
     return Plan(config, settings, Vocabulary(settings.vocab), members, rows, unscored, patches=told)
 
 

@@ -68,13 +68,13 @@ def _replayed(data: DataConfig, members: list[str]) -> str:
 def with_factors(shares: list[dict[str, float]], data: DataConfig) -> list[dict[str, float]]:
     """The rates of each phase with those of data.rate_factors; each phase's sum stays 1."""
     factors = dict(data.rate_factors)
+    if not factors:  # members that are tasks of SeqIO have names of another grammar
+        return shares
     trained = {names.parse(variant).task for rates in shares for variant in rates}
     for task, factor in factors.items():
         check_known(task, trained, f"data.rate_factors: {task!r} is not trained on")
         if not 0 < factor < float("inf"):
             raise UserError(f"data.rate_factors: {task!r} has {factor}; a factor is above 0")
-    if not factors:
-        return shares
     out = []
     for rates in shares:
         new = {v: r * factors.get(names.parse(v).task, 1.0) for v, r in rates.items()}

@@ -38,7 +38,7 @@ from itx.prepare import examples, kinds, render
 from itx.prepare import values as checks
 from itx.prepare.records import Bad
 from itx.prepare.types import Item
-from itx.tasks import registry
+from itx.tasks import names, registry
 from itx.tasks.spec import Skip, TaskSpec, Values
 
 PATCH_VERSION = 1  # raise it when the meaning of a key changes
@@ -240,14 +240,16 @@ def check(data: DataConfig, trained: Sequence[str]) -> list[PatchEntry]:
     task that is trained on.
 
     Args:
-        trained: the tasks that are trained on, without variants.
+        trained: the members of the mixture, with their variants.
     """
     told = []
+    # members that are tasks of SeqIO have names of another grammar, and go with no patches
+    tasks = {names.parse(member).task for member in trained} if data.patches else set()
     for name, file in zip(data.patches, files(data), strict=True):
         patch = read(file)
         for task in patch.tasks:
             registry.task(task, data.root)
-        unused = {task: n for task, n in patch.tasks.items() if task not in trained}
+        unused = {task: n for task, n in patch.tasks.items() if task not in tasks}
         if patch.entries and len(unused) == len(patch.tasks):
             raise UserError(
                 f"data.patches: {file} is of {', '.join(sorted(unused)[:4])}, and nothing of it is "
