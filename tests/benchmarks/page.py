@@ -4,7 +4,17 @@
 from pathlib import Path
 
 from itx import storage
-from tests.benchmarks import build, data_plane, decode, gpu, harness, novelty, smollm2, train_step
+from tests.benchmarks import (
+    build,
+    data_plane,
+    decode,
+    gpu,
+    harness,
+    novelty,
+    serve,
+    smollm2,
+    train_step,
+)
 
 HERE = Path(__file__).parent
 
@@ -15,7 +25,7 @@ def main() -> None:
         "",
         "Written by `python -m tests.benchmarks.page` from the runs of the commands below.",
     ]
-    for part in (train_step, decode, smollm2, harness, gpu, data_plane, build, novelty):
+    for part in (train_step, decode, smollm2, harness, gpu, data_plane, build, novelty, serve):
         file = HERE / f"{part.__name__.rpartition('.')[2]}.json"
         if file.is_file():
             page += ["", *part.lines(storage.read_json(file))]

@@ -89,5 +89,17 @@ def main(file: str) -> None:
     (Path(__file__).parent / "serve.json").write_text(json.dumps(facts, indent=1) + "\n")
 
 
+def lines(found: dict) -> list[str]:
+    """The facts as a part of a Markdown page."""
+    return [
+        "## A server", "",
+        f"`python -m tests.benchmarks.serve FILE`: SmolLM2-135M-Instruct from its GGUF file, {found['cores']} cores of AMD EPYC, float32, "
+        f"{found['tokens']} greedy tokens, best of {found['rounds']} rounds in turn. Runner: the same prompts in one batch, without HTTP.", "",
+        "| requests at once | itx serve, tokens a second | Runner | ratio | answers that are the Runner's |", "|--:" * 5 + "|",
+        *(f"| {n} | {r['server_tokens_per_second']} | {r['runner_tokens_per_second']} | {r['ratio']} | {r['same_answers']} of {n} |"
+          for n, r in found["at_once"].items()),
+    ]  # fmt: skip
+
+
 if __name__ == "__main__":
     main(sys.argv[1])
