@@ -229,10 +229,11 @@ class Checkpoints:
                 raise
             why, fault = " ".join(str(e).split())[:200], e
             why = f"{item} cannot be read ({type(e).__name__}: {why})"
-        if self.is_shared and hosts.agreed(fault is not None, "a damaged checkpoint"):
+        damaged = fault is not None
+        if self.is_shared:
+            damaged = hosts.agreed(damaged, "a damaged checkpoint")
+        if damaged:
             why = why if fault else f"another process cannot read {item}"
-            raise self._damaged(step, why) from fault
-        if fault:
             raise self._damaged(step, why) from fault
         return value
 

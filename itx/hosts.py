@@ -253,8 +253,10 @@ def joined(coordinator: str = "", total: int = 0, index: int = -1) -> Iterator[N
     except BaseException as e:
         if not (isinstance(e, SystemExit) and group.has_stopped):
             _end(group, e)
-        with contextlib.suppress(RunFailed):  # one that is late has saved as well
+        try:
             barrier("the stop", STOP_SECONDS)
+        except RunFailed as late:  # one that is late has saved as well
+            say(str(late))
         _over(group)
         raise
     _over(group)

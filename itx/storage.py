@@ -252,6 +252,17 @@ def read_json(path: Path | str) -> Any:
     return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
+def object_of(line: str, where: str) -> dict:
+    """The JSON object in a line of a file; UserError, which begins with `where`, if it is none."""
+    try:
+        held = json.loads(line)
+    except ValueError as e:
+        raise UserError(f"{where} is not JSON: {e}") from e
+    if not isinstance(held, dict):
+        raise UserError(f"{where} holds no object")
+    return held
+
+
 def read_object(path: Path | str, *keys: str, absent: dict | None = None) -> dict:
     """An object of a file that one of our commands wrote, without its seal; UserError if it does
     not read as one, is not what was sealed, or lacks a key. absent: what is read where there is no

@@ -179,6 +179,7 @@ class Loop(NamedTuple):
     checkpoints: Checkpoints
     interrupts: Interrupts
     progress: Progress
+    rows: np.ndarray | None  # of a batch, that this process's devices hold; None: all
 
 
 def train(
@@ -217,6 +218,7 @@ def train(
             checkpoints,
             interrupts,
             progress,
+            meshes.local_rows(setup.mesh, config.data.global_batch),
         )
         changes: dict = {}
         while True:
@@ -380,17 +382,14 @@ def score_dev(
 
 def batches_from(loop: Loop, begin: int, stop: int) -> Iterator[Batch]:
     """This process's rows of the batches that follow `begin` steps, up to step `stop`."""
-    rows = meshes.local_rows(loop.setup.mesh, loop.config.data.global_batch)
-    return loop.batches.iterate(begin, stop, rows)
+    return loop.batches.iterate(begin, stop, loop.rows)
 
 
 def take_step(loop: Loop, state: State, frozen: Params, batch: Batch) -> tuple[State, Metrics]:
     """One step with a batch from the host; takes the memory of `state`."""
     if adapters.prompted_encoder(loop.config.model, loop.config.peft):
         batch = adapters.with_prompts(batch)
-    size = loop.config.data.global_batch
-    rows = meshes.local_rows(loop.setup.mesh, size)
-    placed = meshes.put(batch, loop.setup.mesh, rows, size)
+    placed = meshes.put(batch, loop.setup.mesh, loop.rows, loop.config.data.global_batch)
     with jax.transfer_guard("disallow"):
         return loop.setup.step(state, frozen, placed)
 

@@ -14,8 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from itx.errors import UserError
-from itx.tasks.registry import family, make_task
+from itx.tasks.registry import family, family_folder, make_task
 from itx.tasks.spec import Skip, TaskSpec, function, jsonl
 
 OPTION_STYLES = ("list", "slashes")  # without letters: the tags name options by their texts
@@ -54,9 +53,7 @@ def bbq_fields(row: dict) -> Any:
 
 
 def bbq(root: str) -> list[TaskSpec]:
-    folder = Path(root) / "bbq"
-    if not root or not folder.is_dir():
-        raise UserError(f"bbq: no folder 'bbq' in data.root={root!r}")
+    folder = family_folder("bbq", "bbq", root)
     return [
         make_task(
             f"bbq.{file.stem.lower()}", version=1, cluster="social_bias", origin=("bbq",), evaluation_only=True,
@@ -121,9 +118,7 @@ def winobias_fields(row: dict) -> Any:
 
 
 def winobias(root: str) -> list[TaskSpec]:
-    folder = Path(root) / "winobias"
-    if not root or not folder.is_dir():
-        raise UserError(f"winobias: no folder 'winobias' in data.root={root!r}")
+    family_folder("winobias", "winobias", root)
     return [
         make_task(
             f"winobias.{kind}", version=1, cluster="social_bias", origin=("winobias",), evaluation_only=True,

@@ -6,11 +6,9 @@ The five dev questions are the exemplars of `mmlu.<subject>:fs5`; options keep t
 the above"). Ranking by probability is the primary score. Wordings are our own.
 """
 
-from pathlib import Path
 from typing import Any
 
-from itx.errors import UserError
-from itx.tasks.registry import family, make_task
+from itx.tasks.registry import family, family_folder, make_task
 from itx.tasks.spec import Skip, TaskSpec, csv
 
 CHOICES = [f"choice{i}" for i in range(4)]
@@ -38,9 +36,7 @@ def fields_of(subject: str) -> Any:
 
 def members(root: str) -> list[TaskSpec]:
     """A spec per subject of which the folder has a test file."""
-    folder = Path(root) / "mmlu" / "test"
-    if not root or not folder.is_dir():
-        raise UserError(f"mmlu: no folder 'mmlu/test' in data.root={root!r}")
+    folder = family_folder("mmlu", "mmlu/test", root)
     return [
         make_task(
             f"mmlu.{name}", version=1, cluster="exams", origin=("mmlu",), evaluation_only=True, metrics=("accuracy",),

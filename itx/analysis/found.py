@@ -12,6 +12,7 @@ from itx import storage
 from itx.analysis import actions, features
 from itx.analysis.actions import Action, ActionExample
 from itx.analysis.analyze import Finding
+from itx.analysis.suspects import Suspect
 from itx.data import cache
 from itx.data import lock as locks
 from itx.data.types import Lock
@@ -27,6 +28,12 @@ class Found(NamedTuple):
     file: Path
     held: dict  # what analysis.json holds (analyze.py)
     actions: list[Action]
+
+    @property
+    def suspects(self) -> dict[tuple[str, str], Suspect]:
+        """{(task, content): the training example whose label is doubted}."""
+        judged = (self.held["suspects"] or {}).get("suspects", ())
+        return {(s["task"], s["content"]): s for s in judged}
 
 
 def read(path: str, step: int | None) -> Found:

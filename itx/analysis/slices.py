@@ -343,9 +343,10 @@ def _distinct(
     without what the findings so far hold: once the faults are set aside, a further finding is as
     unlikely as in a run without any.
     """
-    first = {_text(t.slice.conditions): t for t, _ in _sure(tested)}
+    sure = _sure(tested)
+    first = {_text(t.slice.conditions): t for t, _ in sure}
     found: list[Finding] = []
-    left, sure, rest = np.ones(len(scores.values), bool), _sure(tested), scores
+    left, rest = np.ones(len(scores.values), bool), scores
     while sure and len(found) < MAX_FINDINGS:
         t, adjusted = min(
             sure, key=lambda s: (-rest.explained(s[0].slice.holds), len(s[0].slice.conditions))

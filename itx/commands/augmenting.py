@@ -11,8 +11,7 @@ from itx import hashing
 from itx.commands import making
 from itx.create import augment, drift, lineage, operators, parents
 from itx.create.augment import Settings
-from itx.create.generators import Generator
-from itx.create.self_instruct import Ask
+from itx.create.generators import Ask, Generator
 from itx.errors import RunFailed, UserError, check_known
 from itx.eval import metrics, tables
 from itx.tasks import registry

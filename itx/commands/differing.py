@@ -36,7 +36,7 @@ def data_diff(args: Namespace) -> tuple[dict, int]:
         facts = of_data.of_locks(*held[0], *held[1])
         _print_locks(facts, args)
     elif any(held):
-        of_lock, other = sorted((args.first, args.second), key=lambda p: _lock(p) is None)
+        of_lock, other = (args.first, args.second)[:: 1 if held[0] else -1]
         raise UserError(f"{of_lock} has a lock, and {other} is a version: name two of a kind")
     else:
         versions = [difference.read(_version(p, args.root)) for p in (args.first, args.second)]

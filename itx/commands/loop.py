@@ -66,7 +66,7 @@ def run_loop(args: Namespace) -> tuple[dict, int]:
     processes.die_with_starter()
     if args.rounds < 1:
         raise UserError(f"--rounds {args.rounds}: must be at least 1")
-    kinds = [k for k in args.do.split(",") if k]
+    kinds = making.names(args.do)
     for kind in kinds:
         check_known(kind, KINDS, f"--do: no kind of action {kind!r}")
     if any(text.startswith("--eval.split=") for text in args.overrides):

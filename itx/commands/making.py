@@ -14,10 +14,9 @@ from itx.commands.arguments import BASE
 from itx.commands.opened import opened
 from itx.create import drift, filters, journal
 from itx.create.courier import Courier
-from itx.create.generators import Generator
+from itx.create.generators import Ask, Generator
 from itx.create.journal import Budget, Journal
 from itx.create.own_model import OwnModel
-from itx.create.self_instruct import Ask
 from itx.create.server import Server
 from itx.errors import UserError
 from itx.eval import tables, terminal

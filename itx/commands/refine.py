@@ -77,7 +77,7 @@ def refine_run(args: Namespace) -> tuple[dict, int]:
         world = World(
             config,
             frozenset(t["task"] for t in of.lock["tasks"]),
-            {(s["task"], s["content"]): s for s in (of.held["suspects"] or {}).get("suspects", ())},
+            of.suspects,
             lambda action: found.training_examples(of, config.data.cache_dir, action),
             ask,
             how,

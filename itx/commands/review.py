@@ -11,6 +11,7 @@ from pathlib import Path
 
 from itx import hashing, storage
 from itx.analysis import found, page
+from itx.commands import making
 from itx.config import DataConfig
 from itx.create import agreement, review
 from itx.create.review import Shown
@@ -64,8 +65,7 @@ def create_page(args: Namespace) -> tuple[dict, int]:
             f"{len(shown) - args.rows:,} of {len(shown):,} rows are not shown; --rows 0 shows all"
         )
         shown = shown[: args.rows]
-    tags = [t for t in args.tags.split(",") if t]
-    facts = review.facts(shown, title, args.editor, tags, left_out)
+    facts = review.facts(shown, title, args.editor, making.names(args.tags), left_out)
     out = Path(args.out or f"review-{_plain(title)}.html")
     with storage.whole_file(out) as part:
         part.write_text(page.review(facts), encoding="utf-8")
@@ -81,10 +81,10 @@ def _plain(title: str) -> str:
 
 
 def _of_task(args: Namespace) -> tuple[list[Shown], str, list[str]]:
-    registry.load_modules(tuple(filter(None, args.modules.split(","))))
+    registry.load_modules(making.names(args.modules))
     spec = review.task_of(args.what, args.root)
-    given = tuple(filter(None, args.patches.split(",")))
     counts: Counter = Counter()
+    given = tuple(making.names(args.patches))
     data = DataConfig(root=args.root, patches=given, skip_bad=True)
     items = review.training_items(spec, data, counts)
     by_hash = sorted(items, key=lambda i: hashing.draw("review", i.hash))
@@ -106,9 +106,9 @@ def _of_finding(args: Namespace, run: RunFolder) -> tuple[list[Shown], str, list
     registry.load_modules(data.modules)
     wanted, untold = found.training_examples(of, data.cache_dir, action)
     notes = {
-        (s["task"], s["content"]): f"labelled {s['label']!r}; the model would rather say "
-        f"{s['rather']!r}, by {s['margin']:.1f} bits"
-        for s in (of.held["suspects"] or {"suspects": []})["suspects"]
+        key: f"labelled {s['label']!r}; the model would rather say {s['rather']!r}, by "
+        f"{s['margin']:.1f} bits"
+        for key, s in of.suspects.items()
     }
     shown, absent = [], 0
     for task in dict.fromkeys(e["task"] for e in wanted):

@@ -43,9 +43,8 @@ def evaluate(args: Namespace, one: Callable[[Namespace], tuple[dict, int]]) -> t
         scored[model], of_model = one(Namespace(**{**vars(args), "run": model}))
         code = max(code, of_model)
     folders = [_folder(model, facts) for model, facts in scored.items()]
-    apart = [folder for folder in folders if not folder]
-    why = "scores of other splits or of --shots stand beside the folders' own" if apart else ""
-    if why:
+    if not all(folders):
+        why = "scores of other splits or of --shots stand beside the folders' own"
         print(f"not compared in pairs: {why}")
         return {"models": scored, "compared": None, "not_compared": why}, code
     compared, of_comparison = compare.compare_runs(

@@ -6,12 +6,12 @@ JSON whose texts are those of the task."""
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from itx import hashing
 from itx.create import filters, review
-from itx.create.generators import CUT, FAILED, MAX_SEED, Completion, Message, Request
+from itx.create.generators import CUT, FAILED, MAX_SEED, Ask, Completion, Request, request_for
 from itx.create.review import Shown
 from itx.create.row import Row
 from itx.errors import RunFailed, UserError
@@ -19,7 +19,6 @@ from itx.prepare import examples, patches
 from itx.prepare.types import Item
 from itx.tasks.spec import TaskSpec, Values
 
-Ask = Callable[[list[Request]], list[Completion]]
 SHOWN = 6  # rows that a request for further ones shows
 WRITTEN = 8  # rows that it asks for
 MOST_TIMES = 3  # as many requests as would do if all rows were sound
@@ -30,9 +29,9 @@ _NUMBER = re.compile(r"\D*(\d{1,3})\b")
 
 
 def _request(prompt: str, kind: str, chat: bool, seed: int = 0) -> Request:
-    said = {"messages": (Message("user", prompt),)} if chat else {"prompt": prompt}
     temperature = TEMPERATURE if kind == "rows" else 0.0
-    return Request(**said, max_tokens=MAX_TOKENS[kind], temperature=temperature, seed=seed)
+    how = {"max_tokens": MAX_TOKENS[kind], "temperature": temperature, "seed": seed}
+    return request_for(prompt, chat, **how)
 
 
 def _answers(ask: Ask, requests: list[Request]) -> list[Completion]:

@@ -20,11 +20,10 @@ from typing import Any, NamedTuple
 from itx import hashing, text
 from itx.create import collection, filters, lineage
 from itx.create.filters import Filter
-from itx.create.generators import FAILED, Completion
+from itx.create.generators import FAILED, Ask, Completion
 from itx.create.lineage import Lineage, Made
 from itx.create.operators import Operator
 from itx.create.row import Row
-from itx.create.self_instruct import Ask
 from itx.create.steps import Changed, Job, NotApplicable, Outcome, Parent, Question, Steps, Unusable
 from itx.leaks.finder import Asked
 

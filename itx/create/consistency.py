@@ -13,9 +13,8 @@ from collections.abc import Sequence
 from typing import NamedTuple, TypedDict
 
 from itx import text
-from itx.create.generators import FAILED, Completion, Message, Request
+from itx.create.generators import FAILED, Ask, Completion, request_for
 from itx.create.row import Row
-from itx.create.self_instruct import Ask
 from itx.eval import metrics, stats
 
 MAX_TOKENS = 64
@@ -42,17 +41,16 @@ class Consistency(TypedDict):
     won: int
 
 
-def request(row: Row, chat: bool) -> Request:
-    asked = "\n\n".join(filter(None, (row.instruction, row.input)))
-    if chat:
-        return Request(messages=(Message("user", asked),), max_tokens=MAX_TOKENS)
-    return Request(prompt=asked, max_tokens=MAX_TOKENS, stop=("\n\n",))
-
-
 def measured(ask: Ask, pairs: Sequence[Pair], chat: bool) -> dict[str, Consistency]:
     """{operator: what its pairs say}, in the order in which operators come."""
     rows = list(dict.fromkeys(row for p in pairs for row in (p.parent, p.row)))
-    answers = dict(zip(rows, ask([request(row, chat) for row in rows]), strict=True))
+    answers = dict(
+        zip(
+            rows,
+            ask([request_for(row.prompt, chat, ("\n\n",), max_tokens=MAX_TOKENS) for row in rows]),
+            strict=True,
+        )
+    )
     groups = stats.grouped((p.operator, p) for p in pairs)
     return {name: _of(name, of, answers) for name, of in groups.items()}
 

@@ -92,6 +92,17 @@ class Request:
 TEMPLATE_TOKENS = 64  # that a chat template puts around a message, generously
 
 
+def request_for(prompt: str, chat: bool, stop: tuple[str, ...] = (), **how: Any) -> Request:
+    """A request by a message, or with a text to continue.
+
+    Args:
+        stop: at which a continued text ends; the answer to a message ends by itself.
+    """
+    if chat:
+        return Request(messages=(Message("user", prompt),), **how)
+    return Request(prompt=prompt, stop=stop, **how)
+
+
 def request_of(facts: dict[str, Any]) -> Request:
     messages = tuple(Message(**m) for m in facts["messages"])
     return Request(**{**facts, "messages": messages, "stop": tuple(facts["stop"])})
@@ -106,6 +117,9 @@ class Completion:
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     error: str = ""
+
+
+Ask = Callable[[list[Request]], list[Completion]]  # the answer to each, in their order
 
 
 def failure(why: str) -> Completion:

@@ -12,9 +12,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from itx import hashing
-from itx.create.generators import FAILED, MAX_SEED, Message, Request
+from itx.create.generators import FAILED, MAX_SEED, Ask, Request, request_for
 from itx.create.row import Row
-from itx.create.self_instruct import Ask
 
 MAX_GRADE = 10
 OPPONENTS = 3  # of each row, drawn
@@ -40,14 +39,12 @@ class Grades(NamedTuple):
 
 
 def _shown(row: Row) -> str:
-    asked = "\n\n".join(filter(None, (row.instruction, row.input)))
-    return f"Task:\n{asked}\n\nAnswer:\n{row.output}"
+    return f"Task:\n{row.prompt}\n\nAnswer:\n{row.output}"
 
 
 def _request(prompt: str, chat: bool, *place: object) -> Request:
-    said = {"messages": (Message("user", prompt),)} if chat else {"prompt": prompt}
     seed = hashing.draw("judge", *place) % (MAX_SEED + 1)
-    return Request(**said, max_tokens=MAX_TOKENS, stop=() if chat else ("\n",), seed=seed)
+    return request_for(prompt, chat, ("\n",), max_tokens=MAX_TOKENS, seed=seed)
 
 
 def grades(ask: Ask, rows: Sequence[Row], chat: bool, seed: int) -> Grades:

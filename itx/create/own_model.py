@@ -43,12 +43,15 @@ class OwnModel:
 
     def _ask(self, requests: list[Request], places: list[int], calls: Calls) -> None:
         """Requests that differ in nothing but their text, their seed and their length."""
-        first, fitting = requests[0], []
+        first, fitting, loaded = requests[0], [], self.run.runner.loaded
         ids = [self._ids(r) for r in requests]
         for i, r, prompt in zip(places, requests, ids, strict=True):
             calls.sending(i)
-            if why := self._no_room(len(prompt), r.max_tokens):
+            if not loaded.can_begin(len(prompt)):
+                why = "an empty prompt, and the vocabulary puts no BOS before it"
                 calls.answered(i, failure(why))
+            elif why := loaded.no_room(len(prompt), r.max_tokens):
+                calls.answered(i, failure(f"the prompt {why}"))
             else:
                 fitting.append((i, r, prompt))
         if not fitting:
@@ -78,14 +81,3 @@ class OwnModel:
         if not self.run.template and len(request.messages) > 1:
             raise UserError(f"{self.name} has no chat template: ask it with one message, no system")
         return self.run.ids([m._asdict() for m in request.messages])
-
-    def _no_room(self, tokens: int, new: int) -> str:
-        """Why a prompt is not asked; "" where it has room."""
-        loaded = self.run.runner.loaded
-        both = loaded.model.architecture == "encoder_decoder"
-        needed = tokens + 1 if both else len(loaded.head) + tokens + new
-        if loaded.context and needed > loaded.context:
-            return f"{needed} tokens, more than the context of {loaded.context}"
-        if not tokens and not both and not loaded.head:
-            return "an empty prompt, and the vocabulary puts no BOS before it"
-        return ""

@@ -97,7 +97,7 @@ def rationale(job: Job) -> Steps:
         return NotApplicable(f"an answer of more than {MAX_ANSWER_WORDS} words")
     closing = job.parent.closing or CLOSINGS[language]
     form = _ASKS[language].format(closing.format(answer="…"))
-    question = job.parent.reasoned or f"{_asked(job.row)}\n{form}"
+    question = job.parent.reasoned or f"{job.row.prompt}\n{form}"
     # the row asks for its form, and a task's own wording for it may not: the generator is told
     told = f"{question}\n{form}" if job.parent.reasoned else question
     answer = yield job.ask("rationale", _prompt(job, language, told), MAX_TOKENS, _stop(language))
@@ -116,10 +116,6 @@ def rationale(job: Job) -> Steps:
     }
     found = outcome.found | {name: what for name, what in hinted.items() if what}
     return Changed(outcome.row, found, RATIONALISED)
-
-
-def _asked(row: Row) -> str:
-    return "\n\n".join(filter(None, (row.instruction, row.input)))
 
 
 _QUESTION = {"en": "Question", "ru": "Вопрос", "zh": "问题"}

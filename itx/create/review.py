@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from itx import hashing
 from itx.config import DataConfig
 from itx.errors import UserError, did_you_mean
-from itx.prepare import examples, patches
+from itx.prepare import patches
 from itx.prepare import values as checks
 from itx.prepare.types import Item
 from itx.tasks import registry
@@ -40,10 +40,8 @@ def training_items(spec: TaskSpec, data: DataConfig, counts: Counter | None = No
     Args:
         counts: as `examples.items` takes it.
     """
-    counts, faults = Counter() if counts is None else counts, {}
-    items = examples.items(spec, "train", data.root, data.suite_seed, counts, data.skip_bad, faults)
-    several = [patches.read(file) for file in patches.files(data)]
-    return patches.applied(spec, list(items), several, counts, faults).items
+    counts = Counter() if counts is None else counts
+    return patches.training_examples(spec, data, counts, {}).items
 
 
 def task_of(what: str, root: str) -> TaskSpec:

@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from itx import languages, text
+from itx.create import contents
 from itx.create.generators import CUT, MAX_SEED, Message, Request
 from itx.create.row import Row
 from itx.create.steps import (
@@ -148,7 +149,11 @@ def flaws(job: Job, said: str, preserving: bool) -> dict[str, str]:
 def _other_language(job: Job, said: str) -> str:
     code, sure = languages.language_of(said)
     was = job.parent.language
-    return f"from {was} to {code}" if code and was and code != was and sure >= 0.8 else ""
+    return (
+        f"from {was} to {code}"
+        if code and was and code != was and sure >= contents.MIN_SURE
+        else ""
+    )
 
 
 _OF_PROMPTS = re.compile(
@@ -321,7 +326,7 @@ EVOLUTIONS = {
 
 def evolution(kind: str) -> Callable[[Job], Steps]:
     def evolved(job: Job) -> Steps:
-        whole = "\n\n".join(filter(None, (job.row.instruction, job.row.input)))
+        whole = job.row.prompt
         asked = prompt(job, kind, EVOLUTIONS[kind], whole)
         answer = yield job.ask("evolution", asked, MAX_TOKENS["rewriting"], STOP)
         if bad := unread(Row(whole, "", ""), answer.text, answer.finish):

@@ -20,6 +20,11 @@ class Row:
         return self.instruction, self.input, self.output
 
     @property
+    def prompt(self) -> str:
+        """The instruction and the input as a person would send them, an empty line between."""
+        return "\n\n".join(filter(None, (self.instruction, self.input)))
+
+    @property
     def asked(self) -> str:
         return "\n".join(filter(None, (self.instruction, self.input)))
 

@@ -6,14 +6,13 @@ A line of a seed file is {"instruction", "output"} and, if it has them, {"id", "
 "output"}], "is_classification"}, of which the first instance is taken.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from itx import hashing, text
+from itx import hashing, storage, text
 from itx.errors import UserError, check_known
 
 SHIPPED = ("en", "ru")
@@ -58,12 +57,7 @@ def _read(held: str, where: str) -> list[Seed]:
 
 
 def _seed(line: str, where: str) -> Seed:
-    try:
-        held = json.loads(line)
-    except ValueError as e:
-        raise UserError(f"{where} is not JSON: {e}") from e
-    if not isinstance(held, dict):
-        raise UserError(f"{where} holds no object")
+    held = storage.object_of(line, where)
     instances = held.get("instances")
     if isinstance(instances, list) and instances and isinstance(instances[0], dict):
         held = {**held, **instances[0]}

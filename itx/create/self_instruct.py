@@ -23,7 +23,16 @@ from typing import NamedTuple
 from itx import hashing
 from itx.create import collection, filters, lineage, prompts
 from itx.create.filters import Filter
-from itx.create.generators import CUT, FAILED, MAX_SEED, STOPPED, Completion, Message, Request
+from itx.create.generators import (
+    CUT,
+    FAILED,
+    MAX_SEED,
+    STOPPED,
+    Ask,
+    Completion,
+    Message,
+    Request,
+)
 from itx.create.lineage import Lineage, Made
 from itx.create.novelty import MAX_LIKENESS, Pool
 from itx.create.row import Row
@@ -32,7 +41,6 @@ from itx.eval import rouge
 from itx.leaks.finder import Asked
 
 SELF_INSTRUCT_VERSION = 1  # raise it when a change here or in prompts.py alters what is asked
-Ask = Callable[[list[Request]], list[Completion]]
 EXAMPLES = 4  # shown with a question about one instruction
 MAX_TOKENS = {"instructions": 512, "kind": 5, "input first": 400, "output first": 300}
 # Self-Instruct: instructions are drawn (temperature 0.7), the rest is the best token

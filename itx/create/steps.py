@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 from itx import hashing, languages, text
-from itx.create.generators import MAX_SEED, Completion, Message, Request
+from itx.create.generators import MAX_SEED, Completion, Request, request_for
 from itx.create.row import Row
 
 LANGUAGES = {"Latin": "en", "Cyrillic": "ru", "Han": "zh"}  # of a text too short to tell
@@ -141,6 +141,4 @@ class Job:
             "temperature": 0.0 if best else self.temperature,
             "seed": self.draw(stage) % (MAX_SEED + 1),
         }
-        if self.chat:
-            return Question(stage, Request(messages=(Message("user", prompt),), **how))
-        return Question(stage, Request(prompt=prompt, stop=stop, **how))
+        return Question(stage, request_for(prompt, self.chat, stop, **how))

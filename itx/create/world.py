@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from itx.analysis.actions import Action, ActionExample
 from itx.config import RunConfig
 from itx.create import review
-from itx.create.asked import Ask
+from itx.create.generators import Ask
 from itx.errors import UserError
 from itx.eval import stats
 from itx.prepare import patches

@@ -102,20 +102,15 @@ def generate(
 def check_prompts(loaded: LoadedModel, prompts: list[Ids], limits: np.ndarray) -> None:
     """UserError for an empty prompt without a BOS to begin from, and for one that is longer than
     the context with its answer."""
-    both = loaded.model.architecture == "encoder_decoder"
     for i, prompt in enumerate(prompts):
-        if not prompt and not both and not loaded.head:
+        tokens = len(prompt)
+        if not loaded.can_begin(tokens):
             raise UserError(
                 f"generate: prompt {i} is empty, and the vocabulary puts no BOS before it to "
                 "begin from"
             )
-        tokens = len(prompt) + 1 if both else len(loaded.head) + len(prompt) + int(limits[i])
-        if loaded.context and tokens > loaded.context:
-            answer = "its EOS" if both else f"{limits[i]} new ones"
-            raise UserError(
-                f"generate: prompt {i} has {len(prompt)} tokens, with {answer} more than the "
-                f"context of {loaded.context}"
-            )
+        if why := loaded.no_room(tokens, int(limits[i])):
+            raise UserError(f"generate: prompt {i} {why}")
 
 
 def plan(

@@ -44,3 +44,20 @@ class LoadedModel:
     def ends(self) -> tuple[int, ...]:
         """The ids that end an answer, first the one that training puts there."""
         return tuple(dict.fromkeys((self.eos_id, *self.more_ends)))
+
+    def can_begin(self, tokens: int) -> bool:
+        """Whether there is anything to begin an answer from, behind a prompt of so many tokens."""
+        return bool(tokens or self.head) or self.model.architecture == "encoder_decoder"
+
+    def no_room(self, tokens: int, new: int, longest: int = 0) -> str:
+        """Why a prompt of so many tokens is not asked for `new` ones; "" where both have room.
+
+        Args:
+            longest: most tokens where the model names no context; 0: as many as it takes.
+        """
+        both = self.model.architecture == "encoder_decoder"
+        more, told = (1, "its EOS") if both else (len(self.head) + new, f"{new} new ones")
+        context = self.context or longest
+        if not context or tokens + more <= context:
+            return ""
+        return f"has {tokens} tokens, with {told} more than the context of {context}"

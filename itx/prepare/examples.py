@@ -42,8 +42,7 @@ def items(
         faults: gets the first record of each reason that is a fault of the data, in words.
     """
     faults = {} if faults is None else faults
-    kind, slots = kinds.of(spec), checks.every_slot(spec)
-    seen: dict[int, tuple[str, Any]] = {}  # identity -> (id of the example that has it, its answer)
+    slots, once = checks.every_slot(spec), Once(spec, counts, faults)
     for source_split, low, high in sources.source_splits(spec.source, split):
         records = sources.open_source(
             spec.source, source_split, root, seed, counts, skip_bad, faults
@@ -64,20 +63,36 @@ def items(
                 if not low <= _place(spec, item) / 2.0**64 < high:
                     counts["another split"] += 1
                     continue
-                identity, answer = identity_of(spec, values), kind.answer(spec, values, where)
-                if identity not in seen:
-                    seen[identity] = (item.id, answer)
+                if once(item):
                     yield item
-                    continue
-                earlier, given = seen[identity]
-                if answer == given:
-                    counts[REPEATED] += 1
-                else:
-                    counts[CONFLICT] += 1
-                    faults.setdefault(
-                        CONFLICT,
-                        f"{item.id} has {_shown(answer)} where {earlier} has {_shown(given)}",
-                    )
+
+
+class Once:
+    """Tells whether an example is the first of its identity; a further one is counted, as repeated
+    or as in conflict.
+
+    Args:
+        counts, faults: as `items` takes them.
+    """
+
+    def __init__(self, spec: TaskSpec, counts: Counter, faults: dict[str, str]):
+        self.spec, self.counts, self.faults = spec, counts, faults
+        self.answer = kinds.of(spec).answer
+        self.seen: dict[int, tuple[str, Any]] = {}  # identity -> (id of who has it, its answer)
+
+    def __call__(self, item: Item) -> bool:
+        where = f"task {self.spec.name!r}, example {item.id}"
+        identity = identity_of(self.spec, item.values)
+        answer = self.answer(self.spec, item.values, where)
+        if identity not in self.seen:
+            self.seen[identity] = (item.id, answer)
+            return True
+        earlier, given = self.seen[identity]
+        self.counts[REPEATED if answer == given else CONFLICT] += 1
+        if answer != given:
+            told = f"{item.id} has {_shown(answer)} where {earlier} has {_shown(given)}"
+            self.faults.setdefault(CONFLICT, told)
+        return False
 
 
 def identity_of(spec: TaskSpec, values: Values) -> int:

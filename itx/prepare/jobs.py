@@ -120,12 +120,11 @@ def _read_once(task: str, split: str, settings: Settings, patched: tuple[str, ..
     """
     counts, faults = Counter(), {}
     d, spec = settings.data, settings.task(task)
-    items = list(examples.items(spec, split, d.root, d.suite_seed, counts, d.skip_bad, faults))
-    if not patched:
-        return Examples(items, counts, faults)
-    several = [patches.read(file) for file in patches.files(d)]
-    items, done = patches.applied(spec, items, several, counts, faults)
-    return Examples(items, counts, faults, done)
+    if patched:
+        items, done = patches.training_examples(spec, d, counts, faults)
+        return Examples(items, counts, faults, done)
+    items = examples.items(spec, split, d.root, d.suite_seed, counts, d.skip_bad, faults)
+    return Examples(list(items), counts, faults)
 
 
 def _complete(work: Work) -> Examples:

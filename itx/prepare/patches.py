@@ -31,7 +31,6 @@ from typing import Any, NamedTuple
 
 from itx import hashing, storage
 from itx.config import DataConfig
-from itx.data.cache import CONFLICT, REPEATED
 from itx.data.types import PatchEntry
 from itx.errors import UserError, check_known, did_you_mean
 from itx.prepare import examples, kinds, render
@@ -110,7 +109,7 @@ def _read(file: str, state: tuple) -> Patch:
         lines = Path(file).read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as e:
         raise UserError(f"{file}: no text in UTF-8 ({e.reason} at byte {e.start})") from e
-    head = _object(lines[0], f"{file}, line 1")
+    head = storage.object_of(lines[0], f"{file}, line 1")
     if head.get("patch") != PATCH_VERSION:
         found = head.get("patch")
         told = f"version {found!r}" if found is not None else "no 'patch' in its first line"
@@ -118,23 +117,14 @@ def _read(file: str, state: tuple) -> Patch:
     entries, first = [], {}
     for number, line in enumerate(lines[1:], 2):
         if line.strip():
-            entry = _entry(_object(line, f"{file}, line {number}"), f"{file}, line {number}")
+            where = f"{file}, line {number}"
+            entry = _entry(storage.object_of(line, where), where)
             key = (entry.task, entry.row)
             if entry.row and key in first:
                 raise UserError(f"{file}: lines {first[key]} and {number} judge the same row")
             first[key] = number
             entries.append(entry._replace(line=number))
     return Patch(file, head, tuple(entries))
-
-
-def _object(line: str, where: str) -> dict[str, Any]:
-    try:
-        held = json.loads(line)
-    except ValueError as e:
-        raise UserError(f"{where} is not JSON: {e}") from e
-    if not isinstance(held, dict):
-        raise UserError(f"{where} holds no object")
-    return held
 
 
 def _entry(held: dict[str, Any], where: str) -> Entry:
@@ -272,6 +262,18 @@ class Applied(NamedTuple):
     counts: Counter  # of COUNTED
 
 
+def training_examples(
+    spec: TaskSpec, data: DataConfig, counts: Counter, faults: dict[str, str]
+) -> Applied:
+    """A task's training split with data.patches.
+
+    Args:
+        counts, faults: as `examples.items` takes them.
+    """
+    items = examples.items(spec, "train", data.root, data.suite_seed, counts, data.skip_bad, faults)
+    return applied(spec, list(items), map(read, files(data)), counts, faults)
+
+
 def applied(
     spec: TaskSpec,
     items: Sequence[Item],
@@ -295,22 +297,30 @@ def applied(
         rows, new = {id(i): row for row, i in by_row.items()}, []
         for item in left:
             entry = verdicts.get(rows.get(id(item), ""))
-            if entry and entry.verdict == "reject":
+            judged = _judged(spec, item, entry, patch.file) if entry else item
+            if judged is None:
                 counts[REJECTED] += 1
-            elif entry and entry.verdict == "fix":
-                where = f"{patch.file}, line {entry.line}"
-                values = changed(item.values, entry.changes or {}, where)
-                new.append(made(spec, item.id, values, where))
             else:
-                new.append(item)
+                new.append(judged)
         added = [e for e in entries if e.verdict == "new"]
         for e in added:
             name = f"new:{row_of(e.values or {})}"
             new.append(made(spec, name, e.values or {}, f"{patch.file}, line {e.line}"))
         counts["read"] += len(added)
         done.update(COUNTED[e.verdict] for e in entries)
-        left = _each_once(spec, new, counts, faults) if added or _has(entries, "fix") else new
+        once = examples.Once(spec, counts, faults)
+        left = list(filter(once, new)) if added or _has(entries, "fix") else new
     return Applied(left, done)
+
+
+def _judged(spec: TaskSpec, item: Item, entry: Entry, file: str) -> Item | None:
+    """An example as an entry on it has it; None where it is rejected."""
+    if entry.verdict == "reject":
+        return None
+    if entry.verdict != "fix":
+        return item
+    where = f"{file}, line {entry.line}"
+    return made(spec, item.id, changed(item.values, entry.changes or {}, where), where)
 
 
 def _has(entries: Iterable[Entry], verdict: str) -> bool:
@@ -352,34 +362,13 @@ def made(spec: TaskSpec, name: str, values: Values, where: str) -> Item:
     return item
 
 
-def _each_once(
-    spec: TaskSpec, items: Iterable[Item], counts: Counter, faults: dict[str, str]
-) -> list[Item]:
-    """The items without those that a change has made equal to an earlier one."""
-    kind, seen, left = kinds.of(spec), {}, []
-    for item in items:
-        identity = examples.identity_of(spec, item.values)
-        answer = kind.answer(spec, item.values, f"task {spec.name!r}, example {item.id}")
-        if identity not in seen:
-            seen[identity] = (item.id, answer)
-            left.append(item)
-            continue
-        earlier, given = seen[identity]
-        counts[REPEATED if answer == given else CONFLICT] += 1
-        if answer != given:
-            faults.setdefault(CONFLICT, f"{item.id} answers otherwise than {earlier}")
-    return left
-
-
 def again(spec: TaskSpec, item: Item, data: DataConfig) -> Item | None:
     """One training example with the patches, as `applied` makes it; None where it is rejected."""
     for patch in map(read, files(data)):
-        for e in patch.entries:
-            if e.task == spec.name and e.row and e.row == row_of(item.values):
-                if e.verdict == "reject":
-                    return None
-                if e.verdict == "fix":
-                    where = f"{patch.file}, line {e.line}"
-                    item = made(spec, item.id, changed(item.values, e.changes or {}, where), where)
-                break
+        row = row_of(item.values)
+        entry = next((e for e in patch.entries if e.task == spec.name and e.row == row), None)
+        judged = _judged(spec, item, entry, patch.file) if entry else item
+        if judged is None:
+            return None
+        item = judged
     return item

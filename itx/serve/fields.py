@@ -15,7 +15,7 @@ from typing import Any
 
 from itx.errors import UserError, did_you_mean
 from itx.eval import terminal
-from itx.eval.loaded import Ids, LoadedModel
+from itx.eval.loaded import Ids
 from itx.serve.asks import Ask
 from itx.serve.steps import TOP
 
@@ -208,22 +208,10 @@ class Reader:
 
     def _check_room(self, ids: Ids, limit: int) -> None:
         loaded = self.run.runner.loaded
-        both = loaded.model.architecture == "encoder_decoder"
-        if not ids and not both and not loaded.head:
+        if not loaded.can_begin(len(ids)):
             raise Refused("an empty prompt, and the vocabulary puts no BOS before it", "prompt")
-        if why := no_room(loaded, len(ids), limit, self.longest):
-            raise Refused(why, None, "context_length_exceeded")
-
-
-def no_room(loaded: LoadedModel, tokens: int, limit: int, longest: int) -> str:
-    """Why a prompt of so many tokens, with an answer of `limit`, is not asked; "" where it has
-    room."""
-    both = loaded.model.architecture == "encoder_decoder"
-    more, told = (1, "its EOS") if both else (len(loaded.head) + limit, f"{limit} new ones")
-    context = loaded.context or longest
-    if tokens + more <= context:
-        return ""
-    return f"the prompt has {tokens} tokens, with {told} more than the context of {context}"
+        if why := loaded.no_room(len(ids), limit, self.longest):
+            raise Refused(f"the prompt {why}", None, "context_length_exceeded")
 
 
 # ---- values

@@ -188,6 +188,14 @@ def family(name: str, members: Callable[[str], Sequence[TaskSpec]]) -> None:
     FAMILIES[name] = members
 
 
+def family_folder(name: str, inside: str, root: str) -> Path:
+    """The folder under data.root that a family reads; UserError where there is none."""
+    folder = Path(root) / inside
+    if not root or not folder.is_dir():
+        raise UserError(f"{name}: no folder {inside!r} in data.root={root!r}")
+    return folder
+
+
 @functools.cache
 def _family(name: str, root: str) -> dict[str, TaskSpec]:
     try:
