@@ -5,11 +5,14 @@ trainer."""
 import dataclasses
 from pathlib import Path
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from itx import mesh as meshes
 from itx import restore, train
 from itx.config import DataConfig, MeshConfig, RunConfig, TrainConfig
+from itx.data.vocabulary import Vocabulary
 from itx.eval.runner import Runner
 from itx.params import Params
 from tests import tiny
@@ -159,3 +162,16 @@ def init_state(
 def changed(runner: Runner, **fields) -> Runner:
     """A Runner whose loaded model has other fields."""
     return Runner(dataclasses.replace(runner.loaded, **fields))
+
+
+def runner_over(vocabulary: Vocabulary, **fields) -> Runner:
+    """A small decoder with random weights over a vocabulary, its loaded model with these fields."""
+    lock = {
+        "vocabulary": {"size": vocabulary.size},
+        "bos_id": vocabulary.first_id("decoder"),
+        "eos_id": vocabulary.eos_id,
+        "pad_id": vocabulary.pad_id,
+    }
+    mesh = meshes.make_mesh(MeshConfig(), jax.devices()[:1])
+    runner = restore.load_model(Folder(Path("no-run")), config(), lock, 0, mesh)
+    return changed(runner, **fields)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Parents, jobs on them, and a whole augmentation with a scripted generator."""
 
+import contextlib
+from collections import Counter
 from pathlib import Path
 
 from itx.create import (
@@ -54,3 +56,28 @@ def run(folder: Path, of: list[Parent], names: str, model=None, **how) -> augmen
 
 def kept(result: augment.Result) -> list[lineage.Made]:
     return [m for m in result.made if not m.lineage.dropped]
+
+
+class Stop(Exception):
+    """Ends a run from within a scripted model."""
+
+
+def stopped_and_continued(model, allowed, work) -> tuple[object, Counter[str]]:
+    """(what `work(model)` gives in the end, how often each request was asked for): it is begun
+    anew for each of the `allowed` numbers of requests, behind which it is stopped, and once without
+    a bound."""
+    asked: Counter[str] = Counter()
+    result = None
+    for most in (*allowed, 10**9):
+        left = [most]
+
+        def stopping(request, left=left):
+            left[0] -= 1
+            if left[0] < 0:
+                raise Stop
+            asked[request.digest] += 1
+            return model(request)
+
+        with contextlib.suppress(Stop):
+            result = work(stopping)
+    return result, asked

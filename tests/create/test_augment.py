@@ -21,7 +21,17 @@ from itx.errors import UserError
 from itx.leaks import contamination
 from tests.conftest import REPO
 from tests.create.openai_server import Served, answer, serving
-from tests.create.rows import CHINESE, ENGLISH, RUSSIAN, job, kept, parent, run, script_of
+from tests.create.rows import (
+    CHINESE,
+    ENGLISH,
+    RUSSIAN,
+    job,
+    kept,
+    parent,
+    run,
+    script_of,
+    stopped_and_continued,
+)
 
 # ---- the table
 
@@ -174,25 +184,9 @@ def test_it_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
     the same."""
     monkeypatch.setattr(augment, "JOBS_AT_ONCE", 40)
     whole = run(tmp_path / "whole", PARENTS, EVERY, model)
-    asked: Counter[str] = Counter()
-
-    class Stop(Exception):
-        pass
-
-    for allowed in (3, 40, 10**9):
-        left = [allowed]
-
-        def stopping(request, left=left):
-            left[0] -= 1
-            if left[0] < 0:
-                raise Stop
-            asked[request.digest] += 1
-            return model(request)
-
-        try:
-            result = run(tmp_path / "other", PARENTS, EVERY, stopping)
-        except Stop:
-            continue
+    result, asked = stopped_and_continued(
+        model, (3, 40), lambda stopping: run(tmp_path / "other", PARENTS, EVERY, stopping)
+    )
     assert result == whole and set(asked.values()) == {1} and len(asked) > 60
 
 

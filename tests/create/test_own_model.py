@@ -4,12 +4,8 @@
 import dataclasses
 from pathlib import Path
 
-import jax
 import pytest
 
-from itx import mesh as meshes
-from itx import restore
-from itx.config import MeshConfig
 from itx.create.generators import CUT, FAILED, STOPPED, Message, Request, request_of
 from itx.create.journal import Journal, ask
 from itx.create.own_model import OwnModel
@@ -17,9 +13,8 @@ from itx.data.vocabulary import Vocabulary
 from itx.errors import UserError
 from itx.eval import terminal
 from itx.text_format import chat
-from tests import synthetic, tiny
+from tests import synthetic
 from tests.conftest import REPO
-from tests.synthetic import changed
 
 VOCABULARY = REPO / "tests" / "golden" / "hf" / "qwen3" / "tokenizer.json"
 
@@ -28,16 +23,8 @@ VOCABULARY = REPO / "tests" / "golden" / "hf" / "qwen3" / "tokenizer.json"
 def model() -> OwnModel:
     """Random weights over a small vocabulary, asked as a conversation."""
     vocabulary = Vocabulary(VOCABULARY)
-    lock = {
-        "vocabulary": {"size": vocabulary.size},
-        "bos_id": vocabulary.first_id("decoder"),
-        "eos_id": vocabulary.eos_id,
-        "pad_id": vocabulary.pad_id,
-    }
-    mesh = meshes.make_mesh(MeshConfig(), jax.devices()[:1])
-    config = synthetic.config(tiny.decoder())
-    runner = restore.load_model(synthetic.Folder(Path("no-run")), config, lock, 0, mesh)
-    return OwnModel(terminal.Run(changed(runner, context=120), vocabulary, chat.PLAIN), "model-x")
+    runner = synthetic.runner_over(vocabulary, context=120)
+    return OwnModel(terminal.Run(runner, vocabulary, chat.PLAIN), "model-x")
 
 
 def requests(count: int, **how) -> list[Request]:

@@ -4,15 +4,12 @@
 import json
 import math
 import random
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
-from itx import cli, restore
-from itx import mesh as meshes
-from itx.config import MeshConfig
+from itx import cli
 from itx.create import judge, lineage, selection
 from itx.create.generators import Request, Scripted
 from itx.create.journal import Journal, ask
@@ -22,9 +19,8 @@ from itx.data.vocabulary import Vocabulary
 from itx.eval import states
 from itx.eval.runner import Runner
 from itx.params import module_of
-from tests import synthetic, tiny
+from tests import synthetic
 from tests.conftest import REPO
-from tests.synthetic import changed
 
 VOCABULARY = REPO / "tests" / "golden" / "hf" / "qwen3" / "tokenizer.json"
 ROWS = [
@@ -37,16 +33,7 @@ ROWS = [
 @pytest.fixture(scope="module")
 def model() -> tuple[Runner, Vocabulary]:
     vocabulary = Vocabulary(VOCABULARY)
-    lock = {
-        "vocabulary": {"size": vocabulary.size},
-        "bos_id": vocabulary.first_id("decoder"),
-        "eos_id": vocabulary.eos_id,
-        "pad_id": vocabulary.pad_id,
-    }
-    mesh = meshes.make_mesh(MeshConfig(), jax.devices()[:1])
-    config = synthetic.config(tiny.decoder())
-    runner = restore.load_model(synthetic.Folder(Path("no-run")), config, lock, 0, mesh)
-    return changed(runner, context=200), vocabulary
+    return synthetic.runner_over(vocabulary, context=200), vocabulary
 
 
 # ---- the arms

@@ -24,6 +24,7 @@ from itx.text import words
 from tests import samples
 from tests.conftest import REPO
 from tests.create.openai_server import Served, answer, serving
+from tests.create.rows import stopped_and_continued
 
 NOUNS = "river lantern baker violin garden window soldier pepper mountain letter tiger carpet engine blanket doctor harbour".split()
 VERBS = "Describe Compare Explain Rename Summarise Defend Paint Question Count Praise".split()
@@ -241,25 +242,9 @@ def test_it_goes_on_where_it_was_stopped(tmp_path):
     whole = made(tmp_path)
     other = tmp_path / "other"
     other.mkdir()
-    asked = Counter()
-
-    class Stop(Exception):
-        pass
-
-    for allowed in (3, 10, 40, 10**9):
-        left = [allowed]
-
-        def model(request, left=left):
-            left[0] -= 1
-            if left[0] < 0:
-                raise Stop
-            asked[request.digest] += 1
-            return script(request)
-
-        try:
-            result = made(other, model=model)
-        except Stop:
-            continue
+    result, asked = stopped_and_continued(
+        script, (3, 10, 40), lambda model: made(other, model=model)
+    )
     assert result == whole and set(asked.values()) == {1}
 
 

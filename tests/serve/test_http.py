@@ -33,18 +33,6 @@ from tests.serve.served import (
 )
 
 
-@pytest.fixture(scope="module")
-def server():
-    with serving_of(run()) as one:
-        yield one
-
-
-@pytest.fixture(scope="module")
-def asked(server):
-    with client(server) as one:
-        yield one
-
-
 @pytest.mark.parametrize("text", TEXTS[:3])
 def test_a_completion_is_what_generate_writes_streamed_or_not(asked, text):
     want = texts(run().runner, run().vocabulary, [run().vocabulary.encode(text)], 12)[0]

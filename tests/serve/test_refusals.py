@@ -9,19 +9,6 @@ import pytest
 
 from tests.serve.served import ASKED, TALK, client, get, meter, post, run, serving_of
 
-
-@pytest.fixture(scope="module")
-def server():
-    with serving_of(run()) as one:
-        yield one
-
-
-@pytest.fixture(scope="module")
-def asked(server):
-    with client(server) as one:
-        yield one
-
-
 BAD = [
     ({"n": 2}, "n is not supported", "n"),
     ({"best_of": 3}, "best_of is not supported", "best_of"),
