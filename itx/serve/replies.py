@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the server answers, in the shapes of OpenAI's interface."""
 
+import functools
 import json
 import secrets
 import time
@@ -8,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from itx.data.vocabulary import Vocabulary
+from itx.eval.loaded import Ids
 from itx.serve.asks import Delta, Scored
 from itx.serve.fields import Body
 
@@ -100,8 +102,14 @@ class Replies:
 
     def _token(self, id: int) -> str:
         """A token's text as it stands behind another, with the space that it begins with."""
-        one = self.vocabulary.encode("a")
-        return self.vocabulary.decode([*one, id]).removeprefix(self.vocabulary.decode(one))
+        ids, text = self._before
+        return self.vocabulary.decode([*ids, id]).removeprefix(text)
+
+    @functools.cached_property
+    def _before(self) -> tuple[Ids, str]:
+        """The token that others stand behind: its ids and its text."""
+        ids = self.vocabulary.encode("a")
+        return ids, self.vocabulary.decode(ids)
 
 
 def event(held: dict[str, Any]) -> bytes:
