@@ -299,6 +299,12 @@ def _forgotten(kept: dict | None) -> str:
     return ""
 
 
+def beside(compared: dict) -> str:
+    """A run beside another, as paired.py compares them."""
+    low, high = compared["interval"]
+    return f"{compared['verdict']}, {compared['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
+
+
 OF_REQUESTS = {
     "refuse": "requests that it should decline",
     "harmless": "harmless ones that look like them",
