@@ -61,6 +61,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of each task, whose labels are judged (default %(default)s)",
     )
     option("--rows", type=int, default=How.rows, help="that an action adds at most")
+    option(
+        "--control",
+        action="store_true",
+        help="a control arm: each round does as much to what a draw chooses",
+    )
     option("--keep_test", action="store_true", help="do not look at test at the end")
     making.add_who(parser)
 
@@ -75,11 +80,13 @@ def run_loop(args: Namespace) -> tuple[dict, int]:
     if any(text.startswith("--eval.split=") for text in args.overrides):
         raise UserError("--eval.split: a loop chooses on validation, and looks at test at its end")
     name = Path(args.config).stem + "-loop" + ("-quick" if args.quick else "")
+    name += "-control" if args.control else ""
     folder = Path(args.loop_dir) if args.loop_dir else Path("runs") / name
     recipe = [args.config, *args.overrides, *(["--quick"] if args.quick else []), *OWN]
     config, _ = pretrained.load_recipe(args.config, [*args.overrides, *OWN], args.quick)
     begin.check_same_run(RunFolder(folder / "round-0"), config)  # before anything is begun
-    facts: dict[str, Any] = {"folder": str(folder), "do": kinds, "rounds": [], "stopped": ""}
+    facts: dict[str, Any] = {"folder": str(folder), "do": kinds, "control": args.control}
+    facts |= {"rounds": [], "stopped": ""}
     for _ in _rounds(args, folder, recipe, kinds, facts):
         _write(folder, facts)  # after each step: a look at any time
     if not args.keep_test:
@@ -162,6 +169,7 @@ def _refine(args: Namespace, folder: Path, run: Path, number: int, actions: list
     words = ["create", "refine", str(run), "--name", f"round_{number}", "--root", str(folder)]
     words += ["--actions", ",".join(a["id"] for a in actions), "--relabel", relabel]
     words += ["--rows", str(args.rows), *making.who_again(args), "--json", str(told)]
+    words += ["--control"] if args.control else []
     _itx(folder, f"{run.name}-refine", *words)
     return Path(storage.read_json(told)["folder"])
 
