@@ -322,10 +322,16 @@ def declined(group: dict) -> str:
     return f"{now} of {n} {OF_REQUESTS[group['kind']]}{then if before is not None else ''}"
 
 
+REMEDIES = {
+    "refuse": "mix in demonstrations of declining",
+    "harmless": "train on fewer refusals, or mix in demonstrations, half of which help",
+}
+
+
 def _eroded(measured: dict | None) -> Iterator[str]:
     for g in safety.eroded((measured or {}).get("groups", [])):
         yield (
-            f"Tuning changed what it declines: {declined(g)}; mix in demonstrations "
+            f"Tuning changed what it declines: {declined(g)}; {REMEDIES[g['kind']]} "
             "(--data.added=safety_demonstrations,0.05), train less, or train an adapter."
         )
 
