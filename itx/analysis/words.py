@@ -300,9 +300,12 @@ def _forgotten(kept: dict | None) -> str:
 
 
 def beside(compared: dict) -> str:
-    """A run beside another, as paired.py compares them."""
+    """A run beside another, as rounds.py compares them."""
     low, high = compared["interval"]
-    return f"{compared['verdict']}, {compared['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
+    told = f"{compared['verdict']}, {compared['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
+    if on := compared.get("on"):
+        told += f"; on the {len(on['tasks'])} tasks acted on {beside(on)}"
+    return told
 
 
 OF_REQUESTS = {

@@ -9,7 +9,8 @@
     LOOP/loop.html           the same to look at
 
 Analysis, choice and stopping look at dev alone. A round counts as better where its run beats the
-best one before it on the same dev questions in pairs (itx/analysis/paired.py); the first that does
+best one before it on the same dev questions in pairs (itx/analysis/rounds.py), over all tasks, or
+over those that its actions were about while no group of questions got worse; the first that does
 not ends the loop. Then the first run and the best are scored on test, once. Every stage leaves
 whole files and is skipped where they are there: the same command goes on after a kill at any
 moment.
@@ -117,11 +118,12 @@ def _rounds(
         facts["rounds"].append(own)
         if number:
             best = facts["rounds"][facts["best"]]["run"]
-            own["beside"] = {"run": best, **rounds.beside(best, str(run))}
+            since = {t for r in facts["rounds"][facts["best"] :] for t in r.get("acted_on", ())}
+            own["beside"] = {"run": best, **rounds.beside(best, str(run), sorted(since))}
             print(
                 visible(f"round {number}: {words.beside(own['beside'])} beside {best}"), flush=True
             )
-            if own["beside"]["verdict"] != "better":
+            if not own["beside"]["better"]:
                 facts["stopped"] = f"round {number} is not better: {own['beside']['verdict']}"
                 break
             facts["best"] = number
@@ -131,6 +133,7 @@ def _rounds(
         yield
         actions = _actions(args, folder, run, kinds)
         own["actions"] = [a["why"] for a in actions]
+        own["acted_on"] = sorted({t for a in actions for t in a["tasks"]})
         if not actions:
             facts["stopped"] = f"round {number}: no action of {', '.join(kinds)} is left"
             break
