@@ -11,7 +11,7 @@ from pathlib import Path
 
 import jax
 
-from itx import checks, pretrained, storage
+from itx import checks, pretrained, processes, storage
 from itx.commands.arguments import command, with_recipe
 from itx.commands.building import build_in_subprocess
 from itx.data import lock as locks
@@ -40,12 +40,17 @@ def doctor(args: Namespace) -> tuple[dict, int]:
     names = args.checks.split(",") if args.checks else list(checks.CHECKS)
     for name in names:
         check_known(name, checks.CHECKS, f"--checks={name}")
+    with processes.temporary_home() as folder:
+        _eight_cpu_devices(folder)
+        return _doctor(args, names)
+
+
+def _doctor(args: Namespace, names: list[str]) -> tuple[dict, int]:
     config, _ = pretrained.load_recipe(args.config, args.overrides, args.quick)
     metrics.trust(config.data.modules)
     lock_file = Path(args.lock) if args.lock else build_in_subprocess(args)
     lock = locks.read(lock_file)
     locks.check_config(lock, config, lock_file)
-    _eight_cpu_devices()
     began = time.monotonic()
     run = shrunk(config, lock)
     for note in run.notes:
@@ -68,12 +73,16 @@ def doctor(args: Namespace) -> tuple[dict, int]:
     return facts | {"config": dataclasses.asdict(run.config.model)}, 1 if failed else 0
 
 
-def _eight_cpu_devices() -> None:
-    """Before JAX starts: the CPU alone, as eight devices, compiled quickly."""
+def _eight_cpu_devices(folder: Path) -> None:
+    """Before JAX starts, as it does where a recipe makes its small model: the CPU alone, as eight
+    devices, compiled quickly, and what several checks run compiled once."""
     flags = os.environ.get("XLA_FLAGS", "")
     os.environ["XLA_FLAGS"] = f"{flags} --xla_backend_optimization_level=0".strip()
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", DEVICES)
+    if not jax.config.jax_compilation_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def print_findings(found: list[checks.Finding]) -> None:
