@@ -62,9 +62,9 @@ def shrunk(config: RunConfig, lock: Lock) -> Shrunk:
     """UserError where no example of the data fits the short rows."""
     made, notes = _data(config, lock)
     ids = min(lock["vocabulary"]["size"], IDS)
-    notes.append(
-        f"{ids:,} of {lock['vocabulary']['size']:,} token ids: others are folded onto these"
-    )
+    size = lock["vocabulary"]["size"]
+    folded = "" if ids == size else f" of {size:,}, on which the others are folded"
+    notes.append(f"{ids:,} token ids{folded}")
     model = dataclasses.replace(
         small.reduced(config.model), pretrained="", vocab_size=0, dtype="float32", attention="xla"
     )

@@ -40,6 +40,7 @@ tpu/pod.sh COMMAND NAME [FLAGS] [-- WORDS OF THE RUN]
   --wait SECONDS       give up waiting in the queue (0: never)
   --version VERSION    of the runtime; default: the one that goes with the type
   --bucket gs://NAME   of `run`: keeps compiled programs there; of `check`: is written and read
+  --nfs SERVER:/SHARE  of `setup`, `supervise` and `jobset`: mounted as /mnt/itx on all workers
   --config FILE        of `check`: must be the same on all workers; also --lock FILE
   --restarts N         of `supervise` and `jobset`: crashes in a row after which to give up (3)
   --preemptions N      of `supervise`: after so many give up (50)
@@ -250,7 +251,7 @@ setup() {
     on_all bash -c 'set -e
 rm -rf itx.new && mkdir itx.new && tar xzf itx.tar.gz -C itx.new
 if [ -d itx/.venv ]; then mv itx/.venv itx.new/.venv; fi
-rm -rf itx && mv itx.new itx && exec bash itx/tpu/worker.sh install'
+rm -rf itx && mv itx.new itx && exec bash itx/tpu/worker.sh install "$@"' setup "$nfs"
     check_all setup
     echo "pod: $name is set up (${#all[@]} workers)" >&2
 }
@@ -444,8 +445,11 @@ jobset() {
         [TOPOLOGY]=$topology [IMAGE]=$image [COMMAND]=$list [ENVIRONMENT]=$variables
         [RESTARTS]=$restarts [GRACE]=$GRACE_SECONDS
         [SPOT]=$( ((spot)) && echo 'cloud.google.com/gke-spot: "true"' || true)
+        [VOLUMES]=${nfs:+"[{name: shared, nfs: {server: ${nfs%%:*}, path: ${nfs#*:}}}]"}
+        [MOUNTS]=${nfs:+"[{name: shared, mountPath: /mnt/itx}]"}
         [QUEUE]=${queue:+kueue.x-k8s.io/queue-name: $queue}
     )
+    values[VOLUMES]=${values[VOLUMES]:-[]} values[MOUNTS]=${values[MOUNTS]:-[]}
     text=$(grep -v '^ *#' "$here/jobset.yaml")
     for key in "${!values[@]}"; do text=${text//"@$key@"/"${values[$key]}"}; done
     text=$(grep -v '^ *$' <<<"$text")
@@ -508,7 +512,7 @@ main() {
         fail 2 "$command needs a NAME of small letters, digits and dashes that begins with a letter (at most 40), not '$name'"
     shift 2
     given=()
-    type="" zone="" project="" version="" bucket="" config="" lock="" image="" queue="" family=""
+    type="" zone="" project="" version="" bucket="" config="" lock="" image="" queue="" family="" nfs=""
     slices=1 spot=0 queued=0 wait_seconds=0 restarts=3 preemptions=50 pause=10 apply=0 dry=0
     hosts="" words=() all=()
     while (($#)); do
@@ -519,7 +523,7 @@ main() {
         --queued) queued=1 ;;
         --apply) apply=1 ;;
         --dry-run) dry=1 ;;
-        --type | --zone | --project | --version | --bucket | --config | --lock | --image | --queue) ;;
+        --type | --zone | --project | --version | --bucket | --config | --lock | --image | --queue | --nfs) ;;
         --slices | --wait | --restarts | --preemptions | --pause)
             [[ ${2:-} =~ ^[0-9]+$ ]] || fail 2 "$1 takes a whole number, not '${2:-}'" ;;
         *) fail 2 "no flag $1 (the run's own words stand behind --); pod.sh --help lists them" ;;
@@ -536,6 +540,7 @@ main() {
     ((slices)) || fail 2 "--slices counts from 1"
     [[ -z $bucket || $bucket =~ ^gs://[a-z0-9._/-]+$ ]] || fail 2 "--bucket $bucket: give gs://NAME"
     bucket=${bucket%/}
+    [[ -z $nfs || $nfs =~ ^[A-Za-z0-9.-]+:/[A-Za-z0-9._/-]*$ ]] || fail 2 "--nfs $nfs: give SERVER:/SHARE"
     where=(${zone:+--zone="$zone"} ${project:+--project="$project"})
     read_type
     local tool=gcloud

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # On a TPU's worker, called by pod.sh: one run at a time, which goes on without the connection.
 #
-#     worker.sh install              the libraries of ~/itx
+#     worker.sh install [NFS]        the libraries of ~/itx; SERVER:/SHARE as /mnt/itx
 #     worker.sh start WORDS…         begins the words in ~/itx; its log and exit code in ~/itx-run
 #     worker.sh follow BYTES         the log behind that many bytes, until the run ends
 #     worker.sh stop SECONDS         SIGTERM, and so long to save
@@ -24,6 +24,11 @@ install() {
     command -v uv >/dev/null || python3 -m pip install --quiet --user uv
     uv sync --quiet --no-dev --extra tpu --extra cloud
     itx --version
+    if [[ ${1:-} ]] && ! mountpoint -q /mnt/itx; then
+        command -v mount.nfs >/dev/null || sudo apt-get install -qq -y nfs-common
+        sudo mkdir -p /mnt/itx
+        sudo mount -t nfs "$1" /mnt/itx
+    fi
 }
 
 start() {

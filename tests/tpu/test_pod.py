@@ -204,6 +204,7 @@ def test_a_refusal_is_told_in_words(cloud, case):
         (["run", "pod", "--sloth=1"], "no flag --sloth"),
         (["run", "pod", "--slices=two"], "takes a whole number"),
         (["run", "pod", "--bucket=s3://b"], "give gs://NAME"),
+        (["setup", "pod", "--nfs=/share"], "give SERVER:/SHARE"),
         (["run", "pod"], "needs the words of the run"),
         (["run", "pod", "--", "true"], "there is no TPU called pod"),
         (["jobset", "pod", "--type=v5e-16"], "--image"),
@@ -247,6 +248,16 @@ def test_setup_gives_every_worker_this_clone(cloud):
         for file in ("itx/train.py", "configs/quickstart.py", "tpu/check.py"):
             assert (clone / file).read_bytes() == (REPO / file).read_bytes()
         assert not (clone / "uv.lock").exists()  # git ignores it
+    # the share, where it is not mounted yet
+    for tool in ("sudo", "mountpoint", "mount.nfs"):
+        file = cloud.folder / "bin" / tool
+        file.write_text(
+            f'#!/bin/sh\necho "{tool} $*" >> {cloud.folder}/mounts; test {tool} = sudo\n'
+        )
+        file.chmod(0o755)
+    cloud.pod("setup", "pod", "--nfs=10.0.0.2:/share")
+    mounts = (cloud.folder / "mounts").read_text().splitlines()
+    assert mounts.count("sudo mount -t nfs 10.0.0.2:/share /mnt/itx") == 2
     # again over what is there: the libraries stay, what was removed goes
     (cloud.home("pod", 0) / "itx/.venv/kept").touch()
     (cloud.home("pod", 0) / "itx/stale.py").touch()
@@ -363,6 +374,7 @@ def test_supervise_ends_where_a_slice_cannot_be_had(cloud):
 def test_the_manifest_is_what_gke_and_xpk_take(cloud):
     words = ["jobset", "pod", "--type=v5e-16", "--slices=2", "--image=eu/itx:1", "--spot"]
     words += ["--queue=multislice-queue", "--bucket=gs://b", "--restarts=5"]
+    words += ["--nfs=10.0.0.2:/share"]
     run = ["itx", "train", 'a "b" \\ c', "--x=@NAME@ & 语"]
     made = yaml.safe_load(cloud.pod(*words, "--", *run))
     assert made["metadata"]["name"] == "pod" and made["spec"]["failurePolicy"]["maxRestarts"] == 5
@@ -383,6 +395,9 @@ def test_the_manifest_is_what_gke_and_xpk_take(cloud):
     assert container["command"] == run and container["image"] == "eu/itx:1"
     assert container["resources"] == {"limits": {"google.com/tpu": 4}}
     assert container["env"] == [{"name": "JAX_COMPILATION_CACHE_DIR", "value": "gs://b/compiled"}]
+    (volume,), (mount,) = pod["volumes"], container["volumeMounts"]
+    assert volume["nfs"] == {"server": "10.0.0.2", "path": "/share"}
+    assert mount == {"name": volume["name"], "mountPath": "/mnt/itx"}
     # rule 0 ends all for exit code 2; rules 1 and 2 restart without being counted
     rules = of_job["podFailurePolicy"]["rules"]
     assert [r.get("onExitCodes", {}).get("values") for r in rules] == [[2], [143], None]
