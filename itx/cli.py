@@ -31,6 +31,7 @@ COMMANDS = {
     "analyze": ("analyze", "where a run fails on dev, and what may be done about it"),
     "compare": ("compare", "runs side by side: scores, answers, settings and data that differ"),
     "runs": ("runs", "look after run folders"),
+    "doctor": ("doctor", "whether what a run rests on holds for your config: 3 minutes on a CPU"),
     "soup": ("soup", "the mean of runs' checkpoints, and what lies between it and the base"),
     "generate": ("generate", "answer prompts; without any, a conversation in the terminal"),
     "serve": ("serve", "answer requests over HTTP, as OpenAI's interface has them"),
