@@ -22,6 +22,7 @@ from itx.errors import UserError
 # Only the file of the command that was typed is imported: JAX takes a second, TensorFlow three.
 COMMANDS = {
     "train": ("train", "build, audit, tune, evaluate, report; the same command again resumes"),
+    "plan": ("plan", "whether a run fits named TPUs, and what it takes: compiled without one"),
     "sweep": ("sweep", "a grid of runs, and the settings chosen by held-in dev scores"),
     "data": ("data", "build, audit and print training data"),
     "config": ("config", "every setting: meaning, default, kind and the values it takes"),
