@@ -32,6 +32,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"which programs are compiled, behind commas; default: {','.join(programs.NAMES)}",
     )
     parser.add_argument(
+        "--max_seconds",
+        type=float,
+        default=900.0,
+        metavar="S",
+        help="if the training step does not fit: no change of settings is compiled after so many "
+        "seconds; 0: none is; default: 900",
+    )
+    parser.add_argument(
         "--price_per_chip_hour", type=float, metavar="MONEY", help="what a chip costs for an hour"
     )
 
