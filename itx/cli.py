@@ -16,7 +16,7 @@ os.environ.setdefault("EPATH_USE_TF", "false")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # its notice ignores the level above
 
-from itx import command_line, malloc, processes, shipped, storage, versions
+from itx import accelerators, command_line, malloc, processes, shipped, storage, versions
 from itx.errors import UserError
 
 # Only the file of the command that was typed is imported: JAX takes a second, TensorFlow three.
@@ -61,6 +61,7 @@ def main(argv: list[str] | None = None) -> int:
         # an ASCII terminal shows other characters as \\u escapes
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+    accelerators.choose_cpu_beside_libtpu()
     sys.path.insert(0, os.getcwd())  # tasks/ and data.modules of the folder one stands in
     shipped.put_tasks_on_path()
     return processes.as_command(lambda: _run(words), conversation=words[:1] == ["generate"])

@@ -11,7 +11,7 @@ from typing import Any
 from itx import pretrained
 from itx.commands.arguments import command, with_recipe
 from itx.errors import UserError, check_known
-from itx.plan import chips, costs, devices, printed, programs
+from itx.plan import changes, chips, costs, devices, fast, printed, programs
 from itx.plan import plan as planning
 from itx.plan.plan import Asked
 
@@ -30,6 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=",".join(programs.NAMES),
         metavar="NAMES",
         help=f"which programs are compiled, behind commas; default: {','.join(programs.NAMES)}",
+    )
+    parser.add_argument(
+        "--fast",
+        action="store_true",
+        help="predict the training step's peak by shapes, without the compiler (itx/plan/fast.py)",
     )
     parser.add_argument(
         "--max_seconds",
@@ -57,21 +62,34 @@ def plan(args: Namespace) -> tuple[dict[str, Any], int]:
     config, _ = pretrained.load_recipe(args.config, args.overrides, args.quick, absent=True)
     asked = planning.ask(config, topology, print)
     print(f"{topology}, mesh {dict(asked.mesh.shape)}")
-    facts = _facts(asked, names, args.price_per_chip_hour)
+    facts = _about(asked)
+    if args.fast:
+        facts["predicted"] = fast.predict(asked)
+        facts["fits"] = fast.fits(asked, facts["predicted"])
+        printed.print_prediction(facts["predicted"], topology.chip)
+        return facts, 0 if facts["fits"] else 1
+    facts |= _compiled(asked, names, args.price_per_chip_hour)
     printed.print_plan(facts)
+    if not all(own["fits"] for own in facts["programs"] if own["program"] == "train"):
+        facts["changes"] = changes.proposals(asked, args.max_seconds, print)
+        printed.print_changes(facts["changes"], topology.chip)
     return facts, 0 if all(own["fits"] for own in facts["programs"]) else 1
 
 
-def _facts(asked: Asked, names: list[str], price: float | None) -> dict[str, Any]:
-    own = planning.plan(asked, names, print)
-    facts = {
+def _about(asked: Asked) -> dict[str, Any]:
+    return {
         "topology": asked.topology.name,
         "slices": asked.topology.slices,
         "chips": asked.topology.chips,
         "mesh": dict(asked.mesh.shape),
         "environment": planning.environment(),
-        "programs": own,
     }
+
+
+def _compiled(asked: Asked, names: list[str], price: float | None) -> dict[str, Any]:
+    """Every program's facts and, from the training step's, the cost of the run."""
+    own = planning.plan(asked, names, print)
+    facts: dict[str, Any] = {"programs": own}
     step = next((p["seconds"] for p in own if p["program"] == "train" and "seconds" in p), None)
     if step:
         facts["cost"] = costs.cost(asked.config, step, asked.topology, price)

@@ -253,7 +253,9 @@ def _put_branch(
 
 
 @partial(jax.jit, static_argnames=("graphdef",))
-def scored_logprobs(params: dict, batch: dict, *, graphdef: nnx.GraphDef) -> tuple[jax.Array, jax.Array]:
+def scored_logprobs(
+    params: dict, batch: dict, *, graphdef: nnx.GraphDef
+) -> tuple[jax.Array, jax.Array]:
     """(log p of the scored id at each loss position, float [b, t], whether no id is likelier)."""
     batch = dict(batch)
     scored = batch.pop("scored")

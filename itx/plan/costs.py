@@ -2,10 +2,10 @@
 """How long a step takes and what a run costs, by a model: no TPU was measured.
 
 The roofline (Williams et al. 2009, doi:10.1145/1498765.1498785) with four roofs: products of
-matrices at the chip's peak, HBM, the network of a slice (ICI) and the one between slices (DCN), each
-at its published rate. `at_best`: all four at once, the slowest decides. `in_turn`: the networks wait
-for the chip, and it for them. Neither knows that a kernel stays below the peak; a measured step lies
-rather above `at_best` than below it.
+matrices at the chip's peak, HBM, the network of a slice (ICI) and the one between slices (DCN),
+each at its published rate. `at_best`: all four at once, the slowest decides. `in_turn`: the
+networks wait for the chip, and it for them. Neither knows that a kernel stays below the peak; a
+measured step lies rather above `at_best` than below it.
 """
 
 from typing import Any

@@ -22,8 +22,8 @@ QUIET = {
     "TPU_SKIP_MDS_QUERY": "1",
 }
 ONE_PROCESS = (
-    "another process of this machine has loaded libtpu, the compiler of TPUs, which admits one at a "
-    "time (/tmp/libtpu_lockfile): wait for it, or set ALLOW_MULTIPLE_LIBTPU_LOAD=1 to let both "
+    "another process of this machine has loaded libtpu, the compiler of TPUs, which admits one at "
+    "a time (/tmp/libtpu_lockfile): wait for it, or set ALLOW_MULTIPLE_LIBTPU_LOAD=1 to let both "
     "compile, each with its own memory"
 )
 

@@ -32,6 +32,8 @@ COLLECTIVES = (
     *("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute"),
     "ragged-all-to-all",
 )
+# What goes between slices is sent through the host, by libtpu's Megascale runtime
+MEGASCALE = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
 
 
 class Instruction(NamedTuple):
@@ -192,6 +194,8 @@ def collectives(module: Module, devices: int, slices: int = 1) -> list[Collectiv
         times = module.runs.get(place, 0.0)
         for instruction in instructions.values() if times else ():
             kind = instruction.op.removesuffix("-start")
+            if between := MEGASCALE.search(instruction.rest) if kind == "send" else None:
+                kind = between[1].lower().replace("_", "-")
             if kind not in COLLECTIVES:
                 continue
             channel = re.search(r"channel_id=(\d+)", instruction.rest)
@@ -211,11 +215,15 @@ def _instructions(module: Module):
 def _collective(
     kind: str, instruction: Instruction, times: float, devices: int, slices: int
 ) -> Collective:
-    groups = _groups(instruction.rest, devices)
-    n = groups.shape[1]
-    of_slice = groups // max(1, devices // slices)
-    crosses = bool((of_slice != of_slice[:, :1]).any())
-    size = size_of(instruction.type)
+    if instruction.op == "send":  # one member of a group in each slice
+        n, crosses = slices, True
+        size = size_of("{}[{}]".format(*ARRAY.findall(instruction.type)[0][:2]))
+    else:
+        groups = _groups(instruction.rest, devices)
+        n = groups.shape[1]
+        of_slice = groups // max(1, devices // slices)
+        crosses = bool((of_slice != of_slice[:, :1]).any())
+        size = size_of(instruction.type)
     if instruction.op.endswith("-start") and instruction.type.startswith("("):
         # (operands, results, …): an all-reduce's are alike, of the others the larger counts
         parts = [size_of(f"{t}[{d}]") for t, d, _ in ARRAY.findall(instruction.type)]
@@ -244,7 +252,9 @@ def _groups(rest: str, devices: int) -> np.ndarray:
         places = np.arange(math.prod(dims)).reshape(dims).transpose(list(order))
         return places.reshape(int(iota[1]), int(iota[2]))
     if given := re.search(r"replica_groups=\{((?:\{[\d,]+\},?)+)\}", rest):
-        return np.array([[int(x) for x in g.split(",")] for g in re.findall(r"\{([\d,]+)\}", given[1])])
+        return np.array(
+            [[int(x) for x in g.split(",")] for g in re.findall(r"\{([\d,]+)\}", given[1])]
+        )
     return np.arange(devices)[None]
 
 
@@ -307,6 +317,8 @@ def _read(body: dict[str, Instruction], parameter: Instruction, type: str) -> in
     users = [i for i in body.values() if parameter.name in i.operands]
     if users and all(i.op in SLICES for i in users):
         return sum(size_of(i.type) for i in users) if size_of(type, 0) else 0
-    if users and all(i.op == "dynamic-update-slice" and i.operands[0] == parameter.name for i in users):
+    if users and all(
+        i.op == "dynamic-update-slice" and i.operands[0] == parameter.name for i in users
+    ):
         return 0
     return size_of(type, 0)

@@ -33,9 +33,7 @@ class Shapes(NamedTuple):
 
 def argument_bytes(arguments: dict[str, Any]) -> dict[str, int]:
     """{what it is: bytes on a device} of trees of specs."""
-    return {
-        name: sum(map(_shard_bytes, jax.tree.leaves(tree))) for name, tree in arguments.items()
-    }
+    return {name: sum(map(_shard_bytes, jax.tree.leaves(tree))) for name, tree in arguments.items()}
 
 
 def _shard(spec: Any) -> tuple[int, ...]:
@@ -130,7 +128,7 @@ def _name(type: str, shapes: Shapes) -> str:
     if shapes.vocab & {*dims}:
         return "output layer and embedding"
     if dims and dims[0] in shapes.layers and len(dims) > 2:
-        return "kept for the backward pass" 
+        return "kept for the backward pass"
     return REST
 
 

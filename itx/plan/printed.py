@@ -4,11 +4,11 @@
 from typing import Any
 
 from itx.eval.tables import console, table
-from itx.plan.chips import GB, GIB
+from itx.plan.chips import GB, GIB, Chip
 
 MODEL = (
-    "Seconds, hours and money are a model (itx/plan/costs.py), not a measurement: published rates of "
-    "the chip, all roofs at once (at best) or one behind the other (in turn)."
+    "Seconds, hours and money are a model (itx/plan/costs.py), not a measurement: published rates "
+    "of the chip, all roofs at once (at best) or one behind the other (in turn)."
 )
 
 
@@ -27,7 +27,17 @@ def print_plan(facts: dict[str, Any]) -> None:
 
 
 def _programs(programs: list[dict[str, Any]]):
-    head = ("program", "batch", "GiB", "held besides", "of", "fits", "at best", "compiled in", "host")
+    head = (
+        "program",
+        "batch",
+        "GiB",
+        "held besides",
+        "of",
+        "fits",
+        "at best",
+        "compiled in",
+        "host",
+    )
     rows = []
     for own in programs:
         fits = "yes" if own["fits"] else "no"
@@ -85,3 +95,45 @@ def cost_lines(cost: dict[str, Any]) -> list[str]:
         price = f"{cost['price_per_chip_hour']:g} for a chip and hour"
         lines.append(f"money at {price}: {between(cost['money'], ',.2f')}")
     return lines
+
+
+def print_changes(tried: list[dict[str, Any]], chip: Chip) -> None:
+    """What was tried so that the training step fits: what fits first, by its order of trying."""
+    order = {"fits": 0, "does not fit": 1}
+    rows = [
+        (
+            " ".join(t["settings"]),
+            t["verdict"],
+            f"{t['peak_bytes'] / GIB:.2f}" if "peak_bytes" in t else "-",
+            t["costs"],
+        )
+        for t in sorted(tried, key=lambda t: order.get(t["verdict"], 2))
+    ]
+    head = (
+        "settings",
+        "by the compiler",
+        f"GiB of {chip.usable_bytes / GIB:.2f}",
+        "what they cost",
+    )
+    left = (head[0], head[1], head[3])
+    console().print(table("Changes of the training step", head, rows, left, True))
+    if not any(t["verdict"] == "fits" for t in tried):
+        print("none of them fits: take more chips, or chips with more memory")
+
+
+def print_prediction(predicted: dict[str, Any], chip: Chip) -> None:
+    """What `--fast` says: each moment's parts, and their largest sum."""
+    rows = [
+        (moment, what, f"{size / GIB:.2f}")
+        for moment, parts in predicted["moments"].items()
+        for what, size in parts.items()
+    ]
+    rows.append(("always", "arguments (exact)", f"{predicted['argument_bytes'] / GIB:.2f}"))
+    head = ("moment", "what", "GiB")
+    console().print(table("The training step, predicted by shapes", head, rows, head[:2]))
+    peak, most = predicted["peak_bytes"] / GIB, chip.usable_bytes / GIB
+    verdict = "fits" if peak <= most else "does not fit"
+    print(
+        f"peak {peak:.2f} of {most:.2f} GiB, {verdict}: a prediction that was not compiled; its "
+        "errors stand in itx/plan/README.md"
+    )

@@ -125,9 +125,7 @@ def _placed(batch: dict[str, np.ndarray], mesh: Mesh) -> Specs:
     }
 
 
-def _asked(
-    function: Any, batch: dict[str, np.ndarray], loaded: LoadedModel, shape: str
-) -> Program:
+def _asked(function: Any, batch: dict[str, np.ndarray], loaded: LoadedModel, shape: str) -> Program:
     """A program of evaluation that takes parameters and a batch."""
     if prompted_encoder(loaded.model, loaded.peft):
         batch = with_prompts(batch)
