@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from itx import accelerators
+from itx import accelerators, cli
 from itx.config import DataConfig, EvalConfig, MeshConfig, PeftConfig, RunConfig
 from itx.errors import UserError
 from itx.models import presets
@@ -53,7 +53,7 @@ def planned(cfg: RunConfig, topology: str, slices: int, *names: str) -> dict[str
 
 @pytest.fixture(scope="module")
 def decoder() -> dict[str, dict]:
-    return planned(DECODER, "v5e-4", 1, "train", "decode")
+    return planned(DECODER, "v5e-4", 1, "train", "forward", "rank", "decode")
 
 
 # ---------------------------------------------------------------- names
@@ -121,6 +121,17 @@ def test_a_decoder_s_step_is_compiled_with_splash(decoder):
     assert parts["optimizer state"] == pytest.approx(2 * parts["parameters that train"], rel=1e-3)
 
 
+def test_evaluation_s_programs_have_no_gradient(decoder):
+    """Rows as long as a training row, the same model: a third of its products, and no copy of the
+    output layer's for all places where options are ranked."""
+    forward, rank, train = (decoder[name] for name in ("forward", "rank", "train"))
+    assert forward["fits"] and rank["fits"]
+    rows = {p["program"]: int(p["shape"].split()[0]) for p in (forward, train)}
+    per_row = forward["flops"] / rows["forward"]
+    assert 3 * per_row < train["flops"] / rows["train"] < 5 * per_row
+    assert not any("optimizer state" in p["parts"] for p in (forward, rank))
+
+
 def test_decode_takes_the_cache_that_prefill_leaves(decoder):
     decode = decoder["decode"]
     assert decode["fits"] and decode["parts"]["cache"] > 0
@@ -183,15 +194,53 @@ def test_what_does_not_fit_is_told_with_the_compiler_s_reason(capsys):
     assert {t["verdict"] for t in tried} == {"arguments alone do not fit"}
 
 
-def test_a_change_is_proposed_only_if_it_was_compiled():
-    """A budget between what the step takes with and without recomputation."""
-    free = dataclasses.replace(DECODER, model=dataclasses.replace(DECODER.model, remat="full"))
-    found = list(changes.changes(free, 4))
-    assert found and all("--model.remat=full" not in c.settings for c in found)
-    asked = plan.ask(free, chips.topology("v5e-4"), print)
-    tried = changes.proposals(asked, 0.0, print)
-    assert {t["verdict"].split(":")[0] for t in tried} <= {"not compiled", "is refused"}
-    assert not any("peak_bytes" in t for t in tried)
+def test_a_change_fits_only_if_the_compiler_said_so(decoder, monkeypatch):
+    """On a chip that has a byte too little for the step as it is."""
+    monkeypatch.setattr(changes, "WANTED", 1)
+    peak = decoder["train"]["peak_bytes"]
+    topology = chips.topology("v5e-4")
+    small = topology._replace(chip=topology.chip._replace(usable_bytes=peak - 1))
+    asked = plan.ask(DECODER, small, print)
+    tried = changes.proposals(asked, 1.0, print)
+    seen = [t for t in tried if "peak_bytes" in t]
+    assert seen and len(seen) < len(tried)
+    for t in tried:
+        if t in seen:
+            assert t["verdict"] == ("fits" if t["peak_bytes"] < peak else "does not fit")
+        else:
+            assert t["verdict"].startswith(("not compiled: ", "is refused", "arguments alone"))
+
+
+def test_changes_leave_out_what_the_run_has():
+    found = [c.settings for c in changes.changes(DECODER, 4)]
+    assert found and all("--model.remat=full" not in c for c in found)
+    kept = dataclasses.replace(DECODER, model=dataclasses.replace(DECODER.model, remat="none"))
+    assert next(changes.changes(kept, 4)).settings == ("--model.remat=full",)
+    assert any("--peft.method=lora" in c for c in found)
+    assert not any("--peft.method=lora" in c.settings for c in changes.changes(T5_LORA, 4))
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["--topology=v5p-64", "--fast"], 0),
+        (["--topology=v5e-1", "--fast"], 1),
+        (["--topology=v5q-16", "--fast"], 2),
+        (["--topology=v5e-16", "--programs=training"], 2),
+        (["--topology=v5e-16", "--mesh.fsdp=3"], 2),
+    ],
+)
+def test_exit_codes(tmp_path, words, code, capsys):
+    out = tmp_path / "plan.json"
+    recipe = "configs/qwen3_4b.py"
+    try:
+        found = cli.main(["plan", recipe, *words, f"--json={out}", "--data.global_batch=32"])
+    except SystemExit as e:
+        found = e.code
+    assert found == code
+    assert out.is_file() is (code != 2)
+    if code == 2:
+        assert capsys.readouterr().err.strip().count("\n") == 0
 
 
 def test_fast_knows_the_arguments_exactly(decoder):
