@@ -65,7 +65,7 @@ def facts(paths: list[str], rows: bool = False, margin: float = paired.MARGIN) -
     runs, left_out = [], []
     for path in _opened(paths):
         try:
-            runs.append(_scored(path))
+            runs.append(scored(path))
         except LeftOut as e:
             left_out.append({"run": path, "why": str(e)})
     if len(runs) < 2:
@@ -98,7 +98,7 @@ def _opened(paths: list[str]) -> list[str]:
     return list(dict.fromkeys(str(Path(p)) for p in out))
 
 
-def _scored(path: str) -> Scored:
+def scored(path: str) -> Scored:
     """A run (its newest scored step) or RUN/checkpoints/STEP; LeftOut where there is no score."""
     folder, step = named(path)
     try:
