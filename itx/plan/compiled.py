@@ -23,12 +23,9 @@ from typing import Any
 import jax
 
 from itx import movement
-from itx.plan import flops, hlo, memory
+from itx.plan import devices, flops, hlo, memory
 from itx.plan.chips import GIB, Topology
 from itx.plan.programs import Program
-
-# The compiler's two files on buffers, of this module alone
-DUMP = {"xla_dump_hlo_module_re": ".*"}
 
 
 def compile_program(
@@ -49,9 +46,13 @@ def compile_program(
         "flops": flops.matmul_flops(program.traced.jaxpr, program.trips),
     }
     began = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder, movement.alive(f"compiling {name}"):
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        movement.alive(f"compiling {name}"),
+        devices.kept_out_of_the_cache(),
+    ):
         try:
-            executable = program.traced.lower().compile({**DUMP, "xla_dump_to": folder})
+            executable = program.traced.lower().compile({"xla_dump_to": folder})
         except jax.errors.JaxRuntimeError as e:
             if "RESOURCE_EXHAUSTED" not in str(e) and "Ran out of memory" not in str(e):
                 raise

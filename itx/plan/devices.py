@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Devices of TPUs that are not here, as the TPU's compiler describes them to JAX."""
 
+import contextlib
 import importlib.util
 import os
+from collections.abc import Iterator
 
 import jax
 from jax.experimental import topologies
@@ -31,6 +33,19 @@ ONE_PROCESS = (
 def use_no_accelerator() -> None:
     """Nothing is computed, so JAX is not to look for a TPU or GPU on this machine."""
     jax.config.update("jax_platforms", "cpu")
+
+
+@contextlib.contextmanager
+def kept_out_of_the_cache() -> Iterator[None]:
+    """Within it JAX's persistent cache keeps no program: one that was compiled for devices which
+    are not here cannot be read back, and the next plan would say so in a warning."""
+    name = "jax_persistent_cache_min_compile_time_secs"
+    before = getattr(jax.config, name)
+    jax.config.update(name, float("inf"))
+    try:
+        yield
+    finally:
+        jax.config.update(name, before)
 
 
 def devices(topology: Topology) -> list:
