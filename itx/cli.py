@@ -23,6 +23,7 @@ from itx.errors import UserError
 COMMANDS = {
     "train": ("train", "build, audit, tune, evaluate, report; the same command again resumes"),
     "sweep": ("sweep", "a grid of runs, and the settings chosen by held-in dev scores"),
+    "study": ("study", "a question about tuning, asked of several runs in a small world"),
     "data": ("data", "build, audit and print training data"),
     "config": ("config", "every setting: meaning, default, kind and the values it takes"),
     "recipes": ("recipes", "the recipes that come with itx, and the models that they begin from"),

@@ -15,7 +15,6 @@ moment.
 """
 
 import argparse
-import sys
 from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +23,7 @@ from typing import Any
 from itx import begin, pretrained, processes, storage
 from itx.analysis import compare, found, sweep
 from itx.analysis.actions import KINDS
-from itx.commands import making
+from itx.commands import child, making
 from itx.commands.arguments import command, with_recipe
 from itx.create import refined
 from itx.create.world import How
@@ -33,7 +32,6 @@ from itx.eval import tables
 from itx.runs import RunFolder
 from itx.text import visible
 
-STOPPED = (130, 143)  # a signal, which ends the loop too
 DONE_ALONE = "drop,relabel"  # kinds that need nobody to answer
 OWN = (f"--eval.split={sweep.SPLIT}", "--eval.before=False")
 
@@ -164,16 +162,10 @@ def _test(folder: Path, run: str) -> dict[str, Any]:
 
 def _itx(folder: Path, name: str, *words: str) -> None:
     """A command of ours in a process of its own; RunFailed with its last line where it fails."""
-    log = folder / "logs" / f"{name}.txt"
-    log.parent.mkdir(parents=True, exist_ok=True)
     try:
-        processes.run_child([sys.executable, "-m", "itx.cli", *words], "it", log)
-    except SystemExit as e:
-        if e.code in STOPPED:
-            raise
-        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        said = lines[-1].removeprefix("itx: ") if lines else "it said nothing"
-        raise RunFailed(f"itx {words[0]}: {said} (exit {e.code}; all of it: {log})") from e
+        child.itx(folder / "logs" / f"{name}.txt", list(words))
+    except RunFailed as e:
+        raise RunFailed(f"itx {words[0]}: {e}") from e
 
 
 # ---- what it says
