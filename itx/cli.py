@@ -23,7 +23,6 @@ from itx.errors import UserError
 COMMANDS = {
     "train": ("train", "build, audit, tune, evaluate, report; the same command again resumes"),
     "sweep": ("sweep", "a grid of runs, and the settings chosen by held-in dev scores"),
-    "study": ("study", "a question about tuning, asked of several runs in a small world"),
     "data": ("data", "build, audit and print training data"),
     "config": ("config", "every setting: meaning, default, kind and the values it takes"),
     "recipes": ("recipes", "the recipes that come with itx, and the models that they begin from"),
@@ -37,6 +36,7 @@ COMMANDS = {
     "serve": ("serve", "answer requests over HTTP, as OpenAI's interface has them"),
     "convert": ("convert", "Hugging Face folders in and out, GGUF files in"),
     "create": ("create", "new rows by a model or by hand, and what is wrong with those there are"),
+    "study": ("study", "a question about tuning, asked of several runs in a small world"),
     "loop": ("loop", "tune, analyse, refine, and tune again while dev gets better"),
 }
 

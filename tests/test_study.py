@@ -209,8 +209,10 @@ def test_a_document_that_instructs_fails_the_study(monkeypatch):
     found = purity.check(config, lock)
     assert found["documents"] > 2500 and found["instructions"] > 300 and found["left_out"] == 7
     assert set(config.eval.tasks) == set(studies.SPOKEN_OF)  # the build looks for what these ask
-    monkeypatch.setattr(documents, "document", lambda draw: "red key\nWhat is the first word.")
-    with pytest.raises(RunFailed, match="holds 'what is the first word'"):
+    monkeypatch.setattr(
+        documents, "document", lambda draw: "red key\nTell: which word comes first."
+    )
+    with pytest.raises(RunFailed, match="holds 'which word comes first'"):
         purity.check(config, lock)
 
 

@@ -2,7 +2,7 @@
 """Study `adapters`: LoRA of several ranks and prefixes of several lengths beside tuning all
 parameters, as tests of equivalence."""
 
-from bottle import BITS, EIGHT, SCORE, draws, tuned
+from small_world import BITS, EIGHT, SCORE, draws, tuned
 
 from itx.config import RunConfig
 from itx.study.spec import Arm, Comparison, Study

@@ -2,7 +2,7 @@
 """Study `clusters`: tuned on 1, 2, 4 or 8 clusters for equally many tokens, asked of two clusters
 never seen. The ceiling trains on those two and six others."""
 
-from bottle import BITS, SCORE, draws, tuned
+from small_world import BITS, SCORE, draws, tuned
 
 from itx.config import RunConfig
 from itx.study.spec import Arm, Comparison, Study

@@ -8,7 +8,7 @@ inputs are named here so that the build leaves out every document that holds one
 
 import dataclasses
 
-from bottle import MODULES
+from small_world import MODULES
 
 from itx.config import DataConfig, EvalConfig, OptimConfig, RunConfig, TrainConfig
 from itx.models import presets

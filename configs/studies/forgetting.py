@@ -2,7 +2,7 @@
 """Study `forgetting`: what tuning costs of the documents that the base was pretrained on, without
 and with a tenth of them replayed, beside a control that is tuned on nothing else."""
 
-from bottle import BITS, EIGHT, SCORE, draws, tuned
+from small_world import BITS, EIGHT, SCORE, draws, tuned
 
 from itx.config import RunConfig, changed
 from itx.study.spec import Arm, Comparison, Measure, Study

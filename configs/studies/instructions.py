@@ -2,7 +2,7 @@
 """Study `instructions`: eight clusters tuned on with their instructions, with the tasks' names in
 their place, or with the inputs alone; asked with instructions."""
 
-from bottle import BITS, EIGHT, SCORE, draws, tuned
+from small_world import BITS, EIGHT, SCORE, draws, tuned
 
 from itx.config import RunConfig
 from itx.study.spec import Arm, Comparison, Study

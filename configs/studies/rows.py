@@ -2,7 +2,7 @@
 """Study `rows`: 8, 32 or 128 rows of each task of two clusters never seen, tuned on from the base
 and from the model that eight other clusters were tuned on."""
 
-from bottle import BITS, EIGHT, SCORE, draws, tuned
+from small_world import BITS, EIGHT, SCORE, draws, tuned
 
 from itx.config import RunConfig
 from itx.study.spec import BASE, Arm, Comparison, Study

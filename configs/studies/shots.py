@@ -2,7 +2,7 @@
 """Study `shots`: 0, 25, 50 or 100 % of the examples tuned on stand behind two exemplars; asked
 without exemplars and with two."""
 
-from bottle import BITS, SCORE, draws, tuned
+from small_world import BITS, SCORE, draws, tuned
 
 from itx.config import RunConfig
 from itx.study.spec import Arm, Comparison, Measure, Study

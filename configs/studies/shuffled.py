@@ -2,7 +2,7 @@
 """Study `shuffled`: the control of all others. What is learned from the answers of other examples
 of the same task is form, brevity and the shares of labels, and nothing of the tasks."""
 
-from bottle import BITS, EIGHT, SCORE, draws, tuned
+from small_world import BITS, EIGHT, SCORE, draws, tuned
 
 from itx.config import RunConfig
 from itx.study.spec import Arm, Comparison, Study

@@ -2,7 +2,7 @@
 """Study `specialists`: one model of four clusters beside four models of one each, for equally many
 tokens in all, on new examples of their tasks."""
 
-from bottle import STEPS, draws, tuned
+from small_world import STEPS, draws, tuned
 
 from itx.config import RunConfig
 from itx.study.spec import Arm, Comparison, Measure, Study

@@ -2,7 +2,7 @@
 """Study `thoughts`: a story with two steps, tuned on with 0, 25, 50 or 100 % of its reasoning
 written out; asked for the answer alone and for the reasoning."""
 
-from bottle import draws, tuned
+from small_world import draws, tuned
 
 from itx.config import RunConfig
 from itx.study.spec import Arm, Comparison, Measure, Study

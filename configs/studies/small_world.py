@@ -54,3 +54,7 @@ def draws(quick: bool, *more: str) -> tuple[Draw, ...]:
         alone = {f"alone_{n}": ",".join(studies.CLUSTERS[c]) for n, c in enumerate(studies.four(i))}
         out.append(Draw(str(i), own, {**alone, "four": ",".join(alone.values())}))
     return tuple(out)
+
+
+def get_config(quick: bool = False) -> RunConfig:
+    return tuned(quick)
