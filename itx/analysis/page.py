@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """report.html: what report.html.jinja makes of the facts of report.py; analysis.html: what
-analysis.html.jinja makes of those of analyze.py; a review page: what review.html.jinja and
+analysis.html.jinja makes of those of analyze.py; loop.html: what loop.html.jinja makes of those of
+itx/commands/loop.py; a review page: what review.html.jinja and
 review.js make of those of itx/create/review.py."""
 
 import base64
@@ -35,6 +36,11 @@ def analysis(facts: dict) -> str:
     return str(macros("analysis.html.jinja").page(facts))
 
 
+def loop(facts: dict) -> str:
+    """The page of `itx loop`."""
+    return str(macros("loop.html.jinja").page(facts))
+
+
 def review(facts: dict) -> str:
     """The page of `itx create review`. Its rows are JSON in which no `<` stands, so that nothing in
     them can end the element that holds them."""
@@ -65,6 +71,7 @@ def macros(file: str = "report.html.jinja") -> TemplateModule:
     environment.filters["number"] = format
     environment.globals |= {
         "accounts": accounts,
+        "beside": words.beside,
         "hash_of": hash_of,
         "metric_name": metrics.shown,
         "percent": percent,

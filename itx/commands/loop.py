@@ -5,7 +5,8 @@
     LOOP/refined/round_1/v1/ what `itx create refine` made of round 0: patch, recipe, manifest
     LOOP/round-1/ …          the run of that recipe
     LOOP/logs/*.txt          what each command said
-    LOOP/loop.json           the rounds, what each changed, why it ended
+    LOOP/loop.json           the rounds, what each changed and cost, what got worse, why it ended
+    LOOP/loop.html           the same to look at
 
 Analysis, choice and stopping look at dev alone. A round counts as better where its run beats the
 best one before it on the same dev questions in pairs (itx/analysis/paired.py); the first that does
@@ -15,13 +16,14 @@ moment.
 """
 
 import argparse
+import time
 from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from itx import begin, pretrained, processes, storage
-from itx.analysis import compare, found, sweep
+from itx.analysis import compare, found, page, rounds, sweep, words
 from itx.analysis.actions import KINDS
 from itx.commands import child, making
 from itx.commands.arguments import command, with_recipe
@@ -33,6 +35,7 @@ from itx.runs import RunFolder
 from itx.text import visible
 
 DONE_ALONE = "drop,relabel"  # kinds that need nobody to answer
+STAGES = ("train", "analyze", "refine")  # of a round, each with its own log
 OWN = (f"--eval.split={sweep.SPLIT}", "--eval.before=False")
 
 
@@ -76,11 +79,11 @@ def run_loop(args: Namespace) -> tuple[dict, int]:
     begin.check_same_run(RunFolder(folder / "round-0"), config)  # before anything is begun
     facts: dict[str, Any] = {"folder": str(folder), "do": kinds, "rounds": [], "stopped": ""}
     for _ in _rounds(args, folder, recipe, kinds, facts):
-        storage.write_json(folder / "loop.json", facts)  # after each step: a look at any time
+        _write(folder, facts)  # after each step: a look at any time
     if not args.keep_test:
         runs = [facts["rounds"][i]["run"] for i in dict.fromkeys((0, facts["best"]))]
         facts["test"] = {run: _test(folder, run) for run in runs}
-        storage.write_json(folder / "loop.json", facts)
+        _write(folder, facts)
     _print(facts)
     return facts, int(bool(facts.get("failed")))
 
@@ -91,15 +94,24 @@ def _rounds(
     """Puts each round into the facts, and at last why the loop ended and which round is best;
     yields after each."""
     facts["best"] = 0
+    changed: dict[str, Any] = {}
     for number in range(args.rounds + 1):
         run = folder / f"round-{number}"
         _train(folder, run, recipe)
-        own = {"run": str(run), "recipe": recipe[0], "score": _score(run)}
+        own = {
+            "run": str(run),
+            "recipe": recipe[0],
+            "score": rounds.score(run),
+            "kept": rounds.kept(run),
+            **changed,
+        }
         facts["rounds"].append(own)
         if number:
             best = facts["rounds"][facts["best"]]["run"]
-            own["beside"] = {"run": best, **_beside(best, str(run))}
-            print(visible(f"round {number}: {_told(own['beside'])} beside {best}"), flush=True)
+            own["beside"] = {"run": best, **rounds.beside(best, str(run))}
+            print(
+                visible(f"round {number}: {words.beside(own['beside'])} beside {best}"), flush=True
+            )
             if own["beside"]["verdict"] != "better":
                 facts["stopped"] = f"round {number} is not better: {own['beside']['verdict']}"
                 break
@@ -114,10 +126,13 @@ def _rounds(
             facts["stopped"] = f"round {number}: no action of {', '.join(kinds)} is left"
             break
         try:
-            recipe = [str(_refine(args, folder, run, number + 1, actions)), *OWN]
+            version = _refine(args, folder, run, number + 1, actions)
         except RunFailed as e:
             facts["stopped"] = facts["failed"] = f"round {number} cannot be refined: {e}"
             break
+        recipe = [str(refined.recipe_of(version)), *OWN]
+        manifest = storage.read_object(version / refined.MANIFEST, *rounds.OF_CHANGE)
+        changed = {"because": own["actions"], "changed": rounds.changed(manifest)}
     yield
 
 
@@ -139,14 +154,14 @@ def _actions(args: Namespace, folder: Path, run: Path, kinds: list[str]) -> list
 
 
 def _refine(args: Namespace, folder: Path, run: Path, number: int, actions: list[dict]) -> Path:
-    """The recipe of a refinement. The same refinement is made once."""
+    """The folder of a refinement. The same refinement is made once."""
     told = folder / "logs" / f"{run.name}-refine.json"
     relabel = args.relabel or ("ask" if making.is_anybody(args) else "drop")
     words = ["create", "refine", str(run), "--name", f"round_{number}", "--root", str(folder)]
     words += ["--actions", ",".join(a["id"] for a in actions), "--relabel", relabel]
     words += ["--rows", str(args.rows), *making.who_again(args), "--json", str(told)]
     _itx(folder, f"{run.name}-refine", *words)
-    return refined.recipe_of(Path(storage.read_json(told)["folder"]))
+    return Path(storage.read_json(told)["folder"])
 
 
 def _test(folder: Path, run: str) -> dict[str, Any]:
@@ -162,34 +177,36 @@ def _test(folder: Path, run: str) -> dict[str, Any]:
 
 def _itx(folder: Path, name: str, *words: str) -> None:
     """A command of ours in a process of its own; RunFailed with its last line where it fails."""
+    began = time.monotonic()
     try:
         child.itx(folder / "logs" / f"{name}.txt", list(words))
     except RunFailed as e:
         raise RunFailed(f"itx {words[0]}: {e}") from e
+    seconds = time.monotonic() - began
+    storage.write_json(_took(folder, name), {"seconds": round(seconds, 1)})
+
+
+def _took(folder: Path, name: str) -> Path:
+    return folder / "logs" / f"{name}.seconds.json"
+
+
+def _cost(folder: Path, run: Path) -> dict[str, Any]:
+    """{"steps" that it was trained, "seconds": {stage: of those that ran to their end}}."""
+    files = {stage: _took(folder, f"{run.name}-{stage}") for stage in STAGES}
+    taken = {s: storage.read_json(file)["seconds"] for s, file in files.items() if file.is_file()}
+    steps = compare.scored_steps(RunFolder(run))
+    return {"steps": steps[-1] if steps else 0, "seconds": taken}
 
 
 # ---- what it says
 
 
-def _score(run: Path) -> float | None:
-    steps = compare.scored_steps(RunFolder(run))
-    return sweep.dev_score(RunFolder(run), steps[-1]) if steps else None
-
-
-def _beside(first: str, other: str) -> dict[str, Any]:
-    """A run beside another on the dev questions of trained tasks."""
-    facts = compare.facts([first, other])
-    label = tables.label(sweep.GROUP, "")
-    (slices,) = facts["paired"].values()
-    own = next((s for s in slices if s["slice"].startswith(label) and s["pairs"]), None)
-    if own is None:
-        raise RunFailed(f"{first} and {other} have no dev question in common")
-    return {k: own[k] for k in ("pairs", "difference", "interval", "p", "over", "verdict")}
-
-
-def _told(beside: dict[str, Any]) -> str:
-    low, high = beside["interval"]
-    return f"{beside['verdict']}, {beside['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
+def _write(folder: Path, facts: dict[str, Any]) -> None:
+    for r in facts["rounds"]:
+        r["cost"] = _cost(folder, Path(r["run"]))
+    storage.write_json(folder / "loop.json", facts)
+    with storage.whole_file(folder / "loop.html") as part:
+        part.write_text(page.loop(facts), encoding="utf-8")
 
 
 def _print(facts: dict[str, Any]) -> None:
@@ -197,7 +214,7 @@ def _print(facts: dict[str, Any]) -> None:
         (
             str(n),
             tables.shown(r["score"]),
-            _told(r["beside"]) if "beside" in r else "-",
+            words.beside(r["beside"]) if "beside" in r else "-",
             str(len(r.get("actions", ()))),
         )
         for n, r in enumerate(facts["rounds"])
@@ -206,6 +223,10 @@ def _print(facts: dict[str, Any]) -> None:
     tables.console().print(tables.table("the loop", head, cells, left=head[2:3]))
     print(visible(f"ended: {facts['stopped']}"))
     print(visible(f"best: {facts['rounds'][facts['best']]['run']}"))
+    for r in facts["rounds"]:
+        for lost in r.get("beside", {}).get("worse", ()):
+            print(visible(f"worse in {r['run']}: {lost['slice']}, {lost['difference']:+.3f}"))
+    print(visible(f"all of it: {Path(facts['folder']) / 'loop.html'}"))
     for run, of in facts.get("test", {}).items():
         if of:
             print(visible(f"test of {run}: {tables.shown(of['score'], of['score_interval'])}"))

@@ -41,7 +41,7 @@ from itx.data.loader import Batches
 from itx.data.types import Lock
 from itx.data.vocabulary import BYTE_EXTRA_IDS, BYTES, Bytes, Vocabulary
 from itx.errors import UserError
-from itx.eval import dev, evaluate, fixed, information, metrics, retention
+from itx.eval import dev, evaluate, fixed, information, metrics, retention, safety
 from itx.restore import Setup
 from itx.runs import RunFolder, default_run, read_lock
 from itx.trainer_lock import TrainerLock
@@ -204,12 +204,14 @@ def _train_in(
         fixed.fixed_losses(*at, config.eval.fixed_examples)
         information.information(*at, config.eval.max_examples)
         retention.retention(*at)
+        safety.safety(load, lock, config, run, step, when)
 
     if config.eval.before:
         score(0, "before")
     elif config.model.pretrained:  # what tuning may cost is known only beside what was there
         load = functools.cache(lambda: restore.load_model(run, config, lock, 0))
         retention.retention(load, lock, config.data.cache_dir, run, 0, "before")
+        safety.safety(load, lock, config, run, 0, "before")
         if kept := [r for r in lock["evaluation"] if r["group"] == "retention"]:
             evaluate.evaluate(load, {**lock, "evaluation": kept}, config, run, 0)
     entropy = facts["mixture"]["unigram_entropy"]

@@ -212,6 +212,7 @@ class Lock(TypedDict):
     leaks: NotRequired[list[Leaks]]
     patch_files: NotRequired[list[PatchEntry]]  # in the order of data.patches
     factors: NotRequired[dict[str, float]]  # data.rate_factors, which `rate` has in it
+    added: NotRequired[dict[str, float]]  # data.added: the share of each task
     hub: NotRequired[dict[str, str]]  # commits of what came from the hub (itx/hub.py)
     contamination: NotRequired[dict[str, str]]  # what `itx eval --shots` tested; never on disk
 
