@@ -304,6 +304,7 @@ class Trainers:
         monkeypatch.setattr(processes, "run_child", self.run)
         monkeypatch.setattr(child, "build_in_subprocess", lambda args: "lock.json")
         monkeypatch.setattr(command.locks, "read", lambda file: {"leaks": []})
+        monkeypatch.setattr(command.locks, "shape_hash", lambda lock: "data")
         found = {"documents": 7, "instructions": 8, "left_out": 0}
         monkeypatch.setattr(purity, "check", lambda config, lock: found)
 
@@ -318,6 +319,8 @@ class Trainers:
             said.write_text("data: ready\nitx: no finite loss\n")
             raise SystemExit(1)
         self.trained.append(run.path.name)
+        if run.path.name == "study-base":
+            storage.write_json(run.config_json, storage.sealed({"config": to_dict(config)}))
         sized = re.fullmatch(r"m(\d)_\d", config.data.mixture)
         size = int(sized[1]) if sized else 0
         value = size + config.train.seed / 10 + (0.01 * size * config.train.seed)
@@ -390,6 +393,20 @@ def test_a_run_that_fails_is_named_and_so_is_what_begins_from_it(trainers, capfd
     assert failed["further.3"] == "4_of_them.3, which it begins from, is not done"
     assert len(failed) == 2 and trainers.facts()["tests"][0]["draws"] == 3
     assert "Failed: further.3: 4_of_them.3" in capfd.readouterr().out
+
+
+def test_a_base_of_another_recipe_is_refused_and_other_documents_are_searched(trainers, capfd):
+    assert cli.main([*trainers.words, "--draws", "1"]) == 0
+    searched, base = (trainers.folder.parent / name for name in ("study-base.json", "study-base"))
+    storage.write_json(searched, storage.sealed({**storage.read_object(searched), "data": "old"}))
+    assert cli.main([*trainers.words, "--draws", "2"]) == 0
+    assert storage.read_object(searched)["data"] == "data"
+    held = storage.read_object(RunFolder(base).config_json)["config"]
+    held["data"]["seed"] = 3
+    storage.write_json(RunFolder(base).config_json, storage.sealed({"config": held}))
+    assert cli.main(trainers.words) == 2
+    assert "belongs to another config: data.seed" in capfd.readouterr().err
+    assert len(trainers.trained) == 11
 
 
 def test_only_some_arms_and_draws(trainers, capfd):

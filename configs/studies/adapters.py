@@ -20,7 +20,7 @@ def get_config(quick: bool = False) -> RunConfig:
 
 def get_study(quick: bool = False) -> Study:
     ranks, lengths = (1, 4, 16), (4, 16, 64)
-    lora = {f"LoRA, rank {r}": f"--peft.method=lora --peft.rank={r} --peft.alpha={2 * r}" for r in ranks}  # fmt: skip
+    lora = {f"LoRA of rank {r}": f"--peft.method=lora --peft.rank={r} --peft.alpha={2 * r}" for r in ranks}  # fmt: skip
     prefix = {f"prefix of {n}": f"--peft.method=prefix --peft.length={n}" for n in lengths}
     return Study(
         name="adapters",

@@ -303,14 +303,16 @@ def _searched(base: RunFolder) -> Path:
 def _make_base(made: Made) -> None:
     """The base, and the proof that no document of it instructs, unless they are there."""
     args, base, config = made.args, made.base, _base_config(made.args)
-    if not _searched(base).is_file():
-        words = Namespace(config=str(BASE_RECIPE), quick=args.quick, overrides=[])
-        lock = read_lock(base) if base.has_lock() else locks.read(child.built(words))
-        found = purity.check(config, lock)
+    begin.check_same_run(base, config)
+    recipe_of = Namespace(config=str(BASE_RECIPE), quick=args.quick, overrides=[])
+    lock = read_lock(base) if base.has_lock() else locks.read(child.built(recipe_of))
+    data = locks.shape_hash(lock)
+    if storage.read_object(_searched(base), absent={}).get("data") != data:
+        found = {"data": data, **purity.check(config, lock)}
         storage.write_json(_searched(base), storage.sealed(found))
         print(page.searched(found), flush=True)
     if not results.is_done(base, config.train.steps):
-        print(f"the base: {config.train.steps} steps", flush=True)
+        print(f"the base: {config.train.steps:,} steps", flush=True)
         words = ["train", str(BASE_RECIPE), "--run_dir", str(base.path)]
         words += ["--quick"] if args.quick else []
         log = base.path.parent / f"{base.path.name}.txt"
