@@ -25,7 +25,7 @@ from itx.errors import RunFailed, UserError
 from itx.prepare import evaluation
 from itx.prepare.members import members_of
 from itx.runs import RunFolder
-from itx.study import purity, results, spec
+from itx.study import page, purity, results, spec
 from itx.study.spec import Arm, Comparison, Draw, Measure, Study
 from itx.tasks import names, registry, templates
 from tasks import documents, studies
@@ -224,7 +224,7 @@ def tried(**more) -> Study:
     return Study(
         name="tried", question="?", arms=arms, draws=tuple(Draw(str(i)) for i in range(5)),
         measures=(Measure("bits", "bits"), Measure("text", "text")),
-        comparisons=(Comparison("a", "d", "better", "X"), Comparison("a", "d", "worse", "X", "text")), log=True, **more,
+        comparisons=(Comparison("a", "d", "better", "X"),), log=True, **more,
     )  # fmt: skip
 
 
@@ -241,6 +241,7 @@ def test_differences_and_slopes_are_scipys():
     of = tried()
     values = drawn_values(of, 1.0)
     bits, text, slope, _ = results.tests(of, values)
+    assert "source" in bits and "source" not in text and "first" not in slope
     a, d = ([values[side, str(i)]["bits"] for i in range(5)] for side in "ad")
     paired = reference.ttest_rel(d, a)
     assert bits["difference"] == pytest.approx(np.mean(d) - np.mean(a))
@@ -256,6 +257,7 @@ def test_differences_and_slopes_are_scipys():
         for i in range(5)
     ]
     assert slope["values"] == pytest.approx(slopes)
+    assert slope["margin"] == bits["margin"] / 2  # two doublings
     assert bits["holm"] >= bits["p"]
 
 
@@ -267,6 +269,19 @@ def test_verdicts_need_draws_and_margins():
     assert {t["verdict"] for t in found} == {"unresolved"} and found[0]["difference"] > 9
     (alone, *_) = results.tests(tried(), {("a", "0"): {"bits": 1.0, "text": 1.0}})
     assert alone["draws"] == 0 and "difference" not in alone
+
+
+def test_a_gain_in_score_without_one_in_information_is_a_gain_in_format():
+    of = dataclasses.replace(tried(), measures=(Measure("bits", "bits"), Measure("right", "score")))
+    for bits, told in ((0.0, True), (3.0, False)):
+        values = {
+            (side, str(i)): {"bits": bits * n + i, "right": 0.3 * n + i / 10 + i * n / 100}
+            for n, side in enumerate(of.sides)
+            for i in range(5)
+        }
+        facts = {"tests": results.tests(of, values), "runs": []}
+        said = [line for line in page._sentences(facts) if "a gain in format" in line]
+        assert len(said) == told
 
 
 def test_a_side_of_several_arms_is_their_mean_once_all_are_done():
@@ -346,7 +361,8 @@ def test_every_run_is_made_once_and_each_begins_where_it_should(trainers, capfd)
     assert cli.main(trainers.words) == 0
     assert trainers.trained[0] == "study-base" and len(trainers.trained) == 1 + 5 * 4
     facts = trainers.facts()
-    bits, *slopes = facts["tests"]
+    bits, right, *slopes = facts["tests"]
+    assert right["verdict"] == "better" and right["difference"] == pytest.approx(0.3045)
     assert bits["verdict"] == "better" and bits["difference"] == pytest.approx(3 + 0.03 * 1.5)
     assert [s["measure"] for s in slopes] == ["bits", "right"] and slopes[0]["verdict"] == "better"
     assert all(r["values"] and r["seconds"] is not None for r in facts["runs"])

@@ -259,6 +259,7 @@ def _design(made: Made) -> dict[str, Any]:
         "quick": made.args.quick,
         "overrides": made.args.overrides,
         "draws": [d.name for d in study.draws],
+        "all_draws": len(recipe.called(made.file, "get_study", made.args.quick).draws),
         "measures": [{"name": m.name, "kind": m.kind, "margin": m.within} for m in study.measures],
         "axis": study.axis,
         "log": study.log,

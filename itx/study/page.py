@@ -53,8 +53,9 @@ def _design(facts: dict[str, Any]) -> list[str]:
     units = {m["name"]: UNITS[m["kind"]] for m in facts["measures"]}
     first, *others = [f"{name} ({unit})" for name, unit in units.items()]
     lines = [
-        f"`{facts['command']}`: {len(facts['sides'])} sides in {len(facts['draws'])} draws, "
-        f"{len(done)} of {len(runs)} runs done{_times(done)}. {_tokens(done)}",
+        f"`{facts['command']}`: {len(facts['sides'])} sides in {len(facts['draws'])} of "
+        f"{facts['all_draws']} draws, {len(done)} of {len(runs)} runs done{_times(done)}. "
+        f"{_tokens(done)}",
         f"Primary measure, fixed before any run: {first}; beside it {', '.join(others) or 'none'}; "
         f"of up to {facts['examples']} examples a task, {facts['split']} split. Intervals are of "
         "95 %, Student's over draws.",
@@ -105,7 +106,7 @@ def _tests(facts: dict[str, Any]) -> list[str]:
                 t["measure"],
                 _signed(t["difference"], t["interval"]) if known else "not known",
                 f"{t['smallest']:.3f}" if known else "not known",
-                f"{t['margin']:g}",
+                f"{t['margin']:.3g}",
                 t["verdict"],
             ]
         )
@@ -115,6 +116,12 @@ def _tests(facts: dict[str, Any]) -> list[str]:
 
 def _sentences(facts: dict[str, Any]) -> list[str]:
     out = [_beside_others(t) for t in facts["tests"] if "source" in t]
+    out += [
+        f"“{t['other']}” gains accuracy over “{t['first']}” and no instruction information: a gain "
+        "in format."
+        for t in facts["tests"]
+        if t["kind"] == "score" and t["verdict"] == "better" and _tells_no_more(t, facts["tests"])
+    ]
     short = [t for t in facts["tests"] if t["draws"] < MIN_SEEDS]
     if short:
         out.append(
@@ -125,6 +132,12 @@ def _sentences(facts: dict[str, Any]) -> list[str]:
         out.append(f"Not run: {', '.join(missing)}.")
     out += [f"Failed: {r['run']}: {r['failed']}." for r in facts["runs"] if r["failed"]]
     return out
+
+
+def _tells_no_more(test: dict[str, Any], tests: list[dict]) -> bool:
+    """Whether the instruction tells the side that scores better no more than the other."""
+    same = [t for t in tests if t["name"] == test["name"] and t["kind"] == "bits"]
+    return "other" in test and bool(same) and all(t["verdict"] != "better" for t in same)
 
 
 def _beside_others(test: dict[str, Any]) -> str:

@@ -38,7 +38,9 @@ class Difference(NamedTuple):
     name: str
     measure: Measure
     values: list[float]  # of the draws in which both sides are done, in the order of the draws
-    comparison: Comparison | None  # None: the slope
+    margin: float
+    comparison: Comparison | None = None  # None: the slope
+    is_foretold: bool = False  # whether what others found is about this measure
 
 
 # ---- of a run
@@ -124,9 +126,10 @@ def sides(study: Study, values: Values) -> list[dict[str, Any]]:
 
 
 def tests(study: Study, values: Values) -> list[dict[str, Any]]:
-    """[{"name", "measure", "first"?, "other"?, "draws", "difference", "interval", "p", "holm",
-    "smallest", "margin", "verdict", "expected"?, "source"?}]: each comparison, then the slope of
-    each measure; one without two draws has "draws" and the verdict alone."""
+    """[{"name", "measure", "kind", "first"?, "other"?, "draws", "values", "difference", "interval",
+    "p", "holm", "smallest", "margin", "verdict", "expected"?, "source"?}]: each comparison, by its
+    measure (which has "expected" and "source") and by those beside it, then the slope of each
+    measure. From one draw nothing is computed."""
     differences = [*_comparisons(study, values), *_slopes(study, values)]
     found = [_tested(d) for d in differences]
     known = [f for f in found if "p" in f]
@@ -141,13 +144,16 @@ def _comparisons(study: Study, values: Values) -> list[Difference]:
     by_name = {m.name: m for m in study.measures}
     out = []
     for c in study.comparisons:
-        m = by_name[c.measure or study.measures[0].name]
-        sign = -1 if m.kind == "text" else 1  # fewer bits per byte are better
-        pairs = [
-            (values.get((c.first, d.name)), values.get((c.other, d.name))) for d in study.draws
-        ]
-        differences = [sign * (b[m.name] - a[m.name]) for a, b in pairs if a and b]
-        out.append(Difference(f"{c.other} beside {c.first}", m, differences, c))
+        first = by_name[c.measure] if c.measure else study.measures[0]
+        beside = () if c.measure else study.measures[1:]
+        for m in (first, *beside):
+            sign = -1 if m.kind == "text" else 1  # fewer bits per byte are better
+            pairs = [
+                (values.get((c.first, d.name)), values.get((c.other, d.name))) for d in study.draws
+            ]
+            differences = [sign * (b[m.name] - a[m.name]) for a, b in pairs if a and b]
+            name = f"{c.other} beside {c.first}"
+            out.append(Difference(name, m, differences, m.within, c, m is first))
     return out
 
 
@@ -164,7 +170,8 @@ def _slopes(study: Study, values: Values) -> list[Difference]:
                     sign = -1 if m.kind == "text" else 1
                     slopes.append(sign * float(np.polyfit(x, np.array(y), 1)[0]))
             name = f"slope of “{line}” {SLOPE_PER[study.log]} of {study.axis}"
-            out.append(Difference(name, m, slopes, None))
+            # all along the line as much as what makes two sides differ
+            out.append(Difference(name, m, slopes, m.within / float(np.ptp(x))))
     return out
 
 
@@ -172,13 +179,15 @@ def _tested(d: Difference) -> dict[str, Any]:
     out: dict[str, Any] = {
         "name": d.name,
         "measure": d.measure.name,
+        "kind": d.measure.kind,
         "draws": len(d.values),
         "values": d.values,
-        "margin": d.measure.within,
+        "margin": d.margin,
         "verdict": "unresolved",
     }
     if c := d.comparison:
-        out |= {"first": c.first, "other": c.other, "expected": c.expected, "source": c.source}
+        out |= {"first": c.first, "other": c.other}
+        out |= {"expected": c.expected, "source": c.source} if d.is_foretold else {}
     if len(d.values) < 2:
         return out
     mean, n = stats.mean_of(d.values), len(d.values)

@@ -79,7 +79,7 @@ class Comparison:
     other: str
     expected: str  # the verdict that agrees with what others found
     source: str  # who they are, and what they found: "FLAN (…) found that …"
-    measure: str = ""  # "": the primary one
+    measure: str = ""  # what they found is about; "": the primary one, and all others beside it
 
 
 @dataclass(frozen=True)
