@@ -38,6 +38,7 @@ COMMANDS = {
     "serve": ("serve", "answer requests over HTTP, as OpenAI's interface has them"),
     "convert": ("convert", "Hugging Face folders in and out, GGUF files in"),
     "create": ("create", "new rows by a model or by hand, and what is wrong with those there are"),
+    "study": ("study", "a question about tuning, asked of several runs in a small world"),
     "loop": ("loop", "tune, analyse, refine, and tune again while dev gets better"),
 }
 

@@ -17,7 +17,6 @@ moment.
 """
 
 import argparse
-import sys
 import time
 from argparse import Namespace
 from collections.abc import Iterator
@@ -27,7 +26,7 @@ from typing import Any
 from itx import begin, pretrained, processes, storage
 from itx.analysis import compare, found, page, rounds, sweep, words
 from itx.analysis.actions import KINDS
-from itx.commands import making
+from itx.commands import child, making
 from itx.commands.arguments import command, with_recipe
 from itx.create import refined
 from itx.create.world import How
@@ -36,7 +35,6 @@ from itx.eval import tables
 from itx.runs import RunFolder
 from itx.text import visible
 
-STOPPED = (130, 143)  # a signal, which ends the loop too
 DONE_ALONE = "drop,relabel"  # kinds that need nobody to answer
 STAGES = ("train", "analyze", "refine")  # of a round, each with its own log
 OWN = (f"--eval.split={sweep.SPLIT}", "--eval.before=False")
@@ -190,17 +188,11 @@ def _test(folder: Path, run: str) -> dict[str, Any]:
 
 def _itx(folder: Path, name: str, *words: str) -> None:
     """A command of ours in a process of its own; RunFailed with its last line where it fails."""
-    log = folder / "logs" / f"{name}.txt"
-    log.parent.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     try:
-        processes.run_child([sys.executable, "-m", "itx.cli", *words], "it", log)
-    except SystemExit as e:
-        if e.code in STOPPED:
-            raise
-        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        said = lines[-1].removeprefix("itx: ") if lines else "it said nothing"
-        raise RunFailed(f"itx {words[0]}: {said} (exit {e.code}; all of it: {log})") from e
+        child.itx(folder / "logs" / f"{name}.txt", list(words))
+    except RunFailed as e:
+        raise RunFailed(f"itx {words[0]}: {e}") from e
     seconds = time.monotonic() - began
     storage.write_json(_took(folder, name), {"seconds": round(seconds, 1)})
 

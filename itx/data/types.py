@@ -126,8 +126,8 @@ class InformationEntry(TypedDict):
     task: str  # without variant
     others: list[str]  # the first that fits an example lends its instruction
     cluster: str
-    group: str  # instances, templates, tasks or clusters
-    grade: str | None
+    group: str  # instances, templates, tasks, clusters or extra
+    grade: str | None  # as an EvalRow's; of `extra` its relation to training
     split: str
     folder: str  # relative to data.cache_dir; three records an example
     sha256: str  # hash of the folder's manifest
