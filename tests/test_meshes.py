@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from itx import checks, peft
+from itx import compared, peft
 from itx import mesh as meshes
 from itx.config import MeshConfig, PeftConfig
 from itx.models import hf, transformer
@@ -48,8 +48,8 @@ def mesh_of(sizes: tuple[int, int]):
 
 def same_steps(one: tuple, other: tuple) -> None:
     """Each (config, batch, mesh): loss and gradient of the two steps are the same."""
-    steps = [checks.one_step(cfg, synthetic.sizes_of(LOCK), b, m) for cfg, b, m in (one, other)]
-    found = checks.compared_steps("one = other", *steps)
+    steps = [compared.one_step(cfg, synthetic.sizes_of(LOCK), b, m) for cfg, b, m in (one, other)]
+    found = compared.steps("one = other", *steps)
     assert {f.state for f in found} == {"ok"}, found
 
 
@@ -125,7 +125,7 @@ def test_what_dropout_draws_is_the_same_on_a_mesh(monkeypatch):
     )
     batch = synthetic.Batches(cfg).batch(0)
     alone, sizes = MeshConfig(data=1), synthetic.sizes_of(LOCK)
-    drawn, none = (checks.one_step(c, sizes, batch, alone)[0]["loss"] for c in (cfg, plain))
+    drawn, none = (compared.one_step(c, sizes, batch, alone)[0]["loss"] for c in (cfg, plain))
     assert abs(drawn - none) > 1e-3
     same_steps((cfg, batch, alone), (cfg, batch, MeshConfig(data=2, fsdp=2, tensor=2)))
 

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from itx import checkpoint, checks, loss, restore, train
+from itx import checkpoint, compared, loss, restore, train
 from itx import mesh as meshes
 from itx.config import MeshConfig
 from itx.errors import UserError
@@ -43,8 +43,8 @@ def one_step(cfg, batch: dict, mesh=None):
 
 def same_steps(one: tuple, other: tuple) -> None:
     """Each (config, batch, mesh): loss and gradient of the two steps are the same."""
-    steps = [checks.one_step(cfg, synthetic.sizes_of(LOCK), b, m) for cfg, b, m in (one, other)]
-    found = checks.compared_steps("one = other", *steps)
+    steps = [compared.one_step(cfg, synthetic.sizes_of(LOCK), b, m) for cfg, b, m in (one, other)]
+    found = compared.steps("one = other", *steps)
     assert {f.state for f in found} == {"ok"}, found
 
 

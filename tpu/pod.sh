@@ -6,14 +6,20 @@
 # run goes on when the connection breaks: on each worker tpu/worker.sh keeps its log and exit code.
 #
 # Exit codes: 0 done; 1 the machine refused (quota, capacity) or a check failed; 2 a mistake in
-# usage (zone, project, name); 130 Ctrl-C; 143 preempted or stopped; else the worst of the run's.
+# usage (zone, project, name); 75 a run is going on there; 130 Ctrl-C; 143 preempted or stopped; else
+# the worst of the run's.
 set -euo pipefail
+if ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] < 404)); then
+    echo "pod: this is bash $BASH_VERSION, and 4.4 or newer is needed" >&2
+    exit 2
+fi
 shopt -s inherit_errexit
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 repository=$(dirname "$here")
 
 MAX_CONNECTIONS=6       # attempts in a row to follow a worker's log
+IS_RUNNING=75           # exit code of tpu/worker.sh where a run is going on
 LAST_LINES=20           # of the other workers, where a run fails
 GRACE_SECONDS=150       # for a run that is told to stop to save (a step, then the checkpoint)
 MAX_PAUSE_SECONDS=300   # between two starts
@@ -22,7 +28,7 @@ usage() {
     cat <<'TEXT'
 tpu/pod.sh COMMAND NAME [FLAGS] [-- WORDS OF THE RUN]
 
-  create     a slice; with --spot or --slices N as a queued resource, and with --queued
+  create     a slice, at once or not at all; with --queued or --slices N as a queued resource
   setup      this clone and its libraries on all workers
   check      topology, code, libraries, config, bucket, disk, clocks, left-over processes (tpu/check.py)
   run        start the words on all workers; shows worker 0's log, ends with the worst exit code
@@ -402,11 +408,18 @@ supervise() {
         code=0
         step run || code=$?
         ((dry)) && return
-        case $code in 0 | 2 | 130) return "$code" ;; esac  # done; a mistake; Ctrl-C
+        if ((code == IS_RUNNING)); then  # of an earlier call, or behind a connection that was lost
+            code=0
+            step logs || code=$?
+        fi
+        now=$(state)
+        case $code in
+        0 | 130) return "$code" ;;  # done; Ctrl-C
+        2) [[ $now != READY ]] || return 2 ;;  # a mistake, which a new start repeats
+        esac
         if ((code == 143)) && grep -qs "stopped by hand" "runs/pod-$name"/*.txt; then
             fail 143 "the run was stopped; the same command goes on with it"
         fi
-        now=$(state)
         rest=$pause
         if [[ $now != READY || $code == 143 ]]; then
             crashes=0
@@ -451,7 +464,10 @@ jobset() {
     )
     values[VOLUMES]=${values[VOLUMES]:-[]} values[MOUNTS]=${values[MOUNTS]:-[]}
     text=$(grep -v '^ *#' "$here/jobset.yaml")
-    for key in "${!values[@]}"; do text=${text//"@$key@"/"${values[$key]}"}; done
+    # the command last: what looks like a key in it is a word of it
+    for key in NAME SLICES HOSTS CHIPS ACCELERATOR TOPOLOGY IMAGE ENVIRONMENT RESTARTS GRACE SPOT QUEUE VOLUMES MOUNTS COMMAND; do
+        text=${text//"@$key@"/"${values[$key]}"}
+    done
     text=$(grep -v '^ *$' <<<"$text")
     if ((apply)); then
         if ((dry)); then echo "$text"; shown kubectl apply --filename=-; else

@@ -311,7 +311,7 @@ def test_the_run_outlives_the_connection_and_is_stopped_by_hand(cloud):
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=20)
     assert process.returncode == 130 and "what was started goes on" in err
-    assert "a run is going on here" in cloud.pod("run", "pod", "--", "true", code=2)
+    assert "a run is going on here" in cloud.pod("run", "pod", "--", "true", code=75)
     assert not (logs[0].parent / "exit").exists()
     assert cloud.pod("stop", "pod").count("the run ended after") == 2
     assert [x.read_text().split()[-1] for x in logs] == ["saved"] * 2
@@ -364,6 +364,16 @@ def test_restarts_are_limited(cloud):
     assert said.count("preempted (pod is READY, exit 143)") == 1 and "preempted 2 times" in said
     assert "a new start" not in supervised(cloud, "exit 2", 2)
     assert not [c for c in cloud.calls if " create " in c or " delete " in c]
+
+
+def test_supervise_takes_up_a_run_that_is_going_on(cloud):
+    cloud.installed(workers=1)
+    process = cloud.start("run", "pod", "--", "bash", "-c", "sleep 2; echo finished")
+    wait_for((cloud.home("pod", 0) / "itx-run/log").exists)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=20)
+    said = supervised(cloud, "echo another", 0)
+    assert process.returncode == 130 and "finished" in said and "another" not in said
 
 
 def test_supervise_ends_where_a_slice_cannot_be_had(cloud):
