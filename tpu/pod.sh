@@ -38,7 +38,7 @@ tpu/pod.sh COMMAND NAME [FLAGS] [-- WORDS OF THE RUN]
   supervise  create, setup, run; again after a preemption or a crash
   jobset     a manifest for GKE from tpu/jobset.yaml; --apply hands it to kubectl
 
-  --type TYPE          v5litepod-16 (v5e-16), v6e-8, v5p-128, v4-32, or by topology v5e:4x4, tpu7x:2x2x1
+  --type TYPE          v5litepod-16 (v5e-16), v6e-8, v5p-128, v4-32, tpu7x-8, or by topology v5e:4x4
   --zone ZONE  --project ID           default: those of `gcloud config`
   --slices N           how many slices (1)
   --spot               may be preempted; costs less
@@ -490,25 +490,24 @@ read_type() {  # from --type: family, topology, hosts, chips_per_host, and what 
     v6e) gke=tpu-v6e-slice version=${version:-v2-alpha-tpuv6e} ;;
     v5p) gke=tpu-v5p-slice version=${version:-v2-alpha-tpuv5} cores=2 ;;
     v4) gke=tpu-v4-podslice version=${version:-tpu-ubuntu2204-base} cores=2 ;;
-    tpu7x) gke=tpu7x ;;
+    tpu7x) gke=tpu7x cores=2 ;;
     *) fail 2 "--type $type: the families are v4, v5e (v5litepod), v5p, v6e and tpu7x" ;;
     esac
     if [[ $type =~ ^[a-z0-9]+:([0-9]+(x[0-9]+){1,2})$ ]]; then
         topology=${BASH_REMATCH[1]}
         chips=$((${topology//x/*}))
-    elif [[ $type =~ ^[a-z0-9]+-([0-9]+)$ && $family != tpu7x ]]; then
+    elif [[ $type =~ ^[a-z0-9]+-([0-9]+)$ ]]; then
         size=${BASH_REMATCH[1]}
         chips=$((size / cores))
-        case $family:$chips in  # cloud.google.com/tpu/docs: v4, v5e, v5p, v6e
-        v5e:1 | v6e:1) topology=1x1 ;; v5e:4 | v6e:4) topology=2x2 ;; v5e:8 | v6e:8) topology=2x4 ;;
-        v5e:16 | v6e:16) topology=4x4 ;; v5e:32 | v6e:32) topology=4x8 ;; v5e:64 | v6e:64) topology=8x8 ;;
-        v5e:128 | v6e:128) topology=8x16 ;; v5e:256 | v6e:256) topology=16x16 ;;
-        v?*:4) topology=2x2x1 ;; v?*:8) topology=2x2x2 ;; v?*:16) topology=2x2x4 ;; v?*:32) topology=2x4x4 ;;
-        v?*:64) topology=4x4x4 ;; v?*:128) topology=4x4x8 ;; v?*:256) topology=4x8x8 ;; v?*:512) topology=8x8x8 ;;
+        case $cores:$chips in  # cloud.google.com/tpu/docs: those of one core lie in a plane
+        1:1) topology=1x1 ;; 1:4) topology=2x2 ;; 1:8) topology=2x4 ;; 1:16) topology=4x4 ;; 1:32) topology=4x8 ;;
+        1:64) topology=8x8 ;; 1:128) topology=8x16 ;; 1:256) topology=16x16 ;;
+        2:4) topology=2x2x1 ;; 2:8) topology=2x2x2 ;; 2:16) topology=2x2x4 ;; 2:32) topology=2x4x4 ;;
+        2:64) topology=4x4x4 ;; 2:128) topology=4x4x8 ;; 2:256) topology=4x8x8 ;; 2:512) topology=8x8x8 ;;
         *) fail 2 "--type $type: no such size is known; name it by its topology, as in $family:4x4" ;;
         esac
     else
-        fail 2 "--type $type: give FAMILY-SIZE (v5litepod-16) or FAMILY:TOPOLOGY (v5e:4x4, tpu7x:2x2x1)"
+        fail 2 "--type $type: give FAMILY-SIZE (v5litepod-16) or FAMILY:TOPOLOGY (v5e:4x4)"
     fi
     chips_per_host=$((chips < 4 ? chips : 4))
     if ((chips == 8)) && [[ $family == v[56]e ]]; then chips_per_host=8; fi  # one host has all eight

@@ -419,7 +419,7 @@ def test_the_manifest_is_what_gke_and_xpk_take(cloud):
     cloud.pod(*words, "--apply", "--", *run)
     assert yaml.safe_load((cloud.folder / "applied").read_text()) == made
     small = yaml.safe_load(
-        cloud.pod("jobset", "p", "--type=tpu7x:2x2x1", "--image=i", "--", "true")
+        cloud.pod("jobset", "p", "--type=tpu7x-8", "--image=i", "--", "true")
     )
     (job,) = small["spec"]["replicatedJobs"]
     pod = job["template"]["spec"]["template"]["spec"]
