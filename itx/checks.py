@@ -29,7 +29,7 @@ from itx import mesh as meshes
 from itx.compared import Finding, untested
 from itx.config import MeshConfig, ModelConfig
 from itx.data.loader import Batch
-from itx.errors import UserError
+from itx.errors import RunFailed, UserError
 from itx.models import families, hf
 from itx.models.transformer import Transformer
 from itx.params import model_specs, module_of, parameters, shapes_of
@@ -318,26 +318,32 @@ def _exported_adapter(run: Shrunk, cfg: ModelConfig, base: Transformer, folder: 
     )
 
 
-CHECKS: dict[str, Callable[[Shrunk, Path], list[Finding]]] = {
-    "batches": batches,
-    "resume": resume,
-    "packing": packing,
-    "microbatches": microbatches,
-    "meshes": all_meshes,
-    "processes": processes,
-    "adapter": adapter,
-    "interop": interop,
-    "isolation": isolation,
+# {name: (its invariant, the check)}
+CHECKS: dict[str, tuple[int, Callable[[Shrunk, Path], list[Finding]]]] = {
+    "batches": (1, batches),
+    "resume": (2, resume),
+    "packing": (3, packing),
+    "microbatches": (3, microbatches),
+    "meshes": (3, all_meshes),
+    "processes": (3, processes),
+    "adapter": (4, adapter),
+    "interop": (5, interop),
+    "isolation": (6, isolation),
 }
 
 
 def run_all(
     run: Shrunk, names: Sequence[str], told: Callable[[str], None] = lambda line: None
 ) -> list[Finding]:
-    """What the named checks find; `told` hears which one is under way."""
+    """What the named checks find; `told` hears which one is under way. A check that comes to no end
+    has failed, and the others go on."""
     found = []
     with tempfile.TemporaryDirectory(prefix="itx-doctor-") as folder:
         for name in names:
             told(name)
-            found += CHECKS[name](run, Path(folder))
+            invariant, check = CHECKS[name]
+            try:
+                found += check(run, Path(folder))
+            except (UserError, RunFailed) as e:
+                found.append(Finding(invariant, name, math.inf, 0.0, str(e)))
     return found

@@ -16,7 +16,7 @@ from itx import checks, cli, compared, peft, restore, train, two_processes
 from itx import config as configs
 from itx import mesh as meshes
 from itx.config import PeftConfig
-from itx.errors import UserError
+from itx.errors import RunFailed, UserError
 from itx.models import attention, hf
 from itx.shrunk import Folded, Shrunk, shrunk
 from tests.samples import config, itx, write_recipe
@@ -36,7 +36,7 @@ def run(sample_cache, sample_locks) -> Shrunk:
 
 def states(run: Shrunk, folder, *names: str) -> dict[str, str]:
     """{what must be equal: its state}."""
-    return {f.what: f.state for name in names for f in checks.CHECKS[name](run, folder)}
+    return {f.what: f.state for name in names for f in checks.CHECKS[name][1](run, folder)}
 
 
 def test_a_run_is_made_small_and_says_how(run, sample_locks):
@@ -185,6 +185,16 @@ def test_an_adapter_that_begins_elsewhere_or_merges_wrongly_is_seen(run, tmp_pat
 
     monkeypatch.setitem(peft.ADD, "lora", begins_elsewhere)
     assert failing(run, tmp_path, "adapter") == ["lora at its start = base"]
+
+
+def test_a_check_that_comes_to_no_end_fails_and_the_others_go_on(run, monkeypatch):
+    def ends(run, folder):
+        raise RunFailed("process 1 of 2: exit 1")
+
+    monkeypatch.setitem(checks.CHECKS, "processes", (3, ends))
+    one, *others = checks.run_all(run, ["processes", "batches"])
+    assert (one.state, one.where) == ("FAILS", "process 1 of 2: exit 1")
+    assert [f.state for f in others] == ["ok", "ok"]
 
 
 def test_an_export_that_changes_a_weight_is_seen(run, tmp_path, monkeypatch):

@@ -418,9 +418,7 @@ def test_the_manifest_is_what_gke_and_xpk_take(cloud):
     assert "line break" in cloud.pod(*words, "--", "a\nb", code=2)
     cloud.pod(*words, "--apply", "--", *run)
     assert yaml.safe_load((cloud.folder / "applied").read_text()) == made
-    small = yaml.safe_load(
-        cloud.pod("jobset", "p", "--type=tpu7x-8", "--image=i", "--", "true")
-    )
+    small = yaml.safe_load(cloud.pod("jobset", "p", "--type=tpu7x-8", "--image=i", "--", "true"))
     (job,) = small["spec"]["replicatedJobs"]
     pod = job["template"]["spec"]["template"]["spec"]
     assert pod["nodeSelector"] == {
