@@ -244,6 +244,7 @@ def test_the_command_says_what_it_found(sample_cache, sample_locks, tmp_path, ca
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["decoder", "encoder_decoder"])
 def test_all_of_it_passes_within_three_minutes(sample_cache, tmp_path, architecture):
+    """Of quiet cores."""
     file = write_recipe(tmp_path, sample_cache, architecture=architecture)
     done = itx("doctor", file, "--json", tmp_path / "facts.json")
     facts = json.loads((tmp_path / "facts.json").read_text())
