@@ -7,6 +7,7 @@ uv run pytest -m slow tests/test_checks.py     all checks through the command; t
 
 import dataclasses
 import json
+import resource
 
 import jax
 import numpy as np
@@ -243,11 +244,14 @@ def test_the_command_says_what_it_found(sample_cache, sample_locks, tmp_path, ca
 
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["decoder", "encoder_decoder"])
-def test_all_of_it_passes_within_three_minutes(sample_cache, tmp_path, architecture):
-    """Of quiet cores."""
+def test_all_of_it_passes_in_the_work_of_three_minutes(sample_cache, tmp_path, architecture):
+    """Of two cores: seconds of the processor, which do not grow with what else runs."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     file = write_recipe(tmp_path, sample_cache, architecture=architecture)
     done = itx("doctor", file, "--json", tmp_path / "facts.json")
     facts = json.loads((tmp_path / "facts.json").read_text())
-    assert facts["seconds"] < 180 and len(facts["checks"]) == 21, done.stdout
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    assert used < 2 * 180 and len(facts["checks"]) == 21, done.stdout
     assert {c["state"] for c in facts["checks"]} <= {"ok", "not tested"}
     assert sum(c["state"] == "ok" for c in facts["checks"]) >= 19
