@@ -2,18 +2,32 @@
 """What `itx loop` says of its rounds: each beside the best before it, what was changed, what that
 cost, and what was forgotten."""
 
+import functools
+from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
+
+import numpy as np
 
 from itx import storage
-from itx.analysis import compare, sweep
+from itx.analysis import compare, features, paired, sweep
+from itx.analysis.compare import Scored
 from itx.errors import RunFailed
-from itx.eval import tables
+from itx.eval import predictions, tables
+from itx.eval.predictions import PredictionLine
 from itx.runs import RunFolder
 
 OF_SLICE = ("pairs", "difference", "interval", "p", "over", "verdict")
 OF_LOSS = ("slice", "pairs", "difference", "interval", "holm")
 OF_CHANGE = ("changes", "counts", "reasons")  # of a refinement's manifest
+
+
+class Aim(TypedDict):
+    """What an action was about."""
+
+    why: str
+    tasks: list[str]
+    conditions: list[str]
 
 
 def score(run: Path) -> float | None:
@@ -22,14 +36,15 @@ def score(run: Path) -> float | None:
     return sweep.dev_score(RunFolder(run), steps[-1]) if steps else None
 
 
-def beside(first: str, other: str, tasks: list[str]) -> dict[str, Any]:
-    """A run beside another on the dev questions of trained tasks; "on", the same on the tasks that
-    the actions in between were about, None where no question of these is shared; of all groups
+def beside(first: str, other: str, acted: list[Aim]) -> dict[str, Any]:
+    """A run beside another on the dev questions of trained tasks; "on", the same on the questions
+    that each of the actions in between was about, p adjusted for them all (Holm); of all groups
     those that got worse after Holm, and the drop that each could have hidden with a probability of
     one in five: "worse": [slice], "smallest": {group: difference, None where nothing tells}.
 
-    "better": the verdict over all tasks is; or that on the tasks of the actions is, and no group
-    got worse. A mended task is one of many: over all, its gain is seldom told from chance.
+    "better": the verdict over all tasks is; or that on the questions of an action is, and no group
+    got worse. What an action mends is little of all that is asked: over all, its gain is seldom
+    told from chance.
     """
     facts = compare.facts([first, other])
     label = tables.label(sweep.GROUP, "")
@@ -39,16 +54,45 @@ def beside(first: str, other: str, tasks: list[str]) -> dict[str, Any]:
     if own is None:
         raise RunFailed(f"{first} and {other} have no dev question in common")
     worse = [{k: s[k] for k in OF_LOSS} for s in asked if s["verdict"] == "worse"]
-    on = compare.on_tasks(first, other, tasks, sweep.GROUP) if tasks else {"pairs": 0}
-    aimed = {k: on[k] for k in OF_SLICE} | {"tasks": tasks} if on["pairs"] else None
-    mended = aimed is not None and aimed["verdict"] == "better" and not worse
+    on = _on(first, other, acted)
+    mended = not worse and any(s["verdict"] == "better" for s in on)
     return {
         **{k: own[k] for k in OF_SLICE},
         "better": own["verdict"] == "better" or mended,
-        "on": aimed,
+        "on": on,
         "worse": worse,
         "smallest": {s["slice"]: s["smallest"] for s in asked},
     }
+
+
+def _on(first: str, other: str, acted: list[Aim]) -> list[dict[str, Any]]:
+    """Two runs on the dev questions of each action's tasks for which its conditions hold, as far as
+    a condition can be told of a question. The questions' tasks are all that an action is about:
+    left to chance is which examples were asked. An action without a shared question is left out."""
+    runs = (compare.scored(first), compare.scored(other))
+    same = {n: r for n, r in compare.same_questions(*runs).items() if r["group"] == sweep.GROUP}
+    of = features.observations(same, functools.partial(predictions.read_whole, *runs[0][1:3]))
+    tags = {row["task"]: row["tags"] for row in runs[0].lock["evaluation"]}
+    known = {c.text: c.holds for c in features.every_condition(of, same, tags, Counter())}
+    found = []
+    for aim in acted:
+        holds = np.isin([of.task_names[t] for t in of.tasks], aim["tasks"])
+        for condition in aim["conditions"]:
+            holds &= known.get(condition, True)
+        places = np.flatnonzero(holds)
+        keys = {(of.rows[i], of.lines[i]["content"], of.lines[i]["template"]) for i in places}
+        sides = tuple(functools.partial(_those, r, keys) for r in runs)
+        slices = [paired.Slice(aim["why"], list(same))]
+        found += paired.compare(same, sides, slices, estimated=paired.estimate_on)
+    tested = [s for s in found if s["pairs"]]
+    for s, p in zip(tested, paired.holm([s["p"] for s in tested]), strict=True):
+        s["holm"], s["verdict"] = p, paired.verdict(s["interval"], p, paired.MARGIN)
+    return [{k: s[k] for k in (*OF_LOSS, "verdict")} for s in tested]
+
+
+def _those(run: Scored, keys: set[tuple[str, str, str]], row: str) -> list[PredictionLine]:
+    lines = predictions.read_whole(run.run, run.step, row)
+    return [x for x in lines if (row, x["content"], x["template"]) in keys]
 
 
 def kept(run: Path) -> dict[str, Any]:

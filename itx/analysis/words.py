@@ -304,7 +304,8 @@ def beside(compared: dict) -> str:
     low, high = compared["interval"]
     told = f"{compared['verdict']}, {compared['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
     if on := compared.get("on"):
-        told += f"; on the {len(on['tasks'])} tasks acted on {beside(on)}"
+        best = max(on, key=lambda s: (s["verdict"] == "better", s["difference"]))
+        told += f"; of {len(on)} actions' own questions at best {beside(best)}"
     return told
 
 

@@ -10,8 +10,8 @@
 
 Analysis, choice and stopping look at dev alone. A round counts as better where its run beats the
 best one before it on the same dev questions in pairs (itx/analysis/rounds.py), over all tasks, or
-over those that its actions were about while no group of questions got worse; the first that does
-not ends the loop. Then the first run and the best are scored on test, once. Every stage leaves
+on those that one of its actions was about while no group of questions got worse; the first that
+does not ends the loop. Then the first run and the best are scored on test, once. Every stage leaves
 whole files and is skipped where they are there: the same command goes on after a kill at any
 moment.
 """
@@ -116,8 +116,8 @@ def _rounds(
         facts["rounds"].append(own)
         if number:
             best = facts["rounds"][facts["best"]]["run"]
-            since = {t for r in facts["rounds"][facts["best"] :] for t in r.get("acted_on", ())}
-            own["beside"] = {"run": best, **rounds.beside(best, str(run), sorted(since))}
+            since = [a for r in facts["rounds"][facts["best"] :] for a in r.get("acted", ())]
+            own["beside"] = {"run": best, **rounds.beside(best, str(run), since)}
             print(
                 visible(f"round {number}: {words.beside(own['beside'])} beside {best}"), flush=True
             )
@@ -131,7 +131,7 @@ def _rounds(
         yield
         actions = _actions(args, folder, run, kinds)
         own["actions"] = [a["why"] for a in actions]
-        own["acted_on"] = sorted({t for a in actions for t in a["tasks"]})
+        own["acted"] = [{k: a[k] for k in ("why", "tasks", "conditions")} for a in actions]
         if not actions:
             facts["stopped"] = f"round {number}: no action of {', '.join(kinds)} is left"
             break

@@ -10,7 +10,7 @@ import scipy.stats
 
 from itx import cli, storage
 from itx.analysis import compare, paired, rounds
-from itx.eval import stats
+from itx.eval import predictions, stats
 from tests.analysis.test_compare import STEP, made
 
 # ---- the estimate
@@ -181,17 +181,28 @@ def test_a_run_beside_itself_and_beside_a_worse_one(runs):
         assert (back[name]["verdict"] == "better") == (s["verdict"] == "worse")
 
 
-def test_a_round_is_better_on_the_tasks_that_were_acted_on(runs):
+def test_a_round_is_better_on_what_was_acted_on(runs):
     """The runs have few clusters, so that over all of them nothing is told from chance."""
     good, poor = (str(runs[n].path) for n in ("good", "poor"))
-    tasks = sorted({r["task"] for r in storage.read_json(runs["poor"].scores_json(STEP))["rows"].values()})  # fmt: skip
-    mended = rounds.beside(poor, good, tasks)
-    assert mended["verdict"] == "unresolved" and not mended["worse"]
-    assert mended["on"]["verdict"] == "better" and mended["better"]
-    assert not rounds.beside(poor, good, [])["better"]  # nothing was acted on
-    assert not rounds.beside(poor, good, ["another"])["better"]
-    assert not rounds.beside(good, poor, tasks)["better"]
-    assert not rounds.beside(good, str(runs["again"].path), tasks)["better"]
+    rows = storage.read_json(runs["poor"].scores_json(STEP))["rows"].values()
+    aim = {"why": "all of it", "tasks": sorted({r["task"] for r in rows}), "conditions": []}
+    mended = rounds.beside(poor, good, [aim])
+    assert mended["verdict"] == "unresolved" and not mended["worse"] and mended["better"]
+    assert [s["verdict"] for s in mended["on"]] == ["better"]
+    # of one template alone, half as many questions
+    first = rows.__iter__().__next__()["task"]
+    template = next(iter(predictions.read_whole(runs["poor"], STEP, first)))["template"]
+    half = {**aim, "why": "half", "tasks": [first], "conditions": [f"template = {template}"]}
+    both = rounds.beside(poor, good, [{**aim, "tasks": [first]}, half])["on"]
+    assert both[1]["pairs"] <= both[0]["pairs"]
+    # many actions are many tests
+    many = rounds.beside(poor, good, [aim] * 40)["on"]
+    assert many[0]["holm"] == pytest.approx(min(1.0, 40 * mended["on"][0]["holm"]))
+    for acted in ([], [{**aim, "tasks": ["another"]}]):
+        held = rounds.beside(poor, good, acted)
+        assert not held["better"] and held["on"] == []
+    assert not rounds.beside(good, poor, [aim])["better"]
+    assert not rounds.beside(good, str(runs["again"].path), [aim])["better"]
 
 
 def test_answers_that_were_cut_widen_the_interval_and_decide_nothing(runs):
