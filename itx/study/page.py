@@ -174,7 +174,7 @@ def picture(facts: dict[str, Any]) -> bytes:
     have some, else side by side."""
     measure = facts["measures"][0]
     sides = [s for s in facts["sides"] if s["draws"]]
-    unit = f"{measure['name']}, {UNITS[measure['kind']]}"
+    unit = f"{measure['name']}\n{UNITS[measure['kind']]}"
     values = [list(s["measures"][measure["name"]]["values"].values()) for s in sides]
     lines: dict[str, list[tuple[float, list[float]]]] = {}
     for s, v in zip(sides, values, strict=True):
