@@ -444,6 +444,17 @@ def test_only_some_arms_and_draws(trainers, capfd):
     assert len(trainers.trained) == 5
 
 
+def test_settings_of_all_runs_are_none_that_an_arm_sets(trainers, capfd):
+    words = [*trainers.words, "--draws", "1", "--train.steps=3"]
+    assert cli.main(words) == 2
+    assert "--train.steps=3: the arm 'none' sets this itself" in capfd.readouterr().err
+    assert cli.main([*trainers.words, "--train.seed=3"]) == 2 and not trainers.trained
+    assert cli.main([*words, "--only", "1 of them,further"]) == 0
+    steps = {r["run"]: r["steps"] for r in trainers.facts()["runs"] if r["values"]}
+    assert steps == {"1_of_them.0": 3, "4_of_them.0": 3, "further.0": 3}
+    assert "Settings of all runs: `--train.steps=3`" in (trainers.folder / "study.md").read_text()
+
+
 def test_a_page_takes_what_was_found_in_between_its_marks(trainers, tmp_path, capfd):
     wanted = tmp_path / "page.md"
     wanted.write_text("# Results\n<!-- study tried -->\nNot run.\n<!-- end study tried -->\nEnd.\n")
