@@ -30,7 +30,7 @@ from itx.eval import dev
 from itx.log import Book, MetricsLog, Progress
 from itx.params import Params, module_of
 from itx.processes import Interrupts
-from itx.restore import Metrics, Setup, State, Step
+from itx.restore import Metrics, ModelPlan, Setup, State, Step
 from itx.runs import RunFolder
 
 # ---------------------------------------------------------------- the step
@@ -109,12 +109,7 @@ def summed_gradients(
 
 def make_setup(config: RunConfig, vocab_size: int, num_tasks: int, mesh: Mesh) -> Setup:
     """Everything a run needs but its state."""
-    groups = meshes.batch_parts(mesh) * config.train.microbatches
-    if config.data.global_batch % groups:
-        raise UserError(
-            f"data.global_batch={config.data.global_batch} is not divisible by {groups} "
-            f"(batch shards × train.microbatches)"
-        )
+    check_divisible(config, mesh)
     plan = restore.plan_model(config, vocab_size)
     draw = restore.initialiser(config, vocab_size, mesh)
     shardings = restore.shardings(plan, mesh)
@@ -126,18 +121,28 @@ def make_setup(config: RunConfig, vocab_size: int, num_tasks: int, mesh: Mesh) -
         given = {p: jax.device_put(v, shardings_by_path[p]) for p, v in given.items()}
         return jax.jit(plan.state_of, out_shardings=shardings, donate_argnums=0)(base, given)
 
-    specs = jax.tree.map(
-        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-        plan.shapes,
-        shardings,
-    )
+    peak = jax.device_put(np.float32(config.optim.learning_rate), meshes.replicated(mesh))
+    step = Step(jitted_step(config, plan, num_tasks, mesh), peak)
+    return Setup(plan, mesh, init, step, restore.state_specs(plan, mesh))
+
+
+def check_divisible(config: RunConfig, mesh: Mesh) -> None:
+    """UserError where a batch cannot be split over the mesh and into microbatches."""
+    groups = meshes.batch_parts(mesh) * config.train.microbatches
+    if config.data.global_batch % groups:
+        raise UserError(
+            f"data.global_batch={config.data.global_batch} is not divisible by {groups} "
+            f"(batch shards × train.microbatches)"
+        )
+
+
+def jitted_step(config: RunConfig, plan: ModelPlan, num_tasks: int, mesh: Mesh) -> Callable:
+    """`make_step`'s as a function of jax.jit, which takes the memory of the state. It is the only
+    one: `itx plan` compiles the same for devices that are not here."""
     rate = optim.schedule(config.optim, config.train.steps)
     step = make_step(plan.graphdef, plan.tx, rate, config, num_tasks)
-    outputs = (shardings[0], meshes.replicated(mesh))
-    compiled = jax.jit(step, donate_argnums=0, out_shardings=outputs)
-    peak = jax.device_put(np.float32(config.optim.learning_rate), meshes.replicated(mesh))
-    step = Step(compiled, peak)
-    return Setup(plan, mesh, init, step, specs)
+    outputs = (restore.shardings(plan, mesh)[0], meshes.replicated(mesh))
+    return jax.jit(step, donate_argnums=0, out_shardings=outputs)
 
 
 def sizes(state: State, frozen: Params) -> dict[str, int]:

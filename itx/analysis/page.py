@@ -42,11 +42,25 @@ def loop(facts: dict) -> str:
 
 
 def review(facts: dict) -> str:
-    """The page of `itx create review`. Its rows are JSON in which no `<` stands, so that nothing in
+    """The page of `itx create review`."""
+    return _operated("review", facts, facts)
+
+
+def blind(facts: dict) -> str:
+    """The page of `itx compare --blind`."""
+    return _operated("blind", facts, {k: v for k, v in facts.items() if k != "left_out"})
+
+
+def _operated(name: str, facts: dict, data: dict) -> str:
+    """A page that is operated by keys. Its rows are JSON in which no `<` stands, so that nothing in
     them can end the element that holds them."""
-    held = json.dumps(facts).replace("<", "\\u003c")
-    script = (FOLDER / "review.js").read_text(encoding="utf-8")
-    return str(macros("review.html.jinja").page(facts, Markup(held), Markup(script)))
+    held = json.dumps(data).replace("<", "\\u003c")
+    return str(macros(f"{name}.html.jinja").page(facts, Markup(held), Markup(script(name))))
+
+
+def script(name: str) -> str:
+    """The script of a page that is operated by keys."""
+    return "".join((FOLDER / f"{part}.js").read_text(encoding="utf-8") for part in ("keys", name))
 
 
 def _addresses(pngs: dict[str, bytes]) -> dict[str, str]:

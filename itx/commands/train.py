@@ -39,9 +39,9 @@ from itx.config import RunConfig
 from itx.data import lock as locks
 from itx.data.loader import Batches
 from itx.data.types import Lock
-from itx.data.vocabulary import BYTE_EXTRA_IDS, BYTES, Bytes, Vocabulary
 from itx.errors import UserError
 from itx.eval import dev, evaluate, fixed, information, metrics, retention, safety
+from itx.params import unbuilt_vocab_size
 from itx.restore import Setup
 from itx.runs import RunFolder, default_run, read_lock
 from itx.trainer_lock import TrainerLock
@@ -238,13 +238,7 @@ def _dry_run(args: Namespace) -> tuple[dict, int]:
     """How much trains, by shapes alone. A model that is still to be downloaded is the one that the
     recipe names."""
     config, _ = pretrained.load_recipe(args.config, args.overrides, args.quick, absent=True)
-    d, size = config.data, config.data.vocab_size
-    if d.vocab == BYTES:
-        size = Bytes(BYTE_EXTRA_IDS).size
-    elif d.vocab and not config.model.vocab_size:
-        size = Vocabulary(storage.given_file(d.vocab, d.root, "data.vocab")).size
-    size = min(size, config.model.vocab_size or size)
-    shapes = restore.plan_model(config, size).shapes
+    shapes = restore.plan_model(config, unbuilt_vocab_size(config)).shapes
     print(training.about_size(*shapes))
     return training.sizes(*shapes), 0
 

@@ -102,8 +102,9 @@ class EvalRow(TypedDict):
     halved: NotRequired[bool]  # the row has half of the split, the other half is another's
     seqio: NotRequired[dict[str, Any]]  # a Task registered straight in SeqIO (itx/eval/foreign.py)
     verified: NotRequired[bool]  # the references are what a rule reads, and no answers
+    reasons: NotRequired[bool]  # an answer is longer than its reference
     shots: NotRequired[int]  # exemplars in each prompt
-    stop: NotRequired[str]  # text between exemplars, at which an answer ends
+    stop: NotRequired[str]  # text at which an answer ends, such as that between exemplars
     trained_on: NotRequired[float | None]  # share of its examples that training saw; never on disk
 
 

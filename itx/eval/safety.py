@@ -114,17 +114,9 @@ def averages(held: dict) -> list[dict]:
             if len(own) == 2:
                 lost = sum(b and not a for b, a in zip(own["before"], own["after"], strict=True))
                 gained = sum(a and not b for b, a in zip(own["before"], own["after"], strict=True))
-                facts |= {"lost": lost, "gained": gained, "p": _mcnemar(lost, gained)}
+                facts |= {"lost": lost, "gained": gained, "p": stats.sign_test(lost, gained)}
             found.append(facts)
     return found
-
-
-def _mcnemar(lost: int, gained: int) -> float:
-    """Exact two-sided p of so many changes either way, if both ways were as likely (McNemar,
-    1947)."""
-    from scipy.stats import binomtest
-
-    return float(binomtest(lost, lost + gained).pvalue) if lost + gained else 1.0
 
 
 def changed(held: dict, kind: str) -> list[dict]:

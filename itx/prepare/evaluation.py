@@ -317,8 +317,9 @@ def _lock_row(row: Row, made: Made, settings: Settings) -> EvalRow:
         more["options"] = list(spec.options)
     if row.seqio:
         more["seqio"] = row.seqio
-    if spec.verified:
-        more["verified"] = True
+    more |= {k: True for k in ("verified", "reasons") if getattr(spec, k)}
+    if spec.stop:
+        more["stop"] = spec.stop
     # A base model, which never learned our EOS, goes on with a next exemplar.
     if row.group == "retention":
         more |= exemplars_of(variant, spec)
