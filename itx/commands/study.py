@@ -34,8 +34,9 @@ from itx.study.spec import BASE, Arm, Draw, Study
 from itx.text import visible
 
 BASE_RECIPE = shipped.STUDIES / "documents.py"
-# What a run takes on two quiet CPU cores, until one of the study is done: seconds beside training
-# (start, build, evaluation), and training tokens a second. tests/benchmarks/train_step.json
+# What a run takes on two CPU cores, until one of the study is timed: seconds beside training (its
+# build, start and evaluation took 40 CPU seconds), and training tokens a second of the base, which
+# took 22,000 to 24,000 while little else ran.
 BESIDE_SECONDS, TOKENS_A_SECOND = 60.0, 20_000
 
 
