@@ -232,14 +232,17 @@ def lines_with_points(
         for (label, places), colour in zip(lines.items(), itertools.cycle(LINES), strict=False):
             known = [(x, values) for x, values in places if values]
             means = [sum(values) / len(values) for _, values in known]
-            style = "-" if joined else ""
-            axes.plot([x for x, _ in known], means, style, color=colour, marker="o", label=label)
+            style = {"color": colour, "marker": "o", "linestyle": "-" if joined else "none"}
+            axes.plot([x for x, _ in known], means, label=label, **style)
             for x, values in known:
                 axes.plot([x] * len(values), values, ".", color=colour, alpha=0.5, markersize=4)
         for note, (x, values) in zip(notes, next(iter(lines.values())), strict=False):
             axes.annotate(note, (x, values[0]), (4, 4), textcoords="offset points", fontsize=8)
         if log:
             axes.set_xscale("log")
+            values = sorted({x for places in lines.values() for x, _ in places})
+            axes.set_xticks(values, [f"{x:g}" for x in values])
+            axes.minorticks_off()
         if ticks:
             turned = {"rotation": 30, "ha": "right"} if max(map(len, ticks)) > 12 else {}
             axes.set_xticks(range(len(ticks)), ticks, **turned)

@@ -34,8 +34,9 @@ from itx.study.spec import BASE, Arm, Draw, Study
 from itx.text import visible
 
 BASE_RECIPE = shipped.STUDIES / "documents.py"
-# What a run takes on two quiet CPU cores, until one of the study is done: seconds beside training
-# (start, build, evaluation), and training tokens a second. tests/benchmarks/train_step.json
+# What a run takes on two CPU cores, until one of the study is timed: seconds beside training (its
+# build, start and evaluation took 40 CPU seconds), and training tokens a second of the base, which
+# took 22,000 to 24,000 while little else ran.
 BESIDE_SECONDS, TOKENS_A_SECOND = 60.0, 20_000
 
 
@@ -93,7 +94,8 @@ def run_study(args: Namespace) -> tuple[dict, int]:
     if args.page:
         page.check_marks(Path(args.page), study.name, args.quick)
     made = Made(args, study, file, folder, base, _plans(args, study, file, folder, base))
-    todo = [p for p in made.plans if made.is_chosen(p) and not results.is_done(p.run, p.steps)]
+    chosen = _chosen(args, study)
+    todo = [p for p in made.plans if p.arm.name in chosen and not results.is_done(p.run, p.steps)]
     if args.dry_run:
         return _listed(made, todo), 0
     for p in made.plans:
@@ -137,16 +139,6 @@ class Made:
         self.failed: dict[str, str] = {}
         held = storage.read_object(folder / "study.json", "runs", absent={"runs": []})
         self.seconds = {r["run"]: r["seconds"] for r in held["runs"] if r["seconds"] is not None}
-
-    def is_chosen(self, p: Planned) -> bool:
-        """Whether --only means it: an arm, a side, or what one of these begins from."""
-        only = making.names(self.args.only)
-        arms = self.study.arms
-        wanted = {a.name for a in arms if not only or {a.name, a.compared_as} & {*only}}
-        for arm in reversed(self.study.arms):  # an arm begins from an earlier one
-            if arm.name in wanted:
-                wanted.add(arm.begins)
-        return p.arm.name in wanted
 
     def seconds_of(self, p: Planned) -> float:
         """That a run will take, by those of the study that were timed."""
@@ -230,18 +222,45 @@ def _plans(
 ) -> list[Planned]:
     """Every run; a mistake in any setting, or a folder of another config, shows before one
     begins."""
-    plans = []
+    plans, chosen = [], _chosen(args, study)
     for draw in study.draws:
         for arm in study.arms:
-            own = [*draw.overrides, *map(draw.filled, arm.overrides)]
             begins = base.path if arm.begins == BASE else folder / _run_name(arm.begins, draw)
-            overrides = [*own, *args.overrides, f"--model.pretrained={begins}"]
+            own = [
+                *draw.overrides,
+                *map(draw.filled, arm.overrides),
+                f"--model.pretrained={begins}",
+            ]
+            if arm.name in chosen:
+                _check_free(args.overrides, own, arm)
+            overrides = [*args.overrides, *own]
             config, _ = recipe.load(file, overrides, args.quick)
             run = RunFolder(folder / _run_name(arm.name, draw))
             if run.is_begun():
                 begin.check_same_run(run, pretrained.load_recipe(file, overrides, args.quick)[0])
             plans.append(Planned(arm, draw, run, overrides, config))
     return plans
+
+
+def _chosen(args: Namespace, study: Study) -> set[str]:
+    """The arms that --only means: by their names or sides, and what they begin from."""
+    only = making.names(args.only)
+    chosen = {a.name for a in study.arms if not only or {a.name, a.compared_as} & {*only}}
+    for arm in reversed(study.arms):  # an arm begins from an earlier one
+        if arm.name in chosen:
+            chosen.add(arm.begins)
+    return chosen
+
+
+def _check_free(typed: list[str], own: list[str], arm: Arm) -> None:
+    """UserError for a setting that makes the arm what it is: with another value the arms would
+    differ by something else than what the study asks about."""
+    names = {text.partition("=")[0].replace("-", "_") for text in own}
+    for text in typed:
+        if text.partition("=")[0].replace("-", "_") in names:
+            raise UserError(
+                f"{text}: the arm {arm.name!r} sets this itself; leave it out, or the arm by --only"
+            )
 
 
 def _run_name(arm: str, draw: Draw) -> str:

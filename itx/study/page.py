@@ -105,13 +105,14 @@ def _tests(facts: dict[str, Any]) -> list[str]:
                 t["name"],
                 t["measure"],
                 _signed(t["difference"], t["interval"]) if known else "not known",
+                ", ".join(f"{value:+.3f}" for value in t["values"]) or "none",
                 f"{t['smallest']:.3f}" if known else "not known",
                 f"{t['margin']:.3g}",
                 t["verdict"],
             ]
         )
-    head = ["test", "measure", "difference", "smallest detectable", "equivalent within", "verdict"]
-    return _table(head, rows)
+    head = ["test", "measure", "difference", "in each draw", "smallest detectable"]
+    return _table([*head, "equivalent within", "verdict"], rows)
 
 
 def _sentences(facts: dict[str, Any]) -> list[str]:
@@ -174,7 +175,7 @@ def picture(facts: dict[str, Any]) -> bytes:
     have some, else side by side."""
     measure = facts["measures"][0]
     sides = [s for s in facts["sides"] if s["draws"]]
-    unit = f"{measure['name']}, {UNITS[measure['kind']]}"
+    unit = f"{measure['name']}\n{UNITS[measure['kind']]}"
     values = [list(s["measures"][measure["name"]]["values"].values()) for s in sides]
     lines: dict[str, list[tuple[float, list[float]]]] = {}
     for s, v in zip(sides, values, strict=True):
