@@ -20,6 +20,8 @@ def print_plan(facts: dict[str, Any]) -> None:
             console().print(_parts(own))
             if own["collectives"]:
                 console().print(_collectives(own))
+    if any(not p["fits"] for p in facts["programs"] if p["program"] != "train"):
+        print("evaluation asks fewer rows at once with a smaller --eval.batch_size")
     if cost := facts.get("cost"):
         for line in cost_lines(cost):
             print(line)

@@ -374,3 +374,4 @@ def test_jax_looks_for_a_tpu_only_where_one_is(tmp_path, monkeypatch, vendor, ch
 def test_a_refusal_is_one_line():
     error = RuntimeError("RESOURCE_EXHAUSTED: E1: no\nroom. See https://x for more")
     assert compiled.refusal(error) == "E1: no room."
+    assert compiled.refusal(RuntimeError("INTERNAL: bug")) == "the compiler fails: INTERNAL: bug"
