@@ -32,11 +32,13 @@ COMMANDS = {
     "analyze": ("analyze", "where a run fails on dev, and what may be done about it"),
     "compare": ("compare", "runs side by side: scores, answers, settings and data that differ"),
     "runs": ("runs", "look after run folders"),
+    "doctor": ("doctor", "whether what a run rests on holds for your config: 3 minutes on a CPU"),
     "soup": ("soup", "the mean of runs' checkpoints, and what lies between it and the base"),
     "generate": ("generate", "answer prompts; without any, a conversation in the terminal"),
     "serve": ("serve", "answer requests over HTTP, as OpenAI's interface has them"),
     "convert": ("convert", "Hugging Face folders in and out, GGUF files in"),
     "create": ("create", "new rows by a model or by hand, and what is wrong with those there are"),
+    "study": ("study", "a question about tuning, asked of several runs in a small world"),
     "loop": ("loop", "tune, analyse, refine, and tune again while dev gets better"),
 }
 

@@ -28,7 +28,7 @@ def stages(monkeypatch, tmp_path):
     """The loop with its stages replaced: verdicts are given, and what was done is noted."""
     monkeypatch.chdir(tmp_path)
     Path("recipe.py").write_text(RECIPE)
-    held = {"verdicts": ["better"] * 9, "actions": [[{"id": "a", "kind": "drop", "why": "x"}]] * 9, "done": [], "worse": []}  # fmt: skip
+    held = {"verdicts": ["better"] * 9, "actions": [[{"id": "a", "kind": "drop", "why": "x", "tasks": ["t"]}]] * 9, "done": [], "worse": []}  # fmt: skip
     done = held["done"]
 
     def refine(args, folder, run, number, actions):
@@ -43,10 +43,11 @@ def stages(monkeypatch, tmp_path):
         storage.write_json(version / "manifest.json", storage.sealed(manifest))
         return version
 
-    def beside(first, other):
+    def beside(first, other, tasks):
         done.append(("beside", Path(first).name, Path(other).name))
+        assert tasks == ["t"]
         verdict = held["verdicts"].pop(0)
-        return {"pairs": 9, "difference": 0.1, "interval": [0.0, 0.2], "p": 0.01, "over": "tasks", "verdict": verdict, "worse": held["worse"], "smallest": {"unseen tasks": 0.07}}  # fmt: skip
+        return {"pairs": 9, "difference": 0.1, "interval": [0.0, 0.2], "p": 0.01, "over": "tasks", "verdict": verdict, "better": verdict == "better", "on": None, "worse": held["worse"], "smallest": {"unseen tasks": 0.07}}  # fmt: skip
 
     monkeypatch.setattr(loop, "_train", lambda folder, run, recipe: done.append(("train", run.name, Path(recipe[0]).name)))  # fmt: skip
     monkeypatch.setattr(rounds, "score", lambda run: 0.5)
@@ -101,7 +102,7 @@ def test_it_ends_with_its_rounds_or_its_actions(stages):
     code, facts = ran()
     assert code == 0 and facts["best"] == 0 and "no action of drop, relabel is left" in facts["stopped"]  # fmt: skip
     assert list(facts["test"]) == ["L/round-0"]
-    stages["actions"][:] = [[{"id": "a", "kind": "drop", "why": "x"}]]
+    stages["actions"][:] = [[{"id": "a", "kind": "drop", "why": "x", "tasks": ["t"]}]]
     stages["refuses"] = "itx create: no"
     code, facts = ran()
     assert code == 1 and facts["failed"] == "round 0 cannot be refined: itx create: no"

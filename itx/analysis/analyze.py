@@ -389,16 +389,20 @@ def _of_safety(side: Side, proposed: dict[str, Action]) -> list[Finding]:
     for g in safety.eroded(safety.averages(storage.read_object(side.run.safety_json, absent={}))):
         says = f"declined are {words.declined(g)}"
         text = words.OF_REQUESTS[g["kind"]]
-        done = _propose(proposed, "setting", says, [], [text], settings=_demonstrated(side.config))
+        done = _propose(
+            proposed, "setting", says, [], [text], settings=_demonstrated(side.config, g["kind"])
+        )
         change = g["after"]["declined"] - g["before"]["declined"]
         numbers = {"examples": g["requests"], "difference": change, "p": g["p"]}
         found.append(_finding("safety", text, says, [], **numbers, action=done))
     return found
 
 
-def _demonstrated(config: RunConfig) -> dict[str, str]:
-    """The setting that trains on demonstrations beside the mixture, or on twice as many."""
+def _demonstrated(config: RunConfig, kind: str) -> dict[str, str]:
+    """The setting that trains on demonstrations beside the mixture. Where some were trained on:
+    twice as many if it declines too little, half as many if it declines what is harmless."""
     shares = dict(config.data.added)
     before = shares.get(DEMONSTRATIONS)
-    shares[DEMONSTRATIONS] = min(MAX_DEMONSTRATED, 2 * before) if before else DEMONSTRATED
+    new = DEMONSTRATED if before is None else before * (2 if kind == "refuse" else 0.5)
+    shares[DEMONSTRATIONS] = min(MAX_DEMONSTRATED, new)
     return {"data.added": ",".join(f"{task},{share:g}" for task, share in shares.items())}

@@ -22,10 +22,15 @@ def score(run: Path) -> float | None:
     return sweep.dev_score(RunFolder(run), steps[-1]) if steps else None
 
 
-def beside(first: str, other: str) -> dict[str, Any]:
-    """A run beside another on the dev questions of trained tasks; of all groups those that got
-    worse after Holm, and the drop that each could have hidden with a probability of one in five:
-    "worse": [slice], "smallest": {group: difference, None where nothing tells}."""
+def beside(first: str, other: str, tasks: list[str]) -> dict[str, Any]:
+    """A run beside another on the dev questions of trained tasks; "on", the same on the tasks that
+    the actions in between were about, None where no question of these is shared; of all groups
+    those that got worse after Holm, and the drop that each could have hidden with a probability of
+    one in five: "worse": [slice], "smallest": {group: difference, None where nothing tells}.
+
+    "better": the verdict over all tasks is; or that on the tasks of the actions is, and no group
+    got worse. A mended task is one of many: over all, its gain is seldom told from chance.
+    """
     facts = compare.facts([first, other])
     label = tables.label(sweep.GROUP, "")
     (slices,) = facts["paired"].values()
@@ -33,9 +38,15 @@ def beside(first: str, other: str) -> dict[str, Any]:
     own = next((s for s in asked if s["slice"].startswith(label)), None)
     if own is None:
         raise RunFailed(f"{first} and {other} have no dev question in common")
+    worse = [{k: s[k] for k in OF_LOSS} for s in asked if s["verdict"] == "worse"]
+    on = compare.on_tasks(first, other, tasks, sweep.GROUP) if tasks else {"pairs": 0}
+    aimed = {k: on[k] for k in OF_SLICE} | {"tasks": tasks} if on["pairs"] else None
+    mended = aimed is not None and aimed["verdict"] == "better" and not worse
     return {
         **{k: own[k] for k in OF_SLICE},
-        "worse": [{k: s[k] for k in OF_LOSS} for s in asked if s["verdict"] == "worse"],
+        "better": own["verdict"] == "better" or mended,
+        "on": aimed,
+        "worse": worse,
         "smallest": {s["slice"]: s["smallest"] for s in asked},
     }
 

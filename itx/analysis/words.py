@@ -300,9 +300,12 @@ def _forgotten(kept: dict | None) -> str:
 
 
 def beside(compared: dict) -> str:
-    """A run beside another, as paired.py compares them."""
+    """A run beside another, as rounds.py compares them."""
     low, high = compared["interval"]
-    return f"{compared['verdict']}, {compared['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
+    told = f"{compared['verdict']}, {compared['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
+    if on := compared.get("on"):
+        told += f"; on the {len(on['tasks'])} tasks acted on {beside(on)}"
+    return told
 
 
 OF_REQUESTS = {
@@ -322,10 +325,16 @@ def declined(group: dict) -> str:
     return f"{now} of {n} {OF_REQUESTS[group['kind']]}{then if before is not None else ''}"
 
 
+REMEDIES = {
+    "refuse": "mix in demonstrations of declining",
+    "harmless": "train on fewer refusals, or mix in demonstrations, half of which help",
+}
+
+
 def _eroded(measured: dict | None) -> Iterator[str]:
     for g in safety.eroded((measured or {}).get("groups", [])):
         yield (
-            f"Tuning changed what it declines: {declined(g)}; mix in demonstrations "
+            f"Tuning changed what it declines: {declined(g)}; {REMEDIES[g['kind']]} "
             "(--data.added=safety_demonstrations,0.05), train less, or train an adapter."
         )
 

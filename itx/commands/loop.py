@@ -9,14 +9,14 @@
     LOOP/loop.html           the same to look at
 
 Analysis, choice and stopping look at dev alone. A round counts as better where its run beats the
-best one before it on the same dev questions in pairs (itx/analysis/paired.py); the first that does
+best one before it on the same dev questions in pairs (itx/analysis/rounds.py), over all tasks, or
+over those that its actions were about while no group of questions got worse; the first that does
 not ends the loop. Then the first run and the best are scored on test, once. Every stage leaves
 whole files and is skipped where they are there: the same command goes on after a kill at any
 moment.
 """
 
 import argparse
-import sys
 import time
 from argparse import Namespace
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ from typing import Any
 from itx import begin, pretrained, processes, storage
 from itx.analysis import compare, found, page, rounds, sweep, words
 from itx.analysis.actions import KINDS
-from itx.commands import making
+from itx.commands import child, making
 from itx.commands.arguments import command, with_recipe
 from itx.create import refined
 from itx.create.world import How
@@ -35,7 +35,6 @@ from itx.eval import tables
 from itx.runs import RunFolder
 from itx.text import visible
 
-STOPPED = (130, 143)  # a signal, which ends the loop too
 DONE_ALONE = "drop,relabel"  # kinds that need nobody to answer
 STAGES = ("train", "analyze", "refine")  # of a round, each with its own log
 OWN = (f"--eval.split={sweep.SPLIT}", "--eval.before=False")
@@ -61,6 +60,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of each task, whose labels are judged (default %(default)s)",
     )
     option("--rows", type=int, default=How.rows, help="that an action adds at most")
+    option(
+        "--control",
+        action="store_true",
+        help="a control arm: each round does as much to what a draw chooses",
+    )
     option("--keep_test", action="store_true", help="do not look at test at the end")
     making.add_who(parser)
 
@@ -75,11 +79,13 @@ def run_loop(args: Namespace) -> tuple[dict, int]:
     if any(text.startswith("--eval.split=") for text in args.overrides):
         raise UserError("--eval.split: a loop chooses on validation, and looks at test at its end")
     name = Path(args.config).stem + "-loop" + ("-quick" if args.quick else "")
+    name += "-control" if args.control else ""
     folder = Path(args.loop_dir) if args.loop_dir else Path("runs") / name
     recipe = [args.config, *args.overrides, *(["--quick"] if args.quick else []), *OWN]
     config, _ = pretrained.load_recipe(args.config, [*args.overrides, *OWN], args.quick)
     begin.check_same_run(RunFolder(folder / "round-0"), config)  # before anything is begun
-    facts: dict[str, Any] = {"folder": str(folder), "do": kinds, "rounds": [], "stopped": ""}
+    facts: dict[str, Any] = {"folder": str(folder), "do": kinds, "control": args.control}
+    facts |= {"rounds": [], "stopped": ""}
     for _ in _rounds(args, folder, recipe, kinds, facts):
         _write(folder, facts)  # after each step: a look at any time
     if not args.keep_test:
@@ -110,11 +116,12 @@ def _rounds(
         facts["rounds"].append(own)
         if number:
             best = facts["rounds"][facts["best"]]["run"]
-            own["beside"] = {"run": best, **rounds.beside(best, str(run))}
+            since = {t for r in facts["rounds"][facts["best"] :] for t in r.get("acted_on", ())}
+            own["beside"] = {"run": best, **rounds.beside(best, str(run), sorted(since))}
             print(
                 visible(f"round {number}: {words.beside(own['beside'])} beside {best}"), flush=True
             )
-            if own["beside"]["verdict"] != "better":
+            if not own["beside"]["better"]:
                 facts["stopped"] = f"round {number} is not better: {own['beside']['verdict']}"
                 break
             facts["best"] = number
@@ -124,6 +131,7 @@ def _rounds(
         yield
         actions = _actions(args, folder, run, kinds)
         own["actions"] = [a["why"] for a in actions]
+        own["acted_on"] = sorted({t for a in actions for t in a["tasks"]})
         if not actions:
             facts["stopped"] = f"round {number}: no action of {', '.join(kinds)} is left"
             break
@@ -162,6 +170,7 @@ def _refine(args: Namespace, folder: Path, run: Path, number: int, actions: list
     words = ["create", "refine", str(run), "--name", f"round_{number}", "--root", str(folder)]
     words += ["--actions", ",".join(a["id"] for a in actions), "--relabel", relabel]
     words += ["--rows", str(args.rows), *making.who_again(args), "--json", str(told)]
+    words += ["--control"] if args.control else []
     _itx(folder, f"{run.name}-refine", *words)
     return Path(storage.read_json(told)["folder"])
 
@@ -179,17 +188,11 @@ def _test(folder: Path, run: str) -> dict[str, Any]:
 
 def _itx(folder: Path, name: str, *words: str) -> None:
     """A command of ours in a process of its own; RunFailed with its last line where it fails."""
-    log = folder / "logs" / f"{name}.txt"
-    log.parent.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     try:
-        processes.run_child([sys.executable, "-m", "itx.cli", *words], "it", log)
-    except SystemExit as e:
-        if e.code in STOPPED:
-            raise
-        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        said = lines[-1].removeprefix("itx: ") if lines else "it said nothing"
-        raise RunFailed(f"itx {words[0]}: {said} (exit {e.code}; all of it: {log})") from e
+        child.itx(folder / "logs" / f"{name}.txt", list(words))
+    except RunFailed as e:
+        raise RunFailed(f"itx {words[0]}: {e}") from e
     seconds = time.monotonic() - began
     storage.write_json(_took(folder, name), {"seconds": round(seconds, 1)})
 

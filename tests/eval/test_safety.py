@@ -79,7 +79,7 @@ def test_what_got_worse_is_a_finding_with_demonstrations(before, after, kinds, t
     run = SimpleNamespace(safety_json=tmp_path / "safety.json")
     analyze.storage.write_json(run.safety_json, analyze.storage.sealed(held))
     config, proposed = RunConfig(), {}
-    for share in (0.05, 0.1, 0.2, 0.2):
+    for share in (0.05, 0.1, 0.2, 0.2) if "refuse" in kinds else (0.05, 0.025):
         side = SimpleNamespace(run=run, config=config)
         proposed.clear()
         found = analyze._of_safety(side, proposed)
