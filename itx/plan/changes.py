@@ -38,7 +38,7 @@ def changes(config: RunConfig, devices: int) -> Iterator[Change]:
         settings, costs = settings + RECOMPUTE, [*costs, "layers are computed twice"]
         yield Change(settings, ", ".join(costs))
     replicas = config.mesh.replica * mesh.tensor
-    if mesh.fsdp not in (-1, devices // max(1, replicas)):
+    if mesh.data != 1 or mesh.fsdp not in (-1, devices // max(1, replicas)):
         settings, costs = settings + ALL_FSDP, [*costs, "parameters travel between chips"]
         yield Change(settings, ", ".join(costs))
     rows = config.data.global_batch // max(1, devices // mesh.tensor)
@@ -49,7 +49,7 @@ def changes(config: RunConfig, devices: int) -> Iterator[Change]:
         yield Change(micro, ", ".join(smaller))
     for tensor in (2, 4, 8):
         if tensor > mesh.tensor and config.model.num_kv_heads % tensor == 0 and devices > tensor:
-            split = (*micro_of(config, settings, devices // tensor), f"--mesh.tensor={tensor}")
+            split = (*one_row_each(config, settings, devices // tensor), f"--mesh.tensor={tensor}")
             split += tuple(s for s in ALL_FSDP if s not in split)
             yield Change(split, f"each layer is split over {tensor} chips, which talk within it")
     if config.peft.method == "full":
@@ -61,7 +61,7 @@ def changes(config: RunConfig, devices: int) -> Iterator[Change]:
         yield Change((*micro, *LORA), "an adapter trains; " + ", ".join(smaller))
 
 
-def micro_of(config: RunConfig, settings: tuple[str, ...], parts: int) -> tuple[str, ...]:
+def one_row_each(config: RunConfig, settings: tuple[str, ...], parts: int) -> tuple[str, ...]:
     """The settings with as many microbatches as leave each part of the mesh one row."""
     rows = config.data.global_batch // max(1, parts)
     return (*settings, f"--train.microbatches={rows}") if rows > 1 else settings
