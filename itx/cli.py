@@ -22,11 +22,11 @@ from itx.errors import UserError
 # Only the file of the command that was typed is imported: JAX takes a second, TensorFlow three.
 COMMANDS = {
     "train": ("train", "build, audit, tune, evaluate, report; the same command again resumes"),
+    "plan": ("plan", "whether a run fits named TPUs, and what it takes: compiled without one"),
     "sweep": ("sweep", "a grid of runs, and the settings chosen by held-in dev scores"),
     "data": ("data", "build, audit and print training data"),
     "config": ("config", "every setting: meaning, default, kind and the values it takes"),
     "recipes": ("recipes", "the recipes that come with itx, and the models that they begin from"),
-    "plan": ("plan", "whether a run fits named TPUs, and what it takes: compiled without one"),
     "tasks": ("tasks", "list, show and check registered tasks"),
     "eval": ("evaluate", "score a run's checkpoint, or any model on named tasks"),
     "analyze": ("analyze", "where a run fails on dev, and what may be done about it"),

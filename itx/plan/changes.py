@@ -15,7 +15,7 @@ from itx import config_check, recipe, train
 from itx.config import RunConfig
 from itx.errors import UserError
 from itx.plan import compiled, devices, fast, programs
-from itx.plan.plan import Asked, layers_of
+from itx.plan.plan import Asked, in_a_line, layers_of
 
 WANTED = 3  # so many changes that fit end the search
 
@@ -121,4 +121,5 @@ def proposals(asked: Asked, max_seconds: float, say: Callable[[str], None]) -> l
             fitting += own["fits"]
             facts |= {k: own[k] for k in ("peak_bytes", "reason", "compile_seconds") if k in own}
             facts["verdict"] = "fits" if own["fits"] else "does not fit"
+            say(in_a_line(own))
     return out
