@@ -89,7 +89,6 @@ def proposals(asked: Asked, max_seconds: float, say: Callable[[str], None]) -> l
     Those that are predicted to fit (itx/plan/fast.py) are compiled first. No compilation begins
     after `max_seconds`.
     """
-    began = time.monotonic()
     out, waiting = [], []
     for order, change in enumerate(changes(asked.config, asked.mesh.size)):
         facts = {"settings": list(change.settings), "costs": change.costs}
@@ -106,7 +105,7 @@ def proposals(asked: Asked, max_seconds: float, say: Callable[[str], None]) -> l
             facts |= {"verdict": "arguments alone do not fit"}
         else:
             waiting.append((not fast.fits(other, predicted), order, other, facts))
-    fitting = 0
+    fitting, began = 0, time.monotonic()  # predictions, a second each, are not counted
     for _, _, other, facts in sorted(waiting, key=lambda w: w[:2]):
         if fitting == WANTED:
             facts["verdict"] = f"not compiled: {WANTED} changes fit already"
