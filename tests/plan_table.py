@@ -3,7 +3,8 @@
 
     nice -n 10 uv run python -m tests.plan_table              # what is missing of these versions
     nice -n 10 uv run python -m tests.plan_table llama 8b     # the rows whose name has these words
-    uv run python -m tests.plan_table --page                  # prints the page's table
+    uv run python -m tests.plan_table --page                  # what --fast says of the rows that
+                                                              # are there; writes the page's table
 
 One compilation runs at a time: minutes each, up to 4 GiB. Every row is written as soon as it is
 known, so that a call that was ended goes on where it was.
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from itx.plan.chips import GIB
 from itx.plan.plan import environment
+from tests.readme_figures import put
 
 REPO = Path(__file__).resolve().parents[1]
 FILE = REPO / "tests" / "benchmarks" / "plan.json"
@@ -66,12 +68,23 @@ def measure(name: str) -> dict:
         return {"command": " ".join(["itx plan", *words]), **json.loads(out.read_text("utf-8"))}
 
 
+def predict(name: str) -> int:
+    """What `itx plan --fast` says of a row's training step, in bytes."""
+    recipe, topology, more, _ = ROWS[name]
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "plan.json"
+        words = [f"configs/{recipe}.py", f"--topology={topology}", "--fast", *more]
+        command = [sys.executable, "-m", "itx.cli", "plan", *words, f"--json={out}"]
+        subprocess.run(command, cwd=REPO, check=False, capture_output=True)
+        return json.loads(out.read_text("utf-8"))["predicted"]["peak_bytes"]
+
+
 def page(rows: dict[str, dict]) -> str:
     """The table of itx/plan/README.md."""
     lines = [
         "| run | machine | program | peak GiB | of | fits | flops | GB sent by a device | "
-        "at best s | compiled in s | host GiB |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "at best s | compiled in s | host GiB | --fast: GiB |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, row in rows.items():
         for p in row["programs"]:
@@ -85,14 +98,29 @@ def page(rows: dict[str, dict]) -> str:
             else:
                 cells += ["-", f"{p.get('limit_bytes', 0) / GIB:.2f}", fits, "-", "-", "-"]
             took, host = p.get("compile_seconds", 0), p.get("host_peak_bytes", 0)
-            lines.append(f"| {' | '.join([*cells, f'{took:.0f}', f'{host / GIB:.1f}'])} |")
+            cells += [f"{took:.0f}", f"{host / GIB:.1f}", _predicted(row, p)]
+            lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _predicted(row: dict, program: dict) -> str:
+    """What --fast says of a training step, and its error where the compiler knows the peak."""
+    predicted = row.get("predicted_bytes")
+    if predicted is None or program["program"] != "train":
+        return ""
+    if "peak_bytes" not in program:
+        return f"{predicted / GIB:.2f}"
+    return f"{predicted / GIB:.2f} ({predicted / program['peak_bytes'] - 1:+.0%})"
 
 
 def main(words: list[str]) -> None:
     held = json.loads(FILE.read_text("utf-8")) if FILE.is_file() else {"rows": {}}
     if words == ["--page"]:
-        print(page(held["rows"]))
+        for name, row in held["rows"].items():
+            if name.endswith(": train"):
+                row["predicted_bytes"] = predict(name)
+        FILE.write_text(json.dumps(held, indent=1) + "\n", "utf-8")
+        put("plan", "nice -n 10 uv run python -m tests.plan_table", page(held["rows"]) + "\n")
         return
     for name in ROWS:
         if not all(w.lower() in name.lower() for w in words):

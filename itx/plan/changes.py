@@ -15,7 +15,7 @@ from itx import config_check, recipe, train
 from itx.config import RunConfig
 from itx.errors import UserError
 from itx.plan import compiled, devices, fast, programs
-from itx.plan.plan import Asked, layers_of
+from itx.plan.plan import Asked, in_a_line, layers_of
 
 WANTED = 3  # so many changes that fit end the search
 
@@ -38,7 +38,7 @@ def changes(config: RunConfig, devices: int) -> Iterator[Change]:
         settings, costs = settings + RECOMPUTE, [*costs, "layers are computed twice"]
         yield Change(settings, ", ".join(costs))
     replicas = config.mesh.replica * mesh.tensor
-    if mesh.fsdp not in (-1, devices // max(1, replicas)):
+    if mesh.data != 1 or mesh.fsdp not in (-1, devices // max(1, replicas)):
         settings, costs = settings + ALL_FSDP, [*costs, "parameters travel between chips"]
         yield Change(settings, ", ".join(costs))
     rows = config.data.global_batch // max(1, devices // mesh.tensor)
@@ -49,7 +49,7 @@ def changes(config: RunConfig, devices: int) -> Iterator[Change]:
         yield Change(micro, ", ".join(smaller))
     for tensor in (2, 4, 8):
         if tensor > mesh.tensor and config.model.num_kv_heads % tensor == 0 and devices > tensor:
-            split = (*micro_of(config, settings, devices // tensor), f"--mesh.tensor={tensor}")
+            split = (*one_row_each(config, settings, devices // tensor), f"--mesh.tensor={tensor}")
             split += tuple(s for s in ALL_FSDP if s not in split)
             yield Change(split, f"each layer is split over {tensor} chips, which talk within it")
     if config.peft.method == "full":
@@ -61,7 +61,7 @@ def changes(config: RunConfig, devices: int) -> Iterator[Change]:
         yield Change((*micro, *LORA), "an adapter trains; " + ", ".join(smaller))
 
 
-def micro_of(config: RunConfig, settings: tuple[str, ...], parts: int) -> tuple[str, ...]:
+def one_row_each(config: RunConfig, settings: tuple[str, ...], parts: int) -> tuple[str, ...]:
     """The settings with as many microbatches as leave each part of the mesh one row."""
     rows = config.data.global_batch // max(1, parts)
     return (*settings, f"--train.microbatches={rows}") if rows > 1 else settings
@@ -89,7 +89,6 @@ def proposals(asked: Asked, max_seconds: float, say: Callable[[str], None]) -> l
     Those that are predicted to fit (itx/plan/fast.py) are compiled first. No compilation begins
     after `max_seconds`.
     """
-    began = time.monotonic()
     out, waiting = [], []
     for order, change in enumerate(changes(asked.config, asked.mesh.size)):
         facts = {"settings": list(change.settings), "costs": change.costs}
@@ -106,7 +105,7 @@ def proposals(asked: Asked, max_seconds: float, say: Callable[[str], None]) -> l
             facts |= {"verdict": "arguments alone do not fit"}
         else:
             waiting.append((not fast.fits(other, predicted), order, other, facts))
-    fitting = 0
+    fitting, began = 0, time.monotonic()  # predictions, a second each, are not counted
     for _, _, other, facts in sorted(waiting, key=lambda w: w[:2]):
         if fitting == WANTED:
             facts["verdict"] = f"not compiled: {WANTED} changes fit already"
@@ -121,4 +120,5 @@ def proposals(asked: Asked, max_seconds: float, say: Callable[[str], None]) -> l
             fitting += own["fits"]
             facts |= {k: own[k] for k in ("peak_bytes", "reason", "compile_seconds") if k in own}
             facts["verdict"] = "fits" if own["fits"] else "does not fit"
+            say(in_a_line(own))
     return out

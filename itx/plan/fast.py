@@ -44,8 +44,10 @@ def predict(asked: Asked) -> dict[str, Any]:
     table = "embedding" if config.model.tie_embeddings else "head"
     spec = {**frozen, **state["params"]}[table]
     head = _output_layer(config, mesh, spec)
-    # The table's gradient is whole on every device until it is summed over them.
-    whole = 4 * math.prod(spec.shape) / mesh.shape["tensor"] if table in state["params"] else 0
+    # Where logits are taken in parts (itx/loss.py), the table's gradient is whole on every device
+    # until it is summed over them.
+    in_parts = logits_bytes(config, mesh, spec) > loss.LOGITS_BYTES and table in state["params"]
+    whole = 4 * math.prod(spec.shape) / mesh.shape["tensor"] if in_parts else 0
     kept = {
         "kept for the backward pass": kept_bytes(config, mesh),
         "copies of weights for products": _copies(config, {**state["params"], **frozen}),
@@ -126,10 +128,16 @@ def _copies(config: RunConfig, params: dict[str, Any]) -> float:
     return memory.argument_bytes({"all": own})["all"] / 2
 
 
+def logits_bytes(config: RunConfig, mesh: Any, table: Any) -> float:
+    """Of all loss positions of a microbatch, on a device, in float32."""
+    places = _rows(config, mesh) * config.data.target_length
+    return 4 * places * max(table.shape) / mesh.shape["tensor"]
+
+
 def _output_layer(config: RunConfig, mesh: Any, table: Any) -> dict[str, float]:
     model, d, tensor = config.model, config.data, mesh.shape["tensor"]
     places = _rows(config, mesh) * d.target_length
-    logits = 4 * places * max(table.shape) / tensor
+    logits = logits_bytes(config, mesh, table)
     parts = max(1, math.ceil(logits / loss.LOGITS_BYTES))
     return {
         "the table, brought together": math.prod(table.shape) / tensor * _itemsize(model),

@@ -46,17 +46,21 @@ def _shard_bytes(spec: Any) -> int:
 
 def shapes_of(arguments: dict[str, Any], layers: list[int]) -> Shapes:
     """What the values of a program with these arguments are compared with."""
-    leaves = [
-        (path, leaf)
+    named = [
+        (str(path[-1:]), leaf)
         for name, tree in arguments.items()
         if "parameters" in name
         for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
     ]
-    rows = {leaf.shape[0] for path, leaf in leaves if "embedding" in str(path[-1:])}
-    vocab = {s for n in rows for s in (n, *(_shard(leaf)[i] for _, leaf in leaves
-             for i, m in enumerate(leaf.shape) if m == n))}  # fmt: skip
-    parts = frozenset(_sizes(_shard(leaf)) for _, leaf in leaves if len(leaf.shape) > 1)
-    return Shapes(parts, frozenset(layers), frozenset(vocab))
+    rows = {leaf.shape[0] for name, leaf in named if "embedding" in name}
+    split = {
+        part
+        for _, leaf in named
+        for part, whole in zip(_shard(leaf), leaf.shape, strict=True)
+        if whole in rows
+    }
+    parts = frozenset(_sizes(_shard(leaf)) for _, leaf in named if len(leaf.shape) > 1)
+    return Shapes(parts, frozenset(layers), frozenset(rows | split))
 
 
 def _sizes(dims: tuple[int, ...]) -> tuple[int, ...]:

@@ -32,7 +32,8 @@ def ask(config: RunConfig, topology: Topology, say: Callable[[str], None]) -> As
 
 def plan(asked: Asked, names: list[str], say: Callable[[str], None]) -> list[dict[str, Any]]:
     """Facts of each program of `names`, in their order (itx/plan/compiled.py)."""
-    held = state_bytes(asked) if asked.config.eval.every and "train" in names else 0
+    # scores on dev are taken while the training state stays
+    held = state_bytes(asked) if asked.config.eval.every else 0
     facts: list[dict[str, Any]] = []
     before = None
     wanted = [n for n in programs.NAMES if n in names or n == "prefill" and "decode" in names]

@@ -20,6 +20,8 @@ def print_plan(facts: dict[str, Any]) -> None:
             console().print(_parts(own))
             if own["collectives"]:
                 console().print(_collectives(own))
+    if any(not p["fits"] for p in facts["programs"] if p["program"] != "train"):
+        print("evaluation asks fewer rows at once with a smaller --eval.batch_size")
     if cost := facts.get("cost"):
         for line in cost_lines(cost):
             print(line)
@@ -88,8 +90,8 @@ def cost_lines(cost: dict[str, Any]) -> list[str]:
 
     lines = [
         f"tokens an hour: {between(cost['tokens_per_hour'], ',.0f')}",
-        f"{cost['steps']:,} steps: {between(cost['hours'], '.3g')} hours "
-        f"({between(cost['chip_hours'], '.3g')} of a chip)",
+        f"hours for {cost['steps']:,} steps: {between(cost['hours'], '.3g')}; "
+        f"hours of a chip: {between(cost['chip_hours'], '.3g')}",
     ]
     if cost["money"] is not None:
         price = f"{cost['price_per_chip_hour']:g} for a chip and hour"

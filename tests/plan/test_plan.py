@@ -361,6 +361,29 @@ def test_a_second_process_is_told_who_has_the_compiler():
         holder.communicate(b"\n")
 
 
+def test_without_the_compiler_it_is_said_how_to_get_it(monkeypatch):
+    monkeypatch.setattr(devices.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="uv sync --extra plan"):
+        devices.devices(chips.topology("v5e-4"))
+
+
+def test_a_shape_that_the_compiler_does_not_know_is_refused_in_one_line():
+    with pytest.raises(UserError, match="v5e:3x3.*not divisible") as e:
+        devices.devices(chips.topology("v5e:3x3"))
+    assert "\n" not in str(e.value)
+
+
+def test_a_replica_stays_in_its_slice():
+    """Else gradients of each layer would cross the slow network; two replicas do not fit three
+    slices."""
+    _, mesh, lines = devices.mesh_of(DECODER, chips.topology("v5e:2x2", 2))
+    assert dict(mesh.shape)["replica"] == 2 and lines
+    assert [{d.slice_index for d in part.flat} for part in mesh.devices] == [{0}, {1}]
+    two = dataclasses.replace(DECODER, mesh=MeshConfig(replica=2, data=1, fsdp=-1))
+    with pytest.raises(UserError, match="replicas lie in whole slices"):
+        devices.mesh_of(two, chips.topology("v5e:2x2", 4))
+
+
 @pytest.mark.parametrize(("vendor", "chosen"), [("0x1ae0", None), ("0x8086", "cpu")])
 def test_jax_looks_for_a_tpu_only_where_one_is(tmp_path, monkeypatch, vendor, chosen):
     (tmp_path / "0000:00").mkdir()
@@ -374,3 +397,4 @@ def test_jax_looks_for_a_tpu_only_where_one_is(tmp_path, monkeypatch, vendor, ch
 def test_a_refusal_is_one_line():
     error = RuntimeError("RESOURCE_EXHAUSTED: E1: no\nroom. See https://x for more")
     assert compiled.refusal(error) == "E1: no room."
+    assert compiled.refusal(RuntimeError("INTERNAL: bug")) == "the compiler fails: INTERNAL: bug"
