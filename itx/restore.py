@@ -13,7 +13,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
-from itx import checkpoint, optim, peft_files, pretrained
+from itx import checkpoint, flops, optim, peft_files, pretrained
 from itx import mesh as meshes
 from itx import peft as adapters
 from itx.checkpoint import Checkpoints, check_shapes
@@ -67,7 +67,8 @@ class ModelPlan(NamedTuple):
 class Step(NamedTuple):
     """The compiled train step: (state, frozen, batch) -> (state, metrics)."""
 
-    compiled: Any  # a jax.jit of train.make_step's
+    compiled: Any  # a jax.jit of step.make_step's
+    plain: Any  # the same with XLA's attention and nothing recomputed, whose FLOPs are counted
     peak: jax.Array  # of the learning rate: an argument, so that runs of a sweep share a program
 
     def __call__(self, state: State, frozen: Params, batch: dict) -> tuple[State, Metrics]:
@@ -76,6 +77,10 @@ class Step(NamedTuple):
     def lower(self, *arguments: Any) -> Any:
         """As that of a function from jax.jit."""
         return self.compiled.lower(*arguments, self.peak)
+
+    def flops(self, *arguments: Any) -> float:
+        """What one step computes (itx/flops.py)."""
+        return flops.count(self.plain.trace(*arguments, self.peak).jaxpr)
 
 
 class Setup(NamedTuple):
