@@ -263,6 +263,7 @@ class Book:
                 "train/loss": s["loss"] / s["weight"],
                 "train/accuracy": s["correct"] / s["weight"],
                 "train/grad_norm": s["grad_norm"] / s["steps"],
+                "train/update_norm": s["update_norm"] / s["steps"],
                 "train/learning_rate": s["learning_rate"] / s["steps"],
                 "train/tokens": s["tokens"],
                 "data/non_padding_fraction": s["tokens"] / s["cells"],

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The train step: (state, frozen, batch, peak) -> (state, metrics).
 
-The state is a dict {"params": {path: array}, "opt_state": …, "step": int32}. Parameters that do not
-train (frozen by name, or the base under an adapter) stand apart in `frozen` {path: array}:
+The state is a dict {"params": {path: array}, "opt_state": …, "step": int32}, with train.ema also
+{"ema": {path: array}}, the average of the parameters, which is what is evaluated. Parameters that
+do not train (frozen by name, or the base under an adapter) stand apart in `frozen` {path: array}:
 gradients and the optimizer's state exist for the others alone. loss = sum(nll * w) / sum(w) over
 the global batch, divided once.
 """
@@ -15,8 +16,11 @@ import optax
 
 from itx import loss, optim
 from itx.config import RunConfig
+from itx.models.noise import Noise
 from itx.params import Params, module_of
 from itx.restore import Metrics, ModelPlan, State
+
+NOISE_SALT = 2**31 - 1  # beyond the rows that dropout's keys are folded with
 
 
 def make_step(
@@ -26,7 +30,7 @@ def make_step(
     metrics).
 
     metrics: sums over the batch {"loss", "weight", "correct", "task_loss" [k], "task_weight" [k],
-    "tokens", "cells"} and {"grad_norm", "learning_rate", "skipped"}.
+    "tokens", "cells"} and {"grad_norm", "update_norm", "learning_rate", "skipped"}.
     """
     train, tx = config.train, plan.tx
     rate = optim.schedule(config.optim, train.steps)
@@ -34,18 +38,17 @@ def make_step(
 
     def objective(params, frozen, batch):
         batch = dict(batch)
-        keys = batch.pop("dropout_keys", None)
+        keys, noise_keys = (batch.pop(f"{name}_keys", None) for name in ("dropout", "noise"))
+        noise = None if noise_keys is None else Noise(noise_keys, train.neftune_alpha)
         model = module_of(plan.graphdef, {**frozen, **params})
         trains = ("embedding" if model.head is None else "head") in params
-        sums = loss.batch_sums(model, batch, keys, trains=trains, num_tasks=num_tasks, **more)
+        settings = {"trains": trains, "num_tasks": num_tasks, **more}
+        sums = loss.batch_sums(model, batch, keys, noise=noise, **settings)
         return sums["objective"], sums
 
     def step(state, frozen, batch, peak):
         params = state["params"]
-        if config.model.dropout or config.peft.dropout:
-            key = jax.random.fold_in(jax.random.key(train.seed), state["step"])
-            row = jnp.arange(len(batch["task_ids"]), dtype=jnp.int32)
-            batch = {**batch, "dropout_keys": jax.vmap(lambda r: jax.random.fold_in(key, r))(row)}
+        batch = {**batch, **random_keys(config, state["step"], len(batch["task_ids"]))}
         grads, sums = summed_gradients(objective, params, frozen, batch, train.microbatches)
         grads = jax.tree.map(lambda g: loss.mean(g, sums["weight"]), grads)
         grad_norm = optax.tree.norm(grads)
@@ -54,15 +57,39 @@ def make_step(
         lr = jnp.asarray(rate(state["step"], peak), jnp.float32)
         moved = jax.tree.map(lambda p, u: p - lr * u, params, direction)
         # a step without a finite loss and gradient changes nothing but the count of steps
-        old = {"params": params, "opt_state": state["opt_state"]}
+        old = {k: v for k, v in state.items() if k != "step"}
         new = {"params": moved, "opt_state": opt_state}
+        if train.ema:
+            new["ema"] = averaged(state["ema"], moved, state["step"], train.ema)
         new = jax.tree.map(lambda n, o: jnp.where(ok, n, o), new, old)
         segments = [v for k, v in batch.items() if k.endswith("segment_ids")]
         tokens = sum(jnp.sum(s > 0, dtype=jnp.int32) for s in segments)
         metrics = {"grad_norm": grad_norm, "learning_rate": lr, "skipped": ~ok, "tokens": tokens}
+        metrics["update_norm"] = lr * optax.tree.norm(direction)
         return {**new, "step": state["step"] + 1}, {**sums, **metrics}
 
     return step
+
+
+def random_keys(config: RunConfig, step: jax.Array, rows: int) -> dict[str, jax.Array]:
+    """{"dropout_keys", "noise_keys"} [b] of a step, those that the config asks for: dropout's
+    differ by row, and noise tells segments apart itself (itx/models/noise.py)."""
+    key, keys = jax.random.fold_in(jax.random.key(config.train.seed), step), {}
+    if config.model.dropout or config.peft.dropout:
+        row = jnp.arange(rows, dtype=jnp.int32)
+        keys["dropout_keys"] = jax.vmap(lambda r: jax.random.fold_in(key, r))(row)
+    if config.train.neftune_alpha:
+        own = jax.random.fold_in(key, NOISE_SALT)
+        keys["noise_keys"] = jnp.broadcast_to(own, (rows,))
+    return keys
+
+
+def averaged(average: Params, params: Params, step: jax.Array, decay: float) -> Params:
+    """The exponential moving average after a step. It decays faster over the first steps, by (1 +
+    t) / (10 + t), as in TensorFlow's ExponentialMovingAverage: else the parameters that a run
+    begins from would stay in it for long."""
+    rest = 1.0 - jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+    return jax.tree.map(lambda a, p: a + rest.astype(a.dtype) * (p - a), average, params)
 
 
 def summed_gradients(

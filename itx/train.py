@@ -28,6 +28,7 @@ from itx.processes import Interrupts
 from itx.restore import Metrics, Setup, State, Step
 from itx.runs import RunFolder
 from itx.step import make_step
+from itx.tracing import Trace
 
 # ---------------------------------------------------------------- the state
 
@@ -70,7 +71,8 @@ def make_setup(config: RunConfig, vocab_size: int, num_tasks: int, mesh: Mesh) -
 def sizes(state: State, frozen: Params) -> dict[str, int]:
     """{"trainable", "parameters", "optimizer_bytes", "trainable_bytes", "frozen_bytes"} of arrays
     or their shapes."""
-    trees = {"optimizer": state["opt_state"], "trainable": state["params"], "frozen": frozen}
+    held = {k: v for k, v in state.items() if k not in ("params", "step")}  # with train.ema both
+    trees = {"optimizer": held, "trainable": state["params"], "frozen": frozen}
     leaves = {name: jax.tree.leaves(tree) for name, tree in trees.items()}
     count = {name: sum(x.size for x in leaves[name]) for name in ("trainable", "frozen")}
     return {"trainable": count["trainable"], "parameters": sum(count.values())} | {
@@ -86,6 +88,14 @@ def about_size(state: State, frozen: Params) -> str:
         f"{n['trainable']:,} of {n['parameters']:,} parameters train ({share:.2%}); "
         f"optimizer state {n['optimizer_bytes'] / 1e6:,.2f} MB, "
         f"frozen parameters {n['frozen_bytes'] / 1e6:,.2f} MB"
+    )
+
+
+def about_average(ema: float) -> str:
+    """What train.ema means for whoever reads the run, in one line."""
+    return (
+        f"train.ema={ema}: scored, saved as the model and exported is the average of the "
+        "parameters; training goes on with the parameters themselves, which checkpoints also hold"
     )
 
 
@@ -108,6 +118,7 @@ class Loop(NamedTuple):
     progress: Progress
     rows: np.ndarray | None  # of a batch, that this process's devices hold; None: all
     clock: Clock
+    trace: Trace
     flops: dict[tuple, float]  # of a step, by its batch's shapes, which this process has compiled
 
 
@@ -142,7 +153,8 @@ def train(
             environment = checkpoint.environment(setup.mesh)
             rows = meshes.local_rows(setup.mesh, config.data.global_batch)
         told = (config, lock, batches, run, setup, about, entropy, environment)
-        loop = Loop(*told, checkpoints, interrupts, progress, rows, clock, {})
+        trace = stack.enter_context(Trace(config.train.profile, run.profile, progress.say))
+        loop = Loop(*told, checkpoints, interrupts, progress, rows, clock, trace, {})
         changes: dict = {}
         while True:
             try:
@@ -189,6 +201,8 @@ def steps(loop: Loop, changes: dict) -> State:
                 stop(loop, f"at step {begin}")
             if not changes:
                 loop.progress.say(about_size(state, frozen))
+                if config.ema:
+                    loop.progress.say(about_average(config.ema))
             base = restore.base_fingerprint(frozen, setup.plan.saved)
             batches = clock.waits(batches_from(loop, begin, config.steps))
         if looks.due(begin):  # a kill came between its checkpoint and its score
@@ -288,7 +302,7 @@ def save(
         **book.meta(),
     }
     params = loop.setup.plan.saved_of(state, frozen)
-    loop.checkpoints.save(step, params, state["opt_state"], meta)
+    loop.checkpoints.save(step, params, restore.of_training(state), meta)
 
 
 def score_dev(
@@ -301,7 +315,7 @@ def score_dev(
 ) -> float:
     """Score the trained tasks on dev with the parameters as they are, once the step is saved; how
     many seconds that took."""
-    params = {**frozen, **state["params"]}
+    params = {**frozen, **restore.evaluated(state)}
     with loop.clock.span("save"):
         loop.checkpoints.wait()
     with loop.clock.span("evaluation"), loop.interrupts.ending():
@@ -322,13 +336,18 @@ def batches_from(loop: Loop, begin: int, stop: int) -> Iterator[Batch]:
 def timed_step(
     loop: Loop, step: int, state: State, frozen: Params, batch: Batch
 ) -> tuple[State, Metrics]:
-    """`take_step`, and what it is to the clock. The first batch of a shape is compiled for."""
+    """`take_step`, and what it is to the clock and to the profiler. The first batch of a shape is
+    compiled for."""
     shapes = tuple((name, part.shape) for name, part in sorted(batch.items()))
+    with loop.clock.span("log"):
+        loop.trace.before(step)
     with loop.clock.span("step" if shapes in loop.flops else "compile"):
         if shapes not in loop.flops:
             loop.flops[shapes] = loop.setup.step.flops(state, frozen, placed(loop, batch))
         made = take_step(loop, state, frozen, batch)
     loop.clock.made(step, loop.flops[shapes])
+    with loop.clock.span("log"):
+        loop.trace.after(step, made[1])
     return made
 
 

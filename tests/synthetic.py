@@ -147,6 +147,10 @@ class Folder:
         return self.path / "pretrained"
 
     @property
+    def profile(self) -> Path:
+        return self.path / "profile"
+
+    @property
     def tensorboard(self) -> Path:
         return self.path / "tensorboard"
 
