@@ -16,12 +16,13 @@ os.environ.setdefault("EPATH_USE_TF", "false")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # its notice ignores the level above
 
-from itx import command_line, malloc, processes, shipped, storage, versions
+from itx import accelerators, command_line, malloc, processes, shipped, storage, versions
 from itx.errors import UserError
 
 # Only the file of the command that was typed is imported: JAX takes a second, TensorFlow three.
 COMMANDS = {
     "train": ("train", "build, audit, tune, evaluate, report; the same command again resumes"),
+    "plan": ("plan", "whether a run fits named TPUs, and what it takes: compiled without one"),
     "sweep": ("sweep", "a grid of runs, and the settings chosen by held-in dev scores"),
     "data": ("data", "build, audit and print training data"),
     "config": ("config", "every setting: meaning, default, kind and the values it takes"),
@@ -31,11 +32,13 @@ COMMANDS = {
     "analyze": ("analyze", "where a run fails on dev, and what may be done about it"),
     "compare": ("compare", "runs side by side: scores, answers, settings and data that differ"),
     "runs": ("runs", "look after run folders"),
+    "doctor": ("doctor", "whether what a run rests on holds for your config: 3 minutes on a CPU"),
     "soup": ("soup", "the mean of runs' checkpoints, and what lies between it and the base"),
     "generate": ("generate", "answer prompts; without any, a conversation in the terminal"),
     "serve": ("serve", "answer requests over HTTP, as OpenAI's interface has them"),
     "convert": ("convert", "Hugging Face folders in and out, GGUF files in"),
     "create": ("create", "new rows by a model or by hand, and what is wrong with those there are"),
+    "study": ("study", "a question about tuning, asked of several runs in a small world"),
     "loop": ("loop", "tune, analyse, refine, and tune again while dev gets better"),
 }
 
@@ -60,6 +63,7 @@ def main(argv: list[str] | None = None) -> int:
         # an ASCII terminal shows other characters as \\u escapes
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+    accelerators.choose_cpu_beside_libtpu()
     sys.path.insert(0, os.getcwd())  # tasks/ and data.modules of the folder one stands in
     shipped.put_tasks_on_path()
     return processes.as_command(lambda: _run(words), conversation=words[:1] == ["generate"])

@@ -199,6 +199,9 @@ class DataConfig:
     rate_factors: tuple[tuple[str, float], ...] = _data(
         (), "(task, factor): its rate is that of the mixture times this, in every phase"
     )
+    added: tuple[tuple[str, float], ...] = _data(
+        (), "(task, share): trained on beside the mixture with this share of the examples"
+    )
     skip_bad: bool = _data(False, "count and skip unreadable records rather than stop")
     max_epochs: float = _free(1000.0, "the audit fails above this many passes over a task")
     train_examples: int = _data(
@@ -352,6 +355,11 @@ class EvalConfig:
     retention: tuple[str, ...] = _free(
         (),
         "what a pretrained model should keep: text tasks (bits per byte), others with exemplars",
+    )
+    safety: bool = _free(
+        True,
+        "ask a pretrained chat model, before and after, requests that it should decline and "
+        "harmless ones that look like them",
     )
     before: bool = _free(True, "also score the model before tuning")
     every: int = _free(

@@ -100,7 +100,7 @@ class Clock:
         """Write lines to `file` from now on, in a process that holds the run folder.
 
         Args:
-            device: "kind", "count" and "peak_flops" of the devices (itx/flops.py).
+            device: "kind", "count" and "peak_flops" of the devices (itx/plan/peaks.py).
         """
         if not hosts.is_writer():
             return

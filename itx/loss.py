@@ -100,7 +100,7 @@ def of_states(
     """
     b, t, _ = x.shape
     devices, groups = meshes.active()
-    max_bytes = LOGITS_BYTES * (GPU_FACTOR if jax.default_backend() == "gpu" else 1)
+    max_bytes = LOGITS_BYTES * (GPU_FACTOR if meshes.platform() == "gpu" else 1)
     parts = math.ceil(4 * b * t * table.shape[1] / devices / max_bytes)
     if parts <= 1 or b % groups:
         logits = meshes.constrain(unembed(x, table), "batch", "length", "vocab")

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from itx import malloc
@@ -29,7 +30,8 @@ ACTIVATIONS = {"batch": BATCH_AXES, **BY_TENSOR}
 
 
 def make_mesh(config: MeshConfig, devices: list | None = None) -> Mesh:
-    """A mesh with the axes of `AXES`; one size may be -1 and takes the devices that are left."""
+    """A mesh with the axes of `AXES`; one size may be -1 and takes the devices that are left. Only
+    the axis `replica` crosses the slices of several."""
     malloc.keep_freed_memory()
     devices = devices if devices is not None else jax.devices()
     sizes = {a: getattr(config, a) for a in AXES}
@@ -50,8 +52,20 @@ def make_mesh(config: MeshConfig, devices: list | None = None) -> Mesh:
             f"{told} take {'a multiple of ' if free else ''}{fixed} device(s), and there are "
             f"{len(devices)}: one axis of -1, as in --mesh.data=-1, takes those that are left"
         )
-    shape = tuple(sizes.values())
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    shape, types = tuple(sizes.values()), (AxisType.Auto,) * len(AXES)
+    # GPUs have a slice_index too, of their host: there NCCL finds its own way
+    is_tpu = devices[0].platform == "tpu"
+    slices = len({getattr(d, "slice_index", None) for d in devices}) if is_tpu else 1
+    if slices == 1:
+        return jax.make_mesh(shape, AXES, axis_types=types, devices=devices)
+    if sizes["replica"] % slices:
+        raise UserError(
+            f"mesh.replica={sizes['replica']} on {slices} slices: replicas lie in whole slices, "
+            f"whose network within is the fast one; give --mesh.replica={slices} or a multiple"
+        )
+    within = (sizes["replica"] // slices, *shape[1:])
+    between = (slices, *(1,) * (len(AXES) - 1))
+    return Mesh(mesh_utils.create_hybrid_device_mesh(within, between, devices), AXES, types)
 
 
 # Training holds a parameter, its gradient and two moments; generation the parameter alone.
@@ -136,6 +150,16 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
     if mesh.empty or math.prod(mesh.shape.values()) == 1:
         return x
     return jax.lax.with_sharding_constraint(x, spec(names, x.shape, mesh, ACTIVATIONS))
+
+
+def platform() -> str:
+    """What the devices of the mesh that is set are ("cpu", "gpu", "tpu"); without one, JAX's own.
+
+    A program that is compiled for devices which are not here (itx/plan) asks the same question.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    device = None if mesh.empty else mesh.abstract_device
+    return device.platform if device else jax.default_backend()
 
 
 def active() -> tuple[int, int]:

@@ -8,7 +8,9 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from itx import mesh as meshes
+from itx import storage
 from itx.config import ModelConfig, RunConfig
+from itx.data.vocabulary import BYTE_EXTRA_IDS, BYTES, Bytes, Vocabulary
 from itx.errors import UserError
 from itx.mesh import Specs
 from itx.models.transformer import Transformer
@@ -82,3 +84,14 @@ def embedding_rows(config: RunConfig, vocab_size: int, file: str = "") -> int:
             "needs a row of the embedding"
         )
     return rows or -(-vocab_size // 128) * 128
+
+
+def unbuilt_vocab_size(config: RunConfig) -> int:
+    """The vocabulary's size as far as it is known before data are built."""
+    d, rows = config.data, config.model.vocab_size
+    size = d.vocab_size
+    if d.vocab == BYTES:
+        size = Bytes(BYTE_EXTRA_IDS).size
+    elif d.vocab and not rows:
+        size = Vocabulary(storage.given_file(d.vocab, d.root, "data.vocab")).size
+    return min(size, rows or size)

@@ -32,6 +32,22 @@ def load(
         (config, origin), origin: dotted name -> "default" | the file | "command line".
     """
     file = _find(file)
+    config = called(file, "get_config", quick)
+    if not isinstance(config, RunConfig):
+        raise UserError(f"{file}: get_config() returned {type(config).__name__}, not RunConfig")
+    default, values = flatten(to_dict(RunConfig())), flatten(to_dict(config))
+    origin = {name: "default" if v == default[name] else file for name, v in values.items()}
+    for text in overrides:
+        config, name = override(config, text)
+        origin[name] = "command line"
+    check(config)
+    _check_used(config, origin)
+    return config, origin
+
+
+def called(file: str, function: str, quick: bool) -> Any:
+    """What a function of a recipe's file gives: `get_config`, or a study's `get_study`. UserError
+    for a mistake in the file, with its line."""
     spec = importlib.util.spec_from_file_location(f"itx_config_{os.path.basename(file)[:-3]}", file)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
@@ -43,7 +59,7 @@ def load(
         # written within the same second.
         text = spec.loader.get_data(file)
         exec(spec.loader.source_to_code(text, file), module.__dict__)
-        config = module.get_config(quick=quick)
+        return getattr(module, function)(quick=quick)
     except UserError:
         raise
     except TypeError as e:  # mostly an unknown keyword of a dataclass
@@ -57,16 +73,6 @@ def load(
             lines.append(e.lineno)
         where = f"{file}:{lines[-1]}" if lines else file
         raise UserError(f"{where}: {type(e).__name__}: {e}") from e
-    if not isinstance(config, RunConfig):
-        raise UserError(f"{file}: get_config() returned {type(config).__name__}, not RunConfig")
-    default, values = flatten(to_dict(RunConfig())), flatten(to_dict(config))
-    origin = {name: "default" if v == default[name] else file for name, v in values.items()}
-    for text in overrides:
-        config, name = override(config, text)
-        origin[name] = "command line"
-    check(config)
-    _check_used(config, origin)
-    return config, origin
 
 
 def _find(file: str) -> str:

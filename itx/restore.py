@@ -94,7 +94,7 @@ class Step(NamedTuple):
 
     def flops(self, *arguments: Any) -> float:
         """What one step computes (itx/flops.py)."""
-        return flops.count(self.plain.trace(*arguments, self.peak).jaxpr)
+        return flops.matmul_flops(self.plain.trace(*arguments, self.peak).jaxpr)
 
 
 class Setup(NamedTuple):
@@ -176,7 +176,7 @@ def initialiser(config: RunConfig, vocab_size: int, mesh: Mesh) -> Callable[[], 
         check_pretrained(name, config.model, specs)
         return lambda: load_pretrained(name, config.model, specs)
     # It runs once: on a CPU the compiler's optimisation would take longer than it saves.
-    cpu = jax.default_backend() == "cpu"
+    cpu = mesh.devices.flat[0].platform == "cpu"
     options = {"xla_backend_optimization_level": 0} if cpu else None
     out_shardings = {p: spec.sharding for p, spec in specs.items()}
     return jax.jit(
@@ -216,6 +216,15 @@ def shardings(plan: ModelPlan, mesh: Mesh) -> tuple[dict, dict]:
         "opt_state": meshes.like_parameters(state["opt_state"], everything, plan.names, mesh),
         "step": meshes.replicated(mesh),
     }, {p: of_parameter[p] for p in frozen}
+
+
+def state_specs(plan: ModelPlan, mesh: Mesh) -> tuple[State, Params]:
+    """Shape, type and sharding of each array of (state, frozen)."""
+    return jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        plan.shapes,
+        shardings(plan, mesh),
+    )
 
 
 def check_ready(config: RunConfig) -> None:

@@ -46,6 +46,8 @@ class RunFolder:
     # loss on fixed training examples per task, before and after tuning
     fixed_json = _below("eval/fixed_examples.json")
     retention_json = _below("eval/retention.json")  # bits per byte of plain text, before and after
+    # what a chat model declines, before and after
+    safety_json = _below("eval/safety.json")
     # bits that the instruction tells, before and after
     information_json = _below("eval/information.json")
     report_json = _below("report.json")

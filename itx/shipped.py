@@ -14,6 +14,7 @@ _PACKAGE = Path(__file__).resolve().parent
 _BUNDLED = _PACKAGE / "bundled"
 FOLDER = _BUNDLED if _BUNDLED.is_dir() else _PACKAGE.parent
 TASKS, RECIPES = FOLDER / "tasks", FOLDER / "configs"
+STUDIES = RECIPES / "studies"
 
 
 def put_tasks_on_path() -> None:
@@ -34,3 +35,9 @@ def recipe(name: str) -> Path | None:
 
 def recipe_names() -> list[str]:
     return sorted(file.stem for file in RECIPES.glob("*.py"))
+
+
+def study_names() -> list[str]:
+    """Of the files beside each other in STUDIES those that are studies."""
+    files = sorted(STUDIES.glob("*.py"))
+    return [file.stem for file in files if "def get_study(" in file.read_text(encoding="utf-8")]

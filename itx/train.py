@@ -3,7 +3,7 @@
 what the state holds, is in step.py.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import NamedTuple, NoReturn
 
@@ -25,7 +25,7 @@ from itx.goodput import Clock
 from itx.log import Book, MetricsLog, Progress
 from itx.params import Params
 from itx.processes import Interrupts
-from itx.restore import Metrics, Setup, State, Step
+from itx.restore import Metrics, ModelPlan, Setup, State, Step
 from itx.runs import RunFolder
 from itx.step import make_step
 from itx.tracing import Trace
@@ -35,12 +35,7 @@ from itx.tracing import Trace
 
 def make_setup(config: RunConfig, vocab_size: int, num_tasks: int, mesh: Mesh) -> Setup:
     """Everything a run needs but its state."""
-    groups = meshes.batch_parts(mesh) * config.train.microbatches
-    if config.data.global_batch % groups:
-        raise UserError(
-            f"data.global_batch={config.data.global_batch} is not divisible by {groups} "
-            f"(batch shards × train.microbatches)"
-        )
+    check_divisible(config, mesh)
     plan = restore.plan_model(config, vocab_size)
     draw = restore.initialiser(config, vocab_size, mesh)
     shardings = restore.shardings(plan, mesh)
@@ -52,20 +47,32 @@ def make_setup(config: RunConfig, vocab_size: int, num_tasks: int, mesh: Mesh) -
         given = {p: jax.device_put(v, shardings_by_path[p]) for p, v in given.items()}
         return jax.jit(plan.state_of, out_shardings=shardings, donate_argnums=0)(base, given)
 
-    specs = jax.tree.map(
-        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-        plan.shapes,
-        shardings,
-    )
-    outputs = (shardings[0], meshes.replicated(mesh))
-    compiled = jax.jit(make_step(plan, config, num_tasks), donate_argnums=0, out_shardings=outputs)
+    peak = jax.device_put(np.float32(config.optim.learning_rate), meshes.replicated(mesh))
+    compiled = jitted_step(config, plan, num_tasks, mesh)
     plain = compiled  # the same traces serve to count, where nothing else would be counted
     if config.model.remat != "none" or mesh.devices.flat[0].platform != "cpu":
         counted = configs.changed(config, "model", remat="none", attention="xla")
-        counted_plan = restore.plan_model(counted, vocab_size)
-        plain = jax.jit(make_step(counted_plan, counted, num_tasks))
-    peak = jax.device_put(np.float32(config.optim.learning_rate), meshes.replicated(mesh))
-    return Setup(plan, mesh, init, Step(compiled, plain, peak), specs)
+        plain = jitted_step(counted, restore.plan_model(counted, vocab_size), num_tasks, mesh)
+    step = Step(compiled, plain, peak)
+    return Setup(plan, mesh, init, step, restore.state_specs(plan, mesh))
+
+
+def check_divisible(config: RunConfig, mesh: Mesh) -> None:
+    """UserError where a batch cannot be split over the mesh and into microbatches."""
+    groups = meshes.batch_parts(mesh) * config.train.microbatches
+    if config.data.global_batch % groups:
+        raise UserError(
+            f"data.global_batch={config.data.global_batch} is not divisible by {groups} "
+            f"(batch shards × train.microbatches)"
+        )
+
+
+def jitted_step(config: RunConfig, plan: ModelPlan, num_tasks: int, mesh: Mesh) -> Callable:
+    """`make_step`'s as a function of jax.jit, which takes the memory of the state. It is the only
+    one: `itx plan` compiles the same for devices that are not here."""
+    step = make_step(plan, config, num_tasks)
+    outputs = (restore.shardings(plan, mesh)[0], meshes.replicated(mesh))
+    return jax.jit(step, donate_argnums=0, out_shardings=outputs)
 
 
 def sizes(state: State, frozen: Params) -> dict[str, int]:

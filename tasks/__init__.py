@@ -12,6 +12,7 @@ for _module in (
     "induction",
     "bias",
     "ifeval",
+    "safety",
     "seeds",
     "dialog",
     "created",

@@ -1,16 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""BIG-Bench Hard, `bbh.*`: 15 tasks in `<data.root>/bbh/bbh/*.json`, for evaluation only.
+"""BIG-Bench Hard, `bbh.*`: 15 tasks in `<data.root>/bbh/bbh/*.json`, for evaluation only; and
+`bbh_cot.*`, the same behind three published exemplars that reason (Suzgun et al. 2022,
+arXiv:2210.09261), `<data.root>/bbh/cot-prompts/*.txt`.
 
 The files carry a canary that asks never to train on them. Each has one split, which is test, whole.
 Input and target stand as published (the target of a multiple-choice question is its letter, "(A)");
-the two wordings per task are our own and show no example.
+the two wordings of `bbh.*` are our own and show no example. `bbh_cot.*` asks as published, reads
+what follows the last "So the answer is", and takes as many tokens as eval.max_new_tokens allows
+(some 300 are needed).
 """
 
+import functools
+import json
 import re
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+from itx import storage
+from itx.errors import UserError
 from itx.tasks.registry import family, make_task
-from itx.tasks.spec import Skip, Source, TaskSpec
+from itx.tasks.spec import Skip, Source, TaskSpec, function
 
 # task -> (cluster, a sentence to stand before the input, a sentence to stand after it)
 _DEDUCTION = (
@@ -94,3 +104,45 @@ def members(root: str) -> list[TaskSpec]:
 
 
 family("bbh", members)
+
+
+# ---- with reasoning
+
+_EXEMPLARS = re.compile(r"\A.*?^-----\n(.+)\Z", re.DOTALL | re.MULTILINE)
+
+
+def exemplars(file: Path) -> str:
+    """What a file of published exemplars shows, without the canary above it."""
+    found = _EXEMPLARS.match(file.read_text(encoding="utf-8"))
+    if not found:
+        raise UserError(f"{file}: no line of five dashes, behind which exemplars are published")
+    return found[1].strip()
+
+
+def reasoned(name: str, split: str, root: str, seed: int) -> Iterator[dict]:
+    """The rows of a task, each with the task's exemplars."""
+    folder = Path(root) / "bbh"
+    shown = exemplars(storage.given_file(f"bbh/cot-prompts/{name}.txt", root, f"bbh_cot.{name}"))
+    for row in json.loads((folder / "bbh" / f"{name}.json").read_text("utf-8"))["examples"]:
+        yield {**row, "shown": shown}
+
+
+def reasoned_fields(example: dict) -> Any:
+    held = fields(example)
+    return held if isinstance(held, Skip) else {**held, "shown": example["shown"]}
+
+
+def reasoned_members(root: str) -> list[TaskSpec]:
+    del root
+    return [
+        make_task(
+            f"bbh_cot.{name}", version=1, cluster=cluster, origin=("big_bench", f"bbh_{name}"), evaluation_only=True,
+            source=function(functools.partial(reasoned, name), splits=("test",)), fields=reasoned_fields,
+            options=OPTIONS.get(name), content=("input",), module=__name__, reasons=True, stop="\n\nQ:",
+            templates=[("{shown}\n\nQ: {input}\nA: Let's think step by step.", "So the answer is {answer}.")],
+        )
+        for name, (cluster, _) in TASKS.items()
+    ]  # fmt: skip
+
+
+family("bbh_cot", reasoned_members)

@@ -9,7 +9,7 @@
     ni.*            Natural Instructions: tasks/natural_instructions.py
     p3.*            P3, the T0 training part: tasks/p3.py
     c4_demo.*       plain text, no instructions: tasks/text.py
-    bbh.*, ii.*, mmlu.*   evaluation only: tasks/bbh.py, tasks/induction.py, tasks/mmlu.py
+    bbh.*, bbh_cot.*, ii.*, mmlu.*   evaluation only: tasks/bbh.py, tasks/induction.py, tasks/mmlu.py
 
 Your own JSON lines: copy one of the calls below and name your file and fields. Wordings are our
 own. Importing this module reads no data.

@@ -45,7 +45,7 @@ def test_the_version_is_told_without_a_command(capfd):
     [
         (["trian", RECIPE], "no command 'trian'; did you mean 'train'"),
         (["data", "biuld", RECIPE], "no command 'data biuld'; did you mean 'build'"),
-        ([], "itx needs a command: train, sweep, data, config"),
+        ([], "itx needs a command: train, plan, sweep, data, config"),
         (["--versoin"], "unknown option '--versoin'; did you mean '--version'"),
         (["train"], "train: the following arguments are required: config (itx train --help says"),
         (["eval", "x", "--step", "abc"], "eval: argument --step: invalid int value: 'abc'"),

@@ -72,12 +72,13 @@ def test_a_dockerfile_is_sound(file):
     assert faults(instructions(file)) == []
 
 
-def test_the_two_differ_in_the_libraries_of_cuda_alone():
-    cpu, gpu = (instructions(REPO / ".docker" / f"{n}.Dockerfile") for n in ("cpu", "gpu"))
-    assert FILES == [REPO / ".docker" / f"{n}.Dockerfile" for n in ("cpu", "gpu")]
-    of_gpu = [x for x in gpu if not x[1].startswith("NVIDIA_")]
-    assert cpu != gpu
-    assert cpu == [(name, rest.replace(" --extra cuda", "")) for name, rest in of_gpu]
+def test_they_differ_in_the_libraries_of_their_devices_alone():
+    names, extras = ("cpu", "gpu", "tpu"), (" --extra cuda", " --extra tpu --extra cloud")
+    assert FILES == [REPO / ".docker" / f"{n}.Dockerfile" for n in names]
+    cpu, *others = map(instructions, FILES)
+    for other, more in zip(others, extras, strict=True):
+        of_device = [x for x in other if not x[1].startswith("NVIDIA_")]
+        assert cpu != other and cpu == [(name, rest.replace(more, "")) for name, rest in of_device]
 
 
 @pytest.mark.parametrize(

@@ -11,13 +11,14 @@ import time
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import pytest
 
 from itx import checkpoint, flops, goodput, train
 from itx import config as configs
 from itx import mesh as meshes
 from itx.config import MeshConfig
+from itx.plan import peaks
+from itx.plan.chips import CHIPS
 from tests import synthetic
 from tests.conftest import REPO
 
@@ -25,6 +26,7 @@ LOCK = synthetic.lock()
 DEVICE = {"kind": "a device", "count": 1, "peak_flops": None}
 STEPS, EVERY = 12, 4
 PAUSE = 0.15  # seconds before each batch of the run that is killed
+BUSY = 0.5  # by how much a machine with other work may be late in all
 MAX_SHARE, MAX_SECONDS = 0.01, 0.03  # how far a measured time may be from what was injected
 
 
@@ -137,9 +139,9 @@ def test_a_kill_shows_lost_work_and_idle(tmp_path):
     seconds = facts["seconds"]
     assert facts["steps"] == STEPS and facts["lost_steps"] == 3 and facts["processes"] == 2
     # three batches, and the pause before the one that never came
-    assert 3 * PAUSE <= seconds["lost_work"] <= 4 * PAUSE + 0.2
-    assert seconds["data_wait"] == pytest.approx(8 * PAUSE, rel=0.05)
-    assert again - killed <= seconds["idle"] <= again - killed + 0.5
+    assert 3 * PAUSE <= seconds["lost_work"] <= 4 * PAUSE + BUSY
+    assert 8 * PAUSE <= seconds["data_wait"] <= 8 * PAUSE + BUSY
+    assert again - killed <= seconds["idle"] <= again - killed + BUSY
     assert facts["unattributed_share"] <= 0.01 and facts["unreadable_lines"] == 0
     assert facts["wall"] <= time.time() - began
     said = goodput.in_words(facts)
@@ -187,30 +189,6 @@ def test_damaged_lines_are_counted(tmp_path):
     )
 
 
-def test_flops_are_those_of_the_products():
-    a, b = jnp.zeros((2, 3, 5)), jnp.zeros((2, 5, 7))
-
-    def product(a, b):
-        return jnp.einsum("bij,bjk->bik", a, b)
-
-    one = 2 * 2 * 3 * 5 * 7
-    assert flops.count(jax.make_jaxpr(product)(a, b)) == one
-
-    def repeated(a, b):
-        body = jax.jit(lambda carry, _: (carry + product(a, b).sum(), None))
-        return jax.lax.scan(body, 0.0, None, length=6)[0]
-
-    assert flops.count(jax.make_jaxpr(repeated)(a, b)) == 6 * one
-    gradient = jax.grad(lambda a, b: product(a, b).sum() ** 2, (0, 1))
-    assert flops.count(jax.make_jaxpr(gradient)(a, b)) == 3 * one
-
-    def until(a, b):
-        return jax.lax.while_loop(lambda x: x.sum() < 1, lambda x: x + product(x, b).sum(), a)
-
-    with pytest.raises(ValueError, match="while"):
-        flops.count(jax.make_jaxpr(until)(a, b))
-
-
 def test_mfu_is_counted_flops_over_time_and_peak():
     step = {"at": 2.0, "seconds": {"step": 3.0, "data_wait": 1.0}, "step": 4, "steps": 4}
     device = {"kind": "TPU v4", "count": 2, "peak_flops": 2 * 275e12}
@@ -220,8 +198,10 @@ def test_mfu_is_counted_flops_over_time_and_peak():
     assert "MFU 12.5%" in goodput.in_words(facts)
     unknown = goodput.summary([{**begin, "device": DEVICE}, {**step, "flops": 275e12}])
     assert unknown["mfu"] is None and "no peak known of a device" in goodput.in_words(unknown)
-    cpu = flops.device_facts(meshes.make_mesh(MeshConfig(), jax.devices()[:2]))
+    cpu = peaks.device_facts(meshes.make_mesh(MeshConfig(), jax.devices()[:2]))
     assert cpu == {"kind": "cpu", "count": 2, "peak_flops": None}
+    assert peaks.peak_flops("TPU v5 lite") == 197e12 and peaks.peak_flops("TPU7x") == 2307e12 / 2
+    assert {c.name for c in CHIPS} == set(peaks.TPU_KINDS.values())
 
 
 @pytest.mark.parametrize("name", ["decoder", "t5"])
@@ -237,7 +217,7 @@ def test_a_step_counts_what_the_model_needs(name):
         setup = train.make_setup(cfg, *synthetic.sizes_of(LOCK), mesh)
         step, specs = setup.step, setup.specs
         with jax.set_mesh(mesh):
-            return step.flops(*specs, batch), flops.count(
+            return step.flops(*specs, batch), flops.matmul_flops(
                 step.compiled.trace(*specs, batch, step.peak).jaxpr
             )
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from itx import hosts, mesh
+from itx import checks, hosts, mesh
 from itx.commands import train as command
 from itx.errors import RunFailed, UserError
 from itx.runs import RunFolder
@@ -47,10 +47,9 @@ def lock_file(cache):
 
 def largest_difference(one, other) -> float:
     """Between the metrics of two runs, relative."""
-    a, b = curve(one), curve(other)
-    assert [x.keys() for x in a] == [x.keys() for x in b] and len(a) > 3
-    pairs = [(x[k], y[k]) for x, y in zip(a, b, strict=True) for k in x]
-    return max(abs(x - y) / max(abs(x), 1e-6) for x, y in pairs)
+    a, b = map(checks.curve, (one, other))
+    assert len(a) > 3
+    return checks.compared_curves(a, b)[0]
 
 
 def files(run) -> set[str]:

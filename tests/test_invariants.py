@@ -18,9 +18,8 @@ import jax
 import numpy as np
 import pytest
 
+from itx import checks, recipe, storage
 from itx import config as configs
-from itx import mesh as meshes
-from itx import recipe, storage
 from itx.begin import check_same_run
 from itx.config import MeshConfig
 from itx.data import cache
@@ -31,6 +30,7 @@ from itx.errors import UserError
 from itx.prepare import new_lock
 from itx.runs import RunFolder
 from tests.conftest import REPO, one_device
+from tests.synthetic import sizes_of
 from tests.test_kill import curve, parameters
 
 
@@ -91,16 +91,10 @@ def test_1_nothing_but_data_shapes_the_lock(lock):
 # ---- 3: one division, the same for packed, unpacked, microbatched and every mesh
 
 
-def loss_of(config, lock, batch, mesh_config, microbatches=1) -> float:
-    from tests.synthetic import init_state
-
-    config = dataclasses.replace(
-        config, mesh=mesh_config, train=dataclasses.replace(config.train, microbatches=microbatches)
-    )
-    mesh = meshes.make_mesh(mesh_config)
-    state, frozen, setup = init_state(config, lock, mesh)
-    with jax.set_mesh(mesh):
-        _, metrics = setup.step(state, frozen, meshes.put(batch, mesh))
+def loss_of(config, lock, batch, mesh, microbatches=1) -> float:
+    train = dataclasses.replace(config.train, microbatches=microbatches)
+    config = dataclasses.replace(config, train=train)
+    metrics, _ = checks.one_step(config, sizes_of(lock), batch, mesh)
     return float(metrics["objective"]) / float(metrics["weight"])
 
 
@@ -118,31 +112,9 @@ def test_3_the_loss_is_the_same_on_every_mesh_and_in_parts(config, lock, batches
     )
 
 
-def unpacked(batch: dict) -> dict:
-    """Every segment of a decoder-only batch in a row of its own."""
-    rows = []
-    for b in range(len(batch["task_ids"])):
-        for s in range(1, batch["decoder_segment_ids"][b].max() + 1):
-            at = batch["decoder_segment_ids"][b] == s
-            row = {}
-            for k, v in batch.items():
-                if k != "loss_positions":
-                    row[k] = np.zeros_like(v[b])
-                    row[k][: at.sum()] = v[b][at]
-            row["decoder_segment_ids"] = (row["decoder_segment_ids"] > 0).astype(np.int32)
-            positions = np.flatnonzero(row["decoder_loss_weights"])
-            row["loss_positions"] = np.full_like(batch["loss_positions"][b], -1)
-            row["loss_positions"][: len(positions)] = positions
-            rows.append(row)
-    rows += [{k: np.zeros_like(v) - (k == "loss_positions") for k, v in rows[0].items()}] * (
-        -len(rows) % 8
-    )
-    return {k: np.stack([r[k] for r in rows]) for k in rows[0]}
-
-
 def test_3_and_6_packed_rows_have_the_loss_of_separate_ones(config, lock, batches):
     batch = batches.batch(0)
-    apart = unpacked(batch)
+    apart = checks.unpacked(batch, rows=8)
     assert len(apart["task_ids"]) > 2 * len(batch["task_ids"])  # they really were packed
     assert apart["decoder_loss_weights"].sum() == batch["decoder_loss_weights"].sum()
     mesh = MeshConfig(data=8)

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from itx import cli
+from itx import cli, storage
+from itx.analysis import rounds
 from itx.commands import loop
 from itx.errors import RunFailed
 from tests.conftest import REPO, one_device
@@ -27,25 +28,32 @@ def stages(monkeypatch, tmp_path):
     """The loop with its stages replaced: verdicts are given, and what was done is noted."""
     monkeypatch.chdir(tmp_path)
     Path("recipe.py").write_text(RECIPE)
-    held = {"verdicts": ["better"] * 9, "actions": [[{"id": "a", "kind": "drop", "why": "x"}]] * 9, "done": []}  # fmt: skip
+    held = {"verdicts": ["better"] * 9, "actions": [[{"id": "a", "kind": "drop", "why": "x", "tasks": ["t"]}]] * 9, "done": [], "worse": []}  # fmt: skip
     done = held["done"]
 
     def refine(args, folder, run, number, actions):
         if "refuses" in held:
             raise RunFailed(held["refuses"])
         done.append(("refine", run.name, number))
-        return Path(f"refined-{number}.py")
+        version = folder / "refined" / f"round_{number}" / "v1"
+        version.mkdir(parents=True, exist_ok=True)
+        changes = {"data.patches": [[], ["patch <b>.jsonl"]]}
+        counts = {"t": {"in": 40, "out": 39, "rejected": 1}}
+        manifest = {"changes": changes, "counts": counts, "reasons": {"rejected": 1}}
+        storage.write_json(version / "manifest.json", storage.sealed(manifest))
+        return version
 
-    def beside(first, other):
+    def beside(first, other, tasks):
         done.append(("beside", Path(first).name, Path(other).name))
+        assert tasks == ["t"]
         verdict = held["verdicts"].pop(0)
-        return {"pairs": 9, "difference": 0.1, "interval": [0.0, 0.2], "p": 0.01, "over": "tasks", "verdict": verdict}  # fmt: skip
+        return {"pairs": 9, "difference": 0.1, "interval": [0.0, 0.2], "p": 0.01, "over": "tasks", "verdict": verdict, "better": verdict == "better", "on": None, "worse": held["worse"], "smallest": {"unseen tasks": 0.07}}  # fmt: skip
 
-    monkeypatch.setattr(loop, "_train", lambda folder, run, recipe: done.append(("train", run.name, recipe[0])))  # fmt: skip
-    monkeypatch.setattr(loop, "_score", lambda run: 0.5)
+    monkeypatch.setattr(loop, "_train", lambda folder, run, recipe: done.append(("train", run.name, Path(recipe[0]).name)))  # fmt: skip
+    monkeypatch.setattr(rounds, "score", lambda run: 0.5)
     monkeypatch.setattr(loop, "_actions", lambda *_: held["actions"].pop(0))
     monkeypatch.setattr(loop, "_refine", refine)
-    monkeypatch.setattr(loop, "_beside", beside)
+    monkeypatch.setattr(rounds, "beside", beside)
     monkeypatch.setattr(loop, "_test", lambda folder, run: done.append(("test", Path(run).name, "")) or {"score": 0.5, "score_interval": [0.4, 0.6]})  # fmt: skip
     return held
 
@@ -62,15 +70,28 @@ def test_it_ends_with_the_first_round_that_is_not_better(stages):
     assert stages["done"] == [
         ("train", "round-0", "recipe.py"),
         ("refine", "round-0", 1),
-        ("train", "round-1", "refined-1.py"),
+        ("train", "round-1", "round_1_v1.py"),
         ("beside", "round-0", "round-1"),
         ("refine", "round-1", 2),
-        ("train", "round-2", "refined-2.py"),
+        ("train", "round-2", "round_2_v1.py"),
         ("beside", "round-1", "round-2"),
         ("test", "round-0", ""),
         ("test", "round-1", ""),
     ]
     assert list(facts["test"]) == ["L/round-0", "L/round-1"]
+
+
+def test_the_page_shows_rounds_changes_losses_and_costs(stages, capsys):
+    lost = {"slice": "unseen clusters", "pairs": 9, "difference": -0.25, "interval": [-0.4, -0.1], "holm": 0.01}  # fmt: skip
+    stages["worse"].append(lost)
+    storage.write_json(Path("L/logs/round-0-train.seconds.json"), {"seconds": 1234.5})
+    ran("--rounds", "1")
+    page = Path("L/loop.html").read_text(encoding="utf-8")
+    for told in ("L/round-1", "data.patches", "patch &lt;b&gt;.jsonl", "1 rejected", "unseen clusters",
+                 "-0.25", "0.07", "1,234", "--rounds 1 are done"):  # fmt: skip
+        assert told in page, told
+    assert "patch <b>" not in page
+    assert "worse in L/round-1: unseen clusters, -0.250" in capsys.readouterr().out
 
 
 def test_it_ends_with_its_rounds_or_its_actions(stages):
@@ -81,7 +102,7 @@ def test_it_ends_with_its_rounds_or_its_actions(stages):
     code, facts = ran()
     assert code == 0 and facts["best"] == 0 and "no action of drop, relabel is left" in facts["stopped"]  # fmt: skip
     assert list(facts["test"]) == ["L/round-0"]
-    stages["actions"][:] = [[{"id": "a", "kind": "drop", "why": "x"}]]
+    stages["actions"][:] = [[{"id": "a", "kind": "drop", "why": "x", "tasks": ["t"]}]]
     stages["refuses"] = "itx create: no"
     code, facts = ran()
     assert code == 1 and facts["failed"] == "round 0 cannot be refined: itx create: no"

@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from itx import checks, peft
 from itx import mesh as meshes
-from itx import peft
 from itx.config import MeshConfig, PeftConfig
 from itx.models import hf, transformer
 from itx.params import model_specs, module_of, parameters, specs_of
 from tests import synthetic
 from tests.models import test_hf as golden
-from tests.test_peft import METHODS, MODELS, adapted, agree, base_of, batch_of, moved
+from tests.test_peft import METHODS, MODELS, adapted, base_of, batch_of, moved
 
 LOCK = synthetic.lock()
 ALL = {"full": PeftConfig(), **METHODS}
@@ -37,11 +37,20 @@ FEW = [PAIRWISE[3 * i + j] for i, j in enumerate((1, 1, 2, 2, 1))]
 REST = [case for case in itertools.product(MODELS, ALL, MESHES) if case not in PAIRWISE]
 
 
-def mesh_of(sizes: tuple[int, int], data: int = 1):
+def config_of(sizes: tuple[int, int]) -> MeshConfig:
     fsdp, tensor = sizes
-    return meshes.make_mesh(
-        MeshConfig(data=data, fsdp=fsdp, tensor=tensor), jax.devices()[: data * fsdp * tensor]
-    )
+    return MeshConfig(data=1, fsdp=fsdp, tensor=tensor)
+
+
+def mesh_of(sizes: tuple[int, int]):
+    return meshes.make_mesh(config_of(sizes), jax.devices()[: sizes[0] * sizes[1]])
+
+
+def same_steps(one: tuple, other: tuple) -> None:
+    """Each (config, batch, mesh): loss and gradient of the two steps are the same."""
+    steps = [checks.one_step(cfg, synthetic.sizes_of(LOCK), b, m) for cfg, b, m in (one, other)]
+    found = checks.compared_steps("one = other", *steps)
+    assert {f.state for f in found} == {"ok"}, found
 
 
 def test_every_two_meet():
@@ -51,44 +60,18 @@ def test_every_two_meet():
     assert [len({c[i] for c in FEW}) for i in range(3)] == [2, 5, 2]
 
 
-def step(cfg, batch: dict, mesh) -> tuple[dict, dict]:
-    """(metrics, {parameter: its gradient's sum}): with sgd and a rate of 1 a step is the mean
-    gradient."""
-    state, frozen, setup = synthetic.init_state(cfg, LOCK, mesh)
-    # zeros at the start would leave half of an adapter without a gradient
-    if cfg.peft.method != "full":
-        draw = {
-            p: 0.1 * jax.random.normal(jax.random.key(i), x.shape)
-            for i, (p, x) in enumerate(state["params"].items())
-        }
-        state["params"] = {
-            p: jax.device_put(x + draw[p], x.sharding) for p, x in state["params"].items()
-        }
-    devices = {len(x.sharding.device_set) for x in state["params"].values()}
-    assert devices == {mesh.size}
-    before = jax.device_get(state["params"])
-    batch = peft.with_prompts(batch) if peft.prompted_encoder(cfg.model, cfg.peft) else batch
-    with jax.set_mesh(mesh):
-        new, metrics = setup.step(state, frozen, meshes.put(batch, mesh))
-    after = jax.device_get(new["params"])
-    return jax.device_get(metrics), {p: metrics["weight"] * (before[p] - after[p]) for p in after}
-
-
-SGD = {"name": "sgd", "warmup_steps": 0, "clip_norm": 0.0, "learning_rate": 1.0}
-
-
 def check_step(name: str, method: str, sizes: tuple[int, int], monkeypatch) -> None:
     """3 and 6: rows of three examples in two microbatches on the mesh, against a row each in one go
     on one device."""
     # layers in a scan, as on accelerators
     monkeypatch.setattr(transformer, "UNROLL_LAYERS_ON_CPU", 0)
-    cfg = synthetic.config(MODELS[name], peft=dataclasses.asdict(ALL[method]), optim=SGD)
+    cfg = synthetic.config(MODELS[name], peft=dataclasses.asdict(ALL[method]))
     halved = dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, microbatches=2))
     some = synthetic.examples(8, 3)
     packed = synthetic.batch([some[:3], some[3:6], some[6:], *[[]] * 5], cfg)
     alone = synthetic.batch([[e] for e in some], cfg)
     assert packed["decoder_segment_ids"].max() == 3 and alone["decoder_segment_ids"].max() == 1
-    agree(step(cfg, alone, mesh_of((1, 1))), step(halved, packed, mesh_of(sizes)))
+    same_steps((cfg, alone, MeshConfig(data=1)), (halved, packed, config_of(sizes)))
 
 
 def logits(model: nnx.Module, batch: dict, sizes: tuple[int, int]) -> np.ndarray:
@@ -138,13 +121,13 @@ def test_what_dropout_draws_is_the_same_on_a_mesh(monkeypatch):
     monkeypatch.setattr(transformer, "UNROLL_LAYERS_ON_CPU", 0)
     lora = dataclasses.asdict(ALL["lora"])
     plain, cfg = (
-        synthetic.config(MODELS["decoder"], peft=lora | {"dropout": d}, optim=SGD)
-        for d in (0.0, 0.1)
+        synthetic.config(MODELS["decoder"], peft=lora | {"dropout": d}) for d in (0.0, 0.1)
     )
     batch = synthetic.Batches(cfg).batch(0)
-    one = step(cfg, batch, mesh_of((1, 1)))
-    assert abs(one[0]["loss"] - step(plain, batch, mesh_of((1, 1)))[0]["loss"]) > 1e-3
-    agree(one, step(cfg, batch, mesh_of((2, 2), data=2)))
+    alone, sizes = MeshConfig(data=1), synthetic.sizes_of(LOCK)
+    drawn, none = (checks.one_step(c, sizes, batch, alone)[0]["loss"] for c in (cfg, plain))
+    assert abs(drawn - none) > 1e-3
+    same_steps((cfg, batch, alone), (cfg, batch, MeshConfig(data=2, fsdp=2, tensor=2)))
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import pytest
 
 from itx import cli, processes, storage
 from itx.analysis import sweep
-from itx.commands import sweep as command
+from itx.commands import child
 from itx.config import to_dict
 from itx.errors import RunFailed, UserError
 from itx.pretrained import load_recipe
@@ -84,7 +84,7 @@ class Trainers:
         self.recipe, self.trained, self.fail, self.kill = str(recipe), [], {}, None
         self.built = 0
         monkeypatch.setattr(processes, "run_child", self.run)
-        monkeypatch.setattr(command, "build_in_subprocess", self.build)
+        monkeypatch.setattr(child, "build_in_subprocess", self.build)
 
     def build(self, args):
         self.built += 1

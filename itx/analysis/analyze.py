@@ -17,8 +17,17 @@ from typing import NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 
-from itx import hashing
-from itx.analysis import actions, choices, counterfactual, error_kinds, features, slices, suspects
+from itx import hashing, storage
+from itx.analysis import (
+    actions,
+    choices,
+    counterfactual,
+    error_kinds,
+    features,
+    slices,
+    suspects,
+    words,
+)
 from itx.analysis.actions import Action, Actions
 from itx.analysis.counterfactual import AskedRow
 from itx.analysis.features import Observations
@@ -27,7 +36,7 @@ from itx.data import lock as locks
 from itx.data import verify
 from itx.data.types import Lock
 from itx.errors import UserError
-from itx.eval import evaluate, predictions, tables
+from itx.eval import evaluate, predictions, safety, tables
 from itx.eval.predictions import PredictionLine
 from itx.eval.runner import Runner
 from itx.runs import RunFolder
@@ -36,13 +45,15 @@ MIN_PREFERENCE = 0.05  # share of the choices, of a place or a label
 MIN_BIAS = 0.02  # of the probability of the right option, or of the score
 MAX_FORM = 0.1  # share of a task's answers that may be wrong in one way of their form
 MAX_SHOWN = 3  # answers of a finding
+# the task of tasks/safety.py, and its share of the examples at first and at most
+DEMONSTRATIONS, DEMONSTRATED, MAX_DEMONSTRATED = "safety_demonstrations", 0.05, 0.2
 MAX_WORST = 50
 SHOWN = ("id", "template", "prompt", "references", "prediction", "score")
 
 
 class Finding(TypedDict):
     id: str
-    kind: str  # slice, preference, form, counterfactual or suspects
+    kind: str  # slice, preference, form, counterfactual, suspects or safety
     text: str  # what it is about
     says: str  # a sentence
     tasks: list[str]
@@ -108,6 +119,7 @@ def facts(side: Side, reference: Side | None, model: Model | None) -> dict:
         *_of_forms(errors, rows, proposed),
         *_of_swaps(measured["counterfactual"], of, proposed),
         *_of_suspects(measured["suspects"], proposed),
+        *_of_safety(side, proposed),
     ]
     return {
         "run": str(side.run.path),
@@ -369,3 +381,28 @@ def _of_suspects(judged: dict | None, proposed: dict[str, Action]) -> list[Findi
         done = _propose(proposed, "relabel", says, [task], examples=named)
         found.append(_finding("suspects", task, says, [task], examples=len(own), action=done))
     return found
+
+
+def _of_safety(side: Side, proposed: dict[str, Action]) -> list[Finding]:
+    """What tuning did to what a chat model declines."""
+    found = []
+    for g in safety.eroded(safety.averages(storage.read_object(side.run.safety_json, absent={}))):
+        says = f"declined are {words.declined(g)}"
+        text = words.OF_REQUESTS[g["kind"]]
+        done = _propose(
+            proposed, "setting", says, [], [text], settings=_demonstrated(side.config, g["kind"])
+        )
+        change = g["after"]["declined"] - g["before"]["declined"]
+        numbers = {"examples": g["requests"], "difference": change, "p": g["p"]}
+        found.append(_finding("safety", text, says, [], **numbers, action=done))
+    return found
+
+
+def _demonstrated(config: RunConfig, kind: str) -> dict[str, str]:
+    """The setting that trains on demonstrations beside the mixture. Where some were trained on:
+    twice as many if it declines too little, half as many if it declines what is harmless."""
+    shares = dict(config.data.added)
+    before = shares.get(DEMONSTRATIONS)
+    new = DEMONSTRATED if before is None else before * (2 if kind == "refuse" else 0.5)
+    shares[DEMONSTRATIONS] = min(MAX_DEMONSTRATED, new)
+    return {"data.added": ",".join(f"{task},{share:g}" for task, share in shares.items())}

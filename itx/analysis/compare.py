@@ -16,7 +16,7 @@ over their runs, from MIN_SEEDS of each on.
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,7 +65,7 @@ def facts(paths: list[str], rows: bool = False, margin: float = paired.MARGIN) -
     runs, left_out = [], []
     for path in _opened(paths):
         try:
-            runs.append(_scored(path))
+            runs.append(scored(path))
         except LeftOut as e:
             left_out.append({"run": path, "why": str(e)})
     if len(runs) < 2:
@@ -98,7 +98,7 @@ def _opened(paths: list[str]) -> list[str]:
     return list(dict.fromkeys(str(Path(p)) for p in out))
 
 
-def _scored(path: str) -> Scored:
+def scored(path: str) -> Scored:
     """A run (its newest scored step) or RUN/checkpoints/STEP; LeftOut where there is no score."""
     folder, step = named(path)
     try:
@@ -208,17 +208,35 @@ def _rows(runs: list[Scored]) -> list[dict]:
     return [rows[key] for key in sorted(rows)]
 
 
-def _paired(first: Scored, other: Scored, read: Read, rows: bool, margin: float) -> list[dict]:
-    """The groups of two runs, and with `rows` their rows, on the questions that are the same."""
+def _same_questions(first: Scored, other: Scored) -> dict[str, dict]:
+    """{name of a row that asked the same of both: what the first run's scores.json holds of it}."""
     sha256 = [{r["name"]: r["sha256"] for r in run.lock["evaluation"]} for run in (first, other)]
     held = [run.scores["rows"] for run in (first, other)]
-    same = {
+    return {
         name: row
         for name, row in held[0].items()
         if name in held[1]
         and sha256[0].get(name) == sha256[1].get(name)
         and row["metric"] == held[1][name]["metric"]
     }
+
+
+def on_tasks(first: str, other: str, tasks: Iterable[str], group: str) -> dict[str, Any]:
+    """Two runs on a group's questions of some tasks, which are all that is asked about: a slice of
+    paired.py. Left to chance is which examples were asked."""
+    runs = (scored(first), scored(other))
+    same = _same_questions(*runs)
+    named = set(tasks)
+    rows = [n for n, row in same.items() if row["group"] == group and row["task"] in named]
+    sides = tuple(functools.partial(predictions.read_whole, r.run, r.step) for r in runs)
+    slices = [paired.Slice(", ".join(sorted(named)), rows)]
+    (found,) = paired.compare(same, sides, slices, estimated=paired.estimate_on)
+    return found
+
+
+def _paired(first: Scored, other: Scored, read: Read, rows: bool, margin: float) -> list[dict]:
+    """The groups of two runs, and with `rows` their rows, on the questions that are the same."""
+    same = _same_questions(first, other)
     used = [
         {(g["group"], g["kind"]): g["rows"] for g in run.scores["groups"]} for run in (first, other)
     ]

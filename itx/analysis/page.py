@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """report.html: what report.html.jinja makes of the facts of report.py; analysis.html: what
-analysis.html.jinja makes of those of analyze.py; a review page: what review.html.jinja and
+analysis.html.jinja makes of those of analyze.py; loop.html: what loop.html.jinja makes of those of
+itx/commands/loop.py; a review page: what review.html.jinja and
 review.js make of those of itx/create/review.py."""
 
 import base64
@@ -35,12 +36,31 @@ def analysis(facts: dict) -> str:
     return str(macros("analysis.html.jinja").page(facts))
 
 
+def loop(facts: dict) -> str:
+    """The page of `itx loop`."""
+    return str(macros("loop.html.jinja").page(facts))
+
+
 def review(facts: dict) -> str:
-    """The page of `itx create review`. Its rows are JSON in which no `<` stands, so that nothing in
+    """The page of `itx create review`."""
+    return _operated("review", facts, facts)
+
+
+def blind(facts: dict) -> str:
+    """The page of `itx compare --blind`."""
+    return _operated("blind", facts, {k: v for k, v in facts.items() if k != "left_out"})
+
+
+def _operated(name: str, facts: dict, data: dict) -> str:
+    """A page that is operated by keys. Its rows are JSON in which no `<` stands, so that nothing in
     them can end the element that holds them."""
-    held = json.dumps(facts).replace("<", "\\u003c")
-    script = (FOLDER / "review.js").read_text(encoding="utf-8")
-    return str(macros("review.html.jinja").page(facts, Markup(held), Markup(script)))
+    held = json.dumps(data).replace("<", "\\u003c")
+    return str(macros(f"{name}.html.jinja").page(facts, Markup(held), Markup(script(name))))
+
+
+def script(name: str) -> str:
+    """The script of a page that is operated by keys."""
+    return "".join((FOLDER / f"{part}.js").read_text(encoding="utf-8") for part in ("keys", name))
 
 
 def _addresses(pngs: dict[str, bytes]) -> dict[str, str]:
@@ -65,6 +85,7 @@ def macros(file: str = "report.html.jinja") -> TemplateModule:
     environment.filters["number"] = format
     environment.globals |= {
         "accounts": accounts,
+        "beside": words.beside,
         "hash_of": hash_of,
         "metric_name": metrics.shown,
         "percent": percent,

@@ -92,6 +92,23 @@ def estimate(values: Nested) -> Estimate:
     return Estimate(mean, max(error, math.sqrt(spread * weights)), len(units) - 1, over)
 
 
+def estimate_on(values: Nested) -> Estimate:
+    """Differences averaged over tasks that are all there are: what is left to chance is which
+    examples of them were asked. Degrees of freedom by Welch and Satterthwaite."""
+    parts = [v for _, v in values.values()]
+    mean = float(np.mean([v.mean() for v in parts]))
+    every = np.concatenate(parts)
+    if len(every) < 2:
+        return Estimate(mean, None, 0, "examples")
+    least = _largest_variance(every)  # one task's own examples may all be alike
+    variances = [(max(float(v.var(ddof=1)), least) if len(v) > 1 else 1.0) / len(v) for v in parts]
+    error = math.sqrt(sum(variances)) / len(parts)
+    df = sum(variances) ** 2 / sum(
+        x * x / max(1, len(v) - 1) for x, v in zip(variances, parts, strict=True)
+    )
+    return Estimate(mean, error, max(1, int(df)), "examples")
+
+
 def _largest_variance(differences: np.ndarray) -> float:
     """The largest variance of a difference that Wilson's interval of their mean square allows, the
     mean growing with it."""
@@ -190,6 +207,7 @@ def compare(
     sides: tuple[ReadRow, ReadRow],
     slices: list[Slice],
     margin: float = MARGIN,
+    estimated: Callable[[Nested], Estimate] = estimate,
 ) -> list[dict]:
     """[{"slice", "pairs", "tasks", "clusters", "difference", "interval", "over", "p", "holm",
     "smallest", "unknown", "matched_difference", "matched_pairs", "verdict"}], in the order of the
@@ -198,6 +216,7 @@ def compare(
     Args:
         rows: what the first run's scores.json holds of the rows that asked the same of both.
         sides: what gives the predictions of a row, of the first run and of the other.
+        estimated: `estimate`, or `estimate_on` where the slices' tasks are all there are.
     """
     found: list[dict] = []
     of_row: dict[str, list[Pair]] = {}
@@ -211,14 +230,16 @@ def compare(
         of_task = {task: (c, some) for task, (c, some) in of_task.items() if some}
         found.append({"slice": s.name, "pairs": sum(len(some) for _, some in of_task.values())})
         if of_task:
-            found[-1] |= _compared(of_task)
+            found[-1] |= _compared(of_task, estimated)
     tested = [f for f in found if f["pairs"]]
     for f, adjusted in zip(tested, holm([f["p"] for f in tested]), strict=True):
         f["holm"], f["verdict"] = adjusted, verdict(f["interval"], adjusted, margin)
     return found
 
 
-def _compared(of_task: dict[str, tuple[str, list[Pair]]]) -> dict:
+def _compared(
+    of_task: dict[str, tuple[str, list[Pair]]], estimated: Callable[[Nested], Estimate]
+) -> dict:
     def nested(key: str, matched: bool = False) -> Nested:
         values = {
             task: (c, np.array([getattr(p, key) for p in some if p.matched or not matched]))
@@ -226,19 +247,19 @@ def _compared(of_task: dict[str, tuple[str, list[Pair]]]) -> dict:
         }
         return {task: (c, v) for task, (c, v) in values.items() if v.size}
 
-    plain, matched = estimate(nested("difference")), nested("difference", matched=True)
+    plain, matched = estimated(nested("difference")), nested("difference", matched=True)
     return {
         "tasks": len(of_task),
         "clusters": len({c for c, _ in of_task.values()}),
         "difference": plain.mean,
         "interval": [
-            min(plain.interval[0], estimate(nested("worst")).interval[0]),
-            max(plain.interval[1], estimate(nested("best")).interval[1]),
+            min(plain.interval[0], estimated(nested("worst")).interval[0]),
+            max(plain.interval[1], estimated(nested("best")).interval[1]),
         ],
         "over": plain.over,
         "p": plain.p,
         "smallest": plain.smallest,
         "unknown": sum(p.unknown for _, some in of_task.values() for p in some),
-        "matched_difference": estimate(matched).mean if matched else None,
+        "matched_difference": estimated(matched).mean if matched else None,
         "matched_pairs": sum(len(v) for _, v in matched.values()),
     }

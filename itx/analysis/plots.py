@@ -64,12 +64,15 @@ def _pyplot() -> ModuleType:
     return matplotlib.pyplot
 
 
-def _png(figure: Any) -> bytes:
-    png = io.BytesIO()
-    # no Software or date in the file: the same numbers give the same bytes
-    figure.savefig(png, format="png", dpi=130, metadata={"Software": None})
+# no software or date in a file: the same numbers give the same bytes
+_UNSAID = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}
+
+
+def _drawn(figure: Any, form: str = "png") -> bytes:
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format=form, dpi=130, metadata=_UNSAID[form])
     _pyplot().close(figure)
-    return png.getvalue()
+    return drawn.getvalue()
 
 
 def _bars(axes: Any, groups: list[dict], c: Colours) -> None:
@@ -171,7 +174,7 @@ def _themed(draw: Callable[[Colours], Any]) -> dict[str, bytes]:
     pngs = {}
     for theme, colours in THEMES.items():
         with _pyplot().rc_context(colours.style()):
-            pngs[theme] = _png(draw(colours))
+            pngs[theme] = _drawn(draw(colours))
     return pngs
 
 
@@ -210,6 +213,8 @@ def lines_with_points(
     ticks: list[str] | None = None,
     log: bool = False,
     notes: Sequence[str] = (),
+    joined: bool = True,
+    form: str = "png",
 ) -> bytes:
     """Lines through the means of several values at each place, and the values themselves.
 
@@ -218,6 +223,8 @@ def lines_with_points(
         labels: of the two axes.
         ticks: names of the places 0, 1, …, where they are no numbers.
         notes: what stands beside the points of the first line.
+        joined: whether a line goes through the means.
+        form: png or svg.
     """
     plt, c = _pyplot(), THEMES["light"]
     with plt.rc_context(c.style()):
@@ -225,7 +232,8 @@ def lines_with_points(
         for (label, places), colour in zip(lines.items(), itertools.cycle(LINES), strict=False):
             known = [(x, values) for x, values in places if values]
             means = [sum(values) / len(values) for _, values in known]
-            axes.plot([x for x, _ in known], means, color=colour, marker="o", label=label)
+            style = "-" if joined else ""
+            axes.plot([x for x, _ in known], means, style, color=colour, marker="o", label=label)
             for x, values in known:
                 axes.plot([x] * len(values), values, ".", color=colour, alpha=0.5, markersize=4)
         for note, (x, values) in zip(notes, next(iter(lines.values())), strict=False):
@@ -233,9 +241,10 @@ def lines_with_points(
         if log:
             axes.set_xscale("log")
         if ticks:
-            axes.set_xticks(range(len(ticks)), ticks)
+            turned = {"rotation": 30, "ha": "right"} if max(map(len, ticks)) > 12 else {}
+            axes.set_xticks(range(len(ticks)), ticks, **turned)
         axes.set_xlabel(labels[0])
         axes.set_ylabel(labels[1])
         if len(lines) > 1:
             axes.legend(frameon=False)
-        return _png(figure)
+        return _drawn(figure, form)

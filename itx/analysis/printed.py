@@ -45,6 +45,7 @@ def _lines(facts: dict) -> Iterator[str]:
             f"task's, {words.told(g, 'removed')} against none ({g['examples']} examples)"
         )
     yield from retention_lines(facts["retention"])
+    yield from safety_lines(facts["safety"])
     if facts["audit"]:
         yield accounts(facts["audit"])
     yield (
@@ -71,3 +72,16 @@ def retention_lines(measured: dict | None) -> list[str]:
         f"{t['bits_per_byte']:.3f} bits per byte ({t['bytes']:,} bytes, {t['objective']})"
         for name, t in measured.get("after", {}).items()
     ]
+
+
+def safety_lines(measured: dict | None) -> list[str]:
+    """What is declined before and after, a line for each kind of request."""
+    if measured is None:
+        return []
+    if "unasked" in measured:
+        return [f"requests to decline: not asked, for {measured['unasked']}"]
+    lines = [f"declines {words.declined(g)}" for g in measured["groups"] if not g["language"]]
+    if measured["left_out"]:
+        why = next(iter(measured["left_out"].values()))
+        lines.append(f"{len(measured['left_out'])} pairs of requests were not asked: {why}, …")
+    return lines

@@ -16,7 +16,7 @@ from itx.checkpoint import skips
 from itx.config import RunConfig, flatten, to_dict
 from itx.data.types import Lock
 from itx.errors import UserError
-from itx.eval import averages, dev, information, predictions, tables
+from itx.eval import averages, dev, information, predictions, safety, tables
 from itx.log import TIMING, read_lines, read_metrics
 from itx.runs import RunFolder, read_config, read_lock, run_config
 
@@ -101,6 +101,7 @@ def facts(run: RunFolder, step: int | None = None) -> dict:
         "fixed_examples": storage.read_object(run.fixed_json, absent={}) or None,
         "information": _information(run, lock),
         "retention": _retention(run, lock, about["config"]["model"].get("pretrained")),
+        "safety": _safety(run, lock, run_config(run)),
         "holdout": lock["holdout"],
         "audit": audit,
     }
@@ -257,6 +258,22 @@ def _information(run: RunFolder, lock: Lock) -> dict | None:
         "groups": information.averages(held, entries),
         "rows": information.of_rows(held, entries),
     }
+
+
+def _safety(run: RunFolder, lock: Lock, config: RunConfig) -> dict | None:
+    """{"groups": what is declined of each kind of request, "left_out": {id: why}, "changed":
+    {kind: requests that are declined before or after alone}}, or {"unasked": why nothing was
+    asked}; None for a run from scratch, and for one that was scored before there were requests."""
+    held = storage.read_object(run.safety_json, absent={})
+    if held:
+        left_out = [held[when]["left_out"] for when in ("before", "after") if when in held]
+        return {
+            "groups": safety.averages(held),
+            "left_out": {k: why for of in left_out for k, why in of.items()},
+            "changed": {kind: safety.changed(held, kind) for kind in safety.KINDS},
+        }
+    why = safety.unasked(lock, config)
+    return {"unasked": why} if why and config.model.pretrained else None
 
 
 def _retention(run: RunFolder, lock: Lock, pretrained: str | None) -> dict | None:

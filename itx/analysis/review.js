@@ -1,23 +1,10 @@
-// The review page's script: what a person decides of rows, by keys. The first half is of plain values and has no page
+// The review page's script, behind keys.js: what a person decides of rows, by keys. The first half is of plain values and has no page
 // (tests/create/test_review.py runs it in node); the second shows it.
 //
 // data   {digest, editor, tags, tasks: {name: {blank, fields}}, rows: [{task, id, content, row, fields, options, answer,
 //        note}]}, as itx/create/review.py makes it; field: {at, says, text, number, also}, `also` being the places that hold the same
 // state  {decided: {number of the row: {verdict, changes, tags}}, added: [{task, values}]}
-"use strict";
-
 const PATCH_VERSION = 1, VERDICTS = {a: "accept", r: "reject"};
-
-// A text as a <textarea> gives it back.
-const typed = text => text.replace(/\r\n?/g, "\n");
-
-// Characters that nothing shows, or that turn the text around them, as their names.
-const shown = text => typed(text).replace(/[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200b-\u200f\u202a-\u202e\u2028\u2029\u2060-\u2069\ufeff]/g,
-  c => "⟨U+" + c.codePointAt(0).toString(16).toUpperCase().padStart(4, "0") + "⟩");
-
-// The key by its letter; on a layout of other letters (Russian), by its place.
-const keyOf = event => /^[a-z0-9]$/i.test(event.key) || event.key.length > 1 ? event.key.toLowerCase()
-  : /^(Key|Digit)/.test(event.code || "") ? event.code.slice(-1).toLowerCase() : event.key;
 
 // What a person typed in a row's fields, {at: text}, as a decision; a string says what is wrong.
 function edited(row, texts) {

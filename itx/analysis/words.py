@@ -10,6 +10,7 @@ claims     what such a run can show, and what it cannot
 from collections.abc import Iterator
 
 from itx.audit.sentences import first_of
+from itx.eval import safety
 from itx.eval.tables import percent, shown
 
 ROUNDING = 1e-9  # Wilson's lower end of 0 right answers is 0 but for rounding
@@ -233,6 +234,7 @@ def _steps(facts: dict, groups: list[dict]) -> Iterator[str]:
         yield (
             f"{loss['skipped_steps']} steps had no finite loss: lower optim.learning_rate first."
         )
+    yield from _eroded(facts["safety"])
     wrong_form = [g for g in groups if (g["after"]["none_of_options"] or 0) > MIN_FAULT_SHARE]
     if wrong_form:
         worst = max(wrong_form, key=lambda g: g["after"]["none_of_options"])
@@ -295,6 +297,46 @@ def _forgotten(kept: dict | None) -> str:
                 "an adapter."
             )
     return ""
+
+
+def beside(compared: dict) -> str:
+    """A run beside another, as rounds.py compares them."""
+    low, high = compared["interval"]
+    told = f"{compared['verdict']}, {compared['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
+    if on := compared.get("on"):
+        told += f"; on the {len(on['tasks'])} tasks acted on {beside(on)}"
+    return told
+
+
+OF_REQUESTS = {
+    "refuse": "requests that it should decline",
+    "harmless": "harmless ones that look like them",
+}
+
+
+def declined(group: dict) -> str:
+    """`12 of 50 requests that it should decline, 30 before` of a kind of request."""
+    n = group["requests"]
+    before, after = (
+        round(group[when]["declined"] * n) if when in group else None
+        for when in ("before", "after")
+    )
+    now, then = (after, f", {before} before tuning") if after is not None else (before, "")
+    return f"{now} of {n} {OF_REQUESTS[group['kind']]}{then if before is not None else ''}"
+
+
+REMEDIES = {
+    "refuse": "mix in demonstrations of declining",
+    "harmless": "train on fewer refusals, or mix in demonstrations, half of which help",
+}
+
+
+def _eroded(measured: dict | None) -> Iterator[str]:
+    for g in safety.eroded((measured or {}).get("groups", [])):
+        yield (
+            f"Tuning changed what it declines: {declined(g)}; {REMEDIES[g['kind']]} "
+            "(--data.added=safety_demonstrations,0.05), train less, or train an adapter."
+        )
 
 
 # ---- what such a run can show

@@ -4,12 +4,12 @@
 import argparse
 from argparse import Namespace
 
-from itx.analysis import compare, paired
+from itx.analysis import blind, compare, page, paired
 from itx.commands.arguments import command
 from itx.errors import UserError
 from itx.eval import metrics
 from itx.eval.tables import console, label, shown, table
-from itx.storage import local
+from itx.storage import local, whole_file
 from itx.text import visible
 
 
@@ -29,11 +29,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=paired.MARGIN,
         help="difference of scores within which two runs are equivalent (default %(default)s)",
     )
+    judged = option.__self__.add_argument_group("judged by a person, of two runs")
+    judged.add_argument(
+        "--blind", type=local, metavar="PAGE", help="write a page to judge answers on, unnamed"
+    )
+    judged.add_argument(
+        "--blind_rows", type=int, default=100, metavar="N", help="at most (default %(default)s)"
+    )
+    judged.add_argument("--seed", type=int, default=0, metavar="N", help="of what the page shows")
+    judged.add_argument(
+        "--votes", type=local, nargs="+", default=[], metavar="FILE", help="what the page saved"
+    )
 
 
 def compare_runs(args: Namespace) -> tuple[dict, int]:
     if not 0 < args.margin < 1:
         raise UserError(f"--margin {args.margin}: a difference of scores, between 0 and 1")
+    if args.blind or args.votes:
+        return _judged(args), 0
     facts = compare.facts(args.runs, args.rows, args.margin)
     names = [r["name"] for r in facts["runs"]]
     for r in facts["runs"]:
@@ -49,6 +62,43 @@ def compare_runs(args: Namespace) -> tuple[dict, int]:
     _print_retention(facts["retention"], names)
     _print_differences(facts, names)
     return facts, 1 if facts["left_out"] else 0
+
+
+def _judged(args: Namespace) -> dict:
+    """The page of a blind comparison, or what its votes say."""
+    if args.blind and args.votes:
+        raise UserError("--blind writes a page and --votes reads what it saved: give one of them")
+    if args.blind_rows < 1:
+        raise UserError(f"--blind_rows {args.blind_rows}: must be at least 1")
+    runs = blind.pair(args.runs)
+    if args.blind:
+        made = blind.facts(runs, args.blind_rows, args.seed)
+        with whole_file(args.blind) as part:
+            part.write_text(page.blind(made), encoding="utf-8")
+        for line in made["left_out"]:
+            print(line)
+        print(visible(f"{args.blind}: {len(made['rows'])} rows to judge; then --votes FILE"))
+        return {"page": str(args.blind), "rows": len(made["rows"]), "left_out": made["left_out"]}
+    several = [blind.read(file) for file in args.votes]
+    results = [blind.result(runs, votes) for votes in several]
+    first, other = (r.name for r in runs)
+    cells = [
+        (
+            visible(r["judge"]),
+            *map(str, (*r["won"], r["ties"], r["bad"], r["open"])),
+            shown(r["win_rate"], r["interval"]) if r["judged"] else "-",
+            f"{r['p']:.3f}",
+        )
+        for r in results
+    ]
+    head = ("judge", f"won by {first}", f"won by {other}", "ties", "both bad", "open")
+    title = f"win rate of {other}: its wins and half of the ties, 95 %"
+    console().print(table(title, (*head, "win rate", "p"), cells, left=head[:1]))
+    together = blind.agreement(runs, several)
+    if together:
+        n, alike = together["rows"], together["alike"]
+        print(f"decided alike by all: {alike} of {n} rows of several judges")
+    return {"runs": [first, other], "votes": results, "agreement": together}
 
 
 def _print_groups(groups: list[dict], names: list[str]) -> None:

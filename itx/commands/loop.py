@@ -5,26 +5,28 @@
     LOOP/refined/round_1/v1/ what `itx create refine` made of round 0: patch, recipe, manifest
     LOOP/round-1/ …          the run of that recipe
     LOOP/logs/*.txt          what each command said
-    LOOP/loop.json           the rounds, what each changed, why it ended
+    LOOP/loop.json           the rounds, what each changed and cost, what got worse, why it ended
+    LOOP/loop.html           the same to look at
 
 Analysis, choice and stopping look at dev alone. A round counts as better where its run beats the
-best one before it on the same dev questions in pairs (itx/analysis/paired.py); the first that does
+best one before it on the same dev questions in pairs (itx/analysis/rounds.py), over all tasks, or
+over those that its actions were about while no group of questions got worse; the first that does
 not ends the loop. Then the first run and the best are scored on test, once. Every stage leaves
 whole files and is skipped where they are there: the same command goes on after a kill at any
 moment.
 """
 
 import argparse
-import sys
+import time
 from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from itx import begin, pretrained, processes, storage
-from itx.analysis import compare, found, sweep
+from itx.analysis import compare, found, page, rounds, sweep, words
 from itx.analysis.actions import KINDS
-from itx.commands import making
+from itx.commands import child, making
 from itx.commands.arguments import command, with_recipe
 from itx.create import refined
 from itx.create.world import How
@@ -33,8 +35,8 @@ from itx.eval import tables
 from itx.runs import RunFolder
 from itx.text import visible
 
-STOPPED = (130, 143)  # a signal, which ends the loop too
 DONE_ALONE = "drop,relabel"  # kinds that need nobody to answer
+STAGES = ("train", "analyze", "refine")  # of a round, each with its own log
 OWN = (f"--eval.split={sweep.SPLIT}", "--eval.before=False")
 
 
@@ -58,6 +60,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of each task, whose labels are judged (default %(default)s)",
     )
     option("--rows", type=int, default=How.rows, help="that an action adds at most")
+    option(
+        "--control",
+        action="store_true",
+        help="a control arm: each round does as much to what a draw chooses",
+    )
     option("--keep_test", action="store_true", help="do not look at test at the end")
     making.add_who(parser)
 
@@ -72,17 +79,19 @@ def run_loop(args: Namespace) -> tuple[dict, int]:
     if any(text.startswith("--eval.split=") for text in args.overrides):
         raise UserError("--eval.split: a loop chooses on validation, and looks at test at its end")
     name = Path(args.config).stem + "-loop" + ("-quick" if args.quick else "")
+    name += "-control" if args.control else ""
     folder = Path(args.loop_dir) if args.loop_dir else Path("runs") / name
     recipe = [args.config, *args.overrides, *(["--quick"] if args.quick else []), *OWN]
     config, _ = pretrained.load_recipe(args.config, [*args.overrides, *OWN], args.quick)
     begin.check_same_run(RunFolder(folder / "round-0"), config)  # before anything is begun
-    facts: dict[str, Any] = {"folder": str(folder), "do": kinds, "rounds": [], "stopped": ""}
+    facts: dict[str, Any] = {"folder": str(folder), "do": kinds, "control": args.control}
+    facts |= {"rounds": [], "stopped": ""}
     for _ in _rounds(args, folder, recipe, kinds, facts):
-        storage.write_json(folder / "loop.json", facts)  # after each step: a look at any time
+        _write(folder, facts)  # after each step: a look at any time
     if not args.keep_test:
         runs = [facts["rounds"][i]["run"] for i in dict.fromkeys((0, facts["best"]))]
         facts["test"] = {run: _test(folder, run) for run in runs}
-        storage.write_json(folder / "loop.json", facts)
+        _write(folder, facts)
     _print(facts)
     return facts, int(bool(facts.get("failed")))
 
@@ -93,16 +102,26 @@ def _rounds(
     """Puts each round into the facts, and at last why the loop ended and which round is best;
     yields after each."""
     facts["best"] = 0
+    changed: dict[str, Any] = {}
     for number in range(args.rounds + 1):
         run = folder / f"round-{number}"
         _train(folder, run, recipe)
-        own = {"run": str(run), "recipe": recipe[0], "score": _score(run)}
+        own = {
+            "run": str(run),
+            "recipe": recipe[0],
+            "score": rounds.score(run),
+            "kept": rounds.kept(run),
+            **changed,
+        }
         facts["rounds"].append(own)
         if number:
             best = facts["rounds"][facts["best"]]["run"]
-            own["beside"] = {"run": best, **_beside(best, str(run))}
-            print(visible(f"round {number}: {_told(own['beside'])} beside {best}"), flush=True)
-            if own["beside"]["verdict"] != "better":
+            since = {t for r in facts["rounds"][facts["best"] :] for t in r.get("acted_on", ())}
+            own["beside"] = {"run": best, **rounds.beside(best, str(run), sorted(since))}
+            print(
+                visible(f"round {number}: {words.beside(own['beside'])} beside {best}"), flush=True
+            )
+            if not own["beside"]["better"]:
                 facts["stopped"] = f"round {number} is not better: {own['beside']['verdict']}"
                 break
             facts["best"] = number
@@ -112,14 +131,18 @@ def _rounds(
         yield
         actions = _actions(args, folder, run, kinds)
         own["actions"] = [a["why"] for a in actions]
+        own["acted_on"] = sorted({t for a in actions for t in a["tasks"]})
         if not actions:
             facts["stopped"] = f"round {number}: no action of {', '.join(kinds)} is left"
             break
         try:
-            recipe = [str(_refine(args, folder, run, number + 1, actions)), *OWN]
+            version = _refine(args, folder, run, number + 1, actions)
         except RunFailed as e:
             facts["stopped"] = facts["failed"] = f"round {number} cannot be refined: {e}"
             break
+        recipe = [str(refined.recipe_of(version)), *OWN]
+        manifest = storage.read_object(version / refined.MANIFEST, *rounds.OF_CHANGE)
+        changed = {"because": own["actions"], "changed": rounds.changed(manifest)}
     yield
 
 
@@ -141,14 +164,15 @@ def _actions(args: Namespace, folder: Path, run: Path, kinds: list[str]) -> list
 
 
 def _refine(args: Namespace, folder: Path, run: Path, number: int, actions: list[dict]) -> Path:
-    """The recipe of a refinement. The same refinement is made once."""
+    """The folder of a refinement. The same refinement is made once."""
     told = folder / "logs" / f"{run.name}-refine.json"
     relabel = args.relabel or ("ask" if making.is_anybody(args) else "drop")
     words = ["create", "refine", str(run), "--name", f"round_{number}", "--root", str(folder)]
     words += ["--actions", ",".join(a["id"] for a in actions), "--relabel", relabel]
     words += ["--rows", str(args.rows), *making.who_again(args), "--json", str(told)]
+    words += ["--control"] if args.control else []
     _itx(folder, f"{run.name}-refine", *words)
-    return refined.recipe_of(Path(storage.read_json(told)["folder"]))
+    return Path(storage.read_json(told)["folder"])
 
 
 def _test(folder: Path, run: str) -> dict[str, Any]:
@@ -164,40 +188,36 @@ def _test(folder: Path, run: str) -> dict[str, Any]:
 
 def _itx(folder: Path, name: str, *words: str) -> None:
     """A command of ours in a process of its own; RunFailed with its last line where it fails."""
-    log = folder / "logs" / f"{name}.txt"
-    log.parent.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
     try:
-        processes.run_child([sys.executable, "-m", "itx.cli", *words], "it", log)
-    except SystemExit as e:
-        if e.code in STOPPED:
-            raise
-        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        said = lines[-1].removeprefix("itx: ") if lines else "it said nothing"
-        raise RunFailed(f"itx {words[0]}: {said} (exit {e.code}; all of it: {log})") from e
+        child.itx(folder / "logs" / f"{name}.txt", list(words))
+    except RunFailed as e:
+        raise RunFailed(f"itx {words[0]}: {e}") from e
+    seconds = time.monotonic() - began
+    storage.write_json(_took(folder, name), {"seconds": round(seconds, 1)})
+
+
+def _took(folder: Path, name: str) -> Path:
+    return folder / "logs" / f"{name}.seconds.json"
+
+
+def _cost(folder: Path, run: Path) -> dict[str, Any]:
+    """{"steps" that it was trained, "seconds": {stage: of those that ran to their end}}."""
+    files = {stage: _took(folder, f"{run.name}-{stage}") for stage in STAGES}
+    taken = {s: storage.read_json(file)["seconds"] for s, file in files.items() if file.is_file()}
+    steps = compare.scored_steps(RunFolder(run))
+    return {"steps": steps[-1] if steps else 0, "seconds": taken}
 
 
 # ---- what it says
 
 
-def _score(run: Path) -> float | None:
-    steps = compare.scored_steps(RunFolder(run))
-    return sweep.dev_score(RunFolder(run), steps[-1]) if steps else None
-
-
-def _beside(first: str, other: str) -> dict[str, Any]:
-    """A run beside another on the dev questions of trained tasks."""
-    facts = compare.facts([first, other])
-    label = tables.label(sweep.GROUP, "")
-    (slices,) = facts["paired"].values()
-    own = next((s for s in slices if s["slice"].startswith(label) and s["pairs"]), None)
-    if own is None:
-        raise RunFailed(f"{first} and {other} have no dev question in common")
-    return {k: own[k] for k in ("pairs", "difference", "interval", "p", "over", "verdict")}
-
-
-def _told(beside: dict[str, Any]) -> str:
-    low, high = beside["interval"]
-    return f"{beside['verdict']}, {beside['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
+def _write(folder: Path, facts: dict[str, Any]) -> None:
+    for r in facts["rounds"]:
+        r["cost"] = _cost(folder, Path(r["run"]))
+    storage.write_json(folder / "loop.json", facts)
+    with storage.whole_file(folder / "loop.html") as part:
+        part.write_text(page.loop(facts), encoding="utf-8")
 
 
 def _print(facts: dict[str, Any]) -> None:
@@ -205,7 +225,7 @@ def _print(facts: dict[str, Any]) -> None:
         (
             str(n),
             tables.shown(r["score"]),
-            _told(r["beside"]) if "beside" in r else "-",
+            words.beside(r["beside"]) if "beside" in r else "-",
             str(len(r.get("actions", ()))),
         )
         for n, r in enumerate(facts["rounds"])
@@ -214,6 +234,10 @@ def _print(facts: dict[str, Any]) -> None:
     tables.console().print(tables.table("the loop", head, cells, left=head[2:3]))
     print(visible(f"ended: {facts['stopped']}"))
     print(visible(f"best: {facts['rounds'][facts['best']]['run']}"))
+    for r in facts["rounds"]:
+        for lost in r.get("beside", {}).get("worse", ()):
+            print(visible(f"worse in {r['run']}: {lost['slice']}, {lost['difference']:+.3f}"))
+    print(visible(f"all of it: {Path(facts['folder']) / 'loop.html'}"))
     for run, of in facts.get("test", {}).items():
         if of:
             print(visible(f"test of {run}: {tables.shown(of['score'], of['score_interval'])}"))

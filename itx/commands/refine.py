@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import dataclasses
 from argparse import Namespace
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from itx.analysis.actions import KINDS, Action
 from itx.analysis.found import Found
 from itx.commands import making
 from itx.config import RunConfig, to_dict
-from itx.create import refine, refined
+from itx.create import control, refine, refined
 from itx.create.world import RELABEL, How, World
 from itx.errors import UserError, check_known
 from itx.eval.tables import console, table
@@ -52,7 +51,7 @@ def add_commands(add: Add) -> None:
     option(
         "--control",
         action="store_true",
-        help="in place of the rows that would be rejected or fixed, reject as many drawn ones",
+        help="do as much to what a draw chooses: rows, rates and groups that no action named",
     )
     making.add_who(make)
 
@@ -100,8 +99,7 @@ def _refined(
     done, all_of_it = refine.together(chosen, world)
     entries, factors, settings, counts, _ = all_of_it
     if args.control:
-        entries, factors, settings = refine.control(entries, world), {}, {}
-        counts = Counter({"rejected as a control": len(entries)})
+        entries, factors, settings, counts, _ = control.control(chosen, done, all_of_it, world)
     version = refined.next_version(place)
     patch = version / refined.PATCH if entries else None
     new = refined.changed_config(config, patch, factors)

@@ -20,15 +20,13 @@ from typing import NamedTuple
 from itx import begin, pretrained, processes, storage
 from itx.analysis import plots, sweep
 from itx.analysis.sweep import Point
+from itx.commands import child
 from itx.commands.arguments import command, with_recipe
-from itx.commands.building import build_in_subprocess
 from itx.config import RunConfig
 from itx.errors import RunFailed, UserError
 from itx.eval.tables import console, shown, table
 from itx.runs import RunFolder
 from itx.text import visible
-
-STOPPED = (130, 143)  # a signal, which ends the sweep too
 
 
 class Planned(NamedTuple):
@@ -113,37 +111,13 @@ def _train(args: Namespace, p: Planned, locks: dict[tuple, Path], folder: Path) 
     """One run in a process of its own; RunFailed with its last line where it fails."""
     key = p.point.data
     if key not in locks:
-        locks[key] = _build(Namespace(config=args.config, quick=args.quick, overrides=p.overrides))
-    words = [sys.executable, "-m", "itx.cli", "train", args.config, *p.overrides]
-    words += ["--run_dir", str(p.run.path), "--lock", str(locks[key])]
+        locks[key] = child.built(
+            Namespace(config=args.config, quick=args.quick, overrides=p.overrides)
+        )
+    words = ["train", args.config, *p.overrides, "--run_dir", str(p.run.path)]
+    words += ["--lock", str(locks[key]), *(["--quick"] if args.quick else [])]
     log = folder / "logs" / f"{p.point.name}.txt"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    compiled = {
-        "JAX_COMPILATION_CACHE_DIR": str((folder / "compiled").resolve()),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-    }
-    try:
-        processes.run_child([*words, *(["--quick"] if args.quick else [])], "it", log, compiled)
-    except SystemExit as e:
-        if e.code in STOPPED:
-            raise
-        raise RunFailed(f"{_last_line(log)} (exit {e.code}; all of it: {log})") from e
-
-
-def _build(args: Namespace) -> Path:
-    try:
-        return build_in_subprocess(args)
-    except SystemExit as e:
-        if e.code in STOPPED:
-            raise
-        raise RunFailed(f"its data cannot be built (exit {e.code}, said above)") from e
-
-
-def _last_line(log: Path) -> str:
-    """What a failed command said last."""
-    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return lines[-1].removeprefix("itx: ") if lines else "it said nothing"
+    child.itx(log, words, child.compiled_in(folder / "compiled"))
 
 
 def _write(

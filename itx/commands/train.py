@@ -19,7 +19,6 @@ from typing import Any
 from itx import (
     begin,
     checkpoint,
-    flops,
     goodput,
     hosts,
     hub,
@@ -42,10 +41,11 @@ from itx.config import RunConfig
 from itx.data import lock as locks
 from itx.data.loader import Batches
 from itx.data.types import Lock
-from itx.data.vocabulary import BYTE_EXTRA_IDS, BYTES, Bytes, Vocabulary
 from itx.errors import UserError
-from itx.eval import dev, evaluate, fixed, information, metrics, retention
+from itx.eval import dev, evaluate, fixed, information, metrics, retention, safety
 from itx.goodput import Clock
+from itx.params import unbuilt_vocab_size
+from itx.plan import peaks
 from itx.restore import Setup
 from itx.runs import RunFolder, default_run, read_lock
 from itx.trainer_lock import TrainerLock
@@ -160,7 +160,7 @@ def _recorded(clock: Clock, run: RunFolder, setup: Setup, steps: int) -> Iterato
     if run.steps()[-1:] == [steps] and goodput.is_done(run.goodput_jsonl, steps):
         yield
         return
-    clock.open(run.goodput_jsonl, flops.device_facts(setup.mesh))
+    clock.open(run.goodput_jsonl, peaks.device_facts(setup.mesh))
     try:
         yield
         clock.line(done=steps)
@@ -236,6 +236,7 @@ def _train_in(
         fixed.fixed_losses(*at, config.eval.fixed_examples)
         information.information(*at, config.eval.max_examples)
         retention.retention(*at)
+        safety.safety(load, lock, config, run, step, when)
 
     with clock.span("evaluation"):
         _score_before(run, config, lock, score)
@@ -273,6 +274,7 @@ def _score_before(
     elif config.model.pretrained:
         load = functools.cache(lambda: restore.load_model(run, config, lock, 0))
         retention.retention(load, lock, config.data.cache_dir, run, 0, "before")
+        safety.safety(load, lock, config, run, 0, "before")
         if kept := [r for r in lock["evaluation"] if r["group"] == "retention"]:
             evaluate.evaluate(load, {**lock, "evaluation": kept}, config, run, 0)
 
@@ -281,13 +283,7 @@ def _dry_run(args: Namespace) -> tuple[dict, int]:
     """How much trains, by shapes alone. A model that is still to be downloaded is the one that the
     recipe names."""
     config, _ = pretrained.load_recipe(args.config, args.overrides, args.quick, absent=True)
-    d, size = config.data, config.data.vocab_size
-    if d.vocab == BYTES:
-        size = Bytes(BYTE_EXTRA_IDS).size
-    elif d.vocab and not config.model.vocab_size:
-        size = Vocabulary(storage.given_file(d.vocab, d.root, "data.vocab")).size
-    size = min(size, config.model.vocab_size or size)
-    shapes = restore.plan_model(config, size).shapes
+    shapes = restore.plan_model(config, unbuilt_vocab_size(config)).shapes
     print(training.about_size(*shapes))
     return training.sizes(*shapes), 0
 

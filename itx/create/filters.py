@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Sequence
 from importlib import resources
 
-from itx import text
+from itx import refusals, text
 from itx.create import contents
 from itx.create.generators import CUT
 from itx.create.row import Row
@@ -150,48 +150,11 @@ def _in_a_row(words: Sequence[str], size: int) -> int:
 
 # ---- what a model says in place of an answer
 
-_REFUSALS = re.compile(
-    r"""
-    \bas\ an?\ (?:\w+\ )?(?:ai|artificial\ intelligence|(?:large\ )?language\ model|chat ?bot
-        |virtual\ assistant)\b
-    | \bi(?:'m|\ am)\ (?:just\ |only\ )?(?:an?\ )(?:ai|artificial\ intelligence
-        |(?:large\ )?language\ model|chat ?bot)\b
-    | ^\W*(?:i(?:'m|\ am)\ (?:really\ |very\ |so\ )?(?:sorry|afraid)|sorry|apologies|my\ apologies
-        |i\ apologi[sz]e|unfortunately)\b
-        [^.!?\n]{0,60}?\b(?:can(?:'t|not|\ not)|unable|not\ able|won't|will\ not|couldn't
-        |don't\ have|do\ not\ have)\b
-    | ^\W*i\ (?:can(?:'t|not|\ not)|am\ (?:unable|not\ able)\ to|won't|will\ not|must\ decline
-        |do\ not\ have\ (?:access|the\ ability)|don't\ have\ (?:access|the\ ability))\b
-        [^.!?\n]{0,40}?\b(?:help|assist|comply|fulfil|fulfill|provide|answer|do|create|generate
-        |complete|access|see|view|browse|with|to)\b
-    | ^\W*(?:i'm|i\ am)\ (?:unable|not\ able|not\ programmed|not\ designed|not\ comfortable)\b
-    | ^\W*(?:i\ (?:must|have\ to|need\ to)|i'm\ going\ to\ have\ to)\ (?:\w+ly\ )?
-        (?:decline|refuse)\b
-    | \b(?:against|violates?)\ (?:my|our|the)\ (?:\w+\ )?(?:guidelines|polic(?:y|ies)|programming)\b
-    | \b(?:not|in)\ ?appropriate\ for\ me\ to\b
-    | \bbeing\ an?\ (?:ai|artificial\ intelligence|(?:large\ )?language\ model)\b
-    | \bбудучи\ (?:\w+\ )?(?:ии|нейросетью|искусственным\ интеллектом|языковой\ моделью)
-    | \b(?:my\ (?:training\ data|knowledge)\ (?:ends|goes|only|cutoff|cut-off)
-        |knowledge\ cut-?off)\b
-    | \bкак\ (?:\w+\ )?(?:языковая\ модель|искусственный\ интеллект|ии\b|нейросеть)
-    | \bя\ (?:всего\ лишь\ |просто\ |только\ )?(?:языковая\ модель|искусственный\ интеллект
-        |нейросеть|чат-бот)
-    | ^\W*(?:к\ сожалению|извините|простите|прошу\ прощения)[^.!?\n]{0,50}?\b(?:не\ (?:могу
-        |смогу|умею|в\ состоянии|имею))
-    | ^\W*я\ не\ (?:могу|смогу|умею|имею\ (?:доступа|возможности))\ [^.!?\n]{0,30}?(?:помочь
-        |ответить|выполнить|предоставить|с\ этим|это|к\ )
-    | 作为(?:一个|一名)?\s*(?:人工智能|ai|语言模型|大型?语言模型)
-    | ^\W*(?:很?抱歉|对不起)[^。！？\n]{0,30}?(?:无法|不能|没有办法|没办法|帮不了)
-    | ^\W*我(?:无法|不能)(?:提供|回答|帮助|协助|完成)
-    """,
-    re.VERBOSE | re.IGNORECASE,
-)
-
 
 def refusal(row: Row) -> str:
     """An answer that says that it is none."""
-    found = _REFUSALS.search(row.output[:600].replace("’", "'"))
-    return f"it says {' '.join(found[0].split())[:60]!r}" if found else ""
+    found = refusals.non_answer(row.output)
+    return f"it says {found[:60]!r}" if found else ""
 
 
 # ---- what belongs to a prompt, not to a text

@@ -139,7 +139,7 @@ def counterfactual_pairs(action: Action, world: World) -> Outcome:
     """Rows of the action's tasks with one group's words in place of another's. Where a slice that
     names a group falls short, rows that name others of its kind become rows that name it: its own
     may be what is wrong."""
-    swaps = {c: _swaps_of(c) for c in action["conditions"]}
+    swaps = {c: swaps_of(c) for c in action["conditions"]}
     pairs = [p for own in swaps.values() for p in own]
     if not pairs:
         raise UserError(f"{named(action)}: its conditions name no group of people")
@@ -147,7 +147,7 @@ def counterfactual_pairs(action: Action, world: World) -> Outcome:
     for task in world.of_trained(action):
         spec = world.spec(task)
         for item in world.items(task):
-            for values in _swapped(spec, item, pairs, counts):
+            for values in swapped(spec, item, pairs, counts):
                 if len(entries) < world.how.rows:
                     entries.append(Entry(task, "new", values=values, why=action["why"]))
                 else:
@@ -157,7 +157,7 @@ def counterfactual_pairs(action: Action, world: World) -> Outcome:
     return outcome(entries, counts=counts, notes=notes)
 
 
-def _swaps_of(condition: str) -> list[tuple[Group, Group]]:
+def swaps_of(condition: str) -> list[tuple[Group, Group]]:
     """(group, what its words are swapped for) of `names women` or `women, in their place men`."""
     by_name = {g.name: g for g in group_terms.GROUPS}
     group, _, other = condition.partition(", in their place ")
@@ -169,7 +169,7 @@ def _swaps_of(condition: str) -> list[tuple[Group, Group]]:
     return [(g, named) for g in group_terms.GROUPS if g.kind == named.kind and g != named]
 
 
-def _swapped(
+def swapped(
     spec: TaskSpec, item: Item, pairs: Sequence[tuple[Group, Group]], counts: Counter
 ) -> list[dict[str, Any]]:
     written = " ".join(str(v) for v in _asked_texts(item).values())
@@ -293,18 +293,3 @@ def together(actions: Iterable[Action], world: World) -> tuple[list[Outcome], Ou
         done.append(own)
     counts = functools.reduce(lambda a, b: a + b.counts, done, Counter())
     return done, outcome(entries, factors=factors, settings=settings, counts=counts)
-
-
-def control(entries: Iterable[Entry], world: World) -> list[Entry]:
-    """As many rejected rows of each task as rows of it are rejected or fixed, drawn by hash among
-    all others: what leaving rows out does by itself."""
-    chosen = [e for e in entries if e.verdict in ("reject", "fix")]
-    if not chosen:
-        raise UserError("--control: no row is rejected or fixed, so that there is nothing to draw")
-    drawn = []
-    for task in sorted({e.task for e in chosen}):
-        own, spec = {e.row for e in chosen if e.task == task}, world.spec(task)
-        others = [i for i in world.items(task) if patches.row_of(i.values) not in own]
-        others.sort(key=lambda i: hashing.draw("control", world.how.seed, i.hash))
-        drawn += [judged(spec, i, "reject", "drawn as a control") for i in others[: len(own)]]
-    return drawn

@@ -143,24 +143,25 @@ def check_config(lock: Lock, config: RunConfig, path: Path | str) -> None:
         values["data.prompt_format"] = "plain"
     for name, value in values.items():
         key = name.partition(".")[2]
-        if key in made and made[key] != value:
+        if key != "added" and key in made and made[key] != value:
             raise UserError(f"{path}: made with {name}={made[key]!r}, and the config has {value!r}")
     files = [patch["file"] for patch in lock.get("patch_files", [])]
     if files != list(config.data.patches):
         raise UserError(
             f"{path}: made with the patches {files}, and data.patches={config.data.patches}"
         )
-    if lock.get("factors", {}) != dict(config.data.rate_factors):
-        raise UserError(
-            f"{path}: made with the factors {lock.get('factors', {})}, and data.rate_factors="
-            f"{config.data.rate_factors}"
-        )
+    for key, name in (("factors", "rate_factors"), ("added", "added")):
+        given = getattr(config.data, name)
+        if lock.get(key, {}) != dict(given):
+            raise UserError(
+                f"{path}: made with the {key} {lock.get(key, {})}, and data.{name}={given}"
+            )
 
 
 # keys that shape no batch; `shape_hash` and `difference` look at tasks and vocabulary by themselves
 SHAPE_FREE = set(
     "chat evaluation dev information uninformed retention unretained unscored holdout left_out "
-    "leaks patch_files factors variants tasks vocabulary hub".split()
+    "leaks patch_files factors added variants tasks vocabulary hub".split()
 )
 
 

@@ -102,8 +102,9 @@ class EvalRow(TypedDict):
     halved: NotRequired[bool]  # the row has half of the split, the other half is another's
     seqio: NotRequired[dict[str, Any]]  # a Task registered straight in SeqIO (itx/eval/foreign.py)
     verified: NotRequired[bool]  # the references are what a rule reads, and no answers
+    reasons: NotRequired[bool]  # an answer is longer than its reference
     shots: NotRequired[int]  # exemplars in each prompt
-    stop: NotRequired[str]  # text between exemplars, at which an answer ends
+    stop: NotRequired[str]  # text at which an answer ends, such as that between exemplars
     trained_on: NotRequired[float | None]  # share of its examples that training saw; never on disk
 
 
@@ -125,8 +126,8 @@ class InformationEntry(TypedDict):
     task: str  # without variant
     others: list[str]  # the first that fits an example lends its instruction
     cluster: str
-    group: str  # instances, templates, tasks or clusters
-    grade: str | None
+    group: str  # instances, templates, tasks, clusters or extra
+    grade: str | None  # as an EvalRow's; of `extra` its relation to training
     split: str
     folder: str  # relative to data.cache_dir; three records an example
     sha256: str  # hash of the folder's manifest
@@ -212,6 +213,7 @@ class Lock(TypedDict):
     leaks: NotRequired[list[Leaks]]
     patch_files: NotRequired[list[PatchEntry]]  # in the order of data.patches
     factors: NotRequired[dict[str, float]]  # data.rate_factors, which `rate` has in it
+    added: NotRequired[dict[str, float]]  # data.added: the share of each task
     hub: NotRequired[dict[str, str]]  # commits of what came from the hub (itx/hub.py)
     contamination: NotRequired[dict[str, str]]  # what `itx eval --shots` tested; never on disk
 

@@ -97,7 +97,7 @@ def answer(
 def limit(row: EvalRow, config: RunConfig) -> dict[str, int | str]:
     """{"limit": new tokens that a row may take, "limit_from": the setting that chose it}: its
     longest right answer times eval.limit_factor, at most eval.max_new_tokens."""
-    if row.get("verified"):
+    if row.get("verified") or row.get("reasons"):
         return {"limit": config.eval.max_new_tokens, "limit_from": "eval.max_new_tokens"}
     tokens = math.ceil(row["max_target_tokens"] * config.eval.limit_factor)
     tokens = max(1, -(-tokens // LIMIT_STEP)) * LIMIT_STEP

@@ -223,12 +223,12 @@ def _ask(
 
     def advance(carry: dict, until: int, stopped: np.ndarray) -> dict:
         with jax.set_mesh(loaded.mesh):
-            return _advance(
+            return choose_tokens(
                 loaded.params, ready, constants, carry, numbers, np.int32(until), stopped, **more
             )
 
     with jax.set_mesh(loaded.mesh):
-        constants, carry = _begin(
+        constants, carry = read_prompts(
             loaded.params, ready, put, numbers, slots=slots, bos=loaded.bos_id, **more
         )
     return carry, advance
@@ -276,7 +276,7 @@ def _collect(waiting: tuple | None, out: list[Answer], ends: tuple[int, ...]) ->
 
 
 @partial(jax.jit, static_argnames=("graphdef", "how", "slots", "bos", "ends"))
-def _begin(
+def read_prompts(
     params: dict,
     ready: dict,
     put: dict,
@@ -318,7 +318,7 @@ def _begin(
 
 
 @partial(jax.jit, static_argnames=("graphdef", "how", "ends"), donate_argnames="carry")
-def _advance(
+def choose_tokens(
     params: dict,
     ready: dict,
     constants: dict,

@@ -62,13 +62,13 @@ def rank(
     out: list[list[Scored]] = [[{} for _ in group] for group in options]
     with movement.track("ranked", len(prompts), "prompts") as advance:
         for members in alike(widths, loaded):
-            room = _room(sizes[members], both)
+            room = row_room(sizes[members], both)
             rows = [members[row].tolist() for row in first_fit(sizes[members], room)]
             width = max(room[0] if both else 0, room[1])
             count = batch_rows(len(rows), width, room[2], loaded)
             for i in range(0, len(rows), count):
                 part = rows[i : i + count]
-                batch, scored, spans = _batch(loaded, part, prompts, heads, targets, count, room)
+                batch, scored, spans = laid_out(loaded, part, prompts, heads, targets, count, room)
                 for prompt, option, score in _ranked(loaded, batch, scored, spans):
                     out[prompt][option] = score
                 advance(sum(map(len, part)))
@@ -95,7 +95,7 @@ def alike(lengths: np.ndarray, loaded: LoadedModel) -> list[np.ndarray]:
     return groups
 
 
-def _room(sizes: np.ndarray, both: bool) -> list[int]:
+def row_room(sizes: np.ndarray, both: bool) -> list[int]:
     """Tokens of an encoder's row, of a decoder's, and scored places, for prompts of these sizes."""
     longest = sizes.max(axis=0, initial=1)
     least = (ROW_TOKENS, ROW_TOKENS, ROW_SCORES)
@@ -111,7 +111,7 @@ def _ranked(
         batch = with_prompts(batch)
     placed = meshes.put({**batch, "scored": scored}, loaded.mesh)
     with jax.set_mesh(loaded.mesh):
-        scores, likeliest = _scores(loaded.params, placed, graphdef=loaded.graphdef)
+        scores, likeliest = scored_logprobs(loaded.params, placed, graphdef=loaded.graphdef)
     scores, likeliest = hosts.gather(scores).astype(np.float64), hosts.gather(likeliest)
     for prompt, option, row, begin, end in spans:
         yield (
@@ -163,7 +163,7 @@ def first_fit(sizes: np.ndarray, room: list[int]) -> list[list[int]]:
 Span = tuple[int, int, int, int, int]  # prompt, option, row, first scored place, place behind
 
 
-def _batch(
+def laid_out(
     loaded: LoadedModel,
     rows: list[list[int]],
     prompts: list[Ids],
@@ -253,7 +253,9 @@ def _put_branch(
 
 
 @partial(jax.jit, static_argnames=("graphdef",))
-def _scores(params: dict, batch: dict, *, graphdef: nnx.GraphDef) -> tuple[jax.Array, jax.Array]:
+def scored_logprobs(
+    params: dict, batch: dict, *, graphdef: nnx.GraphDef
+) -> tuple[jax.Array, jax.Array]:
     """(log p of the scored id at each loss position, float [b, t], whether no id is likelier)."""
     batch = dict(batch)
     scored = batch.pop("scored")

@@ -96,24 +96,28 @@ def bits_per_byte(loaded: LoadedModel, chunks: list[Chunk]) -> dict[str, float]:
         -(-max(map(len, side)) // TOKEN_STEP) * TOKEN_STEP for side in (encoded, decoded)
     )
     parts = meshes.batch_parts(loaded.mesh)
-    count = parts * max(1, CALL_TOKENS // max(widths))
-    count = min(count, -(-len(rows) // parts) * parts)
+    count = min(call_rows(widths, loaded), -(-len(rows) // parts) * parts)
     nats = 0.0
     with movement.track("read", len(rows), "chunks") as advance:
         for i in range(0, len(rows), count):
             part = rows[i : i + count]
-            batch = _batch(loaded, part, widths, count)
+            batch = laid_out(loaded, part, widths, count)
             if prompted_encoder(loaded.model, loaded.peft):
                 batch = with_prompts(batch)
             placed = meshes.put(batch, loaded.mesh)
             with jax.set_mesh(loaded.mesh):
-                nats += float(_nll(loaded.params, placed, graphdef=loaded.graphdef))
+                nats += float(summed_nats(loaded.params, placed, graphdef=loaded.graphdef))
             advance(len(part))
     bits, tokens = nats / math.log(2), sum(n for *_, n in rows)
     return {"bits_per_byte": bits / size, "bits": bits, "bytes": size, "tokens": tokens}
 
 
-def _batch(
+def call_rows(widths: tuple[int, int], loaded: LoadedModel) -> int:
+    """Most rows of a call whose encoder and decoder rows have these widths."""
+    return meshes.batch_parts(loaded.mesh) * max(1, CALL_TOKENS // max(widths))
+
+
+def laid_out(
     loaded: LoadedModel, rows: list[Row], widths: tuple[int, int], count: int
 ) -> dict[str, np.ndarray]:
     """One chunk a row, as the loader lays a segment out (itx/data/loader.py); loss on its scored
@@ -142,6 +146,6 @@ def _batch(
 
 
 @partial(jax.jit, static_argnames=("graphdef",))
-def _nll(params: dict, batch: dict, *, graphdef: nnx.GraphDef) -> jax.Array:
+def summed_nats(params: dict, batch: dict, *, graphdef: nnx.GraphDef) -> jax.Array:
     """Sum of -log p over the scored tokens."""
     return batch_sums(module_of(graphdef, params), batch, num_tasks=1)["loss"]

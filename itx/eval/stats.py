@@ -123,6 +123,14 @@ def two_sided(t: float, df: float) -> float:
     return float(2 * stdtr(df, -abs(t)))
 
 
+def sign_test(one: int, other: int) -> float:
+    """Exact two-sided p of so many changes either way, if both ways were as likely: of paired yes
+    and no McNemar's test (1947); 1 without a change."""
+    from scipy.stats import binomtest
+
+    return float(binomtest(one, one + other).pvalue) if one + other else 1.0
+
+
 def benjamini_hochberg(ps: Sequence[float]) -> list[float]:
     """p values adjusted so that those at most q are false in a share q at most (Benjamini and
     Hochberg, 1995), in their order."""

@@ -26,7 +26,7 @@ def choose(cfg: ModelConfig, length: int, plain: bool) -> str:
     """
     kernel = cfg.attention
     if kernel == "auto":
-        kernel = {"tpu": "splash", "gpu": "cudnn"}.get(jax.default_backend(), "xla")
+        kernel = {"tpu": "splash", "gpu": "cudnn"}.get(meshes.platform(), "xla")
     if not plain or cfg.position != "rope" or cfg.architecture != "decoder":
         return "xla"
     small = cfg.dtype == "bfloat16" and cfg.head_dim % 8 == 0 and cfg.head_dim <= 128

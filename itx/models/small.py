@@ -45,12 +45,16 @@ SPECIAL = {
 
 def config(name: str) -> ModelConfig:
     """A published model's settings with a small model's sizes; about 0.2 M parameters."""
-    cfg = presets.published(name)
+    return dataclasses.replace(reduced(presets.published(name)), vocab_size=384)
+
+
+def reduced(cfg: ModelConfig) -> ModelConfig:
+    """A model's settings with a small model's sizes, and its own vocabulary."""
     return dataclasses.replace(
         cfg,
-        vocab_size=384,
         embed_dim=64,
         num_layers=cfg.global_every or 2,
+        encoder_layers=2 if cfg.encoder_layers else 0,
         num_heads=4,
         num_kv_heads=2 if cfg.num_kv_heads < cfg.num_heads else 4,
         head_dim=16,

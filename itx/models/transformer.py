@@ -15,7 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
 from itx.config import ModelConfig
-from itx.mesh import constrain
+from itx.mesh import constrain, platform
 from itx.models import attention, kernels
 from itx.models.attention import relative_bucket
 from itx.models.block import Block, Context
@@ -102,7 +102,7 @@ class Stack(nnx.Module):
         if self.cfg.remat != "none" and not keep:
             layer = jax.checkpoint(layer, prevent_cse=False, policy=REMAT[self.cfg.remat])
         if unroll is None:
-            unroll = bool(layers) or jax.default_backend() == "cpu" and n <= UNROLL_LAYERS_ON_CPU
+            unroll = bool(layers) or platform() == "cpu" and n <= UNROLL_LAYERS_ON_CPU
         pick_behind = at is not None
         if unroll:
             pick_behind &= ctx.dropout_keys is not None

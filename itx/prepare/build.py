@@ -37,7 +37,7 @@ from itx.prepare import (
     workers,
 )
 from itx.prepare.jobs import Made
-from itx.prepare.members import members_of, mixtures_of, with_factors, with_replay
+from itx.prepare.members import members_of, mixtures_of, with_beside, with_factors
 from itx.prepare.types import Job, Plan
 from itx.prepare.workers import Progress, Rates, no_progress
 from itx.tasks import registry
@@ -85,7 +85,7 @@ def build(config: RunConfig, progress: Progress = no_progress, keep_damaged: boo
         made |= workers.make_all(pool, _own(plan), *to_make)
         trained = [made[Job(m, "train")][1] for m in plan.members]
         shares = with_factors(rates({m["task"]: m["examples"] for m in trained}), d)
-        shares = with_replay(shares, d)
+        shares = with_beside(shares, d)
         progress("leak test", 0, 1)
         lock = _without_leaks(plan, shares, made)
         if more := new_lock.more_renderings(plan, lock):

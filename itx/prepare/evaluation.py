@@ -6,8 +6,9 @@ templates   the same examples in held-out templates
 tasks       held-out tasks of clusters that are trained
 clusters    held-out clusters and their neighbours
 instruction tasks that share their inputs: instruction kept, removed, swapped (an ablation)
-            and of the first four groups such examples under all three instructions: no row, but
-            what the instruction tells in bits (itx/eval/information.py)
+            and of the first four groups and of `extra` such examples under all three
+            instructions: no row, but what the instruction tells in bits
+            (itx/eval/information.py)
 dev         trained tasks on the validation split, where eval.every asks for scores while training
 extra       config.eval.tasks
 retention   config.eval.retention, which a model should still do after tuning; plain text among it
@@ -30,7 +31,7 @@ from itx.prepare.types import EACH, Job, Room, Row, Settings
 from itx.tasks import names, registry, resolve, templates
 from itx.tasks.spec import SPLITS, TaskSpec
 
-INFORMATION_GROUPS = ("instances", "templates", "tasks", "clusters")
+INFORMATION_GROUPS = ("instances", "templates", "tasks", "clusters", "extra")
 DEV, DEV_SPLIT = "dev", "validation"  # the group of rows that are scored while training
 MIN_FAMILY = 3  # tasks that share their inputs: one's instruction is swapped for another's
 
@@ -184,7 +185,7 @@ def lock_information(
             "others": r.job.others,
             "cluster": r.spec.cluster,
             "group": r.group,
-            "grade": r.spec.tags.get("grade"),
+            "grade": r.relation if r.group == "extra" else r.spec.tags.get("grade"),
             "split": r.job.split,
             **_place(made[r.job], settings),
         }
@@ -316,8 +317,9 @@ def _lock_row(row: Row, made: Made, settings: Settings) -> EvalRow:
         more["options"] = list(spec.options)
     if row.seqio:
         more["seqio"] = row.seqio
-    if spec.verified:
-        more["verified"] = True
+    more |= {k: True for k in ("verified", "reasons") if getattr(spec, k)}
+    if spec.stop:
+        more["stop"] = spec.stop
     # A base model, which never learned our EOS, goes on with a next exemplar.
     if row.group == "retention":
         more |= exemplars_of(variant, spec)

@@ -43,7 +43,7 @@ Example = tuple[int, cache.Record, dict]  # content hash, record, what examples.
 def plan_of(config: RunConfig, mend: hits.Mend) -> Plan:
     """The plan of a Task or Mixture that `data.modules` registered straight in SeqIO; eval.tasks
     may name such ones and our own."""
-    for name in ("patches", "rate_factors"):
+    for name in ("patches", "rate_factors", "added"):
         if getattr(config.data, name):
             raise UserError(
                 f"data.{name}: {config.data.mixture!r} is SeqIO's own; they go with itx's mixtures "

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run trains on: the variants of its mixture, of those of later phases, and the text that is
-replayed."""
+"""What a run trains on: the variants of its mixture, of those of later phases, the tasks that are
+added, and the text that is replayed."""
 
 import itertools
 import os
 import sys
+from collections import Counter
 
 from itx.config import DataConfig, RunConfig
 from itx.errors import UserError, check_known, did_you_mean
@@ -43,7 +44,48 @@ def members_of(config: RunConfig) -> list[str]:
                     f"data.phases: {name!r} trains on {member!r}, which {d.mixture!r} holds out"
                 )
         members = list(dict.fromkeys([*members, *later]))
+    members += _added(d, members, held_out)
     return [*members, _replayed(d, members)] if d.replay else members
+
+
+def beside(data: DataConfig) -> dict[str, float]:
+    """{variant: share of the examples} of what is trained on beside the mixture."""
+    return {**dict(data.added), **({data.replay_task: data.replay} if data.replay else {})}
+
+
+def _added(data: DataConfig, members: list[str], held_out: dict[str, str]) -> list[str]:
+    """The tasks of data.added, which must be in no mixture of the run and held out of none."""
+    for name, share in data.added:
+        where = f"data.added: {name!r}"
+        if not members:
+            raise UserError(
+                f"{where}: {data.mixture!r} is SeqIO's own; added tasks go with itx's mixtures and "
+                "tasks"
+            )
+        if name in registry.MIXTURES:
+            raise UserError(f"{where} is a mixture; name its tasks, or nest it in data.mixture")
+        variant = names.parse(name)
+        spec = registry.task(name, data.root)
+        if str(variant) != name:
+            raise UserError(f"{where}: write {str(variant)!r}")
+        if spec.evaluation_only:
+            raise UserError(f"{where} is for evaluation only and must not be trained on")
+        if spec.name in held_out:
+            raise UserError(f"{where}: {data.mixture!r} holds it out ({held_out[spec.name]})")
+        if name in members:
+            raise UserError(
+                f"{where} is in {data.mixture!r} already; data.rate_factors changes its share"
+            )
+        if not 0 < share < 1:
+            raise UserError(f"{where} has {share}; a share is between 0 and 1")
+    if repeated := [n for n, k in Counter(name for name, _ in data.added).items() if k > 1]:
+        raise UserError(f"data.added: {repeated[0]!r} stands there twice")
+    if sum(beside(data).values()) >= 1:
+        raise UserError(
+            f"data.added and data.replay: {sum(beside(data).values()):g} of the examples, which "
+            "leaves nothing for the mixture"
+        )
+    return [name for name, _ in data.added]
 
 
 def _replayed(data: DataConfig, members: list[str]) -> str:
@@ -83,15 +125,12 @@ def with_factors(shares: list[dict[str, float]], data: DataConfig) -> list[dict[
     return out
 
 
-def with_replay(shares: list[dict[str, float]], data: DataConfig) -> list[dict[str, float]]:
-    """The rates of each phase with data.replay of plain text beside them; each phase's sum stays
+def with_beside(shares: list[dict[str, float]], data: DataConfig) -> list[dict[str, float]]:
+    """The rates of each phase with data.added and data.replay beside them; each phase's sum stays
     1."""
-    if not data.replay:
-        return shares
-    return [
-        {**{n: s * (1 - data.replay) for n, s in rates.items()}, data.replay_task: data.replay}
-        for rates in shares
-    ]
+    more = beside(data)
+    left = 1 - sum(more.values())
+    return [{**{n: s * left for n, s in rates.items()}, **more} for rates in shares]
 
 
 def _variants(name: str, root: str) -> list[str]:

@@ -21,7 +21,7 @@ from itx.errors import UserError
 from itx.leaks import contamination
 from itx.prepare import evaluation, jobs
 from itx.prepare.jobs import Made
-from itx.prepare.members import mixtures_of, nested
+from itx.prepare.members import beside, mixtures_of, nested
 from itx.prepare.types import Job, Plan
 from itx.prepare.workers import Rates
 from itx.tasks import fingerprint, names, registry, resolve
@@ -111,6 +111,8 @@ def make(plan: Plan, shares: list[Rates], made: dict[Job, Made]) -> Lock:
         lock["patch_files"] = plan.patches
     if d.rate_factors:
         lock["factors"] = dict(d.rate_factors)
+    if d.added:
+        lock["added"] = dict(d.added)
     if d.replay:
         lock |= {"replay": d.replay, "replay_task": d.replay_task}
     if d.phases:
@@ -258,7 +260,7 @@ def task_entry(
     """
     manifest = folders[0][1]
     mixture = registry.MIXTURES.get(data.mixture)
-    most = mixture.max_examples if mixture and name != data.replay_task else None
+    most = mixture.max_examples if mixture and name not in beside(data) else None
     excluded, skipped, cut = [], dict(manifest["audit"]["skipped"]), {}
     # Where no record was made, no rendering has one.
     for rendering, (folder, _) in enumerate(folders if manifest["records"] else ()):

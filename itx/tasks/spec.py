@@ -102,6 +102,10 @@ class TaskSpec:
     # a rule verifies an answer: the references are what its metrics read, and no answers, so that
     # they tell nothing of an answer's length (eval.max_new_tokens alone limits it)
     verified: bool = False
+    # an answer reasons before it says what the reference holds, so that the reference tells nothing
+    # of its length either
+    reasons: bool = False
+    stop: str = ""  # text at which an answer ends, for models that go on with a next question
     # e.g. language, inputs (shared family), grade
     tags: Mapping[str, str] = field(default_factory=dict)
     evaluation_only: bool = False  # refused in any training mixture (BBH, GSM8K test, …)

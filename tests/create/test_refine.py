@@ -206,7 +206,23 @@ def test_a_control_drops_as_many_others(run):
     gone = {i.id for i in items()} - after().keys()
     # as many as would be relabelled, and none of these
     assert len(gone) == 8 and not gone & {i.id for i in doubted[2:]}
-    assert refine(made, "--actions", NUMBER["reweight"], "--control") == 2
+    # the only task that is trained on has no other's rate to raise, and a setting no counterpart
+    for kind in ("reweight", "setting"):
+        assert refine(made, "--actions", NUMBER[kind], "--control") == 2
+
+
+def test_a_control_adds_rows_of_other_groups(run):
+    made = run[0]
+    assert refine(made, "--actions", NUMBER["counterfactual pairs"], "--name", "own") == 0
+    was = {i.id for i in items()}
+    own = [v for i, v in after().items() if i not in was]
+    words = ("--actions", NUMBER["counterfactual pairs"], "--name", "other", "--control")
+    assert refine(made, *words) == 0
+    other = [v for i, v in after().items() if i not in was]
+    reasons = facts()["reasons"]
+    assert own and 0 < len(other) == reasons["added as a control"] <= len(own)
+    assert len(own) - len(other) == reasons.get("fewer added than the actions add", 0)
+    assert not any(v in own for v in other)
 
 
 # ---- a generator

@@ -2,9 +2,7 @@
 """The review page: its logic in node, the page itself in Chromium, what it writes in the build; and
 the agreement of two people."""
 
-import base64
 import json
-import re
 import shutil
 import subprocess
 from collections import Counter
@@ -25,9 +23,9 @@ from itx.prepare.patches import Entry, Patch
 from itx.tasks import registry
 from itx.tasks.registry import chat_task, instruction_task
 from itx.tasks.spec import SPLITS, function
+from tests import browser
 from tests.conftest import REPO
 
-SCRIPT = REPO / "itx" / "analysis" / "review.js"
 OPTIONS = ("да", "нет")
 NASTY = [
     "</script><script>window.hacked=1</script><b>bold</b>",
@@ -83,7 +81,8 @@ def node(code: str, held: dict):
     """What some code makes of the page's facts, `data`."""
     if not shutil.which("node"):
         pytest.skip("node is not installed: the review page's logic is not run")
-    whole = f"const R = require({str(SCRIPT)!r}); const data = JSON.parse(process.argv[1]);\n{code}"
+    script = f"(module => {{{page.script('review')}\nreturn module.exports;}})({{exports: {{}}}})"
+    whole = f"const R = {script}; const data = JSON.parse(process.argv[1]);\n{code}"
     command = ["node", "-e", whole, json.dumps(held)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
@@ -224,25 +223,13 @@ def test_progress_is_kept_under_what_is_reviewed():
 # ---- in a browser
 
 
+DRIVER = REPO / "tests" / "create" / "review_driver.js"
+
+
 def browse(folder: Path, held: dict, script: str) -> dict:
     """What the page is after a script has typed into it."""
-    browser = shutil.which("chromium")
-    if not browser:
-        pytest.skip("Chromium is not installed: the review page is not tried in a browser")
-    driver = (REPO / "tests/create/review_driver.js").read_text("utf-8").replace("SCRIPT\n", script)
-    made = page.review(held)
-    # the policy names what may run: here the driver as well
-    made = made.replace("script-src ", f"script-src {page.hash_of(driver)} ", 1)
-    made = made.replace("</body>", f"<script>{driver}</script></body>")
-    (folder / "page.html").write_text(made, encoding="utf-8")
-    command = [
-        *(browser, "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run"),
-        *(f"--user-data-dir={folder / 'profile'}", "--dump-dom", f"file://{folder / 'page.html'}"),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    found = re.search(r'<pre id="result">([^<]+)</pre>', done.stdout)
-    assert found, f"{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
-    return json.loads(base64.b64decode(found[1]))
+    driver = DRIVER.read_text("utf-8").replace("SCRIPT\n", script)
+    return browser.driven(folder, page.review(held), driver)
 
 
 def test_a_person_reviews_in_chromium(tmp_path):

@@ -132,13 +132,13 @@ def test_the_loop_over_tokens_casts_no_weight(monkeypatch):
             nnx.Rngs(0),
         )
     )
-    advance, programs = gen._advance, []
+    advance, programs = gen.choose_tokens, []
 
     def seen(*args, **static):
         programs.append(jax.make_jaxpr(partial(advance, **static))(*args))
         return advance(*args, **static)
 
-    monkeypatch.setattr(gen, "_advance", seen)
+    monkeypatch.setattr(gen, "choose_tokens", seen)
     changed(made, graphdef=nnx.graphdef(abstract)).generate([[5, 6, 7]], 4)
     weight = min(
         v.size
@@ -405,11 +405,11 @@ def test_drawn_answers_depend_on_prompt_and_seed_alone(name):
 def test_another_temperature_or_seed_is_the_same_program():
     r = runner("decoder")
     r.generate([[5, 6]], 4, Sampling(temperature=1.0, top_p=0.9))
-    before = gen._advance._cache_size(), gen._begin._cache_size()
+    before = gen.choose_tokens._cache_size(), gen.read_prompts._cache_size()
     r.generate([[5, 6, 7]], 3, Sampling(temperature=0.3, top_p=0.2, seed=9))
-    assert (gen._advance._cache_size(), gen._begin._cache_size()) == before
+    assert (gen.choose_tokens._cache_size(), gen.read_prompts._cache_size()) == before
     r.generate([[5, 6]], 4, Sampling(temperature=1.0, top_k=3))
-    assert gen._advance._cache_size() == before[0] + 1
+    assert gen.choose_tokens._cache_size() == before[0] + 1
 
 
 # ---- looking on
@@ -590,9 +590,9 @@ def test_a_conversation_is_compiled_for_few_lengths():
     """Each turn asks a longer prompt, alone: a row, whose slots are powers of two."""
     r = runner("decoder")
     prompts = [[2 + j % 59 for j in range(9 * turn)] for turn in range(1, 13)]
-    before = gen._begin._cache_size(), gen._advance._cache_size()
+    before = gen.read_prompts._cache_size(), gen.choose_tokens._cache_size()
     alone = [r.generate([p], 5)[0] for p in prompts]
-    added = gen._begin._cache_size() - before[0], gen._advance._cache_size() - before[1]
+    added = gen.read_prompts._cache_size() - before[0], gen.choose_tokens._cache_size() - before[1]
     assert max(added) <= 4  # 16, 32, 64 and 128 slots; multiples of 16 would be 7
     shapes = [gen.plan([n], np.full(1, 5), r.loaded)[0][1] for n in (1, 15, 16, 100, 127, 128)]
     assert [(rows, width) for rows, width, _ in shapes] == [

@@ -286,7 +286,7 @@ def test_replay_is_refused_where_it_cannot_be_meant(tmp_path):
         members.members_of(config(replay=0.1, replay_task="sample_first"))
     with pytest.raises(UserError, match="is in 'replay_decoder' already"):
         members.members_of(config("replay_decoder", replay=0.1, replay_task="text_lm"))
-    assert members.with_replay(
+    assert members.with_beside(
         [{"a": 0.25, "b": 0.75}], config(replay=0.2, replay_task="c").data
     ) == [{"a": pytest.approx(0.2), "b": pytest.approx(0.6), "c": 0.2}]
     # a lock from elsewhere, without replay and with another's

@@ -289,6 +289,33 @@ def test_rates_times_factors():
             members.with_factors(shares, data)
 
 
+def test_tasks_beside_the_mixture(tmp_path):
+    def config(mixture: str = "sample_mix", **data):
+        data = {"modules": ("tests.sample_tasks",), **data}
+        return samples.config(str(tmp_path), mixture, **data)
+
+    added = (("sample_first", 0.25),)
+    assert members.members_of(config("sample_add", added=added)) == ["sample_add", "sample_first"]
+    both = config("sample_add", added=added, replay=0.25, replay_task="t").data
+    (rates,) = members.with_beside([{"sample_add": 1.0}], both)
+    assert rates == {"sample_add": 0.5, "sample_first": 0.25, "t": 0.25}
+    shares = [{"a": 0.3, "b": 0.7}]
+    assert members.with_beside(shares, config().data) == shares
+    refused = {
+        (("sample_first", 1.5),): "a share is between 0 and 1",
+        (("sample_add", 0.1),): "is in 'sample_add' already",
+        (("sample_mix", 0.1),): "is a mixture",
+        (("sample_frist", 0.1),): "sample_first",
+        (("sample_first", 0.1), ("sample_first", 0.1)): "stands there twice",
+        (("sample_first", 0.6), ("sample_last", 0.5)): "leaves nothing for the mixture",
+    }
+    for given, said in refused.items():
+        with pytest.raises(UserError, match=said):
+            members.members_of(config("sample_add", added=given))
+    with pytest.raises(UserError, match="holds it out"):
+        members.members_of(config("sample_held", added=(("sample_second", 0.1),)))
+
+
 def test_the_lock_names_the_patch(tmp_path, sample_cache, capsys):
     """Through the whole build, in processes of their own: rates follow the factor, and the lock
     says which file was applied and what it did."""
@@ -302,7 +329,11 @@ def test_the_lock_names_the_patch(tmp_path, sample_cache, capsys):
         # as many examples as before: SeqIO, which takes long to import, need not be asked for rates
         Entry("sample_add", "new", values={"a": 70, "b": 1, "rationale": "70 and 1 make 71.", "answer": "71"}),
     )  # fmt: skip
-    named = {"patches": (file,), "rate_factors": (("sample_add", 2.0),)}
+    named = {
+        "patches": (file,),
+        "rate_factors": (("sample_add", 2.0),),
+        "added": (("sample_even", 0.125),),
+    }
     config = samples.config(str(sample_cache), "sample_mix", **named)
     made = build.build(config).lock
     lock = locks.read(made)
@@ -316,7 +347,11 @@ def test_the_lock_names_the_patch(tmp_path, sample_cache, capsys):
     (told,) = lock["patch_files"]
     assert told["file"] == file and told["sha256"] == hashing.file_sha256(file) and told["entries"] == 3  # fmt: skip
     locks.check_config(lock, config, "lock")
-    for without, said in (("patches", "made with the patches"), ("rate_factors", "the factors")):
+    for without, said in (
+        ("patches", "made with the patches"),
+        ("rate_factors", "the factors"),
+        ("added", "the added"),
+    ):
         with pytest.raises(UserError, match=said):
             locks.check_config(
                 lock, samples.config("", "sample_mix", **{**named, without: ()}), "lock"
@@ -325,3 +360,5 @@ def test_the_lock_names_the_patch(tmp_path, sample_cache, capsys):
     assert tasks["sample_add"]["patched"] == tasks["sample_add:cot"]["patched"] == {"rejected": 1, "fixed": 1, "added": 1}  # fmt: skip
     assert "patched" not in tasks["sample_first"]
     assert tasks["sample_add"]["rate"] > tasks["sample_first"]["rate"]
+    assert tasks["sample_even"]["rate"] == lock["added"]["sample_even"] == 0.125
+    assert sum(t["rate"] for t in tasks.values()) == pytest.approx(1)

@@ -8,9 +8,11 @@ from collections import Counter
 
 import pytest
 
+from itx.config import EvalConfig, RunConfig
 from itx.data import cache
 from itx.data.vocabulary import Vocabulary
 from itx.errors import UserError
+from itx.eval import evaluate, metrics
 from itx.prepare import examples, fewshot, readers, render, sources
 from itx.tasks import names, registry, resolve
 from itx.tasks.spec import Skip
@@ -320,6 +322,30 @@ def test_evaluation_families_yield_input_and_answer_for_every_row(shared):
         ("bbh.movie_recommendation", "the target is not among the options"): 1,
         ("bbh.ruin_names", "the target is not among the options"): 2,
     }
+
+
+def test_bbh_with_reasoning_asks_as_published_and_reads_the_published_answers(shared):
+    """Each exemplar's own reasoning is an answer whose right end is known: it is in the exemplar's
+    list of options, where it has one."""
+    for name in registry.expand("bbh_cot.*", str(shared)):
+        spec = registry.task(name, str(shared))
+        item = next(iter(examples.items(spec, "test", str(shared), 0, Counter())))
+        made = render.render(spec, names.parse(name), item, 0, 0)
+        *shown, own = made.prompt.split("\n\nQ: ")
+        assert "canary" not in made.prompt and len(shown) == 4 - made.prompt.startswith("Q: ")
+        assert own == f"{item.values['input']}\nA: Let's think step by step."
+        for question in shown[-2:]:
+            asked, _, reasoning = question.partition("\nA: Let's think step by step.")
+            answer = metrics.extract(made.extractor, reasoning)
+            options = bbh.options_in(asked) or spec.options
+            assert answer and (not options or answer in options), (name, answer)
+            # a model that goes on with a next question is cut before it
+            assert f"{reasoning}\n\nQ: {asked}".split(spec.stop)[0] == reasoning
+        assert made.target.endswith(f"{item.values['answer']}.") and spec.reasons
+    config = RunConfig(eval=EvalConfig(max_new_tokens=300))
+    row = {"max_target_tokens": 7}
+    assert evaluate.limit(row, config)["limit"] < 20
+    assert evaluate.limit({**row, "reasons": True}, config)["limit"] == 300
 
 
 def test_bbh_options():

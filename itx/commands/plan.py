@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`itx plan`: whether a run fits named TPUs and what it takes, by their compiler, without a TPU.
+
+Exit codes: 0 all programs fit, 1 one does not, 2 a mistake in what was asked.
+"""
+
+import argparse
+from argparse import Namespace
+from typing import Any
+
+from itx import pretrained
+from itx.commands.arguments import command, with_recipe
+from itx.errors import UserError, check_known
+from itx.plan import changes, chips, costs, devices, fast, printed, programs
+from itx.plan import plan as planning
+from itx.plan.plan import Asked
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    with_recipe(command(parser, plan))
+    parser.add_argument(
+        "--topology",
+        required=True,
+        metavar="NAME",
+        help="chips of a slice: v5e:4x4, or a name such as v5litepod-16, v5p-128, v6e-8, tpu7x-8",
+    )
+    parser.add_argument("--slices", type=int, default=1, metavar="N", help="slices of that shape")
+    parser.add_argument(
+        "--programs",
+        default=",".join(programs.NAMES),
+        metavar="NAMES",
+        help=f"which programs are compiled, behind commas; default: {','.join(programs.NAMES)}",
+    )
+    parser.add_argument(
+        "--fast",
+        action="store_true",
+        help="predict the training step's peak by shapes, without the compiler (itx/plan/fast.py)",
+    )
+    parser.add_argument(
+        "--max_seconds",
+        type=float,
+        default=900.0,
+        metavar="S",
+        help="if the training step does not fit: no change of settings is compiled after so many "
+        "seconds; 0: none is; default: 900",
+    )
+    parser.add_argument(
+        "--price_per_chip_hour", type=float, metavar="MONEY", help="what a chip costs for an hour"
+    )
+
+
+def plan(args: Namespace) -> tuple[dict[str, Any], int]:
+    topology = chips.topology(args.topology, args.slices)
+    names = [n for n in args.programs.split(",") if n]
+    for name in names:
+        check_known(name, programs.NAMES, f"--programs: no program {name!r}")
+    if not names:
+        raise UserError(f"--programs names none; valid: {', '.join(programs.NAMES)}")
+    if args.price_per_chip_hour is not None and args.price_per_chip_hour < 0:
+        raise UserError(f"--price_per_chip_hour={args.price_per_chip_hour:g}: is below 0")
+    devices.use_no_accelerator()
+    config, _ = pretrained.load_recipe(args.config, args.overrides, args.quick, absent=True)
+    asked = planning.ask(config, topology, print)
+    print(f"{topology}, mesh {dict(asked.mesh.shape)}")
+    facts = _about(asked)
+    if args.fast:
+        facts["predicted"] = fast.predict(asked)
+        facts["fits"] = fast.fits(asked, facts["predicted"])
+        printed.print_prediction(facts["predicted"], topology.chip)
+        return facts, 0 if facts["fits"] else 1
+    facts |= _compiled(asked, names, args.price_per_chip_hour)
+    printed.print_plan(facts)
+    if not all(own["fits"] for own in facts["programs"] if own["program"] == "train"):
+        facts["changes"] = changes.proposals(asked, args.max_seconds, print)
+        printed.print_changes(facts["changes"], topology.chip)
+    return facts, 0 if all(own["fits"] for own in facts["programs"]) else 1
+
+
+def _about(asked: Asked) -> dict[str, Any]:
+    return {
+        "topology": asked.topology.name,
+        "slices": asked.topology.slices,
+        "chips": asked.topology.chips,
+        "mesh": dict(asked.mesh.shape),
+        "environment": planning.environment(),
+    }
+
+
+def _compiled(asked: Asked, names: list[str], price: float | None) -> dict[str, Any]:
+    """Every program's facts and, from the training step's, the cost of the run."""
+    own = planning.plan(asked, names, print)
+    facts: dict[str, Any] = {"programs": own}
+    step = next((p["seconds"] for p in own if p["program"] == "train" and "seconds" in p), None)
+    if step:
+        facts["cost"] = costs.cost(asked.config, step, asked.topology, price)
+    return facts

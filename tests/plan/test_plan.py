@@ -1,0 +1,376 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`itx plan`: small models of the real shapes of work, compiled for TPUs that are not here.
+
+The figures of the recipes are made by `nice -n 10 uv run python -m tests.plan_table`.
+"""
+
+import dataclasses
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from itx import accelerators, cli, flops
+from itx.config import DataConfig, EvalConfig, MeshConfig, PeftConfig, RunConfig
+from itx.errors import UserError
+from itx.models import presets
+from itx.plan import changes, chips, compiled, costs, devices, fast, hlo, plan
+
+pytest.importorskip("libtpu", reason="libtpu, the compiler of TPUs, is not installed")
+
+SIZES = {"vocab_size": 512, "dtype": "bfloat16", "remat": "full"}
+
+
+def config(model, **more) -> RunConfig:
+    length = 256 if model.architecture == "decoder" else 128
+    data = DataConfig(vocab_size=512, sequence_length=length, target_length=length, global_batch=8)
+    ask = EvalConfig(batch_size=8, max_new_tokens=16)
+    return RunConfig(model=model, data=data, mesh=MeshConfig(data=1, fsdp=-1), eval=ask, **more)
+
+
+DECODER = config(presets.llama(256, 2, 2, 1, 256, **SIZES))
+T5_LORA = config(
+    presets.t5(256, 2, 4, 256, **SIZES),
+    peft=PeftConfig(method="lora", targets=(r".*/(wq|wv)",), base_dtype="bfloat16"),
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def several_may_compile():
+    """Another test process, or a person, may have libtpu at the same time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+        yield
+
+
+def planned(cfg: RunConfig, topology: str, slices: int, *names: str) -> dict[str, dict]:
+    asked = plan.ask(cfg, chips.topology(topology, slices), print)
+    return {p["program"]: p for p in plan.plan(asked, list(names), print)}
+
+
+@pytest.fixture(scope="module")
+def decoder() -> dict[str, dict]:
+    return planned(DECODER, "v5e-4", 1, "train", "forward", "rank", "decode")
+
+
+# ---------------------------------------------------------------- names
+
+
+@pytest.mark.parametrize(
+    ("name", "slice_of", "number"),
+    [
+        ("v5e:4x4", "v5e:4x4", 16),
+        ("v5litepod-16", "v5e:4x4", 16),
+        ("v5p-128", "v5p:4x4x4", 64),
+        ("v6e-8", "v6e:2x4", 8),
+        ("tpu7x-8", "tpu7x:2x2x1", 4),
+        ("V5P:2x2x2", "v5p:2x2x2", 8),
+    ],
+)
+def test_names_of_slices(name, slice_of, number):
+    topology = chips.topology(name)
+    assert (topology.name, topology.chips) == (slice_of, number)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("v5e-17", "near are v5e-16 (v5e:4x4) and v5e-32 (v5e:4x8)"),
+        ("v5f:4x4", "did you mean 'v5e:4x4'"),
+        ("v5p:4x4", "3 dimensions"),
+        ("h100:8", "no such TPU"),
+        ("v5e:64x64", "4096 chips"),
+        ("v5e", "no such TPU"),
+        ("", "no such TPU"),
+    ],
+)
+def test_a_name_that_means_none_is_refused_in_one_line(name, told):
+    with pytest.raises(UserError) as e:
+        chips.topology(name)
+    assert told in str(e.value) and "\n" not in str(e.value)
+
+
+def test_figures_are_those_that_jax_has_too():
+    """A second source: what Pallas knows of each chip."""
+    tpu_info = pytest.importorskip("jax._src.tpu_info")
+    kinds = {"v5e": "TPU v5 lite", "v5p": "TPU v5", "v6e": "TPU v6 lite", "tpu7x": "TPU7x"}
+    for chip in chips.CHIPS:
+        version = tpu_info.chip_version_from_device_kind(kinds[chip.name])
+        cores = version.num_physical_tensor_cores_per_chip
+        info = tpu_info.get_tpu_info_for_chip(version, 1)
+        assert info.bf16_ops_per_second * cores == pytest.approx(chip.flops, rel=0.01)
+        assert info.hbm_capacity_bytes * cores == pytest.approx(chip.hbm_bytes, rel=0.1)
+        assert info.mem_bw_bytes_per_second * cores == pytest.approx(chip.hbm_rate, rel=0.15)
+        assert chip.usable_bytes * chip.devices <= 1.01 * chip.hbm_bytes
+
+
+# ---------------------------------------------------------------- programs
+
+
+def test_a_decoder_s_step_is_compiled_with_splash(decoder):
+    train = decoder["train"]
+    assert train["fits"] and not train["reason"] and train["mesh"] == {"fsdp": 4}
+    assert train["peak_bytes"] > train["argument_bytes"] > 0
+    assert sum(train["parts"].values()) == train["peak_bytes"]
+    assert {"parameters that train", "optimizer state", "batch"} <= {*train["parts"]}
+    # AdamW's two moments are twice the parameters, in the same type
+    parts = train["parts"]
+    assert parts["optimizer state"] == pytest.approx(2 * parts["parameters that train"], rel=1e-3)
+
+
+def test_evaluation_s_programs_have_no_gradient(decoder):
+    """Rows as long as a training row, the same model: a third of its products, and no copy of the
+    output layer's for all places where options are ranked."""
+    forward, rank, train = (decoder[name] for name in ("forward", "rank", "train"))
+    assert forward["fits"] and rank["fits"]
+    rows = {p["program"]: int(p["shape"].split()[0]) for p in (forward, train)}
+    per_row = forward["flops"] / rows["forward"]
+    assert 3 * per_row < train["flops"] / rows["train"] < 5 * per_row
+    assert not any("optimizer state" in p["parts"] for p in (forward, rank))
+
+
+def test_decode_takes_the_cache_that_prefill_leaves(decoder):
+    decode = decoder["decode"]
+    assert decode["fits"] and decode["parts"]["cache"] > 0
+    assert decode["held_bytes"] > 0  # the float32 parameters, which the loop does not read
+    # layers x (k, v) x rows x heads x slots x head_dim in bfloat16, rows split by no axis here
+    rows, slots = (int(w) for w in (decode["shape"].split()[0], 256))
+    assert decode["parts"]["cache"] >= 2 * 2 * rows * 1 * slots * 128 * 2 / 4
+    # each of 16 tokens passes through the layers, prefill's 240 once
+    assert decoder["prefill"]["flops"] > decode["flops"] > 0
+
+
+def test_splash_runs_where_the_mesh_is_a_tpu_s(monkeypatch):
+    """The platform is the mesh's: JAX's own backend is a CPU here."""
+    asked = plan.ask(DECODER, chips.topology("v5e:1x1"), print)
+    from itx.plan import programs
+
+    assert jax.default_backend() == "cpu"
+    for attention, kernels in (("auto", True), ("xla", False)):
+        model = dataclasses.replace(DECODER.model, attention=attention)
+        cfg = dataclasses.replace(DECODER, model=model)
+        jaxpr = str(programs.trace("train", cfg, asked.mesh).traced.jaxpr)
+        assert ("pallas_call" in jaxpr) is kernels
+
+
+def test_t5_lora_fits_and_has_no_optimizer_state_of_its_base():
+    train = planned(T5_LORA, "v5e-4", 1, "train")["train"]
+    parts = train["parts"]
+    assert train["fits"]
+    assert 0 < parts["optimizer state"] < parts["frozen parameters"] / 4
+
+
+def test_two_slices_send_each_gradient_once_over_the_slow_network():
+    cfg = dataclasses.replace(DECODER, model=dataclasses.replace(DECODER.model, num_layers=1))
+    train = planned(cfg, "v5e:1x1", 2, "train")["train"]
+    assert train["mesh"] == {"replica": 2}
+    (between,) = (c for c in train["collectives"] if c["network"] == "DCN")
+    assert between["kind"] == "all-reduce"
+    shapes = flat_parameters(cfg)
+    # a ring's all-reduce of n = 2 sends what it reduces once: bfloat16, the output layer's float32
+    assert 2 * shapes <= between["moved_bytes"] <= 4.2 * shapes
+    assert train["seconds"]["dcn"] == between["moved_bytes"] / chips.CHIPS[0].dcn_rate
+
+
+def flat_parameters(cfg: RunConfig) -> int:
+    from itx import restore
+
+    state, _ = restore.plan_model(cfg, 512).shapes
+    return sum(x.size for x in state["params"].values())
+
+
+def test_what_does_not_fit_is_told_with_the_compiler_s_reason(capsys):
+    """300 GiB on a chip of 16."""
+    huge = dataclasses.replace(DECODER.model, vocab_size=2**27)
+    cfg = dataclasses.replace(DECODER, model=huge)
+    train = planned(cfg, "v5e:1x1", 1, "train")["train"]
+    assert not train["fits"] and "exceeds available HBM (15.75G)" in train["reason"]
+    assert "\n" not in train["reason"]
+    asked = plan.ask(cfg, chips.topology("v5e:1x1"), print)
+    tried = changes.proposals(asked, 60.0, print)
+    assert {t["verdict"] for t in tried} == {"arguments alone do not fit"}
+
+
+def test_a_change_fits_only_if_the_compiler_said_so(decoder, monkeypatch):
+    """On a chip that has a byte too little for the step as it is."""
+    monkeypatch.setattr(changes, "WANTED", 1)
+    peak = decoder["train"]["peak_bytes"]
+    topology = chips.topology("v5e-4")
+    small = topology._replace(chip=topology.chip._replace(usable_bytes=peak - 1))
+    asked = plan.ask(DECODER, small, print)
+    tried = changes.proposals(asked, 1.0, print)
+    seen = [t for t in tried if "peak_bytes" in t]
+    assert seen and len(seen) < len(tried)
+    for t in tried:
+        if t in seen:
+            assert t["verdict"] == ("fits" if t["peak_bytes"] < peak else "does not fit")
+        else:
+            assert t["verdict"].startswith(("not compiled: ", "is refused", "arguments alone"))
+
+
+def test_changes_leave_out_what_the_run_has():
+    found = [c.settings for c in changes.changes(DECODER, 4)]
+    assert found and all("--model.remat=full" not in c for c in found)
+    kept = dataclasses.replace(DECODER, model=dataclasses.replace(DECODER.model, remat="none"))
+    assert next(changes.changes(kept, 4)).settings == ("--model.remat=full",)
+    assert any("--peft.method=lora" in c for c in found)
+    assert not any("--peft.method=lora" in c.settings for c in changes.changes(T5_LORA, 4))
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["--topology=v5p-64", "--fast"], 0),
+        (["--topology=v5e-1", "--fast"], 1),
+        (["--topology=v5q-16", "--fast"], 2),
+        (["--topology=v5e-16", "--programs=training"], 2),
+        (["--topology=v5e-16", "--mesh.fsdp=3"], 2),
+    ],
+)
+def test_exit_codes(tmp_path, words, code, capsys):
+    out = tmp_path / "plan.json"
+    recipe = "configs/qwen3_4b.py"
+    try:
+        found = cli.main(["plan", recipe, *words, f"--json={out}", "--data.global_batch=32"])
+    except SystemExit as e:
+        found = e.code
+    assert found == code
+    assert out.is_file() is (code != 2)
+    if code == 2:
+        assert capsys.readouterr().err.strip().count("\n") == 0
+
+
+def test_fast_knows_the_arguments_exactly(decoder):
+    asked = plan.ask(DECODER, chips.topology("v5e-4"), print)
+    predicted = fast.predict(asked)
+    known = decoder["train"]["argument_bytes"]
+    assert predicted["argument_bytes"] == pytest.approx(known, rel=0.03)
+
+
+# ---------------------------------------------------------------- counts
+
+
+def test_flops_count_a_loop_s_body_as_often_as_it_runs():
+    w = jnp.ones((8, 8))
+
+    def looped(x):
+        return jax.lax.scan(lambda x, _: (x @ w, None), x, None, length=5)[0]
+
+    def gradient(x):
+        return jax.grad(lambda x: jnp.sum(jax.checkpoint(looped)(x)))(x)
+
+    x = jnp.ones((4, 8))
+    once = 2 * 4 * 8 * 8
+    assert flops.matmul_flops(jax.make_jaxpr(looped)(x)) == 5 * once
+    # once forward, once again for the backward pass, and the gradient of x
+    assert flops.matmul_flops(jax.make_jaxpr(gradient)(x)) in (10 * once, 15 * once)
+    assert jax.jit(looped).lower(x).compile().cost_analysis()["flops"] < 5 * once
+
+
+HLO = """\
+HloModule m
+
+%fused (p: f32[8]) -> f32[64] {
+  %p = f32[8]{0} parameter(0)
+  ROOT %all-gather.1 = f32[64]{0} all-gather(%p), channel_id=7, replica_groups={{0,1,2,3,4,5,6,7}}, dimensions={0}
+}
+
+%body (t: (u32[], f32[8])) -> (u32[], f32[8]) {
+  %t = (u32[], f32[8]{0}) parameter(0)
+  %i = u32[]{:T(128)} get-tuple-element(%t), index=0
+  %x = f32[8]{0} get-tuple-element(%t), index=1
+  %two = u32[]{:T(128)} constant(2)
+  %next = u32[]{:T(128)} add(%i, %two)
+  %f = f32[64]{0} fusion(%x), kind=kLoop, calls=%fused
+  %sent = (f32[8]{0}, f32[8]{0}, u32[], u32[]) collective-permute-start(%x), channel_id=3, source_target_pairs={{0,1},{1,0}}
+  %got = f32[8]{0} collective-permute-done(%sent)
+  ROOT %out = (u32[], f32[8]{0}) tuple(%next, %got)
+}
+
+%condition (t: (u32[], f32[8])) -> pred[] {
+  %t = (u32[], f32[8]{0}) parameter(0)
+  %i = u32[]{:T(128)} get-tuple-element(%t), index=0
+  %end = u32[]{:T(128)} constant(10)
+  ROOT %less = pred[] compare(%i, %end), direction=LT
+}
+
+ENTRY %main (a: f32[8]) -> f32[8] {
+  %a = f32[8]{0} parameter(0)
+  %zero = u32[]{:T(128)} constant(0)
+  %begin = (u32[], f32[8]{0}) tuple(%zero, %a)
+  %loop = (u32[], f32[8]{0}) while(%begin), condition=%condition, body=%body
+  %y = f32[8]{0} get-tuple-element(%loop), index=1
+  ROOT %sum = f32[8]{0} all-reduce(%y), channel_id=9, replica_groups=mesh['replica'=2,'fsdp'=4] {'replica'}, to_apply=%add
+}
+"""
+
+
+def test_collectives_are_counted_as_often_as_they_run_and_by_the_ring():
+    module = hlo.parse(HLO)
+    assert module.runs["body"] == 5  # 0, 2, 4, 6, 8
+    found = {c.kind: c for c in hlo.collectives(module, devices=8, slices=2)}
+    assert found["all-gather"].moved == 5 * 64 * 4 * 7 / 8 and found["all-gather"].crosses
+    assert found["collective-permute"].moved == 5 * 8 * 4
+    assert not found["collective-permute"].crosses
+    assert found["all-reduce"].moved == 2 * 8 * 4 * 1 / 2 and found["all-reduce"].crosses
+    assert {c.crosses for c in hlo.collectives(module, devices=8, slices=1)} == {False}
+
+
+def test_bytes_of_a_type_by_memory():
+    type = "(bf16[4,8]{1,0:T(8,128)(2,1)S(1)}, f32[2]{0}, /*index=2*/pred[3])"
+    assert hlo.size_of(type) == 64 + 8 + 3
+    assert (hlo.size_of(type, 0), hlo.size_of(type, 1)) == (11, 64)
+
+
+def test_the_model_of_time_takes_the_slowest_roof():
+    facts = {
+        "flops": 197e12 * 4 * 2,
+        "hbm_bytes": 819e9,
+        "collectives": [{"network": "ICI", "moved_bytes": 100e9}],
+    }
+    topology = chips.topology("v5e-4")
+    took = costs.seconds(facts, 4, topology)
+    assert took["compute"] == pytest.approx(2) and took["hbm"] == pytest.approx(1)
+    assert took["at_best"] == pytest.approx(2) and took["in_turn"] == pytest.approx(2.5)
+    money = costs.cost(DECODER, took, topology, 1.5)
+    assert money["tokens_per_hour"][0] == pytest.approx(8 * 256 * 1800)
+    assert money["money"][0] == pytest.approx(2 * 1000 / 3600 * 4 * 1.5)
+
+
+# ---------------------------------------------------------------- the machine
+
+
+def test_a_second_process_is_told_who_has_the_compiler():
+    """One holds libtpu for as long as the other asks; a third that has it refuses both, alike."""
+    env = {k: v for k, v in os.environ.items() if k != "ALLOW_MULTIPLE_LIBTPU_LOAD"}
+    ask = "from itx.plan import chips, devices\nt = chips.topology('v5e-4')\n"
+    hold = f"{ask}try:\n devices.devices(t)\nexcept Exception: pass\nprint('held', flush=True)\ninput()"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env
+    )
+    try:
+        assert holder.stdout.readline().strip() == b"held"
+        told = subprocess.run(
+            [sys.executable, "-c", f"{ask}devices.devices(t)"], env=env, capture_output=True
+        )
+        assert told.stderr.decode().strip().endswith(devices.ONE_PROCESS)
+    finally:
+        holder.communicate(b"\n")
+
+
+@pytest.mark.parametrize(("vendor", "chosen"), [("0x1ae0", None), ("0x8086", "cpu")])
+def test_jax_looks_for_a_tpu_only_where_one_is(tmp_path, monkeypatch, vendor, chosen):
+    (tmp_path / "0000:00").mkdir()
+    (tmp_path / "0000:00" / "vendor").write_text(vendor + "\n")
+    monkeypatch.delenv("JAX_PLATFORMS")
+    monkeypatch.setattr(accelerators, "OTHERS", ())
+    accelerators.choose_cpu_beside_libtpu(tmp_path)
+    assert os.environ.get("JAX_PLATFORMS") == chosen
+
+
+def test_a_refusal_is_one_line():
+    error = RuntimeError("RESOURCE_EXHAUSTED: E1: no\nroom. See https://x for more")
+    assert compiled.refusal(error) == "E1: no room."
