@@ -209,7 +209,6 @@ class Book:
         self.unread.append(pending)
         if self.timed_since is None or self._ends_interval(step):
             self.read(log, progress)
-            return
         # A host that hurries ahead would fill the devices with batches: two steps are enough.
         with self.clock.span("step"):
             jax.block_until_ready([metrics for _, metrics, _ in self.unread[-2:-1]])
@@ -246,7 +245,6 @@ class Book:
                 f"step {step}: loss or gradient is not finite; skipped ({health.batches([step])})"
             )
         self.skips.add(step, finite)
-        progress.update(step)
 
     def _sum(self, values: dict) -> None:
         for k, v in values.items():

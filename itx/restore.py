@@ -70,6 +70,12 @@ def evaluated(state: State) -> Params:
     return state.get("ema", state["params"])
 
 
+def besides_params(state: State) -> dict[str, Any]:
+    """What a state holds besides the parameters: the optimizer's part and, with train.ema, their
+    average."""
+    return {k: v for k, v in state.items() if k not in ("params", "step")}
+
+
 def of_training(state: State) -> Any:
     """What else a checkpoint holds of a state (or its shapes), as `opt_state`: what training alone
     goes on with."""

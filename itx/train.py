@@ -78,8 +78,11 @@ def jitted_step(config: RunConfig, plan: ModelPlan, num_tasks: int, mesh: Mesh) 
 def sizes(state: State, frozen: Params) -> dict[str, int]:
     """{"trainable", "parameters", "optimizer_bytes", "trainable_bytes", "frozen_bytes"} of arrays
     or their shapes."""
-    held = {k: v for k, v in state.items() if k not in ("params", "step")}  # with train.ema both
-    trees = {"optimizer": held, "trainable": state["params"], "frozen": frozen}
+    trees = {
+        "optimizer": restore.besides_params(state),
+        "trainable": state["params"],
+        "frozen": frozen,
+    }
     leaves = {name: jax.tree.leaves(tree) for name, tree in trees.items()}
     count = {name: sum(x.size for x in leaves[name]) for name in ("trainable", "frozen")}
     return {"trainable": count["trainable"], "parameters": sum(count.values())} | {
