@@ -18,178 +18,23 @@ import math
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
 
+from itx import compared, peft, peft_files, restore, train, two_processes
 from itx import mesh as meshes
-from itx import peft, peft_files, restore, train, two_processes
-from itx.config import MeshConfig, ModelConfig, OptimConfig, RunConfig
+from itx.compared import Finding, untested
+from itx.config import MeshConfig, ModelConfig
 from itx.data.loader import Batch
-from itx.errors import UserError
-from itx.log import TIMING, read_metrics
+from itx.errors import RunFailed, UserError
 from itx.models import families, hf
 from itx.models.transformer import Transformer
-from itx.params import Params, model_specs, module_of, parameters, shapes_of
+from itx.params import model_specs, module_of, parameters, shapes_of
 from itx.runs import RunFolder
 from itx.shrunk import STEPS, Folded, Shrunk
-
-# Sums in float32 in another order differ by some 1e-7 of their size for each time that they are
-# added up again; a fault shows at 1e-3 and above.
-MAX_LOSS, MAX_GRADIENT, MAX_LOGITS = 1e-5, 2e-4, 2e-5
-# gradients below this share of the largest are rounding, as that of a key's bias, which softmax
-# takes no note of
-NOISE = 1e-3
-MIN_CONTROL = 1e-3  # by which two sides differ where they must
-# data, fsdp, tensor (and replica): the first is what the others are compared with
-MESHES = {
-    "1×1": MeshConfig(data=1),
-    "data 8": MeshConfig(data=8),
-    "fsdp 4 × tensor 2": MeshConfig(data=1, fsdp=4, tensor=2),
-    "fsdp 2 × tensor 4": MeshConfig(data=1, fsdp=2, tensor=4),
-    "replica 2 × fsdp 2 × tensor 2": MeshConfig(replica=2, data=1, fsdp=2, tensor=2),
-}
-# The step is then the gradient times the rate, which is large so that rounding parameters costs it
-# nothing.
-SGD = OptimConfig(
-    name="sgd", learning_rate=100.0, schedule="constant", warmup_steps=0, clip_norm=0.0
-)
-Gradients = dict[str, np.ndarray]
-
-
-class Finding(NamedTuple):
-    """What a check found: `largest` is the largest difference, relative but for tolerance 0, NaN
-    where nothing was tested."""
-
-    invariant: int
-    what: str
-    largest: float
-    tolerance: float
-    where: str  # of the largest difference; why nothing was tested
-
-    @property
-    def state(self) -> str:
-        if math.isnan(self.largest):
-            return "not tested"
-        return "ok" if self.largest <= self.tolerance else "FAILS"
-
-
-def untested(invariant: int, what: str, why: str) -> Finding:
-    return Finding(invariant, what, math.nan, 0.0, why)
-
-
-# ---- what is compared
-
-
-def one_step(
-    config: RunConfig, sizes: tuple[int, int], batch: Batch, mesh: MeshConfig
-) -> tuple[dict[str, np.ndarray], Gradients]:
-    """(metrics, the summed gradient of each parameter that trains) of a step on so many devices,
-    from the seed.
-
-    Args:
-        sizes: of the vocabulary, and how many tasks.
-    """
-    config = dataclasses.replace(config, mesh=mesh, optim=with_sgd(config.optim))
-    count = math.prod(getattr(mesh, axis) for axis in meshes.AXES)
-    devices = meshes.make_mesh(mesh, jax.devices()[:count])
-    setup = train.make_setup(config, *sizes, devices)
-    state, frozen = setup.init()
-    if config.peft.method != "full":  # zeros would leave half of an adapter without a gradient
-        state["params"] = moved(state["params"])
-    used = {len(x.sharding.device_set) for x in state["params"].values()}
-    if used != {count}:
-        raise AssertionError(f"parameters stand on {used} devices, not on {count}")
-    before = jax.device_get(state["params"])
-    if peft.prompted_encoder(config.model, config.peft):
-        batch = peft.with_prompts(batch)
-    with jax.set_mesh(devices):
-        state, metrics = setup.step(state, frozen, meshes.put(batch, devices))
-    metrics, after = jax.device_get((metrics, state["params"]))
-    scale = metrics["weight"] / SGD.learning_rate
-    return metrics, {p: scale * (before[p] - after[p]) for p in after}
-
-
-def with_sgd(optim: OptimConfig) -> OptimConfig:
-    """Plain SGD over what the run trains."""
-    return dataclasses.replace(SGD, freeze=optim.freeze)
-
-
-def moved(params: Params, size: float = 0.1) -> Params:
-    """Parameters with noise added, the same on every mesh."""
-    return {
-        p: jax.device_put(x + size * jax.random.normal(jax.random.key(i), x.shape), x.sharding)
-        for i, (p, x) in enumerate(params.items())
-    }
-
-
-def farthest(pairs: Iterator[tuple[str, float]]) -> tuple[float, str]:
-    """(largest difference, its name); a value that is no number is the largest."""
-    worst, where = 0.0, ""
-    for name, difference in pairs:
-        if not difference <= worst:
-            worst, where = (math.inf if math.isnan(difference) else difference), name
-    return worst, where
-
-
-def relative(a: Any, b: Any, floor: float = 0.0) -> float:
-    """The largest difference of two arrays, as a share of the largest value or of `floor`."""
-    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    size = max(np.abs(a).max(initial=0.0), floor)
-    difference = np.abs(a - b).max(initial=0.0)
-    return float(difference / size) if size else (0.0 if difference == 0 else math.inf)
-
-
-def compared_steps(name: str, one: tuple, other: tuple) -> list[Finding]:
-    """Loss and gradient of two steps (`one_step`)."""
-    sums = ("loss", "weight", "correct", "task_loss", "task_weight", "tokens")
-    loss = farthest((k, relative(one[0][k], other[0][k])) for k in sums)
-    largest = max(np.abs(g).max() for g in one[1].values())
-    gradient = farthest((p, relative(g, other[1][p], NOISE * largest)) for p, g in one[1].items())
-    return [
-        Finding(3, f"{name}: loss", loss[0], MAX_LOSS, loss[1]),
-        Finding(3, f"{name}: gradient", gradient[0], MAX_GRADIENT, gradient[1]),
-    ]
-
-
-def without_dropout(config: RunConfig) -> RunConfig:
-    """What is drawn for a row is another thing where its examples stand in other rows."""
-    return dataclasses.replace(
-        config,
-        model=dataclasses.replace(config.model, dropout=0.0),
-        peft=dataclasses.replace(config.peft, dropout=0.0),
-    )
-
-
-def unpacked(batch: Batch, rows: int = 1) -> Batch:
-    """Every example of a batch in a row of its own, in a number of rows that `rows` divides."""
-    out: dict[str, list[np.ndarray]] = {key: [] for key in batch}
-    for b, segments in enumerate(batch["decoder_segment_ids"]):
-        for s in range(1, int(segments.max()) + 1):
-            at = {"decoder": segments == s}
-            if "encoder_segment_ids" in batch:
-                at["encoder"] = batch["encoder_segment_ids"][b] == s
-            for key, values in batch.items():
-                row = np.full_like(values[b], -1 if key == "loss_positions" else 0)
-                if key == "loss_positions":
-                    places = np.flatnonzero(batch["decoder_loss_weights"][b][at["decoder"]] > 0)
-                    row[: len(places)] = places
-                else:
-                    mine = at["encoder" if key.startswith("encoder") else "decoder"]
-                    held = values[b][mine]
-                    row[: len(held)] = 1 if key.endswith("segment_ids") else held
-                out[key].append(row)
-    missing = -len(out["task_ids"]) % rows
-    for key, found in out.items():
-        found += [np.full_like(found[0], -1 if key == "loss_positions" else 0)] * missing
-    return {key: np.stack(found) for key, found in out.items()}
-
-
-def most_segments(batch: Batch) -> int:
-    return int(batch["decoder_segment_ids"].max())
-
 
 # ---- the checks
 
@@ -201,14 +46,14 @@ def batches(run: Shrunk, folder: Path) -> list[Finding]:
     if all(np.array_equal(wanted[0][k], wanted[1][k]) for k in wanted[0]):
         return [Finding(1, "batches", math.inf, 0.0, "the batches of steps 0 and 1 are the same")]
     again = {t: fresh.batch(t) for t in reversed(steps)}
-    order = farthest((f"step {t}", _apart(wanted[t], again[t])) for t in steps)
+    order = compared.farthest((f"step {t}", _apart(wanted[t], again[t])) for t in steps)
     size, pairs = len(wanted[3]["task_ids"]), []
     for hosts in (2, 4):
         share = size // hosts
         parts = [fresh.batch(3, range(h * share, (h + 1) * share)) for h in range(hosts)]
         whole = {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
         pairs.append((f"{hosts} hosts", _apart(wanted[3], whole)))
-    split = farthest(iter(pairs))
+    split = compared.farthest(iter(pairs))
     return [
         Finding(1, "a batch whatever was read before", *order[:1], 0.0, order[1]),
         Finding(1, "the hosts' parts of a batch are the batch", *split[:1], 0.0, split[1]),
@@ -225,26 +70,28 @@ def _apart(a: Batch, b: Batch) -> float:
 def packing(run: Shrunk, folder: Path) -> list[Finding]:
     """Loss and gradient of packed rows, and of the same examples in rows of their own."""
     name, batch = "packed = unpacked", run.batches().batch(0)
-    if most_segments(batch) < 2:
+    if compared.most_segments(batch) < 2:
         return [untested(3, name, "no row of the first batch holds two examples")]
-    config, alone = without_dropout(run.config), MESHES["1×1"]
-    packed = one_step(config, run.sizes, batch, alone)
-    return compared_steps(name, one_step(config, run.sizes, unpacked(batch), alone), packed)
+    config, alone = compared.without_dropout(run.config), compared.MESHES["1×1"]
+    packed = compared.one_step(config, run.sizes, batch, alone)
+    return compared.steps(
+        name, compared.one_step(config, run.sizes, compared.unpacked(batch), alone), packed
+    )
 
 
 def isolation(run: Shrunk, folder: Path) -> list[Finding]:
     """Other tokens in the other examples of a row change no logit of an example."""
     name, batch = "an example whatever stands beside it", dict(run.batches().batch(0))
-    if most_segments(batch) < 2:
+    if compared.most_segments(batch) < 2:
         return [untested(6, name, "no row of the first batch holds two examples")]
     del batch["loss_positions"]  # logits everywhere
     if peft.prompted_encoder(run.config.model, run.config.peft):
         batch = peft.with_prompts(batch)
-    mesh = meshes.make_mesh(MESHES["1×1"], jax.devices()[:1])
-    setup = train.make_setup(without_dropout(run.config), *run.sizes, mesh)
+    mesh = meshes.make_mesh(compared.MESHES["1×1"], jax.devices()[:1])
+    setup = train.make_setup(compared.without_dropout(run.config), *run.sizes, mesh)
     state, frozen = setup.init()
-    params = {**frozen, **moved(state["params"])}
-    before = logits(setup.plan.graphdef, params, batch)
+    params = {**frozen, **compared.moved(state["params"])}
+    before = compared.logits(setup.plan.graphdef, params, batch)
     pairs, control = [], 0.0
     for kept in (1, 2):  # what stands in front of it may not be seen either, nor what is behind
         other = dict(batch)
@@ -254,42 +101,39 @@ def isolation(run: Shrunk, folder: Path) -> list[Finding]:
                 for key in (f"{side}_input_tokens", f"{side}_target_tokens"):
                     if key in batch:
                         other[key] = np.where(away, (batch[key] + 1) % run.ids, batch[key])
-        after = logits(setup.plan.graphdef, params, other)
+        after = compared.logits(setup.plan.graphdef, params, other)
         mine = batch["decoder_segment_ids"] == kept
         others = (batch["decoder_segment_ids"] > 0) & ~mine
-        pairs.append((f"example {kept} of a row", relative(before[mine], after[mine])))
-        control = max(control, relative(before[others], after[others]))
-    worst, where = farthest(iter(pairs))
-    if control < MIN_CONTROL:
+        pairs.append((f"example {kept} of a row", compared.relative(before[mine], after[mine])))
+        control = max(control, compared.relative(before[others], after[others]))
+    worst, where = compared.farthest(iter(pairs))
+    if control < compared.MIN_CONTROL:
         worst, where = math.inf, "the changed tokens changed no logit of their own"
-    return [Finding(6, name, worst, MAX_LOGITS, where)]
-
-
-def logits(graphdef: nnx.GraphDef, params: Params, batch: dict) -> np.ndarray:
-    """[b, l, v], on one device."""
-    return np.asarray(jax.jit(lambda p, b: module_of(graphdef, p)(b))(params, batch))
+    return [Finding(6, name, worst, compared.MAX_LOGITS, where)]
 
 
 def microbatches(run: Shrunk, folder: Path) -> list[Finding]:
     """A step in one go, and in four parts."""
-    batch, alone = run.batches().batch(0), MESHES["1×1"]
-    whole = one_step(run.config, run.sizes, batch, alone)
+    batch, alone = run.batches().batch(0), compared.MESHES["1×1"]
+    whole = compared.one_step(run.config, run.sizes, batch, alone)
     cut = dataclasses.replace(
         run.config, train=dataclasses.replace(run.config.train, microbatches=4)
     )
-    return compared_steps("1 = 4 microbatches", whole, one_step(cut, run.sizes, batch, alone))
+    return compared.steps(
+        "1 = 4 microbatches", whole, compared.one_step(cut, run.sizes, batch, alone)
+    )
 
 
 def all_meshes(run: Shrunk, folder: Path) -> list[Finding]:
     """A step on one device, and on each way to lay out eight."""
-    names, batch = list(MESHES), run.batches().batch(0)
+    names, batch = list(compared.MESHES), run.batches().batch(0)
     if len(jax.devices()) < 8:
         raise UserError(f"meshes need 8 devices, and there are {len(jax.devices())}")
-    one = one_step(run.config, run.sizes, batch, MESHES[names[0]])
+    one = compared.one_step(run.config, run.sizes, batch, compared.MESHES[names[0]])
     found = []
     for name in names[1:]:
-        other = one_step(run.config, run.sizes, batch, MESHES[name])
-        found += compared_steps(f"{names[0]} = {name}", one, other)
+        other = compared.one_step(run.config, run.sizes, batch, compared.MESHES[name])
+        found += compared.steps(f"{names[0]} = {name}", one, other)
     return found
 
 
@@ -334,39 +178,22 @@ def trained(run: Shrunk, folder: Path, batches: Any, mesh: MeshConfig) -> restor
     return jax.device_get(train.train(config, run.lock, batches, made, setup, progress=Silent()))
 
 
-def curve(folder: Path) -> list[dict[str, float]]:
-    """What metrics.jsonl holds, without what differs from run to run."""
-    lines = read_metrics(RunFolder(folder).metrics_jsonl)
-    return [{k: v for k, v in line.items() if k not in TIMING} for line in lines]
-
-
-def compared_curves(a: list[dict], b: list[dict]) -> tuple[float, str]:
-    """(largest relative difference of a metric of two runs, which)."""
-    if [x.keys() for x in a] != [x.keys() for x in b] or not a:
-        return math.inf, f"{len(a)} and {len(b)} lines, or other metrics"
-    return farthest(
-        (f"{k} of step {x['step']}", relative(x[k], y[k], 1e-6))
-        for x, y in zip(a, b, strict=True)
-        for k in x
-    )
-
-
 def straight(run: Shrunk, folder: Path) -> restore.State:
     """The state of the undisturbed run on one device, which stands in folder/straight."""
-    return trained(run, folder / "straight", run.batches(), MESHES["1×1"])
+    return trained(run, folder / "straight", run.batches(), compared.MESHES["1×1"])
 
 
 def resume(run: Shrunk, folder: Path) -> list[Finding]:
     """The run, and the same run that crashed behind its first checkpoint and went on."""
     whole, name, after = straight(run, folder), "resumed = undisturbed, bit for bit", STEPS // 2
     with contextlib.suppress(Stopped):
-        trained(run, folder / "halted", StopsAt(run.batches(), after), MESHES["1×1"])
+        trained(run, folder / "halted", StopsAt(run.batches(), after), compared.MESHES["1×1"])
     if RunFolder(folder / "halted").steps() != [after]:
         return [Finding(2, name, math.inf, 0.0, f"the crash left no checkpoint of step {after}")]
-    again = trained(run, folder / "halted", run.batches(), MESHES["1×1"])
-    curves = compared_curves(curve(folder / "straight"), curve(folder / "halted"))
+    again = trained(run, folder / "halted", run.batches(), compared.MESHES["1×1"])
+    curves = compared.curves(compared.curve(folder / "straight"), compared.curve(folder / "halted"))
     leaves = zip(*(jax.tree_util.tree_leaves_with_path(x) for x in (whole, again)), strict=True)
-    arrays = farthest(
+    arrays = compared.farthest(
         (jax.tree_util.keystr(path), float(np.abs(np.asarray(a - b, np.float64)).max(initial=0.0)))
         for (path, a), (_, b) in leaves
     )
@@ -385,19 +212,19 @@ def processes(run: Shrunk, folder: Path) -> list[Finding]:
     with two_processes.started(run, folder / "two", mesh) as wait:
         trained(run, folder / "eight", run.batches(), mesh)
         wait()
-    one, eight, two = (curve(folder / name) for name in ("straight", "eight", "two"))
-    spread, apart = compared_curves(one, eight), compared_curves(eight, two)
+    one, eight, two = (compared.curve(folder / name) for name in ("straight", "eight", "two"))
+    spread, apart = compared.curves(one, eight), compared.curves(eight, two)
     steps = f"{STEPS} steps of {run.config.optim.name}"
     return [
-        Finding(3, f"{steps}: 1 = 8 devices", spread[0], 10 * MAX_LOSS, spread[1]),
-        Finding(3, f"{steps}: 1 = 2 processes", apart[0], MAX_LOSS, apart[1]),
+        Finding(3, f"{steps}: 1 = 8 devices", spread[0], 10 * compared.MAX_LOSS, spread[1]),
+        Finding(3, f"{steps}: 1 = 2 processes", apart[0], compared.MAX_LOSS, apart[1]),
     ]
 
 
 def adapter(run: Shrunk, folder: Path) -> list[Finding]:
     """An adapter at its start (of no virtual tokens, where it has some) and its base; a LoRA that
     has moved, and what it is merged into."""
-    config = without_dropout(run.config)
+    config = compared.without_dropout(run.config)
     method = config.peft.method
     if method == "full":
         return [untested(4, "an adapter begins as its base", "peft.method=full has no adapter")]
@@ -410,21 +237,23 @@ def adapter(run: Shrunk, folder: Path) -> list[Finding]:
         return Transformer(config.model, rows_of(run), nnx.Rngs(config.train.seed))
 
     def of(model: Transformer) -> np.ndarray:
-        return logits(nnx.graphdef(model), parameters(model), batch)
+        return compared.logits(nnx.graphdef(model), parameters(model), batch)
 
     at_start = config.peft if method == "lora" else dataclasses.replace(config.peft, length=0)
     plain, begun = of(base()), of(peft.add(base(), at_start, config.train.seed))
     model = peft.add(base(), config.peft, config.train.seed)
-    new = moved({p: v.get_value() for p, v in peft.trained(model, config.peft).items()})
+    new = compared.moved({p: v.get_value() for p, v in peft.trained(model, config.peft).items()})
     model = module_of(nnx.graphdef(model), {**parameters(model), **new})
     tuned = of(model)
-    found = relative(plain, begun)
-    if relative(plain, tuned) < MIN_CONTROL:
+    found = compared.relative(plain, begun)
+    if compared.relative(plain, tuned) < compared.MIN_CONTROL:
         found = math.inf
-    found = [Finding(4, f"{method} at its start = base", found, MAX_LOGITS, "logits")]
+    found = [Finding(4, f"{method} at its start = base", found, compared.MAX_LOGITS, "logits")]
     if method == "lora":
         peft.merge(model)
-        found.append(Finding(4, "merged = adapter", relative(tuned, of(model)), 2e-4, "logits"))
+        found.append(
+            Finding(4, "merged = adapter", compared.relative(tuned, of(model)), 2e-4, "logits")
+        )
     return found
 
 
@@ -445,13 +274,19 @@ def interop(run: Shrunk, folder: Path) -> list[Finding]:
     read_cfg = dataclasses.replace(
         hf.model_config(folder / "hf"), **{n: getattr(cfg, n) for n in families.OF_THE_RUN}
     )
-    mesh = meshes.make_mesh(MESHES["1×1"], jax.devices()[:1])
+    mesh = meshes.make_mesh(compared.MESHES["1×1"], jax.devices()[:1])
     read = hf.load(folder / "hf", read_cfg, model_specs(read_cfg, rows_of(run), mesh))
     batch = {k: v for k, v in run.batches().batch(0).items() if k != "loss_positions"}
     again = shapes_of(lambda: Transformer(read_cfg, rows_of(run), nnx.Rngs(0)))
-    one = logits(nnx.graphdef(model), params, batch)
+    one = compared.logits(nnx.graphdef(model), params, batch)
     found = [
-        Finding(5, name, relative(one, logits(nnx.graphdef(again), read, batch)), 0.0, "logits")
+        Finding(
+            5,
+            name,
+            compared.relative(one, compared.logits(nnx.graphdef(again), read, batch)),
+            0.0,
+            "logits",
+        )
     ]
     if run.config.peft.method != "full":
         found.append(_exported_adapter(run, cfg, model, folder))
@@ -462,7 +297,9 @@ def _exported_adapter(run: Shrunk, cfg: ModelConfig, base: Transformer, folder: 
     name = "adapter exported and read = the adapter"
     fingerprint = peft.fingerprint(parameters(base))
     model = peft.add(base, run.config.peft, run.config.train.seed)
-    params = moved({p: v.get_value() for p, v in peft.trained(model, run.config.peft).items()})
+    params = compared.moved(
+        {p: v.get_value() for p, v in peft.trained(model, run.config.peft).items()}
+    )
     if run.config.peft.prefix_hidden:
         return untested(5, name, "what PEFT keeps of a prefix's MLP is its result")
     try:
@@ -473,30 +310,40 @@ def _exported_adapter(run: Shrunk, cfg: ModelConfig, base: Transformer, folder: 
     if read.keys() != params.keys():
         return Finding(5, name, math.inf, 0.0, "other parameters")
     return Finding(
-        5, name, *farthest((p, relative(params[p], read[p])) for p in params)[:1], 0.0, ""
+        5,
+        name,
+        *compared.farthest((p, compared.relative(params[p], read[p])) for p in params)[:1],
+        0.0,
+        "",
     )
 
 
-CHECKS: dict[str, Callable[[Shrunk, Path], list[Finding]]] = {
-    "batches": batches,
-    "resume": resume,
-    "packing": packing,
-    "microbatches": microbatches,
-    "meshes": all_meshes,
-    "processes": processes,
-    "adapter": adapter,
-    "interop": interop,
-    "isolation": isolation,
+# {name: (its invariant, the check)}
+CHECKS: dict[str, tuple[int, Callable[[Shrunk, Path], list[Finding]]]] = {
+    "batches": (1, batches),
+    "resume": (2, resume),
+    "packing": (3, packing),
+    "microbatches": (3, microbatches),
+    "meshes": (3, all_meshes),
+    "processes": (3, processes),
+    "adapter": (4, adapter),
+    "interop": (5, interop),
+    "isolation": (6, isolation),
 }
 
 
 def run_all(
     run: Shrunk, names: Sequence[str], told: Callable[[str], None] = lambda line: None
 ) -> list[Finding]:
-    """What the named checks find; `told` hears which one is under way."""
+    """What the named checks find; `told` hears which one is under way. A check that comes to no end
+    has failed, and the others go on."""
     found = []
     with tempfile.TemporaryDirectory(prefix="itx-doctor-") as folder:
         for name in names:
             told(name)
-            found += CHECKS[name](run, Path(folder))
+            invariant, check = CHECKS[name]
+            try:
+                found += check(run, Path(folder))
+            except (UserError, RunFailed) as e:
+                found.append(Finding(invariant, name, math.inf, 0.0, str(e)))
     return found

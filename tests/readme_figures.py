@@ -46,7 +46,7 @@ def seeds(seed: int) -> list[str]:
 
 def page(name: str) -> Path:
     """The page that holds the part between `<!-- name: command -->` and `<!-- end name -->`."""
-    folders = ("", "itx/models", "itx/analysis")
+    folders = ("", "itx/models", "itx/analysis", "itx/create")
     pages = [REPO / folder / "README.md" for folder in folders]
     return next(p for p in pages if f"<!-- {name}: " in p.read_text(encoding="utf-8"))
 

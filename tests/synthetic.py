@@ -9,8 +9,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from itx import compared, restore, train
 from itx import mesh as meshes
-from itx import restore, train
 from itx.config import DataConfig, MeshConfig, RunConfig, TrainConfig
 from itx.data.vocabulary import Vocabulary
 from itx.eval.runner import Runner
@@ -167,6 +167,15 @@ def init_state(
     setup = train.make_setup(config, *sizes_of(lock), mesh)
     state, frozen = setup.init()
     return state, frozen, setup
+
+
+def same_steps(one: tuple, other: tuple) -> None:
+    """Each (config, batch, mesh): loss and gradient of the two steps over `lock()` are the same, and
+    every parameter has a gradient."""
+    steps = [compared.one_step(cfg, sizes_of(lock()), b, mesh) for cfg, b, mesh in (one, other)]
+    assert all(np.abs(gradient).max() > 0 for gradient in steps[0][1].values())
+    found = compared.steps("one = other", *steps)
+    assert {f.state for f in found} == {"ok"}, found
 
 
 def changed(runner: Runner, **fields) -> Runner:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from itx import checks, hosts, mesh
+from itx import compared, hosts, mesh
 from itx.commands import train as command
 from itx.errors import RunFailed, UserError
 from itx.runs import RunFolder
@@ -47,9 +47,9 @@ def lock_file(cache):
 
 def largest_difference(one, other) -> float:
     """Between the metrics of two runs, relative."""
-    a, b = map(checks.curve, (one, other))
+    a, b = map(compared.curve, (one, other))
     assert len(a) > 3
-    return checks.compared_curves(a, b)[0]
+    return compared.curves(a, b)[0]
 
 
 def files(run) -> set[str]:

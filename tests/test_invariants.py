@@ -18,7 +18,7 @@ import jax
 import numpy as np
 import pytest
 
-from itx import checks, recipe, storage
+from itx import compared, recipe, storage
 from itx import config as configs
 from itx.begin import check_same_run
 from itx.config import MeshConfig
@@ -94,7 +94,7 @@ def test_1_nothing_but_data_shapes_the_lock(lock):
 def loss_of(config, lock, batch, mesh, microbatches=1) -> float:
     train = dataclasses.replace(config.train, microbatches=microbatches)
     config = dataclasses.replace(config, train=train)
-    metrics, _ = checks.one_step(config, sizes_of(lock), batch, mesh)
+    metrics, _ = compared.one_step(config, sizes_of(lock), batch, mesh)
     return float(metrics["objective"]) / float(metrics["weight"])
 
 
@@ -114,7 +114,7 @@ def test_3_the_loss_is_the_same_on_every_mesh_and_in_parts(config, lock, batches
 
 def test_3_and_6_packed_rows_have_the_loss_of_separate_ones(config, lock, batches):
     batch = batches.batch(0)
-    apart = checks.unpacked(batch, rows=8)
+    apart = compared.unpacked(batch, rows=8)
     assert len(apart["task_ids"]) > 2 * len(batch["task_ids"])  # they really were packed
     assert apart["decoder_loss_weights"].sum() == batch["decoder_loss_weights"].sum()
     mesh = MeshConfig(data=8)

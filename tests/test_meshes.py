@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from itx import checks, peft
+from itx import compared, peft
 from itx import mesh as meshes
 from itx.config import MeshConfig, PeftConfig
 from itx.models import hf, transformer
@@ -46,13 +46,6 @@ def mesh_of(sizes: tuple[int, int]):
     return meshes.make_mesh(config_of(sizes), jax.devices()[: sizes[0] * sizes[1]])
 
 
-def same_steps(one: tuple, other: tuple) -> None:
-    """Each (config, batch, mesh): loss and gradient of the two steps are the same."""
-    steps = [checks.one_step(cfg, synthetic.sizes_of(LOCK), b, m) for cfg, b, m in (one, other)]
-    found = checks.compared_steps("one = other", *steps)
-    assert {f.state for f in found} == {"ok"}, found
-
-
 def test_every_two_meet():
     for i, j in itertools.combinations(range(3), 2):
         levels = (("decoder", "t5"), ("full", "lora", "dora", "prefix", "prompt"), MESHES)
@@ -71,7 +64,7 @@ def check_step(name: str, method: str, sizes: tuple[int, int], monkeypatch) -> N
     packed = synthetic.batch([some[:3], some[3:6], some[6:], *[[]] * 5], cfg)
     alone = synthetic.batch([[e] for e in some], cfg)
     assert packed["decoder_segment_ids"].max() == 3 and alone["decoder_segment_ids"].max() == 1
-    same_steps((cfg, alone, MeshConfig(data=1)), (halved, packed, config_of(sizes)))
+    synthetic.same_steps((cfg, alone, MeshConfig(data=1)), (halved, packed, config_of(sizes)))
 
 
 def logits(model: nnx.Module, batch: dict, sizes: tuple[int, int]) -> np.ndarray:
@@ -125,9 +118,9 @@ def test_what_dropout_draws_is_the_same_on_a_mesh(monkeypatch):
     )
     batch = synthetic.Batches(cfg).batch(0)
     alone, sizes = MeshConfig(data=1), synthetic.sizes_of(LOCK)
-    drawn, none = (checks.one_step(c, sizes, batch, alone)[0]["loss"] for c in (cfg, plain))
+    drawn, none = (compared.one_step(c, sizes, batch, alone)[0]["loss"] for c in (cfg, plain))
     assert abs(drawn - none) > 1e-3
-    same_steps((cfg, batch, alone), (cfg, batch, MeshConfig(data=2, fsdp=2, tensor=2)))
+    synthetic.same_steps((cfg, batch, alone), (cfg, batch, MeshConfig(data=2, fsdp=2, tensor=2)))
 
 
 @pytest.mark.slow

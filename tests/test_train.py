@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from itx import checkpoint, checks, loss, restore, train
+from itx import checkpoint, loss, restore, train
 from itx import mesh as meshes
 from itx.config import MeshConfig
 from itx.errors import UserError
@@ -41,13 +41,6 @@ def one_step(cfg, batch: dict, mesh=None):
     return jax.device_get(metrics), jax.device_get(state["params"]), state
 
 
-def same_steps(one: tuple, other: tuple) -> None:
-    """Each (config, batch, mesh): loss and gradient of the two steps are the same."""
-    steps = [checks.one_step(cfg, synthetic.sizes_of(LOCK), b, m) for cfg, b, m in (one, other)]
-    found = checks.compared_steps("one = other", *steps)
-    assert {f.state for f in found} == {"ok"}, found
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_packing_changes_neither_loss_nor_gradient(name):
     cfg = synthetic.config(synthetic.models()[name])
@@ -55,7 +48,7 @@ def test_packing_changes_neither_loss_nor_gradient(name):
     packed = synthetic.batch([some[:3], some[3:6], some[6:], *[[]] * 5], cfg)
     alone = synthetic.batch([[e] for e in some], cfg)
     assert packed["decoder_segment_ids"].max() == 3 and alone["decoder_segment_ids"].max() == 1
-    same_steps((cfg, packed, ALONE), (cfg, alone, ALONE))
+    synthetic.same_steps((cfg, packed, ALONE), (cfg, alone, ALONE))
 
 
 @pytest.mark.parametrize("name", T5_SLOW)
@@ -68,7 +61,7 @@ def test_microbatches_change_nothing(name):
     program = jax.make_jaxpr(train.make_setup(parts, *synthetic.sizes_of(LOCK), mesh_of()).step)
     state, frozen = train.make_setup(parts, *synthetic.sizes_of(LOCK), mesh_of()).specs
     assert "length=4" in str(program(state, frozen, batch))
-    same_steps((cfg, batch, ALONE), (parts, batch, ALONE))
+    synthetic.same_steps((cfg, batch, ALONE), (parts, batch, ALONE))
 
 
 MESHES = [{"data": 8}, {"fsdp": 4, "tensor": 2}, {"replica": 2, "fsdp": 2, "tensor": 2}]
@@ -92,7 +85,7 @@ def test_every_mesh_gives_the_same_step(name, sizes):
     wq = specs["params"]["decoder/blocks/attention/wq"].sharding
     split = {"fsdp", "tensor"} & {a for a, n in mesh.shape.items() if n > 1}
     assert len(wq.device_set) == 8 and wq.is_fully_replicated == (not split)
-    same_steps((cfg, batch, ALONE), (cfg, batch, MeshConfig(**({"data": 1} | sizes))))
+    synthetic.same_steps((cfg, batch, ALONE), (cfg, batch, MeshConfig(**({"data": 1} | sizes))))
 
 
 @pytest.mark.parametrize(

@@ -6,14 +6,20 @@
 # run goes on when the connection breaks: on each worker tpu/worker.sh keeps its log and exit code.
 #
 # Exit codes: 0 done; 1 the machine refused (quota, capacity) or a check failed; 2 a mistake in
-# usage (zone, project, name); 130 Ctrl-C; 143 preempted or stopped; else the worst of the run's.
+# usage (zone, project, name); 75 a run is going on there; 130 Ctrl-C; 143 preempted or stopped; else
+# the worst of the run's.
 set -euo pipefail
+if ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] < 404)); then
+    echo "pod: this is bash $BASH_VERSION, and 4.4 or newer is needed" >&2
+    exit 2
+fi
 shopt -s inherit_errexit
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 repository=$(dirname "$here")
 
 MAX_CONNECTIONS=6       # attempts in a row to follow a worker's log
+IS_RUNNING=75           # exit code of tpu/worker.sh where a run is going on
 LAST_LINES=20           # of the other workers, where a run fails
 GRACE_SECONDS=150       # for a run that is told to stop to save (a step, then the checkpoint)
 MAX_PAUSE_SECONDS=300   # between two starts
@@ -22,7 +28,7 @@ usage() {
     cat <<'TEXT'
 tpu/pod.sh COMMAND NAME [FLAGS] [-- WORDS OF THE RUN]
 
-  create     a slice; with --spot or --slices N as a queued resource, and with --queued
+  create     a slice, at once or not at all; with --queued or --slices N as a queued resource
   setup      this clone and its libraries on all workers
   check      topology, code, libraries, config, bucket, disk, clocks, left-over processes (tpu/check.py)
   run        start the words on all workers; shows worker 0's log, ends with the worst exit code
@@ -32,7 +38,7 @@ tpu/pod.sh COMMAND NAME [FLAGS] [-- WORDS OF THE RUN]
   supervise  create, setup, run; again after a preemption or a crash
   jobset     a manifest for GKE from tpu/jobset.yaml; --apply hands it to kubectl
 
-  --type TYPE          v5litepod-16 (v5e-16), v6e-8, v5p-128, v4-32, or by topology v5e:4x4, tpu7x:2x2x1
+  --type TYPE          v5litepod-16 (v5e-16), v6e-8, v5p-128, v4-32, tpu7x-8, or by topology v5e:4x4
   --zone ZONE  --project ID           default: those of `gcloud config`
   --slices N           how many slices (1)
   --spot               may be preempted; costs less
@@ -402,11 +408,18 @@ supervise() {
         code=0
         step run || code=$?
         ((dry)) && return
-        case $code in 0 | 2 | 130) return "$code" ;; esac  # done; a mistake; Ctrl-C
+        if ((code == IS_RUNNING)); then  # of an earlier call, or behind a connection that was lost
+            code=0
+            step logs || code=$?
+        fi
+        now=$(state)
+        case $code in
+        0 | 130) return "$code" ;;  # done; Ctrl-C
+        2) [[ $now != READY ]] || return 2 ;;  # a mistake, which a new start repeats
+        esac
         if ((code == 143)) && grep -qs "stopped by hand" "runs/pod-$name"/*.txt; then
             fail 143 "the run was stopped; the same command goes on with it"
         fi
-        now=$(state)
         rest=$pause
         if [[ $now != READY || $code == 143 ]]; then
             crashes=0
@@ -451,7 +464,10 @@ jobset() {
     )
     values[VOLUMES]=${values[VOLUMES]:-[]} values[MOUNTS]=${values[MOUNTS]:-[]}
     text=$(grep -v '^ *#' "$here/jobset.yaml")
-    for key in "${!values[@]}"; do text=${text//"@$key@"/"${values[$key]}"}; done
+    # the command last: what looks like a key in it is a word of it
+    for key in NAME SLICES HOSTS CHIPS ACCELERATOR TOPOLOGY IMAGE ENVIRONMENT RESTARTS GRACE SPOT QUEUE VOLUMES MOUNTS COMMAND; do
+        text=${text//"@$key@"/"${values[$key]}"}
+    done
     text=$(grep -v '^ *$' <<<"$text")
     if ((apply)); then
         if ((dry)); then echo "$text"; shown kubectl apply --filename=-; else
@@ -474,25 +490,24 @@ read_type() {  # from --type: family, topology, hosts, chips_per_host, and what 
     v6e) gke=tpu-v6e-slice version=${version:-v2-alpha-tpuv6e} ;;
     v5p) gke=tpu-v5p-slice version=${version:-v2-alpha-tpuv5} cores=2 ;;
     v4) gke=tpu-v4-podslice version=${version:-tpu-ubuntu2204-base} cores=2 ;;
-    tpu7x) gke=tpu7x ;;
+    tpu7x) gke=tpu7x cores=2 ;;
     *) fail 2 "--type $type: the families are v4, v5e (v5litepod), v5p, v6e and tpu7x" ;;
     esac
     if [[ $type =~ ^[a-z0-9]+:([0-9]+(x[0-9]+){1,2})$ ]]; then
         topology=${BASH_REMATCH[1]}
         chips=$((${topology//x/*}))
-    elif [[ $type =~ ^[a-z0-9]+-([0-9]+)$ && $family != tpu7x ]]; then
+    elif [[ $type =~ ^[a-z0-9]+-([0-9]+)$ ]]; then
         size=${BASH_REMATCH[1]}
         chips=$((size / cores))
-        case $family:$chips in  # cloud.google.com/tpu/docs: v4, v5e, v5p, v6e
-        v5e:1 | v6e:1) topology=1x1 ;; v5e:4 | v6e:4) topology=2x2 ;; v5e:8 | v6e:8) topology=2x4 ;;
-        v5e:16 | v6e:16) topology=4x4 ;; v5e:32 | v6e:32) topology=4x8 ;; v5e:64 | v6e:64) topology=8x8 ;;
-        v5e:128 | v6e:128) topology=8x16 ;; v5e:256 | v6e:256) topology=16x16 ;;
-        v?*:4) topology=2x2x1 ;; v?*:8) topology=2x2x2 ;; v?*:16) topology=2x2x4 ;; v?*:32) topology=2x4x4 ;;
-        v?*:64) topology=4x4x4 ;; v?*:128) topology=4x4x8 ;; v?*:256) topology=4x8x8 ;; v?*:512) topology=8x8x8 ;;
+        case $cores:$chips in  # cloud.google.com/tpu/docs: those of one core lie in a plane
+        1:1) topology=1x1 ;; 1:4) topology=2x2 ;; 1:8) topology=2x4 ;; 1:16) topology=4x4 ;; 1:32) topology=4x8 ;;
+        1:64) topology=8x8 ;; 1:128) topology=8x16 ;; 1:256) topology=16x16 ;;
+        2:4) topology=2x2x1 ;; 2:8) topology=2x2x2 ;; 2:16) topology=2x2x4 ;; 2:32) topology=2x4x4 ;;
+        2:64) topology=4x4x4 ;; 2:128) topology=4x4x8 ;; 2:256) topology=4x8x8 ;; 2:512) topology=8x8x8 ;;
         *) fail 2 "--type $type: no such size is known; name it by its topology, as in $family:4x4" ;;
         esac
     else
-        fail 2 "--type $type: give FAMILY-SIZE (v5litepod-16) or FAMILY:TOPOLOGY (v5e:4x4, tpu7x:2x2x1)"
+        fail 2 "--type $type: give FAMILY-SIZE (v5litepod-16) or FAMILY:TOPOLOGY (v5e:4x4)"
     fi
     chips_per_host=$((chips < 4 ? chips : 4))
     if ((chips == 8)) && [[ $family == v[56]e ]]; then chips_per_host=8; fi  # one host has all eight

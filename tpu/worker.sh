@@ -35,7 +35,7 @@ start() {
     local pid
     if pid=$(running); then
         echo "worker: a run is going on here (process $pid): pod.sh logs shows it, pod.sh stop ends it"
-        exit 2
+        exit 75
     fi
     [[ -d $HOME/itx ]] || { echo "worker: nothing is installed here: pod.sh setup"; exit 2; }
     mkdir -p "$state"

@@ -311,7 +311,7 @@ def test_the_run_outlives_the_connection_and_is_stopped_by_hand(cloud):
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=20)
     assert process.returncode == 130 and "what was started goes on" in err
-    assert "a run is going on here" in cloud.pod("run", "pod", "--", "true", code=2)
+    assert "a run is going on here" in cloud.pod("run", "pod", "--", "true", code=75)
     assert not (logs[0].parent / "exit").exists()
     assert cloud.pod("stop", "pod").count("the run ended after") == 2
     assert [x.read_text().split()[-1] for x in logs] == ["saved"] * 2
@@ -366,6 +366,16 @@ def test_restarts_are_limited(cloud):
     assert not [c for c in cloud.calls if " create " in c or " delete " in c]
 
 
+def test_supervise_takes_up_a_run_that_is_going_on(cloud):
+    cloud.installed(workers=1)
+    process = cloud.start("run", "pod", "--", "bash", "-c", "sleep 2; echo finished")
+    wait_for((cloud.home("pod", 0) / "itx-run/log").exists)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=20)
+    said = supervised(cloud, "echo another", 0)
+    assert process.returncode == 130 and "finished" in said and "another" not in said
+
+
 def test_supervise_ends_where_a_slice_cannot_be_had(cloud):
     cloud.refuse("tpu-vm create", 'There is no more capacity in the zone "z"')
     assert "has no room now" in supervised(cloud, "true", 1)
@@ -408,9 +418,7 @@ def test_the_manifest_is_what_gke_and_xpk_take(cloud):
     assert "line break" in cloud.pod(*words, "--", "a\nb", code=2)
     cloud.pod(*words, "--apply", "--", *run)
     assert yaml.safe_load((cloud.folder / "applied").read_text()) == made
-    small = yaml.safe_load(
-        cloud.pod("jobset", "p", "--type=tpu7x:2x2x1", "--image=i", "--", "true")
-    )
+    small = yaml.safe_load(cloud.pod("jobset", "p", "--type=tpu7x-8", "--image=i", "--", "true"))
     (job,) = small["spec"]["replicatedJobs"]
     pod = job["template"]["spec"]["template"]["spec"]
     assert pod["nodeSelector"] == {

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Write the table of itx/create/README.md: what `itx loop` gets back of a planted fault, beside as
+much done at random and beside an oracle that trains on the same rows without the fault.
+
+    uv run python -m tests.loop_table FOLDER 1 2 3 [--steps N]
+
+FOLDER keeps every run: the same command goes on where it was killed. A seed draws kind, size and
+task of the fault (tests/looped_tasks.py) and is that of the weights and the order; `0` has none.
+Scores are accuracy on test over all tasks and on the task of the fault; the loop chooses on dev.
+
+    recovered = (loop - random) / (oracle - random), on the task of the fault
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from tests import looped_tasks
+from tests.readme_figures import REPO, put
+
+DO = "drop,relabel,balance,counterfactual pairs"
+ROUNDS = 3
+ARMS = ("loop", "random", "oracle")
+RECIPE = """
+import dataclasses
+from itx.config import DataConfig, EvalConfig, OptimConfig, RunConfig, TrainConfig
+from itx.models import presets
+
+def get_config(quick=False):
+    return RunConfig(
+        model=dataclasses.replace(presets.quickstart_decoder(), embed_dim=64, head_dim=16, mlp_dim=192),
+        data=DataConfig(
+            mixture="looped", modules=("tests.looped_tasks",), cache_dir="cache", vocab_size=400,
+            global_batch=32, sequence_length=64, target_length=32, window_examples=512, workers=1,
+        ),
+        optim=OptimConfig(learning_rate=3e-3, warmup_steps=20),
+        train=TrainConfig(steps={steps}, checkpoint_every={half}, log_every={half}),
+        eval=EvalConfig(max_examples=0, before=False, instructions=False),
+    )
+"""
+
+
+class Arm(NamedTuple):
+    accuracy: float  # over all tasks, on test
+    on_task: float  # on the task of the fault
+    rounds: int
+    worse: int  # groups of questions that got worse, in all rounds
+    seconds: float
+
+
+def itx(folder: Path, *words: str) -> None:
+    environment = {"PYTHONPATH": str(REPO), "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-m", "itx.cli", *words],
+        cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True,
+    )  # fmt: skip
+    if done.returncode:
+        raise SystemExit(f"itx {' '.join(words)}: exit {done.returncode}\n{done.stderr[-3000:]}")
+
+
+def words(seed: int, suite: int) -> list[str]:
+    named = {"data.suite_seed": suite, "train.seed": seed, "data.seed": seed}
+    return ["recipe.py", *(f"--{name}={value}" for name, value in named.items())]
+
+
+def oracle(folder: Path, seed: int) -> Arm:
+    run, began = f"oracle-{seed}", time.monotonic()
+    if not (folder / run / "report.json").is_file():
+        itx(folder, "train", *words(seed, seed + looped_tasks.SOUND), "--run_dir", run)
+    own = scores(folder / run, "", seed)
+    return Arm(*own, 0, 0, time.monotonic() - began)
+
+
+def loop(folder: Path, seed: int, *more: str) -> Arm:
+    """The loop, or its control arm; what is there is not made again."""
+    where = f"{'random' if more else 'loop'}-{seed}"
+    done = folder / where / "done.json"
+    if not done.is_file():
+        how = ("--rounds", str(ROUNDS), "--do", DO, "--relabel", "rather")
+        itx(
+            folder,
+            "loop",
+            *words(seed, seed),
+            "--loop_dir",
+            where,
+            *how,
+            *more,
+            "--json",
+            str(done),
+        )
+    facts = json.loads(done.read_text())
+    own = scores(folder / facts["rounds"][facts["best"]]["run"], "test", seed)
+    worse = sum(len(r["beside"]["worse"]) for r in facts["rounds"] if "beside" in r)
+    seconds = sum(s for r in facts["rounds"] for s in r["cost"]["seconds"].values())
+    return Arm(*own, len(facts["rounds"]) - 1, worse, seconds)
+
+
+def scores(run: Path, setting: str, seed: int) -> tuple[float, float]:
+    """Accuracy on test: the mean over tasks, and on the task of the fault."""
+    file = max(run.glob(f"eval/*/{setting}/scores.json"), key=lambda f: f.stat().st_mtime)
+    rows = json.loads(file.read_text())["rows"].values()
+    own = {r["task"]: r["score"] for r in rows if r["group"] == "instances"}
+    _, faulty, _ = looped_tasks.fault_of(seed)
+    return sum(own.values()) / len(own), own[f"looped_{faulty}"]
+
+
+def line(seed: int, arms: dict[str, Arm]) -> list[str]:
+    kind, task, share = looped_tasks.fault_of(seed)
+    told = f"{kind} {share:.0%}" if kind == "labels" else kind or "none"
+    looped, random, sound = (arms[name] for name in ARMS)
+    room = sound.on_task - random.on_task
+    # a fault that costs a model little leaves nothing to get back
+    got = f"{(looped.on_task - random.on_task) / room:.2f}" if kind and room >= 0.05 else "-"
+    return [
+        str(seed), told, str(task), *(f"{a.on_task:.2f}" for a in arms.values()), got,
+        *(f"{a.accuracy:.2f}" for a in arms.values()), str(looped.rounds), str(looped.worse),
+        f"{sum(a.seconds for a in arms.values()) / 60:.0f}",
+    ]  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("seeds", nargs="+", type=int)
+    parser.add_argument("--steps", type=int, default=200)
+    args = parser.parse_args()
+    args.folder.mkdir(parents=True, exist_ok=True)
+    text = RECIPE.replace("{steps}", str(args.steps)).replace("{half}", str(args.steps // 2))
+    (args.folder / "recipe.py").write_text(text)
+    head = ["seed", "fault", "task", *(f"{n}, on it" for n in ARMS), "recovered"]
+    head += [*(f"{n}, all" for n in ARMS), "rounds", "worse", "minutes"]
+    lines = [head, ["---"] * len(head)]
+    for seed in args.seeds:
+        made = (loop(args.folder, seed), loop(args.folder, seed, "--control"))
+        arms = dict(zip(ARMS, (*made, oracle(args.folder, seed)), strict=True))
+        lines.append(line(seed, arms))
+        print(" | ".join(lines[-1]), flush=True)
+    command = f"uv run python -m tests.loop_table FOLDER {' '.join(map(str, args.seeds))}"
+    put("loop", command, "\n".join("| " + " | ".join(x) + " |" for x in lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
