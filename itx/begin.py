@@ -8,7 +8,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from itx import config as configs
-from itx import pretrained, restore, storage, trainer_lock
+from itx import pretrained, restore, storage, tracing, trainer_lock
 from itx.checkpoint import Checkpoints, Damaged
 from itx.config import RunConfig
 from itx.data import lock as locks
@@ -21,7 +21,7 @@ from itx.versions import code_version, versions
 
 # beginnings of notes on fields whose change may give an adapter another base
 OF_THE_BASE = ("model.", "train.seed ")
-ENDING_SCHEDULES = ("cosine", "linear")  # without optim.decay_steps they end at train.steps
+ENDING_SCHEDULES = ("cosine", "linear", "wsd")  # without optim.decay_steps they end at train.steps
 
 
 def check_same_run(run: RunFolder, config: RunConfig) -> list[str]:
@@ -31,6 +31,7 @@ def check_same_run(run: RunFolder, config: RunConfig) -> list[str]:
     Returns a note for every allowed change; raises UserError naming the first field that may not
     differ.
     """
+    tracing.steps_of(config.train.profile)
     if run.path.exists() and not run.path.is_dir():
         raise UserError(f"--run_dir: {run.path} is a file, not a folder")
     names = [p.name for p in run.path.iterdir()] if run.path.exists() else []

@@ -91,6 +91,7 @@ def _run(words: list[str]) -> int:
 def run() -> NoReturn:
     """`main` as a process: a signal's exit code is not held up by threads that still work."""
     malloc.start_with_huge_pages()
+    processes.one_command()
     try:
         code = main()
     except SystemExit as e:

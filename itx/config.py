@@ -233,7 +233,12 @@ class OptimConfig:
     name: str = _maths("adamw", "an entry of optim.OPTIMIZERS")
     kwargs: dict[str, float] = _maths(None, "passed to the optimizer as they are")
     learning_rate: float = _maths(1e-3, "peak")
-    schedule: Literal["constant", "cosine", "linear", "rsqrt"] = _maths("cosine", "after warm-up")
+    schedule: Literal["constant", "cosine", "linear", "rsqrt", "wsd"] = _maths(
+        "cosine", "after warm-up; wsd: constant, then linear to the end (cooldown_share)"
+    )
+    cooldown_share: float = _maths(
+        0.2, "wsd: share of the steps, the last ones, in which the rate falls", share=True
+    )
     warmup_steps: int = _maths(100, "linear from 0", at_least=0)
     decay_steps: int = _maths(0, "where the schedule ends; 0: train.steps", at_least=0)
     final_share: float = _maths(0.1, "learning rate at the end, as a share of the peak")
@@ -258,7 +263,19 @@ class TrainConfig:
     label_smoothing: float = _maths(
         0.0, "share of the target spread over the vocabulary", share=True
     )
+    neftune_alpha: float = _maths(
+        0.0, "noise on embeddings while training (NEFTune; 5 to 15 are usual); 0: none", at_least=0
+    )
+    ema: float = _maths(
+        0.0,
+        "decay of an average of the parameters, which is what is scored, saved as the model and "
+        "exported; 0: the parameters themselves are",
+        share=True,
+    )
     deterministic: bool = _maths(False, "GPU: only kernels that repeat bit for bit")
+    profile: str = _free(
+        "", "first and last step, as 100:105, of which JAX's profiler writes a trace; empty: none"
+    )
     tensorboard: bool = _free(False, "also write tensorboard/")
     writers: tuple[str, ...] = _free(
         (), "services that metrics are also sent to: wandb, trackio (extras of that name)"

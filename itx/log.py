@@ -23,8 +23,9 @@ from itx import health, hosts, storage
 from itx.config import RunConfig
 from itx.data.types import Lock
 from itx.errors import UserError
+from itx.goodput import Clock
 from itx.movement import EVERY_SECONDS, Pace, terminal_bar
-from itx.writers import Writer
+from itx.writers import CLUSTER_LOSS, TASK_LOSS, Writer
 
 TIMING = ("train/tokens_per_second", "train/seconds")
 
@@ -174,16 +175,21 @@ class Progress:
 class Book:
     """Sums of metrics over a log interval, the steps that were skipped, and the log lines.
 
-    Sums are Python floats and travel in a checkpoint's meta, so that a run stopped between two log
+    Metrics stay on the devices until they are read, which is once for each line of the log. Sums
+    are Python floats and travel in a checkpoint's meta, so that a run stopped between two log
     lines goes on to write the same ones.
     """
 
-    def __init__(self, config: RunConfig, lock: Lock, meta: dict, watch: health.LossWatch):
+    def __init__(
+        self, config: RunConfig, lock: Lock, meta: dict, watch: health.LossWatch, clock: Clock
+    ):
         self.every, self.last = config.train.log_every, config.train.steps
         self.tasks = [t["name"] for t in lock["tasks"]]
+        self.clusters = [t["cluster"] for t in lock["tasks"]]
         self.sums: dict[str, Any] = meta.get("interval", {})
-        self.skips, self.watch = health.Skips(config, meta), watch
-        self.clock, self.timed_tokens = None, 0.0
+        self.skips, self.watch, self.clock = health.Skips(config, meta), watch, clock
+        self.unread: list[tuple] = []  # of steps whose metrics are on the devices
+        self.timed_since, self.timed_tokens = None, 0.0
 
     def meta(self) -> dict:
         # copies: a checkpoint is written while the next step already adds to these
@@ -191,19 +197,44 @@ class Book:
 
     def pause(self, seconds: float) -> None:
         """Something else took time between two steps: it counts for no step's speed."""
-        if self.clock is not None:
-            self.clock += seconds
+        if self.timed_since is not None:
+            self.timed_since += seconds
 
     def add(self, pending: tuple | None, log: MetricsLog, progress: Progress) -> None:
-        """Take in one step's (step, metrics, places), None if the step was left out; write a line
-        where an interval ends."""
+        """Take in one step's (step, metrics, places), metrics None if the step was left out; they
+        are read where an interval ends."""
         if pending is None:
             return
-        step, metrics, places = pending
-        values = {k: np.asarray(v).tolist() for k, v in jax.device_get(metrics or {}).items()}
+        step = pending[0]
+        self.unread.append(pending)
+        if self.timed_since is None or self._ends_interval(step):
+            self.read(log, progress)
+        # A host that hurries ahead would fill the devices with batches: two steps are enough.
+        with self.clock.span("step"):
+            jax.block_until_ready([metrics for _, metrics, _ in self.unread[-2:-1]])
+        progress.update(step)
+
+    def read(self, log: MetricsLog, progress: Progress) -> None:
+        """Fetch and count the metrics that are not read yet; write a line where an interval
+        ends."""
+        unread, self.unread = self.unread, []
+        with self.clock.span("step"):
+            fetched = jax.device_get([metrics or {} for _, metrics, _ in unread])
         now = time.monotonic()
-        if self.clock is None:  # the first step of a process is compilation
-            self.clock = now
+        with self.clock.span("log"):
+            for (step, _, places), metrics in zip(unread, fetched, strict=True):
+                values = {k: np.asarray(v).tolist() for k, v in metrics.items()}
+                self._count(step, values, places, now, progress)
+                if self._ends_interval(step):
+                    self._write(step, now, log, progress)
+
+    def _ends_interval(self, step: int) -> bool:
+        return step % self.every == 0 or step == self.last
+
+    def _count(self, step: int, values: dict, places: int, now: float, progress: Progress) -> None:
+        """Add one step's metrics to the sums."""
+        if self.timed_since is None:  # the first step of a process is compilation
+            self.timed_since = now
         else:
             self.timed_tokens += values.get("tokens", 0)
         finite = bool(values) and not values.pop("skipped")
@@ -214,10 +245,6 @@ class Book:
                 f"step {step}: loss or gradient is not finite; skipped ({health.batches([step])})"
             )
         self.skips.add(step, finite)
-        if step % self.every == 0 or step == self.last:
-            self._write(step, now, log, progress)
-        else:
-            progress.update(step)
 
     def _sum(self, values: dict) -> None:
         for k, v in values.items():
@@ -234,20 +261,27 @@ class Book:
                 "train/loss": s["loss"] / s["weight"],
                 "train/accuracy": s["correct"] / s["weight"],
                 "train/grad_norm": s["grad_norm"] / s["steps"],
+                "train/update_norm": s["update_norm"] / s["steps"],
                 "train/learning_rate": s["learning_rate"] / s["steps"],
                 "train/tokens": s["tokens"],
                 "data/non_padding_fraction": s["tokens"] / s["cells"],
             }
             of_tasks = zip(self.tasks, s["task_loss"], s["task_weight"], strict=True)
-            for name, total, weight in of_tasks:
+            of_clusters: dict[str, list[float]] = {}
+            for (name, total, weight), cluster in zip(of_tasks, self.clusters, strict=True):
+                held = of_clusters.setdefault(cluster, [0.0, 0.0])
+                held[:] = held[0] + total, held[1] + weight
                 if weight:
-                    line[f"train/loss/{name}"] = total / weight
+                    line[f"{TASK_LOSS}{name}"] = total / weight
+            for cluster, (total, weight) in of_clusters.items():
+                if weight:
+                    line[f"{CLUSTER_LOSS}{cluster}"] = total / weight
         line["train/skipped"] = len(self.skips.skipped)
-        seconds = now - self.clock
+        seconds = now - self.timed_since
         speed = self.timed_tokens / seconds if seconds else 0.0
         line |= {"train/tokens_per_second": speed, "train/seconds": seconds}
         log.write(step, line)
         progress.update(step, line.get("train/loss", float("nan")), speed)
         for event in self.watch.add(step, line["train/loss"]) if "train/loss" in line else ():
             progress.say(f"step {step}: {event.text}")
-        self.sums, self.clock, self.timed_tokens = {}, now, 0.0
+        self.sums, self.timed_since, self.timed_tokens = {}, now, 0.0

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from itx import mesh as meshes
 from itx.models.layers import fold
+from itx.models.noise import Noise
 from itx.models.transformer import Transformer
 
 Sums = dict[str, Array]
@@ -58,15 +59,21 @@ def sums(
     equal = logits == gold[..., None]
     above = (logits > gold[..., None]) | (equal & (place < targets[..., None]))
     correct = (~jnp.any(above, axis=-1)).astype(jnp.float32)
-    one_hot = jax.nn.one_hot(tasks, num_tasks, dtype=jnp.float32)  # [b, t, k]
     return {
         "objective": jnp.sum(objective * weights),
         "loss": jnp.sum(nll * weights),
         "weight": jnp.sum(weights),
         "correct": jnp.sum(correct * weights),
-        "task_loss": jnp.einsum("bt,btk->k", nll * weights, one_hot),
-        "task_weight": jnp.einsum("bt,btk->k", weights, one_hot),
+        "task_loss": by_task(nll * weights, tasks, num_tasks),
+        "task_weight": by_task(weights, tasks, num_tasks),
     }
+
+
+def by_task(
+    values: Float[Array, "b t"], tasks: Int[Array, "b t"], num_tasks: int
+) -> Float[Array, "k"]:
+    """The sum of the values of each task."""
+    return jax.ops.segment_sum(values.reshape(-1), tasks.reshape(-1), num_tasks)
 
 
 def of_states(
@@ -185,11 +192,12 @@ def batch_sums(
     batch: dict[str, Array],
     dropout_keys: Key[Array, "b"] | None = None,
     trains: bool = False,
+    noise: Noise | None = None,
     **settings,
 ) -> Sums:
     """The sums of a batch; `trains` says that the output table does, `settings` are those of
     `sums`."""
-    states, labels = model.states(batch, dropout_keys), at_loss_positions(batch)
+    states, labels = model.states(batch, dropout_keys, noise=noise), at_loss_positions(batch)
     if model.head_adapter is not None:  # an adapter trains instead of the table: all logits at once
         return sums(model.logits(states, fold(dropout_keys, 3)), *labels, **settings)
     return of_states(model.unembed, states, model.table, *labels, trains=trains, **settings)

@@ -155,11 +155,14 @@ def schedule(config: OptimConfig, steps: int) -> Callable[[jax.Array, jax.Array]
     The peak is handed in, rather than read from `config`, so that one compiled step serves all.
     """
     warmup, final = config.warmup_steps, config.final_share
-    decay = max((config.decay_steps or steps) - warmup, 1)
+    end = config.decay_steps or steps
+    decay = max(end - warmup, 1)
+    cooldown = min(max(round(config.cooldown_share * end), 1), decay)
     after = {
         "constant": optax.constant_schedule,
         "cosine": lambda peak: optax.cosine_decay_schedule(peak, decay, final),
         "linear": lambda peak: optax.linear_schedule(peak, peak * final, decay),
+        "wsd": lambda peak: _wsd(peak, decay, cooldown, final),
         "rsqrt": lambda peak: lambda t: peak * (max(warmup, 1) / (t + max(warmup, 1))) ** 0.5,
     }
     check_known(config.schedule, after, f"optim.schedule={config.schedule!r}")
@@ -172,6 +175,14 @@ def schedule(config: OptimConfig, steps: int) -> Callable[[jax.Array, jax.Array]
         return jnp.where(t < warmup, peak * (t + 1) / warmup, rest(t - warmup))
 
     return rate
+
+
+def _wsd(peak: jax.Array, decay: int, cooldown: int, final: float) -> optax.Schedule:
+    """Warm-up, stable, decay (Hu et al. 2024, arXiv:2404.06395): the peak, and over the last
+    `cooldown` of `decay` steps a line down to peak × final."""
+    return lambda t: (
+        peak * (1.0 - (1.0 - final) * jnp.clip((t - (decay - cooldown)) / cooldown, 0.0, 1.0))
+    )
 
 
 def matching(key: str, patterns: Iterable[str], paths: Iterable[str]) -> set[str]:

@@ -70,6 +70,31 @@ def die_with_starter() -> None:
         die_with(int(starter))
 
 
+# ---- age
+
+_is_one_command = False
+
+
+def one_command() -> None:
+    """This process is one command from its first moment, as `itx` is; tests make many in one."""
+    global _is_one_command
+    _is_one_command = True
+
+
+def age() -> float:
+    """Seconds since this process began, imports included; 0 where it is not one command, or the
+    system does not tell."""
+    if not _is_one_command:
+        return 0.0
+    try:
+        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+        # field 22 of proc(5): clock ticks from the machine's start to the process's
+        began = int(fields[19]) / os.sysconf("SC_CLK_TCK")
+        return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - began)
+    except (OSError, ValueError, IndexError, AttributeError):
+        return 0.0
+
+
 # ---- signals
 
 GRACE_SECONDS = 4.0  # to clean up after a signal, where nothing is to be saved

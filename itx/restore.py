@@ -13,7 +13,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
-from itx import checkpoint, optim, peft_files, pretrained
+from itx import checkpoint, flops, optim, peft_files, pretrained
 from itx import mesh as meshes
 from itx import peft as adapters
 from itx.checkpoint import Checkpoints, check_shapes
@@ -59,15 +59,36 @@ class ModelPlan(NamedTuple):
     shapes: tuple[State, Params]  # of what `state_of` returns
 
     def saved_of(self, state: State, frozen: Params) -> Params:
-        """The parameters that a checkpoint holds (or their shapes)."""
-        everything = {**state["params"], **frozen}
+        """The parameters that a checkpoint holds (or their shapes), as whoever reads it takes
+        them: with train.ema their average."""
+        everything = {**evaluated(state), **frozen}
         return {p: everything[p] for p in self.saved}
+
+
+def evaluated(state: State) -> Params:
+    """The trainable parameters that are scored and saved as the model."""
+    return state.get("ema", state["params"])
+
+
+def besides_params(state: State) -> dict[str, Any]:
+    """What a state holds besides the parameters: the optimizer's part and, with train.ema, their
+    average."""
+    return {k: v for k, v in state.items() if k not in ("params", "step")}
+
+
+def of_training(state: State) -> Any:
+    """What else a checkpoint holds of a state (or its shapes), as `opt_state`: what training alone
+    goes on with."""
+    if "ema" not in state:
+        return state["opt_state"]
+    return {"optimizer": state["opt_state"], "raw": state["params"]}
 
 
 class Step(NamedTuple):
     """The compiled train step: (state, frozen, batch) -> (state, metrics)."""
 
-    compiled: Any  # a jax.jit of train.make_step's
+    compiled: Any  # a jax.jit of step.make_step's
+    plain: Any  # the same with XLA's attention and nothing recomputed, whose FLOPs are counted
     peak: jax.Array  # of the learning rate: an argument, so that runs of a sweep share a program
 
     def __call__(self, state: State, frozen: Params, batch: dict) -> tuple[State, Metrics]:
@@ -76,6 +97,10 @@ class Step(NamedTuple):
     def lower(self, *arguments: Any) -> Any:
         """As that of a function from jax.jit."""
         return self.compiled.lower(*arguments, self.peak)
+
+    def flops(self, *arguments: Any) -> float:
+        """What one step computes (itx/flops.py)."""
+        return flops.matmul_flops(self.plain.trace(*arguments, self.peak).jaxpr)
 
 
 class Setup(NamedTuple):
@@ -133,6 +158,8 @@ def plan_model(config: RunConfig, vocab_size: int) -> ModelPlan:
         everything = {**parameters(model), **given}
         params = {p: everything[p] for p in trainable}
         state = {"params": params, "opt_state": tx.init(params), "step": jnp.zeros((), jnp.int32)}
+        if config.train.ema:  # copies: a step takes the memory of both
+            state["ema"] = jax.tree.map(jnp.copy, params)
         return state, {p: everything[p] for p in frozen_paths}
 
     shapes = jax.eval_shape(state_of, base_shapes, {})
@@ -142,7 +169,7 @@ def plan_model(config: RunConfig, vocab_size: int) -> ModelPlan:
 def shapes_by_name(plan: ModelPlan) -> dict[str, tuple[int, ...]]:
     """The shape of each parameter, and of each array of the optimizer's state."""
     state, frozen = plan.shapes
-    arrays = {"params": {**state["params"], **frozen}, "opt_state": state["opt_state"]}
+    arrays = {"params": {**state["params"], **frozen}, "opt_state": of_training(state)}
     return {name: x.shape for name, x in checkpoint.named_leaves(arrays).items()}
 
 
@@ -188,8 +215,10 @@ def shardings(plan: ModelPlan, mesh: Mesh) -> tuple[dict, dict]:
     state, frozen = plan.shapes
     everything = {**state["params"], **frozen}
     of_parameter = meshes.parameter_shardings(everything, plan.names, mesh)
+    of_trainable = {p: of_parameter[p] for p in state["params"]}
     return {
-        "params": {p: of_parameter[p] for p in state["params"]},
+        "params": of_trainable,
+        **({"ema": of_trainable} if "ema" in state else {}),
         "opt_state": meshes.like_parameters(state["opt_state"], everything, plan.names, mesh),
         "step": meshes.replicated(mesh),
     }, {p: of_parameter[p] for p in frozen}
@@ -251,11 +280,13 @@ def restore(checkpoints: Checkpoints, step: int, setup: Setup) -> tuple[State, P
         _, frozen = setup.init()
         params = {**frozen, **params}
         check_base(checkpoints.meta(step), frozen, setup.plan.saved)
-    return {
-        "params": {p: params[p] for p in state_specs["params"]},
-        "opt_state": checkpoints.opt_state(step, state_specs["opt_state"]),
-        "step": counter(setup, step),
-    }, {p: params[p] for p in frozen_specs}
+    state = {"params": {p: params[p] for p in state_specs["params"]}}
+    held = checkpoints.opt_state(step, of_training(state_specs))
+    if "ema" in state_specs:
+        state = {"params": held["raw"], "ema": state["params"]}
+        held = held["optimizer"]
+    state |= {"opt_state": held, "step": counter(setup, step)}
+    return state, {p: params[p] for p in frozen_specs}
 
 
 def counter(setup: Setup, step: int) -> jax.Array:
@@ -274,7 +305,7 @@ def check_fits(checkpoints: Checkpoints, step: int, setup: Setup, lock: Lock) ->
         )
     locks.check_same(meta["lock"], lock, checkpoints.directory)
     checkpoints.check(step, "params", setup.saved_specs)
-    checkpoints.check(step, "opt_state", checkpoint.named_leaves(setup.specs[0]["opt_state"]))
+    checkpoints.check(step, "opt_state", checkpoint.named_leaves(of_training(setup.specs[0])))
     return meta
 
 

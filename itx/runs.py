@@ -34,7 +34,10 @@ class RunFolder:
     # config.json and generation_config.json of the Hugging Face folder that the run began from
     pretrained = _below("pretrained")
     metrics_jsonl = _below("metrics.jsonl")  # itx/log.py
+    goodput_jsonl = _below("goodput.jsonl")  # what its time went to (itx/goodput.py)
+    goodput_json = _below("goodput.json")  # the sums of these lines, and the use of the devices
     tensorboard = _below("tensorboard")
+    profile = _below("profile")  # a trace of some steps (itx/tracing.py)
     checkpoints = _below("checkpoints")  # itx/checkpoint.py
     audit_json = _below("audit.json")  # itx/audit/audit.py
     test_log = _below("eval/test_looks.jsonl")  # one line per look at the test split

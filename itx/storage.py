@@ -46,7 +46,10 @@ def local(path: str, setting: str = "") -> str:
     """The path, for an argument's type too; UserError, which names the setting as `name=`, for a
     store such as gs://bucket/folder: on this machine a folder named `gs:` would be made."""
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", path):
-        raise UserError(f"{setting}{path}: remote storage is not built yet; give a local path")
+        raise UserError(
+            f"{setting}{path}: remote storage is not built yet but for `itx data fetch`, which "
+            "copies a data lock and its cache here; give a local path"
+        )
     return path
 
 

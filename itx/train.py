@@ -1,24 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training: the state, the step, the loop. Read `steps` first: it is the loop.
-
-The state is a dict {"params": {path: array}, "opt_state": …, "step": int32}. Parameters that do not
-train (frozen by name, or the base under an adapter) stand apart in `frozen` {path: array}:
-gradients and the optimizer's state exist for the others alone. `make_step` gives (state, frozen,
-batch, peak) -> (state, metrics); loss = sum(nll * w) / sum(w) over the global batch, divided once.
+"""Training: the state and the loop. Read `steps` first: it is the loop. What a step computes, and
+what the state holds, is in step.py.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
-from flax import nnx
 from jax.sharding import Mesh
 
-from itx import checkpoint, health, hosts, loss, optim, restore, writers
+from itx import checkpoint, health, hosts, restore, writers
+from itx import config as configs
 from itx import mesh as meshes
 from itx import peft as adapters
 from itx.checkpoint import Checkpoints
@@ -27,82 +21,14 @@ from itx.data.loader import Batch, Batches
 from itx.data.types import Lock
 from itx.errors import UserError
 from itx.eval import dev
+from itx.goodput import Clock
 from itx.log import Book, MetricsLog, Progress
-from itx.params import Params, module_of
+from itx.params import Params
 from itx.processes import Interrupts
 from itx.restore import Metrics, ModelPlan, Setup, State, Step
 from itx.runs import RunFolder
-
-# ---------------------------------------------------------------- the step
-
-
-def make_step(
-    graphdef: nnx.GraphDef,
-    tx: optax.GradientTransformation,
-    rate: Callable[[jax.Array, jax.Array], jax.Array],
-    config: RunConfig,
-    num_tasks: int,
-) -> Callable[[State, Params, dict, jax.Array], tuple[State, Metrics]]:
-    """The train step, not yet compiled: (state, frozen, batch, peak learning rate) -> (state,
-    metrics).
-
-    metrics: sums over the batch {"loss", "weight", "correct", "task_loss" [k], "task_weight" [k],
-    "tokens", "cells"} and {"grad_norm", "learning_rate", "skipped"}.
-    """
-    train = config.train
-    more = {"z_loss": train.z_loss, "label_smoothing": train.label_smoothing}
-
-    def objective(params, frozen, batch):
-        batch = dict(batch)
-        keys = batch.pop("dropout_keys", None)
-        model = module_of(graphdef, {**frozen, **params})
-        trains = ("embedding" if model.head is None else "head") in params
-        sums = loss.batch_sums(model, batch, keys, trains=trains, num_tasks=num_tasks, **more)
-        return sums["objective"], sums
-
-    def step(state, frozen, batch, peak):
-        params = state["params"]
-        if config.model.dropout or config.peft.dropout:
-            key = jax.random.fold_in(jax.random.key(train.seed), state["step"])
-            row = jnp.arange(len(batch["task_ids"]), dtype=jnp.int32)
-            batch = {**batch, "dropout_keys": jax.vmap(lambda r: jax.random.fold_in(key, r))(row)}
-        grads, sums = summed_gradients(objective, params, frozen, batch, train.microbatches)
-        grads = jax.tree.map(lambda g: loss.mean(g, sums["weight"]), grads)
-        grad_norm = optax.tree.norm(grads)
-        ok = jnp.isfinite(grad_norm) & jnp.isfinite(loss.mean(sums["objective"], sums["weight"]))
-        direction, opt_state = tx.update(grads, state["opt_state"], params)
-        lr = jnp.asarray(rate(state["step"], peak), jnp.float32)
-        moved = jax.tree.map(lambda p, u: p - lr * u, params, direction)
-        # a step without a finite loss and gradient changes nothing but the count of steps
-        old = {"params": params, "opt_state": state["opt_state"]}
-        new = {"params": moved, "opt_state": opt_state}
-        new = jax.tree.map(lambda n, o: jnp.where(ok, n, o), new, old)
-        segments = [v for k, v in batch.items() if k.endswith("segment_ids")]
-        tokens = sum(jnp.sum(s > 0, dtype=jnp.int32) for s in segments)
-        metrics = {"grad_norm": grad_norm, "learning_rate": lr, "skipped": ~ok, "tokens": tokens}
-        return {**new, "step": state["step"] + 1}, {**sums, **metrics}
-
-    return step
-
-
-def summed_gradients(
-    objective: Callable, params: Params, frozen: Params, batch: dict, microbatches: int
-) -> tuple[Params, loss.Sums]:
-    """Gradient of the summed objective and the sums, over `microbatches` parts of the batch."""
-    gradient = jax.grad(objective, has_aux=True)
-    if microbatches == 1:
-        return gradient(params, frozen, batch)
-    # part i holds rows i, i + m, i + 2m, …: every device keeps the rows it has
-    parts = jax.tree.map(lambda x: x.reshape(-1, microbatches, *x.shape[1:]).swapaxes(0, 1), batch)
-    first = jax.tree.map(lambda x: x[0], parts)
-    shapes = jax.eval_shape(gradient, params, frozen, first)
-    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-
-    def add(total, part):
-        return jax.tree.map(jnp.add, total, gradient(params, frozen, part)), None
-
-    return jax.lax.scan(add, zeros, parts)[0]
-
+from itx.step import make_step
+from itx.tracing import Trace
 
 # ---------------------------------------------------------------- the state
 
@@ -122,7 +48,12 @@ def make_setup(config: RunConfig, vocab_size: int, num_tasks: int, mesh: Mesh) -
         return jax.jit(plan.state_of, out_shardings=shardings, donate_argnums=0)(base, given)
 
     peak = jax.device_put(np.float32(config.optim.learning_rate), meshes.replicated(mesh))
-    step = Step(jitted_step(config, plan, num_tasks, mesh), peak)
+    compiled = jitted_step(config, plan, num_tasks, mesh)
+    plain = compiled  # the same traces serve to count, where nothing else would be counted
+    if config.model.remat != "none" or mesh.devices.flat[0].platform != "cpu":
+        counted = configs.changed(config, "model", remat="none", attention="xla")
+        plain = jitted_step(counted, restore.plan_model(counted, vocab_size), num_tasks, mesh)
+    step = Step(compiled, plain, peak)
     return Setup(plan, mesh, init, step, restore.state_specs(plan, mesh))
 
 
@@ -139,8 +70,7 @@ def check_divisible(config: RunConfig, mesh: Mesh) -> None:
 def jitted_step(config: RunConfig, plan: ModelPlan, num_tasks: int, mesh: Mesh) -> Callable:
     """`make_step`'s as a function of jax.jit, which takes the memory of the state. It is the only
     one: `itx plan` compiles the same for devices that are not here."""
-    rate = optim.schedule(config.optim, config.train.steps)
-    step = make_step(plan.graphdef, plan.tx, rate, config, num_tasks)
+    step = make_step(plan, config, num_tasks)
     outputs = (restore.shardings(plan, mesh)[0], meshes.replicated(mesh))
     return jax.jit(step, donate_argnums=0, out_shardings=outputs)
 
@@ -148,7 +78,11 @@ def jitted_step(config: RunConfig, plan: ModelPlan, num_tasks: int, mesh: Mesh) 
 def sizes(state: State, frozen: Params) -> dict[str, int]:
     """{"trainable", "parameters", "optimizer_bytes", "trainable_bytes", "frozen_bytes"} of arrays
     or their shapes."""
-    trees = {"optimizer": state["opt_state"], "trainable": state["params"], "frozen": frozen}
+    trees = {
+        "optimizer": restore.besides_params(state),
+        "trainable": state["params"],
+        "frozen": frozen,
+    }
     leaves = {name: jax.tree.leaves(tree) for name, tree in trees.items()}
     count = {name: sum(x.size for x in leaves[name]) for name in ("trainable", "frozen")}
     return {"trainable": count["trainable"], "parameters": sum(count.values())} | {
@@ -164,6 +98,14 @@ def about_size(state: State, frozen: Params) -> str:
         f"{n['trainable']:,} of {n['parameters']:,} parameters train ({share:.2%}); "
         f"optimizer state {n['optimizer_bytes'] / 1e6:,.2f} MB, "
         f"frozen parameters {n['frozen_bytes'] / 1e6:,.2f} MB"
+    )
+
+
+def about_average(ema: float) -> str:
+    """What train.ema means for whoever reads the run, in one line."""
+    return (
+        f"train.ema={ema}: scored, saved as the model and exported is the average of the "
+        "parameters; training goes on with the parameters themselves, which checkpoints also hold"
     )
 
 
@@ -185,6 +127,9 @@ class Loop(NamedTuple):
     interrupts: Interrupts
     progress: Progress
     rows: np.ndarray | None  # of a batch, that this process's devices hold; None: all
+    clock: Clock
+    trace: Trace
+    flops: dict[tuple, float]  # of a step, by its batch's shapes, which this process has compiled
 
 
 def train(
@@ -196,42 +141,38 @@ def train(
     about: dict | None = None,
     progress: Progress | None = None,
     entropy: float | None = None,
+    clock: Clock | None = None,
 ) -> State:
     """Train until `train.steps`, from the newest checkpoint of the run folder or from the start.
 
     Args:
         about: what config.json holds, kept in every checkpoint beside the lock.
         entropy: unigram entropy of the trained tokens; a loss that stands still there is reported.
+        clock: told what time is spent on; None: nobody asks.
     """
+    clock = clock or Clock()
     with ExitStack() as stack:
-        checkpoints = stack.enter_context(
-            Checkpoints(run.checkpoints, config.train.keep_checkpoints)
-        )
-        stack.enter_context(jax.set_mesh(setup.mesh))
-        interrupts = stack.enter_context(Interrupts())
-        progress = progress or Progress(checkpoints.latest() or 0, config.train.steps)
-        stack.enter_context(progress)
-        loop = Loop(
-            config,
-            lock,
-            batches,
-            run,
-            setup,
-            about,
-            entropy,
-            checkpoint.environment(setup.mesh),
-            checkpoints,
-            interrupts,
-            progress,
-            meshes.local_rows(setup.mesh, config.data.global_batch),
-        )
+        with clock.span("init"):
+            checkpoints = stack.enter_context(
+                Checkpoints(run.checkpoints, config.train.keep_checkpoints)
+            )
+            stack.enter_context(jax.set_mesh(setup.mesh))
+            interrupts = stack.enter_context(Interrupts())
+            progress = progress or Progress(checkpoints.latest() or 0, config.train.steps)
+            stack.enter_context(progress)
+            environment = checkpoint.environment(setup.mesh)
+            rows = meshes.local_rows(setup.mesh, config.data.global_batch)
+        told = (config, lock, batches, run, setup, about, entropy, environment)
+        trace = stack.enter_context(Trace(config.train.profile, run.profile, progress.say))
+        loop = Loop(*told, checkpoints, interrupts, progress, rows, clock, trace, {})
         changes: dict = {}
         while True:
             try:
                 return steps(loop, changes)
             except health.TooManySkipped as e:
                 fault = e.with_traceback(None)  # whose frames hold the state
-            changes = go_back(loop, fault)
+            with clock.span("restore"):
+                changes = go_back(loop, fault)
 
 
 def steps(loop: Loop, changes: dict) -> State:
@@ -243,62 +184,73 @@ def steps(loop: Loop, changes: dict) -> State:
     2. Show the watch the lines that the log still has, so that no event is reported twice.
     3. Look for a signal once the state is there: nothing new has been computed yet. Of several
        processes each looks equally often (itx/hosts.py, `stop`).
-    4. In the loop, start a step before the metrics of the one before are fetched: the device never
-       waits for the host.
-    5. Take in a step's metrics before its checkpoint: the meta holds their sums.
+    4. In the loop, start a step before the metrics of those before are read, which is once for
+       each line of the log: the device never waits for the host.
+    5. Read all steps' metrics before a checkpoint: the meta holds their sums.
     6. Save before dev is scored (eval.every): a signal may then end the process at once.
     7. Save before a signal ends the run, and look for one after the last step too, so that
        evaluation is not begun.
     """
-    config, setup, interrupts, progress = (
-        loop.config.train,
-        loop.setup,
-        loop.interrupts,
-        loop.progress,
-    )
+    config, setup, clock = loop.config.train, loop.setup, loop.clock
     with ExitStack() as stack:
-        begin, meta, arrays, lines = restore.resume(loop.checkpoints, setup, loop.lock)
-        places = (loop.run.path, loop.run.tensorboard)
-        copies = writers.opened(loop.config, *places, begin, progress.say)
-        log = stack.enter_context(MetricsLog(loop.run.metrics_jsonl, begin, copies))
-        watch = health.LossWatch(loop.config, loop.entropy)
-        health.events(watch, log.kept)
-        book = Book(loop.config, loop.lock, {**meta, **changes}, watch)
-        looks = dev.Dev(loop.run, loop.lock, loop.config, begin)
-        report_begin(loop, begin, meta, lines, log, again=bool(changes))
-        state, frozen = arrays or setup.init()
-        del arrays  # the first step takes the state's memory
-        if told_to_stop(loop):
-            progress.say(f"stopped at step {begin}; the same command goes on from there")
-            raise SystemExit(interrupts.exit_code)
-        if not changes:
-            progress.say(about_size(state, frozen))
-        base = restore.base_fingerprint(frozen, setup.plan.saved)
+        with clock.span("restore"):
+            begin, meta, arrays, lines = restore.resume(loop.checkpoints, setup, loop.lock)
+        clock.line(restored=begin)
+        with clock.span("init"):
+            places = (loop.run.path, loop.run.tensorboard)
+            copies = writers.opened(loop.config, loop.lock, *places, begin, loop.progress.say)
+            log = stack.enter_context(MetricsLog(loop.run.metrics_jsonl, begin, copies))
+            watch = health.LossWatch(loop.config, loop.entropy)
+            health.events(watch, log.kept)
+            book = Book(loop.config, loop.lock, {**meta, **changes}, watch, clock)
+            looks = dev.Dev(loop.run, loop.lock, loop.config, begin)
+            report_begin(loop, begin, meta, lines, log, again=bool(changes))
+            state, frozen = arrays or setup.init()
+            del arrays  # the first step takes the state's memory
+            if told_to_stop(loop):
+                stop(loop, f"at step {begin}")
+            if not changes:
+                loop.progress.say(about_size(state, frozen))
+                if config.ema:
+                    loop.progress.say(about_average(config.ema))
+            base = restore.base_fingerprint(frozen, setup.plan.saved)
+            batches = clock.waits(batches_from(loop, begin, config.steps))
         if looks.due(begin):  # a kill came between its checkpoint and its score
             score_dev(loop, looks, begin, state, frozen, copies)
         pending = None  # (step, metrics, token places) of the step before
-        for step, batch in enumerate(batches_from(loop, begin, config.steps), begin + 1):
+        for step, batch in enumerate(batches, begin + 1):
             if step in book.skips.left_out:
                 state, metrics = {**state, "step": restore.counter(setup, step)}, None
             else:
-                state, metrics = take_step(loop, state, frozen, batch)
-            book.add(pending, log, progress)
+                state, metrics = timed_step(loop, step, state, frozen, batch)
+            book.add(pending, log, loop.progress)
             pending = (step, metrics, cells(batch, loop.config.data.global_batch))
             is_look = looks.due(step)
             periodic = step % config.checkpoint_every == 0 or step == config.steps
             if (stops := told_to_stop(loop)) or is_look or periodic:
-                book.add(pending, log, progress)
+                book.add(pending, log, loop.progress)
+                book.read(log, loop.progress)
                 pending = None
-                save(loop, step, state, frozen, base, book, log, looks.pinned())
+                clock.line(saved=step)
+                with clock.span("save"):
+                    save(loop, step, state, frozen, base, book, log, looks.pinned())
                 stops = stops or told_to_stop(loop)  # a signal came meanwhile
             if stops:
-                loop.checkpoints.wait()
-                progress.say(f"stopped after step {step}; the same command goes on from there")
-                raise SystemExit(interrupts.exit_code)
+                stop(loop, f"after step {step}")
             if is_look:
                 book.pause(score_dev(loop, looks, step, state, frozen, copies))
         book.skips.check_end()
+        with clock.span("save"):
+            loop.checkpoints.wait()
     return state
+
+
+def stop(loop: Loop, when: str) -> NoReturn:
+    """Leave at a signal; what was saved is on the disk."""
+    with loop.clock.span("save"):
+        loop.checkpoints.wait()
+    loop.progress.say(f"stopped {when}; the same command goes on from there")
+    raise SystemExit(loop.interrupts.exit_code)
 
 
 def told_to_stop(loop: Loop) -> bool:
@@ -360,7 +312,7 @@ def save(
         **book.meta(),
     }
     params = loop.setup.plan.saved_of(state, frozen)
-    loop.checkpoints.save(step, params, state["opt_state"], meta)
+    loop.checkpoints.save(step, params, restore.of_training(state), meta)
 
 
 def score_dev(
@@ -373,9 +325,10 @@ def score_dev(
 ) -> float:
     """Score the trained tasks on dev with the parameters as they are, once the step is saved; how
     many seconds that took."""
-    params = {**frozen, **state["params"]}
-    loop.checkpoints.wait()
-    with loop.interrupts.ending():
+    params = {**frozen, **restore.evaluated(state)}
+    with loop.clock.span("save"):
+        loop.checkpoints.wait()
+    with loop.clock.span("evaluation"), loop.interrupts.ending():
         looks.score(
             lambda: restore.training_model(loop.run, loop.config, loop.lock, step, params),
             step,
@@ -390,13 +343,36 @@ def batches_from(loop: Loop, begin: int, stop: int) -> Iterator[Batch]:
     return loop.batches.iterate(begin, stop, loop.rows)
 
 
+def timed_step(
+    loop: Loop, step: int, state: State, frozen: Params, batch: Batch
+) -> tuple[State, Metrics]:
+    """`take_step`, and what it is to the clock and to the profiler. The first batch of a shape is
+    compiled for."""
+    shapes = tuple((name, part.shape) for name, part in sorted(batch.items()))
+    with loop.clock.span("log"):
+        loop.trace.before(step)
+    with loop.clock.span("step" if shapes in loop.flops else "compile"):
+        if shapes not in loop.flops:
+            loop.flops[shapes] = loop.setup.step.flops(state, frozen, placed(loop, batch))
+        made = take_step(loop, state, frozen, batch)
+    loop.clock.made(step, loop.flops[shapes])
+    with loop.clock.span("log"):
+        loop.trace.after(step, made[1])
+    return made
+
+
 def take_step(loop: Loop, state: State, frozen: Params, batch: Batch) -> tuple[State, Metrics]:
     """One step with a batch from the host; takes the memory of `state`."""
+    on_devices = placed(loop, batch)
+    with jax.transfer_guard("disallow"):
+        return loop.setup.step(state, frozen, on_devices)
+
+
+def placed(loop: Loop, batch: Batch) -> dict[str, jax.Array]:
+    """A batch from the host on the mesh."""
     if adapters.prompted_encoder(loop.config.model, loop.config.peft):
         batch = adapters.with_prompts(batch)
-    placed = meshes.put(batch, loop.setup.mesh, loop.rows, loop.config.data.global_batch)
-    with jax.transfer_guard("disallow"):
-        return loop.setup.step(state, frozen, placed)
+    return meshes.put(batch, loop.setup.mesh, loop.rows, loop.config.data.global_batch)
 
 
 def go_back(loop: Loop, fault: health.TooManySkipped) -> dict:

@@ -16,9 +16,12 @@ from typing import Any, Protocol
 
 from itx import hashing, hosts
 from itx.config import RunConfig, flatten, to_dict
+from itx.data.types import Lock
 from itx.errors import UserError
 from itx.text import visible
 
+TASK_LOSS, CLUSTER_LOSS = "train/loss/", "train/cluster_loss/"  # of metrics: their names follow
+MAX_BOARD_TASKS = 50  # curves of single tasks on a board: thousands are slow, and nobody reads them
 PROJECT = "itx"  # unless $WANDB_PROJECT or $TRACKIO_PROJECT names another
 
 
@@ -41,16 +44,19 @@ def check_installed(config: RunConfig) -> None:
 
 
 class TensorBoard:
-    """Files that TensorBoard reads; lines of steps that are made again take the old ones' place."""
+    """Files that TensorBoard reads; lines of steps that are made again take the old ones' place.
+    Every cluster has a curve, and of the tasks only those in `shown`."""
 
-    def __init__(self, folder: Path, step: int):
+    def __init__(self, folder: Path, step: int, shown: set[str]):
         from tensorboardX import SummaryWriter
 
         self.board = SummaryWriter(str(folder), purge_step=step + 1)
+        self.shown = shown
 
     def write(self, step: int, values: dict[str, float]) -> None:
         for name, value in values.items():
-            self.board.add_scalar(name, value, step)
+            if not name.startswith(TASK_LOSS) or name.removeprefix(TASK_LOSS) in self.shown:
+                self.board.add_scalar(name, value, step)
 
     def close(self) -> None:
         self.board.close()
@@ -120,15 +126,33 @@ class Guarded:
         return True
 
 
+def shown_tasks(lock: Lock) -> set[str]:
+    """The tasks, at most MAX_BOARD_TASKS, that a run draws from most; of equal ones the first by
+    name."""
+    by_rate = sorted(lock["tasks"], key=lambda t: (-t["rate"], t["name"]))
+    return {t["name"] for t in by_rate[:MAX_BOARD_TASKS]}
+
+
 def opened(
-    config: RunConfig, folder: Path, tensorboard: Path, step: int, say: Callable[[str], None]
+    config: RunConfig,
+    lock: Lock,
+    folder: Path,
+    tensorboard: Path,
+    step: int,
+    say: Callable[[str], None],
 ) -> list[Guarded]:
     """The writers that a config names, for a run that begins or goes on at `step`."""
     if not hosts.is_writer():
         return []
     writers = []
     if config.train.tensorboard:
-        writers.append(Guarded("tensorboard", lambda: TensorBoard(tensorboard, step), say))
+        shown, tasks = shown_tasks(lock), len(lock["tasks"])
+        writers.append(Guarded("tensorboard", lambda: TensorBoard(tensorboard, step, shown), say))
+        if len(shown) < tasks:
+            say(
+                f"tensorboard: curves of every cluster and of {len(shown)} of {tasks} tasks, those "
+                "drawn from most; metrics.jsonl holds all of them"
+            )
     for name in config.train.writers:
         make = lambda name=name: Service(name, folder, config)  # noqa: E731
         writers.append(Guarded(name, make, say))

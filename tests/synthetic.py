@@ -23,7 +23,13 @@ Example = tuple[list[int], list[int], int]  # prompt, target without EOS, task
 
 def lock(num_tasks: int = 3) -> dict:
     tasks = [
-        {"name": f"task_{i}", "rate": 1 / num_tasks, "sha256": ["0"], "excluded": [[]]}
+        {
+            "name": f"task_{i}",
+            "cluster": f"cluster_{i % 2}",
+            "rate": 1 / num_tasks,
+            "sha256": ["0"],
+            "excluded": [[]],
+        }
         for i in range(num_tasks)
     ]
     ids = {"bos_id": BOS, "eos_id": EOS, "pad_id": 0}
@@ -139,6 +145,10 @@ class Folder:
     @property
     def pretrained(self) -> Path:
         return self.path / "pretrained"
+
+    @property
+    def profile(self) -> Path:
+        return self.path / "profile"
 
     @property
     def tensorboard(self) -> Path:

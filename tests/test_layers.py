@@ -13,7 +13,7 @@ from tests.conftest import REPO
 # Imports within functions: libraries that take long to load, or that not every machine has.
 # Everything else is imported at the head of a file.
 HEAVY = {
-    "array_record", "gguf", "google_crc32c", "grain", "huggingface_hub", "jax", "matplotlib", "nltk", "numpy", "openai", "optax.contrib", "orbax", "py3langid", "pyarrow", "readline",
+    "array_record", "fsspec", "gguf", "google_crc32c", "grain", "huggingface_hub", "jax", "matplotlib", "nltk", "numpy", "openai", "optax.contrib", "orbax", "py3langid", "pyarrow", "readline",
     "rich", "sacrebleu", "scipy", "sentencepiece", "tensorboardX", "tensorflow_datasets", "tokenizers", "tyro",
 }  # fmt: skip
 # Of our own only what imports SeqIO, and TensorFlow with it, lm-evaluation-harness, or Starlette and

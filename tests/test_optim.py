@@ -140,6 +140,11 @@ def test_schedules():
     assert at(35, schedule="linear") == pytest.approx(2.0 - 1.8 / 4)
     assert at(99, schedule="constant") == 2.0
     assert at(40, schedule="rsqrt") == pytest.approx(2.0 * (10 / 40) ** 0.5)
+    # of 110 steps the last 22, by default
+    assert at(88, schedule="wsd") == 2.0 and at(10, schedule="wsd") == 2.0
+    assert at(99, schedule="wsd") == pytest.approx(1.1) and at(0, schedule="wsd") == at(0)
+    assert at(110, schedule="wsd") == pytest.approx(0.2) == at(500, schedule="wsd")
+    assert at(99, schedule="wsd", cooldown_share=0.1) == 2.0
     assert at(30, decay_steps=30) == pytest.approx(0.2)
     assert at(0, warmup_steps=0) == pytest.approx(2.0)
     with pytest.raises(UserError, match="did you mean 'cosine'"):

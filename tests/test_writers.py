@@ -109,6 +109,50 @@ def test_a_service_that_fails_is_counted_and_said_and_training_goes_on(
     assert losses[0] == losses[1] and len(losses[0]) == 4
 
 
+def test_a_board_shows_clusters_and_the_tasks_drawn_from_most(tmp_path, capsys):
+    tasks = [
+        {"name": f"task_{n:02d}", "cluster": f"cluster_{n % 2}", "rate": (n + 1) / 1830}
+        for n in range(60)
+    ]
+    config = settings(tensorboard=True)
+    line = {f"train/loss/{t['name']}": 1.0 for t in tasks} | {
+        "train/loss": 1.0,
+        "train/cluster_loss/cluster_0": 2.0,
+        "train/cluster_loss/cluster_1": 3.0,
+    }
+
+    def shown(number: int) -> set[str]:
+        """The names of the values that reach the files of a board."""
+        place, names = tmp_path / str(number), set()
+        lock = {"tasks": tasks[:number]}
+        (board,) = writers.opened(config, lock, tmp_path, place, 0, print)
+        inner = board.writer.board
+        inner.add_scalar = lambda name, *_: names.add(name)
+        board.write(1, line)
+        board.close()
+        return names
+
+    assert shown(50) == {name for name in line if not name.startswith("train/loss/task_5")}
+    assert capsys.readouterr().out == ""
+    assert shown(60) == {name for name in line if not name.startswith("train/loss/task_0")}
+    assert "curves of every cluster and of 50 of 60 tasks" in capsys.readouterr().out
+
+
+def test_a_clusters_loss_is_that_of_its_tokens(tmp_path):
+    run = synthetic.Folder(tmp_path)
+    fit(settings(steps=1), run)
+    ((_, line),) = logged(run)
+    weights = [0.0] * 3
+    batch = synthetic.Batches(settings()).batch(0)
+    for task in range(3):
+        weights[task] = batch["decoder_loss_weights"][batch["task_ids"] == task].sum()
+    losses = [line[f"train/loss/task_{n}"] for n in range(3)]
+    both = (losses[0] * weights[0] + losses[2] * weights[2]) / (weights[0] + weights[2])
+    assert losses[0] != pytest.approx(losses[2], rel=1e-4)
+    assert line["train/cluster_loss/cluster_0"] == pytest.approx(both, rel=1e-6)
+    assert line["train/cluster_loss/cluster_1"] == losses[1]
+
+
 def test_tensorboard_is_a_writer_too(tmp_path, monkeypatch, capsys):
     run = synthetic.Folder(tmp_path / "run")
     fit(settings(tensorboard=True, steps=2), run)

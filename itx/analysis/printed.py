@@ -34,6 +34,8 @@ def _lines(facts: dict) -> Iterator[str]:
         first, last = loss["total"][0], loss["total"][-1]
         yield f"loss {first:.3f} -> {last:.3f}{known}; {loss['skipped_steps']} steps skipped"
         yield from loss["notes"]
+    if facts["goodput"]:
+        yield facts["goodput"]["says"]
     if looks := facts["dev"]:
         steps = ", ".join(f"{shown(x['mean'])} at step {x['step']}" for x in looks)
         yield f"trained tasks on dev while training (0: chance, 1: all right): {steps}"

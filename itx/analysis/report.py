@@ -9,7 +9,7 @@ No time stamp: the same run folder gives the same report.
 import hashlib
 from collections import Counter
 
-from itx import health, storage
+from itx import goodput, health, storage
 from itx.analysis import page, plots, words
 from itx.analysis.printed import print_report
 from itx.checkpoint import skips
@@ -96,6 +96,7 @@ def facts(run: RunFolder, step: int | None = None) -> dict:
         "easy": after["easy"],
         "samples": samples(run, after),
         "loss": losses(run, lock, audit),
+        "goodput": _goodput(run),
         "dev": dev.looks_of(run),
         "fixed_examples": storage.read_object(run.fixed_json, absent={}) or None,
         "information": _information(run, lock),
@@ -236,6 +237,15 @@ def _loss_notes(left: dict, events: list[health.Event]) -> list[str]:
             f"({health.batches(r['left_out'])})."
         )
     return notes + [f"At step {e.step}: {e.text}." for e in events]
+
+
+def _goodput(run: RunFolder) -> dict | None:
+    """What the run's time went to; None where nothing was written of it."""
+    lines, unreadable = goodput.read(run.goodput_jsonl)
+    if not lines:
+        return None
+    held = goodput.summary(lines, unreadable)
+    return {**held, "says": goodput.in_words(held)}
 
 
 def _information(run: RunFolder, lock: Lock) -> dict | None:

@@ -20,8 +20,8 @@ from itx.commands.arguments import group, with_recipe
 from itx.commands.building import build_in_subprocess
 from itx.config import RunConfig
 from itx.create import lineage, uses
+from itx.data import fetch, verify
 from itx.data import lock as locks
-from itx.data import verify
 from itx.data.loader import Batches
 from itx.data.types import Lock
 from itx.data.vocabulary import Vocabulary
@@ -69,7 +69,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also what these runs, or the runs in these folders, did with it",
     )
     why.add_argument("--root", type=local, default=".", help="folder of the data (data.root)")
+    copied = "copy a data lock and the cache that it names from a store (gs://, s3://)"
+    copy = add("fetch", copied, data_fetch)
+    copy.add_argument("url", help="of the lock: gs://BUCKET/cache/locks/NAME.json")
+    copy.add_argument("--to", type=local, default="cache", help="the cache to copy into")
     differing.add_commands(add)
+
+
+def data_fetch(args: Namespace) -> tuple[dict, int]:
+    """Copy a lock and what it names; prints how to train on it."""
+    facts = fetch.fetch(args.url, Path(args.to))
+    print(
+        f"{facts['folders']} folders copied ({facts['files']} files, {facts['bytes'] / 1e6:,.1f} "
+        f"MB), {facts['here_already']} were here; {facts['requests_made_again']} requests were "
+        "made again; every file has its hash"
+    )
+    print(f"itx train CONFIG --lock {facts['lock']} --data.cache_dir={args.to}")
+    return facts, 0
 
 
 def _load(args: Namespace) -> RunConfig:

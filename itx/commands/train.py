@@ -12,12 +12,14 @@ import os
 import shlex
 import sys
 from argparse import Namespace
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from itx import (
     begin,
     checkpoint,
+    goodput,
     hosts,
     hub,
     mesh,
@@ -41,7 +43,9 @@ from itx.data.loader import Batches
 from itx.data.types import Lock
 from itx.errors import UserError
 from itx.eval import dev, evaluate, fixed, information, metrics, retention, safety
+from itx.goodput import Clock
 from itx.params import unbuilt_vocab_size
+from itx.plan import peaks
 from itx.restore import Setup
 from itx.runs import RunFolder, default_run, read_lock
 from itx.trainer_lock import TrainerLock
@@ -96,6 +100,15 @@ def train(args: Namespace) -> tuple[Any, int]:
 
 def _train(args: Namespace) -> dict | None:
     """The report's facts, on the writer."""
+    clock = goodput.of_this_process()
+    with contextlib.ExitStack() as beginning:
+        beginning.enter_context(clock.span("init"))
+        return _checked(args, clock, beginning)
+
+
+def _checked(args: Namespace, clock: Clock, beginning: contextlib.ExitStack) -> dict | None:
+    """Check all that can be wrong, close `beginning`, and train; the report's facts, on the
+    writer."""
     run = _run_folder(args)
     if run.is_begun() and run.has_lock():  # it goes on with the files that it began with
         hub.use(read_lock(run).get("hub", {}))
@@ -110,7 +123,8 @@ def _train(args: Namespace) -> dict | None:
         TrainerLock(run.path).check()  # a second trainer is told before it builds
     if config.model.pretrained:
         restore.check_ready(config)
-    lock_file = _lock_file(args, run)
+    with clock.span("build"):
+        lock_file = _lock_file(args, run)
     lock = locks.read(lock_file)
     locks.check_config(lock, config, lock_file)
     hosts.check_same(lambda: _what_shapes_a_run(config, lock))
@@ -134,7 +148,24 @@ def _train(args: Namespace) -> dict | None:
             about = begin.write(run, config, origin, lock, args, notes)
             storage.write_json(run.audit_json, storage.sealed(facts))
         _check_shared(run, about)
-        return _train_in(run, config, facts, batches, setup, about)
+        beginning.close()
+        with _recorded(clock, run, setup, config.train.steps):
+            return _train_in(run, config, facts, batches, setup, about, clock)
+
+
+@contextlib.contextmanager
+def _recorded(clock: Clock, run: RunFolder, setup: Setup, steps: int) -> Iterator[None]:
+    """Inside, the run folder keeps what time goes to; not of a run that is done, where the same
+    command shows the report again."""
+    if run.steps()[-1:] == [steps] and goodput.is_done(run.goodput_jsonl, steps):
+        yield
+        return
+    clock.open(run.goodput_jsonl, peaks.device_facts(setup.mesh))
+    try:
+        yield
+        clock.line(done=steps)
+    finally:
+        clock.close(run.goodput_json)
 
 
 def _lock_file(args: Namespace, run: RunFolder) -> Path:
@@ -185,6 +216,7 @@ def _train_in(
     batches: Batches,
     setup: Setup,
     about: dict | None,
+    clock: Clock,
 ) -> dict | None:
     """The stages that write into a run folder, which this process holds.
 
@@ -206,32 +238,45 @@ def _train_in(
         retention.retention(*at)
         safety.safety(load, lock, config, run, step, when)
 
+    with clock.span("evaluation"):
+        _score_before(run, config, lock, score)
+    entropy = facts["mixture"]["unigram_entropy"]
+    training.train(config, lock, batches, run, setup, about, entropy=entropy, clock=clock)
+    with clock.span("report"):
+        taken, trained = order.counts(steps * lock["global_batch"]), None
+        if skipped := {step - 1 for step in checkpoint.skips(run.checkpoints)["skipped"]}:
+            trained = order.distinct([t for t in range(steps) if t not in skipped])
+        if hosts.is_writer():
+            uses = auditing.with_uses(facts, taken, trained)
+            storage.write_json(run.audit_json, storage.sealed(uses))
+    final = steps
+    with clock.span("evaluation"):
+        if config.eval.keep_best:
+            final = hosts.broadcast(lambda: dev.best(dev.looks_of(run))) or steps
+            print(f"scored is step {final}, the best of {len(dev.looks_of(run))} on dev")
+        score(final, "after")
+    if not hosts.is_writer():
+        return None
+    clock.line()  # the report tells of the time up to here
+    with clock.span("report"):
+        report.report(run, final)
+        print(f"report: {run.report_html}")
+        return storage.read_json(run.report_json)
+
+
+def _score_before(
+    run: RunFolder, config: RunConfig, lock: Lock, score: Callable[[int, str], None]
+) -> None:
+    """Score the model before tuning; of a pretrained one at least what tuning may cost, which is
+    known only beside what was there."""
     if config.eval.before:
         score(0, "before")
-    elif config.model.pretrained:  # what tuning may cost is known only beside what was there
+    elif config.model.pretrained:
         load = functools.cache(lambda: restore.load_model(run, config, lock, 0))
         retention.retention(load, lock, config.data.cache_dir, run, 0, "before")
         safety.safety(load, lock, config, run, 0, "before")
         if kept := [r for r in lock["evaluation"] if r["group"] == "retention"]:
             evaluate.evaluate(load, {**lock, "evaluation": kept}, config, run, 0)
-    entropy = facts["mixture"]["unigram_entropy"]
-    training.train(config, lock, batches, run, setup, about, entropy=entropy)
-    taken, trained = order.counts(steps * lock["global_batch"]), None
-    if skipped := {step - 1 for step in checkpoint.skips(run.checkpoints)["skipped"]}:
-        trained = order.distinct([t for t in range(steps) if t not in skipped])
-    if hosts.is_writer():
-        uses = auditing.with_uses(facts, taken, trained)
-        storage.write_json(run.audit_json, storage.sealed(uses))
-    final = steps
-    if config.eval.keep_best:
-        final = hosts.broadcast(lambda: dev.best(dev.looks_of(run))) or steps
-        print(f"scored is step {final}, the best of {len(dev.looks_of(run))} on dev")
-    score(final, "after")
-    if not hosts.is_writer():
-        return None
-    report.report(run, final)
-    print(f"report: {run.report_html}")
-    return storage.read_json(run.report_json)
 
 
 def _dry_run(args: Namespace) -> tuple[dict, int]:

@@ -32,6 +32,7 @@ from itx.models.layers import (
     rope_tables,
     soft_cap,
 )
+from itx.models.noise import Noise
 
 # A loop over few layers is unrolled on a CPU, where each turn of a scan costs copies of weights,
 # activations and gradients; elsewhere the scan keeps compilation short. Same sums either way.
@@ -241,11 +242,13 @@ class Transformer(nnx.Module):
         batch: dict[str, Array],
         dropout_keys: Key[Array, "b"] | None = None,
         unroll: bool | None = None,
+        noise: Noise | None = None,
     ) -> Float[Array, "b t e"]:
         """The last layer's output at `loss_positions` (-1 is padding, where it is anything), or
         everywhere if the batch has none.
 
-        `dropout_keys`: one random key for each row of the batch; without them no dropout.
+        `dropout_keys`: one random key for each row of the batch; without them no dropout. `noise`
+        is put on the embeddings.
         """
         cfg, memory, memory_bias = self.cfg, None, None
         segments, positions = batch["decoder_segment_ids"], batch["decoder_positions"]
@@ -253,14 +256,19 @@ class Transformer(nnx.Module):
             names = ("input_tokens", "segment_ids", "positions")
             prompts = None if self.encoder.prompt is None else batch["encoder_prompts"]
             memory, memory_segments = self.encode(
-                *(batch[f"encoder_{n}"] for n in names), fold(dropout_keys, 1), unroll, prompts
+                *(batch[f"encoder_{n}"] for n in names),
+                fold(dropout_keys, 1),
+                unroll,
+                prompts,
+                noise,
             )
             memory_bias = attention.bias(segments, memory_segments, causal=False)
         keys, tokens = fold(dropout_keys, 2), batch["decoder_input_tokens"]
         previous = batch.get("decoder_previous_tokens")
         if previous is None:
             previous = before(tokens, positions, cfg.smear)
-        x = self.embed(tokens, previous, keys)
+        added = noise and noise.of(tokens, segments, positions, cfg.embed_dim, 2)
+        x = self.embed(tokens, previous, keys, added)
         prefix = batch["decoder_causal_attention"] if cfg.prefix_lm else None
         branches = batch.get("decoder_branches")  # itx/eval/rank.py: options of one prompt
         n = self.decoder.virtual_tokens
@@ -287,10 +295,14 @@ class Transformer(nnx.Module):
         return x if at is None or early is not None else pick(x, at)
 
     def embed(
-        self, tokens: Int[Array, "b l"], previous: Int[Array, "b l s"], keys: Array | None = None
+        self,
+        tokens: Int[Array, "b l"],
+        previous: Int[Array, "b l s"],
+        keys: Array | None = None,
+        added: Float[Array, "b l e"] | None = None,
     ) -> Float[Array, "b l e"]:
         """Embeddings; with `smear` also a learned image of each of the previous tokens' (-1: there
-        is none). `keys` turn dropout on.
+        is none). `keys` turn dropout on; `added` is noise.
 
         A token that carries its predecessors gives a single layer what finding "the word after X"
         takes, as smeared keys do in Olsson et al. 2022, "In-context learning and induction heads",
@@ -305,6 +317,8 @@ class Transformer(nnx.Module):
             x = x + project(vectors, self.smear[...][s])
         if self.cfg.scale_embeddings:
             x = x * jnp.asarray(self.cfg.embed_dim**0.5, x.dtype)
+        if added is not None:
+            x = x + added.astype(x.dtype)
         return dropout(constrain(x, "batch", "length", None), keys, 0, self.cfg.dropout)
 
     def encode(
@@ -315,13 +329,15 @@ class Transformer(nnx.Module):
         keys: Array | None = None,
         unroll: bool | None = None,
         prompts: Int[Array, "b s"] | None = None,
+        noise: Noise | None = None,
     ) -> tuple[Float[Array, "b l e"], Int[Array, "b l"]]:
         """The encoder's output and the segment that each place of it belongs to.
 
         If the encoder has virtual tokens, a copy of them stands in front for each segment that
         `prompts` names (default: 1), since they not only are seen, but also see the segment.
         """
-        x = self.embed(tokens, before(tokens, positions, self.cfg.smear), keys)
+        added = noise and noise.of(tokens, segments, positions, self.cfg.embed_dim, 1)
+        x = self.embed(tokens, before(tokens, positions, self.cfg.smear), keys, added)
         if self.encoder.prompt is not None:
             prompts = jnp.ones((len(tokens), 1), jnp.int32) if prompts is None else prompts
             table = self.encoder.prompt[...]

@@ -7,7 +7,7 @@ The facts of a program, as --json has them:
     peak_bytes      most HBM of a device that is in use at once; `parts` names it
     held_bytes      what the run keeps besides, and this program does not read
     limit_bytes     what the compiler lets a device's programs take
-    flops           products of matrices, of all devices (itx/plan/flops.py)
+    flops           products of matrices, of all devices (itx/flops.py)
     hbm_bytes       read and written by a device (itx/plan/hlo.py)
     collectives     [{kind, network, operations, runs, moved_bytes}]: sent by a device
     compile_seconds, host_peak_bytes (of this process so far)
@@ -22,8 +22,8 @@ from typing import Any
 
 import jax
 
-from itx import movement
-from itx.plan import devices, flops, hlo, memory
+from itx import flops, movement
+from itx.plan import devices, hlo, memory
 from itx.plan.chips import GIB, Topology
 from itx.plan.programs import Program
 

@@ -73,7 +73,7 @@ def _train(config: RunConfig, mesh: Mesh) -> Program:
         traced = step.trace(state, frozen, batch, peak)
     parts = {
         "parameters that train": state["params"],
-        "optimizer state": state["opt_state"],
+        "optimizer state": restore.besides_params(state),
         "frozen parameters": frozen,
         "batch": batch,
     }

@@ -99,7 +99,7 @@ def build(config: RunConfig, progress: Progress = no_progress, keep_damaged: boo
     if file is None:  # what SeqIO's tasks are made from has no key: the lock's content names it
         name = hashing.digest(json.dumps(lock, sort_keys=True))
         file = Path(d.cache_dir) / "locks" / f"{name}.json"
-    storage.write_json(file, lock)
+    storage.write_json(file, storage.sealed(lock))
     own = {j for j in made if j.variant not in plan.seqio}
     return Built(file, sorted(new | {j.variant for j in own - cached}), mended)
 

@@ -13,6 +13,7 @@ from tests.benchmarks import (
     novelty,
     serve,
     smollm2,
+    task_sums,
     train_step,
 )
 
@@ -25,7 +26,19 @@ def main() -> None:
         "",
         "Written by `python -m tests.benchmarks.page` from the runs of the commands below.",
     ]
-    for part in (train_step, decode, smollm2, harness, gpu, data_plane, build, novelty, serve):
+    parts = (
+        train_step,
+        task_sums,
+        decode,
+        smollm2,
+        harness,
+        gpu,
+        data_plane,
+        build,
+        novelty,
+        serve,
+    )
+    for part in parts:
         file = HERE / f"{part.__name__.rpartition('.')[2]}.json"
         if file.is_file():
             page += ["", *part.lines(storage.read_json(file))]

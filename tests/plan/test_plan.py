@@ -13,11 +13,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from itx import accelerators, cli
+from itx import accelerators, cli, flops
 from itx.config import DataConfig, EvalConfig, MeshConfig, PeftConfig, RunConfig
 from itx.errors import UserError
 from itx.models import presets
-from itx.plan import changes, chips, compiled, costs, devices, fast, flops, hlo, plan
+from itx.plan import changes, chips, compiled, costs, devices, fast, hlo, plan
 
 pytest.importorskip("libtpu", reason="libtpu, the compiler of TPUs, is not installed")
 

@@ -3,6 +3,9 @@
 with the bodies of loops as often as they run.
 
 XLA's own count (`cost_analysis`) takes the body of a loop once, and nothing within a Pallas kernel.
+What the model of a run needs is counted in the step with XLA's attention and no rematerialisation
+(`train.make_setup`), as in Chowdhery et al. 2022 (arXiv:2204.02311, appendix B): attention over
+whole rows, and nothing that is recomputed to save memory.
 """
 
 import math

@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A lock and its cache copied from a store that answers late, partly, wrongly or not at all: what
+arrives is what was written, or nothing has its name and a line says why."""
+
+import hashlib
+import json
+import shutil
+
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.registry import register_implementation
+
+from itx import cli, remote
+from itx.data import fetch, verify
+from itx.data import lock as locks
+from itx.data.loader import Batches
+from itx.errors import RunFailed, UserError
+
+URL = "flaky://bucket/cache"
+
+
+class TooMany(Exception):
+    """As gcsfs says it: an error with the HTTP status as its code."""
+
+    def __init__(self, code: int):
+        super().__init__(f"status {code}")
+        self.code = code
+
+
+class Flaky(MemoryFileSystem):
+    """Objects in memory; `faults` {number of a request: what happens to it}, and a count of the
+    requests."""
+
+    protocol = "flaky"
+    store: dict = {}
+    pseudo_dirs = [""]
+    faults: dict = {}
+    requests = 0
+    lists = 0
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return MemoryFileSystem._strip_protocol(path.removeprefix("flaky://"))
+
+    def _fault(self) -> str:
+        Flaky.requests += 1
+        fault = self.faults.get(Flaky.requests, self.faults.get("all", ""))
+        if fault in ("429", "503", "403"):
+            raise TooMany(int(fault))
+        if fault == "slow":
+            import time
+
+            time.sleep(1.0)
+        return fault
+
+    def info(self, path, **more):
+        self._fault()
+        return super().info(path, **more)
+
+    def cat_file(self, path, start=None, end=None, **more):
+        fault = self._fault()
+        data = super().cat_file(path, start=start, end=end, **more)
+        if fault == "truncated":
+            return data[: len(data) // 2]
+        return bytes([data[0] ^ 1]) + data[1:] if fault == "flipped" else data
+
+    def ls(self, *arguments, **more):  # a listing may be old: nobody may ask for one
+        Flaky.lists += 1
+        return []
+
+
+register_implementation("flaky", Flaky, clobber=True)
+
+
+@pytest.fixture
+def store(sample_cache, monkeypatch):
+    """The URL of a lock in a store that holds the sample cache, and the lock's file here."""
+    Flaky.store.clear()
+    Flaky.faults, Flaky.requests, Flaky.lists = {}, 0, 0
+    monkeypatch.setattr(remote, "FIRST_PAUSE_SECONDS", 0.001)
+    for file in sample_cache.rglob("*"):
+        if file.is_file():
+            name = f"/bucket/cache/{file.relative_to(sample_cache)}"
+            with Flaky().open(name, "wb") as out:
+                out.write(file.read_bytes())
+    own = next(
+        f for f in (sample_cache / "locks").iterdir() if locks.read(f)["mixture"] == "sample_held"
+    )
+    return f"{URL}/locks/{own.name}", own
+
+
+def same_batches(to, own, sample_cache) -> bool:
+    lock = locks.read(to / "locks" / own.name)
+    pairs = (Batches(lock, to).batch(0), Batches(locks.read(own), sample_cache).batch(0))
+    return all((pairs[0][k] == pairs[1][k]).all() for k in pairs[1])
+
+
+@pytest.mark.parametrize("fault", ["", "429", "503", "truncated", "flipped", "slow"])
+def test_what_arrives_is_what_was_written(
+    fault, store, sample_cache, tmp_path, monkeypatch, capsys
+):
+    url, own = store
+    if fault == "slow":
+        monkeypatch.setattr(remote, "MAX_REQUEST_SECONDS", 0.2)
+    Flaky.faults = {n: fault for n in range(2, 400, 50 if fault == "slow" else 7)} if fault else {}
+    facts = fetch.fetch(url, tmp_path)
+    assert same_batches(tmp_path, own, sample_cache)
+    assert bool(facts["requests_made_again"]) == bool(fault) and Flaky.lists == 0
+    if fault not in ("", "flipped"):
+        assert "again in" in capsys.readouterr().err
+    lock = locks.read(own)
+    verify.of_lock(lock, tmp_path)
+    for _, folder, _ in verify.entries(lock):
+        for file in (sample_cache / folder).iterdir():
+            assert (tmp_path / folder / file.name).read_bytes() == file.read_bytes()
+    before = Flaky.requests
+    Flaky.faults = {}
+    again = fetch.fetch(url, tmp_path)
+    assert again["folders"] == 0 and again["here_already"] > 3 and Flaky.requests - before == 2
+
+
+@pytest.mark.parametrize("fault", ["429", "503", "truncated", "flipped"])
+def test_a_store_that_stays_bad_gives_no_file(fault, store, tmp_path):
+    url, _ = store
+    fetch.Store(URL)  # the store itself is there
+    Flaky.faults = {n: fault for n in range(60, 10_000)}
+    with pytest.raises((RunFailed, UserError), match="did not come in 7 requests|another hash"):
+        fetch.fetch(url, tmp_path)
+    assert not (tmp_path / "locks").exists()
+    for manifest in tmp_path.rglob("manifest.json"):
+        verify.folder(manifest.parent)  # each folder that has its name is whole
+    assert not list(tmp_path.rglob("*.part"))
+    Flaky.faults = {}
+    assert fetch.fetch(url, tmp_path)["folders"] > 0  # the same command goes on from there
+
+
+def test_an_object_that_was_never_written_is_named(store, tmp_path, capsys):
+    """The last write of a build was lost: no listing is needed to see it."""
+    url, own = store
+    task = locks.read(own)["tasks"][0]
+    name = f"/bucket/cache/{task['folders'][0]}/piece_lengths.npy"
+    del Flaky.store[name]
+    before = Flaky.requests
+    assert cli.main(["data", "fetch", url, "--to", str(tmp_path / "to")]) == 2
+    said = capsys.readouterr().err
+    assert f"{task['folders'][0]}/piece_lengths.npy cannot be read (FileNotFoundError" in said
+    assert said.count("\n") == 1 and Flaky.requests > before
+    assert not (tmp_path / "to").exists()
+
+
+def test_a_refusal_is_not_asked_again(store, tmp_path):
+    url, _ = store
+    Flaky.faults = {"all": "403"}
+    with pytest.raises(UserError, match="cannot be read .*status 403"):
+        fetch.fetch(url, tmp_path)
+    assert Flaky.requests == 1
+
+
+def test_a_changed_object_is_refused(store, tmp_path):
+    url, own = store
+    task = locks.read(own)["tasks"][0]
+    name = f"/bucket/cache/{task['folders'][0]}/tokens-00000.npy"
+    data = bytearray(Flaky().cat_file(name))
+    data[-1] ^= 1
+    with Flaky().open(name, "wb") as out:
+        out.write(bytes(data))
+    with pytest.raises(UserError, match="tokens-00000.npy is not what was written"):
+        fetch.fetch(url, tmp_path)
+    assert not (tmp_path / task["folders"][0]).exists() and not (tmp_path / "locks").exists()
+
+
+def test_a_disk_that_is_too_small_is_told_before_anything_is_copied(store, tmp_path, monkeypatch):
+    url, _ = store
+    small = shutil.disk_usage(tmp_path)._replace(free=remote.MIN_FREE_BYTES + 1000)
+    monkeypatch.setattr(remote.shutil, "disk_usage", lambda _: small)
+    with pytest.raises(UserError, match="GB are to be copied there, and its disk has 0.3 GB free"):
+        fetch.fetch(url, tmp_path / "to")
+    assert not (tmp_path / "to").exists()
+
+
+@pytest.mark.parametrize("bad", ["../../outside", "/etc/passwd"])
+def test_a_lock_leads_nowhere_else(bad, store, tmp_path):
+    from itx import storage
+
+    url, own = store
+    lock = locks.read(own)
+    lock["tasks"][0]["folders"][0] = bad
+    with Flaky().open(f"/bucket/cache/locks/{own.name}", "wb") as out:
+        out.write(json.dumps(storage.sealed(lock)).encode())
+    with pytest.raises(UserError, match="outside of its folder"):
+        fetch.fetch(url, tmp_path / "to")
+    assert not (tmp_path / "to").exists()
+
+
+def test_a_lock_that_cannot_be_compared_is_refused(store, tmp_path):
+    url, own = store
+    with Flaky().open(f"/bucket/cache/locks/{own.name}", "wb") as out:
+        out.write(json.dumps(locks.read(own)).encode())
+    with pytest.raises(UserError, match="has no hash of its own"):
+        fetch.fetch(url, tmp_path / "to")
+
+
+def test_blocks_are_read_in_order_and_put_together(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(remote, "BLOCK_BYTES", 7)
+    with Flaky().open("/bucket/cache/x", "wb") as out:
+        out.write(bytes(range(100)))
+    Flaky.requests, Flaky.faults = 0, {5: "truncated", 9: "503"}
+    seen: list[int] = []
+    of_it = hashlib.sha256(bytes(range(100))).hexdigest()
+    reader = remote.Store(URL)
+    reader.copy("x", tmp_path / "x", of_it, seen.append)
+    assert (tmp_path / "x").read_bytes() == bytes(range(100)) and sum(seen) == 100
+    assert reader.repeated == 2 and Flaky.requests == 1 + 15 + 2
+
+
+def test_a_url_of_no_known_kind_is_one_line(tmp_path, capsys):
+    assert cli.main(["data", "fetch", "nowhere://bucket/locks/x.json", "--to", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert "nowhere" in said and said.count("\n") == 1
+    assert cli.main(["data", "fetch", "memory://bucket/x.json"]) == 2
+    assert "give the URL of a data lock" in capsys.readouterr().err
