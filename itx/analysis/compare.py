@@ -7,8 +7,8 @@ answers' lengths, and what differs in settings and data.
      {run: {"answers", "characters", "cut"}}}], "rows": [{"row", "group", "metric", "scores": {run:
      value}}], "paired": {run: slices of paired.py, the run beside the first}, "recipes": [{"first",
      "other", "runs": [n, n], "groups"}], "information": {group: {run: bits against another task's
-     instruction}}, "retention": {text: {run: bits per byte}}, "settings": {name: {run: value}},
-     "data": [{"run", "batches", "questions"}]}
+     instruction}}, "retention": {text: {run: bits per byte}}, "declined": {kind of request: {run:
+     share}}, "settings": {name: {run: value}}, "data": [{"run", "batches", "questions"}]}
 
 Averages are those of scores.json. Two runs are two checkpoints, which are compared on the same
 questions; a recipe is all runs whose settings are the same but for seeds, and recipes are compared
@@ -27,7 +27,7 @@ from itx.config import fields_by_name, flatten
 from itx.data import lock as locks
 from itx.data.types import Lock
 from itx.errors import UserError
-from itx.eval import averages, information, predictions, stats, tables
+from itx.eval import averages, information, predictions, safety, stats, tables
 from itx.eval.predictions import PredictionLine
 from itx.runs import RunFolder, named, open_run, read_config, read_lock, runs_inside
 
@@ -83,6 +83,7 @@ def facts(paths: list[str], rows: bool = False, margin: float = paired.MARGIN) -
         "recipes": _recipes(runs),
         "information": _information(runs),
         "retention": _retention(runs),
+        "declined": _declined(runs),
         "settings": _settings(runs),
         "data": _data(runs),
     }
@@ -290,6 +291,16 @@ def _retention(runs: list[Scored]) -> dict[str, dict[str, float]]:
         held = storage.read_object(r.run.retention_json, absent={})
         for text, measured in held.get("after", {}).items():
             out.setdefault(text, {})[r.name] = measured["bits_per_byte"]
+    return out
+
+
+def _declined(runs: list[Scored]) -> dict[str, dict[str, float]]:
+    """{kind of request: {run: share that it declines}} of chat models, as they are after tuning."""
+    out: dict[str, dict[str, float]] = {}
+    for r in runs:
+        for g in safety.averages(storage.read_object(r.run.safety_json, absent={})):
+            if not g["language"] and "after" in g:
+                out.setdefault(g["kind"], {})[r.name] = g["after"]["declined"]
     return out
 
 

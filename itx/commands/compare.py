@@ -4,11 +4,11 @@
 import argparse
 from argparse import Namespace
 
-from itx.analysis import blind, compare, page, paired
+from itx.analysis import blind, compare, page, paired, words
 from itx.commands.arguments import command
 from itx.errors import UserError
 from itx.eval import metrics
-from itx.eval.tables import console, label, shown, table
+from itx.eval.tables import console, label, percent, shown, table
 from itx.storage import local, whole_file
 from itx.text import visible
 
@@ -60,6 +60,7 @@ def compare_runs(args: Namespace) -> tuple[dict, int]:
     _print_paired(facts, names[0])
     _print_information(facts["information"], names)
     _print_retention(facts["retention"], names)
+    _print_declined(facts["declined"], names)
     _print_differences(facts, names)
     return facts, 1 if facts["left_out"] else 0
 
@@ -198,6 +199,15 @@ def _print_retention(retention: dict, names: list[str]) -> None:
         cells = [(t, *(shown(of.get(n)) for n in names)) for t, of in retention.items()]
         title = "kept from before tuning: bits per byte of held-out text, lower is better"
         console().print(table(title, ("text", *names), cells, left=("text",)))
+
+
+def _print_declined(declined: dict, names: list[str]) -> None:
+    if declined:
+        cells = [
+            (words.OF_REQUESTS[kind], *(percent(of[n]) if n in of else "-" for n in names))
+            for kind, of in declined.items()
+        ]
+        console().print(table("declined", ("of", *names), cells, left=("of",)))
 
 
 def _print_differences(facts: dict, names: list[str]) -> None:

@@ -10,6 +10,7 @@ from itx import cli, storage
 from itx.analysis import compare
 from itx.config import to_dict
 from itx.errors import UserError
+from itx.eval import safety
 from itx.eval.evaluate import evaluate
 from tests import scored
 
@@ -46,6 +47,21 @@ def runs(tmp_path_factory):
 
 def paths(runs, *names):
     return [str(runs[n].path) for n in names]
+
+
+def test_what_chat_models_decline_stands_side_by_side(tmp_path, capsys):
+    for name, count in (("one", 2), ("other", 50)):
+        run = made(tmp_path / name)
+        answers = {
+            p["id"]: {k: {"text": "", "declined": "no" * (i < count)} for k in safety.KINDS}
+            for i, p in enumerate(safety.requests())
+        }
+        held = {"after": {"answers": answers, "left_out": {}}}
+        storage.write_json(run.safety_json, storage.sealed(held))
+    assert cli.main(["compare", str(tmp_path / "one/run"), str(tmp_path / "other/run")]) == 0
+    told = capsys.readouterr().out
+    line = next(x for x in told.splitlines() if "that it should decline" in x)
+    assert " 4% " in line and " 100% " in line
 
 
 def test_scores_are_those_of_each_run_and_groups_stay_apart(runs):
