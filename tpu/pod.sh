@@ -245,7 +245,7 @@ await_queue() {
 
 setup() {
     find_workers
-    local archive="$scratch/itx.tar.gz" node
+    local archive="$scratch/itx.tar.gz" node i
     # the files of this clone as they are, changed and new ones too, but for what git ignores
     ((dry)) || (cd "$repository" && git ls-files -z --cached --others --exclude-standard |
         while IFS= read -r -d '' file; do [[ ! -e $file ]] || printf '%s\0' "$file"; done |
@@ -253,12 +253,17 @@ setup() {
     for node in $(nodes); do
         tpus tpu-vm scp "$archive" "$node:itx.tar.gz" --worker=all
     done
-    # worker.sh is not there yet
-    on_all bash -c 'set -e
-rm -rf itx.new && mkdir itx.new && tar xzf itx.tar.gz -C itx.new
-if [ -d itx/.venv ]; then mv itx/.venv itx.new/.venv; fi
-rm -rf itx && mv itx.new itx && exec bash itx/tpu/worker.sh install "$@"' setup "$nfs"
+    # the archive's worker.sh: the workers have none yet, or an older one
+    # shellcheck disable=SC2016
+    local worker_sh='exec bash <(tar xzOf itx.tar.gz tpu/worker.sh) "$@"'
+    on_all bash -c "$worker_sh" setup idle  # all of them, before anything is replaced on one
     check_all setup
+    on_all bash -c "$worker_sh" setup install "$nfs"
+    check_all setup
+    ((dry)) && return
+    for ((i = 0; i < ${#all[@]}; i++)); do
+        sed -n "s/^worker: /pod: ${all[i]/ / worker }: /p" "$scratch/$i.out" >&2
+    done
     echo "pod: $name is set up (${#all[@]} workers)" >&2
 }
 

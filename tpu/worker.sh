@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # On a TPU's worker, called by pod.sh: one run at a time, which goes on without the connection.
 #
-#     worker.sh install [NFS]        the libraries of ~/itx; SERVER:/SHARE as /mnt/itx
+#     worker.sh idle                 fails with 75 where a run is going on
+#     worker.sh install [NFS]        ~/itx.tar.gz over ~/itx, the libraries; SERVER:/SHARE as /mnt/itx
 #     worker.sh start WORDS…         begins the words in ~/itx; its log and exit code in ~/itx-run
 #     worker.sh follow BYTES         the log behind that many bytes, until the run ends
 #     worker.sh stop SECONDS         SIGTERM, and so long to save
@@ -19,7 +20,33 @@ running() {  # the process id of the run that is going on; fails where there is 
     tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline" | grep -q "itx-run" && echo "$pid"
 }
 
+idle() {
+    local pid
+    if pid=$(running); then
+        echo "worker: a run is going on here (process $pid): pod.sh logs shows it, pod.sh stop ends it"
+        exit 75
+    fi
+}
+
+unpack() {  # over ~/itx; of what lies there (runs, checkpoints) only what earlier archives brought goes
+    cd "$HOME"
+    rm -rf itx.new && mkdir itx.new && tar xzf itx.tar.gz -C itx.new
+    (cd itx.new && find . ! -type d -print0) >itx-files.new
+    if [[ -d itx && ! -e itx-files ]]; then
+        echo "worker: there is no list of what an earlier setup brought (~/itx-files): no old file is removed from ~/itx"
+    fi
+    mkdir -p itx
+    # the files of both archives: a setup that is killed from here on is made good by the next
+    cat itx-files.new >>itx-files
+    (cd itx && xargs -0 rm -f --) <itx-files
+    cp -a itx.new/. itx/
+    mv itx-files.new itx-files
+    rm -rf itx.new
+}
+
 install() {
+    idle
+    unpack
     cd "$HOME/itx"
     command -v uv >/dev/null || python3 -m pip install --quiet --user uv
     uv sync --quiet --no-dev --extra tpu --extra cloud
@@ -32,11 +59,7 @@ install() {
 }
 
 start() {
-    local pid
-    if pid=$(running); then
-        echo "worker: a run is going on here (process $pid): pod.sh logs shows it, pod.sh stop ends it"
-        exit 75
-    fi
+    idle
     [[ -d $HOME/itx ]] || { echo "worker: nothing is installed here: pod.sh setup"; exit 2; }
     mkdir -p "$state"
     rm -f "$state"/{pid,exit,stopped}
@@ -89,6 +112,6 @@ check() {
     python tpu/check.py here "$@"
 }
 
-command=${1:?install, start, follow, stop or check}
+command=${1:?idle, install, start, follow, stop or check}
 shift
 "$command" "$@"

@@ -49,9 +49,11 @@ chmod +x .venv/bin/*
             "VIRTUAL_ENV": "",
         }
 
-    def start(self, *words: str, **environment: str) -> subprocess.Popen:
+    def start(
+        self, *words: str, script: Path = REPO / "tpu/pod.sh", **environment: str
+    ) -> subprocess.Popen:
         return subprocess.Popen(
-            ["bash", str(REPO / "tpu/pod.sh"), *words],
+            ["bash", str(script), *words],
             cwd=self.folder,
             env=self.environment | environment,
             stdout=subprocess.PIPE,
@@ -59,9 +61,11 @@ chmod +x .venv/bin/*
             text=True,
         )
 
-    def pod(self, *words: str, code: int = 0, **environment: str) -> str:
+    def pod(
+        self, *words: str, code: int = 0, script: Path = REPO / "tpu/pod.sh", **environment: str
+    ) -> str:
         """What pod.sh says, both streams; its exit code must be `code`."""
-        process = self.start(*words, **environment)
+        process = self.start(*words, script=script, **environment)
         out, err = process.communicate(timeout=60)
         assert process.returncode == code, f"exit {process.returncode}\n{out}\n{err}"
         return out + err
@@ -258,12 +262,51 @@ def test_setup_gives_every_worker_this_clone(cloud):
     cloud.pod("setup", "pod", "--nfs=10.0.0.2:/share")
     mounts = (cloud.folder / "mounts").read_text().splitlines()
     assert mounts.count("sudo mount -t nfs 10.0.0.2:/share /mnt/itx") == 2
-    # again over what is there: the libraries stay, what was removed goes
-    (cloud.home("pod", 0) / "itx/.venv/kept").touch()
-    (cloud.home("pod", 0) / "itx/stale.py").touch()
-    cloud.pod("setup", "pod")
-    assert (cloud.home("pod", 0) / "itx/.venv/kept").exists()
-    assert not (cloud.home("pod", 0) / "itx/stale.py").exists()
+
+
+def copied_clone(folder: Path) -> Path:
+    """A small clone with the scripts, whose files a test may change."""
+    shutil.copytree(REPO / "tpu", folder / "tpu")
+    shutil.copy(REPO / ".gitignore", folder)
+    subprocess.run(["git", "init", "--quiet", folder], check=True)
+    return folder
+
+
+def test_a_second_setup_keeps_what_the_first_did_not_bring(cloud):
+    clone = copied_clone(cloud.folder / "clone")
+    (clone / "old name.py").touch()
+    cloud.pod("create", "pod", "--type=v5e-8")
+    cloud.pod("setup", "pod", script=clone / "tpu/pod.sh")
+    work = cloud.home("pod", 0) / "itx"
+    assert (work / "old name.py").exists()
+    made = [".venv/kept", "runs/a/metrics", "checkpoints/8B/model", "cache/语", "models/x"]
+    for file in made:
+        (work / file).parent.mkdir(parents=True, exist_ok=True)
+        (work / file).write_text(file)
+    (clone / "old name.py").unlink()
+    (clone / "new.py").write_text("new")
+    said = cloud.pod("setup", "pod", script=clone / "tpu/pod.sh")
+    assert [(work / f).read_text() for f in made] == made
+    assert (work / "new.py").read_text() == "new" and not (work / "old name.py").exists()
+    assert "no old file is removed" not in said
+    # nobody knows what brought these
+    (cloud.home("pod", 0) / "itx-files").unlink()
+    said = cloud.pod("setup", "pod", script=clone / "tpu/pod.sh")
+    assert said.count("no old file is removed") == 1 and "pod: pod worker 0: there is no" in said
+
+
+def test_setup_is_refused_while_a_run_is_going_on(cloud):
+    clone = copied_clone(cloud.folder / "clone")
+    cloud.pod("create", "pod", "--type=v5e-8")
+    cloud.pod("setup", "pod", script=clone / "tpu/pod.sh")
+    words = ["bash", "itx/tpu/worker.sh", "start", "sleep", "60"]
+    home = cloud.home("pod", 1)
+    subprocess.run(words, cwd=home, env=cloud.environment | {"HOME": str(home)}, check=True)
+    (clone / "new.py").touch()
+    said = cloud.pod("setup", "pod", code=75, script=clone / "tpu/pod.sh")
+    assert "pod worker 1: setup failed (exit 75)" in said and "a run is going on here" in said
+    assert not list((cloud.folder / "nodes").glob("pod/*/itx/new.py"))
+    assert not (home / "itx-run/exit").exists()
 
 
 def test_a_run_shows_worker_0_and_ends_with_the_worst_code(cloud):
