@@ -217,7 +217,7 @@ def judged(answers: dict[str, dict], wanted: str) -> list[tuple[str, bool, str]]
         wanted: the platform that JAX must see.
     """
     results = [
-        _each("topology", answers, "devices", lambda d: _device_fault(d, wanted), _topology),
+        _topology(answers, wanted),
         _alike("code and libraries", answers, "code"),
         _alike("config and lock", answers, "files"),
     ]
@@ -250,25 +250,61 @@ def _alike(name: str, answers: dict, key: str) -> tuple[str, bool, str]:
     errors = {w: a["errors"][key] for w, a in answers.items() if key in a["errors"]}
     if errors:
         return name, False, "; ".join(f"{w}: {t}" for w, t in errors.items())
-    faults = []
-    for part in sorted({p for a in answers.values() for p in a[key]}):
-        values = {w: a[key].get(part, "absent") for w, a in answers.items()}
-        common = Counter(values.values()).most_common(1)[0][0]
-        if odd := {w: v for w, v in values.items() if v != common}:
-            told = ", ".join(f"{v} on {w}" for w, v in odd.items())
-            faults.append(f"{part} is {common}, but {told}")
-    if faults:
+    if faults := _differences({w: a[key] for w, a in answers.items()}):
         return name, False, "; ".join(faults)
     held = next(iter(answers.values()))[key] if answers else {}
     shown = {k: v for k, v in held.items() if key == "files" or k in ("itx", "jax", "jaxlib")}
     return name, True, ", ".join(f"{k} {v}" for k, v in shown.items()) or "none was named"
 
 
+def _differences(parts_of: dict[str, dict]) -> list[str]:
+    """What is not the same on all workers, with the odd ones, of {worker: {part: value}}."""
+    faults = []
+    for part in sorted({p for parts in parts_of.values() for p in parts}):
+        values = {w: parts.get(part, "absent") for w, parts in parts_of.items()}
+        common = Counter(values.values()).most_common(1)[0][0]
+        if odd := {w: v for w, v in values.items() if v != common}:
+            told = ", ".join(f"{v} on {w}" for w, v in odd.items())
+            faults.append(f"{part} is {common}, but {told}")
+    return faults
+
+
+def _topology(answers: dict, wanted: str) -> tuple[str, bool, str]:
+    """The check that the workers see the same devices, and that those of a slice are whole.
+
+    JAX is asked without a coordinator, so that what it calls all devices and processes are those
+    of the worker's own slice.
+    """
+    name, is_good, told = _each(
+        "topology", answers, "devices", lambda d: _device_fault(d, wanted), _devices
+    )
+    if not is_good:
+        return name, is_good, told
+    seen = {w: a["devices"] for w, a in answers.items()}
+    faults = _differences(seen)
+    slices: dict[str, list[dict]] = {}
+    for worker, of in seen.items():
+        slices.setdefault(worker.rpartition(".")[0], []).append(of)
+    for node, workers in slices.items():
+        local = sum(of["local"] for of in workers)
+        if odd := {of["all"] for of in workers} - {local}:
+            faults.append(f"{node}: its workers have {local} devices, JAX sees {_listed(odd)}")
+        if odd := {of["processes"] for of in workers} - {len(workers)}:
+            faults.append(
+                f"{node}: {len(workers)} worker(s) answer, JAX sees {_listed(odd)} processes"
+            )
+    return (name, False, "; ".join(faults)) if faults else (name, True, told)
+
+
+def _listed(counts: set[int]) -> str:
+    return " and ".join(map(str, sorted(counts)))
+
+
 def _device_fault(of: dict, wanted: str) -> str:
     return "" if of["platform"] == wanted else f"JAX sees {of['platform']}, not {wanted}"
 
 
-def _topology(all: list[dict]) -> str:
+def _devices(all: list[dict]) -> str:
     kinds = Counter(f"{d['kind']}, {d['local']} of {d['all']} devices each" for d in all)
     return "; ".join(f"{n} worker(s): {kind}" for kind, n in kinds.items())
 

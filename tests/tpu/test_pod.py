@@ -539,9 +539,11 @@ def test_the_check_asks_all_workers(cloud, metadata):
     assert "pod.1: " in cloud.pod("check", "pod", code=1).splitlines()[0]
 
 
+DEVICES = {"platform": "tpu", "kind": "TPU v5 lite", "local": 4, "all": 8, "processes": 2}
+
+
 def facts(**changes) -> dict:
-    of = {"platform": "tpu", "kind": "TPU v5 lite", "local": 4, "all": 8, "processes": 2}
-    base = {"devices": of, "code": {"itx": "1"}, "files": {}, "free_gb": 90.0, "skew": 0.1}
+    base = {"devices": DEVICES, "code": {"itx": "1"}, "files": {}, "free_gb": 90.0, "skew": 0.1}
     return {"host": "h", "errors": {}, "holders": [], "seconds": 9.0, **base, **changes}
 
 
@@ -555,19 +557,42 @@ def facts(**changes) -> dict:
         ({"code": {"itx": "2"}}, ["code and libraries"]),
         ({"seconds": 61.0}, ["time"]),
         ({"errors": {"devices": "no TPU"}, "devices": None}, ["topology"]),
+        ({"devices": DEVICES | {"platform": "cpu"}}, ["topology"]),
+        ({"devices": DEVICES | {"kind": "TPU v4"}}, ["topology"]),
+        ({"devices": DEVICES | {"local": 3}}, ["topology"]),
+        ({"devices": DEVICES | {"all": 4}}, ["topology"]),
+        ({"devices": DEVICES | {"processes": 1}}, ["topology"]),
     ],
 )
 def test_a_fault_of_one_worker_is_seen(tmp_path, changes, failed):
-    both = {"a.0": facts(), "a.1": {k: v for k, v in facts(**changes).items() if v is not None}}
-    for name, held in both.items():
-        (tmp_path / f"{name}.facts").write_text(json.dumps(held))
-    files = sorted(map(str, tmp_path.glob("*.facts")))
-    command = [sys.executable, "tpu/check.py", "compare", *files]
-    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True)
-    assert done.returncode == bool(failed), done.stdout + done.stderr
-    lines = [x for x in done.stdout.splitlines() if "FAIL" in x]
+    odd = {k: v for k, v in facts(**changes).items() if v is not None}
+    lines = failures(tmp_path, {"a.0": facts(), "a.1": odd})
     assert [x.split("  ")[0] for x in lines] == failed
     assert all("a.1" in x or "s on the slowest" in x for x in lines)
+
+
+def failures(folder: Path, answers: dict[str, dict]) -> list[str]:
+    """The lines of the checks that fail; the exit code must say whether there are any."""
+    for name, held in answers.items():
+        (folder / f"{name}.facts").write_text(json.dumps(held))
+    files = sorted(map(str, folder.glob("*.facts")))
+    command = [sys.executable, "tpu/check.py", "compare", *files]
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True)
+    lines = [x for x in done.stdout.splitlines() if "FAIL" in x]
+    assert done.returncode == bool(lines), done.stdout + done.stderr
+    return lines
+
+
+def test_a_slice_that_is_not_whole_is_seen(tmp_path):
+    """All workers agree here: what is wrong is what they add up to."""
+    workers = [f"{node}.{i}" for node in ("pod-0", "pod-1") for i in range(2)]
+    assert failures(tmp_path, {w: facts() for w in workers}) == []
+    wide = facts(devices=DEVICES | {"all": 16})
+    (line,) = failures(tmp_path, {w: wide for w in workers})
+    assert "pod-0: its workers have 8 devices, JAX sees 16; pod-1: its" in line
+    many = facts(devices=DEVICES | {"processes": 4})
+    (line,) = failures(tmp_path, {w: many for w in workers})
+    assert "pod-1: 2 worker(s) answer, JAX sees 4 processes" in line
 
 
 def test_a_process_that_holds_the_tpu_is_named(tmp_path):
