@@ -68,18 +68,25 @@ fail() {  # CODE WORDS: end with a line
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 
-explain() {  # FILE: what gcloud said there, in words and with its exit code on the first line
+explain() {  # FILE TOOL: what gcloud said there, in words and with its exit code on the first line
+    [[ $2 == gcloud ]] || { echo "1 $2 failed"; return; }
+    local no_tpu="there is no TPU called $name${zone:+ in $zone}: look at gcloud compute tpus tpu-vm list"
     case $(<"$1") in
-    *"property [project]"* | *"roject property must be set"* | *"[project]"*"not properly specified"*)
-        echo "2 no project is set: give --project ID, or say once: gcloud config set project ID" ;;
-    *"project"*"not found"* | *"project"*"does not exist"* | *CONSUMER_INVALID*)
-        echo "2 there is no such project, or you may not use it: look at gcloud projects list" ;;
-    *"property [compute/zone]"* | *"[zone]"*"not properly specified"*)
-        echo "2 no zone is set: give --zone ZONE, or say once: gcloud config set compute/zone ZONE" ;;
-    *ocation*" is not found"* | *"nknown zone"* | *"nvalid zone"* | *"nvalid location"* | *"on 'locations/"*)
-        echo "2 there are no TPUs in that zone${zone:+ ($zone)}: look at gcloud compute tpus locations list" ;;
+    # a name holds what it lies in, projects/P/locations/ZONE/nodes/NAME: from the longest on
     *cceleratorType*"not found"* | *cceleratorType*"not available"* | *"ccelerator type"*"not"*)
         echo "2 that zone${zone:+ ($zone)} has no ${type:-such type}: look at gcloud compute tpus accelerator-types list --zone ZONE" ;;
+    */runtimeVersions/*"not found"*)
+        echo "2 that zone${zone:+ ($zone)} has no runtime ${version:-of that version}: look at gcloud compute tpus tpu-vm versions list --zone ZONE" ;;
+    *"'projects/"*/locations/*/*"' was not found"*)
+        echo "2 $no_tpu" ;;
+    *"property [project]"* | *"roject property must be set"* | *"[project]"*"not properly specified"*)
+        echo "2 no project is set: give --project ID, or say once: gcloud config set project ID" ;;
+    *"property [compute/zone]"* | *"[zone]"*"not properly specified"*)
+        echo "2 no zone is set: give --zone ZONE, or say once: gcloud config set compute/zone ZONE" ;;
+    *ocation*" is not found"* | *"'projects/"*/locations/*"' was not found"* | *"nknown zone"* | *"nvalid zone"* | *"nvalid location"* | *"on 'locations/"*)
+        echo "2 there are no TPUs in that zone${zone:+ ($zone)}: look at gcloud compute tpus locations list" ;;
+    *[Pp]"roject "*"not found"* | *"'projects/"*"' was not found"* | *[Pp]"roject "*"does not exist"* | *CONSUMER_INVALID*)
+        echo "2 there is no such project, or you may not use it: look at gcloud projects list" ;;
     *ALREADY_EXISTS* | *"already exists"*)
         echo "2 the name $name is taken: pod.sh delete $name, or choose another" ;;
     *[Qq]uota*)
@@ -89,7 +96,7 @@ explain() {  # FILE: what gcloud said there, in words and with its exit code on 
     *PREEMPTED* | *preempted*)
         echo "143 $name was preempted: pod.sh delete $name and create it anew, as supervise does" ;;
     *NOT_FOUND* | *"was not found"*)
-        echo "2 there is no TPU called $name${zone:+ in $zone}: look at gcloud compute tpus tpu-vm list" ;;
+        echo "2 $no_tpu" ;;
     *"auth login"* | *UNAUTHENTICATED* | *eauthentication*)
         echo "2 you are not logged in: gcloud auth login" ;;
     *PERMISSION_DENIED* | *"does not have"*permission*)
@@ -109,7 +116,7 @@ call() {  # WORDS: a command that changes something; ends with words where it fa
         shown "$@"
     elif ! "$@" 2>"$scratch/said"; then
         local code words
-        read -r code words < <(explain "$scratch/said")
+        read -r code words < <(explain "$scratch/said" "$1")
         fail "$code" "$words ($1: $(grep -v '^ *$' "$scratch/said" | tail -1))"
     fi
 }
@@ -123,7 +130,7 @@ asked() {  # ASSUMED WORDS: what a command answers that only reads, "" where not
     elif ! "$@" 2>"$scratch/asked"; then
         grep -q "NOT_FOUND\|was not found" "$scratch/asked" && return 0
         local code words
-        read -r code words < <(explain "$scratch/asked")
+        read -r code words < <(explain "$scratch/asked" "$1")
         fail "$code" "$words ($1: $(tail -1 "$scratch/asked"))"
     fi
 }
@@ -158,7 +165,8 @@ on_worker() {  # NODE WORKER WORDS: run them there, as a login user of the machi
     local node=$1 worker=$2
     shift 2
     local ssh=(gcloud compute tpus tpu-vm ssh "$node" --worker="$worker" "${where[@]}" --command="$(shown "$@")")
-    if ((dry)); then shown "${ssh[@]}"; else "${ssh[@]}"; fi
+    # a connection in the background that reads the terminal would be stopped by Enter (SIGTTIN)
+    if ((dry)); then shown "${ssh[@]}"; else "${ssh[@]}" </dev/null; fi
 }
 
 on_all() {  # WORDS: run them on all workers at once; each one's output and exit code in $scratch

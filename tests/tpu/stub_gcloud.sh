@@ -18,7 +18,7 @@ if [[ -e $STUB/refusals ]]; then
     done
 fi
 flag() { local w; for w in "${all[@]}"; do [[ $w == "--$1="* ]] && { echo "${w#*=}"; return; }; done; true; }
-missing() { echo "ERROR: (gcloud) NOT_FOUND: Resource '$1' was not found" >&2; exit 1; }
+missing() { echo "ERROR: (gcloud) NOT_FOUND: Resource 'projects/p/locations/z/${2:-nodes}/$1' was not found" >&2; exit 1; }
 make() { local i; for ((i = 0; i < ${STUB_WORKERS:-2}; i++)); do mkdir -p "$STUB/nodes/$1/$i"; done; echo READY >"$STUB/nodes/$1/state"; }
 all=("$@")
 case "$*" in
@@ -42,7 +42,7 @@ case "$*" in
     else make "$(flag node-id)"; fi
     printf 'WAITING_FOR_RESOURCES\nACTIVE\n' >"$STUB/queue/$5" ;;
 "compute tpus queued-resources describe "*)
-    [[ -e $STUB/queue/$5 ]] || missing "$5"
+    [[ -e $STUB/queue/$5 ]] || missing "$5" queuedResources
     head -1 "$STUB/queue/$5"
     if (($(wc -l <"$STUB/queue/$5") > 1)); then sed -i 1d "$STUB/queue/$5"; fi ;;
 "compute tpus queued-resources delete "*) rm -r "$STUB/queue/$5" "$STUB/nodes/$5"*  ;;

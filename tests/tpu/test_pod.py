@@ -7,6 +7,7 @@ uv run pytest tests/tpu
 
 import json
 import os
+import pty
 import shutil
 import signal
 import subprocess
@@ -167,6 +168,37 @@ REFUSALS = {
         2,
         "(z) has no v5e-16",
     ),
+    "wrong type, by path": (
+        "NOT_FOUND: Resource 'projects/p/locations/z/acceleratorTypes/v5litepod-16' was not found",
+        2,
+        "(z) has no v5e-16",
+    ),
+    "wrong version": (
+        "NOT_FOUND: Resource 'projects/p/locations/z/runtimeVersions/v2-x' was not found",
+        2,
+        "(z) has no runtime v2-alpha-tpuv5-lite",
+    ),
+    "wrong zone, by path": (
+        "NOT_FOUND: Resource 'projects/p/locations/z' was not found",
+        2,
+        "no TPUs in that zone",
+    ),
+    "no such project": ("NOT_FOUND: Project 'p' not found or deleted", 2, "no such project"),
+    "no such project, by path": (
+        "The resource 'projects/p' was not found",
+        2,
+        "no such project",
+    ),
+    "something else is not there": (
+        "NOT_FOUND: Resource 'projects/p/locations/z/operations/7' was not found",
+        2,
+        "there is no TPU called pod in z",
+    ),
+    "no such node": (
+        "NOT_FOUND: Resource 'projects/p/locations/z/nodes/pod' was not found",
+        2,
+        "there is no TPU called pod in z",
+    ),
     "busy name": (
         "ALREADY_EXISTS: Resource 'projects/p/locations/z/nodes/pod' already exists",
         2,
@@ -194,6 +226,10 @@ def test_a_refusal_is_told_in_words(cloud, case):
     cloud.refuse("tpu-vm create", said)
     line = cloud.pod("create", "pod", "--type=v5e-16", "--zone=z", code=code).splitlines()[-1]
     assert line.startswith("pod: ") and told in line and said in line
+
+
+def test_a_name_that_is_not_there_is_told(cloud):
+    assert "there is no TPU called typo" in cloud.pod("delete", "typo", code=2)
 
 
 @pytest.mark.parametrize(
@@ -381,6 +417,37 @@ exec {STUB} "$@"
     assert lines == [f"line {i}" for i in range(1, 31)] and (slow / "done").exists()
 
 
+def test_a_connection_does_not_read_the_terminal(cloud):
+    """What reads it in the background is stopped by the kernel: the run would never be shown."""
+    cloud.installed()
+    reading = cloud.folder / "reading"
+    reading.mkdir()
+    text = f'#!/bin/bash\ncase "$*" in *" ssh "*) read -r -t 5 || true;; esac\nexec {STUB} "$@"\n'
+    (reading / "gcloud").write_text(text)
+    (reading / "gcloud").chmod(0o755)
+    terminal, end = pty.openpty()
+    command = ["setsid", "--ctty", "bash", str(REPO / "tpu/pod.sh"), "run", "pod", "--"]
+    environment = cloud.environment | {"PATH": f"{reading}:{cloud.environment['PATH']}"}
+    process = subprocess.Popen(
+        [*command, "echo", "shown"],
+        cwd=cloud.folder,
+        env=environment,
+        stdin=end,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    os.write(terminal, b"\n")
+    try:
+        said, _ = process.communicate(timeout=20)
+    finally:
+        # the terminal's end takes with it (SIGHUP) what was stopped
+        os.close(terminal)
+        os.close(end)
+        process.kill()
+    assert process.returncode == 0 and "shown" in said
+
+
 def supervised(cloud, script: str, code: int, *flags: str) -> str:
     """What supervise says of a run whose script is `script`; a slice has one worker."""
     words = ["supervise", "pod", "--type=v5e-4", "--pause=0", *flags, "--", "bash", "-c", script]
@@ -469,7 +536,8 @@ def test_the_manifest_is_what_gke_and_xpk_take(cloud):
         "cloud.google.com/gke-tpu-topology": "2x2x1",
     }
     cloud.refuse("kubectl apply", "the server could not find the requested resource")
-    assert "(kubectl: ERROR: the server" in cloud.pod(*words, "--apply", "--", "true", code=1)
+    said = cloud.pod(*words, "--apply", "--", "true", code=1)
+    assert "pod: kubectl failed (kubectl: ERROR: the server" in said
 
 
 # ---- the check
