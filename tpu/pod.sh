@@ -6,8 +6,8 @@
 # run goes on when the connection breaks: on each worker tpu/worker.sh keeps its log and exit code.
 #
 # Exit codes: 0 done; 1 the machine refused (quota, capacity) or a check failed; 2 a mistake in
-# usage (zone, project, name); 75 a run is going on there; 130 Ctrl-C; 143 preempted or stopped; else
-# the worst of the run's.
+# usage (zone, project, name); 75 a run is going on there; 124 --wait is over; 130 Ctrl-C; 143
+# preempted or stopped; else the worst of the run's.
 set -euo pipefail
 if ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] < 404)); then
     echo "pod: this is bash $BASH_VERSION, and 4.4 or newer is needed" >&2
@@ -23,6 +23,7 @@ IS_RUNNING=75           # exit code of tpu/worker.sh where a run is going on
 LAST_LINES=20           # of the other workers, where a run fails
 GRACE_SECONDS=150       # for a run that is told to stop to save (a step, then the checkpoint)
 MAX_PAUSE_SECONDS=300   # between two starts
+MAX_SETUPS=6            # failures of a slice's setup in a row: SSH comes up after the slice does
 
 usage() {
     cat <<'TEXT'
@@ -50,6 +51,8 @@ tpu/pod.sh COMMAND NAME [FLAGS] [-- WORDS OF THE RUN]
   --config FILE        of `check`: must be the same on all workers; also --lock FILE
   --restarts N         of `supervise` and `jobset`: crashes in a row after which to give up (3)
   --preemptions N      of `supervise`: after so many give up (50)
+  --retries N          of `supervise`, and in a queue: refusals and lost connections of Google's in a
+                       row, such as no capacity, after which to give up (50)
   --pause SECONDS      before a new start, doubled each time (10); between looks at a queue
   --image IMAGE  --queue QUEUE  --apply     of `jobset`; XPK's queue is multislice-queue
   --dry-run            print the exact commands and change nothing
@@ -146,7 +149,8 @@ nodes() {  # the names of the slices
 state() {  # READY where all slices are; else the state of the first that is not, ABSENT without one
     local node answer
     for node in $(nodes); do
-        answer=$(asked READY gcloud compute tpus tpu-vm describe "$node" "${where[@]}" --format='value(state)')
+        # `set -e` has no say in what is called with || behind it
+        answer=$(asked READY gcloud compute tpus tpu-vm describe "$node" "${where[@]}" --format='value(state)') || return
         [[ $answer == READY ]] || { echo "${answer:-ABSENT}"; return; }
     done
     echo READY
@@ -233,10 +237,36 @@ queue_state() {
     asked ACTIVE gcloud compute tpus queued-resources describe "$name" "${where[@]}" --format='value(state.state)'
 }
 
+doubled() {  # COUNT: the seconds to wait after that many failures in a row
+    local rest=$((pause << ($1 > 16 ? 15 : $1 - 1)))
+    echo $((rest > MAX_PAUSE_SECONDS ? MAX_PAUSE_SECONDS : rest))
+}
+
+try_later() {  # CODE COUNT LIMIT WHAT: say that it failed COUNT times in a row, and wait or give up
+    local rest
+    (($2 <= $3)) || fail "$1" "$4 failed $2 times in a row, the last with exit code $1"
+    rest=$(doubled "$2")
+    echo "pod: $4 failed (exit $1), $2 of $3; another attempt in $rest s" >&2
+    sleep "$rest"
+}
+
+patiently() {  # FUNCTION: what it answers, asked again where that fails, but for a mistake (2)
+    local answer code failures=0
+    while true; do
+        code=0
+        answer=$("$1") || code=$?
+        ((code)) || { echo "$answer"; return; }
+        ((code != 2)) || exit 2
+        try_later "$code" "$((++failures))" "$retries" "the look at $name"
+    done
+}
+
 await_queue() {
     local now before="" began=$SECONDS
-    while now=$(queue_state); [[ $now != ACTIVE ]]; do
+    while true; do
+        now=$(patiently queue_state) || exit $?
         case $now in
+        ACTIVE) break ;;
         FAILED) fail 1 "the request $name failed in the queue: gcloud compute tpus queued-resources describe $name tells why; pod.sh delete $name removes it" ;;
         SUSPENDING | SUSPENDED) fail 143 "$name was preempted: pod.sh delete $name, then create it anew" ;;
         "") fail 1 "the request $name is no longer in the queue" ;;
@@ -244,7 +274,7 @@ await_queue() {
         [[ $now == "$before" ]] || echo "pod: $name is $now" >&2
         before=$now
         if ((wait_seconds && SECONDS - began >= wait_seconds)); then
-            fail 1 "$name is still $now after $wait_seconds s (--wait); it stays in the queue until pod.sh delete $name"
+            fail 124 "$name is still $now after $wait_seconds s (--wait); it stays in the queue until pod.sh delete $name"
         fi
         sleep "$pause"
     done
@@ -393,7 +423,9 @@ stop() {
 }
 
 delete() {
-    if [[ $(queue_state) ]]; then
+    local queue
+    queue=$(queue_state)
+    if [[ $queue ]]; then
         tpus queued-resources delete "$name" --force --quiet
         ((dry)) || echo "pod: $name and its queued resource are deleted" >&2
     else
@@ -406,18 +438,51 @@ step() {  # COMMAND: of this script, with the same flags
     bash "${BASH_SOURCE[0]}" "$1" "$name" "${given[@]}" -- "${words[@]}"
 }
 
+provide() {  # NOW, the state of the slices: make them where they are not READY, and set them up
+    # needs_setup is supervise's: a slice that was READY from the start is set up already
+    local now=$1 code failures=0 failed_setups=0
+    while true; do
+        code=0
+        if [[ $now != READY ]] || ((dry)); then
+            renew "$now" || code=$?
+            case $code in 2 | 124 | 130) exit "$code" ;; esac  # a mistake, --wait, Ctrl-C
+            if ((code)); then
+                try_later "$code" "$((++failures))" "$retries" "making $name"
+                now=$(patiently state) || exit $?
+                continue
+            fi
+            failures=0 needs_setup=1
+        fi
+        ((needs_setup)) || return 0
+        step setup || code=$?
+        case $code in
+        0 | "$IS_RUNNING") needs_setup=0; return 0 ;;
+        130) exit 130 ;;
+        *) try_later "$code" "$((++failed_setups))" "$MAX_SETUPS" "the setup of $name" ;;
+        esac
+        now=$(patiently state) || exit $?
+    done
+}
+
+renew() {  # NOW: a slice in place of what is left of the last one, which has its name
+    local queue
+    queue=$(queue_state) || return
+    case $queue in
+    "" | ACTIVE | FAILED | SUSPEND*) ;;
+    *) (await_queue); return ;;  # of an attempt that ended; its place in the queue is kept
+    esac
+    # it was there a moment ago: that it cannot be deleted now is no mistake of yours (2)
+    if [[ $1 != ABSENT || $queue ]]; then step delete || return 1; fi
+    step create
+}
+
 supervise() {
     [[ $type ]] || fail 2 "supervise needs --type: it creates what a preemption took"
     ((${#words[@]})) || fail 2 "supervise needs the words of the run: pod.sh supervise $name --type T -- itx train …"
-    local code now crashes=0 lost=0 rest
+    local code now crashes=0 lost=0 needs_setup=0 rest
     while true; do
-        now=$(state)
-        if [[ $now != READY ]] || ((dry)); then
-            # what a preemption leaves has the name
-            [[ $now == ABSENT && -z $(queue_state) ]] || step delete
-            step create
-            step setup
-        fi
+        now=$(patiently state) || exit $?
+        provide "$now"
         code=0
         step run || code=$?
         ((dry)) && return
@@ -425,24 +490,22 @@ supervise() {
             code=0
             step logs || code=$?
         fi
-        now=$(state)
-        case $code in
-        0 | 130) return "$code" ;;  # done; Ctrl-C
-        2) [[ $now != READY ]] || return 2 ;;  # a mistake, which a new start repeats
-        esac
+        case $code in 0 | 130) return "$code" ;; esac  # done; Ctrl-C
+        now=$(patiently state) || exit $?
+        # a mistake, which a new start repeats
+        if [[ $code == 2 && $now == READY ]]; then return 2; fi
         if ((code == 143)) && grep -qs "stopped by hand" "runs/pod-$name"/*.txt; then
             fail 143 "the run was stopped; the same command goes on with it"
         fi
-        rest=$pause
         if [[ $now != READY || $code == 143 ]]; then
-            crashes=0
+            crashes=0 rest=$pause
             ((++lost <= preemptions)) || fail 143 "preempted $lost times (--preemptions $preemptions)"
             echo "pod: preempted ($name is $now, exit $code), $lost of $preemptions; a new start in $rest s" >&2
         else
             ((++crashes <= restarts)) || fail "$code" "$crashes crashes in a row (--restarts $restarts), the last with exit code $code"
-            rest=$((pause * (1 << (crashes - 1))))
-            ((rest <= MAX_PAUSE_SECONDS)) || rest=$MAX_PAUSE_SECONDS
+            rest=$(doubled "$crashes")
             echo "pod: a crash (exit $code), $crashes of $restarts; a new start in $rest s" >&2
+            ((code != 127)) || needs_setup=1  # no such command: nothing may be installed there
         fi
         sleep "$rest"
     done
@@ -541,7 +604,7 @@ main() {
     shift 2
     given=()
     type="" zone="" project="" version="" bucket="" config="" lock="" image="" queue="" family="" nfs=""
-    slices=1 spot=0 queued=0 wait_seconds=0 restarts=3 preemptions=50 pause=10 apply=0 dry=0
+    slices=1 spot=0 queued=0 wait_seconds=0 restarts=3 preemptions=50 retries=50 pause=10 apply=0 dry=0
     hosts="" words=() all=()
     while (($#)); do
         case $1 in
@@ -552,7 +615,7 @@ main() {
         --apply) apply=1 ;;
         --dry-run) dry=1 ;;
         --type | --zone | --project | --version | --bucket | --config | --lock | --image | --queue | --nfs) ;;
-        --slices | --wait | --restarts | --preemptions | --pause)
+        --slices | --wait | --restarts | --preemptions | --retries | --pause)
             [[ ${2:-} =~ ^[0-9]+$ ]] || fail 2 "$1 takes a whole number, not '${2:-}'" ;;
         *) fail 2 "no flag $1 (the run's own words stand behind --); pod.sh --help lists them" ;;
         esac

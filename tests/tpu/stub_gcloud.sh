@@ -8,10 +8,10 @@ words="${0##*/} $*"
 echo "${words//$'\n'/ }" >>"$STUB/calls"
 if [[ -e $STUB/refusals ]]; then
     mapfile -t refusals <"$STUB/refusals"
-    for line in "${refusals[@]}"; do
-        IFS=$'\t' read -r part code said <<<"$line"
+    for i in "${!refusals[@]}"; do
+        IFS=$'\t' read -r part code said <<<"${refusals[i]}"
         if [[ $words == *"$part"* ]]; then
-            rm "$STUB/refusals"
+            sed -i "$((i + 1))d" "$STUB/refusals"
             echo "ERROR: $said" >&2
             exit "$code"
         fi

@@ -259,7 +259,10 @@ def test_a_request_that_fails_in_the_queue_or_waits_too_long(cloud):
     (cloud.folder / "queue").mkdir()
     words = ["create", "pod", "--type=v5e-16", "--queued", "--pause=0"]
     cloud.refuse("queued-resources describe", "the moon is full")
-    assert "gcloud failed" in cloud.pod(*words, code=1)
+    assert "gcloud failed" in cloud.pod(*words, "--retries=0", code=1)
+    cloud.pod("delete", "pod")
+    cloud.refuse("queued-resources describe", "the network is down")
+    assert "the look at pod failed (exit 1), 1 of 50" in cloud.pod(*words)
     queue = cloud.folder / "queue" / "pod"
     for state, code, told in (
         ("FAILED", 1, "failed in the queue"),
@@ -277,7 +280,7 @@ def test_a_request_that_fails_in_the_queue_or_waits_too_long(cloud):
     stub = '#!/bin/sh\ncase "$*" in *create*) exit 0;; *) echo PROVISIONING;; esac\n'
     (cloud.folder / "FAILED" / "gcloud").write_text(stub)
     path = f"{cloud.folder / 'FAILED'}:{cloud.environment['PATH']}"
-    assert "still PROVISIONING after 1 s" in cloud.pod(*words[:-1], *slow, code=1, PATH=path)
+    assert "still PROVISIONING after 1 s" in cloud.pod(*words[:-1], *slow, code=124, PATH=path)
 
 
 def test_setup_gives_every_worker_this_clone(cloud):
@@ -486,9 +489,71 @@ def test_supervise_takes_up_a_run_that_is_going_on(cloud):
     assert process.returncode == 130 and "finished" in said and "another" not in said
 
 
-def test_supervise_ends_where_a_slice_cannot_be_had(cloud):
-    cloud.refuse("tpu-vm create", 'There is no more capacity in the zone "z"')
-    assert "has no room now" in supervised(cloud, "true", 1)
+NO_ROOM = 'There is no more capacity in the zone "z"'
+
+
+def test_supervise_survives_refusals_and_lost_connections(cloud):
+    cloud.refuse("describe pod --format=value(state)", "the network is down")
+    cloud.refuse("queued-resources describe", "the network is down")
+    for _ in range(2):
+        cloud.refuse("tpu-vm create", NO_ROOM)
+    cloud.refuse("tpu-vm scp", "the network is down")
+    cloud.refuse("tpu-vm ssh", "ssh: connect to host: Connection refused", code=255)
+    # after the preemption there is no room again
+    script = f"""[ ! -e {cloud.folder}/again ] || {{ echo done; exit 0; }}
+touch {cloud.folder}/again
+printf 'tpu-vm create\\t1\\t%s\\n' '{NO_ROOM}' >> {cloud.folder}/refusals
+echo PREEMPTED > {cloud.folder}/nodes/pod/state; exit 1"""
+    said = supervised(cloud, script, 0, "--restarts=0")
+    assert "done" in said and (cloud.folder / "refusals").read_text() == ""
+    assert "the look at pod failed (exit 1), 1 of 50" in said
+    # the queue cannot be asked, then there is no room twice; later once more
+    counts = [f"making pod failed (exit 1), {n} of 50" for n in (1, 2, 3, 1)]
+    told = [x for x in said.splitlines() if "making pod failed" in x]
+    assert len(told) == 4 and all(c in x for c, x in zip(counts, told, strict=True))
+    assert "the setup of pod failed (exit 1), 1 of 6" in said
+    assert "the setup of pod failed (exit 255), 2 of 6" in said
+
+
+def test_supervise_survives_a_preemption_during_the_setup(cloud):
+    uv, lost = cloud.folder / "bin" / "uv", cloud.folder / "lost"
+    state = cloud.folder / "nodes/pod/state"
+    first = f"[ -e {lost} ] || {{ touch {lost}; echo PREEMPTED > {state}; exit 1; }}"
+    uv.write_text(uv.read_text().replace("#!/bin/sh", f"#!/bin/sh\n{first}", 1))
+    said = supervised(cloud, "echo done", 0)
+    assert "done" in said and said.count("the setup of pod failed") == 1
+    assert len([c for c in cloud.calls if "tpu-vm create" in c]) == 2
+
+
+def test_supervise_gives_up(cloud):
+    for _ in range(3):
+        cloud.refuse("tpu-vm create", NO_ROOM)
+    said = supervised(cloud, "true", 1, "--retries=2", "--pause=1")
+    assert "another attempt in 1 s" in said and "another attempt in 2 s" in said
+    assert said.count("has no room now") == 3 and "making pod failed 3 times in a row" in said
+    for _ in range(7):
+        cloud.refuse("tpu-vm scp", "the network is down")
+    assert "the setup of pod failed 7 times in a row" in supervised(cloud, "true", 1)
+    cloud.pod("delete", "pod")
+    # a mistake is not tried again
+    cloud.refuse("tpu-vm create", "NOT_FOUND: AcceleratorType 'x' not found")
+    assert "another attempt" not in supervised(cloud, "true", 2)
+
+
+def test_supervise_keeps_its_place_in_the_queue(cloud):
+    cloud.installed(workers=1)
+    cloud.set_state("pod", "CREATING")
+    (cloud.folder / "queue").mkdir()
+    (cloud.folder / "queue/pod").write_text("WAITING_FOR_RESOURCES\nPROVISIONING\nACTIVE\n")
+    other = cloud.folder / "other"
+    other.mkdir()
+    state = cloud.folder / "nodes/pod/state"
+    text = f'#!/bin/bash\n[[ "$*" != *"queued-resources describe"* ]] || echo READY >{state}\n'
+    (other / "gcloud").write_text(f'{text}exec {STUB} "$@"\n')
+    (other / "gcloud").chmod(0o755)
+    cloud.environment["PATH"] = f"{other}:{cloud.environment['PATH']}"
+    assert "pod is PROVISIONING" in supervised(cloud, "true", 0, "--queued")
+    assert not [c for c in cloud.calls if " create " in c or " delete " in c]
 
 
 def test_the_manifest_is_what_gke_and_xpk_take(cloud):
