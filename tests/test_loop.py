@@ -47,7 +47,7 @@ def stages(monkeypatch, tmp_path):
         done.append(("beside", Path(first).name, Path(other).name))
         assert acted == [{"why": "x", "tasks": ["t"], "conditions": []}]
         verdict = held["verdicts"].pop(0)
-        return {"pairs": 9, "difference": 0.1, "interval": [0.0, 0.2], "p": 0.01, "over": "tasks", "verdict": verdict, "better": verdict == "better", "on": [], "worse": held["worse"], "smallest": {"unseen tasks": 0.07}}  # fmt: skip
+        return {"pairs": 9, "difference": 0.1, "interval": [0.0, 0.2], "p": 0.01, "over": "tasks", "verdict": verdict, "better": verdict == "better", "on": [], "untold": {}, "worse": held["worse"], "smallest": {"unseen tasks": 0.07}}  # fmt: skip
 
     monkeypatch.setattr(loop, "_train", lambda folder, run, recipe: done.append(("train", run.name, Path(recipe[0]).name)))  # fmt: skip
     monkeypatch.setattr(rounds, "score", lambda run: 0.5)

@@ -51,7 +51,7 @@ def add_commands(add: Add) -> None:
     option(
         "--control",
         action="store_true",
-        help="do as much to what a draw chooses: rows, rates and groups that no action named",
+        help="do as much to what a draw chooses: rows, other tasks' rates, other groups",
     )
     making.add_who(make)
 
