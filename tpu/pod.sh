@@ -291,9 +291,10 @@ setup() {
     for node in $(nodes); do
         tpus tpu-vm scp "$archive" "$node:itx.tar.gz" --worker=all
     done
-    # the archive's worker.sh: the workers have none yet, or an older one
+    # the archive's worker.sh: the workers have none yet, or an older one; a file, not a pipe, for an
+    # archive that cannot be read to be a failure
     # shellcheck disable=SC2016
-    local worker_sh='exec bash <(tar xzOf itx.tar.gz tpu/worker.sh) "$@"'
+    local worker_sh='set -e; tar xzOf itx.tar.gz tpu/worker.sh >itx-worker.sh; exec bash itx-worker.sh "$@"'
     on_all bash -c "$worker_sh" setup idle  # all of them, before anything is replaced on one
     check_all setup
     on_all bash -c "$worker_sh" setup install "$nfs"

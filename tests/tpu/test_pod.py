@@ -334,6 +334,17 @@ def test_a_second_setup_keeps_what_the_first_did_not_bring(cloud):
     assert said.count("no old file is removed") == 1 and "pod: pod worker 0: there is no" in said
 
 
+def test_an_archive_that_did_not_arrive_is_seen(cloud):
+    cloud.installed()
+    other = cloud.folder / "other"
+    other.mkdir()
+    text = f'#!/bin/bash\n[[ "$*" != *" scp "* ]] || exit 0\nexec {STUB} "$@"\n'
+    (other / "gcloud").write_text(text)
+    (other / "gcloud").chmod(0o755)
+    said = cloud.pod("setup", "pod", code=2, PATH=f"{other}:{cloud.environment['PATH']}")
+    assert "pod worker 1: setup failed" in said and "is set up" not in said
+
+
 def test_setup_is_refused_while_a_run_is_going_on(cloud):
     clone = copied_clone(cloud.folder / "clone")
     cloud.pod("create", "pod", "--type=v5e-8")
