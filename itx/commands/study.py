@@ -18,6 +18,7 @@ import shlex
 import sys
 import time
 from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -100,17 +101,13 @@ def run_study(args: Namespace) -> tuple[dict, int]:
         return _listed(made, todo), 0
     for p in made.plans:
         if results.is_done(p.run, p.steps):
-            made.read(p)
+            made.attempt(p, made.read)
     if todo:
         _make_base(made)
     for number, p in enumerate(todo, 1):
         print(visible(f"run {number}/{len(todo)}: {p.name}"), flush=True)
-        try:
-            _make(made, p)
+        if made.attempt(p, lambda planned: _make(made, planned)):
             print(visible(f"  {page.numbers(made.values[p.name])}"), flush=True)
-        except (RunFailed, UserError) as e:
-            made.failed[p.name] = str(e)
-            print(visible(f"  failed: {e}"), file=sys.stderr, flush=True)
         made.write()  # after each run: a look at any time
         print(f"  {_minutes(sum(map(made.seconds_of, todo[number:])))} left", flush=True)
     facts = made.write()
@@ -149,6 +146,15 @@ class Made:
         return p.seconds * real / sum(q.seconds for q in timed)
 
     def read(self, p: Planned) -> None:
+    def attempt(self, p: Planned, action: Callable[[Planned], None]) -> bool:
+        """Whether it went well; what failed is said, and kept for study.json."""
+        try:
+            action(p)
+        except (RunFailed, UserError) as e:
+            self.failed[p.name] = str(e)
+            print(visible(f"  {p.name} failed: {e}"), file=sys.stderr, flush=True)
+        return p.name not in self.failed
+
         self.values[p.name] = results.measured(p.run, p.config, self.study.measures)
 
     def write(self) -> dict[str, Any]:

@@ -189,8 +189,7 @@ def picture(facts: dict[str, Any]) -> bytes:
     for s, v in zip(sides, values, strict=True):
         if "place" not in s:  # a level to compare with, drawn across
             lines[s["side"]] = [(p, [sum(v) / len(v)]) for p in (min(known), max(known))]
-    log = facts["log"] and min(known) > 0
-    return plots.lines_with_points(lines, (facts["axis"], unit), log=log, form="svg")
+    return plots.lines_with_points(lines, (facts["axis"], unit), log=facts["log"], form="svg")
 
 
 # ---- a page of results
