@@ -136,9 +136,11 @@ def _sentences(facts: dict[str, Any]) -> list[str]:
 
 
 def _tells_no_more(test: dict[str, Any], tests: list[dict]) -> bool:
-    """Whether the instruction tells the side that scores better no more than the other."""
+    """Whether it is shown that the instruction tells the side that scores better no more than the
+    other; that nothing was resolved shows nothing."""
     same = [t for t in tests if t["name"] == test["name"] and t["kind"] == "bits"]
-    return "other" in test and bool(same) and all(t["verdict"] != "better" for t in same)
+    shown = all(t["verdict"] in ("equivalent", "worse") for t in same)
+    return "other" in test and bool(same) and shown
 
 
 def _beside_others(test: dict[str, Any]) -> str:
