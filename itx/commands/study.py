@@ -291,7 +291,7 @@ def _design(made: Made) -> dict[str, Any]:
         "notes": study.notes,
         "examples": config.eval.max_examples,
         "split": config.eval.split,
-        "base": storage.read_object(_searched(made.base), absent={}),
+        "base": _found_in(made.base),
     }
 
 
@@ -328,12 +328,18 @@ def _searched(base: RunFolder) -> Path:
 
 def _make_base(made: Made) -> None:
     """The base, and the proof that no document of it instructs, unless they are there."""
+def _found_in(base: RunFolder) -> dict[str, Any]:
+    """What the search found; {} where there was none, or one that counted less."""
+    found = storage.read_object(_searched(base), absent={})
+    return found if found.keys() >= purity.FACTS else {}
+
+
     args, base, config = made.args, made.base, _base_config(made.args)
     begin.check_same_run(base, config)
     recipe_of = Namespace(config=str(BASE_RECIPE), quick=args.quick, overrides=[])
     lock = read_lock(base) if base.has_lock() else locks.read(child.built(recipe_of))
     data = locks.shape_hash(lock)
-    if storage.read_object(_searched(base), absent={}).get("data") != data:
+    if _found_in(base).get("data") != data:
         found = {"data": data, **purity.check(config, lock)}
         storage.write_json(_searched(base), storage.sealed(found))
         print(page.searched(found), flush=True)

@@ -9,6 +9,7 @@ from itx import storage
 from itx.analysis import plots
 from itx.analysis.compare import MIN_SEEDS
 from itx.errors import UserError
+from itx.study import purity
 from itx.study.spec import UNITS
 
 # expected verdict -> what it says of the other side, beside the first
@@ -26,10 +27,13 @@ def numbers(measures: dict[str, float]) -> str:
 
 def searched(found: dict[str, Any]) -> str:
     """What `purity.check` found, in a line."""
+    skipped = [f"{n:,} {reason}" for reason, n in found["skipped"].items()]
     return (
-        f"{found['documents']:,} documents, none of which holds a question mark or any of "
-        f"{found['instructions']:,} runs of words that the tasks' templates instruct by; "
-        f"{found['left_out']:,} that hold a test input are left out"
+        f"searched {found['documents']:,} documents, none of which holds a question mark or any of "
+        f"{found['instructions']:,} runs of {purity.MIN_WORDS} or more words that the tasks' "
+        f"templates instruct by; {found['short']:,} shorter runs were not looked for; "
+        f"{found['left_out']:,} of the documents hold a test input and are left out of training; "
+        f"further records of the source: {', '.join(skipped) or 'none'}"
     )
 
 
@@ -64,8 +68,8 @@ def _design(facts: dict[str, Any]) -> list[str]:
         lines.append("The quick variant, of a few steps: it proves that the study runs, no more.")
     if facts["overrides"]:
         lines.append(f"Settings of all runs: `{' '.join(facts['overrides'])}`.")
-    if facts["base"]:
-        lines.append(f"The base read {searched(facts['base'])}.")
+    found = searched(facts["base"]) if facts["base"] else "not searched for instructions"
+    lines.append(f"The source of the base's documents: {found}.")
     if facts["notes"]:
         lines.append(facts["notes"])
     return lines
