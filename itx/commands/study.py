@@ -133,6 +133,7 @@ class Made:
         self.args, self.study, self.file = args, study, file
         self.folder, self.base, self.plans = folder, base, plans
         self.values: dict[str, dict[str, float]] = {}  # of a run that is done its measures
+        self.examples: dict[str, dict[str, float]] = {}  # and how many examples are behind them
         self.failed: dict[str, str] = {}
         held = storage.read_object(folder / "study.json", "runs", absent={"runs": []})
         self.seconds = {r["run"]: r["seconds"] for r in held["runs"] if r["seconds"] is not None}
@@ -145,7 +146,6 @@ class Made:
         real = sum(self.seconds[q.name] for q in timed)
         return p.seconds * real / sum(q.seconds for q in timed)
 
-    def read(self, p: Planned) -> None:
     def attempt(self, p: Planned, action: Callable[[Planned], None]) -> bool:
         """Whether it went well; what failed is said, and kept for study.json."""
         try:
@@ -155,16 +155,17 @@ class Made:
             print(visible(f"  {p.name} failed: {e}"), file=sys.stderr, flush=True)
         return p.name not in self.failed
 
-        self.values[p.name] = results.measured(p.run, p.config, self.study.measures)
+    def read(self, p: Planned) -> None:
+        measures = self.study.measures
+        values = results.measured(p.run, p.config, measures)
+        self.examples[p.name] = results.examples(p.run, p.config, measures)
+        self.values[p.name] = values
 
     def write(self) -> dict[str, Any]:
-        values = results.by_side(
-            self.study,
-            {
-                (p.arm.name, p.draw.name): self.values[p.name]
-                for p in self.plans
-                if p.name in self.values
-            },
+        done = {(p.arm.name, p.draw.name): p.name for p in self.plans if p.name in self.values}
+        values = results.by_side(self.study, {at: self.values[n] for at, n in done.items()})
+        examples = results.examples_by_side(
+            self.study, {at: self.examples[n] for at, n in done.items()}
         )
         facts = {
             **_design(self),
@@ -177,12 +178,13 @@ class Made:
                     "steps": p.steps,
                     "tokens": results.tokens(p.run) if p.name in self.values else None,
                     "values": self.values.get(p.name),
+                    "examples": self.examples.get(p.name),
                     "failed": self.failed.get(p.name, ""),
                 }
                 for p in self.plans
             ],
             "sides": results.sides(self.study, values),
-            "tests": results.tests(self.study, values),
+            "tests": results.tests(self.study, values, examples),
         }
         storage.write_json(self.folder / "study.json", storage.sealed(facts))
         with storage.whole_file(self.folder / "study.md") as part:
@@ -326,14 +328,14 @@ def _searched(base: RunFolder) -> Path:
     return base.path.parent / f"{base.path.name}.json"
 
 
-def _make_base(made: Made) -> None:
-    """The base, and the proof that no document of it instructs, unless they are there."""
 def _found_in(base: RunFolder) -> dict[str, Any]:
     """What the search found; {} where there was none, or one that counted less."""
     found = storage.read_object(_searched(base), absent={})
     return found if found.keys() >= purity.FACTS else {}
 
 
+def _make_base(made: Made) -> None:
+    """The base, and the proof that no document of it instructs, unless they are there."""
     args, base, config = made.args, made.base, _base_config(made.args)
     begin.check_same_run(base, config)
     recipe_of = Namespace(config=str(BASE_RECIPE), quick=args.quick, overrides=[])

@@ -62,7 +62,7 @@ def _design(facts: dict[str, Any]) -> list[str]:
         f"{_tokens(done)}",
         f"Primary measure, fixed before any run: {first}; beside it {', '.join(others) or 'none'}; "
         f"of up to {facts['examples']} examples a task, {facts['split']} split. Intervals are of "
-        "95 %, Student's over draws.",
+        "95 %, Student's over draws; of scores none is narrower than their examples allow.",
     ]
     if facts["quick"]:
         lines.append("The quick variant, of a few steps: it proves that the study runs, no more.")
@@ -103,12 +103,12 @@ def _sides(facts: dict[str, Any]) -> list[str]:
 def _tests(facts: dict[str, Any]) -> list[str]:
     rows = []
     for t in facts["tests"]:
-        known = "difference" in t
+        known = "interval" in t
         rows.append(
             [
                 t["name"],
                 t["measure"],
-                _signed(t["difference"], t["interval"]) if known else "not known",
+                _difference(t),
                 ", ".join(f"{value:+.3f}" for value in t["values"]) or "none",
                 f"{t['smallest']:.3f}" if known else "not known",
                 f"{t['margin']:.3g}",
@@ -126,6 +126,11 @@ def _sentences(facts: dict[str, Any]) -> list[str]:
         "in format."
         for t in facts["tests"]
         if t["kind"] == "score" and t["verdict"] == "better" and _tells_no_more(t, facts["tests"])
+    ]
+    out += [
+        f"{t['name']}, {t['measure']}: unresolved, since {t['reason']}."
+        for t in facts["tests"]
+        if "reason" in t
     ]
     short = [t for t in facts["tests"] if t["draws"] < MIN_SEEDS]
     if short:
@@ -152,7 +157,7 @@ def _beside_others(test: dict[str, Any]) -> str:
     verdict, source = test["verdict"], test["source"]
     said = f"Here “{test['other']}” is {IN_WORDS[verdict]} “{test['first']}” in {test['measure']}"
     if "difference" in test:
-        said += f": {_signed(test['difference'], test['interval'])}"
+        said += f": {_difference(test)}"
     if verdict == test["expected"]:
         return f"Agrees. {source}. {said}."
     if verdict == "unresolved":
@@ -167,8 +172,13 @@ def _with_interval(mean: float | None, interval: list[float] | None) -> str:
     return f"{mean:.3f}" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
 
 
-def _signed(mean: float, interval: list[float]) -> str:
-    return f"{mean:+.3f} [{interval[0]:+.3f}, {interval[1]:+.3f}]"
+def _difference(test: dict[str, Any]) -> str:
+    if "difference" not in test:
+        return "not known"
+    if "interval" not in test:
+        return f"{test['difference']:+.3f}"
+    low, high = test["interval"]
+    return f"{test['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
 def _table(head: list[str], rows: list[list[str]]) -> list[str]:
