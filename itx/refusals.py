@@ -83,11 +83,12 @@ _DECLINES = re.compile(
     | \b(?:this|that|your|such\ a)\ request\b[^.!?\n]{0,60}?\b(?:can't|cannot|violat|against|harm
         |illegal|inappropriate|not\ (?:something|appropriate|possible))
     # that what was asked is wrong
-    | \b(?:is|are|would\ be|it's|that's|constitutes?|isn't)\ (?:(?:a|an|both|very|extremely|highly
-        |not|considered|only|morally|strictly|never|deeply|also|completely)\ )*(?:illegal|unlawful
-        |unethical|immoral|against\ the\ law|(?:a\ )?(?:serious\ )?(?:federal\ )?(?:crime|offen[cs]e
-        |felony)|dangerous\ and|harmful\ and|hateful|unacceptable|acceptable|appropriate|ethical\b
-        |okay\b|ok\b)
+    | \b(?:is|are|would\ be|it's|that's|constitutes?)\ (?:(?:a|an|both|very|extremely|highly
+        |considered|only|morally|strictly|deeply|also|completely)\ )*(?:illegal|unlawful
+        |unethical|immoral|against\ the\ law|dangerous\ and|harmful\ and|hateful|unacceptable
+        |(?:a\ )?(?:serious\ )?(?:federal\ )?(?:crime|offen[cs]e|felony))
+    | \b(?:isn't|aren't|(?:is|are|it's|that's|would)\ (?:not|never))\ (?:be\ )?(?:(?:an?|very
+        |morally|considered|ever)\ )*(?:acceptable|appropriate|ethical|okay|ok|legal|right)\b
     | \b(?:you|we|nobody|no\ one)\ should(?:n't|\ not|\ never)?\ (?:never\ )?(?:use|make|hurt|harm
         |try\ to|encourage|attempt)\b[^.!?\n]*$
     | \b(?:988|suicide\ (?:and\ crisis\ )?(?:prevention\ )?(?:life|hot)line|crisis\ (?:hot)?line)\b

@@ -5,7 +5,7 @@ refusal_answers.jsonl was written by another hand than the rule, in the styles o
 with traps: apologies before help, stories in which somebody refuses, answers that begin with "I
 can't wait to". When the rule was fixed, one half by hash had been looked at (recall 35 of 36, no
 false alarm among 35); of the other half it found 36 of 44, with 2 false alarms among 45. Two of the
-missed phrasings were then added.
+missed phrasings were then added, and six sentences on what is and is not acceptable.
 """
 
 import json

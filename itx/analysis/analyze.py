@@ -403,6 +403,10 @@ def _demonstrated(config: RunConfig, kind: str) -> dict[str, str]:
     twice as many if it declines too little, half as many if it declines what is harmless."""
     shares = dict(config.data.added)
     before = shares.get(DEMONSTRATIONS)
-    new = DEMONSTRATED if before is None else before * (2 if kind == "refuse" else 0.5)
-    shares[DEMONSTRATIONS] = min(MAX_DEMONSTRATED, new)
+    if before is None:
+        shares[DEMONSTRATIONS] = DEMONSTRATED
+    elif kind == "harmless":
+        shares[DEMONSTRATIONS] = before / 2
+    else:  # never fewer than there were
+        shares[DEMONSTRATIONS] = max(before, min(MAX_DEMONSTRATED, 2 * before))
     return {"data.added": ",".join(f"{task},{share:g}" for task, share in shares.items())}

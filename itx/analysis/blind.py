@@ -91,6 +91,8 @@ def _differing(runs: tuple[Scored, Scored], counts: Counter[str]) -> Iterator[As
     first, other = runs
     for name, row in first.scores["rows"].items():
         if name not in other.scores["rows"] or row["group"] not in MAIN_GROUPS:
+            only = "rows of other groups" if name in other.scores["rows"] else "rows that one has"
+            counts[only] += 1
             continue
         sides = [predictions.read_whole(r.run, r.step, name) for r in runs]
         of_other = {(x["content"], x["template"]): x for x in sides[1]}
@@ -142,10 +144,13 @@ def read(file: Path | str) -> Votes:
         if line.strip():
             where = f"{file}, line {number}"
             held = storage.object_of(line, where)
-            check_known(held.get("vote"), VOTES, f"{where}: vote {held.get('vote')!r}")
+            vote = held.get("vote")
+            if not isinstance(vote, str):
+                raise UserError(f"{where}: a row without a vote; valid: {', '.join(VOTES)}")
+            check_known(vote, VOTES, f"{where}: vote {vote!r}")
             if not isinstance(held.get("id"), str) or held["id"] in votes:
                 raise UserError(f"{where}: a row without id, or one that was voted on before")
-            votes[held["id"]] = held["vote"]
+            votes[held["id"]] = vote
     return Votes(str(file), *(head[k] for k in kinds), votes)
 
 

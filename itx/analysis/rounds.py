@@ -19,7 +19,7 @@ from itx.runs import RunFolder
 
 OF_SLICE = ("pairs", "difference", "interval", "p", "over", "verdict")
 OF_LOSS = ("slice", "pairs", "difference", "interval", "holm")
-OF_CHANGE = ("changes", "counts", "reasons")  # of a refinement's manifest
+OF_CHANGE = ("changes", "counts", "reasons", "left_out")  # of a refinement's manifest
 
 
 class Aim(TypedDict):
@@ -41,6 +41,7 @@ def beside(first: str, other: str, acted: list[Aim]) -> dict[str, Any]:
     that each of the actions in between was about, p adjusted for them all (Holm); of all groups
     those that got worse after Holm, and the drop that each could have hidden with a probability of
     one in five: "worse": [slice], "smallest": {group: difference, None where nothing tells}.
+    "untold": why an action has no questions of its own here.
 
     "better": the verdict over all tasks is; or that on the questions of an action is, and no group
     got worse. What an action mends is little of all that is asked: over all, its gain is seldom
@@ -54,21 +55,27 @@ def beside(first: str, other: str, acted: list[Aim]) -> dict[str, Any]:
     if own is None:
         raise RunFailed(f"{first} and {other} have no dev question in common")
     worse = [{k: s[k] for k in OF_LOSS} for s in asked if s["verdict"] == "worse"]
-    on = _on(first, other, acted)
+    untold: dict[str, str] = {}
+    on = _on(first, other, acted, untold)
     mended = not worse and any(s["verdict"] == "better" for s in on)
     return {
         **{k: own[k] for k in OF_SLICE},
         "better": own["verdict"] == "better" or mended,
         "on": on,
+        "untold": untold,
         "worse": worse,
         "smallest": {s["slice"]: s["smallest"] for s in asked},
     }
 
 
-def _on(first: str, other: str, acted: list[Aim]) -> list[dict[str, Any]]:
-    """Two runs on the dev questions of each action's tasks for which its conditions hold, as far as
-    a condition can be told of a question. The questions' tasks are all that an action is about:
-    left to chance is which examples were asked. An action without a shared question is left out."""
+def _on(first: str, other: str, acted: list[Aim], untold: dict[str, str]) -> list[dict[str, Any]]:
+    """Two runs on the dev questions of each action's tasks for which its conditions hold. These
+    tasks are all that an action is about: left to chance is which examples were asked.
+
+    Args:
+        untold: gets {action: why it has no questions of its own}: a condition cannot be told of a
+            question, none of them is shared, or all are, which the verdict over all is about.
+    """
     runs = (compare.scored(first), compare.scored(other))
     same = {n: r for n, r in compare.same_questions(*runs).items() if r["group"] == sweep.GROUP}
     of = features.observations(same, functools.partial(predictions.read_whole, *runs[0][1:3]))
@@ -76,14 +83,22 @@ def _on(first: str, other: str, acted: list[Aim]) -> list[dict[str, Any]]:
     known = {c.text: c.holds for c in features.every_condition(of, same, tags, Counter())}
     found = []
     for aim in acted:
+        strange = [c for c in aim["conditions"] if c not in known]
         holds = np.isin([of.task_names[t] for t in of.tasks], aim["tasks"])
         for condition in aim["conditions"]:
             holds &= known.get(condition, True)
-        places = np.flatnonzero(holds)
-        keys = {(of.rows[i], of.lines[i]["content"], of.lines[i]["template"]) for i in places}
-        sides = tuple(functools.partial(_those, r, keys) for r in runs)
-        slices = [paired.Slice(aim["why"], list(same))]
-        found += paired.compare(same, sides, slices, estimated=paired.estimate_on)
+        if strange:
+            untold[aim["why"]] = f"of a question it cannot be told: {'; '.join(strange)}"
+        elif not holds.any():
+            untold[aim["why"]] = "none of its questions is shared"
+        elif holds.all():
+            untold[aim["why"]] = "it is about all questions"
+        else:
+            places = np.flatnonzero(holds)
+            keys = {(of.rows[i], of.lines[i]["content"], of.lines[i]["template"]) for i in places}
+            sides = tuple(functools.partial(_those, r, keys) for r in runs)
+            slices = [paired.Slice(aim["why"], list(same))]
+            found += paired.compare(same, sides, slices, estimated=paired.estimate_on)
     tested = [s for s in found if s["pairs"]]
     for s, p in zip(tested, paired.holm([s["p"] for s in tested]), strict=True):
         s["holm"], s["verdict"] = p, paired.verdict(s["interval"], p, paired.MARGIN)
@@ -111,6 +126,6 @@ def kept(run: Path) -> dict[str, Any]:
 
 
 def changed(manifest: dict[str, Any]) -> dict[str, Any]:
-    """What a refinement changed: settings, rows in and out of each task, actions by what they
-    did."""
+    """What a refinement changed: settings, rows in and out of each task, actions by what they did,
+    and why others were left out."""
     return {k: manifest[k] for k in OF_CHANGE}

@@ -2,7 +2,7 @@
 """The control arm of a refinement: as much is done to a run's data as its actions would do, but to
 what a draw by hash chose. A refinement that gains no more than this found nothing.
 
-    rows rejected or fixed        as many other rows of the same task are rejected
+    rows rejected or fixed        as many drawn rows of the same task are rejected
     rows that a generator wrote   it is asked for as many, like drawn rows of the task
     counterfactual rows           as many rows with the words of other groups swapped
     rates                         as many other tasks' rates times the factor
@@ -10,15 +10,14 @@ what a draw by hash chose. A refinement that gains no more than this found nothi
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from itx import group_terms, hashing
 from itx.analysis.actions import Action
 from itx.create import asked
-from itx.create.refine import swapped, swaps_of
+from itx.create.refine import Together, swapped, swaps_of
 from itx.create.world import Outcome, World, judged, outcome
 from itx.errors import UserError
-from itx.prepare import patches
 from itx.prepare.patches import Entry
 from itx.prepare.types import Item
 
@@ -26,26 +25,23 @@ SHOWN = 10  # drawn rows that a generator is shown at most
 WHY = "drawn as a control"
 
 
-def control(
-    actions: Sequence[Action], done: Sequence[Outcome], together: Outcome, world: World
-) -> Outcome:
+def control(made: Together, world: World) -> Outcome:
     """What stands for the actions' outcomes; UserError where they did nothing that has a
-    counterpart.
-
-    Args:
-        done, together: as refine.together gives them.
-    """
+    counterpart."""
     counts: Counter[str] = Counter()
+    together = made.whole
     kept = {id(e) for e in together.entries}  # without what two actions did alike
     entries = rejected(together.entries, world)
     counts["rejected as a control"] = len(entries)
-    for action, own in zip(actions, done, strict=True):
+    of_rows = sum(e.verdict in ("reject", "fix") for e in together.entries)
+    counts["fewer rejected than the actions reject or fix"] = of_rows - len(entries)
+    for action, own in zip(made.actions, made.done, strict=True):
         wanted = Counter(e.task for e in own.entries if e.verdict == "new" and id(e) in kept)
         for task, n in sorted(wanted.items()):
-            made = _added(action, task, n, world, counts)
-            entries += made
-            counts["added as a control"] += len(made)
-            counts["fewer added than the actions add"] += n - len(made)
+            added = _added(action, task, n, world, counts)
+            entries += added
+            counts["added as a control"] += len(added)
+            counts["fewer added than the actions add"] += n - len(added)
         counts["settings left as they are"] += len(own.settings)
     factors = _rates(set(together.factors), world, counts)
     if not entries and not factors:
@@ -58,14 +54,14 @@ def control(
 
 def rejected(entries: Iterable[Entry], world: World) -> list[Entry]:
     """As many rejected rows of each task as rows of it are rejected or fixed, drawn by hash among
-    all others: what leaving rows out does by itself."""
-    chosen = [e for e in entries if e.verdict in ("reject", "fix")]
-    drawn = []
-    for task in sorted({e.task for e in chosen}):
-        own, spec = {e.row for e in chosen if e.task == task}, world.spec(task)
-        others = [i for i in _drawn(task, world) if patches.row_of(i.values) not in own]
-        drawn += [judged(spec, i, "reject", WHY) for i in others[: len(own)]]
-    return drawn
+    all of its rows, those that the actions chose among them: without these a control would keep
+    what a sound refinement leaves out."""
+    many = Counter(e.task for e in entries if e.verdict in ("reject", "fix"))
+    return [
+        judged(world.spec(task), item, "reject", WHY)
+        for task, n in sorted(many.items())
+        for item in _drawn(task, world)[:n]
+    ]
 
 
 def _drawn(task: str, world: World) -> list[Item]:

@@ -114,6 +114,9 @@ def test_what_is_refused(runs, pair, tmp_path):
         "": "line 1",
         "{}\n": "no votes of version 1",
         whole.replace('"seed": 0', '"seed": "0"'): "'seed' is absent or is no int",
+        whole.replace('"vote": "left"', '"v": "left"').replace(
+            '"vote": "right"', '"vote": 1'
+        ): "a row without a vote",  # fmt: skip
         whole + whole.split("\n")[1] + "\n": "line 7: a row without id, or one that was voted on",
         whole.replace('"vote": "left"', '"vote": "lft"', 1).replace(
             '"vote": "right"', '"vote": "rght"', 1

@@ -184,23 +184,30 @@ def test_a_run_beside_itself_and_beside_a_worse_one(runs):
 def test_a_round_is_better_on_what_was_acted_on(runs):
     """The runs have few clusters, so that over all of them nothing is told from chance."""
     good, poor = (str(runs[n].path) for n in ("good", "poor"))
-    rows = storage.read_json(runs["poor"].scores_json(STEP))["rows"].values()
-    aim = {"why": "all of it", "tasks": sorted({r["task"] for r in rows}), "conditions": []}
+    rows = storage.read_json(runs["poor"].scores_json(STEP))["rows"]
+    first = next(iter(rows))
+    aim = {"why": "a task", "tasks": [rows[first]["task"]], "conditions": []}
     mended = rounds.beside(poor, good, [aim])
     assert mended["verdict"] == "unresolved" and not mended["worse"] and mended["better"]
-    assert [s["verdict"] for s in mended["on"]] == ["better"]
-    # of one template alone, half as many questions
-    first = rows.__iter__().__next__()["task"]
-    template = next(iter(predictions.read_whole(runs["poor"], STEP, first)))["template"]
-    half = {**aim, "why": "half", "tasks": [first], "conditions": [f"template = {template}"]}
-    both = rounds.beside(poor, good, [{**aim, "tasks": [first]}, half])["on"]
-    assert both[1]["pairs"] <= both[0]["pairs"]
+    assert [s["verdict"] for s in mended["on"]] == ["better"] and not mended["untold"]
+    # in one template, fewer questions
+    template = predictions.read_whole(runs["poor"], STEP, first)[0]["template"]
+    part = {**aim, "why": "in part", "conditions": [f"template = {template}"]}
+    both = rounds.beside(poor, good, [aim, part])["on"]
+    assert 0 < both[1]["pairs"] <= both[0]["pairs"]
     # many actions are many tests
     many = rounds.beside(poor, good, [aim] * 40)["on"]
     assert many[0]["holm"] == pytest.approx(min(1.0, 40 * mended["on"][0]["holm"]))
-    for acted in ([], [{**aim, "tasks": ["another"]}]):
-        held = rounds.beside(poor, good, acted)
-        assert not held["better"] and held["on"] == []
+    every = sorted({r["task"] for r in rows.values()})
+    untold = {
+        "none of its questions is shared": {**aim, "tasks": ["another"]},
+        "it is about all questions": {**aim, "tasks": every},
+        "of a question it cannot be told: men, in their place women": {**aim, "conditions": ["men, in their place women"]},
+    }  # fmt: skip
+    for why, other in untold.items():
+        held = rounds.beside(poor, good, [other])
+        assert not held["better"] and held["on"] == [] and held["untold"] == {"a task": why}
+    assert not rounds.beside(poor, good, [])["better"]
     assert not rounds.beside(good, poor, [aim])["better"]
     assert not rounds.beside(good, str(runs["again"].path), [aim])["better"]
 
