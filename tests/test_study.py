@@ -104,7 +104,7 @@ def test_every_run_is_made_once_and_each_begins_where_it_should(trainers, capfd)
     text = (trainers.folder / "study.md").read_text()
     assert "Agrees. Others found it so." in text and "20 of 20 runs done" in text
     assert "searched 7 documents, none of which" in text and "6 shorter runs were not" in text
-    assert "further records of the source: 5 repeated input" in text
+    assert "further records of the source: 5 (repeated input)" in text
     assert {round(r["examples"]["right"]) for r in facts["runs"]} == {2 * 99}
     assert b"<svg" in (trainers.folder / "study.svg").read_bytes()
     assert cli.main(trainers.words) == 0 and len(trainers.trained) == 21
@@ -161,16 +161,19 @@ def test_a_finished_run_that_lacks_a_measure_fails_alone(trainers, capfd):
     assert cli.main([*trainers.words, "--draws", "3"]) == 1
 
 
-def test_documents_that_an_older_search_counted_less_of_are_searched_again(trainers, capfd):
+def test_documents_that_an_older_search_counted_less_of_are_searched_again(
+    trainers, monkeypatch, capfd
+):
     assert cli.main([*trainers.words, "--draws", "1"]) == 0
     searched = trainers.folder.parent / "study-base.json"
     old = {k: v for k, v in storage.read_object(searched).items() if k not in ("short", "sha256")}
     storage.write_json(searched, storage.sealed(old))
-    assert cli.main([*trainers.words, "--draws", "1"]) == 0  # nothing to do: nothing is searched
-    text = (trainers.folder / "study.md").read_text()
-    assert "not searched for instructions" in text
-    assert cli.main([*trainers.words, "--draws", "2"]) == 0
-    assert storage.read_object(searched)["short"] == 6
+    assert cli.main([*trainers.words, "--draws", "1"]) == 0  # nothing to do, and no base is there
+    assert "what they were searched for is not known" in (trainers.folder / "study.md").read_text()
+    monkeypatch.setattr(RunFolder, "has_lock", lambda run: run.path.name == "study-base")
+    monkeypatch.setattr(command, "read_lock", lambda run: {"leaks": []})
+    assert cli.main([*trainers.words, "--draws", "1"]) == 0
+    assert storage.read_object(searched)["short"] == 6 and len(trainers.trained) == 1 + 5
     assert "searched 7 documents" in (trainers.folder / "study.md").read_text()
 
 

@@ -28,6 +28,7 @@ from itx.commands import child, making
 from itx.commands.arguments import command
 from itx.config import RunConfig
 from itx.data import lock as locks
+from itx.data.types import Lock
 from itx.errors import RunFailed, UserError, check_known, did_you_mean, did_you_mean_file
 from itx.runs import RunFolder, read_lock
 from itx.study import page, purity, results, spec
@@ -104,6 +105,8 @@ def run_study(args: Namespace) -> tuple[dict, int]:
             made.attempt(p, made.read)
     if todo:
         _make_base(made)
+    elif base.has_lock() and not _found_in(base):  # an older search, which counted less
+        _search(made, read_lock(base))
     for number, p in enumerate(todo, 1):
         print(visible(f"run {number}/{len(todo)}: {p.name}"), flush=True)
         if made.attempt(p, lambda planned: _make(made, planned)):
@@ -339,18 +342,22 @@ def _make_base(made: Made) -> None:
     args, base, config = made.args, made.base, _base_config(made.args)
     begin.check_same_run(base, config)
     recipe_of = Namespace(config=str(BASE_RECIPE), quick=args.quick, overrides=[])
-    lock = read_lock(base) if base.has_lock() else locks.read(child.built(recipe_of))
-    data = locks.shape_hash(lock)
-    if _found_in(base).get("data") != data:
-        found = {"data": data, **purity.check(config, lock)}
-        storage.write_json(_searched(base), storage.sealed(found))
-        print(page.searched(found), flush=True)
+    _search(made, read_lock(base) if base.has_lock() else locks.read(child.built(recipe_of)))
     if not results.is_done(base, config.train.steps):
         print(f"the base: {config.train.steps:,} steps", flush=True)
         words = ["train", str(BASE_RECIPE), "--run_dir", str(base.path)]
         words += ["--quick"] if args.quick else []
         log = base.path.parent / f"{base.path.name}.txt"
         child.itx(log, words, child.compiled_in(made.folder / "compiled"))
+
+
+def _search(made: Made, lock: Lock) -> None:
+    """Searches the base's documents for instructions, unless these documents were."""
+    data = locks.shape_hash(lock)
+    if _found_in(made.base).get("data") != data:
+        found = {"data": data, **purity.check(_base_config(made.args), lock)}
+        storage.write_json(_searched(made.base), storage.sealed(found))
+        print(page.searched(found), flush=True)
 
 
 def _make(made: Made, p: Planned) -> None:

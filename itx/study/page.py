@@ -27,7 +27,7 @@ def numbers(measures: dict[str, float]) -> str:
 
 def searched(found: dict[str, Any]) -> str:
     """What `purity.check` found, in a line."""
-    skipped = [f"{n:,} {reason}" for reason, n in found["skipped"].items()]
+    skipped = [f"{n:,} ({reason})" for reason, n in found["skipped"].items()]
     return (
         f"searched {found['documents']:,} documents, none of which holds a question mark or any of "
         f"{found['instructions']:,} runs of {purity.MIN_WORDS} or more words that the tasks' "
@@ -62,14 +62,15 @@ def _design(facts: dict[str, Any]) -> list[str]:
         f"{_tokens(done)}",
         f"Primary measure, fixed before any run: {first}; beside it {', '.join(others) or 'none'}; "
         f"of up to {facts['examples']} examples a task, {facts['split']} split. Intervals are of "
-        "95 %, Student's over draws; of scores none is narrower than their examples allow.",
+        "95 %, Student's over draws; that of a difference of scores is never narrower than the "
+        "number of examples allows.",
     ]
     if facts["quick"]:
         lines.append("The quick variant, of a few steps: it proves that the study runs, no more.")
     if facts["overrides"]:
         lines.append(f"Settings of all runs: `{' '.join(facts['overrides'])}`.")
-    found = searched(facts["base"]) if facts["base"] else "not searched for instructions"
-    lines.append(f"The source of the base's documents: {found}.")
+    found = searched(facts["base"]) if facts["base"] else "what they were searched for is not known"
+    lines.append(f"The documents of the base: {found}.")
     if facts["notes"]:
         lines.append(facts["notes"])
     return lines
