@@ -57,7 +57,7 @@ def four(draw: int) -> list[str]:
 
 def without_instruction(template: Template, name: str) -> Template:
     """A template's slots alone, a line each, below a task's name where one is given (FLAN,
-    arXiv:2109.01652, appendix B.2)."""
+    arXiv:2109.01652)."""
     slots = dict.fromkeys(templates.slots(template[0]))
     return "\n".join([*([name] if name else []), *(f"{{{s}}}" for s in slots)]), template[1]
 

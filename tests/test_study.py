@@ -1,28 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Studies: their statistics against SciPy's, and what a kill or a failed run leaves of one. All but
-one test replace the process that trains a run by one that writes what it leaves. The studies
-themselves: tests/tasks/test_studies.py.
+"""The command `itx study`: what a kill or a failed run leaves of a study. All but one test replace
+the process that trains a run by one that writes what it leaves. Statistics:
+test_study_results.py; the studies themselves: tests/tasks/test_studies.py.
 
     uv run pytest -m slow tests/test_study.py
 """
 
-import dataclasses
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
-from scipy import stats as reference
 
 from itx import cli, processes, recipe, storage
-from itx.analysis.compare import MIN_SEEDS
 from itx.commands import child
 from itx.commands import study as command
 from itx.config import to_dict
-from itx.errors import UserError
 from itx.runs import RunFolder
-from itx.study import page, purity, results, spec
-from itx.study.spec import Arm, Comparison, Draw, Measure, Study
+from itx.study import purity
 from tests import samples
 
 TRIED = """
@@ -44,98 +38,6 @@ def get_study(quick=False):
 """
 
 
-# ---- statistics
-
-
-def tried(**more) -> Study:
-    arms = (Arm("a"), Arm("b", place=1), Arm("c", place=2), Arm("d", place=4))
-    return Study(
-        name="tried", question="?", arms=arms, draws=tuple(Draw(str(i)) for i in range(5)),
-        measures=(Measure("bits", "bits"), Measure("text", "text")),
-        comparisons=(Comparison("a", "d", "better", "X"),), log=True, **more,
-    )  # fmt: skip
-
-
-def drawn_values(of: Study, shift: float) -> results.Values:
-    rng = np.random.default_rng(3)
-    return {
-        (side, d.name): {m.name: float(rng.normal(shift * i, 0.3)) for m in of.measures}
-        for i, side in enumerate(of.sides)
-        for d in of.draws
-    }
-
-
-def test_differences_and_slopes_are_scipys():
-    of = tried()
-    values = drawn_values(of, 1.0)
-    bits, text, slope, _ = results.tests(of, values)
-    assert "source" in bits and "source" not in text and "first" not in slope
-    a, d = ([values[side, str(i)]["bits"] for i in range(5)] for side in "ad")
-    paired = reference.ttest_rel(d, a)
-    assert bits["difference"] == pytest.approx(np.mean(d) - np.mean(a))
-    assert bits["p"] == pytest.approx(paired.pvalue) and bits["verdict"] == "better"
-    assert bits["interval"] == pytest.approx(list(paired.confidence_interval()))
-    assert abs(bits["difference"] - (np.mean(d) - np.mean(a)) / 2) > 0.5
-    error = np.std(np.subtract(d, a), ddof=1) / 5**0.5
-    wanted = (reference.t.ppf(0.975, 4) + reference.t.ppf(0.8, 4)) * error
-    assert bits["smallest"] == pytest.approx(wanted)
-    assert text["verdict"] == "worse"  # more bits per byte
-    slopes = [
-        reference.linregress([0, 1, 2], [values[s, str(i)]["bits"] for s in "bcd"]).slope
-        for i in range(5)
-    ]
-    assert slope["values"] == pytest.approx(slopes)
-    assert slope["margin"] == bits["margin"] / 2  # two doublings
-    assert bits["holm"] >= bits["p"]
-
-
-def test_verdicts_need_draws_and_margins():
-    same = {k: dict.fromkeys(v, 0.0) for k, v in drawn_values(tried(), 0).items()}
-    assert {t["verdict"] for t in results.tests(tried(), same)} == {"equivalent"}
-    few = dataclasses.replace(tried(), draws=tried().draws[: MIN_SEEDS - 1])
-    found = results.tests(few, drawn_values(few, 9.0))
-    assert {t["verdict"] for t in found} == {"unresolved"} and found[0]["difference"] > 9
-    (alone, *_) = results.tests(tried(), {("a", "0"): {"bits": 1.0, "text": 1.0}})
-    assert alone["draws"] == 0 and "difference" not in alone
-
-
-def test_a_gain_in_score_without_one_in_information_is_a_gain_in_format():
-    of = dataclasses.replace(tried(), measures=(Measure("bits", "bits"), Measure("right", "score")))
-    for bits, told in ((0.0, True), (3.0, False)):
-        values = {
-            (side, str(i)): {"bits": bits * n + i, "right": 0.3 * n + i / 10 + i * n / 100}
-            for n, side in enumerate(of.sides)
-            for i in range(5)
-        }
-        facts = {"tests": results.tests(of, values), "runs": []}
-        said = [line for line in page._sentences(facts) if "a gain in format" in line]
-        assert len(said) == told
-
-
-def test_a_side_of_several_arms_is_their_mean_once_all_are_done():
-    of = dataclasses.replace(tried(), arms=(Arm("x", side="a"), Arm("y", side="a"), Arm("d")))
-    runs = {("x", "0"): {"bits": 1.0, "text": 0.0}, ("y", "0"): {"bits": 2.0, "text": 1.0}, ("x", "1"): {"bits": 5.0, "text": 5.0}}  # fmt: skip
-    assert results.by_side(of, runs) == {("a", "0"): {"bits": 1.5, "text": 0.5}}
-
-
-@pytest.mark.parametrize(
-    ("changed", "told"),
-    [
-        ({"arms": ()}, "no arm"),
-        ({"arms": (Arm("a"), Arm("a"))}, "arm 'a' is there twice"),
-        ({"arms": (Arm("a", begins="d"), Arm("d"))}, "arm 'a' begins from 'd'"),
-        ({"comparisons": (Comparison("a", "e", "better", ""),)}, "no side 'e'"),
-        ({"comparisons": (Comparison("a", "d", "better", "", "byts"),)}, "no measure 'byts'"),
-    ],
-)
-def test_a_study_that_cannot_be_meant(changed, told):
-    with pytest.raises(UserError, match=told):
-        spec.check(dataclasses.replace(tried(), **changed))
-
-
-# ---- the command
-
-
 class Trainers:
     """Stands for the processes of a study's runs: writes what `itx train` leaves behind."""
 
@@ -148,7 +50,8 @@ class Trainers:
         monkeypatch.setattr(child, "build_in_subprocess", lambda args: "lock.json")
         monkeypatch.setattr(command.locks, "read", lambda file: {"leaks": []})
         monkeypatch.setattr(command.locks, "shape_hash", lambda lock: "data")
-        found = {"documents": 7, "instructions": 8, "left_out": 0}
+        found = {"documents": 7, "skipped": {"repeated input": 5}, "instructions": 8, "short": 6}
+        found["left_out"] = 0
         monkeypatch.setattr(purity, "check", lambda config, lock: found)
 
     def run(self, words, what, said, environment):
@@ -167,7 +70,10 @@ class Trainers:
         sized = re.fullmatch(r"m(\d)_\d", config.data.mixture)
         size = int(sized[1]) if sized else 0
         value = size + config.train.seed / 10 + (0.01 * size * config.train.seed)
-        rows = {f"{t}@eval": {"cluster": t, "score": value / 10} for t in config.eval.tasks}
+        rows = {
+            f"{t}@eval": {"cluster": t, "score": value / 10, "examples": 99}
+            for t in config.eval.tasks
+        }
         steps = config.train.steps
         storage.write_json(run.scores_json(steps), storage.sealed({"rows": rows}))
         bits = {t: {"swapped": [value, value]} for t in config.eval.tasks}
@@ -197,7 +103,9 @@ def test_every_run_is_made_once_and_each_begins_where_it_should(trainers, capfd)
     assert {r["tokens"] for r in facts["runs"]} == {0, 55}
     text = (trainers.folder / "study.md").read_text()
     assert "Agrees. Others found it so." in text and "20 of 20 runs done" in text
-    assert "7 documents, none of which" in text
+    assert "searched 7 documents, none of which" in text and "6 shorter runs were not" in text
+    assert "further records of the source: 5 (repeated input)" in text
+    assert {round(r["examples"]["right"]) for r in facts["runs"]} == {2 * 99}
     assert b"<svg" in (trainers.folder / "study.svg").read_bytes()
     assert cli.main(trainers.words) == 0 and len(trainers.trained) == 21
     begins = {p.name: p.config.model.pretrained for p in plans_of(trainers)}
@@ -237,6 +145,36 @@ def test_a_run_that_fails_is_named_and_so_is_what_begins_from_it(trainers, capfd
     assert failed["further.3"] == "4_of_them.3, which it begins from, is not done"
     assert len(failed) == 2 and trainers.facts()["tests"][0]["draws"] == 3
     assert "Failed: further.3: 4_of_them.3" in capfd.readouterr().out
+
+
+def test_a_finished_run_that_lacks_a_measure_fails_alone(trainers, capfd):
+    assert cli.main([*trainers.words, "--draws", "2"]) == 0
+    run = RunFolder(trainers.folder / "2_of_them.1")
+    storage.write_json(run.information_json, storage.sealed({"after": {}}))
+    assert cli.main([*trainers.words, "--draws", "3"]) == 1
+    assert len(trainers.trained) == 1 + 5 * 3  # the third draw is made, and nothing again
+    failed = {r["run"]: r["failed"] for r in trainers.facts()["runs"] if r["failed"]}
+    assert list(failed) == ["2_of_them.1"] and "no bits of a, b" in failed["2_of_them.1"]
+    assert "2_of_them.1 failed: " in capfd.readouterr().err
+    assert "Failed: 2_of_them.1" in (trainers.folder / "study.md").read_text()
+    run.scores_json(5).write_text("{")  # damaged
+    assert cli.main([*trainers.words, "--draws", "3"]) == 1
+
+
+def test_documents_that_an_older_search_counted_less_of_are_searched_again(
+    trainers, monkeypatch, capfd
+):
+    assert cli.main([*trainers.words, "--draws", "1"]) == 0
+    searched = trainers.folder.parent / "study-base.json"
+    old = {k: v for k, v in storage.read_object(searched).items() if k not in ("short", "sha256")}
+    storage.write_json(searched, storage.sealed(old))
+    assert cli.main([*trainers.words, "--draws", "1"]) == 0  # nothing to do, and no base is there
+    assert "what they were searched for is not known" in (trainers.folder / "study.md").read_text()
+    monkeypatch.setattr(RunFolder, "has_lock", lambda run: run.path.name == "study-base")
+    monkeypatch.setattr(command, "read_lock", lambda run: {"leaks": []})
+    assert cli.main([*trainers.words, "--draws", "1"]) == 0
+    assert storage.read_object(searched)["short"] == 6 and len(trainers.trained) == 1 + 5
+    assert "searched 7 documents" in (trainers.folder / "study.md").read_text()
 
 
 def test_a_base_of_another_recipe_is_refused_and_other_documents_are_searched(trainers, capfd):

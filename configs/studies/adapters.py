@@ -7,7 +7,9 @@ from small_world import BITS, EIGHT, SCORE, draws, tuned
 from itx.config import RunConfig
 from itx.study.spec import Arm, Comparison, Study
 
-LORA = "LoRA (arXiv:2106.09685, table 4) found rank 1 to 8 about equal to full tuning of GPT-3"
+LORA = (
+    "LoRA (arXiv:2106.09685) found low ranks about equal to, or better than, full tuning of GPT-3"
+)
 PREFIX = (
     "Prefix tuning (arXiv:2101.00190) found 0.1 % of GPT-2's parameters about equal to all of them"
 )

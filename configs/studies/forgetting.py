@@ -7,7 +7,7 @@ from small_world import BITS, EIGHT, SCORE, draws, tuned
 from itx.config import RunConfig, changed
 from itx.study.spec import Arm, Comparison, Measure, Study
 
-OPT = "OPT-IML (arXiv:2212.12017) found 5 % of pretraining text in the tuning data best, and more than 10 % of harm"
+OPT = "OPT-IML (arXiv:2212.12017) has pretraining text among its tuning data"
 
 
 def get_config(quick: bool = False) -> RunConfig:

@@ -7,7 +7,7 @@ from small_world import BITS, EIGHT, SCORE, draws, tuned
 from itx.config import RunConfig
 from itx.study.spec import Arm, Comparison, Study
 
-FLAN = "FLAN (arXiv:2109.01652, appendix B.2) found 55.2 for held-out tasks with instructions in tuning, 46.6 with the data set's name alone and 37.3 without either"
+FLAN = "FLAN (arXiv:2109.01652) found 55.2 for held-out tasks with instructions in tuning, 46.6 with the data set's name alone and 37.3 without either"
 
 
 def get_config(quick: bool = False) -> RunConfig:

@@ -7,7 +7,7 @@ from small_world import BITS, EIGHT, SCORE, draws, tuned
 from itx.config import RunConfig
 from itx.study.spec import BASE, Arm, Comparison, Study
 
-FLAN = "FLAN (arXiv:2109.01652, section 4.5) found its tuned model the better start for tuning prompts of an unseen task, with 32 rows as with all"
+FLAN = "FLAN (arXiv:2109.01652) found its tuned model the better start for tuning prompts of an unseen task, most of all with few rows"
 ROWS = (8, 32, 128)
 STARTS = {"from the base": BASE, "from the tuned": "tuned"}
 STEPS = 60

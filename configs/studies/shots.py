@@ -8,7 +8,7 @@ from itx.config import RunConfig
 from itx.study.spec import Arm, Comparison, Measure, Study
 from tasks.studies import SHARES
 
-FLAN2022 = "The Flan Collection (arXiv:2301.13688, section 3.2) found any mix of 10 to 90 % better than none or all"
+FLAN2022 = "The Flan Collection (arXiv:2301.13688) found tuning with and without exemplars mixed better than either alone, in both ways of asking"
 FEW_SHOT = Measure("accuracy behind two exemplars, held-out clusters", "score", variant="fs2")
 
 

@@ -7,7 +7,7 @@ from small_world import BITS, EIGHT, SCORE, draws, tuned
 from itx.config import RunConfig
 from itx.study.spec import Arm, Comparison, Study
 
-KUNG = "Kung and Peng (arXiv:2305.11383) found that models tuned on few tasks with misleading examples score about as well on unseen ones, so that most of the gain is of form"
+KUNG = "Kung and Peng (arXiv:2305.11383) found that models tuned on few tasks with misleading examples score about as well on unseen ones, so that the gain can be one of form"
 
 
 def get_config(quick: bool = False) -> RunConfig:

@@ -3,8 +3,13 @@
 and what is measured.
 
 The base is a small decoder that read documents and no instruction (documents.py); an arm tunes it
-for STEPS steps. Whatever it trains on, it is asked the test split of the tasks that its draw holds
-out, in the wordings of their `templates`, so that all arms of a draw answer the same questions.
+for STEPS steps. It is asked the test split of the tasks that its draw holds out, in the wordings of
+their `templates`, so that all arms of a draw answer the same questions. No arm but the ceiling of
+`clusters` trains on these tasks, except in three studies: the arms of `rows` train on rows of them
+(for fewer steps), and `specialists` and `thoughts` ask tasks that their arms train on.
+
+The primary measure is BITS, except in `forgetting` (bits per byte of the base's documents) and in
+`thoughts` (accuracy).
 """
 
 from itx.config import DataConfig, EvalConfig, OptimConfig, RunConfig, TrainConfig

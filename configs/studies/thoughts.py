@@ -8,7 +8,7 @@ from itx.config import RunConfig
 from itx.study.spec import Arm, Comparison, Measure, Study
 from tasks.studies import REASONED, SHARES
 
-CHUNG = "Chung et al. (arXiv:2210.11416, figure 5) found that tuning without reasoning lowers what is reasoned, and that a few sets with it keep it"
+CHUNG = "Chung et al. (arXiv:2210.11416) found that tuning on sets with and without reasoning scores better than on either alone, asked in either way"
 DIRECT = Measure("accuracy, asked for the answer", "score")
 THOUGHT = Measure("accuracy, asked for the reasoning", "score", variant="cot")
 

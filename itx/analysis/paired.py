@@ -86,7 +86,7 @@ def estimate(values: Nested) -> Estimate:
     if len(units) < 2:
         return Estimate(mean, None, 0, over)
     error = float(np.std(units, ddof=1)) / math.sqrt(len(units))
-    spread = _largest_variance(every)
+    spread = _spread(every)
     sizes = stats.grouped((cluster, len(v)) for cluster, v in values.values())
     weights = sum(1 / n / (len(ns) * len(sizes)) ** 2 for ns in sizes.values() for n in ns)
     return Estimate(mean, max(error, math.sqrt(spread * weights)), len(units) - 1, over)
@@ -100,7 +100,7 @@ def estimate_on(values: Nested) -> Estimate:
     every = np.concatenate(parts)
     if len(every) < 2:
         return Estimate(mean, None, 0, "examples")
-    least = _largest_variance(every)  # one task's own examples may all be alike
+    least = _spread(every)  # one task's own examples may all be alike
     variances = [(max(float(v.var(ddof=1)), least) if len(v) > 1 else 1.0) / len(v) for v in parts]
     error = math.sqrt(sum(variances)) / len(parts)
     df = sum(variances) ** 2 / sum(
@@ -109,12 +109,21 @@ def estimate_on(values: Nested) -> Estimate:
     return Estimate(mean, error, max(1, int(df)), "examples")
 
 
-def _largest_variance(differences: np.ndarray) -> float:
-    """The largest variance of a difference that Wilson's interval of their mean square allows, the
-    mean growing with it."""
+def _spread(differences: np.ndarray) -> float:
+    """`largest_variance` of the differences of examples."""
     square, mean = float(np.square(differences).mean()), float(differences.mean())
+    return largest_variance(square, mean, len(differences))
+
+
+def largest_variance(square: float, mean: float, n: float) -> float:
+    """The largest variance of a difference between -1 and 1 that Wilson's interval of their mean
+    square allows, the mean growing with it.
+
+    Args:
+        square, mean: of n differences.
+    """
     square = min(1.0, square)
-    ends = stats.wilson(square, len(differences))
+    ends = stats.wilson(square, n)
     return max(s - (mean * s / square) ** 2 if square else s for s in (square, *ends))
 
 

@@ -18,6 +18,7 @@ import shlex
 import sys
 import time
 from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -27,6 +28,7 @@ from itx.commands import child, making
 from itx.commands.arguments import command
 from itx.config import RunConfig
 from itx.data import lock as locks
+from itx.data.types import Lock
 from itx.errors import RunFailed, UserError, check_known, did_you_mean, did_you_mean_file
 from itx.runs import RunFolder, read_lock
 from itx.study import page, purity, results, spec
@@ -100,17 +102,15 @@ def run_study(args: Namespace) -> tuple[dict, int]:
         return _listed(made, todo), 0
     for p in made.plans:
         if results.is_done(p.run, p.steps):
-            made.read(p)
+            made.attempt(p, made.read)
     if todo:
         _make_base(made)
+    elif base.has_lock() and not _found_in(base):  # an older search, which counted less
+        _search(made, read_lock(base))
     for number, p in enumerate(todo, 1):
         print(visible(f"run {number}/{len(todo)}: {p.name}"), flush=True)
-        try:
-            _make(made, p)
+        if made.attempt(p, lambda planned: _make(made, planned)):
             print(visible(f"  {page.numbers(made.values[p.name])}"), flush=True)
-        except (RunFailed, UserError) as e:
-            made.failed[p.name] = str(e)
-            print(visible(f"  failed: {e}"), file=sys.stderr, flush=True)
         made.write()  # after each run: a look at any time
         print(f"  {_minutes(sum(map(made.seconds_of, todo[number:])))} left", flush=True)
     facts = made.write()
@@ -136,6 +136,7 @@ class Made:
         self.args, self.study, self.file = args, study, file
         self.folder, self.base, self.plans = folder, base, plans
         self.values: dict[str, dict[str, float]] = {}  # of a run that is done its measures
+        self.examples: dict[str, dict[str, float]] = {}  # and how many examples are behind them
         self.failed: dict[str, str] = {}
         held = storage.read_object(folder / "study.json", "runs", absent={"runs": []})
         self.seconds = {r["run"]: r["seconds"] for r in held["runs"] if r["seconds"] is not None}
@@ -148,17 +149,26 @@ class Made:
         real = sum(self.seconds[q.name] for q in timed)
         return p.seconds * real / sum(q.seconds for q in timed)
 
+    def attempt(self, p: Planned, action: Callable[[Planned], None]) -> bool:
+        """Whether it went well; what failed is said, and kept for study.json."""
+        try:
+            action(p)
+        except (RunFailed, UserError) as e:
+            self.failed[p.name] = str(e)
+            print(visible(f"  {p.name} failed: {e}"), file=sys.stderr, flush=True)
+        return p.name not in self.failed
+
     def read(self, p: Planned) -> None:
-        self.values[p.name] = results.measured(p.run, p.config, self.study.measures)
+        measures = self.study.measures
+        values = results.measured(p.run, p.config, measures)
+        self.examples[p.name] = results.examples(p.run, p.config, measures)
+        self.values[p.name] = values
 
     def write(self) -> dict[str, Any]:
-        values = results.by_side(
-            self.study,
-            {
-                (p.arm.name, p.draw.name): self.values[p.name]
-                for p in self.plans
-                if p.name in self.values
-            },
+        done = {(p.arm.name, p.draw.name): p.name for p in self.plans if p.name in self.values}
+        values = results.by_side(self.study, {at: self.values[n] for at, n in done.items()})
+        examples = results.examples_by_side(
+            self.study, {at: self.examples[n] for at, n in done.items()}
         )
         facts = {
             **_design(self),
@@ -171,12 +181,13 @@ class Made:
                     "steps": p.steps,
                     "tokens": results.tokens(p.run) if p.name in self.values else None,
                     "values": self.values.get(p.name),
+                    "examples": self.examples.get(p.name),
                     "failed": self.failed.get(p.name, ""),
                 }
                 for p in self.plans
             ],
             "sides": results.sides(self.study, values),
-            "tests": results.tests(self.study, values),
+            "tests": results.tests(self.study, values, examples),
         }
         storage.write_json(self.folder / "study.json", storage.sealed(facts))
         with storage.whole_file(self.folder / "study.md") as part:
@@ -285,7 +296,7 @@ def _design(made: Made) -> dict[str, Any]:
         "notes": study.notes,
         "examples": config.eval.max_examples,
         "split": config.eval.split,
-        "base": storage.read_object(_searched(made.base), absent={}),
+        "base": _found_in(made.base),
     }
 
 
@@ -320,23 +331,33 @@ def _searched(base: RunFolder) -> Path:
     return base.path.parent / f"{base.path.name}.json"
 
 
+def _found_in(base: RunFolder) -> dict[str, Any]:
+    """What the search found; {} where there was none, or one that counted less."""
+    found = storage.read_object(_searched(base), absent={})
+    return found if found.keys() >= purity.FACTS else {}
+
+
 def _make_base(made: Made) -> None:
     """The base, and the proof that no document of it instructs, unless they are there."""
     args, base, config = made.args, made.base, _base_config(made.args)
     begin.check_same_run(base, config)
     recipe_of = Namespace(config=str(BASE_RECIPE), quick=args.quick, overrides=[])
-    lock = read_lock(base) if base.has_lock() else locks.read(child.built(recipe_of))
-    data = locks.shape_hash(lock)
-    if storage.read_object(_searched(base), absent={}).get("data") != data:
-        found = {"data": data, **purity.check(config, lock)}
-        storage.write_json(_searched(base), storage.sealed(found))
-        print(page.searched(found), flush=True)
+    _search(made, read_lock(base) if base.has_lock() else locks.read(child.built(recipe_of)))
     if not results.is_done(base, config.train.steps):
         print(f"the base: {config.train.steps:,} steps", flush=True)
         words = ["train", str(BASE_RECIPE), "--run_dir", str(base.path)]
         words += ["--quick"] if args.quick else []
         log = base.path.parent / f"{base.path.name}.txt"
         child.itx(log, words, child.compiled_in(made.folder / "compiled"))
+
+
+def _search(made: Made, lock: Lock) -> None:
+    """Searches the base's documents for instructions, unless these documents were."""
+    data = locks.shape_hash(lock)
+    if _found_in(made.base).get("data") != data:
+        found = {"data": data, **purity.check(_base_config(made.args), lock)}
+        storage.write_json(_searched(made.base), storage.sealed(found))
+        print(page.searched(found), flush=True)
 
 
 def _make(made: Made, p: Planned) -> None:

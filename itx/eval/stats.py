@@ -35,9 +35,9 @@ def mean(values: Iterable[float]) -> float:
     return sum(listed) / len(listed) if listed else 0.0
 
 
-def wilson(mean: float, n: int) -> Interval:
+def wilson(mean: float, n: float) -> Interval:
     """Wilson's score interval of a share (Wilson, 1927); also used for mean scores between 0 and
-    1."""
+    1, and for an effective number of examples, which is no whole one."""
     if n == 0:
         return 0.0, 1.0
     z = LEVEL_95

@@ -9,6 +9,7 @@ from itx import storage
 from itx.analysis import plots
 from itx.analysis.compare import MIN_SEEDS
 from itx.errors import UserError
+from itx.study import purity
 from itx.study.spec import UNITS
 
 # expected verdict -> what it says of the other side, beside the first
@@ -26,10 +27,13 @@ def numbers(measures: dict[str, float]) -> str:
 
 def searched(found: dict[str, Any]) -> str:
     """What `purity.check` found, in a line."""
+    skipped = [f"{n:,} ({reason})" for reason, n in found["skipped"].items()]
     return (
-        f"{found['documents']:,} documents, none of which holds a question mark or any of "
-        f"{found['instructions']:,} runs of words that the tasks' templates instruct by; "
-        f"{found['left_out']:,} that hold a test input are left out"
+        f"searched {found['documents']:,} documents, none of which holds a question mark or any of "
+        f"{found['instructions']:,} runs of {purity.MIN_WORDS} or more words that the tasks' "
+        f"templates instruct by; {found['short']:,} shorter runs were not looked for; "
+        f"{found['left_out']:,} of the documents hold a test input and are left out of training; "
+        f"further records of the source: {', '.join(skipped) or 'none'}"
     )
 
 
@@ -58,14 +62,15 @@ def _design(facts: dict[str, Any]) -> list[str]:
         f"{_tokens(done)}",
         f"Primary measure, fixed before any run: {first}; beside it {', '.join(others) or 'none'}; "
         f"of up to {facts['examples']} examples a task, {facts['split']} split. Intervals are of "
-        "95 %, Student's over draws.",
+        "95 %, Student's over draws; that of a difference of scores is never narrower than the "
+        "number of examples allows.",
     ]
     if facts["quick"]:
         lines.append("The quick variant, of a few steps: it proves that the study runs, no more.")
     if facts["overrides"]:
         lines.append(f"Settings of all runs: `{' '.join(facts['overrides'])}`.")
-    if facts["base"]:
-        lines.append(f"The base read {searched(facts['base'])}.")
+    found = searched(facts["base"]) if facts["base"] else "what they were searched for is not known"
+    lines.append(f"The documents of the base: {found}.")
     if facts["notes"]:
         lines.append(facts["notes"])
     return lines
@@ -99,12 +104,12 @@ def _sides(facts: dict[str, Any]) -> list[str]:
 def _tests(facts: dict[str, Any]) -> list[str]:
     rows = []
     for t in facts["tests"]:
-        known = "difference" in t
+        known = "interval" in t
         rows.append(
             [
                 t["name"],
                 t["measure"],
-                _signed(t["difference"], t["interval"]) if known else "not known",
+                _difference(t),
                 ", ".join(f"{value:+.3f}" for value in t["values"]) or "none",
                 f"{t['smallest']:.3f}" if known else "not known",
                 f"{t['margin']:.3g}",
@@ -123,6 +128,11 @@ def _sentences(facts: dict[str, Any]) -> list[str]:
         for t in facts["tests"]
         if t["kind"] == "score" and t["verdict"] == "better" and _tells_no_more(t, facts["tests"])
     ]
+    out += [
+        f"{t['name']}, {t['measure']}: unresolved, since {t['reason']}."
+        for t in facts["tests"]
+        if "reason" in t
+    ]
     short = [t for t in facts["tests"] if t["draws"] < MIN_SEEDS]
     if short:
         out.append(
@@ -136,9 +146,11 @@ def _sentences(facts: dict[str, Any]) -> list[str]:
 
 
 def _tells_no_more(test: dict[str, Any], tests: list[dict]) -> bool:
-    """Whether the instruction tells the side that scores better no more than the other."""
+    """Whether it is shown that the instruction tells the side that scores better no more than the
+    other; that nothing was resolved shows nothing."""
     same = [t for t in tests if t["name"] == test["name"] and t["kind"] == "bits"]
-    return "other" in test and bool(same) and all(t["verdict"] != "better" for t in same)
+    shown = all(t["verdict"] in ("equivalent", "worse") for t in same)
+    return "other" in test and bool(same) and shown
 
 
 def _beside_others(test: dict[str, Any]) -> str:
@@ -146,7 +158,7 @@ def _beside_others(test: dict[str, Any]) -> str:
     verdict, source = test["verdict"], test["source"]
     said = f"Here “{test['other']}” is {IN_WORDS[verdict]} “{test['first']}” in {test['measure']}"
     if "difference" in test:
-        said += f": {_signed(test['difference'], test['interval'])}"
+        said += f": {_difference(test)}"
     if verdict == test["expected"]:
         return f"Agrees. {source}. {said}."
     if verdict == "unresolved":
@@ -161,8 +173,13 @@ def _with_interval(mean: float | None, interval: list[float] | None) -> str:
     return f"{mean:.3f}" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
 
 
-def _signed(mean: float, interval: list[float]) -> str:
-    return f"{mean:+.3f} [{interval[0]:+.3f}, {interval[1]:+.3f}]"
+def _difference(test: dict[str, Any]) -> str:
+    if "difference" not in test:
+        return "not known"
+    if "interval" not in test:
+        return f"{test['difference']:+.3f}"
+    low, high = test["interval"]
+    return f"{test['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
 def _table(head: list[str], rows: list[list[str]]) -> list[str]:
@@ -189,8 +206,7 @@ def picture(facts: dict[str, Any]) -> bytes:
     for s, v in zip(sides, values, strict=True):
         if "place" not in s:  # a level to compare with, drawn across
             lines[s["side"]] = [(p, [sum(v) / len(v)]) for p in (min(known), max(known))]
-    log = facts["log"] and min(known) > 0
-    return plots.lines_with_points(lines, (facts["axis"], unit), log=log, form="svg")
+    return plots.lines_with_points(lines, (facts["axis"], unit), log=facts["log"], form="svg")
 
 
 # ---- a page of results

@@ -3,8 +3,9 @@
 
 A template's words between its slots are what instructs. Each run of at least MIN_WORDS of them is
 looked for in every document, both in the loose form in which the leak test compares texts; so is a
-question mark. What the tasks ask of their test splits the build finds itself, and leaves out the
-documents that hold it (itx/leaks/contamination.py).
+question mark. Shorter runs are not looked for, and counted. What the tasks ask of their test
+splits the build finds itself, and leaves out the documents that hold it
+(itx/leaks/contamination.py).
 """
 
 import string
@@ -22,11 +23,14 @@ from itx.tasks.spec import TaskSpec
 
 MIN_WORDS = 3  # fewer are what any text has: "of the", "in this"
 QUESTION = "?"
+FACTS = frozenset({"documents", "skipped", "instructions", "short", "left_out"})
 
 
 def check(config: RunConfig, lock: Lock) -> dict[str, Any]:
-    """{"documents", "instructions": how many runs of words were looked for, "left_out": documents
-    that hold a test input, which the build left out}; RunFailed where a document instructs.
+    """{"documents": how many were searched, "skipped": {reason: records that are no document of
+    the split}, "instructions": how many runs of words were looked for, "short": how many were not,
+    "left_out": searched documents that hold a test input, which the build left out}; RunFailed
+    where a document instructs.
 
     Args:
         config: of the base, whose mixture is a plain text; eval.tasks names the tasks.
@@ -37,15 +41,17 @@ def check(config: RunConfig, lock: Lock) -> dict[str, Any]:
     asked = [registry.task(name, d.root) for name in config.eval.tasks]
     sought = instructions(asked)
     spec = registry.task(d.mixture, d.root)
-    count = 0
-    for item in examples.items(spec, "train", d.root, d.suite_seed, Counter()):
+    count, counts = 0, Counter[str]()
+    for item in examples.items(spec, "train", d.root, d.suite_seed, counts):
         document = item.values["text"]
         count += 1
         if held := instruction_in(document, sought):
             raise RunFailed(f"{d.mixture}, document {item.id}: {document!r} holds {held!r}")
     return {
         "documents": count,
+        "skipped": {reason: n for reason, n in counts.items() if reason != "read"},
         "instructions": sum(map(len, sought.values())),
+        "short": sum(len(words) < MIN_WORDS for words in _runs(asked)),
         "left_out": sum(leak["dropped"] for leak in lock["leaks"]),
     }
 
@@ -54,19 +60,25 @@ Sought = dict[tuple[str, ...], list[tuple[str, ...]]]  # {first MIN_WORDS words:
 
 
 def instructions(specs: Iterable[TaskSpec]) -> Sought:
-    """What every wording of some tasks says between its slots, by how it begins."""
+    """What every wording of some tasks says between its slots in at least MIN_WORDS words, by how
+    it begins."""
+    sought: Sought = {}
+    for words in _runs(specs):
+        if len(words) >= MIN_WORDS:
+            sought.setdefault(words[:MIN_WORDS], []).append(words)
+    return sought
+
+
+def _runs(specs: Iterable[TaskSpec]) -> list[tuple[str, ...]]:
+    """What every wording of some tasks says between its slots, each run of words once."""
     found: dict[tuple[str, ...], None] = {}
     for spec in specs:
         cot = (*spec.cot.templates, *spec.cot.heldout_templates) if spec.cot else ()
         for prompt, _ in (*spec.templates, *spec.heldout_templates, *spec.inverted, *cot):
             for line in _lines(prompt):
-                words = tuple(loose.loose(line).split())
-                if len(words) >= MIN_WORDS:
+                if words := tuple(loose.loose(line).split()):
                     found[words] = None
-    sought: Sought = {}
-    for words in found:
-        sought.setdefault(words[:MIN_WORDS], []).append(words)
-    return sought
+    return list(found)
 
 
 def _lines(template: str) -> list[str]:

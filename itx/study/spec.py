@@ -91,7 +91,8 @@ class Study:
     measures: tuple[Measure, ...]
     comparisons: tuple[Comparison, ...]
     axis: str = "arm"  # what the arms' places are
-    log: bool = False  # whether a place counts by its doublings, in the slope and in the picture
+    # whether a place, which is then above 0, counts by its doublings in the slope and the picture
+    log: bool = False
     notes: str = ""  # what a reader must know beside the design
 
     @property
@@ -121,6 +122,11 @@ def check(study: Study) -> None:
         if arm.begins != BASE:
             check_known(
                 arm.begins, names[:i], f"{where}: arm {arm.name!r} begins from {arm.begins!r}"
+            )
+        if study.log and arm.place is not None and arm.place <= 0:
+            raise UserError(
+                f"{where}: arm {arm.name!r} has place {arm.place:g}, which has no logarithm; give "
+                "it a place above 0, or none, or leave out log=True"
             )
     measures = [m.name for m in study.measures]
     for c in study.comparisons:

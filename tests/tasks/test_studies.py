@@ -11,6 +11,7 @@ import pytest
 from itx import recipe, shipped
 from itx.config import to_dict
 from itx.errors import RunFailed
+from itx.leaks import loose
 from itx.prepare import evaluation
 from itx.prepare.members import members_of
 from itx.study import purity, spec
@@ -160,6 +161,22 @@ def test_documents_hold_no_instruction_and_planted_ones_are_found():
     assert purity.instruction_in("Is it red?", sought) == "?"
 
 
+def test_runs_of_words_that_are_too_short_to_look_for_are_counted(monkeypatch):
+    """Each run once, in the loose form, and no run that is looked for."""
+    config, _ = recipe.load(file("documents"), quick=True)
+    words = set()
+    for task in map(registry.task, studies.SPOKEN_OF):
+        cot = [*task.cot.templates, *task.cot.heldout_templates] if task.cot else []
+        for prompt, _ in [*task.templates, *task.heldout_templates, *task.inverted, *cot]:
+            lines = re.split(r"\{[^{}]*\}|\n", prompt)
+            words |= {loose.loose(line) for line in lines if loose.loose(line).strip()}
+    short = {w for w in words if len(w.split()) < purity.MIN_WORDS}
+    monkeypatch.setattr(documents, "document", lambda draw: str(draw.random()))
+    found = purity.check(config, {"leaks": []})
+    assert found["short"] == len(short) > 5
+    assert found["instructions"] == len(words) - len(short)
+
+
 def test_documents_say_of_each_task_what_is_right():
     """Every task is spoken of, in the words of its own answers."""
     text = "\n".join(some_documents(4000))
@@ -178,6 +195,7 @@ def test_a_document_that_instructs_fails_the_study(monkeypatch):
     lock = {"leaks": [{"dropped": 3}, {"dropped": 4}]}
     found = purity.check(config, lock)
     assert found["documents"] > 2500 and found["instructions"] > 300 and found["left_out"] == 7
+    assert found["skipped"]["another split"] > 0 and found.keys() == purity.FACTS
     assert set(config.eval.tasks) == set(studies.SPOKEN_OF)  # the build looks for what these ask
     monkeypatch.setattr(
         documents, "document", lambda draw: "red key\nTell: which word comes first."
