@@ -347,7 +347,7 @@ def run_all(
             except (UserError, RunFailed) as e:
                 found.append(Finding(invariant, name, math.inf, 0.0, str(e)))
             except Exception as e:  # a fault of ours, or one of a library: XLA, optax, a disk
-                first = next(iter(str(e).splitlines()), "")
+                first = next(filter(str.strip, str(e).splitlines()), "")
                 why = f"{type(e).__name__}: {first}" if first else type(e).__name__
                 found.append(Finding(invariant, name, math.inf, 0.0, why))
     return found

@@ -222,7 +222,7 @@ def test_logits_that_are_no_numbers_fail(run, tmp_path, monkeypatch):
     "error, where",
     [
         (RunFailed("process 1 of 2: exit 1"), "process 1 of 2: exit 1"),
-        (ValueError("shapes differ\nand more"), "ValueError: shapes differ"),
+        (ValueError("\nshapes differ\nand more"), "ValueError: shapes differ"),
         (AssertionError(), "AssertionError"),
     ],
 )

@@ -199,7 +199,7 @@ def test_a_lock_that_is_damaged_in_the_store_is_not_promised(store, tmp_path, ca
     Flaky().pipe_file(name, Flaky().cat_file(name).replace(b"sample_held", b"sample_hold"))
     assert cli.main(["data", "fetch", url, "--to", str(tmp_path / "to")]) == 2
     said = capsys.readouterr().err
-    assert f"{own.name} is not what was written: it came 7 times" in said
+    assert f"{own.name} is not what was written, in the last of 7 requests too" in said
     assert "goes on from there" not in said and not (tmp_path / "to").exists()
 
 
