@@ -129,8 +129,8 @@ class Store:
                     raise UserError(f"{place} cannot be read ({why})") from e
                 if number == MAX_TRIES and isinstance(e, Unsound):
                     raise UserError(
-                        f"{place} is not what was written, in the last of {MAX_TRIES} requests too: "
-                        "its content has another hash or is cut; write it to the store again"
+                        f"{place} is not what was written, in the last of {MAX_TRIES} requests too:"
+                        " its content has another hash or is cut; write it to the store again"
                     ) from e
                 if number == MAX_TRIES:
                     raise RunFailed(
