@@ -92,7 +92,7 @@ def isolation(run: Shrunk, folder: Path) -> list[Finding]:
     state, frozen = setup.init()
     params = {**frozen, **compared.moved(state["params"])}
     before = compared.logits(setup.plan.graphdef, params, batch)
-    pairs, control = [], 0.0
+    pairs, controls = [], []
     for kept in (1, 2):  # what stands in front of it may not be seen either, nor what is behind
         other = dict(batch)
         for side in ("decoder", "encoder"):
@@ -105,10 +105,10 @@ def isolation(run: Shrunk, folder: Path) -> list[Finding]:
         mine = batch["decoder_segment_ids"] == kept
         others = (batch["decoder_segment_ids"] > 0) & ~mine
         pairs.append((f"example {kept} of a row", compared.relative(before[mine], after[mine])))
-        control = max(control, compared.relative(before[others], after[others]))
+        controls.append(compared.differ(before[others], after[others]))
     worst, where = compared.farthest(iter(pairs))
-    if control < compared.MIN_CONTROL:
-        worst, where = math.inf, "the changed tokens changed no logit of their own"
+    if not all(controls):
+        worst, where = math.inf, "the changed tokens changed no logit of their own to a number"
     return [Finding(6, name, worst, compared.MAX_LOGITS, where)]
 
 
@@ -245,10 +245,10 @@ def adapter(run: Shrunk, folder: Path) -> list[Finding]:
     new = compared.moved({p: v.get_value() for p, v in peft.trained(model, config.peft).items()})
     model = module_of(nnx.graphdef(model), {**parameters(model), **new})
     tuned = of(model)
-    found = compared.relative(plain, begun)
-    if compared.relative(plain, tuned) < compared.MIN_CONTROL:
-        found = math.inf
-    found = [Finding(4, f"{method} at its start = base", found, compared.MAX_LOGITS, "logits")]
+    apart, where = compared.relative(plain, begun), "logits"
+    if not compared.differ(plain, tuned):
+        apart, where = math.inf, "parameters that were moved changed no logit to a number"
+    found = [Finding(4, f"{method} at its start = base", apart, compared.MAX_LOGITS, where)]
     if method == "lora":
         peft.merge(model)
         found.append(
@@ -336,7 +336,7 @@ def run_all(
     run: Shrunk, names: Sequence[str], told: Callable[[str], None] = lambda line: None
 ) -> list[Finding]:
     """What the named checks find; `told` hears which one is under way. A check that comes to no end
-    has failed, and the others go on."""
+    has failed, whatever stopped it, and the others go on."""
     found = []
     with tempfile.TemporaryDirectory(prefix="itx-doctor-") as folder:
         for name in names:
@@ -346,4 +346,8 @@ def run_all(
                 found += check(run, Path(folder))
             except (UserError, RunFailed) as e:
                 found.append(Finding(invariant, name, math.inf, 0.0, str(e)))
+            except Exception as e:  # a fault of ours, or one of a library: XLA, optax, a disk
+                first = next(filter(str.strip, str(e).splitlines()), "")
+                why = f"{type(e).__name__}: {first}" if first else type(e).__name__
+                found.append(Finding(invariant, name, math.inf, 0.0, why))
     return found

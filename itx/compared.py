@@ -117,11 +117,20 @@ def farthest(pairs: Iterator[tuple[str, float]]) -> tuple[float, str]:
 
 
 def relative(a: Any, b: Any, floor: float = 0.0) -> float:
-    """The largest difference of two arrays, as a share of the largest value or of `floor`."""
+    """The largest difference of two arrays, as a share of the largest value of `a` or of `floor`;
+    infinite where a value of either is no number."""
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    if not (np.isfinite(a).all() and np.isfinite(b).all() and math.isfinite(floor)):
+        return math.inf
     size = max(np.abs(a).max(initial=0.0), floor)
     difference = np.abs(a - b).max(initial=0.0)
     return float(difference / size) if size else (0.0 if difference == 0 else math.inf)
+
+
+def differ(a: Any, b: Any) -> bool:
+    """Whether two arrays differ as they must for a check to mean anything; values that are no
+    numbers show nothing."""
+    return bool(np.isfinite(a).all() and np.isfinite(b).all()) and relative(a, b) >= MIN_CONTROL
 
 
 def steps(name: str, one: tuple, other: tuple) -> list[Finding]:

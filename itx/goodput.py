@@ -104,16 +104,16 @@ class Clock:
         """
         if not hosts.is_writer():
             return
-        lines, _ = read(file)
+        held = file.read_bytes() if file.is_file() else b""
         with storage.whole_file(file) as part:  # a line that a kill cut short is gone
-            part.write_text("".join(json.dumps(x) + "\n" for x in lines), encoding="utf-8")
+            part.write_bytes(held[: held.rfind(b"\n") + 1])
         self.file = file
         self.line(begin=self.began_at, device=device)
         self.thread.start()
 
     def line(self, **more: Any) -> None:
-        """Write what has passed since the last line, with `more` keys: "saved", "restored" (a
-        step) or "done"."""
+        """Write what has passed since the last line, with `more` keys: "saved" or "restored" (a
+        step)."""
         if self.file is None:
             return
         with self.lock:
@@ -129,13 +129,14 @@ class Clock:
                 out.write(json.dumps(entry) + "\n")
             self.seconds, self.steps, self.flops = Counter(), 0, 0.0
 
-    def close(self, summary_file: Path) -> None:
-        """Write the last line, and the sums of all lines to `summary_file`; nothing after that."""
+    def close(self, summary_file: Path, **more: Any) -> None:
+        """Write the last line, with `more` keys: "done" (the run's steps) where the run ends here;
+        and the sums of all lines to `summary_file`. Nothing is written after that."""
         if self.file is None:
             return
         self.is_over.set()
         self.thread.join()
-        self.line()
+        self.line(**more)
         storage.write_json(summary_file, summary(*read(self.file)))
         self.file = None
 

@@ -27,8 +27,19 @@ MAX_TRIES = 7  # of one request: pauses of 1, 2, 4 … s make about a minute
 FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 1.0, 30.0
 MIN_FREE_BYTES = 1 << 28  # left on the disk besides what is copied
 # what a store says for good: no later request is answered otherwise
-FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, UserError)
+FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 FINAL_CODES = ("400", "401", "403", "404")
+# Errors of google-auth and botocore, neither of which need be installed: nothing proves who asks.
+# RefreshError also wraps what passes, as a metadata server that does not answer (TransportError).
+NO_CREDENTIALS = {
+    *("DefaultCredentialsError", "RefreshError"),
+    *("NoCredentialsError", "PartialCredentialsError", "NoAuthTokenError", "ProfileNotFound"),
+    *("SSOTokenLoadError", "UnauthorizedSSOTokenError"),
+}
+
+
+class Unsound(Exception):
+    """What came is not what was written."""
 
 
 class Store:
@@ -49,18 +60,18 @@ class Store:
         self.repeated = 0  # requests that were made again
 
     def size(self, name: str) -> int:
-        """Bytes of an object; UserError where it is not there."""
-        facts = self._asked(name, lambda path: self.system.info(path))
-        return int(facts["size"])
+        """Bytes of an object; UserError where it is not there, or where the store does not say
+        it."""
+        return self._asked(name, self._size)
 
     def read(self, name: str, is_sound: Callable[[bytes], bool]) -> bytes:
-        """A small object, which is asked for again where it is not sound."""
-        size = self.size(name)
+        """A small object, which is asked for again, its size too, where it is not sound; UserError
+        where it stays so."""
 
         def whole(path: str) -> bytes:
-            data = self._block(path, 0, size)
+            data = self._block(path, 0, self._size(path))
             if not is_sound(data):
-                raise OSError(errno.EIO, "what came is not what was written")
+                raise Unsound("what came is not what was written")
             return data
 
         return self._asked(name, whole)
@@ -85,6 +96,15 @@ class Store:
             f"{self.url}/{visible(name)} is not what was written: its content has another hash"
         )
 
+    def _size(self, path: str) -> int:
+        size = self.system.info(path).get("size")
+        if size is None:  # a web server without Content-Length
+            raise UserError(
+                "the store does not say how many bytes it has, so nobody could tell whether all "
+                "of them came: copy it from a store that does"
+            )
+        return int(size)
+
     def _block(self, path: str, start: int, end: int) -> bytes:
         if start == end:
             return b""
@@ -95,15 +115,23 @@ class Store:
 
     def _asked(self, name: str, request: Callable[[str], Any]) -> Any:
         """What a request gives, made again after errors that may pass; UserError where the object
-        is not there or may not be read, RunFailed where the store does not answer."""
+        is not there, may not be read or is another than was written, RunFailed where the store
+        does not answer."""
         place = f"{self.url}/{visible(name)}"
         for number in range(1, MAX_TRIES + 1):
             try:
                 return _within(MAX_REQUEST_SECONDS, lambda: request(f"{self.root}/{name}"))
+            except UserError as e:
+                raise UserError(f"{place}: {e}") from e
             except Exception as e:  # each store's library has errors of its own
                 why = visible(" ".join(f"{type(e).__name__}: {e}".split())[:200])
-                if isinstance(e, FINAL) or _code(e) in FINAL_CODES:
+                if _is_final(e):
                     raise UserError(f"{place} cannot be read ({why})") from e
+                if number == MAX_TRIES and isinstance(e, Unsound):
+                    raise UserError(
+                        f"{place} is not what was written, in the last of {MAX_TRIES} requests too:"
+                        " its content has another hash or is cut; write it to the store again"
+                    ) from e
                 if number == MAX_TRIES:
                     raise RunFailed(
                         f"{place} did not come in {MAX_TRIES} requests, the last of which said: "
@@ -114,6 +142,20 @@ class Store:
             say(f"{place}: {why}; again in {pause:.0f} s ({number} of {MAX_TRIES - 1})")
             time.sleep(pause * random.uniform(0.5, 1.0))  # many hosts must not ask all at once
         raise AssertionError("unreachable")
+
+
+def _is_final(error: Exception) -> bool:
+    """Whether no later request would be answered otherwise."""
+    if isinstance(error, FINAL) or _code(error) in FINAL_CODES:
+        return True
+    if isinstance(error, OSError) and error.errno == errno.EINVAL:  # s3fs: status 400, a bad token
+        return True
+    names = {kind.__name__ for kind in type(error).__mro__}
+    behind = (error.__cause__, *error.args[:1])
+    passes = getattr(error, "retryable", False) or any(
+        type(x).__name__ == "TransportError" for x in behind
+    )
+    return bool(names & NO_CREDENTIALS) and not passes
 
 
 def _code(error: Exception) -> str:

@@ -171,6 +171,7 @@ def train(
                 return steps(loop, changes)
             except health.TooManySkipped as e:
                 fault = e.with_traceback(None)  # whose frames hold the state
+            clock.line()  # the steps since the last line, which are lost to the return too
             with clock.span("restore"):
                 changes = go_back(loop, fault)
 

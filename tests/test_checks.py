@@ -70,6 +70,10 @@ def test_a_difference_that_is_no_number_is_the_largest():
     assert compared.farthest(iter([("a", 0.1), ("b", nan), ("c", 0.2)])) == (float("inf"), "b")
     assert compared.relative([0.0, 2.0], [0.0, 1.0]) == 0.5 and compared.relative([0], [0]) == 0.0
     assert compared.relative([0.0], [1e-9]) == float("inf")
+    for bad in (nan, float("inf"), -float("inf")):
+        for a, b in (([1.0, bad], [1.0, 2.0]), ([1.0, 2.0], [1.0, bad]), ([bad], [bad])):
+            assert compared.relative(a, b) == float("inf") and not compared.differ(a, b)
+    assert compared.differ([1.0], [1.1]) and not compared.differ([1.0], [1.0 + 1e-6])
     assert compared.untested(3, "a", "no").state == "not tested"
 
 
@@ -188,14 +192,51 @@ def test_an_adapter_that_begins_elsewhere_or_merges_wrongly_is_seen(run, tmp_pat
     assert failing(run, tmp_path, "adapter") == ["lora at its start = base"]
 
 
-def test_a_check_that_comes_to_no_end_fails_and_the_others_go_on(run, monkeypatch):
+def test_logits_that_are_no_numbers_fail(run, tmp_path, monkeypatch):
+    """On one side or on both, where each difference is NaN: a check that found nothing to compare
+    must not pass for one that was not asked."""
+    merged, logits, load = peft.LoRA.merged, compared.logits, hf.load
+    monkeypatch.setattr(peft.LoRA, "merged", lambda self, w: merged(self, w) * np.nan)
+    assert failing(run, tmp_path, "adapter") == ["merged = adapter"]
+    monkeypatch.setattr(peft.LoRA, "merged", merged)
+    moved = compared.moved
+    monkeypatch.setattr(compared, "moved", lambda p: {k: v * np.nan for k, v in moved(p).items()})
+    both = ["lora at its start = base", "merged = adapter"]
+    assert failing(run, tmp_path, "adapter") == both
+    monkeypatch.setattr(compared, "moved", moved)
+    broken = {"x": np.nan}
+    monkeypatch.setattr(hf, "load", lambda *a: {k: v * broken["x"] for k, v in load(*a).items()})
+    for broken["x"] in (np.nan, np.inf):
+        assert failing(run, tmp_path, "interop") == ["exported and read = the model"]
+    # where only what stands beside an example is no number, nothing shows that it is not seen
+
+    def of_the_first(graphdef, params, batch):
+        first = (batch["decoder_segment_ids"] == 1)[..., None]
+        return np.where(first, logits(graphdef, params, batch), np.nan)
+
+    monkeypatch.setattr(compared, "logits", of_the_first)
+    assert len(failing(run, tmp_path, "isolation")) == 1
+
+
+@pytest.mark.parametrize(
+    "error, where",
+    [
+        (RunFailed("process 1 of 2: exit 1"), "process 1 of 2: exit 1"),
+        (ValueError("\nshapes differ\nand more"), "ValueError: shapes differ"),
+        (AssertionError(), "AssertionError"),
+    ],
+)
+def test_a_check_that_comes_to_no_end_fails_and_the_others_go_on(run, monkeypatch, error, where):
     def ends(run, folder):
-        raise RunFailed("process 1 of 2: exit 1")
+        raise error
 
     monkeypatch.setitem(checks.CHECKS, "processes", (3, ends))
     one, *others = checks.run_all(run, ["processes", "batches"])
-    assert (one.state, one.where) == ("FAILS", "process 1 of 2: exit 1")
+    assert (one.state, one.where) == ("FAILS", where)
     assert [f.state for f in others] == ["ok", "ok"]
+    error = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        checks.run_all(run, ["processes", "batches"])
 
 
 def test_an_export_that_changes_a_weight_is_seen(run, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 """Where the time of a run goes: injected delays are found, a kill shows lost work and idle, and
 FLOPs are those of the products."""
 
+import contextlib
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import pytest
@@ -16,6 +18,7 @@ import pytest
 from itx import checkpoint, flops, goodput, train
 from itx import config as configs
 from itx import mesh as meshes
+from itx.commands.train import _recorded as recorded
 from itx.config import MeshConfig
 from itx.plan import peaks
 from itx.plan.chips import CHIPS
@@ -48,9 +51,9 @@ class Slow(synthetic.Batches):
         return super().batch(step)
 
 
-def config():
+def config(**more):
     return synthetic.config(
-        train={"steps": STEPS, "log_every": 2, "checkpoint_every": EVERY},
+        train={"steps": STEPS, "log_every": 2, "checkpoint_every": EVERY, **more},
         optim={"warmup_steps": 0},
     )
 
@@ -61,10 +64,9 @@ def trained(folder: Path, batches: synthetic.Batches) -> dict:
     clock.open(folder / "goodput.jsonl", DEVICE)
     with clock.span("init"):
         mesh = meshes.make_mesh(MeshConfig(), jax.devices()[:1])
-        setup = train.make_setup(config(), *synthetic.sizes_of(LOCK), mesh)
-    train.train(config(), LOCK, batches, synthetic.Folder(folder), setup, clock=clock)
-    clock.line(done=STEPS)
-    clock.close(folder / "goodput.json")
+        setup = train.make_setup(batches.cfg, *synthetic.sizes_of(LOCK), mesh)
+    train.train(batches.cfg, LOCK, batches, synthetic.Folder(folder), setup, clock=clock)
+    clock.close(folder / "goodput.json", done=STEPS)
     return json.loads((folder / "goodput.json").read_text())
 
 
@@ -149,6 +151,18 @@ def test_a_kill_shows_lost_work_and_idle(tmp_path):
     assert "no peak known of a device" in said
 
 
+def test_steps_before_a_return_are_lost_though_no_line_told_of_them(tmp_path, monkeypatch):
+    """Three steps in a row without a finite loss end behind a checkpoint that is not good yet, and
+    the clock writes no line by itself: all eight steps are lost, and three are left out."""
+    monkeypatch.setattr(goodput, "MIN_LINE_SECONDS", 1000.0)
+    batches = synthetic.Batches(config(max_skipped_in_a_row=3), bad_steps=(5, 6, 7))
+    facts = trained(tmp_path, batches)
+    lines, _ = goodput.read(tmp_path / "goodput.jsonl")
+    assert [x["restored"] for x in lines if "restored" in x] == [0, 0]
+    assert facts["lost_steps"] == 8 and facts["steps"] == STEPS - 3
+    assert facts["seconds"]["idle"] == 0 < facts["seconds"]["lost_work"]
+
+
 def test_each_moment_counts_once_and_a_name_must_be_known(monkeypatch):
     now = 100.0
     monkeypatch.setattr(goodput.time, "monotonic", lambda: now)
@@ -179,6 +193,41 @@ def test_a_run_that_is_done_has_no_idle_behind_it():
     assert goodput.summary([{**ended, "done": 5}, later])["seconds"]["idle"] == 0.0
 
 
+class Ended(NamedTuple):
+    """What `itx train` asks of a run folder and of a setup when it records the time of a run."""
+
+    goodput_jsonl: Path
+    goodput_json: Path
+    mesh: jax.sharding.Mesh
+
+    def steps(self) -> list[int]:
+        return [STEPS]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_command_again_on_a_run_that_ended_records_nothing(tmp_path, fails):
+    """Recorded by the command's own clock; the run whose end failed goes on, and waited."""
+    mesh = meshes.make_mesh(MeshConfig(), jax.devices()[:1])
+    run = Ended(tmp_path / "goodput.jsonl", tmp_path / "goodput.json", mesh)
+    with contextlib.suppress(InterruptedError), recorded(goodput.Clock(), run, run, STEPS):
+        if fails:
+            raise InterruptedError
+    assert goodput.is_done(run.goodput_jsonl, STEPS) is not fails
+    before = run.goodput_jsonl.read_bytes(), run.goodput_json.read_bytes()
+    time.sleep(0.2)
+    with recorded(goodput.Clock(), run, run, STEPS):
+        pass
+    after = run.goodput_jsonl.read_bytes(), run.goodput_json.read_bytes()
+    assert (after != before) is fails
+    assert (json.loads(after[1])["seconds"]["idle"] > 0.1) is fails
+    # more steps are asked of it: what lies between is no part of the run
+    later = goodput.Clock()
+    later.open(run.goodput_jsonl, DEVICE)
+    later.close(run.goodput_json)
+    starts, idle = (json.loads(run.goodput_json.read_text())[k] for k in ("processes", "seconds"))
+    assert starts == (3 if fails else 2) and (idle["idle"] > 0) is fails
+
+
 def test_damaged_lines_are_counted(tmp_path):
     file = tmp_path / "goodput.jsonl"
     file.write_text('{"at": 1, "seconds": {"step": 2}}\n{"at": "x"}\n[1]\n\n{"at": 3')
@@ -187,6 +236,13 @@ def test_damaged_lines_are_counted(tmp_path):
     assert "3 lines of goodput.jsonl cannot be read" in goodput.in_words(
         goodput.summary(lines, unreadable)
     )
+    clock = goodput.Clock()
+    clock.open(file, DEVICE)  # of these only the line that was cut short is gone
+    clock.close(tmp_path / "goodput.json")
+    held = file.read_text()
+    assert held.startswith('{"at": 1, "seconds": {"step": 2}}\n{"at": "x"}\n[1]\n\n{"at": ')
+    assert held.count("\n") == 6 and goodput.read(file)[1] == 3
+    assert json.loads((tmp_path / "goodput.json").read_text())["unreadable_lines"] == 3
 
 
 def test_mfu_is_counted_flops_over_time_and_peak():

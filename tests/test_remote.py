@@ -2,6 +2,7 @@
 """A lock and its cache copied from a store that answers late, partly, wrongly or not at all: what
 arrives is what was written, or nothing has its name and a line says why."""
 
+import errno
 import hashlib
 import json
 import shutil
@@ -27,6 +28,26 @@ class TooMany(Exception):
         self.code = code
 
 
+class RefreshError(Exception):
+    """As google-auth says it, of a token that is over and of a metadata server that is away."""
+
+
+class TransportError(Exception):
+    """google-auth's."""
+
+
+class NoCredentialsError(Exception):
+    """botocore's."""
+
+
+CREDENTIALS: dict[str, Exception] = {
+    "a token that is over": RefreshError("invalid_grant: Token has been expired or revoked."),
+    "no credentials": NoCredentialsError("Unable to locate credentials"),
+    "a bad token": OSError(errno.EINVAL, "Bad Request"),  # as s3fs says status 400
+    "no metadata server": RefreshError(TransportError("Status: 503")),
+}
+
+
 class Flaky(MemoryFileSystem):
     """Objects in memory; `faults` {number of a request: what happens to it}, and a count of the
     requests."""
@@ -47,6 +68,8 @@ class Flaky(MemoryFileSystem):
         fault = self.faults.get(Flaky.requests, self.faults.get("all", ""))
         if fault in ("429", "503", "403"):
             raise TooMany(int(fault))
+        if fault in CREDENTIALS:
+            raise CREDENTIALS[fault]
         if fault == "slow":
             import time
 
@@ -124,7 +147,9 @@ def test_a_store_that_stays_bad_gives_no_file(fault, store, tmp_path):
     url, _ = store
     fetch.Store(URL)  # the store itself is there
     Flaky.faults = {n: fault for n in range(60, 10_000)}
-    with pytest.raises((RunFailed, UserError), match="did not come in 7 requests|another hash"):
+    with pytest.raises(
+        (RunFailed, UserError), match="did not come in 7 requests|is not what was written"
+    ):
         fetch.fetch(url, tmp_path)
     assert not (tmp_path / "locks").exists()
     for manifest in tmp_path.rglob("manifest.json"):
@@ -154,6 +179,55 @@ def test_a_refusal_is_not_asked_again(store, tmp_path):
     with pytest.raises(UserError, match="cannot be read .*status 403"):
         fetch.fetch(url, tmp_path)
     assert Flaky.requests == 1
+
+
+@pytest.mark.parametrize("fault", CREDENTIALS)
+def test_only_credentials_that_may_come_are_waited_for(fault, store, tmp_path):
+    url, own = store
+    Flaky.faults = {n: fault for n in (1, 2)}
+    if fault == "no metadata server":
+        assert fetch.fetch(url, tmp_path)["requests_made_again"] == 2
+        return
+    with pytest.raises(UserError, match=f"cannot be read .*{CREDENTIALS[fault].args[-1]}"):
+        fetch.fetch(url, tmp_path)
+    assert Flaky.requests == 1
+
+
+def test_a_lock_that_is_damaged_in_the_store_is_not_promised(store, tmp_path, capsys):
+    url, own = store
+    name = f"/bucket/cache/locks/{own.name}"
+    Flaky().pipe_file(name, Flaky().cat_file(name).replace(b"sample_held", b"sample_hold"))
+    assert cli.main(["data", "fetch", url, "--to", str(tmp_path / "to")]) == 2
+    said = capsys.readouterr().err
+    assert f"{own.name} is not what was written, in the last of 7 requests too" in said
+    assert "goes on from there" not in said and not (tmp_path / "to").exists()
+
+
+@pytest.mark.parametrize("longer", [b"", b"\n\n\n"])
+def test_a_lock_that_is_written_anew_meanwhile_comes_whole(longer, store, tmp_path, monkeypatch):
+    """Between the question for its size and the one for its content a writer puts another."""
+    url, own = store
+    name, inner = f"/bucket/cache/locks/{own.name}", Flaky.cat_file
+    sound, count = Flaky().cat_file(name) + longer, iter(range(1000))
+    Flaky().pipe_file(name, sound[: len(sound) // 2])
+
+    def cat_file(self, path, **more):
+        if next(count) == 0:
+            self.pipe_file(name, sound)
+        return inner(self, path, **more)
+
+    monkeypatch.setattr(Flaky, "cat_file", cat_file)
+    facts = fetch.fetch(url, tmp_path)
+    assert facts["requests_made_again"] == 1 and locks.read(facts["lock"]) == locks.read(own)
+
+
+def test_a_server_that_does_not_say_a_size_is_told(store, tmp_path, monkeypatch, capsys):
+    url, own = store
+    monkeypatch.setattr(Flaky, "info", lambda *_, **more: {"name": "x", "size": None})
+    assert cli.main(["data", "fetch", url, "--to", str(tmp_path / "to")]) == 2
+    said = capsys.readouterr().err
+    assert f"{own.name}: the store does not say how many bytes it has" in said
+    assert said.count("\n") == 1
 
 
 def test_a_changed_object_is_refused(store, tmp_path):

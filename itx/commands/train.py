@@ -161,11 +161,12 @@ def _recorded(clock: Clock, run: RunFolder, setup: Setup, steps: int) -> Iterato
         yield
         return
     clock.open(run.goodput_jsonl, peaks.device_facts(setup.mesh))
+    ended = {}
     try:
         yield
-        clock.line(done=steps)
+        ended = {"done": steps}
     finally:
-        clock.close(run.goodput_json)
+        clock.close(run.goodput_json, **ended)
 
 
 def _lock_file(args: Namespace, run: RunFolder) -> Path:
