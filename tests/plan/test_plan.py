@@ -12,8 +12,10 @@ import sys
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.sharding import AxisType
 
 from itx import accelerators, cli, flops
+from itx import mesh as meshes
 from itx.config import DataConfig, EvalConfig, MeshConfig, PeftConfig, RunConfig
 from itx.errors import UserError
 from itx.models import presets
@@ -382,6 +384,23 @@ def test_a_replica_stays_in_its_slice():
     two = dataclasses.replace(DECODER, mesh=MeshConfig(replica=2, data=1, fsdp=-1))
     with pytest.raises(UserError, match="replicas lie in whole slices"):
         devices.mesh_of(two, chips.topology("v5e:2x2", 4))
+
+
+@pytest.mark.parametrize(
+    ("topology", "slices"), [("v6e:4x4", 1), ("v5p:4x4x4", 1), ("v5e:4x4", 2), ("tpu7x:2x2x1", 1)]
+)
+def test_two_axes_of_a_mesh_may_share_one_of_the_torus(topology, slices):
+    """A torus of 4 x 4 has no axis of two."""
+    cfg = dataclasses.replace(DECODER, mesh=MeshConfig(data=1, fsdp=-1, tensor=2))
+    _, mesh, _ = devices.mesh_of(cfg, chips.topology(topology, slices))
+    assert (mesh.shape["tensor"], mesh.shape["replica"]) == (2, slices)
+    assert len({*mesh.devices.flat}) == mesh.size > 2
+
+
+def test_devices_that_are_no_torus_keep_their_order():
+    given = jax.devices()[:8][::-1]
+    mesh = meshes.make_mesh(MeshConfig(data=2, fsdp=2, tensor=2), given)
+    assert mesh == jax.make_mesh((1, 2, 2, 2), meshes.AXES, (AxisType.Auto,) * 4, devices=given)
 
 
 @pytest.mark.parametrize(("vendor", "chosen"), [("0x1ae0", None), ("0x8086", "cpu")])
