@@ -78,6 +78,7 @@ def changed(asked: Asked, change: Change) -> Asked:
         config, _ = recipe.override(config, text)
     config_check.check(config)
     config, mesh, _ = devices.mesh_of(config, asked.topology)
+    train.check_divisible(config, mesh)
     return Asked(config, asked.topology, mesh)
 
 
@@ -95,7 +96,6 @@ def proposals(asked: Asked, max_seconds: float, say: Callable[[str], None]) -> l
         out.append(facts)
         try:
             other = changed(asked, change)
-            train.check_divisible(other.config, other.mesh)
         except UserError as e:
             facts |= {"verdict": "is refused", "reason": str(e)}
             continue

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from jax.sharding import Mesh
 
-from itx import restore, versions
+from itx import restore, train, versions
 from itx.config import RunConfig
 from itx.params import unbuilt_vocab_size
 from itx.plan import compiled, costs, devices, memory, programs
@@ -24,7 +24,10 @@ class Asked(NamedTuple):
 
 
 def ask(config: RunConfig, topology: Topology, say: Callable[[str], None]) -> Asked:
+    """The run on a topology; UserError where training would refuse it: a batch that its devices
+    and microbatches do not divide."""
     config, mesh, lines = devices.mesh_of(config, topology)
+    train.check_divisible(config, mesh)
     for line in lines:
         say(line)
     return Asked(config, topology, mesh)

@@ -4,8 +4,10 @@
 The figures of the recipes are made by `nice -n 10 uv run python -m tests.plan_table`.
 """
 
+import argparse
 import dataclasses
 import os
+import re
 import subprocess
 import sys
 
@@ -14,12 +16,15 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import AxisType
 
-from itx import accelerators, cli, flops
+from itx import accelerators, cli, flops, pretrained
 from itx import mesh as meshes
-from itx.config import DataConfig, EvalConfig, MeshConfig, PeftConfig, RunConfig
+from itx.commands import plan as plan_command
+from itx.config import DataConfig, EvalConfig, MeshConfig, PeftConfig, RunConfig, TrainConfig
 from itx.errors import UserError
 from itx.models import presets
 from itx.plan import changes, chips, compiled, costs, devices, fast, hlo, plan
+from tests import plan_table
+from tests.conftest import REPO
 
 pytest.importorskip("libtpu", reason="libtpu, the compiler of TPUs, is not installed")
 
@@ -234,15 +239,38 @@ def test_changes_leave_out_what_the_run_has():
 )
 def test_exit_codes(tmp_path, words, code, capsys):
     out = tmp_path / "plan.json"
-    recipe = "configs/qwen3_4b.py"
+    recipe, small = "configs/qwen3_4b.py", ("--data.global_batch=32", "--train.microbatches=1")
     try:
-        found = cli.main(["plan", recipe, *words, f"--json={out}", "--data.global_batch=32"])
+        found = cli.main(["plan", recipe, *words, f"--json={out}", *small])
     except SystemExit as e:
         found = e.code
     assert found == code
     assert out.is_file() is (code != 2)
     if code == 2:
         assert capsys.readouterr().err.strip().count("\n") == 0
+
+
+def test_a_batch_that_training_refuses_is_refused_here():
+    """Before anything is compiled, and with --fast too: 8 rows over 4 devices in 4 parts."""
+    train = TrainConfig(microbatches=4)
+    with pytest.raises(UserError, match="data.global_batch=8 is not divisible by 16"):
+        plan.ask(dataclasses.replace(DECODER, train=train), chips.topology("v5e-4"), print)
+
+
+PAGE = re.findall(r"^itx plan (.*)$", (REPO / "itx/plan/README.md").read_text("utf-8"), re.M)
+TABLE = [
+    f"configs/{recipe}.py --topology={topology} {' '.join(more)}"
+    for recipe, topology, more in plan_table.MACHINES.values()
+]
+
+
+@pytest.mark.parametrize("words", [*PAGE, *TABLE])
+def test_the_page_s_examples_and_rows_are_runs_that_training_takes(words):
+    parser = argparse.ArgumentParser()
+    plan_command.add_arguments(parser)
+    args, overrides = parser.parse_known_args(words.split())
+    config, _ = pretrained.load_recipe(str(REPO / args.config), overrides, False, absent=True)
+    plan.ask(config, chips.topology(args.topology, args.slices), print)
 
 
 def test_fast_knows_the_arguments_exactly(decoder):
