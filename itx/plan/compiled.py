@@ -13,6 +13,7 @@ The facts of a program, as --json has them:
     compile_seconds, host_peak_bytes (of this process so far)
 """
 
+import re
 import resource
 import sys
 import tempfile
@@ -23,15 +24,20 @@ from typing import Any
 import jax
 
 from itx import flops, movement
+from itx.errors import RunFailed
 from itx.plan import devices, hlo, memory
 from itx.plan.chips import GIB, Topology
 from itx.plan.programs import Program
+
+# The compiler's words where a program takes more memory than there is
+NO_ROOM = re.compile(r"RESOURCE_EXHAUSTED|CompileTimeHbmOom")
 
 
 def compile_program(
     name: str, program: Program, topology: Topology, layers: list[int], held: int = 0
 ) -> tuple[dict[str, Any], Any]:
-    """(facts, the executable or None where it does not fit).
+    """(facts, the executable or None where it does not fit); RunFailed where the compiler fails for
+    another reason than memory, of which nothing follows.
 
     Args:
         layers: of the model's stacks.
@@ -54,6 +60,8 @@ def compile_program(
         try:
             executable = program.traced.lower().compile({"xla_dump_to": folder})
         except jax.errors.JaxRuntimeError as e:
+            if not NO_ROOM.search(str(e)):
+                raise RunFailed(f"{name}: {refusal(e)}") from e
             facts |= {"fits": False, "reason": refusal(e), "arguments": arguments}
             return facts | _efforts(began), None
         facts |= _efforts(began)

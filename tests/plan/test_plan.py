@@ -20,9 +20,9 @@ from itx import accelerators, cli, flops, pretrained
 from itx import mesh as meshes
 from itx.commands import plan as plan_command
 from itx.config import DataConfig, EvalConfig, MeshConfig, PeftConfig, RunConfig, TrainConfig
-from itx.errors import UserError
+from itx.errors import RunFailed, UserError
 from itx.models import presets
-from itx.plan import changes, chips, compiled, costs, devices, fast, hlo, plan
+from itx.plan import changes, chips, compiled, costs, devices, fast, hlo, plan, programs
 from tests import plan_table
 from tests.conftest import REPO
 
@@ -153,8 +153,6 @@ def test_decode_takes_the_cache_that_prefill_leaves(decoder):
 def test_splash_runs_where_the_mesh_is_a_tpu_s(monkeypatch):
     """The platform is the mesh's: JAX's own backend is a CPU here."""
     asked = plan.ask(DECODER, chips.topology("v5e:1x1"), print)
-    from itx.plan import programs
-
     assert jax.default_backend() == "cpu"
     for attention, kernels in (("auto", True), ("xla", False)):
         model = dataclasses.replace(DECODER.model, attention=attention)
@@ -235,6 +233,9 @@ def test_changes_leave_out_what_the_run_has():
         (["--topology=v5q-16", "--fast"], 2),
         (["--topology=v5e-16", "--programs=training"], 2),
         (["--topology=v5e-16", "--mesh.fsdp=3"], 2),
+        (["--topology=v5p-64", "--fast", "--programs=train"], 2),
+        (["--topology=v5p-64", "--fast", "--max_seconds=900"], 2),
+        (["--topology=v5p-64", "--fast", "--price_per_chip_hour=0"], 2),
     ],
 )
 def test_exit_codes(tmp_path, words, code, capsys):
@@ -278,6 +279,18 @@ def test_fast_knows_the_arguments_exactly(decoder):
     predicted = fast.predict(asked)
     known = decoder["train"]["argument_bytes"]
     assert predicted["argument_bytes"] == pytest.approx(known, rel=0.03)
+
+
+def test_fast_asks_which_attention_runs():
+    """With attention="xla" the scores of 256 x 256 places stay: 3 times, 2 heads, 2 layers, 2 rows
+    of a device, bfloat16."""
+    kept = []
+    for attention in ("auto", "xla"):
+        model = dataclasses.replace(DECODER.model, attention=attention, remat="none")
+        cfg = dataclasses.replace(DECODER, model=model)
+        asked = plan.ask(cfg, chips.topology("v5e-4"), print)
+        kept.append(fast.kept_bytes(asked.config, asked.mesh))
+    assert kept[1] - kept[0] == 3 * 2 * 256 * 256 * 2 * 2 * 2
 
 
 # ---------------------------------------------------------------- counts
@@ -486,6 +499,49 @@ def test_that_the_cpu_was_chosen_is_said_where_something_is_computed(
     cli.main(words)
     out = capsys.readouterr()
     assert (out.out, out.err.count("JAX_PLATFORMS=cpu")) == ("", lines)
+
+
+class Failing:
+    """A program whose compilation fails."""
+
+    def __init__(self, words: str):
+        self.words = words
+
+    def lower(self):
+        return self
+
+    def compile(self, options):
+        raise jax.errors.JaxRuntimeError(self.words)
+
+
+@pytest.fixture(scope="module")
+def step():
+    return programs.trace("train", DECODER, plan.ask(DECODER, chips.topology("v5e-4"), print).mesh)
+
+
+@pytest.mark.parametrize(
+    "words", ["RESOURCE_EXHAUSTED: E1000: no room", "INTERNAL: CompileTimeHbmOom: no room"]
+)
+def test_what_has_no_room_does_not_fit(step, words):
+    traced = Failing(words)
+    traced.jaxpr = step.traced.jaxpr
+    asked = step._replace(traced=traced)
+    facts, executable = compiled.compile_program("train", asked, chips.topology("v5e-4"), [2])
+    assert executable is None and not facts["fits"] and "no room" in facts["reason"]
+
+
+def test_a_compiler_that_fails_says_nothing_of_memory(step, monkeypatch):
+    """No verdict follows, and no search for settings; of a change that is all it tells."""
+    traced = Failing("INTERNAL: Mosaic failed\nto compile")
+    traced.jaxpr = step.traced.jaxpr
+    monkeypatch.setattr(programs, "trace", lambda *given: step._replace(traced=traced))
+    asked = plan.ask(DECODER, chips.topology("v5e-4"), print)
+    told = "train: the compiler fails: INTERNAL: Mosaic failed to compile"
+    with pytest.raises(RunFailed, match=told):
+        plan.plan(asked, ["train"], print)
+    tried = changes.proposals(asked, 60.0, print)
+    failed = [t for t in tried if t.get("reason") == told]
+    assert failed and {t["verdict"] for t in failed} == {"the compiler fails"}
 
 
 def test_a_refusal_is_one_line():
