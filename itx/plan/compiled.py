@@ -10,6 +10,9 @@ The facts of a program, as --json has them:
     flops           products of matrices, of all devices (itx/flops.py)
     hbm_bytes       read and written by a device (itx/plan/hlo.py)
     collectives     [{kind, network, operations, runs, moved_bytes}]: sent by a device
+    assumed         {loops: [runs], groups}: loops of which the program's text does not tell how
+                    often they run, with the number that counts; collectives of which it does not
+                    tell the groups, and all devices count as one
     compile_seconds, host_peak_bytes (of this process so far)
 """
 
@@ -78,6 +81,10 @@ def compile_program(
     module = hlo.parse(executable.as_text(), program.trips)
     found = hlo.collectives(module, program.mesh.size, topology.slices)
     facts |= {"hbm_bytes": hlo.hbm_bytes(module), "collectives": summed(found)}
+    facts["assumed"] = {
+        "loops": module.assumed_loops,
+        "groups": sum(c.assumed for c in found),
+    }
     return facts, executable
 
 

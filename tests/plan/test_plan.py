@@ -22,7 +22,7 @@ from itx.commands import plan as plan_command
 from itx.config import DataConfig, EvalConfig, MeshConfig, PeftConfig, RunConfig, TrainConfig
 from itx.errors import RunFailed, UserError
 from itx.models import presets
-from itx.plan import changes, chips, compiled, costs, devices, fast, hlo, plan, programs
+from itx.plan import changes, chips, compiled, costs, devices, fast, hlo, plan, printed, programs
 from tests import plan_table
 from tests.conftest import REPO
 
@@ -120,6 +120,7 @@ def test_figures_are_those_that_jax_has_too():
 def test_a_decoder_s_step_is_compiled_with_splash(decoder):
     train = decoder["train"]
     assert train["fits"] and not train["reason"] and train["mesh"] == {"fsdp": 4}
+    assert train["assumed"] == {"loops": [], "groups": 0}
     assert train["peak_bytes"] > train["argument_bytes"] > 0
     assert sum(train["parts"].values()) == train["peak_bytes"]
     assert {"parameters that train", "optimizer state", "batch"} <= {*train["parts"]}
@@ -360,6 +361,89 @@ def test_collectives_are_counted_as_often_as_they_run_and_by_the_ring():
     assert not found["collective-permute"].crosses
     assert found["all-reduce"].moved == 2 * 8 * 4 * 1 / 2 and found["all-reduce"].crosses
     assert {c.crosses for c in hlo.collectives(module, devices=8, slices=1)} == {False}
+
+
+GROUPS = "channel_id=1, replica_groups={{0,1,2,3}}"
+# (instruction, bytes of the whole arrays, bytes that a chip sends)
+STARTS = [
+    ("f32[64]{0} all-reduce-start(%a)", 256, 2 * 256 * 3 / 4),
+    ("(f32[64]{0}, bf16[32]{0}) all-reduce-start(%a, %b)", 320, 2 * 320 * 3 / 4),
+    ("(f32[16]{0}, f32[64]{0}) all-gather-start(%a)", 256, 256 * 3 / 4),
+    (
+        "((f32[16]{0}, bf16[8]{0}), (f32[64]{0}, bf16[32]{0})) all-gather-start(%a, %b)",
+        *(320, 320 * 3 / 4),
+    ),
+    ("((f32[64]{0}), f32[16]{0}, s32[]) reduce-scatter-start(%a)", 256, 256 * 3 / 4),
+    (
+        "((f32[64]{0}, f32[32]{0}), (f32[16]{0}, f32[8]{0})) reduce-scatter-start(%a, %b)",
+        *(384, 384 * 3 / 4),
+    ),
+    ("((f32[64]{0}), f32[64]{0}) all-to-all-start(%a)", 256, 256 * 3 / 4),
+    ("(f32[64]{0}, f32[64]{0}, u32[], u32[]) collective-permute-start(%a)", 256, 256),
+]
+PLAIN = [
+    ("(f32[64]{0}, bf16[32]{0}) all-reduce(%a, %b)", 320, 2 * 320 * 3 / 4),
+    ("(f32[64]{0}, bf16[32]{0}) all-gather(%a, %b)", 320, 320 * 3 / 4),
+    ("f32[16]{0} reduce-scatter(%a)", 256, 256 * 3 / 4),
+]
+
+
+def module_of(*instructions: str) -> hlo.Module:
+    lines = [f"  %x.{n} = {line}" for n, line in enumerate(instructions)]
+    return hlo.parse("\n".join(["ENTRY %main (a: f32[8]) -> f32[8] {", *lines, "}"]))
+
+
+@pytest.mark.parametrize(("instruction", "size", "moved"), STARTS + PLAIN)
+def test_what_a_collective_of_each_kind_sends(instruction, size, moved):
+    """Of an asynchronous one the start's type has operands and results, of an all-reduce's the
+    results alone."""
+    (found,) = hlo.collectives(module_of(f"{instruction}, {GROUPS}"), devices=4)
+    assert (found.size, found.moved, found.group) == (size, moved, 4)
+
+
+def test_an_asynchronous_collective_of_an_unknown_form_is_no_number():
+    module = module_of(f"f32[64]{{0}} all-gather-start(%a), {GROUPS}")
+    with pytest.raises(RunFailed, match="all-gather-start of 1 arrays"):
+        hlo.collectives(module, devices=4)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "assumed"),
+    [
+        ("", "", []),
+        ("u32[]{:T(128)} constant(10)", "u32[]{:T(128)} get-tuple-element(%t), index=1", [3]),
+        ("add(%i, %two)", "multiply(%i, %two)", [10]),
+        ("add(%i, %two)", "add(%i, %i)", [10]),
+    ],
+)
+def test_loops_of_which_the_text_does_not_tell_how_often_are_counted(before, after, assumed):
+    module = hlo.parse(HLO.replace(before, after) if before else HLO, trips=3)
+    assert module.assumed_loops == assumed
+    assert module.runs["body"] == (assumed or [5])[0]
+
+
+@pytest.mark.parametrize(
+    ("groups", "assumed"),
+    [("{{0,1,2,3}}", False), ("{}", False), ("[1,4]<=[4]", False), ("V3@9", True)],
+)
+def test_groups_that_cannot_be_read_are_counted(groups, assumed):
+    module = module_of(f"f32[64]{{0}} all-reduce(%a), replica_groups={groups}, to_apply=%add")
+    (found,) = hlo.collectives(module, devices=4)
+    assert (found.group, found.assumed) == (4, assumed)
+
+
+def test_what_is_assumed_is_printed():
+    none = {"loops": [], "groups": 0}
+    assert not printed.assumed_line({"program": "train", "assumed": none})
+    some = {"loops": [16, 1], "groups": 1}
+    line = printed.assumed_line({"program": "decode", "assumed": some})
+    assert "2 loop(s) count 16, 1 run(s)" in line and "1 collective(s)" in line
+
+
+def test_a_type_of_unknown_size_is_no_number():
+    assert hlo.size_of("(s4[3]{0}, token[], c128[2])") == 2 + 32
+    with pytest.raises(RunFailed, match=r"f6e3m2\[8\]"):
+        hlo.size_of("(f32[2], f6e3m2[8]{0})")
 
 
 def test_bytes_of_a_type_by_memory():
