@@ -14,15 +14,27 @@ import sys
 import jax
 import jax.numpy as jnp
 import pytest
-from jax.sharding import AxisType
+from jax.sharding import AxisType, NamedSharding
 
-from itx import accelerators, cli, flops, pretrained
+from itx import accelerators, cli, flops, pretrained, restore
 from itx import mesh as meshes
 from itx.commands import plan as plan_command
 from itx.config import DataConfig, EvalConfig, MeshConfig, PeftConfig, RunConfig, TrainConfig
 from itx.errors import RunFailed, UserError
 from itx.models import presets
-from itx.plan import changes, chips, compiled, costs, devices, fast, hlo, plan, printed, programs
+from itx.plan import (
+    changes,
+    chips,
+    compiled,
+    costs,
+    devices,
+    fast,
+    hlo,
+    memory,
+    plan,
+    printed,
+    programs,
+)
 from tests import plan_table
 from tests.conftest import REPO
 
@@ -465,6 +477,60 @@ def test_the_model_of_time_takes_the_slowest_roof():
     money = costs.cost(DECODER, took, topology, 1.5)
     assert money["tokens_per_hour"][0] == pytest.approx(8 * 256 * 1800)
     assert money["money"][0] == pytest.approx(2 * 1000 / 3600 * 4 * 1.5)
+
+
+# ---------------------------------------------------------------- held besides
+
+
+def test_only_scores_on_dev_run_beside_the_training_state(monkeypatch):
+    held = {}
+
+    def compile_program(name, program, topology, layers, beside):
+        held[name] = beside
+        return {"program": name, "fits": True, "reason": "", "compile_seconds": 0.0}, None
+
+    monkeypatch.setattr(compiled, "compile_program", compile_program)
+    for every in (0, 10):
+        cfg = dataclasses.replace(DECODER, eval=EvalConfig(every=every, batch_size=8))
+        planned(cfg, "v5e-4", 1, "train", "forward", "rank", "prefill")
+        assert held["train"] == held["forward"] == 0
+        assert (held["rank"] > 0) == (held["prefill"] > 0) == (every > 0)
+
+
+@pytest.mark.parametrize(("mesh", "shared"), [((4, 1), True), ((1, 4), False)])
+def test_parameters_that_both_split_alike_are_held_once(mesh, shared):
+    """data=4 is laid out for generation as it is; of fsdp=4 two devices split by tensor then, and
+    two hold the same: no parameter stays as it is."""
+    cfg = dataclasses.replace(DECODER, mesh=MeshConfig(data=mesh[0], fsdp=mesh[1]))
+    asked = plan.ask(cfg, chips.topology("v5e-4"), print)
+    state, _ = restore.state_specs(restore.plan_model(cfg, 512), asked.mesh)
+    of = memory.argument_bytes({"all": state, "moments": restore.besides_params(state)})
+    held = plan.bytes_beside_dev(asked)
+    assert held == of["moments"] + 4 if shared else held == of["all"]  # 4: the step's number
+
+
+@pytest.mark.parametrize(
+    ("mesh", "names", "shared"),
+    [
+        ((4, 1), ("embed", "heads"), True),
+        ((1, 4), ("embed", "heads"), False),
+        ((1, 4), ("layers", None), True),
+    ],
+)
+def test_a_parameter_that_is_split_alike_lies_in_the_same_memory(mesh, names, shared):
+    """What the rule above rests on, on this machine's devices."""
+    config = MeshConfig(data=mesh[0], fsdp=mesh[1])
+    training = meshes.make_mesh(config, jax.devices()[:4])
+    asked = meshes.for_generation(training, heads=2)
+    of_training, of_asked = (
+        NamedSharding(m, meshes.spec(names, (8, 2), m, meshes.PARAMETERS))
+        for m in (training, asked)
+    )
+    x = jax.device_put(jnp.ones((8, 2)), of_training)
+    y = jax.device_put(x, of_asked)
+    first, second = ([s.data.unsafe_buffer_pointer() for s in a.addressable_shards] for a in (x, y))
+    assert of_training.is_equivalent_to(of_asked, 2) is shared
+    assert (first == second) is shared
 
 
 # ---------------------------------------------------------------- the machine
