@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write the table of itx/create/README.md: what `itx loop` gets back of a planted fault, beside as
+"""Write FOLDER/table.md: what `itx loop` gets back of a planted fault, beside as
 much done at random and beside an oracle that trains on the same rows without the fault.
 
     uv run python -m tests.loop_table FOLDER 1 2 3 [--steps N]
@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests import looped_tasks
-from tests.readme_figures import REPO, put
+from tests.readme_figures import REPO
 
 DO = "drop,relabel,balance,counterfactual pairs"
-ROUNDS = 3
+ROUNDS, STEPS = 3, 200
 ARMS = ("loop", "random", "oracle")
 RECIPE = """
 import dataclasses
@@ -70,10 +70,11 @@ def words(seed: int, suite: int) -> list[str]:
 
 def oracle(folder: Path, seed: int) -> Arm:
     run, began = f"oracle-{seed}", time.monotonic()
-    if not (folder / run / "report.json").is_file():
+    took = folder / run / "seconds.txt"
+    if not took.is_file():
         itx(folder, "train", *words(seed, seed + looped_tasks.SOUND), "--run_dir", run)
-    own = scores(folder / run, "", seed)
-    return Arm(*own, 0, 0, time.monotonic() - began)
+        took.write_text(f"{time.monotonic() - began:.0f}\n")
+    return Arm(*scores(folder / run, "", seed), 0, 0, float(took.read_text()))
 
 
 def loop(folder: Path, seed: int, *more: str) -> Arm:
@@ -127,8 +128,9 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("seeds", nargs="+", type=int)
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=STEPS)
     args = parser.parse_args()
+    args.folder = args.folder.resolve()
     args.folder.mkdir(parents=True, exist_ok=True)
     text = RECIPE.replace("{steps}", str(args.steps)).replace("{half}", str(args.steps // 2))
     (args.folder / "recipe.py").write_text(text)
@@ -141,7 +143,10 @@ def main() -> None:
         lines.append(line(seed, arms))
         print(" | ".join(lines[-1]), flush=True)
     command = f"uv run python -m tests.loop_table FOLDER {' '.join(map(str, args.seeds))}"
-    put("loop", command, "\n".join("| " + " | ".join(x) + " |" for x in lines) + "\n")
+    if args.steps != STEPS:
+        command += f" --steps {args.steps}"
+    text = "\n".join("| " + " | ".join(x) + " |" for x in lines) + "\n"
+    (args.folder / "table.md").write_text(f"<!-- {command} -->\n{text}", encoding="utf-8")
 
 
 if __name__ == "__main__":

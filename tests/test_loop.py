@@ -39,7 +39,12 @@ def stages(monkeypatch, tmp_path):
         version.mkdir(parents=True, exist_ok=True)
         changes = {"data.patches": [[], ["patch <b>.jsonl"]]}
         counts = {"t": {"in": 40, "out": 39, "rejected": 1}}
-        manifest = {"changes": changes, "counts": counts, "reasons": {"rejected": 1}}
+        manifest = {
+            "changes": changes,
+            "counts": counts,
+            "reasons": {"rejected": 1},
+            "left_out": {"b": "action b does not fit"},
+        }
         storage.write_json(version / "manifest.json", storage.sealed(manifest))
         return version
 
@@ -87,7 +92,7 @@ def test_the_page_shows_rounds_changes_losses_and_costs(stages, capsys):
     storage.write_json(Path("L/logs/round-0-train.seconds.json"), {"seconds": 1234.5})
     ran("--rounds", "1")
     page = Path("L/loop.html").read_text(encoding="utf-8")
-    for told in ("L/round-1", "data.patches", "patch &lt;b&gt;.jsonl", "1 rejected", "unseen clusters",
+    for told in ("L/round-1", "data.patches", "patch &lt;b&gt;.jsonl", "1 rejected", "unseen clusters", "action b does not fit",
                  "-0.25", "0.07", "1,234", "--rounds 1 are done"):  # fmt: skip
         assert told in page, told
     assert "patch <b>" not in page

@@ -19,7 +19,7 @@ from itx.runs import RunFolder
 
 OF_SLICE = ("pairs", "difference", "interval", "p", "over", "verdict")
 OF_LOSS = ("slice", "pairs", "difference", "interval", "holm")
-OF_CHANGE = ("changes", "counts", "reasons")  # of a refinement's manifest
+OF_CHANGE = ("changes", "counts", "reasons", "left_out")  # of a refinement's manifest
 
 
 class Aim(TypedDict):
@@ -126,6 +126,6 @@ def kept(run: Path) -> dict[str, Any]:
 
 
 def changed(manifest: dict[str, Any]) -> dict[str, Any]:
-    """What a refinement changed: settings, rows in and out of each task, actions by what they
-    did."""
+    """What a refinement changed: settings, rows in and out of each task, actions by what they did,
+    and why others were left out."""
     return {k: manifest[k] for k in OF_CHANGE}

@@ -170,7 +170,7 @@ def _refine(args: Namespace, folder: Path, run: Path, number: int, actions: list
     words = ["create", "refine", str(run), "--name", f"round_{number}", "--root", str(folder)]
     words += ["--actions", ",".join(a["id"] for a in actions), "--relabel", relabel]
     words += ["--rows", str(args.rows), *making.who_again(args), "--json", str(told)]
-    words += ["--control"] if args.control else []
+    words += ["--what_fits", *(["--control"] if args.control else [])]
     _itx(folder, f"{run.name}-refine", *words)
     return Path(storage.read_json(told)["folder"])
 
@@ -193,8 +193,9 @@ def _itx(folder: Path, name: str, *words: str) -> None:
         child.itx(folder / "logs" / f"{name}.txt", list(words))
     except RunFailed as e:
         raise RunFailed(f"itx {words[0]}: {e}") from e
-    seconds = time.monotonic() - began
-    storage.write_json(_took(folder, name), {"seconds": round(seconds, 1)})
+    if not _took(folder, name).is_file():  # what was made already takes no time the second time
+        seconds = time.monotonic() - began
+        storage.write_json(_took(folder, name), {"seconds": round(seconds, 1)})
 
 
 def _took(folder: Path, name: str) -> Path:

@@ -53,6 +53,12 @@ def add_commands(add: Add) -> None:
         action="store_true",
         help="do as much to what a draw chooses: rows, other tasks' rates, other groups",
     )
+    option(
+        "--what_fits",
+        action="store_true",
+        help="leave out, with the reason, actions that cannot be carried out or that say otherwise "
+        "than an earlier one",
+    )
     making.add_who(make)
 
 
@@ -96,10 +102,11 @@ def _refined(
     place: Path,
 ) -> tuple[tuple[Path, RunConfig, list[patches.Entry]], dict[str, Any]]:
     """((folder, config, entries) of the new version, its facts); nothing is written."""
-    done, all_of_it = refine.together(chosen, world)
-    entries, factors, settings, counts, _ = all_of_it
-    if args.control:
-        entries, factors, settings, counts, _ = control.control(chosen, done, all_of_it, world)
+    made = refine.together(chosen, world, args.what_fits)
+    if made.left_out and not made.actions:
+        raise UserError("; ".join(made.left_out.values()))
+    whole = control.control(made, world) if args.control else made.whole
+    entries, factors, settings, counts, _ = whole
     version = refined.next_version(place)
     patch = version / refined.PATCH if entries else None
     new = refined.changed_config(config, patch, factors)
@@ -123,8 +130,9 @@ def _refined(
         "how": dataclasses.asdict(world.how) | {"control": args.control},
         "actions": [
             {**{k: a[k] for k in TOLD}, "done": dict(o.counts), "notes": o.notes}
-            for a, o in zip(chosen, done, strict=True)
+            for a, o in zip(made.actions, made.done, strict=True)
         ],
+        "left_out": made.left_out,
         "counts": refined.counted(entries, world),
         "reasons": dict(counts),
         "changes": changes,
@@ -172,6 +180,7 @@ def _key(
     return hashing.digest(
         *(refined.REFINED_VERSION, of.held["actions"]["data"], repr(to_dict(config))),
         *(hashing.file_sha256(of.file), repr(how), args.control, repr(args.overrides)),
+        str(args.what_fits),
         *(generator.name if generator else "", *parts),
     )
 
@@ -202,6 +211,8 @@ def _told(manifest: dict[str, Any], version: Path) -> dict[str, Any]:
         print(visible(f"{action['kind']}: {_said(action['done']) or 'nothing'}"))
         for note in action["notes"]:
             print(visible(f"  {note}"))
+    for why in manifest["left_out"].values():
+        print(visible(f"left out: {why}"))
     for task, n in manifest["counts"].items():
         rest = _said({k: v for k, v in n.items() if k not in ("in", "out")})
         print(visible(f"{task}: {n['in']:,} rows in, {n['out']:,} out ({rest})"))

@@ -10,12 +10,12 @@ what a draw by hash chose. A refinement that gains no more than this found nothi
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from itx import group_terms, hashing
 from itx.analysis.actions import Action
 from itx.create import asked
-from itx.create.refine import swapped, swaps_of
+from itx.create.refine import Together, swapped, swaps_of
 from itx.create.world import Outcome, World, judged, outcome
 from itx.errors import UserError
 from itx.prepare.patches import Entry
@@ -25,28 +25,23 @@ SHOWN = 10  # drawn rows that a generator is shown at most
 WHY = "drawn as a control"
 
 
-def control(
-    actions: Sequence[Action], done: Sequence[Outcome], together: Outcome, world: World
-) -> Outcome:
+def control(made: Together, world: World) -> Outcome:
     """What stands for the actions' outcomes; UserError where they did nothing that has a
-    counterpart.
-
-    Args:
-        done, together: as refine.together gives them.
-    """
+    counterpart."""
     counts: Counter[str] = Counter()
+    together = made.whole
     kept = {id(e) for e in together.entries}  # without what two actions did alike
     entries = rejected(together.entries, world)
     counts["rejected as a control"] = len(entries)
     of_rows = sum(e.verdict in ("reject", "fix") for e in together.entries)
     counts["fewer rejected than the actions reject or fix"] = of_rows - len(entries)
-    for action, own in zip(actions, done, strict=True):
+    for action, own in zip(made.actions, made.done, strict=True):
         wanted = Counter(e.task for e in own.entries if e.verdict == "new" and id(e) in kept)
         for task, n in sorted(wanted.items()):
-            made = _added(action, task, n, world, counts)
-            entries += made
-            counts["added as a control"] += len(made)
-            counts["fewer added than the actions add"] += n - len(made)
+            added = _added(action, task, n, world, counts)
+            entries += added
+            counts["added as a control"] += len(added)
+            counts["fewer added than the actions add"] += n - len(added)
         counts["settings left as they are"] += len(own.settings)
     factors = _rates(set(together.factors), world, counts)
     if not entries and not factors:

@@ -16,10 +16,9 @@ run: entries of a patch (itx/prepare/patches.py), factors of tasks' rates, setti
 An action that cannot be carried out as a whole is an error, and nothing of it is done.
 """
 
-import functools
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from itx import group_terms, hashing, text
 from itx.analysis.actions import Action
@@ -260,36 +259,73 @@ DO = {
 # ---- several actions together
 
 
-def together(actions: Iterable[Action], world: World) -> tuple[list[Outcome], Outcome]:
-    """(the outcome of each action, all of them as one); UserError where one of them cannot be
-    carried out, or two say different things of a row or a setting."""
-    done: list[Outcome] = []
+class Together(NamedTuple):
+    """Several actions carried out together."""
+
+    actions: list[Action]  # those that were
+    done: list[Outcome]  # of each of them
+    whole: Outcome  # all of them as one
+    left_out: dict[str, str]  # id of an action: why it was not
+
+
+def together(actions: Iterable[Action], world: World, what_fits: bool = False) -> Together:
+    """UserError where an action cannot be carried out, or two say different things of a row or a
+    setting.
+
+    Args:
+        what_fits: leave such an action out as a whole, the later one of two.
+    """
+    found = Together([], [], outcome(), {})
     judged_by: dict[tuple[str, str], tuple[str, Entry]] = {}
-    settings: dict[str, str] = {}
-    factors: dict[str, float] = {}
-    entries: list[Entry] = []
     for action in actions:
-        own = carried_out(action, world)
-        for name, value in own.settings.items():
-            if settings.setdefault(name, value) != value:
-                raise UserError(
-                    f"{named(action)} sets {name}={value}, and another action {settings[name]}: "
-                    "give one of them"
-                )
-        for e in own.entries:
-            key = (e.task, e.row or patches.row_of(e.values or {}))
-            earlier = judged_by.setdefault(key, (action["id"], e))
-            if earlier[1] is e:
-                entries.append(e)
-            elif (earlier[1].verdict, earlier[1].changes) != (e.verdict, e.changes):
-                raise UserError(
-                    f"{named(action)} would {e.verdict} row {e.id} of {e.task!r}, and action "
-                    f"{earlier[0]} would {earlier[1].verdict} it: give one of them"
-                )
-            else:
-                own.counts["already done by another action"] += 1
+        try:
+            own = carried_out(action, world)
+            new = _beside(action, own, found.whole.settings, judged_by)
+        except UserError as e:
+            if not what_fits:
+                raise
+            found.left_out[action["id"]] = str(e)
+            continue
+        own.counts["already done by another action"] += len(own.entries) - len(new)
+        found.actions.append(action)
+        found.done.append(own._replace(counts=+own.counts))
+        judged_by |= {_judged_row(e): (action["id"], e) for e in new}
+        found.whole.entries.extend(new)
+        found.whole.settings.update(own.settings)
         for task, factor in own.factors.items():
-            factors[task] = max(factors.get(task, 0.0), factor)
-        done.append(own)
-    counts = functools.reduce(lambda a, b: a + b.counts, done, Counter())
-    return done, outcome(entries, factors=factors, settings=settings, counts=counts)
+            found.whole.factors[task] = max(found.whole.factors.get(task, 0.0), factor)
+        found.whole.counts.update(+own.counts)
+    return found
+
+
+def _judged_row(e: Entry) -> tuple[str, str]:
+    return e.task, e.row or patches.row_of(e.values or {})
+
+
+def _beside(
+    action: Action,
+    own: Outcome,
+    settings: dict[str, str],
+    judged_by: dict[tuple[str, str], tuple[str, Entry]],
+) -> list[Entry]:
+    """What an action does that the ones before it do not; UserError where it says otherwise than
+    they do."""
+    for name, value in own.settings.items():
+        if settings.get(name, value) != value:
+            raise UserError(
+                f"{named(action)} sets {name}={value}, and another action {settings[name]}: "
+                "give one of them"
+            )
+    new: dict[tuple[str, str], Entry] = {}
+    for e in own.entries:
+        key = _judged_row(e)
+        if key not in judged_by:
+            new.setdefault(key, e)
+            continue
+        other, earlier = judged_by[key]
+        if (earlier.verdict, earlier.changes) != (e.verdict, e.changes):
+            raise UserError(
+                f"{named(action)} would {e.verdict} row {e.id} of {e.task!r}, and action "
+                f"{other} would {earlier.verdict} it: give one of them"
+            )
+    return list(new.values())

@@ -211,6 +211,21 @@ def test_a_control_drops_as_many_drawn_rows(run):
         assert refine(made, "--actions", NUMBER[kind], "--control") == 2
 
 
+def test_what_does_not_fit_is_left_out_where_that_is_asked_for(run):
+    made, proposed, doubted, _ = run
+    both = ",".join(NUMBER[kind] for kind in ("relabel", "drop", "add templates"))
+    words = ("--actions", both, "--relabel", "rather", "--name", "some")
+    assert refine(made, *words) == 2
+    assert refine(made, *words, "--what_fits") == 0
+    told = facts()["left_out"]
+    assert set(told) == {proposed["drop"]["id"], proposed["add templates"]["id"]}
+    assert "would reject row" in told[proposed["drop"]["id"]]
+    # the whole of the earlier action was done, and nothing of the later one
+    assert not {i.id for i in items()} - after().keys()
+    assert [a["kind"] for a in facts()["actions"]] == ["relabel"]
+    assert refine(made, "--actions", NUMBER["add templates"], "--what_fits") == 2
+
+
 def test_a_control_adds_rows_of_other_groups(run):
     made = run[0]
     assert refine(made, "--actions", NUMBER["counterfactual pairs"], "--name", "own") == 0
