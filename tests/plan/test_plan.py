@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import AxisType, NamedSharding
 
-from itx import accelerators, cli, flops, pretrained, restore
+from itx import cli, flops, pretrained, restore
 from itx import mesh as meshes
 from itx.commands import plan as plan_command
 from itx.config import DataConfig, EvalConfig, MeshConfig, PeftConfig, RunConfig, TrainConfig
@@ -29,10 +29,8 @@ from itx.plan import (
     costs,
     devices,
     fast,
-    hlo,
     memory,
     plan,
-    printed,
     programs,
 )
 from tests import plan_table
@@ -326,144 +324,6 @@ def test_flops_count_a_loop_s_body_as_often_as_it_runs():
     assert jax.jit(looped).lower(x).compile().cost_analysis()["flops"] < 5 * once
 
 
-HLO = """\
-HloModule m
-
-%fused (p: f32[8]) -> f32[64] {
-  %p = f32[8]{0} parameter(0)
-  ROOT %all-gather.1 = f32[64]{0} all-gather(%p), channel_id=7, replica_groups={{0,1,2,3,4,5,6,7}}, dimensions={0}
-}
-
-%body (t: (u32[], f32[8])) -> (u32[], f32[8]) {
-  %t = (u32[], f32[8]{0}) parameter(0)
-  %i = u32[]{:T(128)} get-tuple-element(%t), index=0
-  %x = f32[8]{0} get-tuple-element(%t), index=1
-  %two = u32[]{:T(128)} constant(2)
-  %next = u32[]{:T(128)} add(%i, %two)
-  %f = f32[64]{0} fusion(%x), kind=kLoop, calls=%fused
-  %sent = (f32[8]{0}, f32[8]{0}, u32[], u32[]) collective-permute-start(%x), channel_id=3, source_target_pairs={{0,1},{1,0}}
-  %got = f32[8]{0} collective-permute-done(%sent)
-  ROOT %out = (u32[], f32[8]{0}) tuple(%next, %got)
-}
-
-%condition (t: (u32[], f32[8])) -> pred[] {
-  %t = (u32[], f32[8]{0}) parameter(0)
-  %i = u32[]{:T(128)} get-tuple-element(%t), index=0
-  %end = u32[]{:T(128)} constant(10)
-  ROOT %less = pred[] compare(%i, %end), direction=LT
-}
-
-ENTRY %main (a: f32[8]) -> f32[8] {
-  %a = f32[8]{0} parameter(0)
-  %zero = u32[]{:T(128)} constant(0)
-  %begin = (u32[], f32[8]{0}) tuple(%zero, %a)
-  %loop = (u32[], f32[8]{0}) while(%begin), condition=%condition, body=%body
-  %y = f32[8]{0} get-tuple-element(%loop), index=1
-  ROOT %sum = f32[8]{0} all-reduce(%y), channel_id=9, replica_groups=mesh['replica'=2,'fsdp'=4] {'replica'}, to_apply=%add
-}
-"""
-
-
-def test_collectives_are_counted_as_often_as_they_run_and_by_the_ring():
-    module = hlo.parse(HLO)
-    assert module.runs["body"] == 5  # 0, 2, 4, 6, 8
-    found = {c.kind: c for c in hlo.collectives(module, devices=8, slices=2)}
-    assert found["all-gather"].moved == 5 * 64 * 4 * 7 / 8 and found["all-gather"].crosses
-    assert found["collective-permute"].moved == 5 * 8 * 4
-    assert not found["collective-permute"].crosses
-    assert found["all-reduce"].moved == 2 * 8 * 4 * 1 / 2 and found["all-reduce"].crosses
-    assert {c.crosses for c in hlo.collectives(module, devices=8, slices=1)} == {False}
-
-
-GROUPS = "channel_id=1, replica_groups={{0,1,2,3}}"
-# (instruction, bytes of the whole arrays, bytes that a chip sends)
-STARTS = [
-    ("f32[64]{0} all-reduce-start(%a)", 256, 2 * 256 * 3 / 4),
-    ("(f32[64]{0}, bf16[32]{0}) all-reduce-start(%a, %b)", 320, 2 * 320 * 3 / 4),
-    ("(f32[16]{0}, f32[64]{0}) all-gather-start(%a)", 256, 256 * 3 / 4),
-    (
-        "((f32[16]{0}, bf16[8]{0}), (f32[64]{0}, bf16[32]{0})) all-gather-start(%a, %b)",
-        *(320, 320 * 3 / 4),
-    ),
-    ("((f32[64]{0}), f32[16]{0}, s32[]) reduce-scatter-start(%a)", 256, 256 * 3 / 4),
-    (
-        "((f32[64]{0}, f32[32]{0}), (f32[16]{0}, f32[8]{0})) reduce-scatter-start(%a, %b)",
-        *(384, 384 * 3 / 4),
-    ),
-    ("((f32[64]{0}), f32[64]{0}) all-to-all-start(%a)", 256, 256 * 3 / 4),
-    ("(f32[64]{0}, f32[64]{0}, u32[], u32[]) collective-permute-start(%a)", 256, 256),
-]
-PLAIN = [
-    ("(f32[64]{0}, bf16[32]{0}) all-reduce(%a, %b)", 320, 2 * 320 * 3 / 4),
-    ("(f32[64]{0}, bf16[32]{0}) all-gather(%a, %b)", 320, 320 * 3 / 4),
-    ("f32[16]{0} reduce-scatter(%a)", 256, 256 * 3 / 4),
-]
-
-
-def module_of(*instructions: str) -> hlo.Module:
-    lines = [f"  %x.{n} = {line}" for n, line in enumerate(instructions)]
-    return hlo.parse("\n".join(["ENTRY %main (a: f32[8]) -> f32[8] {", *lines, "}"]))
-
-
-@pytest.mark.parametrize(("instruction", "size", "moved"), STARTS + PLAIN)
-def test_what_a_collective_of_each_kind_sends(instruction, size, moved):
-    """Of an asynchronous one the start's type has operands and results, of an all-reduce's the
-    results alone."""
-    (found,) = hlo.collectives(module_of(f"{instruction}, {GROUPS}"), devices=4)
-    assert (found.size, found.moved, found.group) == (size, moved, 4)
-
-
-def test_an_asynchronous_collective_of_an_unknown_form_is_no_number():
-    module = module_of(f"f32[64]{{0}} all-gather-start(%a), {GROUPS}")
-    with pytest.raises(RunFailed, match="all-gather-start of 1 arrays"):
-        hlo.collectives(module, devices=4)
-
-
-@pytest.mark.parametrize(
-    ("before", "after", "assumed"),
-    [
-        ("", "", []),
-        ("u32[]{:T(128)} constant(10)", "u32[]{:T(128)} get-tuple-element(%t), index=1", [3]),
-        ("add(%i, %two)", "multiply(%i, %two)", [10]),
-        ("add(%i, %two)", "add(%i, %i)", [10]),
-    ],
-)
-def test_loops_of_which_the_text_does_not_tell_how_often_are_counted(before, after, assumed):
-    module = hlo.parse(HLO.replace(before, after) if before else HLO, trips=3)
-    assert module.assumed_loops == assumed
-    assert module.runs["body"] == (assumed or [5])[0]
-
-
-@pytest.mark.parametrize(
-    ("groups", "assumed"),
-    [("{{0,1,2,3}}", False), ("{}", False), ("[1,4]<=[4]", False), ("V3@9", True)],
-)
-def test_groups_that_cannot_be_read_are_counted(groups, assumed):
-    module = module_of(f"f32[64]{{0}} all-reduce(%a), replica_groups={groups}, to_apply=%add")
-    (found,) = hlo.collectives(module, devices=4)
-    assert (found.group, found.assumed) == (4, assumed)
-
-
-def test_what_is_assumed_is_printed():
-    none = {"loops": [], "groups": 0}
-    assert not printed.assumed_line({"program": "train", "assumed": none})
-    some = {"loops": [16, 1], "groups": 1}
-    line = printed.assumed_line({"program": "decode", "assumed": some})
-    assert "2 loop(s) count 16, 1 run(s)" in line and "1 collective(s)" in line
-
-
-def test_a_type_of_unknown_size_is_no_number():
-    assert hlo.size_of("(s4[3]{0}, token[], c128[2])") == 2 + 32
-    with pytest.raises(RunFailed, match=r"f6e3m2\[8\]"):
-        hlo.size_of("(f32[2], f6e3m2[8]{0})")
-
-
-def test_bytes_of_a_type_by_memory():
-    type = "(bf16[4,8]{1,0:T(8,128)(2,1)S(1)}, f32[2]{0}, /*index=2*/pred[3])"
-    assert hlo.size_of(type) == 64 + 8 + 3
-    assert (hlo.size_of(type, 0), hlo.size_of(type, 1)) == (11, 64)
-
-
 def test_the_model_of_time_takes_the_slowest_roof():
     facts = {
         "flops": 197e12 * 4 * 2,
@@ -592,63 +452,6 @@ def test_devices_that_are_no_torus_keep_their_order():
     given = jax.devices()[:8][::-1]
     mesh = meshes.make_mesh(MeshConfig(data=2, fsdp=2, tensor=2), given)
     assert mesh == jax.make_mesh((1, 2, 2, 2), meshes.AXES, (AxisType.Auto,) * 4, devices=given)
-
-
-GVNIC = ("0x1ae0", "0x0042")  # the network card of Google's virtual machines
-INTEL = ("0x8086", "0x0063")  # another vendor's device with a TPU's number
-
-
-@pytest.fixture
-def machine(tmp_path, monkeypatch):
-    """A machine with these devices on its PCI bus and these files of drivers."""
-
-    def made(*found: tuple[str, str], drivers=()):
-        for i, (vendor, number) in enumerate(found):
-            device = tmp_path / f"0000:00:0{i}.0"
-            device.mkdir()
-            (device / "vendor").write_text(vendor + "\n")
-            (device / "device").write_text(number + "\n")
-        exists = os.path.exists
-        own = (*accelerators.OTHERS, "/dev/vfio/0")
-        monkeypatch.setattr(os.path, "exists", lambda p: p in drivers if p in own else exists(p))
-        monkeypatch.delenv("JAX_PLATFORMS")
-        return tmp_path
-
-    return made
-
-
-@pytest.mark.parametrize(
-    ("found", "drivers", "chosen"),
-    [
-        ([GVNIC, ("0x1ae0", "0x0063")], (), None),
-        ([GVNIC, INTEL], (), "cpu"),
-        ([], (), "cpu"),
-        ([], ("/dev/dxg",), None),
-        ([INTEL], ("/dev/nvidiactl",), None),
-    ],
-)
-def test_jax_looks_for_a_tpu_only_where_one_is(machine, found, drivers, chosen):
-    """WSL2 shows its GPU as /dev/dxg alone."""
-    pci = machine(*found, drivers=drivers)
-    assert accelerators.choose_cpu_beside_libtpu(pci) is (chosen == "cpu")
-    assert os.environ.get("JAX_PLATFORMS") == chosen
-
-
-def test_tpus_are_those_that_jax_knows():
-    known = pytest.importorskip("jax._src.hardware_utils")
-    assert frozenset(known._TPU_PCI_DEVICE_IDS) == accelerators.TPUS
-
-
-@pytest.mark.parametrize(("words", "lines"), [(["train"], 1), (["recipes"], 0)])
-def test_that_the_cpu_was_chosen_is_said_where_something_is_computed(
-    machine, monkeypatch, capsys, words, lines
-):
-    machine()
-    monkeypatch.setattr(accelerators, "choose_cpu_beside_libtpu", lambda: True)
-    monkeypatch.setattr(cli, "_run", lambda words: 0)
-    cli.main(words)
-    out = capsys.readouterr()
-    assert (out.out, out.err.count("JAX_PLATFORMS=cpu")) == ("", lines)
 
 
 class Failing:
