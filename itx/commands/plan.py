@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         metavar="S",
         help="if the training step does not fit: no change of settings is compiled after so many "
-        "seconds; 0: none is; default: {MAX_SECONDS:g}",
+        f"seconds; 0: none is; default: {MAX_SECONDS:g}",
     )
     parser.add_argument(
         "--price_per_chip_hour", type=float, metavar="MONEY", help="what a chip costs for an hour"
