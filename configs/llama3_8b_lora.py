@@ -28,6 +28,7 @@ def get_config(quick: bool = False) -> RunConfig:
     return dataclasses.replace(
         base,
         data=dataclasses.replace(base.data, global_batch=16),
+        train=dataclasses.replace(base.train, microbatches=1),  # so that up to 16 devices have rows
         peft=dataclasses.replace(adapter, base_dtype="bfloat16"),
         optim=OptimConfig(
             name="adamw", learning_rate=2e-4, schedule="constant", warmup_steps=30, clip_norm=0.3

@@ -42,6 +42,9 @@ COMMANDS = {
     "loop": ("loop", "tune, analyse, refine, and tune again while dev gets better"),
 }
 
+# These compute nothing on a device, so that it does not matter which there are.
+WITHOUT_DEVICES = ("plan", "config", "recipes", "tasks", "runs", "--version", "--help", "-h")
+
 
 def _parser(typed: str | None) -> argparse.ArgumentParser:
     """The parser of all commands; only the one that was typed knows what it takes."""
@@ -63,7 +66,8 @@ def main(argv: list[str] | None = None) -> int:
         # an ASCII terminal shows other characters as \\u escapes
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-    accelerators.choose_cpu_beside_libtpu()
+    if accelerators.choose_cpu_beside_libtpu() and words[:1] and words[0] not in WITHOUT_DEVICES:
+        print(f"itx: {accelerators.CHOSEN}", file=sys.stderr)
     sys.path.insert(0, os.getcwd())  # tasks/ and data.modules of the folder one stands in
     shipped.put_tasks_on_path()
     return processes.as_command(lambda: _run(words), conversation=words[:1] == ["generate"])

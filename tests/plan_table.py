@@ -35,7 +35,11 @@ MACHINES = {
     "FLAN-T5 XL full": ("flan_t5_xl", "v5e:4x4", []),
     "Llama 3.1 8B LoRA, 4 rows": ("llama3_8b_lora", "v5e:2x2", ["--data.global_batch=4"]),
     "Qwen 3 4B LoRA": ("qwen3_4b_lora", "v6e:2x4", []),
-    "Gemma 3 4B prefix, 4 rows": ("gemma3_4b_prefix", "v5e:2x2", ["--data.global_batch=4"]),
+    "Gemma 3 4B prefix, 4 rows": (
+        "gemma3_4b_prefix",
+        "v5e:2x2",
+        ["--data.global_batch=4", "--train.microbatches=1"],
+    ),
     "Llama 3.1 8B full, 32 rows, two slices": (
         "llama3_8b",
         "v5e:4x4",

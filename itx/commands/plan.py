@@ -15,6 +15,8 @@ from itx.plan import changes, chips, costs, devices, fast, printed, programs
 from itx.plan import plan as planning
 from itx.plan.plan import Asked
 
+MAX_SECONDS = 900.0
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     with_recipe(command(parser, plan))
@@ -27,7 +29,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--slices", type=int, default=1, metavar="N", help="slices of that shape")
     parser.add_argument(
         "--programs",
-        default=",".join(programs.NAMES),
         metavar="NAMES",
         help=f"which programs are compiled, behind commas; default: {','.join(programs.NAMES)}",
     )
@@ -39,10 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max_seconds",
         type=float,
-        default=900.0,
         metavar="S",
         help="if the training step does not fit: no change of settings is compiled after so many "
-        "seconds; 0: none is; default: 900",
+        f"seconds; 0: none is; default: {MAX_SECONDS:g}",
     )
     parser.add_argument(
         "--price_per_chip_hour", type=float, metavar="MONEY", help="what a chip costs for an hour"
@@ -51,7 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def plan(args: Namespace) -> tuple[dict[str, Any], int]:
     topology = chips.topology(args.topology, args.slices)
-    names = [n for n in args.programs.split(",") if n]
+    _check_fast(args)
+    asked_for = ",".join(programs.NAMES) if args.programs is None else args.programs
+    names = [n for n in asked_for.split(",") if n]
     for name in names:
         check_known(name, programs.NAMES, f"--programs: no program {name!r}")
     if not names:
@@ -68,12 +70,23 @@ def plan(args: Namespace) -> tuple[dict[str, Any], int]:
         facts["fits"] = fast.fits(asked, facts["predicted"])
         printed.print_prediction(facts["predicted"], topology.chip)
         return facts, 0 if facts["fits"] else 1
+    max_seconds = MAX_SECONDS if args.max_seconds is None else args.max_seconds
     facts |= _compiled(asked, names, args.price_per_chip_hour)
     printed.print_plan(facts)
     if not all(own["fits"] for own in facts["programs"] if own["program"] == "train"):
-        facts["changes"] = changes.proposals(asked, args.max_seconds, print)
+        facts["changes"] = changes.proposals(asked, max_seconds, print)
         printed.print_changes(facts["changes"], topology.chip)
     return facts, 0 if all(own["fits"] for own in facts["programs"]) else 1
+
+
+def _check_fast(args: Namespace) -> None:
+    """UserError where --fast stands beside what is said to the compiler."""
+    for name in ("programs", "max_seconds", "price_per_chip_hour"):
+        if args.fast and getattr(args, name) is not None:
+            raise UserError(
+                f"--{name} beside --fast: --fast predicts the training step's memory and compiles "
+                "nothing; leave out one of them"
+            )
 
 
 def _about(asked: Asked) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from itx import config_check, recipe, train
 from itx.config import RunConfig
-from itx.errors import UserError
+from itx.errors import RunFailed, UserError
 from itx.plan import compiled, devices, fast, programs
 from itx.plan.plan import Asked, in_a_line, layers_of
 
@@ -78,13 +78,14 @@ def changed(asked: Asked, change: Change) -> Asked:
         config, _ = recipe.override(config, text)
     config_check.check(config)
     config, mesh, _ = devices.mesh_of(config, asked.topology)
+    train.check_divisible(config, mesh)
     return Asked(config, asked.topology, mesh)
 
 
 def proposals(asked: Asked, max_seconds: float, say: Callable[[str], None]) -> list[dict[str, Any]]:
     """What became of each change, in the order of trying: {"settings", "costs", "verdict":
-    "fits" | "does not fit" | "arguments alone do not fit" | "not compiled: …", "peak_bytes",
-    "reason"}.
+    "fits" | "does not fit" | "arguments alone do not fit" | "is refused" | "the compiler fails" |
+    "not compiled: …", "peak_bytes", "reason"}.
 
     Those that are predicted to fit (itx/plan/fast.py) are compiled first. No compilation begins
     after `max_seconds`.
@@ -95,7 +96,6 @@ def proposals(asked: Asked, max_seconds: float, say: Callable[[str], None]) -> l
         out.append(facts)
         try:
             other = changed(asked, change)
-            train.check_divisible(other.config, other.mesh)
         except UserError as e:
             facts |= {"verdict": "is refused", "reason": str(e)}
             continue
@@ -113,12 +113,19 @@ def proposals(asked: Asked, max_seconds: float, say: Callable[[str], None]) -> l
             facts["verdict"] = f"not compiled: --max_seconds={max_seconds:g} were over"
         else:
             say(f"trying {' '.join(facts['settings'])}")
-            program = programs.trace("train", other.config, other.mesh)
-            own, _ = compiled.compile_program(
-                "train", program, other.topology, layers_of(other.config)
-            )
-            fitting += own["fits"]
-            facts |= {k: own[k] for k in ("peak_bytes", "reason", "compile_seconds") if k in own}
-            facts["verdict"] = "fits" if own["fits"] else "does not fit"
-            say(in_a_line(own))
+            facts |= _compiled(other, say)
+            fitting += facts["verdict"] == "fits"
     return out
+
+
+def _compiled(other: Asked, say: Callable[[str], None]) -> dict[str, Any]:
+    """What the compiler says of a change."""
+    program = programs.trace("train", other.config, other.mesh)
+    try:
+        own, _ = compiled.compile_program("train", program, other.topology, layers_of(other.config))
+    except RunFailed as e:
+        say(str(e))
+        return {"verdict": "the compiler fails", "reason": str(e)}
+    say(in_a_line(own))
+    facts = {k: own[k] for k in ("peak_bytes", "reason", "compile_seconds") if k in own}
+    return facts | {"verdict": "fits" if own["fits"] else "does not fit"}

@@ -10,9 +10,13 @@ The facts of a program, as --json has them:
     flops           products of matrices, of all devices (itx/flops.py)
     hbm_bytes       read and written by a device (itx/plan/hlo.py)
     collectives     [{kind, network, operations, runs, moved_bytes}]: sent by a device
+    assumed         {loops: [runs], groups}: loops of which the program's text does not tell how
+                    often they run, with the number that counts; collectives of which it does not
+                    tell the groups, and all devices count as one
     compile_seconds, host_peak_bytes (of this process so far)
 """
 
+import re
 import resource
 import sys
 import tempfile
@@ -23,15 +27,20 @@ from typing import Any
 import jax
 
 from itx import flops, movement
+from itx.errors import RunFailed
 from itx.plan import devices, hlo, memory
 from itx.plan.chips import GIB, Topology
 from itx.plan.programs import Program
+
+# The compiler's words where a program takes more memory than there is
+NO_ROOM = re.compile(r"RESOURCE_EXHAUSTED|CompileTimeHbmOom")
 
 
 def compile_program(
     name: str, program: Program, topology: Topology, layers: list[int], held: int = 0
 ) -> tuple[dict[str, Any], Any]:
-    """(facts, the executable or None where it does not fit).
+    """(facts, the executable or None where it does not fit); RunFailed where the compiler fails for
+    another reason than memory, of which nothing follows.
 
     Args:
         layers: of the model's stacks.
@@ -54,6 +63,8 @@ def compile_program(
         try:
             executable = program.traced.lower().compile({"xla_dump_to": folder})
         except jax.errors.JaxRuntimeError as e:
+            if not NO_ROOM.search(str(e)):
+                raise RunFailed(f"{name}: {refusal(e)}") from e
             facts |= {"fits": False, "reason": refusal(e), "arguments": arguments}
             return facts | _efforts(began), None
         facts |= _efforts(began)
@@ -70,6 +81,10 @@ def compile_program(
     module = hlo.parse(executable.as_text(), program.trips)
     found = hlo.collectives(module, program.mesh.size, topology.slices)
     facts |= {"hbm_bytes": hlo.hbm_bytes(module), "collectives": summed(found)}
+    facts["assumed"] = {
+        "loops": module.assumed_loops,
+        "groups": sum(c.assumed for c in found),
+    }
     return facts, executable
 
 

@@ -16,11 +16,13 @@ itx/plan/README.md has the error of each configuration that was compiled.
 import math
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from itx import loss, restore
 from itx import mesh as meshes
 from itx.config import ModelConfig, RunConfig
+from itx.models import kernels
 from itx.params import unbuilt_vocab_size
 from itx.plan import memory
 from itx.plan.plan import Asked
@@ -107,17 +109,16 @@ def kept_bytes(config: RunConfig, mesh: Any) -> float:
             numbers += _width(model, tensor, crossed)
         if model.remat == "none":  # also norms, activations, the products within attention
             numbers += 2 * model.embed_dim + 2 * model.mlp_dim / tensor
-            numbers += 0 if _kernel(config) else 3 * model.num_heads / tensor * length
+            numbers += 0 if _has_kernel(config, mesh) else 3 * model.num_heads / tensor * length
         total += layers * rows * length * numbers * _itemsize(model)
     return total
 
 
-def _kernel(config: RunConfig) -> bool:
-    """Whether attention keeps no scores: Splash takes these rows (itx/models/kernels.py)."""
-    model = config.model
-    plain = not model.prefix_lm and config.peft.method not in ("prefix", "prompt")
-    whole = config.data.sequence_length % 128 == 0
-    return plain and whole and model.architecture == "decoder" and model.position == "rope"
+def _has_kernel(config: RunConfig, mesh: Any) -> bool:
+    """Whether attention keeps no scores: a kernel takes the rows of the training step."""
+    plain = not config.model.prefix_lm and config.peft.method not in ("prefix", "prompt")
+    with jax.set_mesh(mesh):
+        return kernels.choose(config.model, config.data.sequence_length, plain) != "xla"
 
 
 def _copies(config: RunConfig, params: dict[str, Any]) -> float:
@@ -153,7 +154,7 @@ def _layer(config: RunConfig, mesh: Any) -> float:
     largest = 0.0
     for _, length, crossed in _stacks(config):
         numbers = 2 * _width(model, tensor, crossed) * _itemsize(model)
-        if not _kernel(config):
+        if not _has_kernel(config, mesh):
             numbers += 3 * 4 * model.num_heads / tensor * length
         largest = max(largest, rows * length * numbers)
     weights = 2 * model.embed_dim * model.mlp_dim / tensor * _itemsize(model)

@@ -18,11 +18,18 @@ from typing import NamedTuple
 
 import numpy as np
 
+from itx.errors import RunFailed
+
 BYTES = {
-    **dict.fromkeys(("pred", "s8", "u8", "f8e4m3fn", "f8e5m2"), 1),
+    **dict.fromkeys(("token", "opaque"), 0),
+    **dict.fromkeys(("s2", "u2"), 0.25),
+    **dict.fromkeys(("s4", "u4", "f4e2m1fn"), 0.5),
+    **dict.fromkeys(("pred", "s8", "u8", "f8e4m3", "f8e5m2", "f8e3m4", "f8e8m0fnu"), 1),
+    **dict.fromkeys(("f8e4m3fn", "f8e4m3b11fnuz", "f8e4m3fnuz", "f8e5m2fnuz"), 1),
     **dict.fromkeys(("bf16", "f16", "s16", "u16"), 2),
     **dict.fromkeys(("f32", "s32", "u32"), 4),
     **dict.fromkeys(("f64", "s64", "u64", "c64"), 8),
+    "c128": 16,
 }
 ARRAY = re.compile(r"\b([a-z]+\d*\w*)\[([\d,]*)\](\{[^{}]*\})?")
 HEAD = re.compile(r"(?:ENTRY )?%?([\w.\-]+) \(.*\) -> .*\{$")
@@ -53,6 +60,7 @@ class Module(NamedTuple):
     computations: dict[str, dict[str, Instruction]]  # {name: {name: instruction}}
     entry: str
     runs: dict[str, float]  # how often each computation runs in one call of the program
+    assumed_loops: list[int]  # how often loops run of which the text does not tell it
 
 
 class Collective(NamedTuple):
@@ -64,6 +72,7 @@ class Collective(NamedTuple):
     moved: float  # bytes that a chip sends, by the textbook's ring, all runs together
     group: int  # devices that take part together
     crosses: bool  # whether a group spans several slices
+    assumed: bool  # whether the text does not tell the groups, and all devices are taken for one
 
 
 def parse(text: str, trips: int = 1) -> Module:
@@ -83,7 +92,7 @@ def parse(text: str, trips: int = 1) -> Module:
             name = ""
         elif name and (found := _instruction(line)):
             computations[name][found.name] = found
-    return Module(computations, entry, _runs(computations, entry, trips))
+    return Module(computations, entry, *_runs(computations, entry, trips))
 
 
 def _instruction(line: str) -> Instruction | None:
@@ -118,40 +127,49 @@ def called(instruction: Instruction) -> list[str]:
     return [*CALLED.findall(rest), *(name for names in many for name in names)]
 
 
-def _runs(computations: dict, entry: str, trips: int) -> dict[str, float]:
+def _runs(computations: dict, entry: str, trips: int) -> tuple[dict[str, float], list[int]]:
+    """How often each computation runs; how often the loops do of which the text does not tell
+    it."""
     runs: dict[str, float] = collections.defaultdict(float)
+    assumed: dict[tuple[str, str], int] = {}
 
     def go(name: str, times: float) -> None:
         runs[name] += times
         for instruction in computations[name].values():
             again = times
             if instruction.op == "while":
-                again *= _trip_count(computations, instruction, trips)
+                count, is_told = _trip_count(computations, instruction, trips)
+                again *= count
+                if not is_told:
+                    assumed[name, instruction.name] = count
             for callee in called(instruction):
                 if callee in computations:
                     go(callee, again)
 
     if entry:
         go(entry, 1.0)
-    return runs
+    return runs, list(assumed.values())
 
 
-def _trip_count(computations: dict, loop: Instruction, trips: int) -> int:
+def _trip_count(computations: dict, loop: Instruction, trips: int) -> tuple[int, bool]:
+    """(how often a loop runs, whether the text tells it): `trips` without a bound, and as if its
+    counter rose by one where its step cannot be read."""
     if known := re.search(r'known_trip_count":\{"n":"(\d+)"', loop.rest):
-        return int(known[1])
+        return int(known[1]), True
     condition, body = (
         computations[re.search(rf"{part}=%?([\w.\-]+)", loop.rest)[1]]
         for part in ("condition", "body")
     )
     counter, bound = _compared(condition)
     if not bound:
-        return trips
+        return trips, False
     end = list(body.values())[-1].operands  # what the next turn takes
     increment = body.get(end[counter]) if counter < len(end) else None
     by = [body[name] for name in increment.operands if name in body] if increment else []
     steps = [int(i.inside) for i in by if i.op == "constant" and i.inside.isdigit()]
-    is_sum = increment is not None and increment.op == "add"
-    return math.ceil(bound / (max(1, *steps) if is_sum and steps else 1))
+    if increment is None or increment.op != "add" or len(steps) != 1 or not steps[0]:
+        return bound, False
+    return math.ceil(bound / steps[0]), True
 
 
 def _compared(condition: dict[str, Instruction]) -> tuple[int, int]:
@@ -169,12 +187,18 @@ def _compared(condition: dict[str, Instruction]) -> tuple[int, int]:
 
 
 def size_of(type: str, where: int | None = None) -> int:
-    """Bytes of the arrays of a type, unpadded; of one memory space alone (0: HBM)."""
+    """Bytes of the arrays of a type, unpadded; of one memory space alone (0: HBM). RunFailed where
+    it has numbers of an unknown size."""
     total = 0
     for kind, dims, layout in ARRAY.findall(type):
+        if kind not in BYTES:
+            raise RunFailed(
+                f"the compiler's program has {kind}[{dims}], numbers of an unknown size: BYTES in "
+                "itx/plan/hlo.py needs a line for them"
+            )
         space = re.search(r"S\((\d+)\)", layout)
-        if kind in BYTES and (where is None or where == (int(space[1]) if space else 0)):
-            total += BYTES[kind] * math.prod(int(d) for d in dims.split(",") if d)
+        if where is None or where == (int(space[1]) if space else 0):
+            total += math.ceil(BYTES[kind] * math.prod(int(d) for d in dims.split(",") if d))
     return total
 
 
@@ -215,27 +239,45 @@ def _instructions(module: Module):
 def _collective(
     kind: str, instruction: Instruction, times: float, devices: int, slices: int
 ) -> Collective:
+    assumed = False
     if instruction.op == "send":  # one member of a group in each slice
         n, crosses = slices, True
         size = size_of("{}[{}]".format(*ARRAY.findall(instruction.type)[0][:2]))
     else:
         groups = _groups(instruction.rest, devices)
+        assumed = groups is None
+        groups = np.arange(devices)[None] if groups is None else groups
         n = groups.shape[1]
         of_slice = groups // max(1, devices // slices)
         crosses = bool((of_slice != of_slice[:, :1]).any())
-        size = size_of(instruction.type)
-    if instruction.op.endswith("-start") and instruction.type.startswith("("):
-        # (operands, results, …): an all-reduce's are alike, of the others the larger counts
-        parts = [size_of(f"{t}[{d}]") for t, d, _ in ARRAY.findall(instruction.type)]
-        size = sum(parts) // 2 if kind == "all-reduce" else max(parts)
+        size = size_of(_result(instruction))
     if kind == "reduce-scatter":
         size *= n
     share = {"all-reduce": 2 * (n - 1) / n, "collective-permute": 1.0}.get(kind, (n - 1) / n)
-    return Collective(kind, times, size, size * share * times, n, crosses)
+    return Collective(kind, times, size, size * share * times, n, crosses, assumed)
 
 
-def _groups(rest: str, devices: int) -> np.ndarray:
-    """int [groups, devices of one]: who takes part together."""
+def _result(instruction: Instruction) -> str:
+    """The type of what a collective leaves behind on a device, of one array or several.
+
+    That of an asynchronous one's start is (operands, results, counters of its own), as many results
+    as operands; of an all-reduce's start it is the results alone, as XLA infers it.
+    """
+    op, arrays = instruction.op, ARRAY.findall(instruction.type)
+    if not op.endswith("-start") or op == "all-reduce-start":
+        return instruction.type
+    many = len(instruction.operands)
+    if not many or len(arrays) < 2 * many:
+        raise RunFailed(
+            f"the compiler's program has {op} of {many} arrays with the type {instruction.type}, "
+            "and (operands, results, …) was expected: itx/plan/hlo.py does not know this form"
+        )
+    return " ".join("{}[{}]".format(*array[:2]) for array in arrays[many : 2 * many])
+
+
+def _groups(rest: str, devices: int) -> np.ndarray | None:
+    """int [groups, devices of one]: who takes part together; None where the text does not tell
+    it."""
     if pairs := re.search(r"source_target_pairs=\{((?:\{\d+,\d+\},?)*)\}", rest):
         ids = [int(x) for x in re.findall(r"\d+", pairs[1])]
         return np.array(ids or [0, 0]).reshape(-1, 2)
@@ -255,7 +297,7 @@ def _groups(rest: str, devices: int) -> np.ndarray:
         return np.array(
             [[int(x) for x in g.split(",")] for g in re.findall(r"\{([\d,]+)\}", given[1])]
         )
-    return np.arange(devices)[None]
+    return np.arange(devices)[None] if "replica_groups={}" in rest else None
 
 
 # ---------------------------------------------------------------- HBM

@@ -8,11 +8,15 @@ from typing import Any, NamedTuple
 
 from jax.sharding import Mesh
 
-from itx import restore, versions
+from itx import restore, train, versions
 from itx.config import RunConfig
 from itx.params import unbuilt_vocab_size
 from itx.plan import compiled, costs, devices, memory, programs
 from itx.plan.chips import Topology
+
+# What runs while the training state stays: scores on dev (itx/eval/dev.py). Losses of texts are
+# taken before training and after it.
+OF_DEV = ("rank", "prefill", "decode")
 
 
 class Asked(NamedTuple):
@@ -24,7 +28,10 @@ class Asked(NamedTuple):
 
 
 def ask(config: RunConfig, topology: Topology, say: Callable[[str], None]) -> Asked:
+    """The run on a topology; UserError where training would refuse it: a batch that its devices
+    and microbatches do not divide."""
     config, mesh, lines = devices.mesh_of(config, topology)
+    train.check_divisible(config, mesh)
     for line in lines:
         say(line)
     return Asked(config, topology, mesh)
@@ -32,8 +39,7 @@ def ask(config: RunConfig, topology: Topology, say: Callable[[str], None]) -> As
 
 def plan(asked: Asked, names: list[str], say: Callable[[str], None]) -> list[dict[str, Any]]:
     """Facts of each program of `names`, in their order (itx/plan/compiled.py)."""
-    # scores on dev are taken while the training state stays
-    held = state_bytes(asked) if asked.config.eval.every else 0
+    held = bytes_beside_dev(asked) if asked.config.eval.every else 0
     facts: list[dict[str, Any]] = []
     before = None
     wanted = [n for n in programs.NAMES if n in names or n == "prefill" and "decode" in names]
@@ -48,7 +54,7 @@ def plan(asked: Asked, names: list[str], say: Callable[[str], None]) -> list[dic
             program,
             asked.topology,
             layers_of(asked.config),
-            held if name != "train" else 0,
+            held if name in OF_DEV else 0,
         )
         before = before_or_none if name == "prefill" else before
         if "hbm_bytes" in own:
@@ -78,11 +84,21 @@ def layers_of(config: RunConfig) -> list[int]:
     return sorted({model.num_layers, model.encoder_layers or model.num_layers})
 
 
-def state_bytes(asked: Asked) -> int:
-    """Bytes of a device that the training state takes."""
-    plan = restore.plan_model(asked.config, unbuilt_vocab_size(asked.config))
+def bytes_beside_dev(asked: Asked) -> int:
+    """Bytes of a device that training holds while dev is scored, beside the parameters that are
+    asked: those lie in the same memory where the layout for generation leaves a parameter as
+    training splits it, and else are a copy."""
+    config = programs.without_files(asked.config)
+    plan = restore.plan_model(config, unbuilt_vocab_size(config))
     state, frozen = restore.state_specs(plan, asked.mesh)
-    return sum(memory.argument_bytes({"state": state, "frozen": frozen}).values())
+    placed = programs.abstract_loaded(config, asked.mesh).params
+    shared = {
+        p: spec
+        for p, spec in {**frozen, **restore.evaluated(state)}.items()
+        if spec.sharding.is_equivalent_to(placed[p].sharding, len(spec.shape))
+    }
+    held = memory.argument_bytes({"state": state, "frozen": frozen, "shared": shared})
+    return held["state"] + held["frozen"] - held["shared"]
 
 
 def environment() -> dict[str, str]:

@@ -20,12 +20,25 @@ def print_plan(facts: dict[str, Any]) -> None:
             console().print(_parts(own))
             if own["collectives"]:
                 console().print(_collectives(own))
+        if line := assumed_line(own):
+            print(line)
     if any(not p["fits"] for p in facts["programs"] if p["program"] != "train"):
         print("evaluation asks fewer rows at once with a smaller --eval.batch_size")
     if cost := facts.get("cost"):
         for line in cost_lines(cost):
             print(line)
         print(MODEL)
+
+
+def assumed_line(own: dict[str, Any]) -> str:
+    """What the counts of a program take for granted since its text does not tell it; "" where it
+    tells all."""
+    assumed, told = own.get("assumed", {}), []
+    if runs := assumed.get("loops"):
+        told.append(f"{len(runs)} loop(s) count {', '.join(map(str, runs))} run(s)")
+    if assumed.get("groups"):
+        told.append(f"{assumed['groups']} collective(s) count as if between all devices")
+    return f"{own['program']}: {', '.join(told)} (assumed: its text does not tell)" if told else ""
 
 
 def _programs(programs: list[dict[str, Any]]):

@@ -52,14 +52,19 @@ def trace(name: str, config: RunConfig, mesh: Mesh, before: Any = None) -> Progr
 
     before: the compiled prefill, whose outputs decode takes.
     """
-    config = configs.changed(config, "model", pretrained="")  # no file is looked for
-    config = configs.changed(config, "peft", adapter="")
+    config = without_files(config)
     if name == "train":
         return _train(config, mesh)
     loaded = abstract_loaded(config, mesh)
     if name in ("prefill", "decode"):
         return _generation(name, config, loaded, before)
     return {"forward": _forward, "rank": _rank}[name](config, loaded)
+
+
+def without_files(config: RunConfig) -> RunConfig:
+    """The config of a run for which no model's or adapter's file is looked for."""
+    config = configs.changed(config, "model", pretrained="")
+    return configs.changed(config, "peft", adapter="")
 
 
 def _train(config: RunConfig, mesh: Mesh) -> Program:

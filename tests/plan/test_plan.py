@@ -4,20 +4,37 @@
 The figures of the recipes are made by `nice -n 10 uv run python -m tests.plan_table`.
 """
 
+import argparse
 import dataclasses
 import os
+import re
 import subprocess
 import sys
 
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.sharding import AxisType, NamedSharding
 
-from itx import accelerators, cli, flops
-from itx.config import DataConfig, EvalConfig, MeshConfig, PeftConfig, RunConfig
-from itx.errors import UserError
+from itx import cli, flops, pretrained, restore
+from itx import mesh as meshes
+from itx.commands import plan as plan_command
+from itx.config import DataConfig, EvalConfig, MeshConfig, PeftConfig, RunConfig, TrainConfig
+from itx.errors import RunFailed, UserError
 from itx.models import presets
-from itx.plan import changes, chips, compiled, costs, devices, fast, hlo, plan
+from itx.plan import (
+    changes,
+    chips,
+    compiled,
+    costs,
+    devices,
+    fast,
+    memory,
+    plan,
+    programs,
+)
+from tests import plan_table
+from tests.conftest import REPO
 
 pytest.importorskip("libtpu", reason="libtpu, the compiler of TPUs, is not installed")
 
@@ -113,6 +130,7 @@ def test_figures_are_those_that_jax_has_too():
 def test_a_decoder_s_step_is_compiled_with_splash(decoder):
     train = decoder["train"]
     assert train["fits"] and not train["reason"] and train["mesh"] == {"fsdp": 4}
+    assert train["assumed"] == {"loops": [], "groups": 0}
     assert train["peak_bytes"] > train["argument_bytes"] > 0
     assert sum(train["parts"].values()) == train["peak_bytes"]
     assert {"parameters that train", "optimizer state", "batch"} <= {*train["parts"]}
@@ -146,8 +164,6 @@ def test_decode_takes_the_cache_that_prefill_leaves(decoder):
 def test_splash_runs_where_the_mesh_is_a_tpu_s(monkeypatch):
     """The platform is the mesh's: JAX's own backend is a CPU here."""
     asked = plan.ask(DECODER, chips.topology("v5e:1x1"), print)
-    from itx.plan import programs
-
     assert jax.default_backend() == "cpu"
     for attention, kernels in (("auto", True), ("xla", False)):
         model = dataclasses.replace(DECODER.model, attention=attention)
@@ -228,13 +244,16 @@ def test_changes_leave_out_what_the_run_has():
         (["--topology=v5q-16", "--fast"], 2),
         (["--topology=v5e-16", "--programs=training"], 2),
         (["--topology=v5e-16", "--mesh.fsdp=3"], 2),
+        (["--topology=v5p-64", "--fast", "--programs=train"], 2),
+        (["--topology=v5p-64", "--fast", "--max_seconds=900"], 2),
+        (["--topology=v5p-64", "--fast", "--price_per_chip_hour=0"], 2),
     ],
 )
 def test_exit_codes(tmp_path, words, code, capsys):
     out = tmp_path / "plan.json"
-    recipe = "configs/qwen3_4b.py"
+    recipe, small = "configs/qwen3_4b.py", ("--data.global_batch=32", "--train.microbatches=1")
     try:
-        found = cli.main(["plan", recipe, *words, f"--json={out}", "--data.global_batch=32"])
+        found = cli.main(["plan", recipe, *words, f"--json={out}", *small])
     except SystemExit as e:
         found = e.code
     assert found == code
@@ -243,11 +262,46 @@ def test_exit_codes(tmp_path, words, code, capsys):
         assert capsys.readouterr().err.strip().count("\n") == 0
 
 
+def test_a_batch_that_training_refuses_is_refused_here():
+    """Before anything is compiled, and with --fast too: 8 rows over 4 devices in 4 parts."""
+    train = TrainConfig(microbatches=4)
+    with pytest.raises(UserError, match="data.global_batch=8 is not divisible by 16"):
+        plan.ask(dataclasses.replace(DECODER, train=train), chips.topology("v5e-4"), print)
+
+
+PAGE = re.findall(r"^itx plan (.*)$", (REPO / "itx/plan/README.md").read_text("utf-8"), re.M)
+TABLE = [
+    f"configs/{recipe}.py --topology={topology} {' '.join(more)}"
+    for recipe, topology, more in plan_table.MACHINES.values()
+]
+
+
+@pytest.mark.parametrize("words", [*PAGE, *TABLE])
+def test_the_page_s_examples_and_rows_are_runs_that_training_takes(words):
+    parser = argparse.ArgumentParser()
+    plan_command.add_arguments(parser)
+    args, overrides = parser.parse_known_args(words.split())
+    config, _ = pretrained.load_recipe(str(REPO / args.config), overrides, False, absent=True)
+    plan.ask(config, chips.topology(args.topology, args.slices), print)
+
+
 def test_fast_knows_the_arguments_exactly(decoder):
     asked = plan.ask(DECODER, chips.topology("v5e-4"), print)
     predicted = fast.predict(asked)
     known = decoder["train"]["argument_bytes"]
     assert predicted["argument_bytes"] == pytest.approx(known, rel=0.03)
+
+
+def test_fast_asks_which_attention_runs():
+    """With attention="xla" the scores of 256 x 256 places stay: 3 times, 2 heads, 2 layers, 2 rows
+    of a device, bfloat16."""
+    kept = []
+    for attention in ("auto", "xla"):
+        model = dataclasses.replace(DECODER.model, attention=attention, remat="none")
+        cfg = dataclasses.replace(DECODER, model=model)
+        asked = plan.ask(cfg, chips.topology("v5e-4"), print)
+        kept.append(fast.kept_bytes(asked.config, asked.mesh))
+    assert kept[1] - kept[0] == 3 * 2 * 256 * 256 * 2 * 2 * 2
 
 
 # ---------------------------------------------------------------- counts
@@ -270,61 +324,6 @@ def test_flops_count_a_loop_s_body_as_often_as_it_runs():
     assert jax.jit(looped).lower(x).compile().cost_analysis()["flops"] < 5 * once
 
 
-HLO = """\
-HloModule m
-
-%fused (p: f32[8]) -> f32[64] {
-  %p = f32[8]{0} parameter(0)
-  ROOT %all-gather.1 = f32[64]{0} all-gather(%p), channel_id=7, replica_groups={{0,1,2,3,4,5,6,7}}, dimensions={0}
-}
-
-%body (t: (u32[], f32[8])) -> (u32[], f32[8]) {
-  %t = (u32[], f32[8]{0}) parameter(0)
-  %i = u32[]{:T(128)} get-tuple-element(%t), index=0
-  %x = f32[8]{0} get-tuple-element(%t), index=1
-  %two = u32[]{:T(128)} constant(2)
-  %next = u32[]{:T(128)} add(%i, %two)
-  %f = f32[64]{0} fusion(%x), kind=kLoop, calls=%fused
-  %sent = (f32[8]{0}, f32[8]{0}, u32[], u32[]) collective-permute-start(%x), channel_id=3, source_target_pairs={{0,1},{1,0}}
-  %got = f32[8]{0} collective-permute-done(%sent)
-  ROOT %out = (u32[], f32[8]{0}) tuple(%next, %got)
-}
-
-%condition (t: (u32[], f32[8])) -> pred[] {
-  %t = (u32[], f32[8]{0}) parameter(0)
-  %i = u32[]{:T(128)} get-tuple-element(%t), index=0
-  %end = u32[]{:T(128)} constant(10)
-  ROOT %less = pred[] compare(%i, %end), direction=LT
-}
-
-ENTRY %main (a: f32[8]) -> f32[8] {
-  %a = f32[8]{0} parameter(0)
-  %zero = u32[]{:T(128)} constant(0)
-  %begin = (u32[], f32[8]{0}) tuple(%zero, %a)
-  %loop = (u32[], f32[8]{0}) while(%begin), condition=%condition, body=%body
-  %y = f32[8]{0} get-tuple-element(%loop), index=1
-  ROOT %sum = f32[8]{0} all-reduce(%y), channel_id=9, replica_groups=mesh['replica'=2,'fsdp'=4] {'replica'}, to_apply=%add
-}
-"""
-
-
-def test_collectives_are_counted_as_often_as_they_run_and_by_the_ring():
-    module = hlo.parse(HLO)
-    assert module.runs["body"] == 5  # 0, 2, 4, 6, 8
-    found = {c.kind: c for c in hlo.collectives(module, devices=8, slices=2)}
-    assert found["all-gather"].moved == 5 * 64 * 4 * 7 / 8 and found["all-gather"].crosses
-    assert found["collective-permute"].moved == 5 * 8 * 4
-    assert not found["collective-permute"].crosses
-    assert found["all-reduce"].moved == 2 * 8 * 4 * 1 / 2 and found["all-reduce"].crosses
-    assert {c.crosses for c in hlo.collectives(module, devices=8, slices=1)} == {False}
-
-
-def test_bytes_of_a_type_by_memory():
-    type = "(bf16[4,8]{1,0:T(8,128)(2,1)S(1)}, f32[2]{0}, /*index=2*/pred[3])"
-    assert hlo.size_of(type) == 64 + 8 + 3
-    assert (hlo.size_of(type, 0), hlo.size_of(type, 1)) == (11, 64)
-
-
 def test_the_model_of_time_takes_the_slowest_roof():
     facts = {
         "flops": 197e12 * 4 * 2,
@@ -338,6 +337,60 @@ def test_the_model_of_time_takes_the_slowest_roof():
     money = costs.cost(DECODER, took, topology, 1.5)
     assert money["tokens_per_hour"][0] == pytest.approx(8 * 256 * 1800)
     assert money["money"][0] == pytest.approx(2 * 1000 / 3600 * 4 * 1.5)
+
+
+# ---------------------------------------------------------------- held besides
+
+
+def test_only_scores_on_dev_run_beside_the_training_state(monkeypatch):
+    held = {}
+
+    def compile_program(name, program, topology, layers, beside):
+        held[name] = beside
+        return {"program": name, "fits": True, "reason": "", "compile_seconds": 0.0}, None
+
+    monkeypatch.setattr(compiled, "compile_program", compile_program)
+    for every in (0, 10):
+        cfg = dataclasses.replace(DECODER, eval=EvalConfig(every=every, batch_size=8))
+        planned(cfg, "v5e-4", 1, "train", "forward", "rank", "prefill")
+        assert held["train"] == held["forward"] == 0
+        assert (held["rank"] > 0) == (held["prefill"] > 0) == (every > 0)
+
+
+@pytest.mark.parametrize(("mesh", "shared"), [((4, 1), True), ((1, 4), False)])
+def test_parameters_that_both_split_alike_are_held_once(mesh, shared):
+    """data=4 is laid out for generation as it is; of fsdp=4 two devices split by tensor then, and
+    two hold the same: no parameter stays as it is."""
+    cfg = dataclasses.replace(DECODER, mesh=MeshConfig(data=mesh[0], fsdp=mesh[1]))
+    asked = plan.ask(cfg, chips.topology("v5e-4"), print)
+    state, _ = restore.state_specs(restore.plan_model(cfg, 512), asked.mesh)
+    of = memory.argument_bytes({"all": state, "moments": restore.besides_params(state)})
+    held = plan.bytes_beside_dev(asked)
+    assert held == of["moments"] + 4 if shared else held == of["all"]  # 4: the step's number
+
+
+@pytest.mark.parametrize(
+    ("mesh", "names", "shared"),
+    [
+        ((4, 1), ("embed", "heads"), True),
+        ((1, 4), ("embed", "heads"), False),
+        ((1, 4), ("layers", None), True),
+    ],
+)
+def test_a_parameter_that_is_split_alike_lies_in_the_same_memory(mesh, names, shared):
+    """What the rule above rests on, on this machine's devices."""
+    config = MeshConfig(data=mesh[0], fsdp=mesh[1])
+    training = meshes.make_mesh(config, jax.devices()[:4])
+    asked = meshes.for_generation(training, heads=2)
+    of_training, of_asked = (
+        NamedSharding(m, meshes.spec(names, (8, 2), m, meshes.PARAMETERS))
+        for m in (training, asked)
+    )
+    x = jax.device_put(jnp.ones((8, 2)), of_training)
+    y = jax.device_put(x, of_asked)
+    first, second = ([s.data.unsafe_buffer_pointer() for s in a.addressable_shards] for a in (x, y))
+    assert of_training.is_equivalent_to(of_asked, 2) is shared
+    assert (first == second) is shared
 
 
 # ---------------------------------------------------------------- the machine
@@ -384,14 +437,64 @@ def test_a_replica_stays_in_its_slice():
         devices.mesh_of(two, chips.topology("v5e:2x2", 4))
 
 
-@pytest.mark.parametrize(("vendor", "chosen"), [("0x1ae0", None), ("0x8086", "cpu")])
-def test_jax_looks_for_a_tpu_only_where_one_is(tmp_path, monkeypatch, vendor, chosen):
-    (tmp_path / "0000:00").mkdir()
-    (tmp_path / "0000:00" / "vendor").write_text(vendor + "\n")
-    monkeypatch.delenv("JAX_PLATFORMS")
-    monkeypatch.setattr(accelerators, "OTHERS", ())
-    accelerators.choose_cpu_beside_libtpu(tmp_path)
-    assert os.environ.get("JAX_PLATFORMS") == chosen
+@pytest.mark.parametrize(
+    ("topology", "slices"), [("v6e:4x4", 1), ("v5p:4x4x4", 1), ("v5e:4x4", 2), ("tpu7x:2x2x1", 1)]
+)
+def test_two_axes_of_a_mesh_may_share_one_of_the_torus(topology, slices):
+    """A torus of 4 x 4 has no axis of two."""
+    cfg = dataclasses.replace(DECODER, mesh=MeshConfig(data=1, fsdp=-1, tensor=2))
+    _, mesh, _ = devices.mesh_of(cfg, chips.topology(topology, slices))
+    assert (mesh.shape["tensor"], mesh.shape["replica"]) == (2, slices)
+    assert len({*mesh.devices.flat}) == mesh.size > 2
+
+
+def test_devices_that_are_no_torus_keep_their_order():
+    given = jax.devices()[:8][::-1]
+    mesh = meshes.make_mesh(MeshConfig(data=2, fsdp=2, tensor=2), given)
+    assert mesh == jax.make_mesh((1, 2, 2, 2), meshes.AXES, (AxisType.Auto,) * 4, devices=given)
+
+
+class Failing:
+    """A program whose compilation fails."""
+
+    def __init__(self, words: str):
+        self.words = words
+
+    def lower(self):
+        return self
+
+    def compile(self, options):
+        raise jax.errors.JaxRuntimeError(self.words)
+
+
+@pytest.fixture(scope="module")
+def step():
+    return programs.trace("train", DECODER, plan.ask(DECODER, chips.topology("v5e-4"), print).mesh)
+
+
+@pytest.mark.parametrize(
+    "words", ["RESOURCE_EXHAUSTED: E1000: no room", "INTERNAL: CompileTimeHbmOom: no room"]
+)
+def test_what_has_no_room_does_not_fit(step, words):
+    traced = Failing(words)
+    traced.jaxpr = step.traced.jaxpr
+    asked = step._replace(traced=traced)
+    facts, executable = compiled.compile_program("train", asked, chips.topology("v5e-4"), [2])
+    assert executable is None and not facts["fits"] and "no room" in facts["reason"]
+
+
+def test_a_compiler_that_fails_says_nothing_of_memory(step, monkeypatch):
+    """No verdict follows, and no search for settings; of a change that is all it tells."""
+    traced = Failing("INTERNAL: Mosaic failed\nto compile")
+    traced.jaxpr = step.traced.jaxpr
+    monkeypatch.setattr(programs, "trace", lambda *given: step._replace(traced=traced))
+    asked = plan.ask(DECODER, chips.topology("v5e-4"), print)
+    told = "train: the compiler fails: INTERNAL: Mosaic failed to compile"
+    with pytest.raises(RunFailed, match=told):
+        plan.plan(asked, ["train"], print)
+    tried = changes.proposals(asked, 60.0, print)
+    failed = [t for t in tried if t.get("reason") == told]
+    assert failed and {t["verdict"] for t in failed} == {"the compiler fails"}
 
 
 def test_a_refusal_is_one_line():
