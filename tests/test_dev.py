@@ -145,9 +145,9 @@ def test_the_best_on_dev_is_kept_scored_and_reported(recipe, tmp_path, capsys):
 def test_mistakes_are_named(recipe, tmp_path, capsys):
     with pytest.raises(UserError, match=r"eval\.keep_best=true needs eval\.every"):
         check(RunConfig(eval=EvalConfig(keep_best=True)))
-    lock = {k: v for k, v in storage.read_json(recipe[1]).items() if k != "dev"}
+    lock = {k: v for k, v in storage.read_object(recipe[1]).items() if k != "dev"}
     bare = tmp_path / "lock.json"
-    storage.write_json(bare, lock)
+    storage.write_json(bare, storage.sealed(lock))
     assert trained((recipe[0], bare), tmp_path / "run") == 2
     assert "the data lock names no dev rows" in capsys.readouterr().err
 

@@ -47,7 +47,14 @@ def compare_runs(args: Namespace) -> tuple[dict, int]:
         raise UserError(f"--margin {args.margin}: a difference of scores, between 0 and 1")
     if args.blind or args.votes:
         return _judged(args), 0
-    facts = compare.facts(args.runs, args.rows, args.margin)
+    return side_by_side(args.runs, args.rows, args.margin)
+
+
+def side_by_side(
+    runs: list[str], rows: bool = False, margin: float = paired.MARGIN
+) -> tuple[dict, int]:
+    """What `itx compare` says of runs, printed; exit code 1 where one was left out."""
+    facts = compare.facts(runs, rows, margin)
     names = [r["name"] for r in facts["runs"]]
     for r in facts["runs"]:
         if r["note"]:
@@ -55,7 +62,7 @@ def compare_runs(args: Namespace) -> tuple[dict, int]:
     for x in facts["left_out"]:
         print(visible(f"left out: {x['run']}: {x['why']}"))
     _print_groups(facts["groups"], names)
-    if args.rows:
+    if rows:
         _print_rows(facts["rows"], names)
     _print_paired(facts, names[0])
     _print_information(facts["information"], names)

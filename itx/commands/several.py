@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from itx import pretrained
-from itx.analysis import paired
 from itx.commands import compare, unbuilt
 from itx.errors import UserError
 from itx.runs import RunFolder, open_run, run_config, step_of
@@ -47,9 +46,7 @@ def evaluate(args: Namespace, one: Callable[[Namespace], tuple[dict, int]]) -> t
         why = "scores of other splits or of --shots stand beside the folders' own"
         print(f"not compared in pairs: {why}")
         return {"models": scored, "compared": None, "not_compared": why}, code
-    compared, of_comparison = compare.compare_runs(
-        Namespace(runs=folders, rows=True, margin=paired.MARGIN)
-    )
+    compared, of_comparison = compare.side_by_side(folders, rows=True)
     return {"models": scored, "compared": compared, "not_compared": ""}, max(code, of_comparison)
 
 
