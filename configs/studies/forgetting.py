@@ -7,7 +7,10 @@ from small_world import BITS, EIGHT, SCORE, draws, tuned
 from itx.config import RunConfig, changed
 from itx.study.spec import Arm, Comparison, Measure, Study
 
-OPT = "OPT-IML (arXiv:2212.12017) has pretraining text among its tuning data"
+REHEARSAL = (
+    "Continual-T0 (Scialom et al. 2022, arXiv:2205.12393) keeps what it could before with one "
+    "example in a hundred rehearsed"
+)
 
 
 def get_config(quick: bool = False) -> RunConfig:
@@ -31,8 +34,8 @@ def get_study(quick: bool = False) -> Study:
         draws=draws(quick),
         measures=(Measure("documents of the pretraining", "text"), BITS, SCORE),
         comparisons=(
-            Comparison("text alone", "instructions alone", "worse", OPT),
-            Comparison("instructions alone", "a tenth of text", "better", OPT),
+            Comparison("text alone", "instructions alone", "worse", REHEARSAL),
+            Comparison("instructions alone", "a tenth of text", "better", REHEARSAL),
         ),
         notes="Of text a positive difference is fewer bits per byte.",
     )
