@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 from itx.config import DataConfig, EvalConfig, OptimConfig, RunConfig, TrainConfig
+from itx.tasks import registry
+from itx.tasks.spec import TaskSpec
 from tests import tiny
 from tests.conftest import REPO, one_device
 
@@ -57,3 +59,14 @@ def itx(
         f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
     )
     return done
+
+
+def shipped_tasks() -> dict[str, TaskSpec]:
+    """What `import tasks` registers; another test of this process may have loaded the studies'
+    own modules."""
+    apart = ("tasks.documents", "tasks.studies")
+    return {
+        name: task
+        for name, task in registry.TASKS.items()
+        if task.module.startswith("tasks.") and task.module not in apart
+    }
