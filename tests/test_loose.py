@@ -5,7 +5,7 @@ text."""
 import unicodedata
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from itx.leaks.loose import _FOLD, loose, size
@@ -50,6 +50,7 @@ def test_any_text_has_a_form_of_letters_and_single_gaps(text):
     assert not any(unicodedata.category(c)[0] in "PZ" for c in form if c not in " \n")
 
 
+@example("0/(")
 @given(st.text(st.characters(max_codepoint=127), max_size=60))
 def test_the_short_way_for_ascii_is_the_long_way(text):
     folded = text.translate(_FOLD)

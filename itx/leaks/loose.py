@@ -16,7 +16,7 @@ from urllib.parse import unquote
 
 from itx.text import UNSPACED
 
-LOOSE_VERSION = 2  # raise it when a change here alters a form: it is part of every cache key
+LOOSE_VERSION = 3  # raise it when a change here alters a form: it is part of every cache key
 # Letters that are drawn alike, as the Latin one; both sides are mapped, so that Russian still finds
 # Russian. After casefold: a small letter is mapped as its capital looks too ("н" as H), for the
 # case of a copy may be another.
@@ -85,7 +85,7 @@ def _folded(char: str) -> str:
         elif kind == "Zs":
             out.append(" ")
         elif kind != "Cf":
-            out.append(_OPERATORS.get(c, c if c in "+*/=<>^,'.-_" else "\n"))
+            out.append(_OPERATORS.get(c, c if c in "+*/=<>^,'.-_()" else "\n"))
     return "".join(out)
 
 
