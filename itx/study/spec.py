@@ -17,8 +17,7 @@ In an override of an arm `{draw}` stands for the draw's name, and `{name}` for w
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
+from dataclasses import dataclass, field
 from typing import Literal
 
 from itx.errors import UserError, check_known
@@ -49,7 +48,7 @@ class Arm:
 class Draw:
     name: str
     overrides: tuple[str, ...] = ()  # an arm's own come behind them, and count
-    values: Mapping[str, str] = MappingProxyType({})
+    values: Mapping[str, str] = field(default_factory=dict)
 
     def filled(self, override: str) -> str:
         for name, value in {"draw": self.name, **self.values}.items():
