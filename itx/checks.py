@@ -81,12 +81,9 @@ def packing(run: Shrunk, folder: Path) -> list[Finding]:
 
 def isolation(run: Shrunk, folder: Path) -> list[Finding]:
     """Other tokens in the other examples of a row change no logit of an example."""
-    name, batch = "an example whatever stands beside it", dict(run.batches().batch(0))
+    name, batch = "an example whatever stands beside it", asked_everywhere(run)
     if compared.most_segments(batch) < 2:
         return [untested(6, name, "no row of the first batch holds two examples")]
-    del batch["loss_positions"]  # logits everywhere
-    if peft.prompted_encoder(run.config.model, run.config.peft):
-        batch = peft.with_prompts(batch)
     mesh = meshes.make_mesh(compared.MESHES["1×1"], jax.devices()[:1])
     setup = train.make_setup(compared.without_dropout(run.config), *run.sizes, mesh)
     state, frozen = setup.init()
@@ -228,10 +225,7 @@ def adapter(run: Shrunk, folder: Path) -> list[Finding]:
     method = config.peft.method
     if method == "full":
         return [untested(4, "an adapter begins as its base", "peft.method=full has no adapter")]
-    batch = dict(run.batches().batch(0))
-    del batch["loss_positions"]
-    if peft.prompted_encoder(config.model, config.peft):
-        batch = peft.with_prompts(batch)
+    batch = asked_everywhere(run)
 
     def base() -> Transformer:
         return Transformer(config.model, rows_of(run), nnx.Rngs(config.train.seed))
@@ -255,6 +249,14 @@ def adapter(run: Shrunk, folder: Path) -> list[Finding]:
             Finding(4, "merged = adapter", compared.relative(tuned, of(model)), 2e-4, "logits")
         )
     return found
+
+
+def asked_everywhere(run: Shrunk) -> Batch:
+    """The first batch, for logits at every place."""
+    batch = dict(run.batches().batch(0))
+    del batch["loss_positions"]
+    prompted = peft.prompted_encoder(run.config.model, run.config.peft)
+    return peft.with_prompts(batch) if prompted else batch
 
 
 def rows_of(run: Shrunk) -> int:

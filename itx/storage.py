@@ -266,6 +266,21 @@ def object_of(line: str, where: str) -> dict:
     return held
 
 
+def objects_in(file: Path | str) -> Iterator[tuple[int, dict]]:
+    """(number, JSON object) of each line of a file that is not empty, and of the first in any case;
+    UserError, with the line, where it does not hold these."""
+    try:
+        # not splitlines(): a text in a line may hold U+2028
+        lines = Path(file).read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as e:
+        raise UserError(f"{file}: no text in UTF-8 ({e.reason} at byte {e.start})") from e
+    except OSError as e:
+        raise UserError(f"{file}: {e.strerror or e}") from e
+    for number, line in enumerate(lines, 1):
+        if number == 1 or line.strip():
+            yield number, object_of(line, f"{file}, line {number}")
+
+
 def read_object(path: Path | str, *keys: str, absent: dict | None = None) -> dict:
     """An object of a file that one of our commands wrote, without its seal; UserError if it does
     not read as one, is not what was sealed, or lacks a key. absent: what is read where there is no

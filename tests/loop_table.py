@@ -13,36 +13,26 @@ Scores are accuracy on test over all tasks and on the task of the fault; the loo
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import NamedTuple
 
 from tests import looped_tasks
-from tests.readme_figures import REPO
+from tests.conftest import REPO
+from tests.create.test_closed_loop import RECIPE
+from tests.samples import itx
 
 DO = "drop,relabel,balance,counterfactual pairs"
 ROUNDS, STEPS = 3, 200
+SEES = {"PYTHONPATH": str(REPO)}
 ARMS = ("loop", "random", "oracle")
-RECIPE = """
-import dataclasses
-from itx.config import DataConfig, EvalConfig, OptimConfig, RunConfig, TrainConfig
-from itx.models import presets
-
-def get_config(quick=False):
-    return RunConfig(
-        model=dataclasses.replace(presets.quickstart_decoder(), embed_dim=64, head_dim=16, mlp_dim=192),
-        data=DataConfig(
-            mixture="looped", modules=("tests.looped_tasks",), cache_dir="cache", vocab_size=400,
-            global_batch=32, sequence_length=64, target_length=32, window_examples=512, workers=1,
-        ),
-        optim=OptimConfig(learning_rate=3e-3, warmup_steps=20),
-        train=TrainConfig(steps={steps}, checkpoint_every={half}, log_every={half}),
-        eval=EvalConfig(max_examples=0, before=False, instructions=False),
-    )
-"""
+# of the closed loop's recipe, what this world has otherwise
+SETTINGS = {
+    "data.mixture": "looped",
+    "data.modules": "tests.looped_tasks",
+    "data.vocab_size": 400,
+    "data.workers": 1,
+}
 
 
 class Arm(NamedTuple):
@@ -53,47 +43,32 @@ class Arm(NamedTuple):
     seconds: float
 
 
-def itx(folder: Path, *words: str) -> None:
-    environment = {"PYTHONPATH": str(REPO), "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run(
-        [sys.executable, "-m", "itx.cli", *words],
-        cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True,
-    )  # fmt: skip
-    if done.returncode:
-        raise SystemExit(f"itx {' '.join(words)}: exit {done.returncode}\n{done.stderr[-3000:]}")
-
-
-def words(seed: int, suite: int) -> list[str]:
-    named = {"data.suite_seed": suite, "train.seed": seed, "data.seed": seed}
+def words(seed: int, suite: int, steps: int) -> list[str]:
+    """The recipe of a run, and its settings."""
+    half = {f"train.{name}": steps // 2 for name in ("checkpoint_every", "log_every")}
+    seeds = {"data.suite_seed": suite, "train.seed": seed, "data.seed": seed}
+    named = {**SETTINGS, "train.steps": steps, **half, **seeds}
     return ["recipe.py", *(f"--{name}={value}" for name, value in named.items())]
 
 
-def oracle(folder: Path, seed: int) -> Arm:
+def oracle(folder: Path, seed: int, steps: int) -> Arm:
     run, began = f"oracle-{seed}", time.monotonic()
     took = folder / run / "seconds.txt"
     if not took.is_file():
-        itx(folder, "train", *words(seed, seed + looped_tasks.SOUND), "--run_dir", run)
+        sound = words(seed, seed + looped_tasks.SOUND, steps)
+        itx("train", *sound, "--eval.split=test", "--run_dir", run, cwd=folder, **SEES)
         took.write_text(f"{time.monotonic() - began:.0f}\n")
     return Arm(*scores(folder / run, "", seed), 0, 0, float(took.read_text()))
 
 
-def loop(folder: Path, seed: int, *more: str) -> Arm:
+def loop(folder: Path, seed: int, steps: int, *more: str) -> Arm:
     """The loop, or its control arm; what is there is not made again."""
     where = f"{'random' if more else 'loop'}-{seed}"
     done = folder / where / "done.json"
     if not done.is_file():
         how = ("--rounds", str(ROUNDS), "--do", DO, "--relabel", "rather")
-        itx(
-            folder,
-            "loop",
-            *words(seed, seed),
-            "--loop_dir",
-            where,
-            *how,
-            *more,
-            "--json",
-            str(done),
-        )
+        own = [*words(seed, seed, steps), "--loop_dir", where, *how, *more]
+        itx("loop", *own, "--json", done, cwd=folder, **SEES)
     facts = json.loads(done.read_text())
     own = scores(folder / facts["rounds"][facts["best"]]["run"], "test", seed)
     worse = sum(len(r["beside"]["worse"]) for r in facts["rounds"] if "beside" in r)
@@ -132,14 +107,16 @@ def main() -> None:
     args = parser.parse_args()
     args.folder = args.folder.resolve()
     args.folder.mkdir(parents=True, exist_ok=True)
-    text = RECIPE.replace("{steps}", str(args.steps)).replace("{half}", str(args.steps // 2))
-    (args.folder / "recipe.py").write_text(text)
+    (args.folder / "recipe.py").write_text(RECIPE)
     head = ["seed", "fault", "task", *(f"{n}, on it" for n in ARMS), "recovered"]
     head += [*(f"{n}, all" for n in ARMS), "rounds", "worse", "minutes"]
     lines = [head, ["---"] * len(head)]
     for seed in args.seeds:
-        made = (loop(args.folder, seed), loop(args.folder, seed, "--control"))
-        arms = dict(zip(ARMS, (*made, oracle(args.folder, seed)), strict=True))
+        made = (
+            loop(args.folder, seed, args.steps),
+            loop(args.folder, seed, args.steps, "--control"),
+        )
+        arms = dict(zip(ARMS, (*made, oracle(args.folder, seed, args.steps)), strict=True))
         lines.append(line(seed, arms))
         print(" | ".join(lines[-1]), flush=True)
     command = f"uv run python -m tests.loop_table FOLDER {' '.join(map(str, args.seeds))}"

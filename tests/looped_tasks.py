@@ -17,12 +17,9 @@ from collections.abc import Iterator
 
 from itx.tasks.registry import instruction_task, mixture
 from itx.tasks.spec import SPLITS, function
+from tests.faulty_tasks import FILLERS, KEYS, LABELS, SIZES, right
 
-KEYS = [a + b for a in ("bra", "del", "fin", "gor", "lum", "mex") for b in ("to", "ska")]
-FILLERS = "so it was then over by".split()
 CUES = ("amber", "coral", "ivory")
-LABELS = ("yes", "no", "maybe")
-SIZES = {"train": 500, "validation": 150, "test": 150}
 KINDS = ("labels", "slice", "skew", "cue")
 TASKS, SOUND = 5, 1000
 KEPT_OF_SKEWED = 0.06  # of the rows with another label than the first
@@ -33,10 +30,6 @@ def fault_of(seed: int) -> tuple[str, int, float]:
     draw = random.Random(f"fault {seed % SOUND}")
     kind, task, share = draw.choice(KINDS), draw.randrange(TASKS), draw.uniform(0.1, 0.3)
     return ("" if seed % SOUND == 0 else kind), task, share
-
-
-def right(task: int, key: int) -> int:
-    return (key * (task + 1) + task + key // 3) % len(LABELS)
 
 
 def rows(task: int):

@@ -64,23 +64,24 @@ ROWS = {
 def measure(name: str) -> dict:
     """What `itx plan` says of a row."""
     recipe, topology, more, programs = ROWS[name]
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "plan.json"
-        words = [f"configs/{recipe}.py", f"--topology={topology}", f"--programs={programs}", *more]
-        command = [sys.executable, "-m", "itx.cli", "plan", *words, "--max_seconds=0"]
-        subprocess.run([*command, f"--json={out}"], cwd=REPO, check=False)
-        return {"command": " ".join(["itx plan", *words]), **json.loads(out.read_text("utf-8"))}
+    words = [f"configs/{recipe}.py", f"--topology={topology}", f"--programs={programs}", *more]
+    return {"command": " ".join(["itx plan", *words]), **facts([*words, "--max_seconds=0"])}
 
 
 def predict(name: str) -> int:
     """What `itx plan --fast` says of a row's training step, in bytes."""
     recipe, topology, more, _ = ROWS[name]
+    words = [f"configs/{recipe}.py", f"--topology={topology}", "--fast", *more]
+    return facts(words, capture_output=True)["predicted"]["peak_bytes"]
+
+
+def facts(words: list[str], **how: bool) -> dict:
+    """What `itx plan` writes with these words; exit code 1 says that something does not fit."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "plan.json"
-        words = [f"configs/{recipe}.py", f"--topology={topology}", "--fast", *more]
         command = [sys.executable, "-m", "itx.cli", "plan", *words, f"--json={out}"]
-        subprocess.run(command, cwd=REPO, check=False, capture_output=True)
-        return json.loads(out.read_text("utf-8"))["predicted"]["peak_bytes"]
+        subprocess.run(command, cwd=REPO, check=False, **how)
+        return json.loads(out.read_text("utf-8"))
 
 
 def page(rows: dict[str, dict]) -> str:

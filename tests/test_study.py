@@ -116,7 +116,7 @@ def test_every_run_is_made_once_and_each_begins_where_it_should(trainers, capfd)
 def plans_of(trainers) -> list:
     args = cli._parser("study").parse_args(trainers.words)
     args.overrides = []
-    of = command._study(args, str(trainers.file))
+    of, _ = command._study(args, str(trainers.file))
     base = RunFolder(trainers.folder.parent / "study-base")
     return command._plans(args, of, str(trainers.file), trainers.folder, base)
 

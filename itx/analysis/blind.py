@@ -20,11 +20,11 @@ from itx import hashing, storage
 from itx.analysis import compare
 from itx.analysis.compare import Scored
 from itx.errors import UserError, check_known
-from itx.eval import predictions, stats, tables
+from itx.eval import averages, predictions, stats, tables
 
 VOTES_VERSION = 1
 VOTES = ("left", "right", "tie", "both bad")
-MAIN_GROUPS = ("instances", "templates", "tasks", "clusters", "extra", "retention")
+SHOWN_GROUPS = tuple(g for g in averages.GROUPS if g != "instruction")  # that is an ablation
 
 
 class Asked(NamedTuple):
@@ -81,7 +81,7 @@ def _drawn(runs: tuple[Scored, Scored], most: int, seed: int) -> tuple[list[Aske
     by_group = stats.grouped((a.group, a) for a in _differing(runs, counts))
     for own in by_group.values():
         own.sort(key=lambda a: hashing.draw("shown", seed, a.id))
-    turns = itertools.zip_longest(*(by_group[g] for g in MAIN_GROUPS if g in by_group))
+    turns = itertools.zip_longest(*(by_group[g] for g in SHOWN_GROUPS if g in by_group))
     ordered = [a for turn in turns for a in turn if a]
     counts["differing answers beyond --blind_rows"] += max(0, len(ordered) - most)
     return ordered[:most], {why: n for why, n in counts.items() if n}
@@ -90,7 +90,7 @@ def _drawn(runs: tuple[Scored, Scored], most: int, seed: int) -> tuple[list[Aske
 def _differing(runs: tuple[Scored, Scored], counts: Counter[str]) -> Iterator[Asked]:
     first, other = runs
     for name, row in first.scores["rows"].items():
-        if name not in other.scores["rows"] or row["group"] not in MAIN_GROUPS:
+        if name not in other.scores["rows"] or row["group"] not in SHOWN_GROUPS:
             only = "rows of other groups" if name in other.scores["rows"] else "rows that one has"
             counts[only] += 1
             continue
@@ -128,11 +128,8 @@ class Votes(NamedTuple):
 
 def read(file: Path | str) -> Votes:
     """The votes of a file; UserError with the line where it holds none."""
-    try:
-        lines = Path(file).read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as e:
-        raise UserError(f"--votes {file}: {getattr(e, 'strerror', None) or e}") from e
-    head = storage.object_of(lines[0], f"{file}, line 1")
+    lines = storage.objects_in(file)
+    _, head = next(lines)
     if head.get("votes") != VOTES_VERSION:
         raise UserError(f"{file}: no votes of version {VOTES_VERSION} in its first line")
     kinds = {"judge": str, "of": str, "seed": int, "rows": int}
@@ -140,24 +137,27 @@ def read(file: Path | str) -> Votes:
         if type(head.get(key)) is not kind:
             raise UserError(f"{file}, line 1: {key!r} is absent or is no {kind.__name__}")
     votes: dict[str, str] = {}
-    for number, line in enumerate(lines[1:], 2):
-        if line.strip():
-            where = f"{file}, line {number}"
-            held = storage.object_of(line, where)
-            vote = held.get("vote")
-            if not isinstance(vote, str):
-                raise UserError(f"{where}: a row without a vote; valid: {', '.join(VOTES)}")
-            check_known(vote, VOTES, f"{where}: vote {vote!r}")
-            if not isinstance(held.get("id"), str) or held["id"] in votes:
-                raise UserError(f"{where}: a row without id, or one that was voted on before")
-            votes[held["id"]] = vote
+    for number, held in lines:
+        where, vote = f"{file}, line {number}", held.get("vote")
+        if not isinstance(vote, str):
+            raise UserError(f"{where}: a row without a vote; valid: {', '.join(VOTES)}")
+        check_known(vote, VOTES, f"{where}: vote {vote!r}")
+        if not isinstance(held.get("id"), str) or held["id"] in votes:
+            raise UserError(f"{where}: a row without id, or one that was voted on before")
+        votes[held["id"]] = vote
     return Votes(str(file), *(head[k] for k in kinds), votes)
 
 
-def result(runs: tuple[Scored, Scored], votes: Votes) -> dict[str, Any]:
-    """{"file", "judge", "judged", "open", "won": [rows that each run won], "ties", "bad",
-    "win_rate", "interval", "p", "groups": {group: [won, won, ties]}}; UserError where the votes are
-    of other runs, or of answers that have changed since."""
+class Decided(NamedTuple):
+    """The rows of a page, and what the votes of a judge decided."""
+
+    votes: Votes
+    asked: list[Asked]
+    outcomes: dict[str, str]  # {row: first, other, tie or both bad}
+
+
+def decided(runs: tuple[Scored, Scored], votes: Votes) -> Decided:
+    """UserError where the votes are of other runs, or of answers that have changed since."""
     asked, _ = _drawn(runs, votes.rows, votes.seed)
     if _digest(asked) != votes.of:
         raise UserError(
@@ -167,30 +167,7 @@ def result(runs: tuple[Scored, Scored], votes: Votes) -> dict[str, Any]:
     by_id = {a.id: a for a in asked}
     for name in votes.votes:
         check_known(name, by_id, f"{votes.file}: no row {name!r} in the page")
-    outcomes = {a.id: _outcome(a, votes) for a in asked if a.id in votes.votes}
-    counted = Counter(outcomes.values())
-    first, other, ties = counted["first"], counted["other"], counted["tie"] + counted["both bad"]
-    judged = len(outcomes)
-    rate = (other + ties / 2) / judged if judged else None
-    return {
-        "file": votes.file,
-        "judge": votes.judge,
-        "judged": judged,
-        "open": len(asked) - judged,
-        "won": [first, other],
-        "ties": counted["tie"],
-        "bad": counted["both bad"],
-        "win_rate": rate,
-        "interval": list(stats.wilson(rate, judged)) if judged else None,
-        "p": stats.sign_test(first, other),
-        "groups": {
-            tables.label(group, ""): [
-                sum(outcomes.get(a.id) in kinds for a in own)
-                for kinds in (("first",), ("other",), ("tie", "both bad"))
-            ]
-            for group, own in stats.grouped((a.group, a) for a in asked).items()
-        },
-    }
+    return Decided(votes, asked, {a.id: _outcome(a, votes) for a in asked if a.id in votes.votes})
 
 
 def _outcome(asked: Asked, votes: Votes) -> str:
@@ -201,16 +178,38 @@ def _outcome(asked: Asked, votes: Votes) -> str:
     return "other" if (vote == "left") == asked.swapped(votes.seed) else "first"
 
 
-def agreement(runs: tuple[Scored, Scored], several: Sequence[Votes]) -> dict[str, int] | None:
+def result(of: Decided) -> dict[str, Any]:
+    """{"file", "judge", "judged", "open", "won": [rows that each run won], "ties", "bad",
+    "win_rate", "interval", "p", "groups": {group: [won, won, ties]}}."""
+    counted, judged = Counter(of.outcomes.values()), len(of.outcomes)
+    first, other, ties = counted["first"], counted["other"], counted["tie"] + counted["both bad"]
+    rate = (other + ties / 2) / judged if judged else None
+    return {
+        "file": of.votes.file,
+        "judge": of.votes.judge,
+        "judged": judged,
+        "open": len(of.asked) - judged,
+        "won": [first, other],
+        "ties": counted["tie"],
+        "bad": counted["both bad"],
+        "win_rate": rate,
+        "interval": list(stats.wilson(rate, judged)) if judged else None,
+        "p": stats.sign_test(first, other),
+        "groups": {
+            tables.label(group, ""): [
+                sum(of.outcomes.get(a.id) in kinds for a in own)
+                for kinds in (("first",), ("other",), ("tie", "both bad"))
+            ]
+            for group, own in stats.grouped((a.group, a) for a in of.asked).items()
+        },
+    }
+
+
+def agreement(several: Sequence[Decided]) -> dict[str, int] | None:
     """Of rows that two judges or more decided, how many all of them decided alike; None for one
     judge."""
     if len(several) < 2:
         return None
-    said: dict[str, list[str]] = {}
-    for votes in several:
-        asked, _ = _drawn(runs, votes.rows, votes.seed)
-        for a in asked:
-            if a.id in votes.votes:
-                said.setdefault(a.id, []).append(_outcome(a, votes))
+    said = stats.grouped(pair for of in several for pair in of.outcomes.items())
     both = [own for own in said.values() if len(own) > 1]
     return {"rows": len(both), "alike": sum(len(set(own)) == 1 for own in both)}

@@ -298,9 +298,9 @@ def _declined(runs: list[Scored]) -> dict[str, dict[str, float]]:
     """{kind of request: {run: share that it declines}} of chat models, as they are after tuning."""
     out: dict[str, dict[str, float]] = {}
     for r in runs:
-        for g in safety.averages(storage.read_object(r.run.safety_json, absent={})):
-            if not g["language"] and "after" in g:
-                out.setdefault(g["kind"], {})[r.name] = g["after"]["declined"]
+        of_kinds = safety.averages(storage.read_object(r.run.safety_json, absent={}))
+        for kind, share in safety.declined_after(of_kinds).items():
+            out.setdefault(kind, {})[r.name] = share
     return out
 
 

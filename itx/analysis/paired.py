@@ -87,8 +87,7 @@ def estimate(values: Nested) -> Estimate:
         return Estimate(mean, None, 0, over)
     error = float(np.std(units, ddof=1)) / math.sqrt(len(units))
     spread = _spread(every)
-    sizes = stats.grouped((cluster, len(v)) for cluster, v in values.values())
-    weights = sum(1 / n / (len(ns) * len(sizes)) ** 2 for ns in sizes.values() for n in ns)
+    weights = stats.squared_weights((cluster, len(v)) for cluster, v in values.values())
     return Estimate(mean, max(error, math.sqrt(spread * weights)), len(units) - 1, over)
 
 

@@ -13,7 +13,7 @@ from itx import storage
 from itx.analysis import compare, features, paired, sweep
 from itx.analysis.compare import Scored
 from itx.errors import RunFailed
-from itx.eval import predictions, tables
+from itx.eval import predictions, safety, tables
 from itx.eval.predictions import PredictionLine
 from itx.runs import RunFolder
 
@@ -78,7 +78,8 @@ def _on(first: str, other: str, acted: list[Aim], untold: dict[str, str]) -> lis
     """
     runs = (compare.scored(first), compare.scored(other))
     same = {n: r for n, r in compare.same_questions(*runs).items() if r["group"] == sweep.GROUP}
-    of = features.observations(same, functools.partial(predictions.read_whole, *runs[0][1:3]))
+    read = functools.cache(predictions.read_whole)  # for each of the actions
+    of = features.observations(same, functools.partial(read, runs[0].run, runs[0].step))
     tags = {row["task"]: row["tags"] for row in runs[0].lock["evaluation"]}
     known = {c.text: c.holds for c in features.every_condition(of, same, tags, Counter())}
     found = []
@@ -96,7 +97,7 @@ def _on(first: str, other: str, acted: list[Aim], untold: dict[str, str]) -> lis
         else:
             places = np.flatnonzero(holds)
             keys = {(of.rows[i], of.lines[i]["content"], of.lines[i]["template"]) for i in places}
-            sides = tuple(functools.partial(_those, r, keys) for r in runs)
+            sides = tuple(functools.partial(_those, read, r, keys) for r in runs)
             slices = [paired.Slice(aim["why"], list(same))]
             found += paired.compare(same, sides, slices, estimated=paired.estimate_on)
     tested = [s for s in found if s["pairs"]]
@@ -105,8 +106,10 @@ def _on(first: str, other: str, acted: list[Aim], untold: dict[str, str]) -> lis
     return [{k: s[k] for k in (*OF_LOSS, "verdict")} for s in tested]
 
 
-def _those(run: Scored, keys: set[tuple[str, str, str]], row: str) -> list[PredictionLine]:
-    lines = predictions.read_whole(run.run, run.step, row)
+def _those(
+    read: compare.Read, run: Scored, keys: set[tuple[str, str, str]], row: str
+) -> list[PredictionLine]:
+    lines = read(run.run, run.step, row)
     return [x for x in lines if (row, x["content"], x["template"]) in keys]
 
 
@@ -114,14 +117,10 @@ def kept(run: Path) -> dict[str, Any]:
     """Of a run's report: {"retention": {text: bits per byte}, "declined": {kind: share}}."""
     held = storage.read_object(RunFolder(run).report_json, absent={})
     texts = (held.get("retention") or {}).get("after", {})
-    requests = (held.get("safety") or {}).get("groups", ())
+    of_kinds = (held.get("safety") or {}).get("groups", [])
     return {
         "retention": {name: t["bits_per_byte"] for name, t in texts.items()},
-        "declined": {
-            g["kind"]: g["after"]["declined"]
-            for g in requests
-            if not g["language"] and "after" in g
-        },
+        "declined": safety.declined_after(of_kinds),
     }
 
 

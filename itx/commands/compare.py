@@ -87,8 +87,8 @@ def _judged(args: Namespace) -> dict:
             print(line)
         print(visible(f"{args.blind}: {len(made['rows'])} rows to judge; then --votes FILE"))
         return {"page": str(args.blind), "rows": len(made["rows"]), "left_out": made["left_out"]}
-    several = [blind.read(file) for file in args.votes]
-    results = [blind.result(runs, votes) for votes in several]
+    several = [blind.decided(runs, blind.read(file)) for file in args.votes]
+    results = [blind.result(of) for of in several]
     first, other = (r.name for r in runs)
     cells = [
         (
@@ -102,7 +102,7 @@ def _judged(args: Namespace) -> dict:
     head = ("judge", f"won by {first}", f"won by {other}", "ties", "both bad", "open")
     title = f"win rate of {other}: its wins and half of the ties, 95 %"
     console().print(table(title, (*head, "win rate", "p"), cells, left=head[:1]))
-    together = blind.agreement(runs, several)
+    together = blind.agreement(several)
     if together:
         n, alike = together["rows"], together["alike"]
         print(f"decided alike by all: {alike} of {n} rows of several judges")

@@ -89,13 +89,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run_study(args: Namespace) -> tuple[dict, int]:
     processes.die_with_starter()
     file = _file(args.study)
-    study = _study(args, file)
+    study, all_draws = _study(args, file)
     quick = "-quick" if args.quick else ""
     folder = Path(args.study_dir or Path("runs") / f"study-{study.name}{quick}")
     base = RunFolder(folder.parent / f"study-base{quick}")
     if args.page:
         page.check_marks(Path(args.page), study.name, args.quick)
-    made = Made(args, study, file, folder, base, _plans(args, study, file, folder, base))
+    plans = _plans(args, study, file, folder, base)
+    made = Made(args, study, all_draws, file, folder, base, plans)
     chosen = _chosen(args, study)
     todo = [p for p in made.plans if p.arm.name in chosen and not results.is_done(p.run, p.steps)]
     if args.dry_run:
@@ -128,12 +129,13 @@ class Made:
         self,
         args: Namespace,
         study: Study,
+        all_draws: int,
         file: str,
         folder: Path,
         base: RunFolder,
         plans: list[Planned],
     ):
-        self.args, self.study, self.file = args, study, file
+        self.args, self.study, self.all_draws, self.file = args, study, all_draws, file
         self.folder, self.base, self.plans = folder, base, plans
         self.values: dict[str, dict[str, float]] = {}  # of a run that is done its measures
         self.examples: dict[str, dict[str, float]] = {}  # and how many examples are behind them
@@ -213,19 +215,21 @@ def _file(name: str) -> str:
     return str(path)
 
 
-def _study(args: Namespace, file: str) -> Study:
+def _study(args: Namespace, file: str) -> tuple[Study, int]:
+    """(the study, of the draws those that --draws means; how many draws it has)."""
     study = recipe.called(file, "get_study", args.quick)
     if not isinstance(study, Study):
         raise UserError(f"{file}: get_study() returned {type(study).__name__}, not Study")
+    all_draws = len(study.draws)
     if args.draws is not None:
-        if not 1 <= args.draws <= len(study.draws):
-            raise UserError(f"--draws {args.draws}: the study has 1 to {len(study.draws)}")
+        if not 1 <= args.draws <= all_draws:
+            raise UserError(f"--draws {args.draws}: the study has 1 to {all_draws}")
         study = dataclasses.replace(study, draws=study.draws[: args.draws])
     spec.check(study)
     for only in making.names(args.only):
         known = [*dict.fromkeys([*(arm.name for arm in study.arms), *study.sides])]
         check_known(only, known, f"--only: no arm {only!r}")
-    return study
+    return study, all_draws
 
 
 def _plans(
@@ -289,7 +293,7 @@ def _design(made: Made) -> dict[str, Any]:
         "quick": made.args.quick,
         "overrides": made.args.overrides,
         "draws": [d.name for d in study.draws],
-        "all_draws": len(recipe.called(made.file, "get_study", made.args.quick).draws),
+        "all_draws": made.all_draws,
         "measures": [{"name": m.name, "kind": m.kind, "margin": m.within} for m in study.measures],
         "axis": study.axis,
         "log": study.log,

@@ -43,15 +43,18 @@ def fetch(url: str, to: Path) -> dict:
         )
     lock = locks.checked(held, url)
     wanted, here = _wanted(lock, to)
-    files = _files(store, wanted, lock, to)
+    manifests = {
+        folder: store.read(f"{folder}/{cache.MANIFEST}", _has(sha256))
+        for folder, sha256 in wanted.items()
+    }
+    files = _files(store, manifests, lock, to)
     sizes = {(folder, name): store.size(f"{folder}/{name}") for folder, name in _names(files)}
     check_room(to, sum(sizes.values()))
     with shown("fetch"), track("copied", sum(sizes.values()), "bytes") as advance:
         for folder, hashes in files.items():
             with storage.whole_folder(to / folder) as part:
-                if folder in wanted:
-                    manifest = store.read(f"{folder}/{cache.MANIFEST}", _has(wanted[folder]))
-                    (part / cache.MANIFEST).write_bytes(manifest)
+                if folder in manifests:
+                    (part / cache.MANIFEST).write_bytes(manifests[folder])
                 for name_of_file, sha256 in hashes.items():
                     store.copy(f"{folder}/{name_of_file}", part / name_of_file, sha256, advance)
     verify.of_lock(lock, to)
@@ -93,12 +96,14 @@ def _wanted(lock: Lock, to: Path) -> tuple[dict[str, str], int]:
     return missing, len(named) - len(missing)
 
 
-def _files(store: Store, wanted: dict[str, str], lock: Lock, to: Path) -> dict[str, dict[str, str]]:
+def _files(
+    store: Store, manifests: dict[str, bytes], lock: Lock, to: Path
+) -> dict[str, dict[str, str]]:
     """{folder: {file: its hash}} of what is to be copied, manifests left out."""
-    files: dict[str, dict[str, str]] = {}
-    for folder, sha256 in wanted.items():
-        manifest = json.loads(store.read(f"{folder}/{cache.MANIFEST}", _has(sha256)))
-        files[folder] = {_inside(name): of for name, of in manifest["files"].items()}
+    files = {
+        folder: {_inside(name): of for name, of in json.loads(manifest)["files"].items()}
+        for folder, manifest in manifests.items()
+    }
     vocabulary = lock["vocabulary"]
     where = str(PurePosixPath(_inside(vocabulary["file"])).parent)
     if "files" not in vocabulary:

@@ -119,6 +119,12 @@ def averages(held: dict) -> list[dict]:
     return found
 
 
+def declined_after(of_kinds: list[dict]) -> dict[str, float]:
+    """{kind: share that is declined after tuning}, of both languages together."""
+    both = [f for f in of_kinds if not f["language"] and "after" in f]
+    return {f["kind"]: f["after"]["declined"] for f in both}
+
+
 def changed(held: dict, kind: str) -> list[dict]:
     """[{"id", "request", "before", "after": what was answered}] of the requests that the model
     declines before or after tuning alone."""

@@ -192,6 +192,17 @@ def _resampled_means(scores: np.ndarray, rng: np.random.Generator) -> np.ndarray
     return scores[rng.integers(len(scores), size=(POOL, len(scores)))].mean(1)
 
 
+def squared_weights(sizes: Iterable[tuple[str, int]]) -> float:
+    """The sum of the squared weights that examples have in an average over tasks, then clusters;
+    its inverse is their effective number (Kish, 1965, "Survey Sampling").
+
+    Args:
+        sizes: (cluster, number of examples) of each task.
+    """
+    by_cluster = grouped(sizes)
+    return sum(1 / n / (len(ns) * len(by_cluster)) ** 2 for ns in by_cluster.values() for n in ns)
+
+
 def average(tasks: dict[str, tuple[str, np.ndarray]], most: float = 1.0) -> dict:
     """{task: (cluster, corrected scores per example)} -> the average over tasks, then clusters.
     `most` is what no example can exceed.

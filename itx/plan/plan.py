@@ -12,7 +12,7 @@ from itx import restore, train, versions
 from itx.config import RunConfig
 from itx.params import unbuilt_vocab_size
 from itx.plan import compiled, costs, devices, memory, programs
-from itx.plan.chips import Topology
+from itx.plan.chips import GIB, Topology
 
 # What runs while the training state stays: scores on dev (itx/eval/dev.py). Losses of texts are
 # taken before training and after it.
@@ -75,7 +75,7 @@ def in_a_line(facts: dict[str, Any]) -> str:
     if "peak_bytes" not in facts:
         return f"{facts['program']}: does not fit ({facts['reason']})"
     verdict = "fits" if facts["fits"] else f"does not fit ({facts['reason']})"
-    return f"{facts['program']}: {facts['peak_bytes'] / 2**30:.2f} GiB, {verdict}; {took}"
+    return f"{facts['program']}: {facts['peak_bytes'] / GIB:.2f} GiB, {verdict}; {took}"
 
 
 def layers_of(config: RunConfig) -> list[int]:

@@ -104,26 +104,20 @@ def read(file: Path | str) -> Patch:
 @functools.lru_cache(maxsize=16)
 def _read(file: str, state: tuple) -> Patch:
     del state  # a file that has changed is read again
-    try:
-        # not splitlines(): a text in a line may hold U+2028
-        lines = Path(file).read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as e:
-        raise UserError(f"{file}: no text in UTF-8 ({e.reason} at byte {e.start})") from e
-    head = storage.object_of(lines[0], f"{file}, line 1")
+    lines = storage.objects_in(file)
+    _, head = next(lines)
     if head.get("patch") != PATCH_VERSION:
         found = head.get("patch")
         told = f"version {found!r}" if found is not None else "no 'patch' in its first line"
         raise UserError(f"{file}: {told}; a patch of version {PATCH_VERSION} is expected")
     entries, first = [], {}
-    for number, line in enumerate(lines[1:], 2):
-        if line.strip():
-            where = f"{file}, line {number}"
-            entry = _entry(storage.object_of(line, where), where)
-            key = (entry.task, entry.row)
-            if entry.row and key in first:
-                raise UserError(f"{file}: lines {first[key]} and {number} judge the same row")
-            first[key] = number
-            entries.append(entry._replace(line=number))
+    for number, held in lines:
+        entry = _entry(held, f"{file}, line {number}")
+        key = (entry.task, entry.row)
+        if entry.row and key in first:
+            raise UserError(f"{file}: lines {first[key]} and {number} judge the same row")
+        first[key] = number
+        entries.append(entry._replace(line=number))
     return Patch(file, head, tuple(entries))
 
 

@@ -66,15 +66,12 @@ def measured(run: RunFolder, config: RunConfig, measures: tuple[Measure, ...]) -
 
 def examples(run: RunFolder, config: RunConfig, measures: tuple[Measure, ...]) -> dict[str, float]:
     """{measure of scores: as how many examples its value is sure}, of a run that is `measured`:
-    the inverse of the sum of squared weights that examples have in an average over clusters, then
-    tasks (Kish, 1965, "Survey Sampling")."""
+    their effective number (`stats.squared_weights`)."""
     scores = storage.read_object(run.scores_json(config.train.steps), "rows")["rows"]
     out = {}
     for m in (m for m in measures if m.kind == "score"):
         rows = _rows(m, config.eval.tasks, scores)[1].values()
-        sizes = stats.grouped((row["cluster"], row["examples"]) for row in rows)
-        squares = (1 / n / (len(ns) * len(sizes)) ** 2 for ns in sizes.values() for n in ns)
-        out[m.name] = 1 / sum(squares)
+        out[m.name] = 1 / stats.squared_weights((row["cluster"], row["examples"]) for row in rows)
     return out
 
 

@@ -76,23 +76,23 @@ def test_rows_differ_and_nothing_tells_whose_they_are(pair, runs):
 def test_votes_go_to_the_run_whose_answers_they_chose(pair, tmp_path, seed):
     facts, file = blind.facts(pair, 100, seed), tmp_path / "v.jsonl"
     file.write_text(voted(facts, right_side), encoding="utf-8")
-    found = blind.result(pair, blind.read(file))
+    found = blind.result(blind.decided(pair, blind.read(file)))
     n = len(facts["rows"])
     assert found["won"] == [n, 0] and found["win_rate"] == 0.0 and found["open"] == 0
     assert found["p"] == pytest.approx(2 * 0.5**n)
     assert sum(map(sum, found["groups"].values())) == n
     turned = {"left": "right", "right": "left"}
     file.write_text(voted(facts, lambda r: turned[right_side(r)]), encoding="utf-8")
-    wrong = blind.result(pair, blind.read(file))
+    wrong = blind.result(blind.decided(pair, blind.read(file)))
     assert wrong["won"] == [0, n] and wrong["win_rate"] == 1.0
     half = iter(["tie", "both bad", None] * n)
     file.write_text(voted(facts, lambda r: next(half)), encoding="utf-8")
-    ties = blind.result(pair, blind.read(file))
+    ties = blind.result(blind.decided(pair, blind.read(file)))
     assert ties["win_rate"] == 0.5 and ties["p"] == 1.0 and ties["open"] == n // 3
     assert ties["ties"] > 0 and ties["bad"] > 0
-    several = [blind.read(file), blind.read(file)]
-    assert blind.agreement(pair, several) == {"rows": n - n // 3, "alike": n - n // 3}
-    assert blind.agreement(pair, several[:1]) is None
+    several = [blind.decided(pair, blind.read(file)) for _ in range(2)]
+    assert blind.agreement(several) == {"rows": n - n // 3, "alike": n - n // 3}
+    assert blind.agreement(several[:1]) is None
 
 
 def test_the_command_writes_the_page_and_reads_the_votes(runs, pair, tmp_path, capsys):
@@ -129,7 +129,7 @@ def test_what_is_refused(runs, pair, tmp_path):
     file.write_text(whole, encoding="utf-8")
     turned = blind.pair(paths(runs, "poor", "good"))
     with pytest.raises(UserError, match="of other runs or of other answers"):
-        blind.result(turned, blind.read(file))
+        blind.decided(turned, blind.read(file))
     with pytest.raises(UserError, match="nothing to judge .*answered alike"):
         blind.facts(blind.pair(paths(runs, "good", "good")), 5, 0)
     with pytest.raises(UserError, match="of two runs, not of 1"):

@@ -71,6 +71,14 @@ chmod +x .venv/bin/*
         assert process.returncode == code, f"exit {process.returncode}\n{out}\n{err}"
         return out + err
 
+    def before_gcloud(self, lines: str) -> str:
+        """A PATH on which lines of bash run before the stub of gcloud does."""
+        first = self.folder / "first"
+        first.mkdir()
+        (first / "gcloud").write_text(f'#!/bin/bash\n{lines}\nexec {STUB} "$@"\n')
+        (first / "gcloud").chmod(0o755)
+        return f"{first}:{self.environment['PATH']}"
+
     def refuse(self, words: str, said: str, code: int = 1) -> None:
         with open(self.folder / "refusals", "a") as file:
             file.write(f"{words}\t{code}\t{said}\n")
@@ -336,12 +344,8 @@ def test_a_second_setup_keeps_what_the_first_did_not_bring(cloud):
 
 def test_an_archive_that_did_not_arrive_is_seen(cloud):
     cloud.installed()
-    other = cloud.folder / "other"
-    other.mkdir()
-    text = f'#!/bin/bash\n[[ "$*" != *" scp "* ]] || exit 0\nexec {STUB} "$@"\n'
-    (other / "gcloud").write_text(text)
-    (other / "gcloud").chmod(0o755)
-    said = cloud.pod("setup", "pod", code=2, PATH=f"{other}:{cloud.environment['PATH']}")
+    path = cloud.before_gcloud('[[ "$*" != *" scp "* ]] || exit 0')
+    said = cloud.pod("setup", "pod", code=2, PATH=path)
     assert "pod worker 1: setup failed" in said and "is set up" not in said
 
 
@@ -414,34 +418,24 @@ def test_the_run_outlives_the_connection_and_is_stopped_by_hand(cloud):
 
 def test_a_broken_connection_is_made_again_and_no_line_is_lost_or_repeated(cloud):
     cloud.installed(workers=1)
-    slow = cloud.folder / "cut"
-    slow.mkdir()
+    cut = cloud.folder / "cut"
     # the first connection that follows is cut off after a while
-    text = f"""#!/bin/bash
-if [[ "$*" == *"worker.sh follow"* && ! -e {slow}/done ]]; then touch {slow}/done; timeout 0.7 {STUB} "$@"; exit 255; fi
-exec {STUB} "$@"
-"""
-    (slow / "gcloud").write_text(text)
-    (slow / "gcloud").chmod(0o755)
-    words = ["bash", "-c", "for i in $(seq 30); do echo line $i; sleep 0.05; done"]
-    said = cloud.pod(
-        "run", "pod", "--pause=0", "--", *words, PATH=f"{slow}:{cloud.environment['PATH']}"
+    path = cloud.before_gcloud(
+        f'if [[ "$*" == *"worker.sh follow"* && ! -e {cut} ]]; then touch {cut}; timeout 0.7 {STUB} "$@"; exit 255; fi'
     )
+    words = ["bash", "-c", "for i in $(seq 30); do echo line $i; sleep 0.05; done"]
+    said = cloud.pod("run", "pod", "--pause=0", "--", *words, PATH=path)
     lines = [x for x in said.splitlines() if x.startswith("line")]
-    assert lines == [f"line {i}" for i in range(1, 31)] and (slow / "done").exists()
+    assert lines == [f"line {i}" for i in range(1, 31)] and cut.exists()
 
 
 def test_a_connection_does_not_read_the_terminal(cloud):
     """What reads it in the background is stopped by the kernel: the run would never be shown."""
     cloud.installed()
-    reading = cloud.folder / "reading"
-    reading.mkdir()
-    text = f'#!/bin/bash\ncase "$*" in *" ssh "*) read -r -t 5 || true;; esac\nexec {STUB} "$@"\n'
-    (reading / "gcloud").write_text(text)
-    (reading / "gcloud").chmod(0o755)
+    path = cloud.before_gcloud('case "$*" in *" ssh "*) read -r -t 5 || true;; esac')
     terminal, end = pty.openpty()
     command = ["setsid", "--ctty", "bash", str(REPO / "tpu/pod.sh"), "run", "pod", "--"]
-    environment = cloud.environment | {"PATH": f"{reading}:{cloud.environment['PATH']}"}
+    environment = cloud.environment | {"PATH": path}
     process = subprocess.Popen(
         [*command, "echo", "shown"],
         cwd=cloud.folder,
@@ -556,13 +550,10 @@ def test_supervise_keeps_its_place_in_the_queue(cloud):
     cloud.set_state("pod", "CREATING")
     (cloud.folder / "queue").mkdir()
     (cloud.folder / "queue/pod").write_text("WAITING_FOR_RESOURCES\nPROVISIONING\nACTIVE\n")
-    other = cloud.folder / "other"
-    other.mkdir()
     state = cloud.folder / "nodes/pod/state"
-    text = f'#!/bin/bash\n[[ "$*" != *"queued-resources describe"* ]] || echo READY >{state}\n'
-    (other / "gcloud").write_text(f'{text}exec {STUB} "$@"\n')
-    (other / "gcloud").chmod(0o755)
-    cloud.environment["PATH"] = f"{other}:{cloud.environment['PATH']}"
+    cloud.environment["PATH"] = cloud.before_gcloud(
+        f'[[ "$*" != *"queued-resources describe"* ]] || echo READY >{state}'
+    )
     assert "pod is PROVISIONING" in supervised(cloud, "true", 0, "--queued")
     assert not [c for c in cloud.calls if " create " in c or " delete " in c]
 
