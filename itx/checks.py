@@ -25,7 +25,6 @@ import numpy as np
 from flax import nnx
 
 from itx import compared, peft, peft_files, restore, train, two_processes
-from itx import mesh as meshes
 from itx.compared import Finding, untested
 from itx.config import MeshConfig, ModelConfig
 from itx.data.loader import Batch
@@ -84,7 +83,7 @@ def isolation(run: Shrunk, folder: Path) -> list[Finding]:
     name, batch = "an example whatever stands beside it", asked_everywhere(run)
     if compared.most_segments(batch) < 2:
         return [untested(6, name, "no row of the first batch holds two examples")]
-    mesh = meshes.make_mesh(compared.MESHES["1×1"], jax.devices()[:1])
+    mesh = compared.on_first_devices(compared.MESHES["1×1"])
     setup = train.make_setup(compared.without_dropout(run.config), *run.sizes, mesh)
     state, frozen = setup.init()
     params = {**frozen, **compared.moved(state["params"])}
@@ -168,8 +167,7 @@ class StopsAt:
 def trained(run: Shrunk, folder: Path, batches: Any, mesh: MeshConfig) -> restore.State:
     """The state behind the run's steps, from the newest checkpoint of the folder."""
     config = dataclasses.replace(run.config, mesh=mesh)
-    count = math.prod(getattr(mesh, axis) for axis in meshes.AXES)
-    setup = train.make_setup(config, *run.sizes, meshes.make_mesh(mesh, jax.devices()[:count]))
+    setup = train.make_setup(config, *run.sizes, compared.on_first_devices(mesh))
     made = RunFolder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     return jax.device_get(train.train(config, run.lock, batches, made, setup, progress=Silent()))
@@ -276,7 +274,7 @@ def interop(run: Shrunk, folder: Path) -> list[Finding]:
     read_cfg = dataclasses.replace(
         hf.model_config(folder / "hf"), **{n: getattr(cfg, n) for n in families.OF_THE_RUN}
     )
-    mesh = meshes.make_mesh(compared.MESHES["1×1"], jax.devices()[:1])
+    mesh = compared.on_first_devices(compared.MESHES["1×1"])
     read = hf.load(folder / "hf", read_cfg, model_specs(read_cfg, rows_of(run), mesh))
     batch = {k: v for k, v in run.batches().batch(0).items() if k != "loss_positions"}
     again = shapes_of(lambda: Transformer(read_cfg, rows_of(run), nnx.Rngs(0)))

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 
 from itx import mesh as meshes
 from itx import peft, train
@@ -65,6 +66,12 @@ def untested(invariant: int, what: str, why: str) -> Finding:
     return Finding(invariant, what, math.nan, 0.0, why)
 
 
+def on_first_devices(sizes: MeshConfig) -> Mesh:
+    """The mesh over as many of the devices as its axes take, none of them -1."""
+    count = math.prod(getattr(sizes, axis) for axis in meshes.AXES)
+    return meshes.make_mesh(sizes, jax.devices()[:count])
+
+
 def one_step(
     config: RunConfig, sizes: tuple[int, int], batch: Batch, mesh: MeshConfig
 ) -> tuple[dict[str, np.ndarray], Gradients]:
@@ -75,15 +82,14 @@ def one_step(
         sizes: of the vocabulary, and how many tasks.
     """
     config = dataclasses.replace(config, mesh=mesh, optim=with_sgd(config.optim))
-    count = math.prod(getattr(mesh, axis) for axis in meshes.AXES)
-    devices = meshes.make_mesh(mesh, jax.devices()[:count])
+    devices = on_first_devices(mesh)
     setup = train.make_setup(config, *sizes, devices)
     state, frozen = setup.init()
     if config.peft.method != "full":  # zeros would leave half of an adapter without a gradient
         state["params"] = moved(state["params"])
     used = {len(x.sharding.device_set) for x in state["params"].values()}
-    if used != {count}:
-        raise AssertionError(f"parameters stand on {used} devices, not on {count}")
+    if used != {devices.size}:
+        raise AssertionError(f"parameters stand on {used} devices, not on {devices.size}")
     before = jax.device_get(state["params"])
     if peft.prompted_encoder(config.model, config.peft):
         batch = peft.with_prompts(batch)
