@@ -30,7 +30,7 @@ def get_config(quick: bool = False) -> RunConfig:
             global_batch=8,
             window_examples=1024,
             renderings=1,
-            train_examples=200,  # of each task: the run sees some 20
+            train_examples=200,  # of each task: the run sees some 40
             eval_examples=20,
         ),
         peft=PeftConfig(method="lora", rank=16, alpha=32.0, targets=(r".*/w\w*",)),
@@ -38,7 +38,7 @@ def get_config(quick: bool = False) -> RunConfig:
             name="adamw", learning_rate=1e-3, warmup_steps=2, schedule="linear", final_share=0.0
         ),
         train=TrainConfig(
-            steps=2 if quick else 20, checkpoint_every=1 if quick else 10, log_every=1
+            steps=2 if quick else 40, checkpoint_every=1 if quick else 20, log_every=1
         ),
         eval=EvalConfig(
             max_examples=1, fixed_examples=4, max_new_tokens=8 if quick else 16, batch_size=32
