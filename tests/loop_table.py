@@ -22,7 +22,7 @@ from tests.conftest import REPO
 from tests.create.test_closed_loop import RECIPE
 from tests.samples import itx
 
-DO = "drop,relabel,balance,counterfactual pairs"
+ACTIONS = "drop,relabel,balance,counterfactual pairs"
 ROUNDS, STEPS = 3, 200
 SEES = {"PYTHONPATH": str(REPO)}
 ARMS = ("loop", "random", "oracle")
@@ -66,7 +66,7 @@ def loop(folder: Path, seed: int, steps: int, *more: str) -> Arm:
     where = f"{'random' if more else 'loop'}-{seed}"
     done = folder / where / "done.json"
     if not done.is_file():
-        how = ("--rounds", str(ROUNDS), "--do", DO, "--relabel", "rather")
+        how = ("--rounds", str(ROUNDS), "--actions", ACTIONS, "--relabel", "rather")
         own = [*words(seed, seed, steps), "--loop_dir", where, *how, *more]
         itx("loop", *own, "--json", done, cwd=folder, **SEES)
     facts = json.loads(done.read_text())

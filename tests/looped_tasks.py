@@ -68,3 +68,4 @@ for number in range(TASKS):
         templates=[(f"task{number}: {{text}}", "{answer}"), (f"{{text}}? task{number}", "{answer}")],
     )  # fmt: skip
 mixture("looped", [f"looped_{number}" for number in range(TASKS)])
+mixture("looped_lopsided", {"looped_0": 60} | {f"looped_{n}": 1 for n in range(1, TASKS)})

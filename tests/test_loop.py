@@ -54,12 +54,12 @@ def stages(monkeypatch, tmp_path):
         verdict = held["verdicts"].pop(0)
         return {"pairs": 9, "difference": 0.1, "interval": [0.0, 0.2], "p": 0.01, "over": "tasks", "verdict": verdict, "better": verdict == "better", "on": [], "untold": {}, "worse": held["worse"], "smallest": {"unseen tasks": 0.07}}  # fmt: skip
 
-    monkeypatch.setattr(loop, "_train", lambda folder, run, recipe: done.append(("train", run.name, Path(recipe[0]).name)))  # fmt: skip
+    monkeypatch.setattr("itx.commands.stages.train", lambda folder, run, recipe: done.append(("train", run.name, Path(recipe[0]).name)))  # fmt: skip
     monkeypatch.setattr(rounds, "score", lambda run: 0.5)
     monkeypatch.setattr(loop, "_actions", lambda *_: held["actions"].pop(0))
     monkeypatch.setattr(loop, "_refine", refine)
     monkeypatch.setattr(rounds, "beside", beside)
-    monkeypatch.setattr(loop, "_test", lambda folder, run: done.append(("test", Path(run).name, "")) or {"score": 0.5, "score_interval": [0.4, 0.6]})  # fmt: skip
+    monkeypatch.setattr("itx.commands.stages.test", lambda folder, run: done.append(("test", Path(run).name, "")) or {"score": 0.5, "score_interval": [0.4, 0.6]})  # fmt: skip
     return held
 
 
@@ -119,7 +119,7 @@ def test_it_ends_with_its_rounds_or_its_actions(stages):
     ("words", "told"),
     [
         (["--rounds", "0"], "--rounds 0: must be at least 1"),
-        (["--do", "drp"], "no kind of action 'drp'; did you mean 'drop'"),
+        (["--actions", "drp"], "no kind of action 'drp'; did you mean 'drop'"),
         (["--eval.split=test"], "a loop chooses on validation"),
         (["--train.stps=3"], "unknown setting '--train.stps'"),
     ],
@@ -134,7 +134,7 @@ def test_what_is_refused_leaves_nothing(stages, capsys, words, told):
 def test_a_loop_that_is_killed_goes_on(tmp_path):
     """Killed by SIGKILL three times on its way; then to its end by the same command."""
     (tmp_path / "recipe.py").write_text(RECIPE.replace('"faulty"', '"faulty_2"'))
-    command = [sys.executable, "-m", "itx.cli", "loop", "recipe.py", "--rounds", "2", "--loop_dir", "L", "--do", "counterfactual pairs", "--rows", "400"]  # fmt: skip
+    command = [sys.executable, "-m", "itx.cli", "loop", "recipe.py", "--rounds", "2", "--loop_dir", "L", "--actions", "counterfactual pairs", "--rows", "400"]  # fmt: skip
     where = {"cwd": tmp_path, "env": one_device() | {"PYTHONPATH": str(REPO)}}
     for seconds in (8, 25, 40):
         killed = subprocess.Popen(

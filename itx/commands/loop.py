@@ -17,16 +17,15 @@ moment.
 """
 
 import argparse
-import time
 from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from itx import begin, pretrained, processes, storage
-from itx.analysis import compare, found, page, rounds, sweep, words
+from itx.analysis import compare, found, page, rounds, words
 from itx.analysis.actions import KINDS
-from itx.commands import child, making
+from itx.commands import making, rates, stages
 from itx.commands.arguments import command, with_recipe
 from itx.create import refined
 from itx.create.world import How
@@ -37,7 +36,6 @@ from itx.text import visible
 
 DONE_ALONE = "drop,relabel"  # kinds that need nobody to answer
 STAGES = ("train", "analyze", "refine")  # of a round, each with its own log
-OWN = (f"--eval.split={sweep.SPLIT}", "--eval.before=False")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,10 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     option("--rounds", type=int, default=3, help="refinements at most (default %(default)s)")
     option("--loop_dir", type=storage.local, help="default: runs/<config>-loop[-quick]")
     option(
-        "--do",
+        "--actions",
         default=DONE_ALONE,
         metavar="KINDS",
-        help="kinds of actions that are carried out, between commas (default %(default)s)",
+        help="kinds that are carried out, between commas (default %(default)s); rates: no rounds, "
+        "but a search for better rates of the mixture",
     )
     option("--relabel", default="", metavar="HOW", help="as of `itx create refine`; default: drop")
     option(
@@ -66,6 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a control arm: each round does as much to what a draw chooses",
     )
     option("--keep_test", action="store_true", help="do not look at test at the end")
+    rates.add_options(option)
     making.add_who(parser)
 
 
@@ -73,16 +73,18 @@ def run_loop(args: Namespace) -> tuple[dict, int]:
     processes.die_with_starter()
     if args.rounds < 1:
         raise UserError(f"--rounds {args.rounds}: must be at least 1")
-    kinds = making.names(args.do)
+    kinds = making.names(args.actions)
     for kind in kinds:
-        check_known(kind, KINDS, f"--do: no kind of action {kind!r}")
+        check_known(kind, [*KINDS, rates.KIND], f"--actions: no kind of action {kind!r}")
     if any(text.startswith("--eval.split=") for text in args.overrides):
         raise UserError("--eval.split: a loop chooses on validation, and looks at test at its end")
     name = Path(args.config).stem + "-loop" + ("-quick" if args.quick else "")
     name += "-control" if args.control else ""
     folder = Path(args.loop_dir) if args.loop_dir else Path("runs") / name
-    recipe = [args.config, *args.overrides, *(["--quick"] if args.quick else []), *OWN]
-    config, _ = pretrained.load_recipe(args.config, [*args.overrides, *OWN], args.quick)
+    recipe = [args.config, *args.overrides, *(["--quick"] if args.quick else []), *stages.OWN]
+    if rates.KIND in kinds:
+        return rates.search(args, folder, recipe)
+    config, _ = pretrained.load_recipe(args.config, [*args.overrides, *stages.OWN], args.quick)
     begin.check_same_run(RunFolder(folder / "round-0"), config)  # before anything is begun
     facts: dict[str, Any] = {"folder": str(folder), "do": kinds, "control": args.control}
     facts |= {"rounds": [], "stopped": ""}
@@ -90,7 +92,7 @@ def run_loop(args: Namespace) -> tuple[dict, int]:
         _write(folder, facts)  # after each step: a look at any time
     if not args.keep_test:
         runs = [facts["rounds"][i]["run"] for i in dict.fromkeys((0, facts["best"]))]
-        facts["test"] = {run: _test(folder, run) for run in runs}
+        facts["test"] = {run: stages.test(folder, run) for run in runs}
         _write(folder, facts)
     _print(facts)
     return facts, int(bool(facts.get("failed")))
@@ -105,7 +107,7 @@ def _rounds(
     changed: dict[str, Any] = {}
     for number in range(args.rounds + 1):
         run = folder / f"round-{number}"
-        _train(folder, run, recipe)
+        stages.train(folder, run, recipe)
         own = {
             "run": str(run),
             "recipe": recipe[0],
@@ -140,7 +142,7 @@ def _rounds(
         except RunFailed as e:
             facts["stopped"] = facts["failed"] = f"round {number} cannot be refined: {e}"
             break
-        recipe = [str(refined.recipe_of(version)), *OWN]
+        recipe = [str(refined.recipe_of(version)), *stages.OWN]
         manifest = storage.read_object(version / refined.MANIFEST, *rounds.OF_CHANGE)
         changed = {"because": own["actions"], "changed": rounds.changed(manifest)}
     yield
@@ -149,17 +151,11 @@ def _rounds(
 # ---- the stages, each a command of its own
 
 
-def _train(folder: Path, run: Path, recipe: list[str]) -> None:
-    if not RunFolder(run).report_json.is_file():
-        print(visible(f"{run.name}: training on {recipe[0]}"), flush=True)
-        _itx(folder, f"{run.name}-train", "train", *recipe, "--run_dir", str(run))
-
-
 def _actions(args: Namespace, folder: Path, run: Path, kinds: list[str]) -> list[dict]:
     """What the analysis of a run proposes, of these kinds."""
     if not any(run.glob("eval/**/analysis.json")):
         words = ["analyze", str(run), "--train_examples", str(args.train_examples)]
-        _itx(folder, f"{run.name}-analyze", *words)
+        stages.itx(folder, f"{run.name}-analyze", *words)
     return [a for a in found.read(str(run), None).actions if a["kind"] in kinds]
 
 
@@ -171,41 +167,14 @@ def _refine(args: Namespace, folder: Path, run: Path, number: int, actions: list
     words += ["--actions", ",".join(a["id"] for a in actions), "--relabel", relabel]
     words += ["--rows", str(args.rows), *making.who_again(args), "--json", str(told)]
     words += ["--what_fits", *(["--control"] if args.control else [])]
-    _itx(folder, f"{run.name}-refine", *words)
+    stages.itx(folder, f"{run.name}-refine", *words)
     return Path(storage.read_json(told)["folder"])
-
-
-def _test(folder: Path, run: str) -> dict[str, Any]:
-    """The score on test of a run that dev has chosen."""
-    told = folder / "logs" / f"{Path(run).name}-test.json"
-    if not told.is_file():
-        _itx(folder, f"{Path(run).name}-test", "eval", run, "--split", "test", "--json", str(told))
-    settings = storage.read_json(told)["settings"]
-    groups = [g for scores in settings.values() for g in scores["groups"]]
-    own = next((g for g in groups if g["group"] == sweep.GROUP), None)
-    return {k: own[k] for k in ("score", "score_interval")} if own else {}
-
-
-def _itx(folder: Path, name: str, *words: str) -> None:
-    """A command of ours in a process of its own; RunFailed with its last line where it fails."""
-    began = time.monotonic()
-    try:
-        child.itx(folder / "logs" / f"{name}.txt", list(words))
-    except RunFailed as e:
-        raise RunFailed(f"itx {words[0]}: {e}") from e
-    if not _took(folder, name).is_file():  # what was made already takes no time the second time
-        seconds = time.monotonic() - began
-        storage.write_json(_took(folder, name), {"seconds": round(seconds, 1)})
-
-
-def _took(folder: Path, name: str) -> Path:
-    return folder / "logs" / f"{name}.seconds.json"
 
 
 def _cost(folder: Path, run: Path) -> dict[str, Any]:
     """{"steps" that it was trained, "seconds": {stage: of those that ran to their end}}."""
-    files = {stage: _took(folder, f"{run.name}-{stage}") for stage in STAGES}
-    taken = {s: storage.read_json(file)["seconds"] for s, file in files.items() if file.is_file()}
+    taken = {stage: stages.seconds(folder, f"{run.name}-{stage}") for stage in STAGES}
+    taken = {stage: seconds for stage, seconds in taken.items() if seconds is not None}
     steps = compare.scored_steps(RunFolder(run))
     return {"steps": steps[-1] if steps else 0, "seconds": taken}
 
