@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Write FOLDER/table.md: what `itx loop` gets back of a planted fault, beside as
-much done at random and beside an oracle that trains on the same rows without the fault.
+much done at random, as many random new rows, and an oracle that trains on the same rows without the
+fault.
 
     uv run python -m tests.loop_table FOLDER 1 2 3 [--steps N]
 
@@ -25,7 +26,7 @@ from tests.samples import itx
 ACTIONS = "drop,relabel,balance,counterfactual pairs"
 ROUNDS, STEPS = 3, 200
 SEES = {"PYTHONPATH": str(REPO)}
-ARMS = ("loop", "random", "oracle")
+ARMS = ("loop", "random", "new rows", "oracle")
 # of the closed loop's recipe, what this world has otherwise
 SETTINGS = {
     "data.mixture": "looped",
@@ -51,14 +52,22 @@ def words(seed: int, suite: int, steps: int) -> list[str]:
     return ["recipe.py", *(f"--{name}={value}" for name, value in named.items())]
 
 
-def oracle(folder: Path, seed: int, steps: int) -> Arm:
-    run, began = f"oracle-{seed}", time.monotonic()
+def trained(folder: Path, arm: str, seed: int, suite: int, steps: int) -> Arm:
+    """A single run on the rows of a suite."""
+    run, began = f"{arm}-{seed}", time.monotonic()
     took = folder / run / "seconds.txt"
     if not took.is_file():
-        sound = words(seed, seed + looped_tasks.SOUND, steps)
-        itx("train", *sound, "--eval.split=test", "--run_dir", run, cwd=folder, **SEES)
+        own = words(seed, suite, steps)
+        itx("train", *own, "--eval.split=test", "--run_dir", run, cwd=folder, **SEES)
         took.write_text(f"{time.monotonic() - began:.0f}\n")
     return Arm(*scores(folder / run, "", seed), 0, 0, float(took.read_text()))
+
+
+def changed_rows(folder: Path, seed: int) -> int:
+    """How many training rows the loop's refinements rejected, fixed or added, kept or not."""
+    manifests = (folder / f"loop-{seed}" / "refined").glob("*/v*/manifest.json")
+    counts = [c for m in manifests for c in json.loads(m.read_text())["counts"].values()]
+    return sum(n for c in counts for what, n in c.items() if what not in ("in", "out"))
 
 
 def loop(folder: Path, seed: int, steps: int, *more: str) -> Arm:
@@ -88,7 +97,7 @@ def scores(run: Path, setting: str, seed: int) -> tuple[float, float]:
 def line(seed: int, arms: dict[str, Arm]) -> list[str]:
     kind, task, share = looped_tasks.fault_of(seed)
     told = f"{kind} {share:.0%}" if kind == "labels" else kind or "none"
-    looped, random, sound = (arms[name] for name in ARMS)
+    looped, random, _, sound = (arms[name] for name in ARMS)
     room = sound.on_task - random.on_task
     # a fault that costs a model little leaves nothing to get back
     got = f"{(looped.on_task - random.on_task) / room:.2f}" if kind and room >= 0.05 else "-"
@@ -112,11 +121,12 @@ def main() -> None:
     head += [*(f"{n}, all" for n in ARMS), "rounds", "worse", "minutes"]
     lines = [head, ["---"] * len(head)]
     for seed in args.seeds:
-        made = (
-            loop(args.folder, seed, args.steps),
-            loop(args.folder, seed, args.steps, "--control"),
-        )
-        arms = dict(zip(ARMS, (*made, oracle(args.folder, seed, args.steps)), strict=True))
+        place = (args.folder, seed, args.steps)
+        made = [loop(*place), loop(*place, "--control")]
+        rows = seed + changed_rows(args.folder, seed) * looped_tasks.NEW
+        for arm, suite in (("new_rows", rows), ("oracle", seed + looped_tasks.SOUND)):
+            made.append(trained(args.folder, arm, seed, suite, args.steps))
+        arms = dict(zip(ARMS, made, strict=True))
         lines.append(line(seed, arms))
         print(" | ".join(lines[-1]), flush=True)
     command = f"uv run python -m tests.loop_table FOLDER {' '.join(map(str, args.seeds))}"

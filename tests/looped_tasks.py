@@ -5,6 +5,8 @@ them that data.suite_seed draws: what is right is known, and dev and test say it
     seed 0                no fault
     seed S below SOUND    a fault whose kind, size and task S draws
     seed S + SOUND        the same rows of the same draw without the fault: what an oracle trains on
+    seed S + n * NEW      the rows of S and, spread over the tasks, n further training rows of the same
+                          draw, with the fault
 
     labels   10 to 30 % of the task's labels are another one
     slice    half of the labels are another one where the prompt says `she`
@@ -21,7 +23,7 @@ from tests.faulty_tasks import FILLERS, KEYS, LABELS, SIZES, right
 
 CUES = ("amber", "coral", "ivory")
 KINDS = ("labels", "slice", "skew", "cue")
-TASKS, SOUND = 5, 1000
+TASKS, SOUND, NEW = 5, 1000, 10_000
 KEPT_OF_SKEWED = 0.06  # of the rows with another label than the first
 
 
@@ -35,10 +37,12 @@ def fault_of(seed: int) -> tuple[str, int, float]:
 def rows(task: int):
     def make(split: str, root: str, seed: int) -> Iterator[dict]:
         kind, faulty, share = fault_of(seed)
-        kind = kind if split == "train" and task == faulty and seed < SOUND else ""
+        further, base = divmod(seed, NEW)
+        kind = kind if split == "train" and task == faulty and base < SOUND else ""
+        more = (further + TASKS - 1 - task) // TASKS if split == "train" else 0
         draw, seen = random.Random(f"{task}/{split}/{seed % SOUND}"), 0
         texts: set[str] = set()
-        while seen < SIZES[split]:
+        while seen < SIZES[split] + more:
             key, who = draw.randrange(len(KEYS)), draw.choice(["she", "he", ""])
             said = draw.choices(FILLERS, k=draw.randint(2, 9))
             label, chance, other = right(task, key), draw.random(), draw.randint(1, 2)

@@ -158,6 +158,11 @@ def probabilities(line: PredictionLine) -> np.ndarray:
     return weights / weights.sum()
 
 
+def right(line: PredictionLine) -> float:
+    """The probability of the right option among the options, else the score."""
+    return float(probabilities(line)[line["answer_index"]]) if "rank" in line else line["score"]
+
+
 def _calibrations(of: Observations) -> dict[str, dict]:
     """Over all, and of each task with enough examples."""
     found: dict[str, list[tuple[int, float, float]]] = {}

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import NamedTuple, TypedDict
 
 from itx import group_terms, movement
-from itx.analysis.choices import probabilities
+from itx.analysis.choices import right
 from itx.analysis.features import MIN_EXAMPLES
 from itx.data.types import Lock
 from itx.data.vocabulary import Vocabulary
@@ -96,13 +96,6 @@ def _pairs(
             swapped = evaluate.with_question(line, asked, vocabulary, lock)
             found.append(Pair(row, group.kind, group.name, other.name, written, swapped))
     return found
-
-
-def right(line: PredictionLine) -> float:
-    """The probability of the right option among the options, else the score."""
-    if "rank" not in line:
-        return line["score"]
-    return float(probabilities(line)[line["answer_index"]])
 
 
 def differences(made: list[Pair]) -> list[Difference]:

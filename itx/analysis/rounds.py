@@ -4,13 +4,14 @@ cost, and what was forgotten."""
 
 import functools
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypedDict
 
 import numpy as np
 
 from itx import storage
-from itx.analysis import compare, features, paired, sweep
+from itx.analysis import choices, compare, features, paired, sweep
 from itx.analysis.compare import Scored
 from itx.errors import RunFailed
 from itx.eval import predictions, safety, tables
@@ -19,6 +20,7 @@ from itx.runs import RunFolder
 
 OF_SLICE = ("pairs", "difference", "interval", "p", "over", "verdict")
 OF_LOSS = ("slice", "pairs", "difference", "interval", "holm")
+SCORE, PROBABILITY = "score", "probability of the right option"  # what a round is judged on
 OF_CHANGE = ("changes", "counts", "reasons", "left_out")  # of a refinement's manifest
 
 
@@ -70,7 +72,9 @@ def beside(first: str, other: str, acted: list[Aim]) -> dict[str, Any]:
 
 def _on(first: str, other: str, acted: list[Aim], untold: dict[str, str]) -> list[dict[str, Any]]:
     """Two runs on the dev questions of each action's tasks for which its conditions hold. These
-    tasks are all that an action is about: left to chance is which examples were asked.
+    tasks are all that an action is about: left to chance is which examples were asked. Where
+    options are ranked, the probability of the right one is compared as well as the score: of a few
+    dozen questions it tells a change that no single answer shows.
 
     Args:
         untold: gets {action: why it has no questions of its own}: a condition cannot be told of a
@@ -97,13 +101,29 @@ def _on(first: str, other: str, acted: list[Aim], untold: dict[str, str]) -> lis
         else:
             places = np.flatnonzero(holds)
             keys = {(of.rows[i], of.lines[i]["content"], of.lines[i]["template"]) for i in places}
-            sides = tuple(functools.partial(_those, read, r, keys) for r in runs)
-            slices = [paired.Slice(aim["why"], list(same))]
-            found += paired.compare(same, sides, slices, estimated=paired.estimate_on)
+            found += _measured(
+                aim["why"], same, [functools.partial(_those, read, r, keys) for r in runs]
+            )
     tested = [s for s in found if s["pairs"]]
     for s, p in zip(tested, paired.holm([s["p"] for s in tested]), strict=True):
         s["holm"], s["verdict"] = p, paired.verdict(s["interval"], p, paired.MARGIN)
-    return [{k: s[k] for k in (*OF_LOSS, "verdict")} for s in tested]
+    return [{k: s[k] for k in ("measure", *OF_LOSS, "verdict")} for s in tested]
+
+
+def _measured(
+    why: str, same: dict[str, dict], sides: list[paired.ReadRow]
+) -> Iterator[dict[str, Any]]:
+    """Two runs on the same questions by score, and by probability on those that are ranked."""
+
+    def believed(side: paired.ReadRow, row: str) -> list[PredictionLine]:
+        return [{**x, "score": choices.right(x)} for x in side(row) if "rank" in x]
+
+    by_probability = [functools.partial(believed, side) for side in sides]
+    ranked = {n: {**r, "metric": "rank"} for n, r in same.items()}  # each line's own score counts
+    for measure, rows, reads in ((SCORE, same, sides), (PROBABILITY, ranked, by_probability)):
+        slices = [paired.Slice(why, list(rows))]
+        for one in paired.compare(rows, tuple(reads), slices, estimated=paired.estimate_on):
+            yield {"measure": measure, **one}
 
 
 def _those(

@@ -305,7 +305,8 @@ def beside(compared: dict) -> str:
     told = f"{compared['verdict']}, {compared['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
     if on := compared.get("on"):
         best = max(on, key=lambda s: (s["verdict"] == "better", s["difference"]))
-        told += f"; of {len(on)} actions' own questions at best {beside(best)}"
+        told += f"; on the actions' own questions, {len(on)} tests, at best {beside(best)}"
+        told += f" by {best['measure']}"
     return told
 
 

@@ -293,3 +293,40 @@ def test_ranked_rows_and_sets_have_no_unknown_answers():
     (pair,) = paired.pairs({"metric": "exact_match"}, [line], [right])
     assert (pair.difference, pair.worst, pair.best, pair.unknown) == (1.0, 0.0, 1.0, 1)
     assert dataclasses.is_dataclass(pair) is False
+
+
+def _believed(p: float, number: int) -> dict:
+    """A ranked line whose right option, the first of two, has probability p."""
+    logprob = [math.log(p), math.log(1 - p)]
+    return {"id": f"{number:03}", "template": 0, "answer_index": 0, "finished": True, "extracted": "x",
+            "prediction": "x", "score": float(p > 0.5), "rank": {"logprob": logprob}}  # fmt: skip
+
+
+def test_probabilities_tell_what_no_single_answer_shows_and_nothing_where_nothing_changed():
+    """Answers stay as right as they were while the right option's probability rises by 0.2; and of
+    200 pairs of runs that differ by noise alone few are called better by either measure."""
+    row = {"r": {"task": "t", "cluster": "c", "group": "instances", "metric": "accuracy"}}
+
+    def verdicts(first, other):
+        sides = [lambda _, own=own: [_believed(p, i) for i, p in enumerate(own)] for own in (first, other)]  # fmt: skip
+        found = list(rounds._measured("why", row, sides))
+        ps = paired.holm([s["p"] for s in found])
+        return {s["measure"]: paired.verdict(s["interval"], p, 0.05) for s, p in zip(found, ps, strict=True)}  # fmt: skip
+
+    rng = np.random.default_rng(5)
+    low = rng.uniform(0.55, 0.7, 50)
+    told = verdicts(low, low + 0.2)
+    assert told[rounds.PROBABILITY] == "better" and told[rounds.SCORE] != "better"
+    false = 0
+    for _ in range(200):
+        base = rng.uniform(0.2, 0.8, 50)
+        noisy = (np.clip(base + rng.normal(0, 0.15, 50), 0.01, 0.99) for _ in range(2))
+        false += "better" in verdicts(*noisy).values()
+    assert false <= 12, false  # 2.5 % on this side, and three standard deviations
+
+
+def test_answers_that_were_written_are_judged_by_score_alone():
+    row = {"r": {"task": "t", "cluster": "c", "group": "instances", "metric": "accuracy"}}
+    written = [{k: v for k, v in _believed(0.9, i).items() if k != "rank"} for i in range(4)]
+    found = list(rounds._measured("why", row, [lambda _: written] * 2))
+    assert [(s["measure"], s["pairs"]) for s in found] == [(rounds.SCORE, 4), (rounds.PROBABILITY, 0)]  # fmt: skip
