@@ -8,6 +8,8 @@ the control.
     uv run python -m tests.smollm2_table FOLDER 201 202 203 --train       three fresh seeds on test
     uv run python -m tests.smollm2_table FOLDER 201 202 203               the table from those runs
 
+A run that is done is kept: the same command goes on where it was stopped.
+
 FOLDER has the files of tasks/files.py, of which `c4_demo` tells what the model forgets (bits per
 byte). A seed is one of the suite, of the order and of the adapter. Of each seed the model is asked
 before tuning in three forms: in its own turns, in these with a system that asks for the answer
@@ -29,7 +31,7 @@ TEXT = "c4_demo.lm"
 ANSWER_ONLY = "Reply with the answer alone: no explanation, no sentence."
 SHOTS = 4
 # what `--dev` tries: learning rates of the recipe
-RATES = (1e-3, 2e-3, 4e-3)
+RATES = (1e-3, 2e-3)
 DEV_EXAMPLES = 2  # of each task, in every wording: one leaves the rates apart by less than noise
 COLUMNS = {
     "zero-shot": "before",
@@ -49,18 +51,24 @@ def words(root: str, seed: int) -> list[str]:
     return [RECIPE, *seeds(seed), f"--data.root={root}"]
 
 
+def once(given: list[str], run: Path) -> None:
+    if not (run / "seconds.txt").is_file():  # written when a run has ended
+        train(given, run)
+
+
 def make(root: str, seed: int) -> None:
     """The runs of one seed, and its evaluation behind exemplars."""
     tuned = run_of(seed, "tuned")
-    train([*words(root, seed), f"--eval.retention={TEXT}"], tuned)
-    shuffled = ["--data.targets=shuffled", "--eval.before=False", f"--eval.retention={TEXT}"]
-    train([*words(root, seed), *shuffled], run_of(seed, "shuffled"))
-    untrained = [f"--data.system={ANSWER_ONLY}", "--train.steps=0"]
-    train([*words(root, seed), *untrained], run_of(seed, "answer_only"))
-    command = ["uv", "run", "itx", "eval", str(tuned.relative_to(REPO)), "--step=0"]
-    subprocess.run(
-        [*command, f"--shots={SHOTS}", "--json", tuned / "shots.json"], cwd=REPO, check=True
-    )
+    once([*words(root, seed), f"--eval.retention={TEXT}"], tuned)
+    shuffled = ["--data.targets=shuffled", "--eval.before=False", "--eval.safety=False"]
+    shuffled.append(f"--eval.retention={TEXT}")
+    once([*words(root, seed), *shuffled], run_of(seed, "shuffled"))
+    untrained = [f"--data.system={ANSWER_ONLY}", "--train.steps=0", "--eval.safety=False"]
+    once([*words(root, seed), *untrained], run_of(seed, "answer_only"))
+    if not file_of(seed, "shots").is_file():
+        command = ["uv", "run", "itx", "eval", str(tuned.relative_to(REPO)), "--step=0"]
+        command += [f"--shots={SHOTS}", "--json", str(file_of(seed, "shots"))]
+        subprocess.run(command, cwd=REPO, check=True)
 
 
 def scores_of(groups: list[dict]) -> Scores:
@@ -134,7 +142,7 @@ def dev(root: str) -> None:
         run = run_of(1, f"dev-{rate:g}")
         more = [f"--optim.learning_rate={rate}", "--eval.split=validation", "--eval.before=False"]
         more += [f"--eval.max_examples={DEV_EXAMPLES}", "--eval.safety=False"]
-        train([*words(root, 1), *more, f"--eval.retention={TEXT}"], run)
+        once([*words(root, 1), *more, f"--eval.retention={TEXT}"], run)
         report = json.loads((run / "report.json").read_text())
         groups = scores_of([{**g, **g["after"]} for g in report["groups"]])
         text = report["retention"]["after"][TEXT]["bits_per_byte"]
