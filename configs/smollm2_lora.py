@@ -35,7 +35,7 @@ def get_config(quick: bool = False) -> RunConfig:
         ),
         peft=PeftConfig(method="lora", rank=16, alpha=32.0, targets=(r".*/w\w*",)),
         optim=OptimConfig(
-            name="adamw", learning_rate=1e-3, warmup_steps=2, schedule="linear", final_share=0.0
+            name="adamw", learning_rate=2e-3, warmup_steps=2, schedule="linear", final_share=0.0
         ),
         train=TrainConfig(
             steps=2 if quick else 40, checkpoint_every=1 if quick else 20, log_every=1
