@@ -4,7 +4,7 @@
     uv run itx recipes fetch smollm2
     uv run itx train configs/smollm2.py
 
-A tenth of the adapter's rate; 2.2 GB for parameters, gradients and the optimizer's two moments.
+A twentieth of the adapter's rate; 2.2 GB for parameters, gradients and the optimizer's two moments.
 """
 
 import dataclasses

@@ -5,13 +5,15 @@ Exit codes: 0 all programs fit, 1 one does not, 2 a mistake in what was asked.
 """
 
 import argparse
+import time
 from argparse import Namespace
 from typing import Any
 
+from itx import config as configs
 from itx import pretrained
 from itx.commands.arguments import command, with_recipe
 from itx.errors import UserError, check_known
-from itx.plan import changes, chips, costs, devices, fast, printed, programs
+from itx.plan import changes, chips, costs, devices, fast, printed, programs, sweep
 from itx.plan import plan as planning
 from itx.plan.plan import Asked
 
@@ -41,8 +43,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max_seconds",
         type=float,
         metavar="S",
-        help="if the training step does not fit: no change of settings is compiled after so many "
-        f"seconds; 0: none is; default: {MAX_SECONDS:g}",
+        help="if the training step does not fit, and with --sweep: no change of settings is "
+        f"compiled after so many seconds; 0: none is; default: {MAX_SECONDS:g}",
+    )
+    parser.add_argument(
+        "--sweep",
+        action="store_true",
+        help="rank splits of the mesh, remat and microbatches by a model, compile the best "
+        f"{sweep.COMPILED} (itx/plan/sweep.py)",
     )
     parser.add_argument(
         "--price_per_chip_hour", type=float, metavar="MONEY", help="what a chip costs for an hour"
@@ -62,6 +70,8 @@ def plan(args: Namespace) -> tuple[dict[str, Any], int]:
         raise UserError(f"--price_per_chip_hour={args.price_per_chip_hour:g}: is below 0")
     devices.use_no_accelerator()
     config, _ = pretrained.load_recipe(args.config, args.overrides, args.quick, absent=True)
+    if args.sweep:  # chooses them
+        config = configs.changed(config, "train", microbatches=1)
     asked = planning.ask(config, topology, print)
     print(f"{topology}, mesh {dict(asked.mesh.shape)}")
     facts = _about(asked)
@@ -71,6 +81,8 @@ def plan(args: Namespace) -> tuple[dict[str, Any], int]:
         printed.print_prediction(facts["predicted"], topology.chip)
         return facts, 0 if facts["fits"] else 1
     max_seconds = MAX_SECONDS if args.max_seconds is None else args.max_seconds
+    if args.sweep:
+        return _swept(asked, max_seconds, facts)
     facts |= _compiled(asked, names, args.price_per_chip_hour)
     printed.print_plan(facts)
     if not all(own["fits"] for own in facts["programs"] if own["program"] == "train"):
@@ -79,13 +91,27 @@ def plan(args: Namespace) -> tuple[dict[str, Any], int]:
     return facts, 0 if all(own["fits"] for own in facts["programs"]) else 1
 
 
+def _swept(asked: Asked, max_seconds: float, facts: dict[str, Any]) -> tuple[dict[str, Any], int]:
+    """Layouts of the training step; exit code 1 where none of those compiled fits."""
+    found, out = sweep.ranked(asked, print)
+    facts |= {"sweep": sweep.compiled(found, max_seconds, time.monotonic, print), "left_out": out}
+    printed.print_sweep(facts["sweep"], asked.topology.chip)
+    return facts, 0 if any(own["verdict"] == "fits" for own in facts["sweep"]) else 1
+
+
 def _check_fast(args: Namespace) -> None:
-    """UserError where --fast stands beside what is said to the compiler."""
+    """UserError where --fast or --sweep stands beside what it does not do."""
     for name in ("programs", "max_seconds", "price_per_chip_hour"):
         if args.fast and getattr(args, name) is not None:
             raise UserError(
                 f"--{name} beside --fast: --fast predicts the training step's memory and compiles "
                 "nothing; leave out one of them"
+            )
+    for name in ("fast", "programs", "price_per_chip_hour"):
+        if args.sweep and getattr(args, name) not in (None, False):
+            raise UserError(
+                f"--{name} beside --sweep: --sweep ranks layouts of the training step and compiles "
+                "the best; leave out one of them"
             )
 
 

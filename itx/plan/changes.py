@@ -113,13 +113,13 @@ def proposals(asked: Asked, max_seconds: float, say: Callable[[str], None]) -> l
             facts["verdict"] = f"not compiled: --max_seconds={max_seconds:g} were over"
         else:
             say(f"trying {' '.join(facts['settings'])}")
-            facts |= _compiled(other, say)
+            facts |= by_compiler(other, say)
             fitting += facts["verdict"] == "fits"
     return out
 
 
-def _compiled(other: Asked, say: Callable[[str], None]) -> dict[str, Any]:
-    """What the compiler says of a change."""
+def by_compiler(other: Asked, say: Callable[[str], None]) -> dict[str, Any]:
+    """What the compiler says of a run's training step."""
     program = programs.trace("train", other.config, other.mesh)
     try:
         own, _ = compiled.compile_program("train", program, other.topology, layers_of(other.config))

@@ -74,12 +74,12 @@ def _batch_bytes(config: RunConfig) -> int:
     return 4 * d.global_batch * (6 * decoder + (3 * d.sequence_length if both else 0))
 
 
-def _rows(config: RunConfig, mesh: Any) -> float:
+def rows_per_device(config: RunConfig, mesh: Any) -> float:
     """Rows of a microbatch on a device."""
     return config.data.global_batch / meshes.batch_parts(mesh) / config.train.microbatches
 
 
-def _stacks(config: RunConfig) -> list[tuple[int, int, bool]]:
+def stacks_of(config: RunConfig) -> list[tuple[int, int, bool]]:
     """(layers, length of a row, whether it is a decoder behind an encoder) of each stack."""
     model, d = config.model, config.data
     if model.architecture == "decoder":
@@ -101,9 +101,9 @@ def _itemsize(model: ModelConfig) -> int:
 
 def kept_bytes(config: RunConfig, mesh: Any) -> float:
     """What the layers keep for the backward pass, by model.remat."""
-    model, rows, tensor = config.model, _rows(config, mesh), mesh.shape["tensor"]
+    model, rows, tensor = config.model, rows_per_device(config, mesh), mesh.shape["tensor"]
     total = 0.0
-    for layers, length, crossed in _stacks(config):
+    for layers, length, crossed in stacks_of(config):
         numbers = model.embed_dim  # a layer's input
         if model.remat != "full":
             numbers += _width(model, tensor, crossed)
@@ -131,13 +131,13 @@ def _copies(config: RunConfig, params: dict[str, Any]) -> float:
 
 def logits_bytes(config: RunConfig, mesh: Any, table: Any) -> float:
     """Of all loss positions of a microbatch, on a device, in float32."""
-    places = _rows(config, mesh) * config.data.target_length
+    places = rows_per_device(config, mesh) * config.data.target_length
     return 4 * places * max(table.shape) / mesh.shape["tensor"]
 
 
 def _output_layer(config: RunConfig, mesh: Any, table: Any) -> dict[str, float]:
     model, d, tensor = config.model, config.data, mesh.shape["tensor"]
-    places = _rows(config, mesh) * d.target_length
+    places = rows_per_device(config, mesh) * d.target_length
     logits = logits_bytes(config, mesh, table)
     parts = max(1, math.ceil(logits / loss.LOGITS_BYTES))
     return {
@@ -150,9 +150,9 @@ def _output_layer(config: RunConfig, mesh: Any, table: Any) -> dict[str, float]:
 def _layer(config: RunConfig, mesh: Any) -> float:
     """One layer in the backward pass: its activations and their gradients, its weights brought
     together."""
-    model, rows, tensor = config.model, _rows(config, mesh), mesh.shape["tensor"]
+    model, rows, tensor = config.model, rows_per_device(config, mesh), mesh.shape["tensor"]
     largest = 0.0
-    for _, length, crossed in _stacks(config):
+    for _, length, crossed in stacks_of(config):
         numbers = 2 * _width(model, tensor, crossed) * _itemsize(model)
         if not _has_kernel(config, mesh):
             numbers += 3 * 4 * model.num_heads / tensor * length

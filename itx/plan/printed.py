@@ -136,6 +136,40 @@ def print_changes(tried: list[dict[str, Any]], chip: Chip) -> None:
         print("none of them fits: take more chips, or chips with more memory")
 
 
+MAX_SHOWN = 12  # layouts in the table; --json has all
+
+
+def print_sweep(layouts: list[dict[str, Any]], chip: Chip) -> None:
+    """The layouts of a sweep, the fastest by the model first."""
+    rows = [
+        (
+            " ".join(own["settings"]),
+            f"{own['seconds']['at_best']:.3g}",
+            f"{own['seconds']['in_turn']:.3g}",
+            f"{own['predicted_bytes'] / GIB:.2f}",
+            f"{own['peak_bytes'] / GIB:.2f}" if "peak_bytes" in own else "-",
+            own["verdict"],
+        )
+        for own in layouts[:MAX_SHOWN]
+    ]
+    head = (
+        "settings",
+        "s at best",
+        "s in turn",
+        f"GiB of {chip.usable_bytes / GIB:.2f}, predicted",
+        "compiled",
+        "by the compiler",
+    )
+    console().print(table("Layouts of the training step", head, rows, (head[0], head[5]), True))
+    if len(layouts) > MAX_SHOWN:
+        print(f"{len(layouts) - MAX_SHOWN} slower layouts are not shown; --json FILE has them")
+    if best := next((own for own in layouts if own["verdict"] == "fits"), None):
+        print(f"the fastest that was compiled and fits: {' '.join(best['settings'])}")
+    else:
+        print("no layout was compiled that fits")
+    print(MODEL)
+
+
 def print_prediction(predicted: dict[str, Any], chip: Chip) -> None:
     """What `--fast` says: each moment's parts, and their largest sum."""
     rows = [
