@@ -158,7 +158,8 @@ def _average(group: dict) -> dict:
     """A group of scores.json, with what earlier versions did not write."""
     absent = {"score_interval": None, "score_clusters": {}, "none_of_options": None}
     values = {k: v for k, v in group.items() if k not in ("group", "kind")}
-    return {**absent, "all_easy": False, "lift_interval": group["interval"], **values}
+    as_corrected = dict.fromkeys(("lift_interval", "excess_interval"), group["interval"])
+    return {**absent, "all_easy": False, **as_corrected, **values}
 
 
 def _rows(scores: dict[str, dict]) -> list[dict]:

@@ -31,12 +31,14 @@ def says(after: dict) -> str:
     note = "; all its tasks are easy" if after["all_easy"] else ""
     if after["mean"] is None:
         return "no example was scored"
-    if not after["lift_interval"]:
+    if not after["excess_interval"]:
         return "one cluster: the points, no interval" + note
-    low, high = after["lift_interval"]
-    if low > ROUNDING:
+    # Guesses have a mean excess of 0. Their mean lift is below it where rows have few answers, since
+    # a row without a right one is as far below chance as one can be; but lift tells a group whose
+    # rows are all right, or all wrong, however different their chances are.
+    if max(after[kind][0] for kind in ("excess_interval", "lift_interval")) > ROUNDING:
         return "above chance" + note
-    return ("below chance" if high < 0 else "not resolved from chance") + note
+    return ("below chance" if after["lift_interval"][1] < 0 else "not resolved from chance") + note
 
 
 def splits(evaluation: dict) -> str:
@@ -157,7 +159,7 @@ def _learned(groups: list[dict]) -> list[str]:
 
 
 def _not_learned(groups: list[dict]) -> list[str]:
-    judged = [g for g in groups if g["after"]["lift_interval"]]
+    judged = [g for g in groups if g["after"]["excess_interval"]]
     not_above = [g for g in judged if not above(g)]
     kinds = {
         "Worse than before tuning": [g for g in groups if change(g) == "fell"],

@@ -39,8 +39,10 @@ def _kind(row: dict) -> str:
 
 def _average(members: list[Row], values: dict[str, list[float]]) -> dict:
     """{"mean", "interval", "method", "tasks", "clusters": of corrected scores; "score",
-    "score_interval", "score_clusters": of plain ones; "lift", "lift_interval": between -1 and 1, by
-    which a group is read (stats.lift); "chance", "none_of_options", "rows", "easy", "all_easy"}.
+    "score_interval", "score_clusters": of plain ones; "excess", "excess_interval": of scores -
+    chance, whose mean is 0 for a model that guesses; "lift", "lift_interval": between -1 and 1
+    (stats.lift); a group is read by both (words.says); "chance", "none_of_options", "rows", "easy",
+    "all_easy"}.
 
     Easy tasks are left out; where all are easy all are shown, and `all_easy` says so.
     """
@@ -48,10 +50,12 @@ def _average(members: list[Row], values: dict[str, list[float]]) -> dict:
     used = [(n, r) for n, r in answered if not r["easy"]]
     all_easy = bool(answered) and not used
     used = used or answered
-    average, plain, lift = (stats.average(_by_task(used, values, kind)) for kind in KINDS_OF_SCORE)
+    average, plain, excess, lift = (
+        stats.average(_by_task(used, values, kind)) for kind in KINDS_OF_SCORE
+    )
     if plain["interval"]:
         plain["interval"][0] = max(0.0, plain["interval"][0])  # no score is below 0
-        _widen(plain, lift, [(row["chance"], values[n]) for n, row in used])
+        _widen(plain, excess, lift, [(row["chance"], values[n]) for n, row in used])
     if len(used) == 1:  # one task: its own interval
         row = used[0][1]
         average |= {
@@ -59,14 +63,17 @@ def _average(members: list[Row], values: dict[str, list[float]]) -> dict:
             "method": f"{row.get('interval_from', 'Wilson')}, one task",
         }
         plain["interval"] = row["interval"]
-        lift["interval"] = (
-            row["interval"] and stats.lift(row["interval"], row["chance"], row["score"]).tolist()
-        )
+        for kind, of in zip(KINDS_OF_SCORE[2:], (excess, lift), strict=True):
+            if ends := row["interval"]:
+                ends = kind(np.array(ends), row["chance"], row["score"]).tolist()
+            of["interval"] = ends
     return {
         **average,
         "score": plain["mean"],
         "score_interval": plain["interval"],
         "score_clusters": plain["clusters"],
+        "excess": excess["mean"],
+        "excess_interval": excess["interval"],
         "lift": lift["mean"],
         "lift_interval": lift["interval"],
         "chance": _over_clusters(used, "chance"),
@@ -77,8 +84,8 @@ def _average(members: list[Row], values: dict[str, list[float]]) -> dict:
     }
 
 
-def _widen(plain: dict, lift: dict, rows: list[tuple[float, list[float]]]) -> None:
-    """Make both intervals at least as wide as Wilson's of all examples together. (Where none of a
+def _widen(plain: dict, excess: dict, lift: dict, rows: list[tuple[float, list[float]]]) -> None:
+    """Make the intervals at least as wide as Wilson's of all examples together. (Where none of a
     few answers is right nothing varies, and a bootstrap's interval has no width.)
 
     Args:
@@ -87,11 +94,9 @@ def _widen(plain: dict, lift: dict, rows: list[tuple[float, list[float]]]) -> No
     scores = np.concatenate([np.asarray(v, float) for _, v in rows])
     chance = float(np.repeat([c for c, _ in rows], [len(v) for _, v in rows]).mean())
     mean = min(1.0, max(0.0, float(scores.mean())))
-    pooled = stats.wilson(mean, len(scores))
-    for average, (least, most) in (
-        (plain, pooled),
-        (lift, stats.lift(pooled, chance, mean).tolist()),
-    ):
+    pooled = np.array(stats.wilson(mean, len(scores)))
+    for kind, average in zip(KINDS_OF_SCORE[1:], (plain, excess, lift), strict=True):
+        least, most = kind(pooled, chance, mean).tolist()
         low, high = average["interval"]
         average["interval"] = [min(low, least), max(high, most)]
 
@@ -100,6 +105,7 @@ def _widen(plain: dict, lift: dict, rows: list[tuple[float, list[float]]]) -> No
 KINDS_OF_SCORE: tuple[Callable[[np.ndarray, float, float], np.ndarray], ...] = (
     lambda scores, chance, _: np.array([stats.corrected(v, chance) for v in scores]),
     lambda scores, *_: scores,
+    lambda scores, chance, _: scores - chance,
     stats.lift,
 )
 

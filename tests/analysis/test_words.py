@@ -6,7 +6,9 @@ import dataclasses
 import html
 import json
 import re
+from collections import Counter
 
+import numpy as np
 import pytest
 
 from itx import storage
@@ -189,6 +191,8 @@ def test_scores_of_an_earlier_version_are_reported(tmp_path):
                 "score_clusters",
                 "lift",
                 "lift_interval",
+                "excess",
+                "excess_interval",
                 "none_of_options",
                 "all_easy",
             ):
@@ -332,3 +336,24 @@ def test_what_the_scores_do_not_stand_for_is_said(tmp_path, capsys):
             assert (
                 f"Of {examples} examples of {n} evaluation tasks {limited}eval.max_examples" in flat
             ) != is_said
+
+
+@pytest.mark.parametrize(("gain", "least", "most"), [(0.0, 0, 5), (0.4, 30, 60)])
+def test_of_one_answer_a_task_guesses_are_seldom_judged_and_a_gain_is_mostly_seen(
+    gain, least, most
+):
+    """37 tasks in 14 clusters, an answer each: most rows without chance's share of right answers have
+    none at all. 60 models that guess, and 60 that know 40 % of what guesses miss."""
+    rng = np.random.default_rng(3)
+    told = Counter()
+    for _ in range(60):
+        chances = rng.choice([0.02, 0.1, 0.2, 0.33, 0.5], 37)
+        right = {f"t{t}": [float(rng.random() < c + gain * (1 - c))] for t, c in enumerate(chances)}
+        rows = {
+            f"t{t}": {"task": f"t{t}", "cluster": f"c{t % 14}", "group": "instances", "grade": None, "chance": float(c),
+                      "easy": False, "ablation": None, "relation": "same task", "score": right[f"t{t}"][0]}
+            for t, c in enumerate(chances)
+        }  # fmt: skip
+        (group,) = averages.averages(rows, right)
+        told[words.says(group)] += 1
+    assert least <= told["above chance"] <= most and told["below chance"] <= 5, told
