@@ -33,9 +33,9 @@ def says(after: dict) -> str:
         return "no example was scored"
     if not after["excess_interval"]:
         return "one cluster: the points, no interval" + note
-    # Guesses have a mean excess of 0. Their mean lift is below it where rows have few answers, since
-    # a row without a right one is as far below chance as one can be; but lift tells a group whose
-    # rows are all right, or all wrong, however different their chances are.
+    # Guesses have a mean excess of 0. Their mean lift is below it where rows have few answers: one
+    # without a right answer is as far below chance as can be. But lift tells a group whose rows are
+    # all right, or all wrong, however different their chances are.
     if max(after[kind][0] for kind in ("excess_interval", "lift_interval")) > ROUNDING:
         return "above chance" + note
     return ("below chance" if after["lift_interval"][1] < 0 else "not resolved from chance") + note
