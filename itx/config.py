@@ -340,6 +340,12 @@ class EvalConfig:
     max_examples: int = _free(
         24, "examples per task, times every template; the report says so", at_least=0
     )
+    max_seconds: float = _free(
+        0.0,
+        "that scoring all rows may take, before tuning and after it: so many of their first "
+        "examples are asked, fixed beforehand; 0: no bound",
+        at_least=0,
+    )
     fixed_examples: int = _free(
         16, "examples of each trained task whose loss is taken before and after", at_least=1
     )

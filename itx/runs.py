@@ -45,6 +45,8 @@ class RunFolder:
     dev_jsonl = _below("eval/dev.jsonl")
     # loss on fixed training examples per task, before and after tuning
     fixed_json = _below("eval/fixed_examples.json")
+    # how many examples of each row eval.max_seconds leaves (itx/eval/budget.py)
+    budget_json = _below("eval/budget.json")
     retention_json = _below("eval/retention.json")  # bits per byte of plain text, before and after
     # what a chat model declines, before and after
     safety_json = _below("eval/safety.json")

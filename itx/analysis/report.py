@@ -17,6 +17,7 @@ from itx.config import RunConfig, flatten, to_dict
 from itx.data.types import Lock
 from itx.errors import UserError
 from itx.eval import averages, dev, information, predictions, safety, tables
+from itx.eval.budget import Budget
 from itx.log import TIMING, read_lines, read_metrics
 from itx.runs import RunFolder, read_config, read_lock, run_config
 
@@ -86,7 +87,8 @@ def facts(run: RunFolder, step: int | None = None) -> dict:
             "looks_at_test": len(read_lines(run.test_log)),
             **_asked(after["rows"]),
             "max_new_tokens": values["eval.max_new_tokens"],
-            "limits": limits(lock, after["rows"]),
+            "limits": limits(lock, after["rows"], after.get("budget")),
+            "budget": after.get("budget"),
             "unscored": lock.get("unscored", []),
             "uninformed": lock.get("uninformed", []),
             "halved": sorted({r["task"] for r in lock["evaluation"] if r.get("halved")}),
@@ -115,19 +117,24 @@ def _asked(rows: dict[str, dict]) -> dict:
     return {"splits": dict(sorted(splits.items())), "max_examples": sorted(limits)}
 
 
-def limits(lock: Lock, scored: dict) -> dict[str, int]:
+def limits(lock: Lock, scored: dict, budget: Budget | None = None) -> dict[str, int]:
     """{"tasks", "examples": of their evaluation splits, "asked", and what each setting left out of
     them}; the first row of each task counts."""
+    most = budget["most"] if budget else 0
     first = {r["task"]: r for r in reversed(lock["evaluation"]) if r["name"] in scored}
     built = sum(r["examples"] for r in first.values())
     beyond = sum(r["audit"]["skipped"].get("beyond data.eval_examples", 0) for r in first.values())
     asked = sum(scored[r["name"]]["examples"] for r in first.values())
+    allowed = asked
+    if budget:
+        allowed = sum(min(r["examples"], most or r["examples"]) for r in first.values())
     return {
         "tasks": len(first),
         "examples": built + beyond,
         "asked": asked,
         "data.eval_examples": beyond,
-        "eval.max_examples": max(0, built - asked),
+        "eval.max_examples": max(0, built - allowed),
+        "eval.max_seconds": max(0, allowed - asked),
     }
 
 

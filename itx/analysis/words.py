@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from itx.audit.sentences import first_of
 from itx.eval import safety
+from itx.eval.budget import Budget
 from itx.eval.tables import percent, shown
 
 ROUNDING = 1e-9  # Wilson's lower end of 0 right answers is 0 but for rounding
@@ -71,7 +72,7 @@ def scope(evaluation: dict) -> list[str]:
     limits, sentences = evaluation["limits"], []
     cut = [
         f"{k} left out {limits[k]:,}"
-        for k in ("data.eval_examples", "eval.max_examples")
+        for k in ("data.eval_examples", "eval.max_examples", "eval.max_seconds")
         if limits[k]
     ]
     if cut:
@@ -79,6 +80,8 @@ def scope(evaluation: dict) -> list[str]:
             f"Of {limits['examples']:,} examples of {limits['tasks']} evaluation tasks "
             f"{limits['asked']:,} were asked: {', '.join(cut)}."
         )
+    if budget := evaluation["budget"]:
+        sentences.append(budget_kept(budget))
     for names, what in (
         (evaluation["unscored"], "are not scored"),
         (evaluation["uninformed"], "are not asked what their instruction tells"),
@@ -87,6 +90,17 @@ def scope(evaluation: dict) -> list[str]:
         if names:
             sentences.append(f"{len(names)} tasks or rows {what}: {first_of(names, MAX_NAMED)}.")
     return sentences
+
+
+def budget_kept(budget: Budget) -> str:
+    """How long the rows took beside what eval.max_seconds allows."""
+    told = (
+        f"eval.max_seconds={budget['max_seconds']:g} left {budget['examples']} examples of each row"
+    )
+    if (seconds := budget.get("seconds")) is None:
+        return f"{told}; how long they took is not known, for some had been asked before."
+    over = seconds > budget["max_seconds"]
+    return f"{told}; they took {seconds:.0f} s, {'more than' if over else 'within'} it."
 
 
 # ---- learned, not learned, next
@@ -263,7 +277,9 @@ def _steps(facts: dict, groups: list[dict]) -> Iterator[str]:
     unresolved = [g for g in groups if g["says"].startswith("not resolved")]
     most = [m for m in facts["evaluation"]["max_examples"] if m]
     limits = facts["evaluation"]["limits"]
-    if unresolved and most and limits["eval.max_examples"]:
+    if unresolved and limits["eval.max_seconds"]:
+        yield "Not resolved in eval.max_seconds: give the evaluation more time."
+    elif unresolved and most and limits["eval.max_examples"]:
         yield (
             f"Not resolved with eval.max_examples={max(most)}: score more examples (itx eval RUN)."
         )

@@ -7,6 +7,7 @@ import functools
 from argparse import Namespace
 from collections.abc import Callable
 
+from itx import config as configs
 from itx import restore, storage
 from itx.analysis import analyze, page
 from itx.analysis.analyze import Model, Side
@@ -15,7 +16,7 @@ from itx.commands.arguments import command
 from itx.config import RunConfig
 from itx.data.types import Lock
 from itx.errors import UserError, check_known
-from itx.eval import evaluate, metrics
+from itx.eval import budget, evaluate, metrics
 from itx.eval.runner import Runner
 from itx.eval.tables import console, table
 from itx.runs import RunFolder, chosen_step, open_run, step_of
@@ -101,6 +102,8 @@ def _side(args: Namespace, path: str, step: int | None) -> tuple[Side, Load]:
         raise UserError(f"{run.path}: no row of the {args.split} split to analyse")
     load = functools.cache(lambda: restore.load_model(run, config, lock, step))
     scores = evaluate.evaluate(load, asked, config, place, step)
+    most = budget.examples(place, config, evaluate.scored_rows(asked, config))
+    config = configs.changed(config, "eval", max_examples=most, max_seconds=0.0)
     return Side(place, step, asked, config, scores), load
 
 

@@ -178,7 +178,8 @@ def settings_of_run(args: Namespace, run: RunFolder) -> tuple[RunConfig, Lock]:
     lock, whose commits of the hub are used from here on)."""
     config, lock = run_config(run), read_lock(run)
     if args.max_examples is not None:
-        config = configs.changed(config, "eval", max_examples=args.max_examples)
+        most = {"max_examples": args.max_examples, "max_seconds": 0.0}
+        config = configs.changed(config, "eval", **most)
     given = {k: v for k in ("cache_dir", "root") if (v := getattr(args, k))}
     hub.use(lock.get("hub", {}))
     return configs.changed(config, "data", **given), lock

@@ -42,7 +42,7 @@ from itx.data import lock as locks
 from itx.data.loader import Batches
 from itx.data.types import Lock
 from itx.errors import UserError
-from itx.eval import dev, evaluate, fixed, information, metrics, retention, safety
+from itx.eval import budget, dev, evaluate, fixed, information, metrics, retention, safety
 from itx.goodput import Clock
 from itx.params import unbuilt_vocab_size
 from itx.plan import peaks
@@ -235,7 +235,8 @@ def _train_in(
         evaluate.evaluate(load, lock, config, run, step)
         at = (load, lock, config.data.cache_dir, run, step, when)
         fixed.fixed_losses(*at, config.eval.fixed_examples)
-        information.information(*at, config.eval.max_examples)
+        asked = evaluate.scored_rows(lock, config)
+        information.information(*at, budget.examples(run, config, asked))
         retention.retention(*at)
         safety.safety(load, lock, config, run, step, when)
 
@@ -276,8 +277,8 @@ def _score_before(
         load = functools.cache(lambda: restore.load_model(run, config, lock, 0))
         retention.retention(load, lock, config.data.cache_dir, run, 0, "before")
         safety.safety(load, lock, config, run, 0, "before")
-        if kept := [r for r in lock["evaluation"] if r["group"] == "retention"]:
-            evaluate.evaluate(load, {**lock, "evaluation": kept}, config, run, 0)
+        if any(r["group"] == "retention" for r in lock["evaluation"]):
+            evaluate.evaluate(load, lock, config, run, 0, only="retention")
 
 
 def _dry_run(args: Namespace) -> tuple[dict, int]:

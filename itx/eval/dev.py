@@ -41,7 +41,12 @@ class Dev:
                 "eval.every set"
             )
         self.lock: Lock = {**lock, "evaluation": lock.get("dev", [])}
-        split = {"split": "validation", "max_examples": config.eval.dev_examples}
+        # eval.dev_examples is what bounds the time of these looks
+        split = {
+            "split": "validation",
+            "max_examples": config.eval.dev_examples,
+            "max_seconds": 0.0,
+        }
         self.config = configs.changed(config, "eval", **split)
         self.looks: list[dict] = []
         if self.every:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Score a model on every evaluation row of the lock: greedy generation and option ranking.
 
-    rows of the lock ──► their first eval.max_examples contents, in every template
+    rows of the lock ──► their first eval.max_examples contents, in every template, or fewer that
+                         take at most eval.max_seconds (budget.py)
         ──► one generation call and one ranking call over all rows together
         ──► predictions/<row>.jsonl, each whole or absent ──► scores.json (summary.py)
 
@@ -11,17 +12,19 @@ goes on, and `itx eval` reads what `itx train` wrote.
 
 import json
 import math
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from itx import config as configs
 from itx import hosts, movement, storage
 from itx.config import RunConfig
 from itx.data import cache, verify
 from itx.data.types import EvalRow, Lock
 from itx.data.vocabulary import Vocabulary
 from itx.errors import UserError
-from itx.eval import foreign, metrics, summary
+from itx.eval import budget, foreign, metrics, summary
 from itx.eval.predictions import PredictionLine, ScoredRow, is_complete, write_predictions
 from itx.text_format import prompts
 from itx.text_format.prompts import PromptFormat
@@ -45,6 +48,7 @@ def evaluate(
     run: "RunFolder",
     step: int,
     say: Callable[[str], None] = lambda text: print(text, flush=True),
+    only: str = "",
 ) -> dict:
     """Predictions and scores of the model at `step`; returns what scores.json then holds (of
     several processes: on the writer, {} on the others).
@@ -52,28 +56,60 @@ def evaluate(
     Args:
         load: gives the model; called only where a row is missing.
         run: its vocabulary and audit are read, and eval/<step>/ is written.
+        only: the group of rows that is asked; "": all. The budget is that of all in any case.
     """
-    rows = scored_rows(lock, config)
+    told, rows, began = f"evaluate step {step}", scored_rows(lock, config), time.monotonic()
+
+    def ask_first() -> None:
+        one = configs.changed(config, "eval", max_examples=1)
+        for _ in _answered(load, run, rows, lock, one, f"{told}, timed beforehand", say):
+            pass
+
+    config, limited = budget.bounded(run, config, rows, ask_first, say)
+    rows = [row for row in scored_rows(lock, config) if not only or row["group"] == only]
     names = hosts.broadcast(
         lambda: [row["name"] for row in rows if not is_complete(run, step, row)]
     )
     missing = [row for row in rows if row["name"] in names]
-    if missing:
-        named = ((row["name"], row["folder"], row["sha256"]) for row in missing)
-        verify.folders(named, config.data.cache_dir, lock["vocabulary"]["size"])
-        vocabulary = verify.vocabulary_of_run(run.vocab_model, lock)
-        runner = load()
-        if hosts.is_writer():
-            _log_look(run, step, missing)
-        for part in _calls(missing, config):
-            lines = {row["name"]: examples_of(row, config, vocabulary.eos_id) for row in part}
-            count = sum(map(len, lines.values()))
-            say(f"evaluate step {step}: {len(part)} rows, {count} prompts")
-            with movement.shown(f"evaluate step {step}"):
-                answer(runner, vocabulary, part, lines, lock)
-            for row in part if hosts.is_writer() else ():
-                write_predictions(run, step, row, lines[row["name"]])
-    return summary.write_scores(run, step, rows, lock, config) if hosts.is_writer() else {}
+    if missing and hosts.is_writer():
+        _log_look(run, step, missing)
+    for part, lines in _answered(load, run, missing, lock, config, told, say):
+        for row in part if hosts.is_writer() else ():
+            write_predictions(run, step, row, lines[row["name"]])
+    if not hosts.is_writer():
+        return {}
+    if limited:
+        whole = len(missing) == len(rows) and not only
+        limited["seconds"] = time.monotonic() - began if whole else None
+    return summary.write_scores(run, step, rows, lock, config, limited)
+
+
+def _answered(
+    load: Callable[[], "Runner"],
+    run: "RunFolder",
+    rows: list[ScoredRow],
+    lock: Lock,
+    config: RunConfig,
+    told: str,
+    say: Callable[[str], None],
+) -> Iterator[tuple[list[ScoredRow], Lines]]:
+    """Rows in parts, each with its lines answered and scored.
+
+    Args:
+        told: what is done, in words.
+    """
+    if not rows:
+        return
+    named = ((row["name"], row["folder"], row["sha256"]) for row in rows)
+    verify.folders(named, config.data.cache_dir, lock["vocabulary"]["size"])
+    vocabulary = verify.vocabulary_of_run(run.vocab_model, lock)
+    runner = load()
+    for part in _calls(rows, config):
+        lines = {row["name"]: examples_of(row, config, vocabulary.eos_id) for row in part}
+        say(f"{told}: {len(part)} rows, {sum(map(len, lines.values()))} prompts")
+        with movement.shown(told):
+            answer(runner, vocabulary, part, lines, lock)
+        yield part, lines
 
 
 def scored_rows(lock: Lock, config: RunConfig) -> list[ScoredRow]:

@@ -18,6 +18,7 @@ from itx.config import RunConfig
 from itx.data.types import Lock
 from itx.eval import bias, foreign, metrics, stats
 from itx.eval.averages import averages
+from itx.eval.budget import Budget
 from itx.eval.chance import chance_of
 from itx.eval.predictions import PredictionLine, ScoredRow, predictions_file, read_predictions
 
@@ -30,11 +31,23 @@ OF_LOCK = ("task", "variant", "cluster", "group", "grade", "relation", "ablation
 
 
 def write_scores(
-    run: "RunFolder", step: int, rows: list[ScoredRow], lock: Lock, config: RunConfig
+    run: "RunFolder",
+    step: int,
+    rows: list[ScoredRow],
+    lock: Lock,
+    config: RunConfig,
+    limited: Budget | None = None,
 ) -> dict:
-    """Summarise rows whose predictions are on disk; rows scored before and not now are kept."""
+    """Summarise rows whose predictions are on disk; rows scored before and not now are kept.
+
+    Args:
+        config: its eval.max_examples is what was asked.
+        limited: what eval.max_seconds left, with the seconds that were taken; without them where
+            some rows had been asked before.
+    """
     file = run.scores_json(step)
-    old = storage.read_object(file, "rows", absent={"rows": {}})["rows"]
+    held = storage.read_object(file, "rows", absent={"rows": {}})
+    old = held["rows"]
     easy = storage.read_object(run.audit_json, absent={}).get("easy", {})
     scored = {n: r for n, r in old.items() if predictions_file(run, step, n).is_file()}
     for row in rows:
@@ -53,6 +66,9 @@ def write_scores(
         "easy": easy,
         **({"contamination": lock["contamination"]} if "contamination" in lock else {}),
     }
+    if limited:
+        before = held.get("budget", {}).get("seconds")
+        scores["budget"] = {**limited, "seconds": limited["seconds"] or before}
     storage.write_json(file, storage.sealed(scores))
     return scores
 
