@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """An object store that answers late, partly, wrongly or not at all, at flaky://.
 
-python -m tests.stores FOLDER FAULTS WORDS…     the `itx` command with a store whose objects lie
-                                                in FOLDER; FAULTS is JSON, {} for none
+python -m tests.stores FOLDER PAUSE WORDS…     the `itx` command with a store whose objects lie in
+                                               FOLDER, and whose requests take PAUSE seconds
 """
 
 import errno
-import json
 import os
 import sys
 import threading
@@ -68,6 +67,7 @@ class Flaky(MemoryFileSystem):
     requests = 0
     lists = 0
     written: list = []  # the names that were written, in their order
+    pause = 0.0
     counting = threading.Lock()
 
     @classmethod
@@ -80,6 +80,7 @@ class Flaky(MemoryFileSystem):
         return MemoryFileSystem._strip_protocol(path.removeprefix("flaky://"))
 
     def _fault(self) -> str:
+        time.sleep(self.pause)
         with Flaky.counting:
             Flaky.requests += 1
             fault = self.faults.get(Flaky.requests, self.faults.get("all", ""))
@@ -174,11 +175,18 @@ class OnDisk(MutableMapping):
         return len(list(self))
 
 
+def serve(folder: str, pause: float = 0.0) -> None:
+    """Have this process's store in a folder; who is gone is not waited for long."""
+    from itx import claim
+
+    Flaky.store, Flaky.pause = OnDisk(Path(folder)), pause
+    claim.BEAT_SECONDS, claim.PATIENCE_SECONDS = 0.5, 5.0
+
+
 if __name__ == "__main__":
     from itx import cli
-    from tests.stores import Flaky as Registered  # under its own name, not as __main__
+    from tests import stores  # under its own name, not as __main__
 
-    Registered.store = OnDisk(Path(sys.argv[1]))
-    Registered.faults = {int(n): fault for n, fault in json.loads(sys.argv[2]).items()}
+    stores.serve(sys.argv[1], float(sys.argv[2]))
     sys.argv = ["itx", *sys.argv[3:]]
     cli.run()

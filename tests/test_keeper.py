@@ -2,10 +2,15 @@
 """A run in a store: whatever the store does and whenever the machine is lost, a fresh machine goes
 on from a whole checkpoint, and the run is that of an undisturbed one."""
 
+import contextlib
 import hashlib
 import json
+import os
 import random
+import shutil
 import signal
+import subprocess
+import sys
 import time
 from dataclasses import replace
 
@@ -14,11 +19,13 @@ import pytest
 from itx import claim, cli, keeper, remote, stored_run, train
 from itx.errors import UserError
 from itx.remote import Store
-from tests.stores import Flaky
+from tests.conftest import REPO, one_device
+from tests.stores import Flaky, OnDisk
 from tests.test_kill import curve
 from tests.trainer import contents
 
 URL = "flaky://bucket/runs/a"
+KILLS = 16
 
 
 @pytest.fixture
@@ -337,3 +344,71 @@ def test_a_store_of_no_known_kind_is_one_line(command, machine, capsys):
     said = capsys.readouterr().err
     assert "nowhere://bucket/runs/a: " in said and said.count("\n") == 1
     assert not list(machine().parent.glob("disk*"))
+
+
+@pytest.mark.slow
+def test_a_machine_lost_at_any_moment_costs_no_step_that_the_store_has(
+    tmp_path, adapter_run, capsys, monkeypatch
+):
+    """SIGKILL at KILLS random moments of a run, evaluation included, each time with the disk.
+
+    uv run pytest -m slow tests/test_keeper.py     eight minutes on two cores
+    """
+    trainer, _ = adapter_run
+    words = ["train", str(trainer.recipe), *trainer.words]
+    objects = tmp_path / "store"
+
+    def start(number: int, *where: str) -> subprocess.Popen:
+        command = [sys.executable, "-m", "tests.stores", str(objects), "0.01", *words, *where]
+        if where[0] == "--run_dir":
+            command.append(f"--scratch={tmp_path / f'disk{number}'}")
+        with open(tmp_path / f"{number}.txt", "wb") as out:
+            return subprocess.Popen(
+                command, cwd=REPO, env=one_device(), stdout=out, stderr=out, start_new_session=True
+            )
+
+    def anew() -> None:
+        shutil.rmtree(objects, ignore_errors=True)
+        monkeypatch.setattr(Flaky, "store", OnDisk(objects))
+
+    def finished(number: int) -> None:
+        """A start that nothing disturbs ends the run, which is that of a local folder."""
+        assert start(number, "--run_dir", URL).wait() == 0, (tmp_path / f"{number}.txt").read_text()
+        check_store()
+        (run,), whole = (tmp_path / f"disk{number}").glob("*/run/a"), tmp_path / "peace"
+        same_run(run, whole)
+        assert compared_scores(run) == compared_scores(whole) and compared_scores(whole)
+
+    assert start(-1, f"--run_dir={tmp_path / 'peace'}").wait() == 0
+    anew()
+    began = time.monotonic()
+    finished(-2)
+    seconds, draw, seen, last = time.monotonic() - began, random.Random(2), [], 0
+    anew()
+    for number in range(KILLS):
+        process = start(number, "--run_dir", URL)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(draw.uniform(0.2, 1.0) * seconds)
+        if (ended := process.poll()) is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        assert ended in (None, 0), (tmp_path / f"{number}.txt").read_text()[-3000:]
+        check_store()
+        there = max(steps_there(), default=0)
+        seen.append((ended, there, len(index().files), len(index().leftover)))
+        assert there >= last, f"a step that the store had is gone: {seen}"
+        last = there
+        if there == 6 or number == KILLS - 1:
+            finished(1000 + number)
+            anew()
+            last = 0
+    with capsys.disabled():
+        print(f"\nundisturbed {seconds:.1f} s; (exit, step, files, left over) at each kill: {seen}")
+    assert sum(ended is None for ended, *_ in seen) >= KILLS // 2
+    assert len({there for _, there, *_ in seen}) > 2
+
+
+def compared_scores(run) -> dict:
+    """{file: rows and groups} of all scores of a run."""
+    files = {f.relative_to(run): json.loads(f.read_text()) for f in run.glob("eval/*/scores.json")}
+    return {file: (scores["rows"], scores["groups"]) for file, scores in files.items()}
