@@ -45,10 +45,17 @@ class Checkpoints:
     in `pinned`.
 
     A reader (`read_only`) leaves the folder as it is: what looks like the rest of a killed save may
-    be a trainer's save in progress.
+    be a trainer's save in progress. Where each of several processes has a folder of its own
+    (`is_own`), the writer alone saves, all arrays whole, and the others read.
     """
 
-    def __init__(self, directory: Path, keep: int | None = 3, read_only: bool = False):
+    def __init__(
+        self,
+        directory: Path,
+        keep: int | None = 3,
+        read_only: bool = False,
+        is_own: bool = False,
+    ):
         import orbax.checkpoint as ocp
 
         _silence_orbax()
@@ -58,10 +65,15 @@ class Checkpoints:
             raise UserError(f"{self.directory} is no folder: there is no checkpoint to read")
         self.keep, self.pinned = keep, set()
         self.is_shared = not read_only  # all processes call it alike; a reader is each one's own
+        self.is_own = is_own and hosts.count() > 1
         # of the steps whose meta was read; each array's read asks for them
         self._digests: dict[int, dict | None] = {}
-        processes = ocp.options.MultiprocessingOptions()
-        if read_only and hosts.count() > 1:  # each reader for itself: no other waits for it
+        processes, create = ocp.options.MultiprocessingOptions(), not read_only
+        read_only = read_only or self.is_own and not hosts.is_writer()
+        if self.is_own:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            create = False
+        if (read_only or self.is_own) and hosts.count() > 1:  # for itself: no other waits for it
             own = jax.process_index()
             processes = ocp.options.MultiprocessingOptions(
                 primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"reader{own}"
@@ -72,7 +84,7 @@ class Checkpoints:
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=self,
                 read_only=read_only,
-                create=not read_only,
+                create=create,
                 cleanup_tmp_directories=not read_only,
                 multiprocessing_options=processes,
                 # a CPU array is saved from the buffer that the next step may reuse (donation)
@@ -94,6 +106,8 @@ class Checkpoints:
 
     def remove_after(self, step: int) -> list[int]:
         """Remove the checkpoints of later steps, the newest first; returns which."""
+        if self.is_own and not hosts.is_writer():
+            return []  # the writer's folder says what there is
         self.wait()
         later = [s for s in reversed(self.steps()) if s > step]
         for s in later:
@@ -108,6 +122,10 @@ class Checkpoints:
         arrays = {"params": params}
         if jax.tree.leaves(opt_state):
             arrays["opt_state"] = named_leaves(opt_state)
+        if self.is_own:
+            arrays = {item: _whole(named) for item, named in arrays.items()}
+            if not hosts.is_writer():
+                return
         digests = {
             item: {name: digest(x) for name, x in named.items()} for item, named in arrays.items()
         }
@@ -175,7 +193,7 @@ class Checkpoints:
         folder, n = self.directory / str(step), 1
         while (aside := self.directory / f"{step}.damaged{'' if n == 1 else f'-{n}'}").exists():
             n += 1
-        if hosts.is_writer():
+        if hosts.is_writer() or self.is_own:
             folder.rename(aside)
         hosts.barrier("a checkpoint set aside")
         self.manager.reload()
@@ -244,6 +262,15 @@ class Checkpoints:
     def wait(self) -> None:
         self.manager.wait_until_finished()
 
+    def is_saving(self) -> bool:
+        """Whether a save goes on behind training, and the removal of older steps with it."""
+        return self.manager.is_saving_in_progress()
+
+    def reload(self) -> None:
+        """Look again which steps the folder has: others may have put some there."""
+        self.manager.reload()
+        self._digests.clear()
+
     def __enter__(self) -> "Checkpoints":
         return self
 
@@ -304,6 +331,17 @@ def digest(array: Any) -> dict:
     with ThreadPoolExecutor(4) as pool:
         hashes = list(pool.map(lambda block: hashlib.sha256(block).hexdigest(), blocks))
     return {"shape": list(np.shape(array)), "dtype": str(host.dtype), "blocks": hashes}
+
+
+def _whole(named: dict[str, Any]) -> dict[str, np.ndarray]:
+    """The arrays on the host of the writer, whole; {} on the other processes, which give their
+    parts."""
+    whole = {}
+    for name, array in named.items():
+        host = hosts.gather(array)
+        if hosts.is_writer():
+            whole[name] = np.asarray(host)
+    return whole
 
 
 def check_shapes(what: str, saved: dict[str, Any], specs: dict[str, Any]) -> None:

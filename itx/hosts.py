@@ -122,6 +122,11 @@ def count() -> int:
     return _group.count if _group else 1
 
 
+def index() -> int:
+    """Which of the processes this is."""
+    return _group.index if _group else 0
+
+
 def is_writer() -> bool:
     """Whether this process writes the run folder and prints: process 0 of several."""
     return _group is None or _group.index == 0

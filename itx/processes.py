@@ -367,8 +367,9 @@ class Supervisor:
     """Starts `command` again after a crash, at most `times` times in a row without a checkpoint
     gained."""
 
-    def __init__(self, command: list[str], times: int, checkpoints: Path):
-        self.command, self.times, self.checkpoints = command, times, checkpoints
+    def __init__(self, command: list[str], times: int, newest: Callable[[], int]):
+        """`newest`: the newest step that has a checkpoint now."""
+        self.command, self.times, self.newest = command, times, newest
         self.child: subprocess.Popen | None = None
         self.told = 0  # the signal that told the supervisor to stop
 
@@ -386,7 +387,7 @@ class Supervisor:
     def _run(self) -> int:
         fruitless = 0  # crashes in a row that gained no checkpoint
         while True:
-            before = newest_checkpoint(self.checkpoints)
+            before = self.newest()
             self.child = subprocess.Popen(self.command, env=os.environ | {WATCH: str(os.getpid())})
             if self.told:  # The signal came while the child was being started.
                 self.child.send_signal(self.told)
@@ -396,7 +397,7 @@ class Supervisor:
                 return code if code >= 0 else 128 - code
             if self.told:
                 return 128 + self.told
-            if newest_checkpoint(self.checkpoints) > before:
+            if self.newest() > before:
                 fruitless, how = 0, "steps were gained, so this one is not counted"
             elif fruitless == self.times:
                 say(f"exit {code}; {fruitless + 1} starts in a row gained no step")

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading objects of a store (gs://, s3://, any URL that fsspec knows) onto this machine's disk.
+"""Objects of a store (gs://, s3://, any URL that fsspec knows): read onto this machine's disk, and
+written from there.
 
 A store answers late, with errors that pass, and sometimes with less than there is. So an object is
 read in blocks in their order, each asked for again after a pause where it fails or is short, and
-the file takes its name only if it has the hash that the reader expects. Nothing is listed: what is
-to be read is known by name. fsspec is imported within functions, for few commands need it.
+the file takes its name only if it has the hash that the reader expects. What is written is asked
+for before it counts as written: a small object is read back, of a file the size is compared.
+Nothing is listed: what is to be read is known by name. fsspec is imported within functions, for
+few commands need it.
 """
 
 import errno
@@ -15,7 +18,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from itx.errors import RunFailed, UserError
@@ -25,6 +28,7 @@ BLOCK_BYTES = 1 << 24
 MAX_REQUEST_SECONDS = 300.0  # a request that takes longer is given up and made again
 MAX_TRIES = 7  # of one request: pauses of 1, 2, 4 … s make about a minute
 FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 1.0, 30.0
+MIN_BYTES_PER_SECOND = 1 << 20  # of a file that is sent: its request may take so much longer
 MIN_FREE_BYTES = 1 << 28  # left on the disk besides what is copied
 # what a store says for good: no later request is answered otherwise
 FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
@@ -42,15 +46,24 @@ class Unsound(Exception):
     """What came is not what was written."""
 
 
+class Lost(UserError):
+    """An object that is not there, or is not what was written, whoever asks and however often."""
+
+
+class NoAnswer(TimeoutError):
+    """A request that was given up; its thread is left to its fate."""
+
+
 class Store:
-    """A folder of a store, whose objects are read by their names in it."""
+    """A folder of a store, whose objects are read and written by their names in it."""
 
     def __init__(self, url: str):
         import fsspec
 
         self.url = url.rstrip("/")
         try:
-            self.system, self.root = fsspec.core.url_to_fs(self.url)
+            # a listing that a library has kept is older than what it says of an object
+            self.system, self.root = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
         except (ImportError, ValueError) as e:
             why = " ".join(str(e).split())
             raise UserError(
@@ -58,27 +71,30 @@ class Store:
                 "(uv sync --extra cloud)"
             ) from e
         self.repeated = 0  # requests that were made again
+        self.abandoned = 0  # requests that were given up and may still be done later
 
     def size(self, name: str) -> int:
-        """Bytes of an object; UserError where it is not there, or where the store does not say
+        """Bytes of an object; Lost where it is not there, UserError where the store does not say
         it."""
         return self._asked(name, self._size)
 
+    def exists(self, name: str) -> bool:
+        return self._asked(name, lambda path: self._if_there(path, self._size) is not None)
+
     def read(self, name: str, is_sound: Callable[[bytes], bool]) -> bytes:
-        """A small object, which is asked for again, its size too, where it is not sound; UserError
-        where it stays so."""
+        """A small object, which is asked for again, its size too, where it is not sound; Lost where
+        it stays so."""
+        return self._asked(name, lambda path: self._sound(path, is_sound))
 
-        def whole(path: str) -> bytes:
-            data = self._block(path, 0, self._size(path))
-            if not is_sound(data):
-                raise Unsound("what came is not what was written")
-            return data
-
-        return self._asked(name, whole)
+    def find(self, name: str, is_sound: Callable[[bytes], bool]) -> bytes | None:
+        """`read`; None where there is no object of that name."""
+        return self._asked(
+            name, lambda path: self._if_there(path, lambda path: self._sound(path, is_sound))
+        )
 
     def copy(self, name: str, to: Path, sha256: str, advance: Callable[[int], None]) -> None:
-        """Copy an object to the file `to`, block by block; UserError where it is not what was
-        written, even when it is read a second time."""
+        """Copy an object to the file `to`, block by block; Lost where it is not what was written,
+        even when it is read a second time."""
         for is_last in (False, True):
             size, digest = self.size(name), hashlib.sha256()
             with open(to, "wb") as out:
@@ -92,9 +108,75 @@ class Store:
             if digest.hexdigest() == sha256:
                 return
             self.repeated += 1
-        raise UserError(
+        raise Lost(
             f"{self.url}/{visible(name)} is not what was written: its content has another hash"
         )
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a small object, in place of what may be there, and read it back."""
+
+        def put(path: str) -> None:
+            self.system.pipe_file(path, data)
+            self._check_arrived(path, data)
+
+        self._asked(name, put, "written")
+
+    def create(self, name: str, data: bytes) -> bool:
+        """`write` where there is no object of that name; False where another one is there. Of two
+        that do so at once one has it: the store itself decides (GCS and S3 do so on a header)."""
+        has_tried = False
+
+        def put(path: str) -> bool:
+            nonlocal has_tried
+            try:
+                self.system.pipe_file(path, data, mode="create")
+            except FileExistsError:  # maybe an earlier try of ours, whose answer was lost
+                held = self._block(path, 0, self._size(path))
+                if has_tried and held != data and data.startswith(held):
+                    self.system.pipe_file(path, data)  # it was cut short
+                elif held != data:
+                    return False
+            finally:
+                has_tried = True
+            self._check_arrived(path, data)
+            return True
+
+        return self._asked(name, put, "written")
+
+    def put(self, name: str, file: Path, size: int) -> None:
+        """Write a file of that size, and ask for the size of what arrived."""
+
+        def put(path: str) -> None:
+            self.system.put_file(os.fspath(file), path)
+            there = self._if_there(path, self._size)
+            if there != size:
+                raise OSError(errno.EIO, f"{there or 0} of {size} bytes arrived")
+
+        self._asked(name, put, "written", MAX_REQUEST_SECONDS + size / MIN_BYTES_PER_SECOND)
+
+    def remove(self, name: str) -> None:
+        """Remove an object, which may be gone already."""
+        self._asked(name, lambda path: self._if_there(path, self.system.rm_file), "removed")
+
+    def _if_there(self, path: str, request: Callable[[str], Any]) -> Any:
+        """What a request gives; None where there is no object of that name."""
+        try:
+            return request(path)
+        except Exception as e:  # each store's library has errors of its own
+            if not _is_absent(e):
+                raise
+            return None
+
+    def _sound(self, path: str, is_sound: Callable[[bytes], bool]) -> bytes:
+        data = self._block(path, 0, self._size(path))
+        if not is_sound(data):
+            raise Unsound("what came is not what was written")
+        return data
+
+    def _check_arrived(self, path: str, data: bytes) -> None:
+        there = self._if_there(path, lambda path: self._block(path, 0, self._size(path)))
+        if there != data:
+            raise OSError(errno.EIO, "what was written does not come back")
 
     def _size(self, path: str) -> int:
         size = self.system.info(path).get("size")
@@ -113,35 +195,48 @@ class Store:
             raise OSError(errno.EIO, f"{len(data)} of {end - start} bytes came")
         return data
 
-    def _asked(self, name: str, request: Callable[[str], Any]) -> Any:
-        """What a request gives, made again after errors that may pass; UserError where the object
-        is not there, may not be read or is another than was written, RunFailed where the store
-        does not answer."""
-        place = f"{self.url}/{visible(name)}"
+    def _asked(
+        self,
+        name: str,
+        request: Callable[[str], Any],
+        done: str = "read",
+        seconds: float | None = None,
+    ) -> Any:
+        """What a request gives, made again after errors that may pass; Lost where the object is not
+        there or is another than was written, UserError where it may not be `done`, RunFailed where
+        the store does not answer."""
+        place, seconds = f"{self.url}/{visible(name)}", seconds or MAX_REQUEST_SECONDS
         for number in range(1, MAX_TRIES + 1):
             try:
-                return _within(MAX_REQUEST_SECONDS, lambda: request(f"{self.root}/{name}"))
+                return _within(seconds, lambda: request(f"{self.root}/{name}"))
             except UserError as e:
                 raise UserError(f"{place}: {e}") from e
             except Exception as e:  # each store's library has errors of its own
                 why = visible(" ".join(f"{type(e).__name__}: {e}".split())[:200])
+                self.abandoned += isinstance(e, NoAnswer)
                 if _is_final(e):
-                    raise UserError(f"{place} cannot be read ({why})") from e
+                    kind = Lost if _is_absent(e) else UserError
+                    raise kind(f"{place} cannot be {done} ({why})") from e
                 if number == MAX_TRIES and isinstance(e, Unsound):
-                    raise UserError(
+                    raise Lost(
                         f"{place} is not what was written, in the last of {MAX_TRIES} requests too:"
                         " its content has another hash or is cut; write it to the store again"
                     ) from e
                 if number == MAX_TRIES:
+                    what = "did not come" if done == "read" else f"could not be {done}"
                     raise RunFailed(
-                        f"{place} did not come in {MAX_TRIES} requests, the last of which said: "
-                        f"{why}; the same command goes on from there"
+                        f"{place} {what} in {MAX_TRIES} requests, the last of which said: {why}; "
+                        "the same command goes on from there"
                     ) from e
             self.repeated += 1
             pause = min(FIRST_PAUSE_SECONDS * 2 ** (number - 1), MAX_PAUSE_SECONDS)
             say(f"{place}: {why}; again in {pause:.0f} s ({number} of {MAX_TRIES - 1})")
             time.sleep(pause * random.uniform(0.5, 1.0))  # many hosts must not ask all at once
         raise AssertionError("unreachable")
+
+
+def _is_absent(error: Exception) -> bool:
+    return isinstance(error, FileNotFoundError) or _code(error) == "404"
 
 
 def _is_final(error: Exception) -> bool:
@@ -167,7 +262,7 @@ def _code(error: Exception) -> str:
 
 
 def _within(seconds: float, work: Callable[[], Any]) -> Any:
-    """The result of `work`; TimeoutError after that time, when a thread is left to its fate."""
+    """The result of `work`; NoAnswer after that time."""
     result: list[Any] = []
     error: list[Exception] = []
 
@@ -181,10 +276,19 @@ def _within(seconds: float, work: Callable[[], Any]) -> Any:
     thread.start()
     thread.join(seconds)
     if thread.is_alive():
-        raise TimeoutError(f"no answer in {seconds:.0f} s")
+        raise NoAnswer(f"no answer in {seconds:.0f} s")
     if error:
         raise error[0]
     return result[0]
+
+
+def inside(name: str, who: str) -> str:
+    """The name of an object or file; UserError where it leads out of the folder that it is relative
+    to: `who` names it, and is data."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\\" in name or not path.parts:
+        raise UserError(f"{who} names {visible(name)!r}, which is outside of its folder")
+    return name
 
 
 def check_room(to: Path, needed: int) -> None:

@@ -47,10 +47,20 @@ def local(path: str, setting: str = "") -> str:
     store such as gs://bucket/folder: on this machine a folder named `gs:` would be made."""
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", path):
         raise UserError(
-            f"{setting}{path}: remote storage is not built yet but for `itx data fetch`, which "
-            "copies a data lock and its cache here; give a local path"
+            f"{setting}{path}: only runs may lie in a store (--run_dir of `itx train`, and where a "
+            "run is read); `itx data fetch` copies a lock and its cache here; give a local path"
         )
     return path
+
+
+def is_url(path: str) -> bool:
+    """Whether a path is one of a store, such as gs://bucket/runs/a."""
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://[^/]", path) is not None
+
+
+def of_run(path: str) -> str:
+    """The path of a run, for an argument's type: local, or a URL of a store."""
+    return path if is_url(path) else local(path)
 
 
 def given_file(name: str, root: str, setting: str) -> Path:

@@ -22,6 +22,7 @@ from itx.data.types import Lock
 from itx.errors import UserError
 from itx.eval import dev
 from itx.goodput import Clock
+from itx.keeper import Keeper
 from itx.log import Book, MetricsLog, Progress
 from itx.params import Params
 from itx.processes import Interrupts
@@ -128,6 +129,7 @@ class Loop(NamedTuple):
     progress: Progress
     rows: np.ndarray | None  # of a batch, that this process's devices hold; None: all
     clock: Clock
+    keeper: Keeper
     trace: Trace
     flops: dict[tuple, float]  # of a step, by its batch's shapes, which this process has compiled
 
@@ -142,6 +144,7 @@ def train(
     progress: Progress | None = None,
     entropy: float | None = None,
     clock: Clock | None = None,
+    keeper: Keeper | None = None,
 ) -> State:
     """Train until `train.steps`, from the newest checkpoint of the run folder or from the start.
 
@@ -149,12 +152,13 @@ def train(
         about: what config.json holds, kept in every checkpoint beside the lock.
         entropy: unigram entropy of the trained tokens; a loss that stands still there is reported.
         clock: told what time is spent on; None: nobody asks.
+        keeper: of a run in a store; None: the folder is all there is.
     """
-    clock = clock or Clock()
+    clock, keeper = clock or Clock(), keeper or Keeper("", run.path)
     with ExitStack() as stack:
         with clock.span("init"):
             checkpoints = stack.enter_context(
-                Checkpoints(run.checkpoints, config.train.keep_checkpoints)
+                Checkpoints(run.checkpoints, config.train.keep_checkpoints, is_own=keeper.is_remote)
             )
             stack.enter_context(jax.set_mesh(setup.mesh))
             interrupts = stack.enter_context(Interrupts())
@@ -164,7 +168,7 @@ def train(
             rows = meshes.local_rows(setup.mesh, config.data.global_batch)
         told = (config, lock, batches, run, setup, about, entropy, environment)
         trace = stack.enter_context(Trace(config.train.profile, run.profile, progress.say))
-        loop = Loop(*told, checkpoints, interrupts, progress, rows, clock, trace, {})
+        loop = Loop(*told, checkpoints, interrupts, progress, rows, clock, keeper, trace, {})
         changes: dict = {}
         while True:
             try:
@@ -242,14 +246,20 @@ def steps(loop: Loop, changes: dict) -> State:
                 book.pause(score_dev(loop, looks, step, state, frozen, copies))
         book.skips.check_end()
         with clock.span("save"):
-            loop.checkpoints.wait()
+            keep(loop)
     return state
 
 
+def keep(loop: Loop) -> None:
+    """Wait until what was saved is on the disk, and in the store."""
+    loop.checkpoints.wait()
+    loop.keeper.settle()
+
+
 def stop(loop: Loop, when: str) -> NoReturn:
-    """Leave at a signal; what was saved is on the disk."""
+    """Leave at a signal; what was saved is on the disk, and in the store."""
     with loop.clock.span("save"):
-        loop.checkpoints.wait()
+        keep(loop)
     loop.progress.say(f"stopped {when}; the same command goes on from there")
     raise SystemExit(loop.interrupts.exit_code)
 
@@ -313,7 +323,9 @@ def save(
         **book.meta(),
     }
     params = loop.setup.plan.saved_of(state, frozen)
+    loop.keeper.wait()  # at most one checkpoint is not in the store yet
     loop.checkpoints.save(step, params, restore.of_training(state), meta)
+    loop.keeper.note(loop.checkpoints.is_saving)
 
 
 def score_dev(
@@ -385,7 +397,10 @@ def go_back(loop: Loop, fault: health.TooManySkipped) -> dict:
     the batches are at fault, and those that failed are left out. If not, an earlier step has
     spoiled the parameters, and the steps before the first failure are left out too.
     """
+    loop.keeper.wait()
     removed = loop.checkpoints.remove_after(fault.skips.good)
+    loop.keeper.refresh()
+    loop.checkpoints.reload()
     begin, _, arrays, lines = restore.resume(loop.checkpoints, loop.setup, loop.lock)
     state, frozen = arrays or loop.setup.init()
     del arrays

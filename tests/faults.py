@@ -526,7 +526,7 @@ CHANGES = {
     "--data.sequence_length=64": "data.sequence_length",
     "--data.mixture=sample_mix": "data.mixture",
     "--data.vocab_size=300": "data.vocab_size",
-    "--run_dir=gs://bucket/run": "gs://",
+    "--data.cache_dir=gs://bucket/cache": "gs://",
 }
 
 

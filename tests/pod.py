@@ -48,15 +48,20 @@ class Pod:
         self, run: str, *words: str, processes: int = 2, devices: int = 1, **faults
     ) -> list[subprocess.Popen]:
         """The processes that train into the folder `run`; process i says what it says in
-        `run`.i.txt. Faults: "seconds", which each step takes longer; "raises": [process, step]."""
+        `run`.i.txt. Faults: "seconds", which each step takes longer; "raises": [process, step];
+        "store": a folder of objects, where the run is kept, and each process has a disk of its own
+        (`disk`)."""
         environment = {k: v for k, v in os.environ.items() if not k.startswith("XLA_FLAGS")}
         environment |= {"JAX_NUM_CPU_DEVICES": str(devices), "PYTHONFAULTHANDLER": "1"}
         where, started = [f"--coordinator=localhost:{free_port()}", f"--processes={processes}"], []
         for i in range(processes):
             told = [*where, f"--process={i}"] if processes > 1 else ["--processes=1"]
             fault = json.dumps(faults | {"process": i})
+            place = ["--run_dir", str(self.folder / run)]
+            if "store" in faults:
+                place = [f"--run_dir=flaky://bucket/{run}", f"--scratch={self.disk(run, i)}"]
             command = [sys.executable, "-m", "tests.pod", fault, "train", str(self.recipe)]
-            command += ["--lock", str(self.lock), "--run_dir", str(self.folder / run)]
+            command += ["--lock", str(self.lock), *place]
             with open(self.folder / f"{run}.{i}.txt", "wb") as out:
                 started.append(
                     subprocess.Popen(
@@ -64,6 +69,14 @@ class Pod:
                     )
                 )
         return started
+
+    def disk(self, run: str, process: int) -> Path:
+        return self.folder / f"{run}.disk{process}"
+
+    def place(self, run: str, process: int) -> Path:
+        """The run folder of a process with a disk of its own."""
+        (place,) = self.disk(run, process).glob(f"*-trained-{process}")
+        return place / "run" / run
 
     def said(self, run: str, process: int) -> str:
         return (self.folder / f"{run}.{process}.txt").read_text("utf-8", "replace")
@@ -92,16 +105,24 @@ class Pod:
 
     def wait_for_step(self, run: str, step: int, processes: list[subprocess.Popen]) -> None:
         """Wait until metrics.jsonl holds a step."""
-        file, until = self.folder / run / "metrics.jsonl", time.monotonic() + PATIENCE_SECONDS
-        while not file.is_file() or len(file.read_text().splitlines()) < step:
+        until = time.monotonic() + PATIENCE_SECONDS
+        inside = f"{run}.disk0/*-trained-0/run/{run}/metrics.jsonl"
+        while not any(
+            len(file.read_text().splitlines()) >= step
+            for file in (*self.folder.glob(f"{run}/metrics.jsonl"), *self.folder.glob(inside))
+        ):
             alive = all(p.poll() is None for p in processes)
             assert alive and time.monotonic() < until, self.said(run, 0)[-3000:]
             time.sleep(0.05)
 
 
-def disturb(process: int, seconds: float = 0.0, raises: tuple = ()) -> None:
+def disturb(process: int, seconds: float = 0.0, raises: tuple = (), store: str = "") -> None:
     """Wrap the train step of this process."""
     from itx import train
+    from tests import stores
+
+    if store:
+        stores.serve(store)
 
     inner, steps = train.take_step, 0
 

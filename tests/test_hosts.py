@@ -7,6 +7,7 @@ uv run pytest -m slow tests/test_hosts.py     signals, crashes, kills, other num
 
 import json
 import os
+import shutil
 import signal
 import time
 from argparse import Namespace
@@ -123,6 +124,26 @@ def test_an_exception_on_one_process_ends_all_and_is_named(long_pod):
         "ended this run: ArithmeticError: planted in a step (" in line and "train.py, line" in line
     )
     assert "Traceback" in long_pod.said("run", 1) and "Traceback" not in long_pod.said("run", 0)
+
+
+@pytest.mark.slow
+def test_two_processes_whose_disks_are_their_own_keep_a_run_in_a_store(pod):
+    """SIGTERM to one, then fresh disks: the run is that of two processes that share a folder."""
+    store = str(pod.folder / "store")
+    started = pod.start("run", seconds=1.0, store=store)
+    pod.wait_for_step("run", 3, started)
+    started[1].send_signal(signal.SIGTERM)
+    assert pod.ended("run", started) == [143, 143], pod.said("run", 0) + pod.said("run", 1)
+    assert "stopped after step" in pod.said("run", 0)
+    for process in (0, 1):
+        shutil.rmtree(pod.disk("run", process))
+    started = pod.start("run", store=store)
+    assert pod.ended("run", started) == [0, 0], pod.said("run", 0) + pod.said("run", 1)
+    assert "resumed at step" in pod.said("run", 0)
+    whole, own = pod.trained("peace"), pod.place("run", 0)
+    assert curve(own) == curve(whole) and meta(own, 6)["digests"] == meta(whole, 6)["digests"]
+    assert files(own) == files(whole) and predictions(own) == predictions(whole)
+    assert not (pod.place("run", 1) / "report.json").exists()  # process 1 took what it needs
 
 
 @pytest.mark.slow

@@ -85,7 +85,7 @@ def test_an_adapter_has_one_base_and_a_folder(tmp_path):
         settled(tmp_path, "llama_lora", "--model.pretrained=")
     with pytest.raises(UserError, match="nowhere holds no adapter"):
         settled(tmp_path, "llama_lora", "--peft.adapter=nowhere")
-    with pytest.raises(UserError, match="remote storage is not built yet"):
+    with pytest.raises(UserError, match="only runs may lie in a store"):
         settled(tmp_path, "llama_lora", "--peft.adapter=gs://a/b")
 
 

@@ -65,8 +65,9 @@ def test_starts_are_counted_by_what_they_gain(tmp_path):
     command = [sys.executable, str(recipe(tmp_path, f"{gain}\n{CRASH}"))]
     supervisor = f"""
 import pathlib, sys
-from itx.processes import Supervisor
-sys.exit(Supervisor({command}, 1, pathlib.Path({str(tmp_path / "run")!r})).run())
+from itx.processes import Supervisor, newest_checkpoint
+run = pathlib.Path({str(tmp_path / "run")!r})
+sys.exit(Supervisor({command}, 1, lambda: newest_checkpoint(run)).run())
 """
     ended = subprocess.run(
         [sys.executable, "-c", supervisor], cwd=REPO, stderr=subprocess.PIPE, text=True

@@ -2,104 +2,26 @@
 """A lock and its cache copied from a store that answers late, partly, wrongly or not at all: what
 arrives is what was written, or nothing has its name and a line says why."""
 
-import errno
 import hashlib
 import json
 import shutil
 
 import pytest
-from fsspec.implementations.memory import MemoryFileSystem
-from fsspec.registry import register_implementation
 
 from itx import cli, remote
 from itx.data import fetch, verify
 from itx.data import lock as locks
 from itx.data.loader import Batches
 from itx.errors import RunFailed, UserError
+from tests.stores import CREDENTIALS, Flaky
 
 URL = "flaky://bucket/cache"
-
-
-class TooMany(Exception):
-    """As gcsfs says it: an error with the HTTP status as its code."""
-
-    def __init__(self, code: int):
-        super().__init__(f"status {code}")
-        self.code = code
-
-
-class RefreshError(Exception):
-    """As google-auth says it, of a token that is over and of a metadata server that is away."""
-
-
-class TransportError(Exception):
-    """google-auth's."""
-
-
-class NoCredentialsError(Exception):
-    """botocore's."""
-
-
-CREDENTIALS: dict[str, Exception] = {
-    "a token that is over": RefreshError("invalid_grant: Token has been expired or revoked."),
-    "no credentials": NoCredentialsError("Unable to locate credentials"),
-    "a bad token": OSError(errno.EINVAL, "Bad Request"),  # as s3fs says status 400
-    "no metadata server": RefreshError(TransportError("Status: 503")),
-}
-
-
-class Flaky(MemoryFileSystem):
-    """Objects in memory; `faults` {number of a request: what happens to it}, and a count of the
-    requests."""
-
-    protocol = "flaky"
-    store: dict = {}
-    pseudo_dirs = [""]
-    faults: dict = {}
-    requests = 0
-    lists = 0
-
-    @classmethod
-    def _strip_protocol(cls, path):
-        return MemoryFileSystem._strip_protocol(path.removeprefix("flaky://"))
-
-    def _fault(self) -> str:
-        Flaky.requests += 1
-        fault = self.faults.get(Flaky.requests, self.faults.get("all", ""))
-        if fault in ("429", "503", "403"):
-            raise TooMany(int(fault))
-        if fault in CREDENTIALS:
-            raise CREDENTIALS[fault]
-        if fault == "slow":
-            import time
-
-            time.sleep(1.0)
-        return fault
-
-    def info(self, path, **more):
-        self._fault()
-        return super().info(path, **more)
-
-    def cat_file(self, path, start=None, end=None, **more):
-        fault = self._fault()
-        data = super().cat_file(path, start=start, end=end, **more)
-        if fault == "truncated":
-            return data[: len(data) // 2]
-        return bytes([data[0] ^ 1]) + data[1:] if fault == "flipped" else data
-
-    def ls(self, *arguments, **more):  # a listing may be old: nobody may ask for one
-        Flaky.lists += 1
-        return []
-
-
-register_implementation("flaky", Flaky, clobber=True)
 
 
 @pytest.fixture
 def store(sample_cache, monkeypatch):
     """The URL of a lock in a store that holds the sample cache, and the lock's file here."""
-    Flaky.store.clear()
-    Flaky.faults, Flaky.requests, Flaky.lists = {}, 0, 0
+    Flaky.reset()
     monkeypatch.setattr(remote, "FIRST_PAUSE_SECONDS", 0.001)
     for file in sample_cache.rglob("*"):
         if file.is_file():

@@ -37,9 +37,10 @@ def test_written_files_have_the_mode_that_the_umask_says(tmp_path, umask, mode):
 @pytest.mark.parametrize(
     "words",
     [
-        ("eval", "gs://bucket/run"),
-        ("convert", "export", "s3://bucket/run", "out"),
-        ("train", "configs/quickstart.py", "--run_dir=gs://bucket/run", "--lock=absent"),
+        ("eval", "run", "--cache_dir=gs://bucket/cache"),
+        ("convert", "export", "run", "s3://bucket/out"),
+        ("train", "configs/quickstart.py", "--lock=gs://bucket/cache/locks/a.json"),
+        ("analyze", "gs://bucket/run"),
         ("train", "configs/quickstart.py", "--data.cache_dir=gs://bucket/cache", "--lock=absent"),
     ],
 )
@@ -48,7 +49,7 @@ def test_a_path_of_a_remote_store_is_refused(words, capsys, desk, monkeypatch):
     there = set(os.listdir())
     assert main(list(words)) == 2
     said = capsys.readouterr().err
-    assert "remote storage is not built yet" in said and said.count("\n") == 1
+    assert "only runs may lie in a store" in said and said.count("\n") == 1
     assert next(w.split("=")[-1] for w in words if "://" in w) in said
     assert next(w.split("=")[-1] for w in words if "://" in w) in said
     assert set(os.listdir()) == there

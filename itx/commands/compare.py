@@ -9,7 +9,8 @@ from itx.commands.arguments import command
 from itx.errors import UserError
 from itx.eval import metrics
 from itx.eval.tables import console, label, percent, shown, table
-from itx.storage import local, whole_file
+from itx.storage import local, of_run, whole_file
+from itx.stored_run import here
 from itx.text import visible
 
 
@@ -18,9 +19,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     option(
         "runs",
         nargs="+",
-        type=local,
+        type=of_run,
         metavar="RUN",
-        help="run folders (their newest scores), RUN/checkpoints/STEP, or a folder of runs",
+        help="run folders (their newest scores), RUN/checkpoints/STEP, their URLs in a store, or a "
+        "folder of runs",
     )
     option("--rows", action="store_true", help="also every row, by each of its metrics")
     option(
@@ -45,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def compare_runs(args: Namespace) -> tuple[dict, int]:
     if not 0 < args.margin < 1:
         raise UserError(f"--margin {args.margin}: a difference of scores, between 0 and 1")
+    args.runs = list(map(here, args.runs))
     if args.blind or args.votes:
         return _judged(args), 0
     return side_by_side(args.runs, args.rows, args.margin)

@@ -11,7 +11,8 @@ from itx.commands.arguments import BASE, group
 from itx.errors import UserError
 from itx.models import gguf_folder
 from itx.runs import run_config
-from itx.storage import local
+from itx.storage import local, of_run
+from itx.stored_run import here
 from itx.text import visible
 
 
@@ -35,9 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     give.add_argument(
         "run",
-        type=local,
-        help="a run folder (its newest checkpoint) or RUN/checkpoints/STEP; a Hugging Face folder, "
-        "a GGUF file, or an adapter's folder with --merge",
+        type=of_run,
+        help="a run folder (its newest checkpoint) or RUN/checkpoints/STEP, or its URL in a store; "
+        "a Hugging Face folder, a GGUF file, or an adapter's folder with --merge",
     )
     give.add_argument("out_dir", type=local, help="a new folder")
     give.add_argument(
@@ -69,6 +70,7 @@ def convert_import(args: Namespace) -> tuple[dict, int]:
 def convert_export(args: Namespace) -> tuple[dict, int]:
     if not 0 < args.shard_gb < math.inf:
         raise UserError(f"--shard_gb {args.shard_gb}: must be above 0")
+    args.run = here(args.run)
     asked = pretrained.asked(args.run, args.base)
     if asked.adapter and not args.merge:
         raise UserError(

@@ -25,7 +25,8 @@ from itx.models import hf
 from itx.params import embedding_rows
 from itx.pretrained import Asked, Begin
 from itx.runs import RunFolder, base_step, chosen_step, open_run, read_lock, run_config, step_of
-from itx.storage import local
+from itx.storage import local, of_run
+from itx.stored_run import here
 from itx.text import say
 
 SPLITS, FORMATS = (
@@ -38,10 +39,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     option = command(parser, evaluate_run).add_argument
     option(
         "run",
-        type=local,
+        type=of_run,
         nargs="+",
-        help="a run folder or RUN/checkpoints/STEP; a Hugging Face folder, a GGUF file, or an "
-        "adapter's folder as PEFT writes it; several are compared in pairs",
+        help="a run folder or RUN/checkpoints/STEP, or its URL in a store; a Hugging Face folder, "
+        "a GGUF file, or an adapter's folder as PEFT writes it; several are compared in pairs",
     )
     option("--step", type=int, help="default: the newest checkpoint")
     option(
@@ -110,6 +111,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def evaluate_run(args: Namespace) -> tuple[dict, int]:
+    args.run = list(map(here, args.run))
     if len(args.run) > 1:
         return several.evaluate(args, _evaluate_one)
     return _evaluate_one(Namespace(**{**vars(args), "run": args.run[0]}))

@@ -11,7 +11,8 @@ from itx.commands.opened import opened
 from itx.errors import UserError
 from itx.eval import terminal
 from itx.eval.sampling import Sampling
-from itx.storage import local
+from itx.storage import local, of_run
+from itx.stored_run import here
 
 # {field of Sampling: (metavar, help)} of the option that sets it
 SAMPLING = {
@@ -29,9 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     option = command(parser, generate).add_argument
     option(
         "run",
-        type=local,
-        help="a run folder or RUN/checkpoints/STEP; a Hugging Face folder, a GGUF file, or one "
-        "that was imported; an adapter's folder as PEFT writes it",
+        type=of_run,
+        help="a run folder or RUN/checkpoints/STEP, or its URL in a store; a Hugging Face folder, "
+        "a GGUF file, or one that was imported; an adapter's folder as PEFT writes it",
     )
     option("--prompt", action="append", help="may be given several times; \\n in it is a new line")
     option(
@@ -77,7 +78,7 @@ def generate(args: Namespace) -> tuple[list[dict], int]:
         prompts = map(terminal.unescaped, args.prompt or ())
         conversations = [[terminal.message(p, "--prompt")] for p in prompts]
     model = opened(
-        args.run, args.base, args.step, args.context, functools.partial(_check_system, args)
+        here(args.run), args.base, args.step, args.context, functools.partial(_check_system, args)
     )
     template = "" if args.raw else model.template
     told = args.system or (model.system if template else "")

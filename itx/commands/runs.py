@@ -8,7 +8,8 @@ from itx import run_check
 from itx.commands.arguments import group
 from itx.eval import tables
 from itx.runs import open_run
-from itx.storage import local
+from itx.storage import of_run
+from itx.stored_run import here
 from itx.text import visible
 
 
@@ -19,11 +20,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "read all of a run folder and say what is damaged; exit 1 where something is",
         runs_check,
     )
-    check.add_argument("run", type=local, help="a run folder")
+    check.add_argument("run", type=of_run, help="a run folder, or its URL in a store")
 
 
 def runs_check(args: Namespace) -> tuple[dict, int]:
-    run = open_run(args.run)
+    run = open_run(here(args.run))
     rows = run_check.check(run)
     head = ("file", "state", "")
     cells = ([visible(row[key]) for key in ("file", "state", "what")] for row in rows)

@@ -31,6 +31,7 @@ from itx import (
     writers,
 )
 from itx import config as configs
+from itx import keeper as keepers
 from itx import train as training
 from itx.analysis import report
 from itx.audit import audit as auditing
@@ -44,6 +45,7 @@ from itx.data.types import Lock
 from itx.errors import UserError
 from itx.eval import budget, dev, evaluate, fixed, information, metrics, retention, safety
 from itx.goodput import Clock
+from itx.keeper import Keeper
 from itx.params import unbuilt_vocab_size
 from itx.plan import peaks
 from itx.restore import Setup
@@ -55,7 +57,18 @@ OF_A_HOST = ("data.cache_dir", "data.root")  # paths that may differ between hos
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     with_recipe(command(parser, train))
-    parser.add_argument("--run_dir", type=storage.local, help="default: runs/<config>[-quick]")
+    parser.add_argument(
+        "--run_dir",
+        type=storage.of_run,
+        help="default: runs/<config>[-quick]; gs://BUCKET/… or s3://BUCKET/… keeps it in a store",
+    )
+    parser.add_argument(
+        "--scratch",
+        type=storage.local,
+        default="",
+        metavar="FOLDER",
+        help="where the folder of a run in a store lies on this machine; default: the user's cache",
+    )
     parser.add_argument(
         "--lock",
         type=storage.local,
@@ -101,15 +114,18 @@ def train(args: Namespace) -> tuple[Any, int]:
 def _train(args: Namespace) -> dict | None:
     """The report's facts, on the writer."""
     clock = goodput.of_this_process()
-    with contextlib.ExitStack() as beginning:
+    with contextlib.ExitStack() as kept, contextlib.ExitStack() as beginning:
         beginning.enter_context(clock.span("init"))
-        return _checked(args, clock, beginning)
+        keeper = kept.enter_context(keepers.opened(_run_dir(args), args.scratch))
+        return _checked(args, keeper, clock, beginning)
 
 
-def _checked(args: Namespace, clock: Clock, beginning: contextlib.ExitStack) -> dict | None:
+def _checked(
+    args: Namespace, keeper: Keeper, clock: Clock, beginning: contextlib.ExitStack
+) -> dict | None:
     """Check all that can be wrong, close `beginning`, and train; the report's facts, on the
     writer."""
-    run = _run_folder(args)
+    run = RunFolder(keeper.path)
     if run.is_begun() and run.has_lock():  # it goes on with the files that it began with
         hub.use(read_lock(run).get("hub", {}))
     config, origin = pretrained.load_recipe(args.config, args.overrides, args.quick)
@@ -147,10 +163,12 @@ def _checked(args: Namespace, clock: Clock, beginning: contextlib.ExitStack) -> 
         if hosts.is_writer():
             about = begin.write(run, config, origin, lock, args, notes)
             storage.write_json(run.audit_json, storage.sealed(facts))
+        keeper.begin()
+        keeper.refresh()
         _check_shared(run, about)
         beginning.close()
         with _recorded(clock, run, setup, config.train.steps):
-            return _train_in(run, config, facts, batches, setup, about, clock)
+            return _train_in(run, config, facts, batches, setup, about, clock, keeper)
 
 
 @contextlib.contextmanager
@@ -218,6 +236,7 @@ def _train_in(
     setup: Setup,
     about: dict | None,
     clock: Clock,
+    keeper: Keeper,
 ) -> dict | None:
     """The stages that write into a run folder, which this process holds.
 
@@ -243,7 +262,10 @@ def _train_in(
     with clock.span("evaluation"):
         _score_before(run, config, lock, score)
     entropy = facts["mixture"]["unigram_entropy"]
-    training.train(config, lock, batches, run, setup, about, entropy=entropy, clock=clock)
+    told = {"entropy": entropy, "clock": clock, "keeper": keeper}
+    training.train(config, lock, batches, run, setup, about, **told)
+    with clock.span("save"):
+        keeper.refresh()  # all processes score the last checkpoint
     with clock.span("report"):
         taken, trained = order.counts(steps * lock["global_batch"]), None
         if skipped := {step - 1 for step in checkpoint.skips(run.checkpoints)["skipped"]}:
@@ -295,8 +317,9 @@ def _restarting(args: Namespace) -> int:
     at = next(i for i, w in enumerate(words) if w.startswith("--restarts"))
     words = words[:at] + words[at + (1 if "=" in words[at] else 2) :]
     command = [sys.executable, "-m", "itx.cli", *words]
-    return processes.Supervisor(command, args.restarts, _run_folder(args).checkpoints).run()
+    newest = functools.partial(keepers.newest_checkpoint, _run_dir(args), args.scratch)
+    return processes.Supervisor(command, args.restarts, newest).run()
 
 
-def _run_folder(args: Namespace) -> RunFolder:
-    return RunFolder(Path(args.run_dir) if args.run_dir else default_run(args.config, args.quick))
+def _run_dir(args: Namespace) -> str:
+    return args.run_dir or str(default_run(args.config, args.quick))

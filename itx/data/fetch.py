@@ -17,10 +17,11 @@ from itx.data import lock as locks
 from itx.data.types import Lock
 from itx.errors import UserError
 from itx.movement import shown, track
-from itx.remote import Store, check_room
+from itx.remote import Store, check_room, inside
 from itx.text import visible
 
 LOCKS = "locks"  # the folder of a cache that holds its locks
+NAMED_BY = "a lock or manifest"  # what names the folders and files that are copied
 
 
 def fetch(url: str, to: Path) -> dict:
@@ -86,7 +87,7 @@ def _has(sha256: str) -> Callable[[bytes], bool]:
 
 def _wanted(lock: Lock, to: Path) -> tuple[dict[str, str], int]:
     """({folder: hash of its manifest} of what is not here, how many folders are)."""
-    named = {_inside(where): sha256 for _, where, sha256 in verify.entries(lock)}
+    named = {inside(where, NAMED_BY): sha256 for _, where, sha256 in verify.entries(lock)}
     missing = {}
     for where, sha256 in named.items():
         if not (to / where).exists():
@@ -101,31 +102,20 @@ def _files(
 ) -> dict[str, dict[str, str]]:
     """{folder: {file: its hash}} of what is to be copied, manifests left out."""
     files = {
-        folder: {_inside(name): of for name, of in json.loads(manifest)["files"].items()}
+        folder: {inside(name, NAMED_BY): of for name, of in json.loads(manifest)["files"].items()}
         for folder, manifest in manifests.items()
     }
     vocabulary = lock["vocabulary"]
-    where = str(PurePosixPath(_inside(vocabulary["file"])).parent)
+    where = str(PurePosixPath(inside(vocabulary["file"], NAMED_BY)).parent)
     if "files" not in vocabulary:
         raise UserError(
             f"{store.url}: its lock does not name the vocabulary's files by their hashes; build "
             "the data with this version"
         )
     if not (to / where).is_dir():
-        files[where] = {_inside(name): of for name, of in vocabulary["files"].items()}
+        files[where] = {inside(name, NAMED_BY): of for name, of in vocabulary["files"].items()}
     return files
 
 
 def _names(files: dict[str, dict[str, str]]) -> list[tuple[str, str]]:
     return [(folder, name) for folder, hashes in files.items() for name in hashes]
-
-
-def _inside(name: str) -> str:
-    """The name; UserError where it leads out of the folder that it is relative to: a lock is
-    data."""
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\\" in name or not path.parts:
-        raise UserError(
-            f"a lock or manifest names {visible(name)!r}, which is outside of its folder"
-        )
-    return name
