@@ -119,7 +119,10 @@ def test_restarts(monkeypatch, tmp_path, codes, wanted, starts):
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     monkeypatch.setattr(sys, "argv", ["itx", "train", "c.py", "--restarts", "2", "--train.steps=3"])
     try:
-        assert command.train(Namespace(restarts=2, run_dir=str(tmp_path / "run"))) == (None, wanted)
+        assert command.train(Namespace(restarts=2, run_dir=str(tmp_path / "run"), scratch="")) == (
+            None,
+            wanted,
+        )
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
